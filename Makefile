@@ -1,0 +1,57 @@
+# Every target sets up what it needs: a virtual environment in .venv with the pinned set of constraints.txt.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# The newest Python from 3.11 on that this machine has; override with `make PYTHON=/path/to/python3`.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# No usage statistics from any package; idle OpenMP threads sleep instead of burning the other core.
+export DO_NOT_TRACK = true
+export PREFECT_SERVER_ANALYTICS_ENABLED = false
+export MLFLOW_DISABLE_TELEMETRY = true
+export OMP_WAIT_POLICY = passive
+export TOKENIZERS_PARALLELISM = false
+export PYTHONHASHSEED = 0
+
+.PHONY: help setup demo test test-faults lint format bench idea clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s $$'\t'
+
+setup: $(READY) ## create .venv and install the pinned set
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found: apt-get install python3.11-venv, or make PYTHON=/path/to/python3" >&2; exit 4; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot create environments: apt-get install python3-venv" >&2; exit 4; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(READY) ## the whole method on the embedded model and task, in minutes on a laptop
+	$(BIN)/crash demo
+
+test: $(READY) ## the tests (what the README names and CI runs)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow_faults and not bench"
+
+test-faults: $(READY) ## the slow sweeps over injected faults
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow_faults and not bench"
+
+lint: $(READY) ## style, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## rewrite the sources in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## measurements, printed as a table
+	$(BIN)/python -m pytest -m bench -s -q tests/bench
+
+clean: ## remove everything that was built or computed here (asks nothing: .venv and .crash go)
+	rm -rf $(VENV) .crash .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
