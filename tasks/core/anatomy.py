@@ -1,0 +1,172 @@
+"""Where a decoder-only Hugging Face model keeps its blocks, its final norm, and what depends on a block's position.
+
+Words: the *stack* is the module that embeds tokens, runs the blocks and applies the final norm; it is the parent of the
+block list. A *source* is the index of the block that runs at a position of a rearranged model.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from tasks.core.errors import InputError
+
+# Families not listed here are searched for their one list of `num_hidden_layers` equal blocks.
+BLOCK_PATHS = {
+    "opt": "model.decoder.layers",
+    "gpt2": "transformer.h",
+    "gptj": "transformer.h",
+    "gpt_neo": "transformer.h",
+    "bloom": "transformer.h",
+    "falcon": "transformer.h",
+    "gpt_neox": "gpt_neox.layers",
+    **dict.fromkeys(
+        ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "olmo", "olmo2"),
+        "model.layers",
+    ),
+}
+
+FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+
+# The names under which attention modules (and some blocks) remember their own position: their slot in the cache.
+POSITION_NAMES = ("layer_idx", "layer_id", "layer_index", "layer_number", "block_idx")
+
+# Lists of token ids or class names may have as many entries as there are blocks without being one entry a block.
+NOT_PER_BLOCK = ("architectures", "keys_to_ignore_at_inference", "attention_types")
+
+
+def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The part of `config` that describes the language model (all of it, unless the model also sees or hears)."""
+    return config.get_text_config(decoder=True)
+
+
+def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The dotted path of the block list inside `model`, and the list. InputError names what was found instead."""
+    config = text_config(model.config)
+    _require_decoder_only(model, config)
+    num_blocks = config.num_hidden_layers
+    lists = {path: module for path, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    fitting = [
+        path
+        for path, blocks in lists.items()
+        if len(blocks) == num_blocks and len({type(block) for block in blocks}) == 1 and not _inside(path, lists)
+    ]
+    known = BLOCK_PATHS.get(config.model_type)
+    path = known if known in fitting else fitting[0] if len(fitting) == 1 else None
+    if path is None:
+        found = ", ".join(f"{path} ({_describe(blocks)})" for path, blocks in lists.items() if not _inside(path, lists))
+        raise InputError(
+            f"{type(model).__name__}: cannot tell which modules are its {num_blocks} blocks. Expected exactly one list "
+            f"of {num_blocks} modules of one class; found {found or 'no list of modules'}"
+        )
+    return path, lists[path]
+
+
+def get_blocks(model: nn.Module) -> nn.ModuleList:
+    """The model's own list of blocks, in order (not a copy)."""
+    return find_blocks(model)[1]
+
+
+def get_stack(model: nn.Module) -> nn.Module:
+    """The module that embeds, runs the blocks and norms: its forward gives last hidden states, never logits."""
+    return model.get_submodule(find_blocks(model)[0].rpartition(".")[0])
+
+
+def final_norm(model: nn.Module) -> nn.Module:
+    """The norm after the last block; the identity where a family has none (OPT-350M)."""
+    stack = get_stack(model)
+    for name in FINAL_NORMS:
+        if hasattr(stack, name):
+            return getattr(stack, name) or nn.Identity()
+    children = ", ".join(name for name, _ in stack.named_children())
+    raise InputError(f"{type(model).__name__}: no final norm named {' or '.join(FINAL_NORMS)} among {children}")
+
+
+def set_position(block: nn.Module, position: int) -> None:
+    """Tell the block and everything in it at which depth it runs."""
+    for module in block.modules():
+        for name in POSITION_NAMES:
+            if isinstance(vars(module).get(name), int):
+                setattr(module, name, position)
+
+
+def block_config(config: PreTrainedConfig, sources: Sequence[int]) -> PreTrainedConfig:
+    """A copy of `config` for a model that runs block `sources[i]` at position i: depth and all per-block lists follow.
+
+    A list belongs to the blocks if it has one entry a block. InputError on a source that is no block.
+    """
+    result = copy.deepcopy(config)
+    text = text_config(result)
+    num_blocks = text.num_hidden_layers
+    if not sources or min(sources) < 0 or max(sources) >= num_blocks:
+        raise InputError(f"blocks {list(sources)} asked for, but the model has blocks 0 to {num_blocks - 1}")
+    for name, value in list(vars(text).items()):
+        if isinstance(value, list | tuple) and len(value) == num_blocks and not _never_per_block(name):
+            setattr(text, name, type(value)(value[source] for source in sources))
+    if hasattr(text, "attention_types"):  # GPT-Neo keeps its list a second time, run-length coded
+        text.attention_types = [[[kind], 1] for kind in text.attention_layers]
+    text.num_hidden_layers = len(sources)
+    return result
+
+
+def require_rebuildable(config: PreTrainedConfig, sources: Sequence[int]) -> None:
+    """InputError unless a model built from `block_config(config, sources)` alone has the blocks that were asked for.
+
+    Some families derive more from a block's depth than their config can say afterwards (GPT-2's
+    `scale_attn_by_inverse_layer_idx`, a first dense layer of a mixture of experts): such an emulator would load
+    without a word and compute something else. Both models are built without memory, on the meta device.
+    """
+    originals, rebuilt = _skeleton(config), _skeleton(block_config(config, sources))
+    for position, (source, block) in enumerate(zip(sources, get_blocks(rebuilt), strict=True)):
+        if different := _differences(get_blocks(originals)[source], block):
+            raise InputError(
+                f"{text_config(config).model_type}: block {source} cannot run at position {position} of a saved model, "
+                f"because its config alone would build it with another {', '.join(different)}"
+            )
+
+
+def _skeleton(config: PreTrainedConfig) -> PreTrainedModel:
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
+def _differences(block: nn.Module, other: nn.Module) -> list[str]:
+    ours, theirs = _traits(block), _traits(other)
+    return sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+
+
+def _traits(block: nn.Module) -> dict[str, Any]:
+    """Shapes of all parameters, and every plain attribute of every module but its position."""
+    traits: dict[str, Any] = {name: tuple(parameter.shape) for name, parameter in block.named_parameters()}
+    for path, module in block.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, int | float | str | None) and name not in POSITION_NAMES:
+                traits[f"{path}.{name}"] = value
+    return traits
+
+
+def _require_decoder_only(model: nn.Module, config: PreTrainedConfig) -> None:
+    encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+    if encoder or getattr(config, "is_encoder_decoder", False):
+        kind = "an encoder" if encoder else "an encoder-decoder"
+        raise InputError(
+            f"{type(model).__name__} ({config.model_type}) is {kind} model; this method needs a decoder-only language "
+            f"model such as {', '.join(sorted(BLOCK_PATHS))}"
+        )
+
+
+def _inside(path: str, lists: dict[str, nn.ModuleList]) -> bool:
+    """Whether `path` lies inside another list (the experts of one block, for example)."""
+    return any(path.startswith(f"{other}.") for other in lists)
+
+
+def _describe(blocks: nn.ModuleList) -> str:
+    return f"{len(blocks)} of {' and '.join(sorted({type(block).__name__ for block in blocks})) or 'nothing'}"
+
+
+def _never_per_block(name: str) -> bool:
+    return name.endswith(("_token_id", "_token_ids")) or name in NOT_PER_BLOCK

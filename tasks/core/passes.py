@@ -1,0 +1,109 @@
+"""Partial forward passes: every block's output without the head, and the head without the blocks."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from tasks.core.anatomy import find_blocks, get_stack
+from tasks.core.errors import InputError
+
+
+class _AllSeenError(Exception):
+    """Ends a forward pass once the last needed block has run."""
+
+
+@contextmanager
+def capture_blocks(
+    model: nn.Module, reduce: Callable[[int, Tensor], Any] | None = None, last: int | None = None
+) -> Iterator[Callable[..., list[Any]]]:
+    """Within the context, the value is `run(input_ids, attention_mask) -> list` of the states 0 .. last + 1.
+
+    State 0 is what enters block 0, state i + 1 the raw output of block i (before any final norm), each [B, T, d].
+    `reduce(state_index, state)` is called as soon as a state exists; its result is listed in the state's place, so that
+    at most one full state is alive (pooling, for example). Nothing behind block `last` (default: the final one) runs:
+    later blocks, norm and head cost nothing. Gradients are the caller's affair (`torch.inference_mode`).
+    """
+    _, blocks = find_blocks(model)
+    stack = get_stack(model)
+    last = len(blocks) - 1 if last is None else last
+    if not 0 <= last < len(blocks):
+        raise InputError(f"no block {last} to stop after: the model has blocks 0 to {len(blocks) - 1}")
+    states: list[Any] = []
+
+    def see(state: Tensor) -> None:
+        states.append(state if reduce is None else reduce(len(states), state))
+
+    def before_first(_: nn.Module, args: tuple, kwargs: dict) -> None:
+        see(args[0] if args else kwargs["hidden_states"])
+
+    def after_each(_: nn.Module, args: tuple, output: Tensor | tuple) -> None:
+        see(output[0] if isinstance(output, tuple) else output)
+        if len(states) == last + 2:
+            raise _AllSeenError
+
+    def run(input_ids: Tensor, attention_mask: Tensor | None = None) -> list[Any]:
+        states.clear()
+        try:
+            stack(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        except _AllSeenError:
+            return list(states)
+        finally:
+            states.clear()
+        raise AssertionError(f"{type(stack).__name__} returned before block {last} ran")
+
+    handles = [blocks[0].register_forward_pre_hook(before_first, with_kwargs=True)]
+    handles += [block.register_forward_hook(after_each) for block in blocks[: last + 1]]
+    try:
+        yield run
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def base_model_and_head(model: nn.Module) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """(base, head) with `head(base(...).last_hidden_state[0])` equal to `model(...).logits[0]`.
+
+    head: [M, d] -> [M, vocabulary], any selection of positions, so that logits exist at answer positions only.
+    It is the family's own code (soft caps, scales and all), run on a shell of the model whose stack hands its input
+    through; all modules and tensors are the model's own, so gradients and later changes reach them.
+    """
+    path = find_blocks(model)[0].split(".")[:-1]
+    if not path:
+        raise InputError(f"{type(model).__name__} has no language-model head; load it with AutoModelForCausalLM")
+    shell = node = _shallow_copy(model)
+    for name in path[:-1]:
+        node._modules[name] = _shallow_copy(node._modules[name])
+        node = node._modules[name]
+    node._modules[path[-1]] = _PassThrough()
+
+    def head(hidden: Tensor) -> Tensor:
+        return shell(inputs_embeds=hidden.unsqueeze(0), use_cache=False).logits.squeeze(0)
+
+    return get_stack(model), head
+
+
+class _PassThrough(nn.Module):
+    """Stands in for the stack: what comes in as embeddings goes out as last hidden states."""
+
+    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> BaseModelOutputWithPast:
+        return _HiddenOnly(last_hidden_state=inputs_embeds)
+
+
+@dataclass
+class _HiddenOnly(BaseModelOutputWithPast):
+    """Answers None for whatever else a family asks of its stack (cross attentions, router logits)."""
+
+    def __getattr__(self, _: str) -> None:
+        return None
+
+
+def _shallow_copy(module: Any) -> Any:
+    """A module of its own whose children, parameters and buffers are the original's."""
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    return twin

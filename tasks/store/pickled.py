@@ -1,0 +1,104 @@
+"""Weights in pickled `.bin` files, converted to safetensors once, tensor by tensor. No pickle is ever run.
+
+`torch.load(weights_only=True)` builds tensors and containers only and refuses every other instruction.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from tasks.core.errors import InputError, RefusedError
+from tasks.store.model_folder import copy_companions, load_config
+from tasks.store.tensor_files import COPY_BYTES, write_tensors, write_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SINGLE_FILE = "pytorch_model.bin"
+INDEX_FILE = "pytorch_model.bin.index.json"
+
+
+@dataclass(frozen=True)
+class MemoryTensor:
+    """A tensor (mapped from its file where possible) as a source of bytes. Source: `write_tensors`."""
+
+    tensor: "Tensor"
+
+    @property
+    def dtype(self) -> str:
+        return _DTYPES[str(self.tensor.dtype).removeprefix("torch.")]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.tensor.shape)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.tensor.numel() * self.tensor.element_size()
+
+    def write_to(self, target: BinaryIO) -> None:
+        import torch
+
+        data = memoryview(self.tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        for start in range(0, len(data), COPY_BYTES):
+            target.write(data[start : start + COPY_BYTES])
+
+
+_DTYPES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+
+
+def to_safetensors(folder: Path, out: Path) -> None:
+    """Write the model of `folder`, whose weights are pickled, as a safetensors folder `out` (config, tokenizer too).
+
+    InputError if there are no such weights, RefusedError if a file wants more than tensors built.
+    """
+    config = load_config(folder)
+    tensors = {name: MemoryTensor(tensor) for file in _files(folder) for name, tensor in _load(file).items()}
+    out.mkdir(parents=True, exist_ok=True)
+    write_tensors(list(tensors.items()), out)
+    copy_companions(folder, out)
+    write_text(out / "config.json", config.to_json_string())
+
+
+def _files(folder: Path) -> list[Path]:
+    if (folder / SINGLE_FILE).is_file():
+        return [folder / SINGLE_FILE]
+    if not (folder / INDEX_FILE).is_file():
+        raise InputError(f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}")
+    names = sorted(set(json.loads((folder / INDEX_FILE).read_text())["weight_map"].values()))
+    for name in names:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise InputError(f"{folder / INDEX_FILE} names {name!r}, which is not in that folder")
+    return [folder / name for name in names]
+
+
+def _load(file: Path) -> "dict[str, Tensor]":
+    import pickle
+    import zipfile
+
+    import torch
+
+    try:
+        # Files of before PyTorch 1.6 are no archives and cannot be mapped.
+        state = torch.load(file, weights_only=True, mmap=zipfile.is_zipfile(file), map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise RefusedError(
+            f"{file} is damaged or holds more than tensors, and nothing in it was run. Ask for safetensors weights"
+        ) from error
+    if not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise RefusedError(f"{file} is no dictionary of tensors. Ask for safetensors weights")
+    return state

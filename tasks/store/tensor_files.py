@@ -1,0 +1,199 @@
+"""Safetensors files as byte ranges: read headers, copy tensors from file to file, never hold one in memory.
+
+The format (https://github.com/huggingface/safetensors): the header's length in 8 little-endian bytes, a JSON header
+with dtype, shape and byte range of every tensor, then the data without holes.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+from tasks.core.errors import EnvironmentFault, InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+COPY_BYTES = 8 << 20
+MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+MAX_SHARD_BYTES = 5_000_000_000
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+
+class TensorSource(Protocol):
+    """Anything whose bytes can be written into a safetensors file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int: ...
+
+    def write_to(self, target: BinaryIO) -> None: ...
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor on disk: `dtype` as the format spells it (BF16), its bytes from `start` to `end` of `file`."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    start: int
+    end: int
+
+    @property
+    def num_bytes(self) -> int:
+        return self.end - self.start
+
+    def write_to(self, target: BinaryIO) -> None:
+        """Copy the bytes verbatim through one small buffer."""
+        buffer = memoryview(bytearray(min(COPY_BYTES, self.num_bytes)))
+        left = self.num_bytes
+        with self.file.open("rb", buffering=0) as source:
+            source.seek(self.start)
+            while left:
+                count = source.readinto(buffer[: min(left, len(buffer))])
+                if not count:
+                    raise InputError(f"{self.file} ends {left} bytes too early: it changed while it was read")
+                target.write(buffer[:count])
+                left -= count
+
+
+def read_header(file: Path) -> dict[str, StoredTensor]:
+    """Every tensor of one safetensors file. InputError if the header is not one that fits the file."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
+            raise InputError(
+                f"{file} is no complete safetensors file: {size} bytes, header of {length}. Fetch it again"
+            )
+        text = stream.read(length)
+    base = 8 + length
+    try:
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        tensors = {
+            name: StoredTensor(
+                entry["dtype"], tuple(entry["shape"]), file, *(base + at for at in entry["data_offsets"])
+            )
+            for name, entry in header.items()
+        }
+        reach = max((tensor.end for tensor in tensors.values()), default=base)
+        fits = reach == size and all(base <= tensor.start <= tensor.end for tensor in tensors.values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{file} has no safetensors header ({type(error).__name__}). Fetch it again") from error
+    if not fits:
+        raise InputError(f"{file}: the header describes data up to byte {reach}, the file has {size}. Fetch it again")
+    return tensors
+
+
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Every tensor of a model folder, from its single file or from all shards that its index names."""
+    if (folder / SINGLE_FILE).is_file():
+        return read_header(folder / SINGLE_FILE)
+    if not (folder / INDEX_FILE).is_file():
+        pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
+        advice = (
+            "it holds pickled weights only: convert them with to_safetensors" if pickled else "is it a model folder?"
+        )
+        raise InputError(f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}; {advice}")
+    shards = json.loads((folder / INDEX_FILE).read_text())["weight_map"]
+    headers = {}
+    for name in sorted(set(shards.values())):
+        if Path(name).name != name or not (folder / name).is_file():
+            raise InputError(f"{folder / INDEX_FILE} names the shard {name!r}, which is not in that folder")
+        headers[name] = read_header(folder / name)
+    if absent := sorted(tensor for tensor, shard in shards.items() if tensor not in headers[shard]):
+        raise InputError(f"{folder}: {len(absent)} tensors are not in the shards their index names, first {absent[0]}")
+    return {tensor: headers[shard][tensor] for tensor, shard in shards.items()}
+
+
+def read_tensors(folder: Path, names: Iterable[str]) -> "dict[str, Tensor]":
+    """Only the named tensors of a model folder, in memory. InputError names what is not there."""
+    from safetensors import safe_open
+
+    stored, wanted = stored_tensors(folder), list(names)
+    if absent := sorted(set(wanted) - stored.keys()):
+        raise InputError(f"{folder} has no tensor {', '.join(absent[:5])}; it has {', '.join(sorted(stored)[:5])}, ...")
+    tensors = {}
+    for file in sorted({stored[name].file for name in wanted}):
+        with safe_open(file, framework="pt") as reader:
+            tensors |= {name: reader.get_tensor(name) for name in wanted if stored[name].file == file}
+    return {name: tensors[name] for name in wanted}
+
+
+def write_tensors(
+    tensors: Sequence[tuple[str, TensorSource]], out: Path, max_shard_bytes: int = MAX_SHARD_BYTES
+) -> None:
+    """Write `model.safetensors`, or shards with their index where one file would exceed `max_shard_bytes`.
+
+    Everything is flushed to the disk. EnvironmentFault, before the first byte, if the disk has too little room.
+    """
+    total = sum(tensor.num_bytes for _, tensor in tensors)
+    if total > (free := shutil.disk_usage(out).free):
+        raise EnvironmentFault(f"{out} needs {total / 1e9:.1f} GB, its disk has {free / 1e9:.1f} GB free: make room")
+    shards = _shards(tensors, max_shard_bytes)
+    if len(shards) == 1:
+        _write_file(shards[0], out / SINGLE_FILE)
+        return
+    weight_map = {}
+    for number, shard in enumerate(shards, start=1):
+        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        _write_file(shard, out / name)
+        weight_map |= dict.fromkeys((tensor for tensor, _ in shard), name)
+    write_text(out / INDEX_FILE, json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2))
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write and flush to the disk."""
+    with file.open("w", encoding="utf-8") as stream:
+        stream.write(text.rstrip("\n") + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def flush(path: Path) -> None:
+    """Flush a closed file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _shards(tensors: Sequence[tuple[str, TensorSource]], limit: int) -> list[list[tuple[str, TensorSource]]]:
+    """Consecutive groups of at most `limit` bytes (a larger tensor gets a group to itself)."""
+    shards: list[list[tuple[str, TensorSource]]] = [[]]
+    size = 0
+    for name, tensor in tensors:
+        if shards[-1] and size + tensor.num_bytes > limit:
+            shards.append([])
+            size = 0
+        shards[-1].append((name, tensor))
+        size += tensor.num_bytes
+    return shards
+
+
+def _write_file(tensors: list[tuple[str, TensorSource]], file: Path) -> None:
+    # Wide numbers first: then every tensor starts at a multiple of its own item size.
+    ordered = sorted(tensors, key=lambda item: -item[1].num_bytes // max(1, prod(item[1].shape)))
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in ordered:
+        start, end = end, end + tensor.num_bytes
+        header[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": (start, end)}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for _, tensor in ordered:
+            tensor.write_to(stream)
+        stream.flush()
+        os.fsync(stream.fileno())

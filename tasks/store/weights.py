@@ -1,0 +1,113 @@
+"""Emulators on disk: made from a model folder by copying byte ranges, loaded, expanded and exported again.
+
+An emulator folder is a plain Hugging Face folder of the kept blocks, each stored once, with the plan beside it. It
+loads with `AutoModelForCausalLM.from_pretrained` as the short model (kept blocks in order, nothing repeated);
+`load_emulator` lays it out as the plan says.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.core.errors import InputError
+from tasks.core.plan import Plan
+from tasks.store.model_folder import copy_companions, load_config, load_model
+from tasks.store.pickled import to_safetensors
+from tasks.store.tensor_files import StoredTensor, flush, read_tensors, stored_tensors, write_tensors, write_text
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+__all__ = ["load_emulator", "load_model", "read_tensors", "save_expanded", "to_safetensors", "write_emulator"]
+
+PLAN_FILE = "plan.json"
+
+# A name up to its first number: later numbers count inside a block (experts).
+NUMBERED = re.compile(r"(?P<prefix>(?:[^.]*[^.\d][^.]*\.)*)(?P<index>\d+)\.(?P<rest>.+)")
+
+
+def write_emulator(model_folder: Path, plan: Plan, out: Path) -> None:
+    """Copy the kept blocks and all that is no block from `model_folder` into the empty folder `out`.
+
+    Memory is one small buffer, whatever the size of the model. InputError if the folder does not hold the
+    `plan.num_blocks` blocks, or if their family cannot be rearranged on disk.
+    """
+    config = load_config(model_folder)
+    _write_rearranged(model_folder, config, plan.num_blocks, plan.kept, out)
+    write_text(out / PLAN_FILE, plan.to_json())
+
+
+def save_expanded(folder: Path, out: Path) -> None:
+    """Export an emulator folder as a plain model folder of full depth: repeated blocks are stored repeatedly."""
+    plan = read_plan(folder)
+    _write_rearranged(folder, load_config(folder), len(plan.kept), [source for source, _ in _stored_layout(plan)], out)
+
+
+def load_emulator(folder: Path, *, dtype: "torch.dtype | str" = "auto", device: str = "cpu") -> "PreTrainedModel":
+    """The emulator laid out as its plan says: shared blocks tied, tuned blocks with own, trainable tensors."""
+    from tasks.core.blocks import rearranged
+
+    plan = read_plan(folder)
+    return rearranged(load_model(folder, dtype=dtype, device=device), _stored_layout(plan))
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan beside an emulator. InputError if the folder is none."""
+    if not (folder / PLAN_FILE).is_file():
+        raise InputError(f"{folder} is no emulator: it has no {PLAN_FILE}")
+    return Plan.from_json((folder / PLAN_FILE).read_text())
+
+
+def _stored_layout(plan: Plan) -> list[tuple[int, bool]]:
+    """The plan's layout by position of the source among the kept blocks, which is its index on disk."""
+    return [(plan.kept.index(source), is_tuned) for source, is_tuned in plan.layout]
+
+
+def _write_rearranged(
+    folder: Path, config: "PreTrainedConfig", num_blocks: int, sources: Sequence[int], out: Path
+) -> None:
+    from tasks.core.anatomy import block_config, require_rebuildable, text_config
+
+    if (found := text_config(config).num_hidden_layers) != num_blocks:
+        raise InputError(f"the plan is for {num_blocks} blocks, {folder} has {found}: make a plan for this model")
+    tensors = _rearranged(stored_tensors(folder), num_blocks, sources, folder)
+    require_rebuildable(config, sources)
+    out.mkdir(parents=True, exist_ok=True)
+    write_tensors(tensors, out)
+    copy_companions(folder, out)
+    write_text(out / "config.json", block_config(config, sources).to_json_string())
+    flush(out)
+
+
+def _rearranged(
+    tensors: dict[str, StoredTensor], num_blocks: int, sources: Sequence[int], folder: Path
+) -> list[tuple[str, StoredTensor]]:
+    """(new name, tensor): what is outside the blocks as it is, then block `sources[i]` under index i."""
+    numbered = {name: match for name in tensors if (match := NUMBERED.fullmatch(name))}
+    prefix = _block_prefix(numbered.values(), num_blocks, folder)
+    blocks: dict[int, list[tuple[str, StoredTensor]]] = defaultdict(list)
+    result = []
+    for name, tensor in tensors.items():
+        match = numbered.get(name)
+        if match and match["prefix"] == prefix:
+            blocks[int(match["index"])].append((match["rest"], tensor))
+        else:
+            result.append((name, tensor))
+    for position, source in enumerate(sources):
+        result += [(f"{prefix}{position}.{rest}", tensor) for rest, tensor in blocks[source]]
+    return result
+
+
+def _block_prefix(numbered: Iterable[re.Match[str]], num_blocks: int, folder: Path) -> str:
+    """What stands before the block index in the names on disk, such as `model.layers.`."""
+    indices: dict[str, set[int]] = defaultdict(set)
+    for match in numbered:
+        indices[match["prefix"]].add(int(match["index"]))
+    fitting = [prefix for prefix, found in indices.items() if found == set(range(num_blocks))]
+    if len(fitting) != 1:
+        found = ", ".join(f"{prefix}* ({len(found)})" for prefix, found in indices.items()) or "none"
+        raise InputError(f"{folder}: expected the weights of {num_blocks} numbered blocks; numbered names: {found}")
+    return fitting[0]
