@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY = passive
 export TOKENIZERS_PARALLELISM = false
 export PYTHONHASHSEED = 0
 
-.PHONY: help setup demo test test-faults lint format bench idea clean
+.PHONY: help setup demo test test-faults lint format readme bench idea clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s $$'\t'
@@ -49,6 +49,9 @@ lint: $(READY) ## style, types and import contracts
 format: $(READY) ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+readme: $(READY) ## make the README's settings reference anew
+	$(BIN)/python -m flows.reference README.md
 
 bench: $(READY) ## measurements, printed as a table
 	$(BIN)/python -m pytest -m bench -s -q tests/bench

@@ -1,0 +1,69 @@
+"""Settings as the arguments of each stage: what a stage does not use is not passed, and so is not part of its key."""
+
+from typing import Any
+
+from flows.settings import Settings
+
+
+class Arguments:
+    """Arguments of the stages of one run, for a resolved precision and support split."""
+
+    def __init__(self, settings: Settings, precision: str, support_split: str) -> None:
+        self._settings = settings
+        self._precision = precision
+        self._split = support_split
+
+    @property
+    def capture(self) -> dict[str, Any]:
+        """The support set and how it is pooled."""
+        support = self._settings.support
+        return {**support.model_dump(exclude={"split"}), "split": self._split, "precision": self._precision}
+
+    @property
+    def similarity(self) -> dict[str, Any]:
+        """The estimator that plans are made from."""
+        return {"estimator": self._settings.similarity.estimator}
+
+    def cluster(self, strategy: str, num_blocks: int, similar: Any) -> dict[str, Any]:
+        """The budget, and what only this strategy looks at."""
+        plan = self._settings.plan
+        share = None if plan.share == "none" else plan.share
+        common = {"strategy": strategy, "num_blocks": num_blocks}
+        if strategy == "fixed":
+            return {**common, "kept": plan.kept, "tuned": plan.tuned, "share": share}
+        common |= {"num_kept": plan.num_kept, "num_tuned": plan.num_tuned}
+        if strategy == "uniform":
+            return common
+        return common | {
+            "similarity": similar,
+            "estimator": self._settings.similarity.estimator,
+            "linkage": plan.linkage,
+            "share": share,
+            "keep_ends": plan.keep_ends,
+        }
+
+    def tune(self, seed: int) -> dict[str, Any]:
+        """How the emulator's tuned blocks are trained."""
+        chosen = self._settings.tune.model_dump(exclude={"seeds", "checkpoint_steps"})
+        if chosen["num_epochs"] is None and chosen["num_steps"] is None:
+            # The published length for models of about a billion parameters.
+            chosen["num_epochs"] = 5
+        return {"settings": {**chosen, "seed": seed}, "precision": self._precision}
+
+    def full_tune(self, seed: int) -> dict[str, Any]:
+        """How every block of the full model is trained."""
+        arguments = self.tune(seed)
+        rate = self._settings.full_tune.learning_rate
+        if rate is not None:
+            arguments["settings"]["learning_rate"] = rate
+        return arguments
+
+    @property
+    def plug_in(self) -> dict[str, Any]:
+        """Whether the plugged model is written out."""
+        return {"export": self._settings.export.plugged_model}
+
+    @property
+    def evaluate(self) -> dict[str, Any]:
+        """How each of the five settings is scored."""
+        return {"precision": self._precision, "max_tokens": self._settings.evaluate.max_tokens}

@@ -1,0 +1,87 @@
+"""The whole method for one model and one task: both parties in one process, for research.
+
+model, task ─ capture ─ similarity ─ cluster ─ emulate ─┬─ tune ─ plug_in ─┐
+                                                        └─ evaluate ───────┴─ report
+"""
+
+from typing import Any
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+from tasks.evaluate import evaluate
+from tasks.report import report
+from tasks.store.artifacts import Ref
+
+from flows.running import Run, started
+from flows.settings import Settings
+from tasks.capture import capture
+from tasks.cluster import cluster
+from tasks.emulate import emulate
+from tasks.plug_in import plug_in
+from tasks.similarity import similarity
+from tasks.tune import tune
+
+# Threads only wait: for parents, for a free core or GPU, for the process that computes.
+WAITING_THREADS = 64
+
+
+@flow(name="crash", task_runner=ThreadPoolTaskRunner(max_workers=WAITING_THREADS), persist_result=False)
+def crash(settings: Settings) -> Ref:
+    """Build emulators, tune them, plug the tuned blocks into the full model, and report the five settings."""
+    with started(settings, "crash") as run:
+        states = run(capture, model=run.model, task=run.task, **run.arguments.capture)
+        similar = run(similarity, states=states, **run.arguments.similarity)
+        full = full_model(run)
+        strategies = [one_strategy(run, name, similar) for name in settings.strategy]
+        finished = run(report, facts=run.facts, full=full, strategies=strategies, similarity=similar)
+        return run.finish(finished)
+
+
+def full_model(run: Run) -> dict[str, Any]:
+    """The two settings that need the full model: zero-shot, and every block tuned (the ceiling)."""
+    scores = run.arguments.evaluate
+    zero_shot = run(evaluate, "full", model=run.model, task=run.task, **scores)
+    if not run.settings.full_tune.enabled:
+        return {"zero_shot": zero_shot, "fine_tuned": []}
+    plan = run(cluster, "full", strategy="full", num_blocks=run.model.num_blocks)
+    tuned = [
+        run(tune, f"full, seed {seed}", task=run.task, plan=plan, model=run.model, **run.arguments.full_tune(seed))
+        for seed in run.settings.tune.seeds
+    ]
+    fine_tuned = [
+        run(evaluate, f"full tuned, {name}", model=run.model, task=run.task, tuned=blocks, **scores)
+        for name, blocks in run.by_seed(tuned)
+    ]
+    return {"zero_shot": zero_shot, "fine_tuned": fine_tuned, "tuning": tuned}
+
+
+def one_strategy(run: Run, name: str, similar: Any) -> dict[str, Any]:
+    """The emulator of one way to choose blocks: scored as it is, tuned, and with its tuned blocks plugged in."""
+    inputs, scores = {"model": run.model, "task": run.task}, run.arguments.evaluate
+    plan = run(cluster, name, **run.arguments.cluster(name, run.model.num_blocks, similar))
+    emulator = run(emulate, name, model=run.model, plan=plan)
+    zero_shot = run(evaluate, f"{name} emulator", **inputs, emulator=emulator, **scores)
+    tuned = [
+        run(tune, f"{name}, seed {seed}", task=run.task, plan=plan, emulator=emulator, **run.arguments.tune(seed))
+        for seed in run.settings.tune.seeds
+    ]
+    plugged = [
+        run(plug_in, f"{name}, {seed}", model=run.model, plan=plan, tuned=blocks, **run.arguments.plug_in)
+        for seed, blocks in run.by_seed(tuned)
+    ]
+    emulator_tuned = [
+        run(evaluate, f"{name} emulator tuned, {seed}", **inputs, emulator=emulator, tuned=blocks, **scores)
+        for seed, blocks in run.by_seed(tuned)
+    ]
+    plugged_in = [
+        run(evaluate, f"{name} plugged in, {seed}", **inputs, tuned=blocks, **scores)
+        for seed, blocks in run.by_seed(plugged)
+    ]
+    return {
+        "name": name,
+        "plan": plan,
+        "emulator_zero_shot": zero_shot,
+        "emulator_tuned": emulator_tuned,
+        "plugged_in": plugged_in,
+        "tuning": tuned,
+    }

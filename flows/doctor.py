@@ -1,0 +1,124 @@
+"""`crash doctor`: what is here, what is missing, and what to do about it."""
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("torch", "transformers", "prefect", "fastapi", "mlflow", "datasets", "lm_eval", "accelerate", "safetensors")
+ADVISED_FREE_BYTES = 10 * 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; a problem carries its remedy."""
+
+    what: str
+    value: str
+    remedy: str = ""
+
+
+def doctor(home: Path, store: Path, verify: bool) -> int:
+    """Print every finding; exit code 0, or 4 if there is a problem."""
+    findings = [*_versions(), *_devices(), *_disk(home, store), *_servers(home)]
+    if verify:
+        findings += _artifacts(store)
+    width = max(len(finding.what) for finding in findings)
+    for finding in findings:
+        print(f"{'!' if finding.remedy else ' '} {finding.what:<{width}}  {finding.value}")
+        if finding.remedy:
+            print(f"  {'':<{width}}  → {finding.remedy}")
+    problems = sum(bool(finding.remedy) for finding in findings)
+    print("\nNo problems found." if not problems else f"\n{problems} problem(s) found, marked with !")
+    return 4 if problems else 0
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("python", f"{platform.python_version()} ({sys.executable})")
+    for name in PACKAGES:
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield Finding(name, "not installed", "install the project again: make setup")
+            continue
+        yield Finding(name, version, _wrong_version(name, version))
+
+
+def _wrong_version(name: str, version: str) -> str:
+    number = tuple(int(part) for part in version.split("+")[0].split(".")[:2])
+    if name == "fastapi" and number >= (0, 151):
+        return "the Prefect server does not start with it: pip install 'fastapi<0.151'"
+    if name == "transformers" and number < (5, 3):
+        return "older releases may run code from a model folder: pip install 'transformers>=5.3'"
+    return ""
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    from tasks.store.precision import has_bfloat16_units
+    from tasks.store.resources import usable_cores, visible_gpus
+
+    fast = "bfloat16" if has_bfloat16_units() else "float32"
+    yield Finding("cpu", f"{usable_cores()} cores usable, auto precision: {fast}")
+    if not torch.cuda.is_available():
+        found = visible_gpus()
+        remedy = "the driver shows GPUs but this torch build cannot use them: install the CUDA build" if found else ""
+        yield Finding("gpu", "none", remedy)
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        memory = properties.total_memory / 2**30
+        support = "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+        yield Finding(f"gpu {index}", f"{properties.name}, {memory:.0f} GiB, auto precision: {support}")
+
+
+def _disk(home: Path, store: Path) -> Iterator[Finding]:
+    for name, folder in (("home", home.absolute()), ("store", store)):
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        free = shutil.disk_usage(existing).free
+        remedy = ""
+        if not os.access(existing, os.W_OK):
+            remedy = f"{existing} cannot be written: change its permissions or choose another folder (place.home)"
+        elif free < ADVISED_FREE_BYTES:
+            remedy = "less than 10 GiB free: remove old artifacts with `crash gc`, or choose another disk (place.store)"
+        yield Finding(name, f"{folder} ({free / 2**30:.0f} GiB free)", remedy)
+
+
+def _servers(home: Path) -> Iterator[Finding]:
+    prefect, tracking = os.environ.get("PREFECT_API_URL"), os.environ.get("MLFLOW_TRACKING_URI")
+    if not prefect:
+        yield Finding("prefect", "its own server for the time of each run (PREFECT_API_URL is not set)")
+    else:
+        yield _reached("prefect", prefect, f"{prefect.rstrip('/')}/health")
+    if tracking and tracking.startswith("http"):
+        yield _reached("mlflow", tracking, f"{tracking.rstrip('/')}/health")
+    else:
+        yield Finding("mlflow", f"SQLite file under {home.absolute() / 'mlflow'}, unless place.mlflow names a server")
+
+
+def _reached(name: str, shown: str, address: str) -> Finding:
+    import httpx
+
+    try:
+        httpx.get(address, timeout=5).raise_for_status()
+    except httpx.HTTPError as error:
+        return Finding(name, f"{shown}: {type(error).__name__}", "start the server, or correct or unset the address")
+    return Finding(name, f"{shown}: answers")
+
+
+def _artifacts(store: Path) -> Iterator[Finding]:
+    from tasks.store.artifacts import Store
+
+    if not store.is_dir():
+        yield Finding("artifacts", "none yet")
+        return
+    bad = Store(store).verify_everything()
+    yield Finding(
+        "artifacts",
+        "all digests right" if not bad else f"{len(bad)} damaged, moved to quarantine",
+        "run again what needed them: they are computed anew" if bad else "",
+    )

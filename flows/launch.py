@@ -1,0 +1,66 @@
+"""Start a run from the command line: refuse bad input first, then Prefect, then say where everything is."""
+
+import json
+import logging
+import time
+from pathlib import Path
+
+from tasks.store.artifacts import Ref, Store
+
+from flows.environment import check_prefect, prepare_environment
+from flows.settings import Settings
+from tasks.core.errors import CrashError
+
+
+def launch(settings: Settings) -> int:
+    """Run the `crash` flow in this process; exit code."""
+    home = Path(settings.place.home)
+    prepare_environment(home)
+    from flows.running import Inputs
+
+    check_prefect()
+    Inputs(settings)
+    begun = time.monotonic()
+    from flows.crash import crash
+
+    _quiet_prefect()
+    report = crash(settings)
+    _print_summary(settings, report, time.monotonic() - begun)
+    return 0
+
+
+class _OneLine(logging.Filter):
+    """Errors that we raise for users are one clear line; a traceback would bury it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+        if isinstance(error, CrashError) and error.exit_code != 1:
+            record.exc_info, record.exc_text = None, None
+        return True
+
+
+def _quiet_prefect() -> None:
+    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.flow_engine", "prefect.task_engine"):
+        logging.getLogger(name).addFilter(_OneLine())
+
+
+def _print_summary(settings: Settings, report: Ref, seconds: float) -> None:
+    folder = Store(settings.store_root).open(report)
+    print("\n" + (folder / "table.md").read_text())
+    facts = json.loads((folder / "report.json").read_text())
+    if note := facts.get("footnote"):
+        print(note)
+    print(f"\nFinished in {seconds:.0f} s.")
+    print(f"Report:  {folder / 'report.html'}")
+    print(f"MLflow:  {mlflow_command(settings)}")
+
+
+def mlflow_command(settings: Settings) -> str:
+    """The command that opens the MLflow UI on this run's tracking data."""
+    if settings.place.mlflow:
+        return f"open {settings.place.mlflow}"
+    import sys
+
+    database = Path(settings.place.home).absolute() / "mlflow" / "mlflow.db"
+    program = Path(sys.executable).parent / "mlflow"
+    return f"{program} server --backend-store-uri sqlite:///{database} --host 127.0.0.1 --port 5000"

@@ -1,0 +1,94 @@
+"""Settings from TOML files and `--set key=value`, with errors that name file, line, key and the choices."""
+
+import difflib
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from flows.settings import Settings
+from tasks.core.errors import InputError
+
+
+def read_settings(path: Path, changes: list[str] | None = None) -> Settings:
+    """Settings of a TOML file with `--set` changes applied.
+
+    Relative model and data folders that exist beside the file are taken from there. Raises InputError.
+    """
+    try:
+        text = path.read_text()
+        values = tomllib.loads(text)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a TOML file") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: not valid TOML: {error}") from error
+    for change in changes or []:
+        _apply(values, change)
+    _resolve_beside(values, path.resolve().parent)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise InputError("\n".join(_explain(problem, path, text) for problem in error.errors())) from error
+
+
+def _apply(values: dict[str, Any], change: str) -> None:
+    """Set one `key.of.setting=value`; the value is TOML, or else taken as a string."""
+    key, separator, text = change.partition("=")
+    if not separator or not key.strip():
+        raise InputError(f"--set {change!r}: write it as key=value, for example --set tune.learning_rate=2e-5")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *tables, name = key.strip().split(".")
+    for table in tables:
+        values = values.setdefault(table, {})
+        if not isinstance(values, dict):
+            raise InputError(f"--set {change!r}: {table} is a value, not a table of settings")
+    values[name] = value
+
+
+def _resolve_beside(values: dict[str, Any], folder: Path) -> None:
+    for table, key in (("model", "name"), ("task", "data")):
+        group = values.get(table)
+        text = group.get(key) if isinstance(group, dict) else None
+        if isinstance(text, str) and not Path(text).exists() and (folder / text).exists():
+            group[key] = str(folder / text)
+
+
+def _explain(problem: Any, path: Path, text: str) -> str:
+    keys = [str(part) for part in problem["loc"]]
+    name = ".".join(keys)
+    where = f"{path}{_line_of(text, keys)}"
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: unknown setting {name}. {_suggest(keys)}"
+    if problem["type"] == "missing":
+        return f"{where}: the setting {name} is missing; add it"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(problem["input"], dict) else f" (given: {problem['input']!r})"
+    return f"{where}: {name or 'settings'}: {message}{given}"
+
+
+def _line_of(text: str, keys: list[str]) -> str:
+    """`:line` of the deepest key that stands in the file, or nothing (a key that came by --set)."""
+    for key in reversed(keys):
+        for number, line in enumerate(text.splitlines(), start=1):
+            if re.match(rf"\s*\[?\s*[\w.\"]*\b{re.escape(key)}\b\s*[\]=]", line):
+                return f":{number}"
+    return ""
+
+
+def _suggest(keys: list[str]) -> str:
+    """What the user may have meant, and every key of that table."""
+    group: type[BaseModel] = Settings
+    for key in keys[:-1]:
+        kind = group.model_fields[key].annotation if key in group.model_fields else None
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            break
+        group = kind
+    names = list(group.model_fields)
+    near = difflib.get_close_matches(keys[-1], names, n=1)
+    meant = f"Did you mean {near[0]}? " if near else ""
+    return f"{meant}Choose from: {', '.join(names)}"

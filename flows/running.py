@@ -1,0 +1,208 @@
+"""One run from start to end: inputs resolved and checked, tracking and records opened, everything closed again."""
+
+import logging
+import os
+import signal
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tasks.store.artifacts import Ref, Store
+
+from flows.arguments import Arguments
+from flows.settings import Settings
+from tasks.core.errors import InputError, InterruptedRun
+from tasks.store.child import stop_all, warm_up
+from tasks.store.precision import resolve_precision
+from tasks.store.resources import Resources, usable_cores, visible_gpus
+from tasks.store.stage import Runtime, Shared, Stage, sharing
+from tasks.store.tracking import Tracking, check_server
+
+logger = logging.getLogger(__name__)
+# Room for the smallest useful run; what a run really needs is estimated from the model's size.
+MIN_FREE_BYTES = 200 * 2**20
+
+
+class Inputs:
+    """Model and task, resolved to contents and checked; nothing has been computed yet."""
+
+    def __init__(self, settings: Settings) -> None:
+        from tasks.store.lm_tasks import resolve_task
+        from tasks.store.models import resolve_model
+
+        from tasks.check import check
+
+        store = Store(settings.store_root)
+        self.model = resolve_model(settings.model.name, settings.model.revision, store)
+        self.task = resolve_task(settings.task.model_dump(), store)
+        check_budget(settings, self.model.num_blocks)
+        store.check_writable(needed_bytes(settings, self.model))
+        if settings.place.mlflow:
+            check_server(settings.place.mlflow)
+        self.precision = resolve_precision(settings.model.precision)
+        runtime = Runtime(store=str(settings.store_root), run_id="check")
+        self.checked = check.run(
+            runtime, "inputs", model=self.model, task=self.task, support_split=settings.support.split
+        )
+
+
+def check_budget(settings: Settings, num_blocks: int) -> None:
+    """Refuse plans that this model cannot have. Raises InputError."""
+    plan, name = settings.plan, settings.model.name
+    if plan.num_kept > num_blocks:
+        raise InputError(
+            f"plan.num_kept = {plan.num_kept}, but {name} has {num_blocks} blocks; keep at most {num_blocks}"
+        )
+    beyond = [index for index in (*plan.kept, *plan.tuned) if not 0 <= index < num_blocks]
+    if "fixed" in settings.strategy and beyond:
+        raise InputError(f"plan.kept or plan.tuned names block {beyond[0]}; {name} has 0..{num_blocks - 1}")
+    if "crash" in settings.strategy and plan.num_tuned == 1:
+        raise InputError(
+            'plan.num_tuned = 1: which block is an explicit choice; use strategy = "fixed" with plan.tuned'
+        )
+
+
+def needed_bytes(settings: Settings, model: Any) -> int:
+    """Disk that the run's artifacts take at most: emulators, tuned blocks and checkpoints (float32, two moments)."""
+    weights = sum(path.stat().st_size for path in Path(model.path).glob("*.safetensors"))
+    share = settings.plan.num_kept / max(model.num_blocks, 1)
+    tunings = len(settings.tune.seeds)
+    emulators = len(settings.strategy) * weights * (share + tunings * 2 * settings.plan.num_tuned / model.num_blocks)
+    full = weights * 2 * tunings if settings.full_tune.enabled else 0
+    return int(emulators + full + 3 * weights) + MIN_FREE_BYTES
+
+
+class Run:
+    """Calls stages: `run(stage, label, **arguments)` submits the Prefect task and remembers its future."""
+
+    def __init__(self, settings: Settings, inputs: Inputs, runtime: Runtime, own: Shared) -> None:
+        self.settings = settings
+        self.model = inputs.model
+        self.task = inputs.task
+        self.runtime = runtime
+        self.own = own
+        facts = inputs.checked.summary
+        self.arguments = Arguments(settings, inputs.precision, str(facts["support_split"]))
+        self.facts = {
+            "model": settings.model.name,
+            "task": settings.task.name,
+            "num_blocks": inputs.model.num_blocks,
+            "precision": inputs.precision,
+            "tuning_seeds": list(settings.tune.seeds),
+            "num_kept": settings.plan.num_kept,
+            "num_tuned": settings.plan.num_tuned,
+            **facts,
+        }
+        self._futures: list[Any] = []
+        self.report: Ref | None = None
+
+    def __call__(self, stage: Stage, label: str = "", **arguments: Any) -> Any:
+        future = stage.submit(self.runtime, label, **arguments)
+        self._futures.append(future)
+        return future
+
+    def by_seed(self, values: list[Any]) -> Iterator[tuple[str, Any]]:
+        """One value for each tuning seed, with a name for it."""
+        for seed, value in zip(self.settings.tune.seeds, values, strict=True):
+            yield f"seed {seed}", value
+
+    def finish(self, last: Any) -> Ref:
+        """Wait for all stages; the first that fails ends the run with its own error."""
+        from prefect.futures import as_completed
+
+        for future in as_completed(self._futures):
+            future.result()
+        self.report = last.result()
+        return self.report
+
+
+@contextmanager
+def started(settings: Settings, flow_name: str) -> Iterator[Run]:
+    """Resolve and check the inputs, then open records and tracking for the time of the block."""
+    from prefect.runtime import flow_run
+    from tasks.store.gc import finish_run, record_run
+
+    from flows.results import show_results
+
+    inputs = Inputs(settings)
+    warm_up()
+    run_id = str(flow_run.id or uuid.uuid4())
+    runtime = Runtime(
+        store=str(settings.store_root),
+        run_id=run_id,
+        cores_per_stage=settings.place.cores_per_stage,
+        gpus_per_stage=settings.place.gpus_per_stage,
+        show_progress=True,
+    )
+    tracking = open_tracking(settings, run_id, flow_run)
+    own = Shared(Resources(usable_cores(), visible_gpus()), tracking)
+    own.used.append(inputs.checked)
+    record_run(Store(settings.store_root), run_id, flow_name, _name(settings), settings.model_dump(mode="json"))
+    run = Run(settings, inputs, runtime, own)
+    state = "failed"
+    try:
+        with sharing(runtime, own):
+            tracking.start(_name(settings), _parameters(settings, run.facts), _tags(run_id), _digests(inputs))
+            yield run
+            state = "completed"
+            assert run.report is not None
+            show_results(run, tracking)
+    except (KeyboardInterrupt, InterruptedRun):
+        state = "interrupted"
+        raise
+    except BaseException as error:
+        state = "interrupted" if type(error).__name__ == "TerminationSignal" else "failed"
+        raise
+    finally:
+        stop_all(signal.SIGTERM)
+        status = {"completed": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
+        tracking.close(status, seconds=60 if state == "completed" else 10)
+        finish_run(Store(settings.store_root), run_id, state, list(own.used), tracking.mlflow_run_id, len(own.computed))
+
+
+def open_tracking(settings: Settings, run_id: str, flow_run: Any) -> Tracking:
+    """Tracking at the configured server, or in an SQLite file under home."""
+    folder = Path(settings.place.home).absolute() / "mlflow"
+    uri = settings.place.mlflow or f"sqlite:///{folder / 'mlflow.db'}"
+    return Tracking(uri, settings.place.experiment, folder / "journal", run_id)
+
+
+def _name(settings: Settings) -> str:
+    return f"{Path(settings.model.name).name} · {settings.task.name} · {' + '.join(settings.strategy)}"
+
+
+def _tags(run_id: str) -> dict[str, str]:
+    tags = {"prefect.flow_run_id": run_id}
+    if url := os.environ.get("PREFECT_UI_URL") or os.environ.get("PREFECT_API_URL", "").removesuffix("/api"):
+        tags["prefect.url"] = f"{url}/runs/flow-run/{run_id}"
+    if commit := git_commit():
+        tags["git.commit"] = commit
+    return tags
+
+
+def git_commit() -> str | None:
+    """Commit of the code that runs, where it runs from a checkout."""
+    import subprocess
+
+    folder = Path(__file__).resolve().parents[1]
+    if not (folder / ".git").exists():
+        return None
+    answer = subprocess.run(["git", "-C", str(folder), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return answer.stdout.strip() or None
+
+
+def _parameters(settings: Settings, facts: dict[str, Any]) -> dict[str, str]:
+    """Every setting that can change a result, flat; paths and places are not among them."""
+    flat: dict[str, str] = {}
+    for group, values in settings.model_dump(mode="json", exclude={"place", "export"}).items():
+        if isinstance(values, dict):
+            flat |= {f"{group}.{key}": str(value) for key, value in values.items() if value is not None}
+        else:
+            flat[group] = ", ".join(values)
+    return flat | {f"fact.{key}": str(value) for key, value in facts.items() if key.startswith(("num_", "precision"))}
+
+
+def _digests(inputs: Inputs) -> dict[str, str]:
+    return {f"model {inputs.model.family}": inputs.model.weights, f"task {inputs.task.name}": inputs.task.digest}

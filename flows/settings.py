@@ -1,0 +1,206 @@
+"""Settings: flow parameters, the form in the Prefect UI, and TOML files are one and the same pydantic models."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+Strategy = Literal["crash", "uniform", "fixed"]
+Share = Literal["none", "all", "frozen_only"]
+
+
+class Group(BaseModel):
+    """A table of settings; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Model(Group):
+    """Whose blocks are captured, removed, shared and tuned."""
+
+    name: str
+    """Folder of a decoder-only Hugging Face model, or a hub id."""
+    revision: str | None = None
+    """Hub revision (commit, tag or branch); a folder has none."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of computing; auto takes bfloat16 where the hardware has matrix units for it, else float32."""
+
+
+class Task(Group):
+    """What the model is tuned for and scored on."""
+
+    name: str
+    """Name of an lm-eval task with a training split, or any name for own text or instructions."""
+    kind: Literal["lm_eval", "text", "instructions"] = "lm_eval"
+    """A task of lm-evaluation-harness, plain text (scored by perplexity), or instruction rows (JSONL or CSV)."""
+    data: str | None = None
+    """Folder with train, validation and test files; without it an lm-eval task is taken from the hub."""
+    template: str = "default"
+    """Wording of instructions; `reference` gives the published one."""
+    num_train: PositiveInt | None = None
+    """Use only the first rows of the training split."""
+    num_validation: PositiveInt | None = None
+    """Use only the first rows of the validation split."""
+    num_test: PositiveInt | None = None
+    """Score only the first rows of the scored split."""
+
+
+class Support(Group):
+    """The examples whose activations decide the plan (CRaSh section 3.1)."""
+
+    num_rows: PositiveInt = 512
+    """Number of examples."""
+    split: Literal["auto", "train", "validation"] = "auto"
+    """Where they come from; auto takes the validation split, which is never the scored one."""
+    part: Literal["prompt+answer", "prompt", "answer"] = "prompt+answer"
+    """Which part of an example is run and pooled."""
+    pooling: Literal["mean_weighted", "mean", "mean_all", "max", "max_nonpad", "min", "last"] = "mean_weighted"
+    """How the states of an example's tokens become one vector."""
+    final_norm: bool = False
+    """Take the last state after the final norm, as the published code does."""
+    max_tokens: PositiveInt = 4096
+    """Padded tokens in one forward pass of capture."""
+
+
+class Similarity(Group):
+    """How alike the blocks' states are."""
+
+    estimator: Literal["linear_cka", "debiased_cka", "rbf_cka"] = "linear_cka"
+    """The matrix that is clustered; all are computed and drawn."""
+
+
+class PlanSettings(Group):
+    """Which blocks the emulator keeps, which of them are tuned, which are shared."""
+
+    num_kept: PositiveInt
+    """Number of blocks the emulator keeps (clusters, for crash)."""
+    num_tuned: PositiveInt = 4
+    """Number of kept blocks that the data owner tunes."""
+    linkage: Literal["boundary", "average", "complete", "optimal"] = "boundary"
+    """How adjacent clusters are merged; boundary is the published rule."""
+    share: Share = "all"
+    """Who stands in for a removed block (crash, fixed): nobody, the nearest kept block, or the nearest frozen one."""
+    keep_ends: bool = False
+    """Let the first and last block represent their clusters."""
+    kept: tuple[int, ...] = ()
+    """Kept blocks of the strategy `fixed`."""
+    tuned: tuple[int, ...] = ()
+    """Tuned blocks of the strategy `fixed`."""
+
+    @model_validator(mode="after")
+    def _tuned_are_kept(self) -> "PlanSettings":
+        if self.num_tuned > self.num_kept:
+            raise ValueError(
+                f"num_tuned = {self.num_tuned} but num_kept = {self.num_kept}: tune at most as many as are kept"
+            )
+        return self
+
+
+class Tune(Group):
+    """Training of the tuned blocks inside the emulator."""
+
+    learning_rate: PositiveFloat = 2e-5
+    """Peak learning rate of AdamW."""
+    num_epochs: PositiveInt | None = None
+    """Passes over the training rows; give this or num_steps."""
+    num_steps: PositiveInt | None = None
+    """Optimizer steps; give this or num_epochs."""
+    batch_size: PositiveInt = 32
+    """Rows of one optimizer step."""
+    max_tokens: PositiveInt = 8192
+    """Padded tokens in one forward pass; a larger batch is accumulated."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps of linear warm-up."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Learning rate after warm-up."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay."""
+    clip_norm: PositiveFloat = 1.0
+    """Largest norm of the gradient."""
+    eval_steps: PositiveInt | None = None
+    """Steps between validations with the emulator; the best state is kept. Without it the last state is."""
+    checkpoint_steps: PositiveInt = 50
+    """Steps between checkpoints, from which a killed run resumes."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    """One tuning for each seed; several give mean and standard error."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "Tune":
+        if self.num_epochs is not None and self.num_steps is not None:
+            raise ValueError("give num_epochs or num_steps, not both")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds = {list(self.seeds)} names a seed twice")
+        return self
+
+
+class FullTune(Group):
+    """Tuning of every block of the full model: the ceiling that the method is measured against."""
+
+    enabled: bool = True
+    """Switch off where the full model does not fit."""
+    learning_rate: PositiveFloat | None = None
+    """Learning rate, where it differs from tune.learning_rate."""
+
+
+class Evaluate(Group):
+    """Scoring of the five settings."""
+
+    max_tokens: PositiveInt = 8192
+    """Padded tokens in one forward pass of scoring."""
+
+
+class Export(Group):
+    """What is written beside the report."""
+
+    plugged_model: bool = False
+    """Also write the full model with the tuned blocks as a Hugging Face folder."""
+
+
+class Place(Group):
+    """Where things run and lie; nothing here changes a result."""
+
+    home: str = ".crash"
+    """Folder of the store, the tracking database and the logs."""
+    store: str | None = None
+    """Folder of the artifact store; by default `store` in home."""
+    mlflow: str | None = None
+    """MLflow tracking URI; by default an SQLite file in home."""
+    experiment: str = "crash-flow"
+    """MLflow experiment."""
+    cores_per_stage: PositiveInt = 1
+    """CPU threads of one tuning or evaluation; others run beside it."""
+    gpus_per_stage: PositiveInt = 1
+    """GPUs of one tuning or evaluation; more than one spreads the model over them."""
+
+
+class Settings(Group):
+    """One model, one task, one or several strategies."""
+
+    model: Model
+    task: Task
+    strategy: Annotated[tuple[Strategy, ...], Field(min_length=1)] = ("crash",)
+    """Ways to choose blocks, side by side; what they have in common is computed once."""
+    support: Support = Support()
+    similarity: Similarity = Similarity()
+    plan: PlanSettings
+    tune: Tune = Tune()
+    full_tune: FullTune = FullTune()
+    evaluate: Evaluate = Evaluate()
+    export: Export = Export()
+    place: Place = Place()
+
+    @field_validator("strategy", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _fixed_needs_blocks(self) -> "Settings":
+        if "fixed" in self.strategy and not (self.plan.kept and self.plan.tuned):
+            raise ValueError("strategy fixed needs plan.kept and plan.tuned")
+        return self
+
+    @property
+    def store_root(self) -> Path:
+        """Folder of the artifact store."""
+        return Path(self.place.store or Path(self.place.home) / "store").absolute()

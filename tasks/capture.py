@@ -1,0 +1,58 @@
+"""Capture: run the support set through the full model once and pool every block's output."""
+
+from tasks.store.lm_tasks import TaskSource
+from tasks.store.models import ModelSource
+from tasks.store.stage import stage
+from tasks.store.work import Work
+
+
+@stage(packages=("torch", "transformers", "tokenizers", "safetensors"), cores="all", gpu=True)
+def capture(
+    work: Work,
+    model: ModelSource,
+    task: TaskSource,
+    *,
+    num_rows: int,
+    split: str,
+    part: str,
+    pooling: str,
+    final_norm: bool,
+    max_tokens: int,
+    precision: str,
+) -> dict:
+    """Pooled states of the first `num_rows` examples after the embeddings and after every block.
+
+    Writes `states.safetensors`: `states` [N+1, n, d] pooled as asked (state 0 is the input of block 0), `last`
+    [N+1, n, d] of the last real token, `block_influence` [N], all float32. Errors: InputError if a state is not finite.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from tasks.core.capturing import capture_states
+    from tasks.store.lm_tasks import load_examples
+    from tasks.store.models import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    examples = load_examples(task, split, tokenizer, model.context, limit=num_rows, part=part)
+    network = load_model(model, precision=precision, device=work.device)
+    batches = lambda steps: work.progress(steps, "support rows")  # noqa: E731
+    states = capture_states(
+        network,
+        examples.rows,
+        pooling=pooling,
+        final_norm=final_norm,
+        max_tokens=max_tokens,
+        pad_id=tokenizer.pad_token_id,
+        progress=batches,
+    )
+    tensors = {"states": states.pooled, "last": states.last, "block_influence": states.block_influence}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, work.out / "states.safetensors")
+    num_states, rows, width = states.pooled.shape
+    return {
+        "num_blocks": num_states - 1,
+        "num_rows": rows,
+        "width": width,
+        "num_truncated": examples.num_truncated,
+        "num_tokens": states.num_tokens,
+        "num_threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,22 @@
+"""Emulate: build the smaller model that is given away."""
+
+from tasks.store.artifacts import Ref
+from tasks.store.models import ModelSource
+from tasks.store.stage import stage
+from tasks.store.work import Work
+
+
+@stage(packages=("transformers", "safetensors"), code=("tasks.store.weights",))
+def emulate(work: Work, model: ModelSource, plan: Ref) -> dict:
+    """A Hugging Face folder with the kept blocks, each stored once, and `plan.json`, which says where they run.
+
+    Tensors are copied from the model's shards as bytes: memory is one buffer, whatever the size of the model.
+    """
+    from pathlib import Path
+
+    from tasks.core.plan import Plan
+    from tasks.store.weights import write_emulator
+
+    how = Plan.from_json((work.open(plan) / "plan.json").read_text())
+    facts = write_emulator(Path(model.path), how, work.out)
+    return {"num_kept": len(how.kept), "depth": len(how.layout), **(facts or {})}

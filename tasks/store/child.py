@@ -1,0 +1,192 @@
+"""A stage computes in a process of its own, forked from a warm server.
+
+Why: random state, thread count and memory are the stage's own, so two tunings side by side stay bit for bit what they
+are alone; a stage killed for memory takes nothing else with it; and the process that orchestrates stays free of torch,
+so that a fully cached run starts in seconds.
+"""
+
+import importlib
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from tasks.core import errors
+from tasks.store.artifacts import Store
+from tasks.store.work import Work
+
+CHECKPOINT_SECONDS = 25.0
+POLL_SECONDS = 0.5
+logger = logging.getLogger(__name__)
+_running: set[Any] = set()
+_context = multiprocessing.get_context("forkserver")
+
+
+def warm_up() -> None:
+    """Start the server from which stages are forked, with the slow imports done once."""
+    _context.set_forkserver_preload(["tasks.store.preload"])
+    from multiprocessing import forkserver
+
+    forkserver.ensure_running()
+
+
+def run_in_child(
+    function: tuple[str, str],
+    arguments: dict[str, Any],
+    work: dict[str, Any],
+    watch: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Run `module.stage.compute` with a Work in a child; return its summary, or raise the error that it raised.
+
+    watch is called about twice a second while the child computes.
+    """
+    warm_up()
+    receiving, sending = _context.Pipe(duplex=False)
+    process = _context.Process(target=_child, args=(sending, function, arguments, work), daemon=False)
+    process.start()
+    sending.close()
+    _running.add(process)
+    try:
+        return _listen(process, receiving, watch, work["label"] or function[1])
+    finally:
+        process.join()
+        _running.discard(process)
+        process.close()
+
+
+def stop_all(signal_number: int = signal.SIGTERM, seconds: float = CHECKPOINT_SECONDS) -> None:
+    """Ask every stage that computes to write its checkpoint and end; end those that do not within the time."""
+    deadline = time.monotonic() + seconds
+    for process in list(_running):
+        if _alive(process):
+            os.kill(process.pid, signal_number)
+    while any(_alive(process) for process in list(_running)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for process in list(_running):
+        if _alive(process):
+            os.kill(process.pid, signal.SIGKILL)
+
+
+def _alive(process: Any) -> bool:
+    try:
+        return bool(process.is_alive())
+    except ValueError:  # closed by the thread that waited for it
+        return False
+
+
+def _listen(process: Any, receiving: Connection, watch: Callable[[], None], label: str) -> dict[str, Any]:
+    outcome: tuple | None = None
+    while outcome is None:
+        ready = wait([receiving, process.sentinel], timeout=POLL_SECONDS)
+        watch()
+        if receiving in ready:
+            try:
+                message = receiving.recv()
+            except EOFError:
+                break
+            if message[0] == "log":
+                logger.log(message[1], "%s: %s", label, message[2])
+            else:
+                outcome = message
+        elif ready:
+            break
+    process.join()
+    watch()
+    if outcome is None:
+        raise _death(process.exitcode, label)
+    if outcome[0] == "error":
+        raise _rebuild(*outcome[1:], label=label)
+    return outcome[1]
+
+
+def _death(exit_code: int, label: str) -> Exception:
+    if exit_code == -signal.SIGKILL:
+        return errors.EnvironmentFault(
+            f"{label}: its process was killed (signal 9), most often for lack of memory. Free memory or lower"
+            " tune.batch_size, then run the same command: finished stages are kept and tuning resumes."
+        )
+    if exit_code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        return errors.InterruptedRun(f"{label} was interrupted", exit_code - 128)
+    return errors.CrashError(f"{label}: its process ended with exit code {exit_code} and no result")
+
+
+def _rebuild(class_name: str, message: str, exit_code: int, trace: str, label: str) -> Exception:
+    kind = getattr(errors, class_name, None)
+    if kind is errors.InterruptedRun:
+        return errors.InterruptedRun(message, exit_code - 128)
+    if kind is not None:
+        return kind(message)
+    return errors.CrashError(f"{label} failed: {class_name}: {message}\n{trace}")
+
+
+class _ForwardLogs(logging.Handler):
+    def __init__(self, sending: Connection) -> None:
+        super().__init__(logging.INFO)
+        self.sending = sending
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.sending.send(("log", record.levelno, record.getMessage()))
+
+
+def _child(sending: Connection, function: tuple[str, str], arguments: dict[str, Any], spec: dict[str, Any]) -> None:
+    os.environ.update(spec.pop("environment", {}))
+    spec["store"] = Store(Path(spec["store"]))
+    work = Work(**spec)
+    _die_with_parent()
+    _install_signals(work)
+    project = logging.getLogger("tasks")
+    project.handlers, project.propagate = [_ForwardLogs(sending)], False
+    project.setLevel(logging.INFO)
+    try:
+        import torch
+
+        torch.set_num_threads(work.num_threads)
+        stage = getattr(importlib.import_module(function[0]), function[1])
+        sending.send(("done", stage.compute(work, **arguments)))
+    except BaseException as error:
+        sending.send(_describe(error))
+        sys.exit(getattr(error, "exit_code", 1))
+
+
+def _describe(error: BaseException) -> tuple:
+    name, message = type(error).__name__, str(error)
+    if isinstance(error, OSError):
+        # Disk full, permission, I/O: the user's machine, not our bug.
+        name = "EnvironmentFault"
+    elif isinstance(error, MemoryError) or name == "OutOfMemoryError":
+        name, message = "EnvironmentFault", f"out of memory ({message}); lower batch sizes or use a larger machine"
+    return ("error", name, message, getattr(error, "exit_code", 1), traceback.format_exc())
+
+
+def _die_with_parent() -> None:
+    """End this process as soon as the one that asked for it is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(137)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _install_signals(work: Work) -> None:
+    """First signal: stages that poll finish the step and checkpoint, others stop now. Second one: end at once."""
+
+    def handle(number: int, _frame: Any) -> None:
+        if work.stop_signal is not None and number == signal.SIGINT:
+            os._exit(128 + number)
+        work.stop_signal = number
+        if not work.polls_for_stop:
+            raise errors.InterruptedRun(f"{work.label} was interrupted", number)
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)

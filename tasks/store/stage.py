@@ -1,0 +1,216 @@
+"""The decorator that makes a function a stage: keyed, cached, computed in a child, tracked, one Prefect task."""
+
+import inspect
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.store.artifacts import Artifact, Ref, Store
+from tasks.store.keys import stage_key
+from tasks.store.resources import Resources, Share, usable_cores, visible_gpus
+from tasks.store.work import METRICS_FILE
+
+logger = logging.getLogger(__name__)
+
+
+class Runtime(BaseModel):
+    """What a stage needs to run but what never changes its result; no key sees it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store: str
+    run_id: str = "local"
+    cores_per_stage: int = 1
+    gpus_per_stage: int = 1
+    show_progress: bool = False
+
+
+class NoTracking:
+    """Where nobody watches: stages run, metrics stay beside the artifacts."""
+
+    def stage_started(self, stage: str, label: str, key: str) -> None:
+        """A stage begins to compute."""
+
+    def stage_metrics(self, stage: str, key: str, path: Path) -> None:
+        """New lines may be in the metrics file at `path`."""
+
+    def stage_finished(self, stage: str, label: str, artifact: Artifact, cached: bool) -> None:
+        """A stage has its artifact, computed or found."""
+
+
+@dataclass
+class Shared:
+    """What the stages of one run share inside this process."""
+
+    resources: Resources
+    tracking: Any = field(default_factory=NoTracking)
+    used: list[Ref] = field(default_factory=list)
+    computed: list[Ref] = field(default_factory=list)
+
+
+_shared: dict[str, Shared] = {}
+_shared_lock = threading.Lock()
+
+
+def shared(runtime: Runtime) -> Shared:
+    """What belongs to the runtime's run; made on first use."""
+    with _shared_lock:
+        if runtime.run_id not in _shared:
+            _shared[runtime.run_id] = Shared(Resources(usable_cores(), visible_gpus()))
+        return _shared[runtime.run_id]
+
+
+@contextmanager
+def sharing(runtime: Runtime, own: Shared) -> Iterator[Shared]:
+    """Let the stages of one run use `own` for the time of the block."""
+    with _shared_lock:
+        _shared[runtime.run_id] = own
+    try:
+        yield own
+    finally:
+        with _shared_lock:
+            _shared.pop(runtime.run_id, None)
+
+
+class Stage:
+    """One stage: `compute` is the plain function, `run` the cached one, `submit` the Prefect task."""
+
+    def __init__(
+        self, compute: Callable[..., dict], packages: Sequence[str], code: Sequence[str], cores: str, gpu: bool
+    ) -> None:
+        self.compute = compute
+        self.code = tuple(code)
+        self.name = compute.__name__
+        self.packages = tuple(packages)
+        self.cores = cores
+        self.gpu = gpu
+        self.__doc__ = compute.__doc__
+        self._task: Any = None
+
+    def key(self, **arguments: Any) -> tuple[str, dict]:
+        """Key of the artifact for these arguments, and what went into it. Defaults count as if they were written."""
+        bound = inspect.signature(self.compute).bind(None, **arguments)
+        bound.apply_defaults()
+        given = dict(list(bound.arguments.items())[1:])
+        return stage_key(self.name, self.compute.__module__, given, self.packages, ("tasks.core", *self.code))
+
+    def run(self, runtime: Runtime, label: str = "", **arguments: Any) -> Ref:
+        """The artifact, found or computed, without Prefect."""
+        return self._produce(runtime, label, arguments)[0]
+
+    def submit(self, runtime: Runtime, label: str = "", **arguments: Any) -> Any:
+        """A Prefect future of the artifact's reference; futures among the arguments are waited for."""
+        name = f"{self.name} · {label}" if label else self.name
+        return self.task.with_options(task_run_name=name).submit(runtime, label, **arguments)
+
+    @property
+    def task(self) -> Any:
+        """The Prefect task, made on first use so that stages can be imported without Prefect."""
+        if self._task is None:
+            from prefect import task
+            from prefect.cache_policies import NO_CACHE
+
+            def run_stage(runtime: Runtime, label: str, **arguments: Any) -> Any:
+                ref, cached = self._produce(runtime, label, arguments)
+                return _cached_state(ref) if cached else ref
+
+            decorate = task(name=self.name, description=self.__doc__, cache_policy=NO_CACHE, persist_result=False)
+            self._task = decorate(run_stage)
+        return self._task
+
+    def _produce(self, runtime: Runtime, label: str, arguments: dict[str, Any]) -> tuple[Ref, bool]:
+        store, own = Store(Path(runtime.store)), shared(runtime)
+        key, inputs = self.key(**arguments)
+        artifact, cached = store.find(self.name, key), True
+        if artifact is None:
+            with store.lock(self.name, key):
+                artifact = store.find(self.name, key)
+                if artifact is None:
+                    artifact, cached = self._compute(store, own, runtime, label, key, inputs, arguments), False
+        own.used.append(artifact.ref)
+        if not cached:
+            own.computed.append(artifact.ref)
+        own.tracking.stage_finished(self.name, label, artifact, cached)
+        return artifact.ref, cached
+
+    def _compute(
+        self, store: Store, own: Shared, runtime: Runtime, label: str, key: str, inputs: dict, arguments: dict
+    ) -> Artifact:
+        from tasks.store.child import run_in_child
+
+        own.tracking.stage_started(self.name, label, key)
+        cores = own.resources.cores if self.cores == "all" else runtime.cores_per_stage
+        gpus = runtime.gpus_per_stage if self.gpu else 0
+        scratch = store.work_folder(key)
+        with own.resources.take(cores, gpus) as share, store.publishing(self.name, key) as out:
+            work = self._work(store, runtime, label, out, scratch, share)
+            watch = lambda: own.tracking.stage_metrics(self.name, key, scratch / METRICS_FILE)  # noqa: E731
+            summary = run_in_child((self.compute.__module__, self.name), arguments, work, watch)
+            _keep_metrics(store, out, scratch)
+            artifact = store.publish(self.name, key, out, inputs, list(_parents(arguments)), summary)
+        shutil.rmtree(scratch, ignore_errors=True)
+        return artifact
+
+    def _work(
+        self, store: Store, runtime: Runtime, label: str, out: Path, scratch: Path, share: Share
+    ) -> dict[str, Any]:
+        return {
+            "out": out,
+            "scratch": scratch,
+            "store": str(store.root),
+            "label": f"{self.name} {label}".strip(),
+            "device": share.device,
+            "num_threads": share.cores,
+            "show_progress": runtime.show_progress,
+            "environment": share.environment() if share.gpus or not self.gpu else {"OMP_NUM_THREADS": str(share.cores)},
+        }
+
+
+def stage(
+    *, packages: Sequence[str], code: Sequence[str] = (), cores: str = "one", gpu: bool = False
+) -> Callable[[Callable], Stage]:
+    """Make a function `name(work, **arguments) -> summary` a stage.
+
+    packages: distributions whose version changes the result and so belongs to the key.
+    code: modules outside `tasks.core` whose source belongs to the key as well.
+    cores: "one" for the run's cores per stage, "all" for the whole machine.
+    gpu: whether the stage computes on a GPU where there is one.
+    """
+    return lambda compute: Stage(compute, packages, code, cores, gpu)
+
+
+def _keep_metrics(store: Store, out: Path, scratch: Path) -> None:
+    from tasks.store.work import Work
+
+    Work(out, scratch, store).keep_metrics()
+
+
+def _parents(value: Any) -> Iterable[Ref]:
+    """Every artifact reference among the arguments."""
+    if isinstance(value, Ref):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _parents(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _parents(part)
+
+
+def _cached_state(ref: Ref) -> Any:
+    from prefect.states import Completed
+
+    return Completed(name="Cached", message=f"found {ref.stage} {ref.key[:12]} in the store", data=ref)
+
+
+def default_root() -> Path:
+    """Folder of everything this project writes, unless settings say otherwise."""
+    return Path(os.environ.get("CRASH_HOME", ".crash")).absolute()

@@ -1,0 +1,87 @@
+"""What a stage sees while it computes: where to write, what to report, when to stop."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tasks.store.artifacts import Ref, Store
+
+Item = TypeVar("Item")
+METRICS_FILE = "metrics.jsonl"
+
+
+@dataclass
+class Work:
+    """One computation of one stage.
+
+    out: files written here become the artifact.
+    scratch: folder named by the stage's key that survives a kill; checkpoints live here.
+    device: "cpu", "cuda:0", or "auto" to spread one model over all visible GPUs.
+    """
+
+    out: Path
+    scratch: Path
+    store: Store
+    label: str = ""
+    device: str = "cpu"
+    num_threads: int = 1
+    show_progress: bool = False
+    stop_signal: int | None = None
+    polls_for_stop: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def open(self, ref: Ref) -> Path:
+        """Folder of a parent artifact, verified."""
+        return self.store.open(ref)
+
+    def metric(self, step: int | None = None, **values: float) -> None:
+        """Append values to the metrics file; whoever tracks the run reads it, so training never waits for a server."""
+        line = json.dumps({"time": round(time.time(), 3), "step": step, **values})
+        with open(self.scratch / METRICS_FILE, "a") as file:
+            file.write(line + "\n")
+
+    def progress(self, items: Iterable[Item], description: str = "", total: int | None = None) -> Iterator[Item]:
+        """Iterate with a progress bar; silent when standard error is not a terminal."""
+        from tqdm import tqdm
+
+        name = " ".join(part for part in (self.label, description) if part)
+        quiet = not (self.show_progress and sys.stderr.isatty())
+        yield from tqdm(items, desc=name, total=total, disable=quiet, leave=False, dynamic_ncols=True)
+
+    def stop_requested(self) -> bool:
+        """Whether SIGTERM or SIGINT was received. Once a stage asks, it promises to keep asking and to checkpoint."""
+        self.polls_for_stop = True
+        return self.stop_signal is not None
+
+    def keep_metrics(self) -> None:
+        """Copy the metrics beside the artifact; of a step that was repeated after a kill the last value counts."""
+        source = self.scratch / METRICS_FILE
+        if not source.exists():
+            return
+        latest: dict[tuple, dict] = {}
+        for number, entry in enumerate(read_metrics(source)):
+            step = entry.get("step")
+            place = (number,) if step is None else (step, *sorted(entry.keys() - {"time", "step"}))
+            latest[place] = entry
+        (self.out / METRICS_FILE).write_text("".join(json.dumps(entry) + "\n" for entry in latest.values()))
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """Entries of a metrics file; a last line cut short by a kill is passed over."""
+    if not path.exists():
+        return
+    for line in path.read_text().splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue
+
+
+def hostname() -> str:
+    """Name of this machine, for manifests."""
+    return os.uname().nodename

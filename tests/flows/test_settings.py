@@ -1,0 +1,114 @@
+"""Settings: what is refused, where the message points, and that the README lists them all."""
+
+from pathlib import Path
+
+import pytest
+
+from flows.reading import read_settings
+from flows.reference import updated
+from flows.settings import Settings
+from tasks.core.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "flows" / "demo" / "settings.toml"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "settings.toml"
+    path.write_text(text)
+    return path
+
+
+MINIMAL = '[model]\nname = "m"\n[task]\nname = "t"\n[plan]\nnum_kept = 6\n'
+
+
+def test_the_demo_settings_are_valid_and_find_their_folders():
+    settings = read_settings(DEMO)
+    assert settings.strategy == ("uniform", "crash")
+    assert Path(settings.model.name).is_dir()
+    assert Path(settings.task.data or "").is_dir()
+
+
+def test_unknown_key_names_file_line_key_and_the_meant_one(tmp_path):
+    path = write(tmp_path, MINIMAL + "[tune]\nlearnig_rate = 1e-4\n")
+    with pytest.raises(
+        InputError, match=r"settings\.toml:8: unknown setting tune\.learnig_rate.*Did you mean learning_rate"
+    ):
+        read_settings(path)
+
+
+def test_wrong_type_names_line_and_value(tmp_path):
+    path = write(tmp_path, MINIMAL.replace("6", '"six"'))
+    with pytest.raises(InputError, match=r"settings\.toml:6: plan\.num_kept: .*integer.*'six'"):
+        read_settings(path)
+
+
+def test_unknown_strategy_lists_the_choices(tmp_path):
+    path = write(tmp_path, 'strategy = "crsh"\n' + MINIMAL)
+    with pytest.raises(InputError, match="'crash', 'uniform' or 'fixed'"):
+        read_settings(path)
+
+
+def test_half_written_file_names_the_place(tmp_path):
+    path = write(tmp_path, MINIMAL + "[tune\n")
+    with pytest.raises(InputError, match=r"settings\.toml: not valid TOML: .*line 7"):
+        read_settings(path)
+
+
+def test_missing_file_and_missing_key(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        read_settings(tmp_path / "none.toml")
+    with pytest.raises(InputError, match=r"the setting plan is missing"):
+        read_settings(write(tmp_path, '[model]\nname = "m"\n[task]\nname = "t"\n'))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("plan.num_tuned=9", "num_tuned = 9 but num_kept = 6"),
+        ("plan.num_tuned=0", "greater than 0"),
+        ("tune.learning_rate=0", "greater than 0"),
+        ("tune.seeds=[]", "at least 1 item"),
+        ("tune.seeds=[1, 1]", "names a seed twice"),
+        ("strategy=fixed", "needs plan.kept and plan.tuned"),
+        ("tune.num_epochs=", "valid integer"),
+        ("tune", "write it as key=value"),
+    ],
+)
+def test_refused_change(tmp_path, change, message):
+    with pytest.raises(InputError, match=message):
+        read_settings(write(tmp_path, MINIMAL), [change])
+
+
+def test_epochs_and_steps_exclude_one_another(tmp_path):
+    with pytest.raises(InputError, match="not both"):
+        read_settings(write(tmp_path, MINIMAL), ["tune.num_epochs=1", "tune.num_steps=2"])
+
+
+def test_set_overrides_the_file(tmp_path):
+    settings = read_settings(
+        write(tmp_path, MINIMAL), ["tune.seeds=[3, 4]", "model.name=other", "full_tune.enabled=false"]
+    )
+    assert settings.tune.seeds == (3, 4)
+    assert settings.model.name == "other"
+    assert not settings.full_tune.enabled
+
+
+def test_every_setting_is_explained():
+    for name, group in Settings.model_fields.items():
+        assert group.description or hasattr(group.annotation, "model_fields"), name
+        for key, field in getattr(group.annotation, "model_fields", {}).items():
+            assert field.description, f"{name}.{key}"
+
+
+def test_the_readme_lists_the_settings_as_they_are():
+    text = (ROOT / "README.md").read_text()
+    assert updated(text) == text, "run `make readme`"
+
+
+def test_the_form_of_the_prefect_ui_has_names_bounds_and_descriptions():
+    schema = Settings.model_json_schema()
+    rate = schema["$defs"]["Tune"]["properties"]["learning_rate"]
+    assert rate["exclusiveMinimum"] == 0
+    assert rate["description"]
+    assert schema["$defs"]["PlanSettings"]["additionalProperties"] is False
