@@ -3,14 +3,13 @@
 `torch.load(weights_only=True)` builds tensors and containers only and refuses every other instruction.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from tasks.core.errors import InputError, RefusedError
 from tasks.store.model_folder import copy_companions, load_config
-from tasks.store.tensor_files import COPY_BYTES, write_tensors, write_text
+from tasks.store.tensor_files import COPY_BYTES, read_index, write_tensors, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,11 +78,7 @@ def _files(folder: Path) -> list[Path]:
         return [folder / SINGLE_FILE]
     if not (folder / INDEX_FILE).is_file():
         raise InputError(f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}")
-    names = sorted(set(json.loads((folder / INDEX_FILE).read_text())["weight_map"].values()))
-    for name in names:
-        if Path(name).name != name or not (folder / name).is_file():
-            raise InputError(f"{folder / INDEX_FILE} names {name!r}, which is not in that folder")
-    return [folder / name for name in names]
+    return [folder / name for name in sorted(set(read_index(folder / INDEX_FILE).values()))]
 
 
 def _load(file: Path) -> "dict[str, Tensor]":

@@ -71,19 +71,16 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
-            raise InputError(
-                f"{file} is no complete safetensors file: {size} bytes, header of {length}. Fetch it again"
-            )
+            raise InputError(f"{file} is cut short: {size} bytes with a header of {length} bytes. Fetch it again")
         text = stream.read(length)
     base = 8 + length
     try:
         header = json.loads(text)
         header.pop("__metadata__", None)
         tensors = {
-            name: StoredTensor(
-                entry["dtype"], tuple(entry["shape"]), file, *(base + at for at in entry["data_offsets"])
-            )
+            name: StoredTensor(entry["dtype"], tuple(entry["shape"]), file, base + start, base + end)
             for name, entry in header.items()
+            for start, end in [entry["data_offsets"]]
         }
         reach = max((tensor.end for tensor in tensors.values()), default=base)
         fits = reach == size and all(base <= tensor.start <= tensor.end for tensor in tensors.values())
@@ -99,20 +96,26 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     if (folder / SINGLE_FILE).is_file():
         return read_header(folder / SINGLE_FILE)
     if not (folder / INDEX_FILE).is_file():
-        pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
-        advice = (
-            "it holds pickled weights only: convert them with to_safetensors" if pickled else "is it a model folder?"
-        )
+        pickled = any(folder.glob("pytorch_model*.bin"))
+        advice = "it holds pickled weights only: convert them first" if pickled else "is it a model folder?"
         raise InputError(f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}; {advice}")
-    shards = json.loads((folder / INDEX_FILE).read_text())["weight_map"]
-    headers = {}
-    for name in sorted(set(shards.values())):
-        if Path(name).name != name or not (folder / name).is_file():
-            raise InputError(f"{folder / INDEX_FILE} names the shard {name!r}, which is not in that folder")
-        headers[name] = read_header(folder / name)
+    shards = read_index(folder / INDEX_FILE)
+    headers = {name: read_header(folder / name) for name in sorted(set(shards.values()))}
     if absent := sorted(tensor for tensor, shard in shards.items() if tensor not in headers[shard]):
         raise InputError(f"{folder}: {len(absent)} tensors are not in the shards their index names, first {absent[0]}")
     return {tensor: headers[shard][tensor] for tensor, shard in shards.items()}
+
+
+def read_index(file: Path) -> dict[str, str]:
+    """Tensor name to shard file name, every one of which lies beside the index."""
+    try:
+        shards = {str(tensor): str(name) for tensor, name in json.loads(file.read_text())["weight_map"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{file} is no index of weights ({type(error).__name__}). Fetch it again") from error
+    for name in set(shards.values()):
+        if Path(name).name != name or not (file.parent / name).is_file():
+            raise InputError(f"{file} names the shard {name!r}, which is not in that folder")
+    return shards
 
 
 def read_tensors(folder: Path, names: Iterable[str]) -> "dict[str, Tensor]":
