@@ -39,7 +39,7 @@ POSITION_NAMES = ("layer_idx", "layer_id", "layer_index", "layer_number", "block
 NOT_PER_BLOCK = ("architectures", "keys_to_ignore_at_inference", "attention_types")
 
 
-def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
+def text_config(config: Any) -> PreTrainedConfig:
     """The part of `config` that describes the language model (all of it, unless the model also sees or hears)."""
     return config.get_text_config(decoder=True)
 

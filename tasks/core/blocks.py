@@ -8,6 +8,7 @@ embeddings and caches are chosen by position in the config, so the config is rea
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -42,17 +43,18 @@ __all__ = [
     "with_layout",
 ]
 
+Model = TypeVar("Model", bound=nn.Module)
 Layout = Sequence[tuple[int, bool]]  # one (source, is_tuned) per position
 Memo = dict[int, object]  # id of an original -> what a structural copy holds in its place
 
 
-def with_layout(model: nn.Module, plan: Plan) -> nn.Module:
+def with_layout(model: Model, plan: Plan) -> Model:
     """The emulator of `plan` as a new model; `model` stays as it is. See `rearranged`."""
     _require_fit(model, plan)
     return rearranged(model, plan.layout)
 
 
-def rearranged(model: nn.Module, arrangement: Layout) -> nn.Module:
+def rearranged(model: Model, arrangement: Layout) -> Model:
     """A new model that runs block `arrangement[i][0]` of `model` at position i.
 
     Tuned positions own a copy of their tensors and are the only ones that require gradients. All else, frozen copies of
@@ -67,7 +69,7 @@ def rearranged(model: nn.Module, arrangement: Layout) -> nn.Module:
 
 
 @contextmanager
-def layout(model: nn.Module, plan: Plan) -> Iterator[nn.Module]:
+def layout(model: Model, plan: Plan) -> Iterator[Model]:
     """Within the context `model` itself is the emulator of `plan`; on leaving, however, it is exactly what it was.
 
     Tensors outside the blocks are untouched, their `requires_grad` too.
@@ -92,7 +94,7 @@ def layout(model: nn.Module, plan: Plan) -> Iterator[nn.Module]:
             vars(old).update(attributes)
 
 
-def plug_in(model: nn.Module, tuned_state: dict[str, Tensor], plan: Plan) -> nn.Module:
+def plug_in(model: Model, tuned_state: dict[str, Tensor], plan: Plan) -> Model:
     """The full model with the tuned tensors at their original positions, in its own number format and on its device.
 
     A new model: it shares every other tensor with `model`, which stays as it is. InputError if `tuned_state` is not

@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import InputError
 from tasks.store.tensor_files import flush
@@ -29,7 +29,7 @@ def load_model(folder: Path, *, dtype: "torch.dtype | str" = "auto", device: str
     """A causal language model from safetensors only, in evaluation mode. InputError if a weight is missing on disk."""
     from transformers import AutoModelForCausalLM
 
-    model, report = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=dtype,
         use_safetensors=True,
@@ -37,6 +37,7 @@ def load_model(folder: Path, *, dtype: "torch.dtype | str" = "auto", device: str
         local_files_only=True,
         output_loading_info=True,
     )
+    model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise InputError(f"{folder}: {len(missing)} weights of the model are not on disk, first {missing[0]}")
     return model.to(device).eval()

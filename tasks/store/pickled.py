@@ -39,7 +39,7 @@ class MemoryTensor:
     def write_to(self, target: BinaryIO) -> None:
         import torch
 
-        data = memoryview(self.tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        data = self.tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
         for start in range(0, len(data), COPY_BYTES):
             target.write(data[start : start + COPY_BYTES])
 

@@ -28,8 +28,11 @@ INDEX_FILE = "model.safetensors.index.json"
 class TensorSource(Protocol):
     """Anything whose bytes can be written into a safetensors file."""
 
-    dtype: str
-    shape: tuple[int, ...]
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
     @property
     def num_bytes(self) -> int: ...
@@ -125,7 +128,7 @@ def read_tensors(folder: Path, names: Iterable[str]) -> "dict[str, Tensor]":
     stored, wanted = stored_tensors(folder), list(names)
     if absent := sorted(set(wanted) - stored.keys()):
         raise InputError(f"{folder} has no tensor {', '.join(absent[:5])}; it has {', '.join(sorted(stored)[:5])}, ...")
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for file in sorted({stored[name].file for name in wanted}):
         with safe_open(file, framework="pt") as reader:
             tensors |= {name: reader.get_tensor(name) for name in wanted if stored[name].file == file}
@@ -146,7 +149,7 @@ def write_tensors(
     if len(shards) == 1:
         _write_file(shards[0], out / SINGLE_FILE)
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         _write_file(shard, out / name)

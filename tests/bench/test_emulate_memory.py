@@ -1,0 +1,97 @@
+"""Building an emulator from a 2 GB checkpoint: peak memory above what the process uses after its imports."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from tasks.core.plan import fixed_plan
+from tasks.store.tensor_files import stored_tensors, write_tensors
+
+LIMIT_MB = 600
+NUM_BLOCKS = 18
+CONFIG = LlamaConfig(
+    vocab_size=32000,
+    hidden_size=2048,
+    intermediate_size=5632,
+    num_hidden_layers=NUM_BLOCKS,
+    num_attention_heads=16,
+    tie_word_embeddings=False,
+    dtype="bfloat16",
+)
+PLAN = fixed_plan(NUM_BLOCKS, (0, 2, 4, 5, 8, 11, 13, 17), (0, 5, 11, 17), share="all")
+
+# Runs in a process of its own. Resetting the kernel's high-water mark separates the work from the imports.
+MEASURE = r"""
+import json, re, sys, time
+from pathlib import Path
+import torch, transformers
+from transformers.models.llama import modeling_llama
+from tasks.core import blocks
+from tasks.core.plan import Plan
+from tasks.store.weights import write_emulator
+
+def kilobytes(name):
+    return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+source, plan, out = Path(sys.argv[1]), Plan.from_json(sys.argv[2]), Path(sys.argv[3])
+Path("/proc/self/clear_refs").write_text("5")
+before, start = kilobytes("VmRSS"), time.perf_counter()
+write_emulator(source, plan, out)
+print(json.dumps({"before": before / 1024, "peak": kilobytes("VmHWM") / 1024, "seconds": time.perf_counter() - start}))
+"""
+
+
+@dataclass(frozen=True)
+class RandomTensor:
+    """Random bytes made while they are written."""
+
+    shape: tuple[int, ...]
+    dtype: str = "BF16"
+
+    @property
+    def num_bytes(self) -> int:
+        return 2 * torch.Size(self.shape).numel()
+
+    def write_to(self, target: BinaryIO) -> None:
+        for start in range(0, self.num_bytes, 1 << 20):
+            target.write(os.urandom(min(1 << 20, self.num_bytes - start)))
+
+
+def write_checkpoint(folder: Path) -> None:
+    """A sharded model of 2 GB, no more than a megabyte of which is ever in memory."""
+    with torch.device("meta"):
+        shapes = {name: tuple(t.shape) for name, t in AutoModelForCausalLM.from_config(CONFIG).state_dict().items()}
+    write_tensors([(name, RandomTensor(shape)) for name, shape in shapes.items()], folder, max_shard_bytes=500_000_000)
+    CONFIG.save_pretrained(folder)
+
+
+@pytest.mark.bench
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
+def test_building_an_emulator_needs_little_memory() -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        source, out = Path(scratch, "model"), Path(scratch, "emulator")
+        source.mkdir()
+        write_checkpoint(source)
+        size = sum(file.stat().st_size for file in source.glob("*.safetensors"))
+        command = [sys.executable, "-c", MEASURE, str(source), PLAN.to_json(), str(out)]
+        run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+        assert run.returncode == 0, run.stderr
+        seen = json.loads(run.stdout.splitlines()[-1])
+        above = seen["peak"] - seen["before"]
+        written = sum(tensor.num_bytes for tensor in stored_tensors(out).values())
+    print(
+        f"emulate: {size / 1e9:.2f} GB checkpoint, {written / 1e9:.2f} GB emulator in {seen['seconds']:.1f} s, "
+        f"peak {above:.0f} MB above {seen['before']:.0f} MB after imports (limit {LIMIT_MB} MB)"
+    )
+    assert size >= 2e9
+    assert written > 1e9
+    assert above < LIMIT_MB
