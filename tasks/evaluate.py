@@ -1,0 +1,87 @@
+"""Score one variant of a model: as it is, with tuned blocks plugged in, or its emulator before or after tuning."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from tasks.core.errors import InputError
+from tasks.store.artifacts import Ref
+from tasks.store.lm_tasks import TaskSource
+from tasks.store.models import ModelSource
+from tasks.store.stage import stage
+from tasks.store.work import Work
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SCORES_FILE = "scores.json"
+TUNED_FILE = "tuned.safetensors"
+PLAN_FILE = "plan.json"
+
+
+@stage(packages=("torch", "transformers", "tokenizers", "lm_eval", "datasets"), gpu=True)
+def evaluate(
+    work: Work,
+    model: ModelSource,
+    task: TaskSource,
+    emulator: Ref | None = None,
+    tuned: Ref | None = None,
+    *,
+    precision: str = "float32",
+    max_tokens: int = 8192,
+) -> dict[str, Any]:
+    """Zero-shot scores on the task's scored split, in `scores.json`.
+
+    emulator: score it instead of the full model. tuned: with these blocks, in the full model or in the emulator.
+    precision: number format of computing; max_tokens: padded tokens in one forward pass.
+    """
+    from tasks.store.models import load_tokenizer
+    from tasks.store.scoring import score
+
+    variant = load_variant(work, model, emulator, tuned, precision)
+    scores = score(
+        variant,
+        load_tokenizer(model),
+        task,
+        max_length=model.context,
+        max_tokens=max_tokens,
+        progress=work.progress,
+    )
+    (work.out / SCORES_FILE).write_text(json.dumps(vars(scores), indent=2) + "\n")
+    work.metric(None, **{scores.metric: scores.value})
+    return {
+        "metric": scores.metric,
+        "value": scores.value,
+        "stderr": scores.stderr,
+        "num_rows": scores.num_rows,
+        "higher_is_better": scores.higher_is_better,
+        **{name: value for name, value in scores.metrics.items() if name != scores.metric},
+    }
+
+
+def load_variant(
+    work: Work, model: ModelSource, emulator: Ref | None, tuned: Ref | None, precision: str
+) -> "PreTrainedModel":
+    """The model that is scored, in evaluation mode. InputError if tuned blocks do not fit what they are put into."""
+    from safetensors.torch import load_file
+
+    from tasks.core.blocks import load_tuned, plug_in
+    from tasks.core.plan import Plan
+    from tasks.store.models import load_model
+    from tasks.store.weights import load_emulator
+
+    if emulator is None:
+        variant = load_model(model, precision, work.device)
+    else:
+        variant = load_emulator(work.open(emulator), dtype=precision, device=work.device)
+    if tuned is None:
+        return variant.eval()
+    folder = work.open(tuned)
+    plan, state = Plan.from_json((folder / PLAN_FILE).read_text()), load_file(folder / TUNED_FILE)
+    if plan.num_blocks != model.num_blocks:
+        raise InputError(
+            f"the tuned blocks are of a model with {plan.num_blocks} blocks, {model.name} has {model.num_blocks}"
+        )
+    if emulator is None:
+        return plug_in(variant, state, plan).eval()
+    load_tuned(variant, state, plan)
+    return variant.eval()

@@ -1,0 +1,54 @@
+"""What a model and a task are together, checked before anything is computed: all that bad input can break later."""
+
+from pathlib import Path
+from typing import Any
+
+from tasks.core.errors import InputError
+from tasks.store.examples import load_examples
+from tasks.store.models import ModelSource, load_tokenizer
+from tasks.store.task_sources import Split, TaskSource
+
+SPLITS: tuple[Split, ...] = ("train", "validation", "scored")
+
+
+def check_inputs(model: ModelSource, task: TaskSource, support_split: str = "auto") -> dict[str, Any]:
+    """Facts about the rows, tokenised as they will be trained on and scored; loads the tokenizer, not the model.
+
+    support_split: train, validation, or auto for validation, which is never the scored split.
+
+    InputError for the first row that cannot be used and for a tokenizer that does not fit the model.
+    """
+    tokenizer = load_tokenizer(model)
+    facts: dict[str, Any] = {
+        "context": model.context,
+        "num_blocks": model.num_blocks,
+        "family": model.family,
+        "support_split": "validation" if support_split == "auto" else support_split,
+        "scored_split": task.scored,
+        "validation_from": "train" if task.validation_is_held_out else "validation",
+    }
+    largest = 0
+    for split in SPLITS:
+        examples = load_examples(task, split, tokenizer, model.context)
+        facts |= {
+            f"num_{split}_rows": examples.num_rows,
+            f"num_{split}_examples": len(examples.rows),
+            f"num_{split}_truncated": examples.num_truncated,
+            f"longest_{split}": max(row.num_tokens for row in examples.rows),
+        }
+        largest = max(largest, *(max((*row.prompt_ids, *row.answer_ids)) for row in examples.rows))
+    _require_vocabulary(model, largest)
+    return facts
+
+
+def _require_vocabulary(model: ModelSource, largest: int) -> None:
+    """InputError if the tokenizer knows tokens that the model has no embedding for."""
+    from tasks.store.model_files import read_config
+
+    config = read_config(Path(model.path))
+    size = (config.get("text_config") or {}).get("vocab_size", config.get("vocab_size"))
+    if isinstance(size, int) and largest >= size:
+        raise InputError(
+            f"{model.name}: its tokenizer gives token {largest}, its embedding has {size} rows (vocab_size in"
+            " config.json): the tokenizer is not this model's"
+        )

@@ -1,0 +1,102 @@
+"""The rows that an lm-eval definition names: local files as they are, a hub data set as a local copy, made once."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tasks.core.errors import EnvironmentFault, InputError
+from tasks.store import task_files
+from tasks.store.model_files import json_digest
+from tasks.store.task_sources import FEATURES_FILE
+
+SPLIT_KEYS = {"train": "training_split", "validation": "validation_split", "test": "test_split"}
+
+
+def definition_files(definition: Path, downloads: Path) -> dict[str, Path]:
+    """File of each split that the definition names. InputError if it names no training split."""
+    config = task_files.merged(definition)
+    names = {split: config[key] for split, key in SPLIT_KEYS.items() if config.get(key)}
+    if "train" not in names:
+        raise InputError(
+            f"task {config.get('task')!r} has no training split: its definition names only"
+            f" {', '.join(names.values()) or 'none'}. Give task.data = a folder with train and test files"
+        )
+    local = (config.get("dataset_kwargs") or {}).get("data_files")
+    if config.get("dataset_path") == "json" and isinstance(local, dict):
+        return {split: _beside(definition, local, name) for split, name in names.items()}
+    source = {key: config.get(key) for key in ("dataset_path", "dataset_name", "dataset_kwargs", "custom_dataset")}
+    folder = downloads / f"{config['task']}-{json_digest([source, names])[:16]}".replace("/", "_")
+    if not folder.is_dir():
+        _fetch(config, names, folder)
+    return {split: folder / f"{split}.jsonl" for split in names}
+
+
+def _beside(definition: Path, files: dict[str, Any], name: str) -> Path:
+    """A data file of a definition, whose path counts from the definition's folder."""
+    value = files.get(name)
+    if not isinstance(value, str):
+        raise InputError(f"{definition}: data_files names no single file for the split {name!r}")
+    path = (definition.parent / value).resolve()
+    if not path.is_file():
+        raise InputError(f"{definition}: the data file {value} of the split {name!r} does not exist")
+    return path
+
+
+def _fetch(config: dict[str, Any], names: dict[str, str], folder: Path) -> None:
+    """Copy the splits of a hub data set into `folder` as JSONL, complete or not at all."""
+    if config.get("custom_dataset"):
+        raise InputError(f"task {config['task']!r} makes its rows by code; give them as files: task.data = a folder")
+    data = _load(config)
+    if absent := [name for name in names.values() if name not in data]:
+        raise InputError(f"{config['dataset_path']} has no split {absent[0]!r}; it has {', '.join(data)}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
+    try:
+        for split, name in names.items():
+            with open(partial / f"{split}.jsonl", "w", encoding="utf-8") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in data[name])
+        # Names of classes and the like, which rows alone do not hold.
+        (partial / FEATURES_FILE).write_text(json.dumps(data[names["train"]].features.to_dict()))
+        os.replace(partial, folder)
+    except TypeError as error:
+        raise InputError(f"{config['dataset_path']} holds rows that are no text and numbers ({error})") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _load(config: dict[str, Any]) -> Any:
+    import datasets
+
+    datasets.disable_progress_bars()
+    path, name = config["dataset_path"], config.get("dataset_name")
+    # Releases of datasets from 4 on run no code of a data set and refuse to be told to.
+    options = {key: value for key, value in (config.get("dataset_kwargs") or {}).items() if key != "trust_remote_code"}
+    try:
+        _require_network(path)
+        return datasets.load_dataset(path, name, **options)
+    except datasets.exceptions.DatasetNotFoundError:
+        raise InputError(f"task {config['task']!r}: the hub has no public data set {path}") from None
+    except OSError as error:
+        raise EnvironmentFault(
+            f"task {config['task']!r}: the data hub cannot be reached for {path} ({type(error).__name__})."
+            " Give the rows as files (task.data = a folder with train.jsonl, validation.jsonl, test.jsonl), or set"
+            " HF_HUB_OFFLINE=1 where an earlier download is still in the hub's cache"
+        ) from None
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"task {config['task']!r}: {path} cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
+def _require_network(path: str) -> None:
+    """One request, so that a machine without network hears so at once: the loader itself retries for half a minute."""
+    import huggingface_hub
+
+    if not huggingface_hub.is_offline_mode() and not Path(path).exists():
+        try:
+            huggingface_hub.HfApi().dataset_info(path, timeout=10)
+        except huggingface_hub.errors.RepositoryNotFoundError:
+            return  # the loader knows more kinds of paths
+        except Exception as error:  # whichever client the hub's library uses, its errors are not OSErrors
+            raise ConnectionError(type(error).__name__) from None

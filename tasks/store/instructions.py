@@ -1,0 +1,46 @@
+"""Instruction rows (`instruction`, `input`, `output`) as prompts and answers."""
+
+from dataclasses import dataclass
+from typing import Any
+
+NEEDED = ("instruction", "output")
+
+
+@dataclass(frozen=True)
+class Template:
+    """Wording of a prompt with and without an input, and what stands between prompt and answer."""
+
+    with_input: str
+    without_input: str
+    delimiter: str
+
+    def render(self, fields: dict[str, Any]) -> tuple[str, str]:
+        """(prompt, answer) of one row."""
+        instruction, context = fields["instruction"].strip(), (fields.get("input") or "").strip()
+        wording = self.with_input if context else self.without_input
+        # Not str.format: a row may hold braces.
+        prompt = wording.replace("<instruction>", instruction).replace("<input>", context)
+        return prompt, self.delimiter + fields["output"].strip()
+
+
+TEMPLATES = {
+    "default": Template(
+        with_input="Instruction: <instruction>\nInput: <input>\nAnswer:",
+        without_input="Instruction: <instruction>\nAnswer:",
+        delimiter=" ",
+    ),
+    # Taori et al. 2023, Stanford Alpaca (https://github.com/tatsu-lab/stanford_alpaca), which the published code uses.
+    "reference": Template(
+        with_input=(
+            "Below is an instruction that describes a task, paired with an input that provides further context. "
+            "Write a response that appropriately completes the request.\n\n"
+            "### Instruction:\n<instruction>\n\n### Input:\n<input>\n\n### Response:"
+        ),
+        without_input=(
+            "Below is an instruction that describes a task. "
+            "Write a response that appropriately completes the request.\n\n"
+            "### Instruction:\n<instruction>\n\n### Response:"
+        ),
+        delimiter="",
+    ),
+}

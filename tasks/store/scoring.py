@@ -1,0 +1,167 @@
+"""Scores of a model on a task: lm-eval's own numbers for its tasks, perplexity for text and instructions."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tasks.core.errors import InputError
+from tasks.store.task_sources import TaskSource
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import ConfigurableTask
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# The first of these that a task has is its main metric (CRaSh reports `acc`, OFT word perplexity on WikiText).
+MAIN_METRICS = ("acc", "exact_match", "em", "word_perplexity", "perplexity", "f1")
+# Groups of rows in the jackknife of metrics that are no mean over rows.
+JACKKNIFE_GROUPS = 50
+
+Progress = Callable[..., Iterator[Any]]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Result of one scoring.
+
+    metric, value, stderr: the main metric and its standard error over rows (None where one row leaves none).
+    num_rows: rows scored; metrics: every metric of the task; per_row: the main metric of each row, in order, where it
+    is a mean over rows (else empty).
+    """
+
+    metric: str
+    value: float
+    stderr: float | None
+    num_rows: int
+    higher_is_better: bool
+    metrics: dict[str, float]
+    per_row: list[float] = field(default_factory=list)
+
+
+def score(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    task: TaskSource,
+    *,
+    max_length: int,
+    max_tokens: int = 8192,
+    progress: Progress | None = None,
+) -> Scores:
+    """Score a model, zero-shot, on the task's scored split.
+
+    max_length: tokens the model takes; max_tokens: padded tokens in one forward pass.
+    """
+    from tasks.store.language_model import language_model
+
+    scorer = language_model(model, tokenizer, max_length, max_tokens, progress or _silent)
+    if task.kind == "lm_eval":
+        return _score_lm_eval(scorer, task)
+    return _score_perplexity(scorer, tokenizer, task, max_length)
+
+
+def mean_with_error(values: Sequence[float]) -> tuple[float, float | None]:
+    """(mean, standard error of the mean); no error from a single value."""
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return mean, None
+    return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+
+
+def perplexity_with_error(losses: Sequence[float], weights: Sequence[float]) -> tuple[float, float | None]:
+    """exp(sum of losses / sum of weights) and its standard error over documents.
+
+    losses: negative log-likelihood of each document; weights: its number of tokens (or words).
+    The error is that of a ratio of two sums, carried through the exponential (delta method; Cochran, Sampling
+    Techniques, section 6.4).
+    """
+    total, n = sum(weights), len(losses)
+    rate = sum(losses) / total
+    value = math.exp(rate)
+    if n < 2:
+        return value, None
+    spread = sum((loss - rate * weight) ** 2 for loss, weight in zip(losses, weights, strict=True))
+    return value, value * math.sqrt(spread * n / (n - 1)) / total
+
+
+def jackknife_error(items: Sequence[Any], statistic: Callable[[list[Any]], float]) -> float | None:
+    """Standard error of any statistic: leave out one of at most 50 groups at a time (Efron and Stein 1981)."""
+    groups = min(JACKKNIFE_GROUPS, len(items))
+    if groups < 2:
+        return None
+    left = [statistic([item for at, item in enumerate(items) if at % groups != group]) for group in range(groups)]
+    mean = sum(left) / groups
+    return math.sqrt((groups - 1) / groups * sum((value - mean) ** 2 for value in left))
+
+
+def _score_lm_eval(scorer: Any, task: TaskSource) -> Scores:
+    import lm_eval
+
+    from tasks.store.harness import harness_task, without_bars
+
+    definition = harness_task(task, "scored")
+    # The error over rows is computed here: lm-eval has none for perplexity, and fails on a single row.
+    tasks = {"tasks": {task.name: definition}, "groups": {}}
+    with without_bars():
+        results = lm_eval.evaluate(lm=scorer, task_dict=tasks, bootstrap_iters=0, log_samples=True)
+    samples = results["samples"][task.name]
+    # A definition may read one output in several ways (filters); the first way counts.
+    samples = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
+    found = results["results"][task.name]
+    ending = f",{samples[0]['filter']}"
+    metrics = {
+        key.removesuffix(ending): float(value)
+        for key, value in found.items()
+        if key.endswith(ending) and "_stderr" not in key and isinstance(value, int | float)
+    }
+    main = _main_metric(task, metrics)
+    items = [sample[main] for sample in samples]
+    return Scores(
+        metric=main,
+        value=metrics[main],
+        stderr=_error(definition, main, items),
+        num_rows=len(samples),
+        higher_is_better=bool(definition.higher_is_better().get(main, not main.endswith("perplexity"))),
+        metrics=metrics,
+        per_row=[float(item) for item in items] if all(isinstance(item, int | float) for item in items) else [],
+    )
+
+
+def _main_metric(task: TaskSource, metrics: dict[str, float]) -> str:
+    if not metrics:
+        raise InputError(f"task {task.name!r} has no metric that is a number")
+    return next((name for name in MAIN_METRICS if name in metrics), next(iter(metrics)))
+
+
+def _error(definition: "ConfigurableTask", metric: str, items: list[Any]) -> float | None:
+    from lm_eval.api.metrics import mean, weighted_perplexity
+
+    aggregation = definition.aggregation().get(metric, mean)
+    if aggregation is mean:
+        return mean_with_error(items)[1]
+    if aggregation is weighted_perplexity:
+        return perplexity_with_error([-likelihood for likelihood, _ in items], [weight for _, weight in items])[1]
+    return jackknife_error(items, aggregation)
+
+
+def _score_perplexity(scorer: Any, tokenizer: "PreTrainedTokenizerBase", task: TaskSource, max_length: int) -> Scores:
+    """Perplexity per token of the answers (instructions) or documents (text)."""
+    from tasks.store.examples import load_examples
+
+    examples = load_examples(task, "scored", tokenizer, max_length)
+    requests = [(None, list(row.prompt_ids), list(row.answer_ids)) for row in examples.rows]
+    losses = [-likelihood for likelihood, _ in scorer.score_tokens(requests)]
+    # Windows of one document are not independent, so the error is over documents; a lone one has only its windows.
+    several = examples.num_rows > 1
+    documents: dict[int, tuple[float, int]] = {}
+    for at, (row, loss) in enumerate(zip(examples.rows, losses, strict=True)):
+        place = row.row if several else at
+        so_far = documents.get(place, (0.0, 0))
+        documents[place] = (so_far[0] + loss, so_far[1] + len(row.answer_ids))
+    totals, counts = zip(*documents.values(), strict=True)
+    value, stderr = perplexity_with_error(totals, counts)
+    metrics = {"perplexity": value, "loss": sum(totals) / sum(counts), "num_tokens": float(sum(counts))}
+    return Scores("perplexity", value, stderr, examples.num_rows, False, metrics)
+
+
+def _silent(items: Iterable[Any], **_: Any) -> Iterator[Any]:
+    yield from items

@@ -1,0 +1,204 @@
+"""A task as an input: what the model is tuned for and scored on, found, checked and identified by content."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.core.errors import InputError
+from tasks.store import task_files
+from tasks.store.digests import plain_digest
+from tasks.store.instructions import TEMPLATES
+from tasks.store.model_files import FileDigest, json_digest
+from tasks.store.rows import ROW_FILES, find_splits
+
+if TYPE_CHECKING:
+    from tasks.store.artifacts import Store
+
+Kind = Literal["lm_eval", "text", "instructions"]
+Split = Literal["train", "validation", "scored"]
+
+SUFFIXES: dict[str, tuple[str, ...]] = {
+    "lm_eval": (".jsonl", ".json"),
+    "text": (*ROW_FILES, ".txt"),
+    "instructions": ROW_FILES,
+}
+# Where a definition says which rows are used, and few-shot examples from them; files and zero shots replace it.
+DATA_KEYS = {
+    "dataset_path",
+    "dataset_name",
+    "dataset_kwargs",
+    "custom_dataset",
+    "training_split",
+    "validation_split",
+    "test_split",
+    "fewshot_split",
+    "fewshot_config",
+    "num_fewshot",
+}
+# Names and notes, which change nothing.
+NOTES = {"task", "task_alias", "tag", "group", "metadata"}
+
+
+LIMITS: dict[str, str] = {"train": "num_train", "validation": "num_validation", "scored": "num_test"}
+# The modules that turn rows into prompts and answers.
+WORDING = tuple(f"tasks.store.{name}" for name in ("examples", "harness", "instructions", "rows", "splits"))
+FEATURES_FILE = "features.json"
+
+
+class TaskSource(BaseModel):
+    """Rows of train, validation and test, and how they become prompts and answers.
+
+    files: the file of each split; yaml: the lm-eval definition; digest: of all that decides prompts, answers and
+    scores; num_*: use only the first rows of a split.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind
+    name: str
+    data: str | None = None
+    files: dict[str, str]
+    yaml: str | None = None
+    digest: str
+    template: str = "default"
+    num_train: int | None = None
+    num_validation: int | None = None
+    num_test: int | None = None
+
+    def cache_view(self) -> dict[str, Any]:
+        """What identifies the task in a key: content and limits, never where files lie."""
+        kept = ("kind", "name", "digest", "template", "num_train", "num_validation", "num_test")
+        return {key: getattr(self, key) for key in kept}
+
+    @property
+    def scored(self) -> str:
+        """The split that is scored: test, or validation where the task has no test labels (PIQA, HellaSwag)."""
+        return "test" if "test" in self.files else "validation"
+
+    @property
+    def validation_is_held_out(self) -> bool:
+        """Whether validation rows are taken from train: always where the validation split is scored, or missing."""
+        return self.scored == "validation" or "validation" not in self.files
+
+    @property
+    def single_file(self) -> bool:
+        """Whether one file holds all splits."""
+        return len(set(self.files.values())) == 1
+
+    def file(self, split: Split) -> str:
+        """The file that a split's rows come from."""
+        if split == "scored":
+            return self.files[self.scored]
+        return self.files["train" if self.validation_is_held_out else split]
+
+    def limit(self, split: Split) -> int | None:
+        """Number of rows to use of a split; None for all."""
+        return getattr(self, LIMITS[split])
+
+
+def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> TaskSource:
+    """Find a task, check that it can be trained and scored, and identify it by content; reads no rows.
+
+    settings: name; kind (lm_eval); data: folder with a file for each split, for text and instructions also one file,
+    and without it an lm-eval task is taken from the hub, once; template; num_train, num_validation, num_test.
+    store: remembers digests of files and keeps what comes from the hub.
+    InputError for anything that cannot be used, EnvironmentFault where the hub cannot be reached.
+    """
+    file_digest = store.digests if store else plain_digest
+    limits = {key: settings.get(key) for key in LIMITS.values()}
+    name, kind, data = settings["name"], settings.get("kind", "lm_eval"), settings.get("data")
+    template = settings.get("template", "default")
+    if kind not in SUFFIXES:
+        raise InputError(f"task.kind = {kind!r}: choose one of {', '.join(SUFFIXES)}")
+    _check_template(kind, template)
+    definition = None
+    if kind == "lm_eval":
+        definition = task_files.find_definition(name, Path(data) if data and Path(data).is_dir() else None)
+    files = _files(name, kind, data, definition, home(store) / "data")
+    _require_splits(name, files, data)
+    content: dict[str, Any] = {split: file_digest(path) for split, path in files.items()}
+    for path in {path.parent / FEATURES_FILE for path in files.values()}:
+        if path.is_file():
+            content["features"] = file_digest(path)
+    view = {"rows": content, "definition": _definition_view(definition, file_digest), "code": code_view()}
+    return TaskSource(
+        kind=kind,
+        name=name,
+        data=data,
+        files={split: str(path) for split, path in files.items()},
+        yaml=str(definition) if definition else None,
+        digest=json_digest(view),
+        template=template,
+        **limits,
+    )
+
+
+def home(store: "Store | None") -> Path:
+    """Where copies of inputs are kept: in the store, or where this project writes by default."""
+    from tasks.store.stage import default_root
+
+    return store.root if store else default_root()
+
+
+def code_view() -> str:
+    """Digest of the code that turns rows into token ids: another code trains on other ids."""
+    from tasks.store.keys import code_digest
+
+    return code_digest("tasks.store.examples", WORDING)
+
+
+def _check_template(kind: str, template: str) -> None:
+    if kind == "instructions" and template not in TEMPLATES:
+        raise InputError(f"task.template = {template!r}: choose one of {', '.join(TEMPLATES)}")
+    if kind != "instructions" and template != "default":
+        raise InputError(f"task.template = {template!r} is for instructions; a task of kind {kind} has its own wording")
+
+
+def _files(name: str, kind: str, data: str | None, definition: Path | None, downloads: Path) -> dict[str, Path]:
+    if data is None:
+        if definition is None:
+            raise InputError(f"task.data is missing: a task of kind {kind} needs a folder with train and test files")
+        from tasks.store.hub_data import definition_files
+
+        return definition_files(definition, downloads)
+    path = Path(data).expanduser().resolve()
+    if path.is_dir():
+        return find_splits(path, SUFFIXES[kind])
+    if not path.is_file():
+        raise InputError(f"task.data = {data!r}: there is no such folder or file")
+    if kind == "lm_eval" or path.suffix not in ROW_FILES:
+        raise InputError(f"task.data = {data!r} is one file: give a folder with train{path.suffix}, test{path.suffix}")
+    return dict.fromkeys(("train", "validation", "test"), path)
+
+
+def _require_splits(name: str, files: dict[str, Path], data: str | None) -> None:
+    folder = f"the folder {data}" if data else "the data"
+    if "train" not in files:
+        raise InputError(
+            f"task {name!r} has no training split: {folder} has only {', '.join(files)}."
+            " Give task.data = a folder with train, and test or validation, files"
+        )
+    if len(files) == 1:
+        raise InputError(f"task {name!r} has nothing to score: {folder} has a train file only; add a test file")
+
+
+def _definition_view(definition: Path | None, file_digest: FileDigest) -> dict[str, Any] | None:
+    """What of a definition decides prompts, answers and scores."""
+    if definition is None:
+        return None
+    from tasks.store.keys import package_version
+
+    config = {key: value for key, value in task_files.merged(definition).items() if key not in DATA_KEYS | NOTES}
+    code = {file.name: file_digest(file) for file in task_files.code_files(definition)}
+    return {"config": _plain(config), "code": code, "lm_eval": package_version("lm_eval")}
+
+
+def _plain(value: Any) -> Any:
+    """The value with text keys only, as JSON needs them."""
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
