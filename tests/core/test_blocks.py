@@ -133,6 +133,11 @@ def test_only_tuned_blocks_learn_and_copies_do_not_follow(model: PreTrainedModel
             assert torch.equal(ours, theirs) != is_tuned
 
 
+def test_tuned_blocks_learn_even_where_the_source_was_frozen(model: PreTrainedModel) -> None:
+    frozen = with_layout(model, SHARED).requires_grad_(False)
+    assert all(parameter.requires_grad for parameter in get_blocks(with_layout(frozen, full_plan(6))).parameters())
+
+
 def test_changing_the_number_format_keeps_ties_and_the_original(model: PreTrainedModel) -> None:
     emulator = with_layout(model, SHARED).to(torch.bfloat16)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
@@ -149,6 +154,7 @@ def test_the_context_manager_is_the_emulator_and_restores_exactly(model: PreTrai
     emulated = logits(with_layout(model, plan))
     with layout(model, plan) as same:
         assert same is model
+        model.config.set_inside = True
         assert torch.equal(logits(model), emulated)
         assert torch.equal(generated(model, use_cache=True), generated(model, use_cache=False))
     assert fingerprint(model) == before

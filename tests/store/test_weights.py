@@ -100,6 +100,17 @@ def test_what_is_in_the_folder(folder: Path, tmp_path: Path) -> None:
     assert Plan.from_json((tmp_path / "out" / "plan.json").read_text()) == SHARED
 
 
+def test_numbered_tensors_outside_the_blocks_stay(folder: Path, tmp_path: Path) -> None:
+    tensors = stored_tensors(folder)
+    others = ("heads.0.weight", "heads.5.weight", "model.layers.extra.0.weight", "model.layers_norm.3.weight")
+    tensors |= dict.fromkeys(others, tensors["model.norm.weight"])
+    (tmp_path / "more").mkdir()
+    write_tensors(list(tensors.items()), tmp_path / "more")
+    FAMILIES["llama"]().save_pretrained(tmp_path / "more")
+    write_emulator(tmp_path / "more", SHARED, tmp_path / "out")
+    assert set(others) <= stored_tensors(tmp_path / "out").keys()
+
+
 def test_bytes_are_verbatim_in_any_number_format(tmp_path: Path) -> None:
     """NaN payloads and infinities survive; the reader of the safetensors package agrees with ours."""
     model = tiny_model("llama").to(torch.bfloat16)
