@@ -1,23 +1,24 @@
 """Settings as the arguments of each stage: what a stage does not use is not passed, and so is not part of its key."""
 
+from dataclasses import replace
 from typing import Any
 
 from flows.settings import Settings
+from tasks.core.train_settings import TrainSettings
 
 
 class Arguments:
     """Arguments of the stages of one run, for a resolved precision and support split."""
 
-    def __init__(self, settings: Settings, precision: str, support_split: str) -> None:
+    def __init__(self, settings: Settings, precision: str) -> None:
         self._settings = settings
         self._precision = precision
-        self._split = support_split
 
     @property
     def capture(self) -> dict[str, Any]:
         """The support set and how it is pooled."""
         support = self._settings.support
-        return {**support.model_dump(exclude={"split"}), "split": self._split, "precision": self._precision}
+        return {**support.model_dump(), "precision": self._precision}
 
     @property
     def similarity(self) -> dict[str, Any]:
@@ -44,19 +45,19 @@ class Arguments:
 
     def tune(self, seed: int) -> dict[str, Any]:
         """How the emulator's tuned blocks are trained."""
-        chosen = self._settings.tune.model_dump(exclude={"seeds", "checkpoint_steps"})
-        if chosen["num_epochs"] is None and chosen["num_steps"] is None:
-            # The published length for models of about a billion parameters.
-            chosen["num_epochs"] = 5
-        return {"settings": {**chosen, "seed": seed}, "precision": self._precision}
+        return {"settings": self._train_settings(seed), "precision": self._precision}
 
     def full_tune(self, seed: int) -> dict[str, Any]:
         """How every block of the full model is trained."""
-        arguments = self.tune(seed)
-        rate = self._settings.full_tune.learning_rate
-        if rate is not None:
-            arguments["settings"]["learning_rate"] = rate
-        return arguments
+        rate = self._settings.full_tune.learning_rate or self._settings.tune.learning_rate
+        return {"settings": replace(self._train_settings(seed), learning_rate=rate), "precision": self._precision}
+
+    def _train_settings(self, seed: int) -> TrainSettings:
+        chosen = self._settings.tune.model_dump(exclude={"seeds"})
+        if chosen["num_epochs"] is None and chosen["num_steps"] is None:
+            # The published length for models of about a billion parameters.
+            chosen["num_epochs"] = 5
+        return TrainSettings(**chosen, seed=seed)
 
     @property
     def plug_in(self) -> dict[str, Any]:

@@ -8,24 +8,27 @@ from typing import Any
 
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
-from tasks.evaluate import evaluate
 from tasks.report import report
-from tasks.store.artifacts import Ref
 
 from flows.running import Run, started
 from flows.settings import Settings
 from tasks.capture import capture
 from tasks.cluster import cluster
 from tasks.emulate import emulate
+from tasks.evaluate import evaluate
 from tasks.plug_in import plug_in
 from tasks.similarity import similarity
+from tasks.store.artifacts import Ref
 from tasks.tune import tune
 
 # Threads only wait: for parents, for a free core or GPU, for the process that computes.
 WAITING_THREADS = 64
 
 
-@flow(name="crash", task_runner=ThreadPoolTaskRunner(max_workers=WAITING_THREADS), persist_result=False)
+RUNNER: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=WAITING_THREADS)
+
+
+@flow(name="crash", task_runner=RUNNER, persist_result=False)
 def crash(settings: Settings) -> Ref:
     """Build emulators, tune them, plug the tuned blocks into the full model, and report the five settings."""
     with started(settings, "crash") as run:

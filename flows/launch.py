@@ -5,11 +5,10 @@ import logging
 import time
 from pathlib import Path
 
-from tasks.store.artifacts import Ref, Store
-
 from flows.environment import check_prefect, prepare_environment
 from flows.settings import Settings
 from tasks.core.errors import CrashError
+from tasks.store.artifacts import Ref, Store
 
 
 def launch(settings: Settings) -> int:

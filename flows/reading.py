@@ -43,11 +43,12 @@ def _apply(values: dict[str, Any], change: str) -> None:
     except tomllib.TOMLDecodeError:
         value = text
     *tables, name = key.strip().split(".")
+    group: Any = values
     for table in tables:
-        values = values.setdefault(table, {})
-        if not isinstance(values, dict):
+        group = group.setdefault(table, {})
+        if not isinstance(group, dict):
             raise InputError(f"--set {change!r}: {table} is a value, not a table of settings")
-    values[name] = value
+    group[name] = value
 
 
 def _resolve_beside(values: dict[str, Any], folder: Path) -> None:

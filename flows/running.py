@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tasks.store.artifacts import Ref, Store
-
 from flows.arguments import Arguments
 from flows.settings import Settings
 from tasks.core.errors import InputError, InterruptedRun
+from tasks.store.artifacts import Ref, Store
 from tasks.store.child import stop_all, warm_up
 from tasks.store.precision import resolve_precision
 from tasks.store.resources import Resources, usable_cores, visible_gpus
@@ -29,10 +28,9 @@ class Inputs:
     """Model and task, resolved to contents and checked; nothing has been computed yet."""
 
     def __init__(self, settings: Settings) -> None:
-        from tasks.store.lm_tasks import resolve_task
-        from tasks.store.models import resolve_model
-
         from tasks.check import check
+        from tasks.store.models import resolve_model
+        from tasks.store.task_sources import resolve_task
 
         store = Store(settings.store_root)
         self.model = resolve_model(settings.model.name, settings.model.revision, store)
@@ -43,9 +41,7 @@ class Inputs:
             check_server(settings.place.mlflow)
         self.precision = resolve_precision(settings.model.precision)
         runtime = Runtime(store=str(settings.store_root), run_id="check")
-        self.checked = check.run(
-            runtime, "inputs", model=self.model, task=self.task, support_split=settings.support.split
-        )
+        self.checked = check.run(runtime, "inputs", model=self.model, task=self.task)
 
 
 def check_budget(settings: Settings, num_blocks: int) -> None:
@@ -84,7 +80,7 @@ class Run:
         self.runtime = runtime
         self.own = own
         facts = inputs.checked.summary
-        self.arguments = Arguments(settings, inputs.precision, str(facts["support_split"]))
+        self.arguments = Arguments(settings, inputs.precision)
         self.facts = {
             "model": settings.model.name,
             "task": settings.task.name,
@@ -122,9 +118,9 @@ class Run:
 def started(settings: Settings, flow_name: str) -> Iterator[Run]:
     """Resolve and check the inputs, then open records and tracking for the time of the block."""
     from prefect.runtime import flow_run
-    from tasks.store.gc import finish_run, record_run
 
     from flows.results import show_results
+    from tasks.store.gc import finish_run, record_run
 
     inputs = Inputs(settings)
     warm_up()

@@ -50,8 +50,8 @@ class Support(Group):
 
     num_rows: PositiveInt = 512
     """Number of examples."""
-    split: Literal["auto", "train", "validation"] = "auto"
-    """Where they come from; auto takes the validation split, which is never the scored one."""
+    split: Literal["train", "validation"] = "validation"
+    """Where they come from; the validation split is never the scored one: where a task scores it, 5% of train are."""
     part: Literal["prompt+answer", "prompt", "answer"] = "prompt+answer"
     """Which part of an example is run and pooled."""
     pooling: Literal["mean_weighted", "mean", "mean_all", "max", "max_nonpad", "min", "last"] = "mean_weighted"
@@ -115,6 +115,8 @@ class Tune(Group):
     """Learning rate after warm-up."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Decoupled weight decay."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay of the first and second moment."""
     clip_norm: PositiveFloat = 1.0
     """Largest norm of the gradient."""
     eval_steps: PositiveInt | None = None

@@ -1,19 +1,19 @@
 """Capture: run the support set through the full model once and pool every block's output."""
 
-from tasks.store.lm_tasks import TaskSource
 from tasks.store.models import ModelSource
-from tasks.store.stage import stage
+from tasks.store.stage import TEXT_CODE, stage
+from tasks.store.task_sources import Split, TaskSource
 from tasks.store.work import Work
 
 
-@stage(packages=("torch", "transformers", "tokenizers", "safetensors"), cores="all", gpu=True)
+@stage(packages=("torch", "transformers", "tokenizers", "lm_eval"), code=TEXT_CODE, cores="all", gpu=True)
 def capture(
     work: Work,
     model: ModelSource,
     task: TaskSource,
     *,
     num_rows: int,
-    split: str,
+    split: Split,
     part: str,
     pooling: str,
     final_norm: bool,
@@ -29,21 +29,19 @@ def capture(
     from safetensors.torch import save_file
 
     from tasks.core.capturing import capture_states
-    from tasks.store.lm_tasks import load_examples
+    from tasks.store.examples import load_examples
     from tasks.store.models import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(model)
     examples = load_examples(task, split, tokenizer, model.context, limit=num_rows, part=part)
-    network = load_model(model, precision=precision, device=work.device)
-    batches = lambda steps: work.progress(steps, "support rows")  # noqa: E731
     states = capture_states(
-        network,
-        examples.rows,
+        load_model(model, precision, work.device),
+        examples.rows[:num_rows],
         pooling=pooling,
-        final_norm=final_norm,
+        with_final_norm=final_norm,
         max_tokens=max_tokens,
-        pad_id=tokenizer.pad_token_id,
-        progress=batches,
+        pad_id=tokenizer.pad_token_id or 0,
+        progress=lambda batches: work.progress(batches, "batches"),
     )
     tensors = {"states": states.pooled, "last": states.last, "block_influence": states.block_influence}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, work.out / "states.safetensors")

@@ -1,21 +1,21 @@
 """Check: everything about model, task and data that can be refused is refused before anything is computed."""
 
-from tasks.store.lm_tasks import TaskSource
 from tasks.store.models import ModelSource
-from tasks.store.stage import stage
+from tasks.store.stage import TEXT_CODE, stage
+from tasks.store.task_sources import TaskSource
 from tasks.store.work import Work
 
 
-@stage(packages=("transformers", "tokenizers", "lm_eval", "datasets"))
-def check(work: Work, model: ModelSource, task: TaskSource, *, support_split: str) -> dict:
+@stage(packages=("transformers", "tokenizers", "lm_eval", "datasets"), code=(*TEXT_CODE, "tasks.store.checks"))
+def check(work: Work, model: ModelSource, task: TaskSource) -> dict:
     """Facts about the inputs: rows of each split, truncated prompts, the split that is scored.
 
     Errors: InputError for a model, task or data that cannot be used.
     """
     import json
 
-    from tasks.store.lm_tasks import check_inputs
+    from tasks.store.checks import check_inputs
 
-    facts = check_inputs(model, task, support_split=support_split)
+    facts = check_inputs(model, task)
     (work.out / "facts.json").write_text(json.dumps(facts, indent=2, sort_keys=True))
     return facts

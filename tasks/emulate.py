@@ -6,7 +6,10 @@ from tasks.store.stage import stage
 from tasks.store.work import Work
 
 
-@stage(packages=("transformers", "safetensors"), code=("tasks.store.weights",))
+@stage(
+    packages=("transformers", "safetensors"),
+    code=("tasks.store.weights", "tasks.store.tensor_files", "tasks.store.model_folder"),
+)
 def emulate(work: Work, model: ModelSource, plan: Ref) -> dict:
     """A Hugging Face folder with the kept blocks, each stored once, and `plan.json`, which says where they run.
 
@@ -18,5 +21,6 @@ def emulate(work: Work, model: ModelSource, plan: Ref) -> dict:
     from tasks.store.weights import write_emulator
 
     how = Plan.from_json((work.open(plan) / "plan.json").read_text())
-    facts = write_emulator(Path(model.path), how, work.out)
-    return {"num_kept": len(how.kept), "depth": len(how.layout), **(facts or {})}
+    write_emulator(Path(model.path), how, work.out)
+    num_bytes = sum(path.stat().st_size for path in work.out.glob("*.safetensors"))
+    return {"num_kept": len(how.kept), "depth": len(how.layout), "num_bytes": num_bytes}

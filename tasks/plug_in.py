@@ -23,7 +23,7 @@ def plug_in(work: Work, model: ModelSource, plan: Ref, tuned: Ref, *, export: bo
     from tasks.store.models import load_model, load_tokenizer
 
     how = Plan.from_json((work.open(plan) / "plan.json").read_text())
-    network = load_model(model, precision="stored", device="cpu")
+    network = load_model(model, "stored")
     state = admit(load_file(work.open(tuned) / "tuned.safetensors"), network, how)
     moved = distances(state, network, how)
     save_file(state, work.out / "tuned.safetensors")

@@ -17,10 +17,12 @@ def similarity(work: Work, states: Ref, *, estimator: str) -> dict:
     from tasks.core.cka import angular_distance, linear_cka, rbf_cka
 
     captured = load_file(work.open(states) / "states.safetensors")
+    states_of = captured["states"]
+    names = ["the embeddings", *(f"block {index}" for index in range(states_of.shape[0] - 1))]
     matrices = {
-        "linear_cka": linear_cka(captured["states"]),
-        "debiased_cka": linear_cka(captured["states"], debiased=True),
-        "rbf_cka": rbf_cka(captured["states"]),
+        "linear_cka": linear_cka(states_of, names=names),
+        "debiased_cka": linear_cka(states_of, debiased=True, names=names),
+        "rbf_cka": rbf_cka(states_of, names=names),
         "angular_distance": angular_distance(captured["last"]),
     }
     tensors = {name: matrix.float().contiguous() for name, matrix in matrices.items()}

@@ -1,14 +1,21 @@
 """Tune: train the tuned blocks inside the emulator, on data that never leaves its owner."""
 
-from tasks.core.errors import InputError
+from typing import TYPE_CHECKING
+
+from tasks.core.train_settings import TrainSettings
 from tasks.store.artifacts import Ref
-from tasks.store.lm_tasks import TaskSource
 from tasks.store.models import ModelSource
-from tasks.store.stage import stage
+from tasks.store.stage import TEXT_CODE, stage
+from tasks.store.task_sources import TaskSource
 from tasks.store.work import Work
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-@stage(packages=("torch", "transformers", "tokenizers", "accelerate", "safetensors"), gpu=True)
+    from tasks.core.plan import Plan
+
+
+@stage(packages=("torch", "transformers", "tokenizers", "accelerate", "lm_eval"), code=TEXT_CODE, gpu=True)
 def tune(
     work: Work,
     task: TaskSource,
@@ -16,12 +23,12 @@ def tune(
     *,
     emulator: Ref | None = None,
     model: ModelSource | None = None,
-    settings: dict,
+    settings: TrainSettings,
     precision: str,
 ) -> dict:
     """Train on the task's training split; the emulator, or with `model` every block of the full model.
 
-    settings: fields of `tasks.core.training.TrainSettings`. Writes `tuned.safetensors` (`"{block}.{parameter}"` to
+    Exactly one of emulator and model is given. Writes `tuned.safetensors` (`"{block}.{parameter}"` to
     float32) and `plan.json`, nothing else of the model. Errors: DivergedError when loss or gradient is not finite.
     """
     import shutil
@@ -30,24 +37,25 @@ def tune(
 
     from tasks.core.blocks import tuned_state
     from tasks.core.plan import Plan
-    from tasks.core.training import TrainSettings, train
+    from tasks.core.training import train
     from tasks.store.checkpoints import CheckpointFile
-    from tasks.store.lm_tasks import load_examples
+    from tasks.store.examples import load_examples
+    from tasks.store.models import load_tokenizer
 
     how = Plan.from_json((work.open(plan) / "plan.json").read_text())
-    network, tokenizer, context = _network(work, emulator, model, how, precision)
-    chosen = TrainSettings(**settings)
-    rows = load_examples(task, "train", tokenizer, context)
-    validation = load_examples(task, "validation", tokenizer, context) if chosen.eval_steps else None
+    network, source = _network(work, emulator, model, how, precision)
+    tokenizer = load_tokenizer(source)
+    rows = load_examples(task, "train", tokenizer, source.context)
+    validation = load_examples(task, "validation", tokenizer, source.context) if settings.eval_steps else None
     result = train(
         network,
         how,
         rows.rows,
         validation.rows if validation else [],
-        chosen,
+        settings,
         device=work.device,
         precision=precision,
-        pad_id=tokenizer.pad_token_id,
+        pad_id=tokenizer.pad_token_id or 0,
         checkpoint=CheckpointFile(work.scratch / "checkpoint.safetensors"),
         on_metrics=lambda step, values: work.metric(step, **values),
         should_stop=work.stop_requested,
@@ -59,16 +67,19 @@ def tune(
     return {**result.summary(), "num_rows": len(rows.rows), "num_truncated": rows.num_truncated}
 
 
-def _network(work: Work, emulator: Ref | None, model: ModelSource | None, plan, precision: str):
-    """The network to train, its tokenizer and its longest context."""
+def _network(
+    work: Work, emulator: Ref | None, model: ModelSource | None, plan: "Plan", precision: str
+) -> "tuple[PreTrainedModel, ModelSource]":
+    """The network to train, and where its tokenizer and longest context are found."""
     from tasks.core.blocks import with_layout
-    from tasks.store.models import context_of, load_model, load_tokenizer, tokenizer_of
+    from tasks.store.models import load_model, resolve_model
     from tasks.store.weights import load_emulator
 
+    assert (emulator is None) != (model is None), "tune trains an emulator or a model"
+    # Narrow training keeps tuned tensors wide: they are taken from the stored values, not from rounded ones.
+    dtype = "auto" if precision == "bfloat16" else precision
     if emulator is not None:
         folder = work.open(emulator)
-        network = load_emulator(folder, precision=precision)
-        return network, tokenizer_of(folder), context_of(folder)
-    if model is None:
-        raise InputError("tune needs an emulator or a model")
-    return with_layout(load_model(model, precision=precision), plan), load_tokenizer(model), model.context
+        return load_emulator(folder, dtype=dtype), resolve_model(str(folder), store=work.store)
+    assert model is not None
+    return with_layout(load_model(model, "stored" if dtype == "auto" else dtype), plan), model

@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 Model = TypeVar("Model", bound=nn.Module)
-Layout = Sequence[tuple[int, bool]]  # one (source, is_tuned) per position
+Arrangement = Sequence[tuple[int, bool]]  # one (source, is_tuned) per position
 Memo = dict[int, object]  # id of an original -> what a structural copy holds in its place
 
 
@@ -54,7 +54,7 @@ def with_layout(model: Model, plan: Plan) -> Model:
     return rearranged(model, plan.layout)
 
 
-def rearranged(model: Model, arrangement: Layout) -> Model:
+def rearranged(model: Model, arrangement: Arrangement) -> Model:
     """A new model that runs block `arrangement[i][0]` of `model` at position i.
 
     Tuned positions own a copy of their tensors and are the only ones that require gradients. All else, frozen copies of
@@ -94,6 +94,7 @@ def layout(model: Model, plan: Plan) -> Iterator[Model]:
             vars(old).update(attributes)
 
 
+@torch.no_grad()
 def plug_in(model: Model, tuned_state: dict[str, Tensor], plan: Plan) -> Model:
     """The full model with the tuned tensors at their original positions, in its own number format and on its device.
 
@@ -133,7 +134,7 @@ def load_tuned(emulator: nn.Module, state: dict[str, Tensor], plan: Plan) -> Non
         module.get_parameter(name).copy_(tensor)
 
 
-def _arrange(blocks: nn.ModuleList, arrangement: Layout, memo: Memo) -> nn.ModuleList:
+def _arrange(blocks: nn.ModuleList, arrangement: Arrangement, memo: Memo) -> nn.ModuleList:
     """New block objects for every position, over the tensors that `memo` names, or over own tensors where tuned."""
     tensors = {id(tensor) for tensor in [*blocks.parameters(), *blocks.buffers()]}
     own = {key: value for key, value in memo.items() if key not in tensors}
@@ -155,7 +156,7 @@ def _aliases(model: nn.Module) -> Memo:
     return parameters | {id(tensor): tensor for tensor in model.buffers()}
 
 
-def _rearranged_configs(model: nn.Module, arrangement: Layout) -> list[tuple]:
+def _rearranged_configs(model: nn.Module, arrangement: Arrangement) -> list[tuple]:
     """(config, its rearranged copy) for every config object in `model` that describes the blocks."""
     sources = [source for source, _ in arrangement]
     family = text_config(model.config).model_type

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from tasks.core.batching import Example, collate, token_batches
-from tasks.core.blocks import capture_blocks
-from tasks.core.blocks import final_norm as find_final_norm
+from tasks.core.blocks import capture_blocks, final_norm, get_blocks
 from tasks.core.cka import BlockInfluence
 from tasks.core.errors import InputError
 from tasks.core.pooling import pool
@@ -32,40 +31,55 @@ def capture_states(
     model: torch.nn.Module,
     examples: Sequence[Example],
     *,
-    pooling: str,
-    final_norm: bool,
-    max_tokens: int,
-    pad_id: int,
+    pooling: str = "mean_weighted",
+    with_final_norm: bool = False,
+    max_tokens: int = 4096,
+    pad_id: int = 0,
     progress: Callable[[list], Iterable] = iter,
 ) -> States:
     """Run the examples in length-sorted batches of at most `max_tokens` padded tokens; reductions in float32.
 
-    No language-model head is run and nothing behind the last block. Raises InputError naming the first state that
-    is not finite. Source: CRaSh, EMNLP 2023, section 3.1.
+    No language-model head is run, nothing behind the last block, and no more than two full states are alive at a time.
+    with_final_norm: take the last state after the model's final norm, as the published code does. Raises InputError
+    naming the first state that is not finite. Source: CRaSh, EMNLP 2023, section 3.1.
     """
     model.eval()
     device = next(model.parameters()).device
-    norm = find_final_norm(model) if final_norm else None
-    pooled: list[list[Tensor]] = []
-    last: list[list[Tensor]] = []
-    order: list[int] = []
+    norm = final_norm(model) if with_final_norm else None
     influence = BlockInfluence()
-    batches = token_batches(examples, max_tokens)
-    for indices in progress(list(batches)):
+    pooled, last, order = [], [], []
+    for indices in progress(list(token_batches(examples, max_tokens))):
         batch = collate([examples[index] for index in indices], pad_id).to(device)
-        with capture_blocks(model) as run:
-            states = run(batch.input_ids, batch.attention_mask)
-        influence.update(states, batch.attention_mask)
-        if norm is not None:
-            states[-1] = norm(states[-1])
-        pooled.append([pool(state, batch.attention_mask, pooling).cpu() for state in states])
-        last.append([pool(state, batch.attention_mask, "last").cpu() for state in states])
+        reduce = _Reduce(batch.attention_mask, pooling, influence, norm, len(get_blocks(model)))
+        with capture_blocks(model, reduce) as run:
+            pairs = run(batch.input_ids, batch.attention_mask)
+        pooled.append([pair[0] for pair in pairs])
+        last.append([pair[1] for pair in pairs])
         order.extend(indices)
     back = torch.tensor(order).argsort()
     stacked = _stack(pooled)[:, back]
     _check_finite(stacked)
-    num_tokens = sum(len(example.prompt_ids) + len(example.answer_ids) for example in examples)
+    num_tokens = sum(example.num_tokens for example in examples)
     return States(stacked, _stack(last)[:, back], influence.result(), num_tokens)
+
+
+class _Reduce:
+    """Turns each full state [B, T, d] into (pooled, last) [B, d] as soon as it exists."""
+
+    def __init__(
+        self, mask: Tensor, pooling: str, influence: BlockInfluence, norm: torch.nn.Module | None, num_blocks: int
+    ) -> None:
+        self.mask, self.pooling, self.influence = mask, pooling, influence
+        self.norm, self.num_blocks = norm, num_blocks
+        self.before: Tensor | None = None
+
+    def __call__(self, index: int, state: Tensor) -> tuple[Tensor, Tensor]:
+        if self.before is not None:
+            self.influence.update(index - 1, self.before, state, self.mask)
+        self.before = state
+        if self.norm is not None and index == self.num_blocks:
+            state = self.norm(state)
+        return pool(state, self.mask, self.pooling).cpu(), pool(state, self.mask, "last").cpu()
 
 
 def _stack(batches: list[list[Tensor]]) -> Tensor:

@@ -103,7 +103,7 @@ def _listen(process: Any, receiving: Connection, watch: Callable[[], None], labe
     if outcome is None:
         raise _death(process.exitcode, label)
     if outcome[0] == "error":
-        raise _rebuild(*outcome[1:], label=label)
+        raise _rebuild(label, *outcome[1:])
     return outcome[1]
 
 
@@ -118,7 +118,7 @@ def _death(exit_code: int, label: str) -> Exception:
     return errors.CrashError(f"{label}: its process ended with exit code {exit_code} and no result")
 
 
-def _rebuild(class_name: str, message: str, exit_code: int, trace: str, label: str) -> Exception:
+def _rebuild(label: str, class_name: str, message: str, exit_code: int, trace: str) -> Exception:
     kind = getattr(errors, class_name, None)
     if kind is errors.InterruptedRun:
         return errors.InterruptedRun(message, exit_code - 128)

@@ -5,12 +5,14 @@ text.
 """
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks.core.errors import InputError
+from tasks.store import task_files
 from tasks.store.model_files import read_json
 from tasks.store.rows import Row
 from tasks.store.splits import split_rows
@@ -100,9 +102,12 @@ def _build(source: TaskSource, split: Split, rows: list[Row]) -> "ConfigurableTa
     except InputError:
         raise
     except Exception as error:  # the definition's own code ran on the rows; its text may quote them
+        place = f"{source.file(split)}, row {rows[0].number}"
+        if field := _field_read(source, error):
+            raise InputError(f"{place}: it lacks the field {field!r}, which task {source.name!r} reads") from None
         raise InputError(
-            f"{source.file(split)}: task {source.name!r} cannot read its rows, the first is row {rows[0].number}"
-            f" ({type(error).__name__}); its definition is {source.yaml}"
+            f"{place}: task {source.name!r} cannot read it ({type(error).__name__}), nor perhaps the rows after it;"
+            f" its definition is {source.yaml}"
         ) from None
 
 
@@ -150,17 +155,21 @@ def _require_fields(source: TaskSource, split: Split, rows: list[Row]) -> None:
             try:
                 task = _build(source, split, [alone])
                 _answer(task, task.eval_docs[0])
-            except InputError:
-                raise InputError(
-                    f"{source.file(split)}, row {row.number}: it lacks the field"
-                    f" {', '.join(repr(key) for key in sorted(lacking))}, which task {source.name!r} reads"
-                ) from None
-            except Exception as error:
-                raise InputError(
-                    f"{source.file(split)}, row {row.number}: it lacks the field"
-                    f" {', '.join(repr(key) for key in sorted(lacking))}, and task {source.name!r} cannot read it"
-                    f" ({type(error).__name__})"
-                ) from None
+            except Exception:
+                names = ", ".join(repr(key) for key in sorted(lacking))
+                place = f"{source.file(split)}, row {row.number}"
+                raise InputError(f"{place}: it lacks the field {names}, which task {source.name!r} reads") from None
+
+
+def _field_read(source: TaskSource, error: Exception) -> str | None:
+    """The field that the error misses, if it is one that the definition or its code names (else it may be data)."""
+    found = re.match(r"'(\w+)' is undefined$|'(\w+)'$", str(error))
+    if found is None or source.yaml is None:
+        return None
+    name = found[1] or found[2]
+    definition = str(task_files.merged(Path(source.yaml)))
+    texts = [definition, *(file.read_text() for file in task_files.code_files(Path(source.yaml)))]
+    return name if any(re.search(rf"\b{name}\b", text) for text in texts) else None
 
 
 def _answer(task: "ConfigurableTask", doc: dict[str, Any]) -> tuple[str | None, str]:

@@ -29,6 +29,7 @@ def load_model(folder: Path, *, dtype: "torch.dtype | str" = "auto", device: str
     """A causal language model from safetensors only, in evaluation mode. InputError if a weight is missing on disk."""
     from transformers import AutoModelForCausalLM
 
+    quiet_transformers()
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=dtype,
@@ -54,6 +55,14 @@ def load_config(folder: Path) -> "PreTrainedConfig":
     # A reference to code on the hub would outlive the copy and ask the reader to run it.
     vars(config).pop("auto_map", None)
     return config
+
+
+def quiet_transformers() -> None:
+    """No progress bars and no advice while loading: what matters is checked and raised here."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def copy_companions(folder: Path, out: Path) -> None:

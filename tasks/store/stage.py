@@ -19,6 +19,14 @@ from tasks.store.resources import Resources, Share, usable_cores, visible_gpus
 from tasks.store.work import METRICS_FILE
 
 logger = logging.getLogger(__name__)
+# Modules that decide which tokens are trained on and scored.
+TEXT_CODE = (
+    "tasks.store.examples",
+    "tasks.store.harness",
+    "tasks.store.instructions",
+    "tasks.store.splits",
+    "tasks.store.rows",
+)
 
 
 class Runtime(BaseModel):

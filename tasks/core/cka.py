@@ -1,0 +1,126 @@
+"""How alike are the representations of two blocks?
+
+Sources: linear and RBF CKA: Kornblith et al. 2019 (arXiv 1905.00414); debiased: Nguyen et al. 2021 (2010.15327), after
+the unbiased HSIC of Song et al. 2012; angular distance: Gromov et al. 2024 (2403.17887); block influence: ShortGPT
+(2403.03853).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from tasks.core.errors import InputError
+
+# The unbiased estimator divides by n (n - 3).
+MIN_ROWS = 4
+
+
+def linear_cka(states: Tensor, debiased: bool = False, names: Sequence[str] | None = None) -> Tensor:
+    """Linear CKA of every two representations, [N, N], diagonal 1.
+
+    states: [N, n, d], row r of every state from the same example. The biased estimator is
+    ||Yc' Xc||_F^2 / (||Xc' Xc||_F ||Yc' Yc||_F) with centred columns; with n < d it is far from 0 for independent
+    representations, which the debiased one is not. Costs N Gram matrices [n, n] and one product [N, n^2][n^2, N].
+    names: what to call each state in errors. Raises InputError for n <= 3, a constant state, NaN or infinity.
+    """
+    return _cka(states, _linear_gram, debiased, names)
+
+
+def rbf_cka(states: Tensor, debiased: bool = False, names: Sequence[str] | None = None) -> Tensor:
+    """CKA with a Gaussian kernel whose bandwidth is each state's median distance between two rows, [N, N].
+
+    states: [N, n, d]. Errors as `linear_cka`.
+    """
+    return _cka(states, _rbf_gram, debiased, names)
+
+
+def angular_distance(states: Tensor) -> Tensor:
+    """Mean over rows of arccos(cosine of the two states) / pi, [N, N], zero on the diagonal.
+
+    states: [N, n, d], the state of each example's last token.
+    """
+    unit = torch.nn.functional.normalize(states.float(), dim=-1).transpose(0, 1)  # [n, N, d]
+    # Chords instead of cosines: arccos loses all digits near 1, where neighbouring blocks are.
+    chord = torch.cdist(unit.double(), unit.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    return (2 * torch.asin((chord / 2).clamp(max=1.0)) / math.pi).mean(dim=0).float()
+
+
+class BlockInfluence:
+    """Streaming mean over tokens of 1 - cos(input, output) for each block (ShortGPT, equation 1)."""
+
+    def __init__(self) -> None:
+        self._sums: dict[int, float] = {}
+        self._counts: dict[int, int] = {}
+
+    def update(self, block: int, inputs: Tensor, outputs: Tensor, mask: Tensor) -> None:
+        """Add the real tokens of one batch. inputs, outputs: [B, T, d]; mask: [B, T]."""
+        real = mask.bool()
+        cosine = torch.nn.functional.cosine_similarity(inputs.float(), outputs.float(), dim=-1)
+        self._sums[block] = self._sums.get(block, 0.0) + float((1 - cosine)[real].double().sum())
+        self._counts[block] = self._counts.get(block, 0) + int(real.sum())
+
+    def result(self) -> Tensor:
+        """[N] float32; larger means the block changes its input more."""
+        return torch.tensor([self._sums[block] / self._counts[block] for block in sorted(self._sums)])
+
+
+def _cka(states: Tensor, gram: Callable[[Tensor], Tensor], debiased: bool, names: Sequence[str] | None) -> Tensor:
+    if states.ndim != 3:
+        raise InputError(f"states must be [states, rows, width]; the shape is {list(states.shape)}")
+    num_states, num_rows, _ = states.shape
+    if num_rows < MIN_ROWS:
+        raise InputError(f"{num_rows} rows are too few to compare representations; give at least {MIN_ROWS}")
+    centre = _u_centred if debiased else _centred
+    flat = torch.empty(num_states, num_rows * num_rows, dtype=torch.float64, device=states.device)
+    for index, state in enumerate(states):
+        name = names[index] if names else f"block {index}"
+        kernel = centre(gram(_prepared(state, name)).double()).flatten()
+        flat[index] = kernel / _norm(kernel, name)
+    similarity = flat @ flat.T
+    similarity.fill_diagonal_(1.0)
+    return similarity.to(states.dtype if states.dtype == torch.float64 else torch.float32)
+
+
+def _prepared(state: Tensor, name: str) -> Tensor:
+    """The state with centred columns, scaled to size 1 so that no product over- or underflows."""
+    if not state.isfinite().all():
+        raise InputError(f"the representation of {name} holds NaN or infinite values")
+    state = state if state.dtype == torch.float64 else state.float()
+    centred = state - state.mean(dim=0)
+    size = centred.abs().max()
+    # Rounding leaves a few units in the last place where every row is the same.
+    if size <= 8 * torch.finfo(state.dtype).eps * state.abs().max():
+        raise InputError(f"the representation of {name} is the same for every row, so nothing can be compared with it")
+    return centred / size
+
+
+def _norm(kernel: Tensor, name: str) -> Tensor:
+    norm = kernel.norm()
+    if not norm > 0:
+        raise InputError(f"the representation of {name} has no variation between rows, so nothing can be compared")
+    return norm
+
+
+def _linear_gram(state: Tensor) -> Tensor:
+    return state @ state.T
+
+
+def _rbf_gram(state: Tensor) -> Tensor:
+    square = torch.cdist(state.double(), state.double()).square()
+    median = square[torch.ones_like(square).triu(1).bool()].median()
+    return torch.exp(-square / (2 * median.clamp(min=torch.finfo(torch.float64).tiny)))
+
+
+def _centred(gram: Tensor) -> Tensor:
+    return gram - gram.mean(dim=0, keepdim=True) - gram.mean(dim=1, keepdim=True) + gram.mean()
+
+
+def _u_centred(gram: Tensor) -> Tensor:
+    """U-centring: the inner product of two such matrices is n (n - 3) times the unbiased HSIC."""
+    n = gram.shape[0]
+    hollow = gram.clone().fill_diagonal_(0.0)
+    rows = hollow.sum(dim=1) / (n - 2)
+    total = hollow.sum() / ((n - 1) * (n - 2))
+    return (hollow - rows.unsqueeze(0) - rows.unsqueeze(1) + total).fill_diagonal_(0.0)

@@ -1,0 +1,118 @@
+"""Cut a stack of blocks into runs of adjacent, similar blocks."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from tasks.core.errors import InputError
+
+LINKAGES = ("boundary", "average", "complete", "optimal")
+Clusters = list[list[int]]
+
+
+def adjacent_clusters(cka: Any, num_clusters: int, linkage: str = "boundary") -> Clusters:
+    """K runs of adjacent blocks from an N x N similarity matrix (larger is more alike).
+
+    boundary: merge across the boundary whose two blocks are most alike, the leftmost on a tie (CRaSh, section 3.2);
+    average, complete: merge the adjacent clusters with the largest mean or smallest-member similarity; optimal: the
+    segmentation with the largest mean similarity within clusters, by dynamic programming, O(N^2 K).
+    Raises InputError for a matrix that is not square, symmetric and finite, or an impossible number of clusters.
+    """
+    matrix = _checked(cka)
+    num_blocks = len(matrix)
+    if linkage not in LINKAGES:
+        raise InputError(f"linkage = {linkage!r}; choose from {', '.join(LINKAGES)}")
+    if not 1 <= num_clusters <= num_blocks:
+        raise InputError(f"num_clusters = {num_clusters}: make between 1 and {num_blocks}, the number of blocks")
+    if linkage == "boundary":
+        return _cut(num_blocks, _weakest_boundaries(adjacent_similarity(matrix), num_clusters - 1))
+    if linkage == "optimal":
+        return _optimal(matrix, num_clusters)
+    score = np.mean if linkage == "average" else np.min
+    return _merge_greedily(matrix, num_clusters, lambda left, right: float(score(matrix[np.ix_(left, right)])))
+
+
+def adjacent_similarity(cka: Any) -> np.ndarray:
+    """[N-1] similarities a_i of blocks i and i+1."""
+    return np.diagonal(_checked(cka), offset=1).copy()
+
+
+def dendrogram(cka: Any) -> np.ndarray:
+    """scipy's linkage matrix [N-1, 4] of the boundary merges, the most alike boundary first; heights are 1 - a_i.
+
+    Only adjacent clusters merge, so leaves stay in order and heights never fall: what is drawn is what is cut.
+    """
+    similarity = adjacent_similarity(cka)
+    name = list(range(len(similarity) + 1))  # which scipy cluster holds block i now
+    size = dict.fromkeys(name, 1)
+    rows = []
+    for step, boundary in enumerate(np.argsort(-similarity, kind="stable")):
+        left, right = name[boundary], name[boundary + 1]
+        new = len(similarity) + 1 + step
+        size[new] = size[left] + size[right]
+        rows.append([left, right, max(0.0, 1.0 - similarity[boundary]), size[new]])
+        name = [new if current in (left, right) else current for current in name]
+    return np.array(rows, dtype=float).reshape(-1, 4)
+
+
+def _weakest_boundaries(similarity: np.ndarray, count: int) -> list[int]:
+    """The boundaries that survive merging: the least alike, of equal ones the rightmost (the leftmost merges first)."""
+    by_merge_order = np.argsort(-similarity, kind="stable")
+    return sorted(by_merge_order[len(similarity) - count :].tolist())
+
+
+def _cut(num_blocks: int, boundaries: Sequence[int]) -> Clusters:
+    edges = [0, *(boundary + 1 for boundary in boundaries), num_blocks]
+    return [list(range(begin, end)) for begin, end in pairwise(edges)]
+
+
+def _merge_greedily(matrix: np.ndarray, num_clusters: int, score: Callable[[list[int], list[int]], float]) -> Clusters:
+    clusters: Clusters = [[index] for index in range(len(matrix))]
+    while len(clusters) > num_clusters:
+        scores = [score(left, right) for left, right in pairwise(clusters)]
+        best = int(np.argmax(scores))
+        clusters[best : best + 2] = [clusters[best] + clusters[best + 1]]
+    return clusters
+
+
+def _optimal(matrix: np.ndarray, num_clusters: int) -> Clusters:
+    """Maximise the sum over clusters of (size x mean similarity of all its ordered pairs)."""
+    num_blocks = len(matrix)
+    value = _segment_values(matrix)
+    best = np.full((num_clusters + 1, num_blocks + 1), -np.inf)
+    begin = np.zeros((num_clusters + 1, num_blocks + 1), dtype=int)
+    best[0, 0] = 0.0
+    for count in range(1, num_clusters + 1):
+        for end in range(count, num_blocks + 1):
+            totals = best[count - 1, :end] + value[:end, end]
+            begin[count, end] = int(np.argmax(totals))
+            best[count, end] = totals[begin[count, end]]
+    edges = [num_blocks]
+    for count in range(num_clusters, 0, -1):
+        edges.append(begin[count, edges[-1]])
+    return _cut(num_blocks, [int(edge) - 1 for edge in reversed(edges[1:-1])])
+
+
+def _segment_values(matrix: np.ndarray) -> np.ndarray:
+    """[N+1, N+1]: size x mean similarity of blocks begin..end-1, from a two-dimensional prefix sum."""
+    num_blocks = len(matrix)
+    prefix = np.zeros((num_blocks + 1, num_blocks + 1))
+    prefix[1:, 1:] = matrix.cumsum(0).cumsum(1)
+    begin, end = np.meshgrid(range(num_blocks + 1), range(num_blocks + 1), indexing="ij")
+    total = prefix[end, end] - prefix[begin, end] - prefix[end, begin] + prefix[begin, begin]
+    size = np.maximum(end - begin, 1)
+    return np.where(end > begin, total / size, -np.inf)
+
+
+def _checked(cka: Any) -> np.ndarray:
+    matrix = np.asarray(cka.detach().cpu() if hasattr(cka, "detach") else cka, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not len(matrix):
+        raise InputError(f"the similarity matrix must be square, one row a block; its shape is {matrix.shape}")
+    if not np.isfinite(matrix).all():
+        block = int(np.argmax(~np.isfinite(matrix).all(axis=1)))
+        raise InputError(f"the similarity of block {block} is not finite; check its captured states")
+    if not np.allclose(matrix, matrix.T, atol=1e-4):
+        raise InputError("the similarity matrix must be symmetric")
+    return matrix

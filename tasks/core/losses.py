@@ -1,0 +1,40 @@
+"""Loss on answers, with logits at answer positions only."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from tasks.core.batching import IGNORED, Batch
+from tasks.core.blocks import base_model_and_head
+
+
+class AnswerLoss:
+    """Cross-entropy of answer tokens given all before them: equal to the Hugging Face loss, at a fraction of its cost.
+
+    With a vocabulary of 50,000 and four answer tokens in rows of 192 the head and the softmax are 98% of the logits
+    that nobody reads.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._base, self._head = base_model_and_head(model)
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, int]:
+        """Sum of the negative log-likelihoods in nats, and the number of answer tokens."""
+        hidden = self._base(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+        ).last_hidden_state
+        targets = batch.labels[:, 1:]
+        answered = targets != IGNORED
+        logits = self._head(hidden[:, :-1][answered])
+        return nn.functional.cross_entropy(logits.float(), targets[answered], reduction="sum"), int(answered.sum())
+
+
+@torch.no_grad()
+def mean_loss(loss: Callable[[Batch], tuple[Tensor, int]], batches: list[Batch]) -> float:
+    """Mean negative log-likelihood over all answer tokens, in nats."""
+    total, count = 0.0, 0
+    for batch in batches:
+        summed, tokens = loss(batch)
+        total, count = total + float(summed), count + tokens
+    return total / max(count, 1)

@@ -1,0 +1,46 @@
+"""How tuning is done; no torch here, so that settings can be read without it."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tasks.core.errors import InputError
+
+SCHEDULES = ("cosine", "linear", "constant")
+# What says how often progress is saved, not what is computed.
+NOT_CONTENT = ("checkpoint_steps",)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """One tuning. Give num_steps or num_epochs; batch_size in rows, max_tokens in padded tokens of a forward pass.
+
+    eval_steps: steps between validations, whose best state is kept; None keeps the last state.
+    """
+
+    learning_rate: float
+    num_steps: int | None = None
+    num_epochs: int | None = None
+    batch_size: int = 32
+    max_tokens: int = 8192
+    warmup_steps: int = 0
+    schedule: str = "cosine"
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_norm: float = 1.0
+    eval_steps: int | None = None
+    checkpoint_steps: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.num_steps is None) == (self.num_epochs is None):
+            raise InputError("tune: give either num_steps or num_epochs")
+        if self.schedule not in SCHEDULES:
+            raise InputError(f"tune.schedule = {self.schedule!r}; choose from {', '.join(SCHEDULES)}")
+        for name in ("learning_rate", "num_steps", "num_epochs", "batch_size", "clip_norm", "eval_steps"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"tune.{name} = {value}; it must be larger than 0")
+
+    def cache_view(self) -> dict[str, Any]:
+        """What decides the result."""
+        return {name: value for name, value in asdict(self).items() if name not in NOT_CONTENT}

@@ -1,0 +1,45 @@
+"""Files that survive a power cut, and folders that hold nothing but plain files."""
+
+import os
+import stat
+from pathlib import Path
+
+
+def write_flushed(path: Path, content: bytes) -> None:
+    """Write a file and have the disk confirm it."""
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Have the disk confirm a file's content or a folder's entries."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def flush_tree(folder: Path) -> None:
+    """Flush every file and folder under `folder`, and itself."""
+    for parent, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            flush(Path(parent) / name)
+        flush(Path(parent))
+
+
+def list_files(folder: Path) -> list[str]:
+    """Relative names of all files under `folder`. Raises ValueError at anything that is neither a file nor a folder."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            path = Path(parent) / name
+            mode = os.lstat(path).st_mode
+            if stat.S_ISREG(mode):
+                found.append(str(path.relative_to(folder)))
+            elif not stat.S_ISDIR(mode):
+                raise ValueError(f"{path.relative_to(folder)} is neither a file nor a folder")
+    return sorted(found)

@@ -1,0 +1,178 @@
+"""Records of runs, and the removal of what no recent run refers to."""
+
+import json
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import Timeout
+
+from tasks.store.artifacts import Ref, Store
+from tasks.store.locks import key_lock
+
+DAY_SECONDS = 86_400
+
+
+@dataclass
+class RunRecord:
+    """One run: when, what for, how it ended, and which artifacts it used."""
+
+    run_id: str
+    flow: str
+    name: str
+    started: str
+    host: str
+    pid: int
+    process_started: str
+    state: str = "running"
+    finished: str | None = None
+    mlflow_run_id: str | None = None
+    computed: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    refs: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Removed:
+    """Something that was, or would be, removed."""
+
+    what: str
+    num_bytes: int
+
+
+def record_run(store: Store, run_id: str, flow: str, name: str, settings: dict[str, Any]) -> None:
+    """Note that a run begins."""
+    record = RunRecord(
+        run_id, flow, name, _now(), os.uname().nodename, os.getpid(), _process_start(os.getpid()), settings=settings
+    )
+    _write(store, record)
+
+
+def finish_run(
+    store: Store, run_id: str, state: str, used: list[Ref], mlflow_run_id: str | None, computed: int
+) -> None:
+    """Note how a run ended and which artifacts it used."""
+    record = _read(_path(store, run_id))
+    if record is None:
+        return
+    record.state, record.finished, record.mlflow_run_id, record.computed = state, _now(), mlflow_run_id, computed
+    record.refs = sorted({(ref.stage, ref.key) for ref in used})
+    _write(store, record)
+
+
+def list_runs(store: Store) -> list[RunRecord]:
+    """All runs, newest first; one that claims to run though its process is gone has `crashed`."""
+    found = [record for path in (store.root / "runs").glob("*.json") if (record := _read(path))]
+    for record in found:
+        if record.state == "running" and not _alive(record):
+            record.state = "crashed"
+    return sorted(found, key=lambda record: record.started, reverse=True)
+
+
+def collect(store: Store, days: float, dry_run: bool = False) -> list[Removed]:
+    """Remove artifacts that no run of the last `days` days refers to, and what dead processes left behind.
+
+    Nothing that a running run may still want is touched: while one runs, artifacts younger than it stay, and a key
+    that is being computed is locked.
+    """
+    since = time.time() - days * DAY_SECONDS
+    runs = list_runs(store)
+    kept = {ref for record in runs if _seconds(record.started) >= since for ref in map(tuple, record.refs)}
+    running = [_seconds(record.started) for record in runs if record.state == "running"]
+    oldest_wanted = min([since, *running])
+    removed = []
+    for folder in sorted((store.root / "artifacts").glob("*/*")):
+        stage, key = folder.parent.name, folder.name
+        if (stage, key) not in kept and folder.stat().st_mtime < oldest_wanted:
+            removed += _remove_locked(store, stage, key, folder, dry_run)
+    return removed + _remove_leftovers(store, since, bool(running), dry_run)
+
+
+def _remove_locked(store: Store, stage: str, key: str, folder: Path, dry_run: bool) -> list[Removed]:
+    try:
+        with key_lock(store.root / "locks", stage, key, blocking=False):
+            return _remove(folder, f"{stage} {key[:12]}", dry_run, store.root / "tmp")
+    except Timeout:
+        return []
+
+
+def _remove_leftovers(store: Store, since: float, any_running: bool, dry_run: bool) -> list[Removed]:
+    removed, trash = [], store.root / "tmp"
+    for folder in sorted((store.root / "quarantine").glob("*")):
+        if folder.lstat().st_mtime < since:
+            removed += _remove(folder, f"quarantine {folder.name[:24]}", dry_run, trash)
+    for folder in sorted((store.root / "tmp").glob("*-*")):
+        if not Path(f"/proc/{folder.name.partition('-')[0]}").exists():
+            removed += _remove(folder, f"temporary {folder.name[:24]}", dry_run, trash)
+    if not any_running:
+        for folder in sorted((store.root / "work").glob("*")):
+            if folder.stat().st_mtime < since:
+                removed += _remove(folder, f"checkpoint {folder.name[:12]}", dry_run, trash)
+    return removed
+
+
+def _remove(folder: Path, what: str, dry_run: bool, store_tmp: Path) -> list[Removed]:
+    if folder.is_symlink() or folder.is_file():
+        size = folder.lstat().st_size
+        if not dry_run:
+            folder.unlink()
+        return [Removed(what, size)]
+    size = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+    if not dry_run:
+        # Renamed first: an artifact is complete or absent at every moment.
+        waste = store_tmp / f"{os.getpid()}-gc-{time.time_ns()}"
+        waste.parent.mkdir(exist_ok=True)
+        os.rename(folder, waste)
+        shutil.rmtree(waste)
+    return [Removed(what, size)]
+
+
+def _path(store: Store, run_id: str) -> Path:
+    return store.root / "runs" / f"{run_id}.json"
+
+
+def _read(path: Path) -> RunRecord | None:
+    try:
+        values = json.loads(path.read_text())
+        values["refs"] = [tuple(ref) for ref in values["refs"]]
+        return RunRecord(**values)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(store: Store, record: RunRecord) -> None:
+    path = _path(store, record.run_id)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(asdict(record), indent=1))
+        os.replace(temporary, path)
+    except OSError:
+        # A read-only store still serves hits; the record is a convenience.
+        return
+
+
+def _alive(record: RunRecord) -> bool:
+    if record.host != os.uname().nodename:
+        return True
+    return _process_start(record.pid) == record.process_started != ""
+
+
+def _process_start(pid: int) -> str:
+    """Start time of a process in clock ticks since boot: tells a process from a later one of the same number."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _seconds(moment: str) -> float:
+    return datetime.fromisoformat(moment).timestamp()

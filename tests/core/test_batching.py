@@ -1,0 +1,66 @@
+"""Batches: nothing is lost, nothing is padded more than it must be, order is a function of seed and step."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.core.batching import (
+    IGNORED,
+    Example,
+    collate,
+    epoch_order,
+    steps_per_epoch,
+    token_batches,
+    training_batch,
+    truncate,
+)
+from tasks.core.errors import InputError
+
+
+def example(prompt: int, answer: int, row: int = 0) -> Example:
+    return Example(tuple(range(1, prompt + 1)), tuple(range(100, 100 + answer)), row)
+
+
+def test_collate_by_hand():
+    batch = collate([example(2, 1, row=7), example(1, 3, row=9)], pad_id=0)
+    assert batch.input_ids.tolist() == [[1, 2, 100, 0], [1, 100, 101, 102]]
+    assert batch.attention_mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    assert batch.labels.tolist() == [[IGNORED, IGNORED, 100, IGNORED], [IGNORED, 100, 101, 102]]
+    assert batch.rows == (7, 9)
+
+
+@given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 5)), min_size=1, max_size=60), st.integers(8, 200))
+def test_every_row_once_and_within_the_bound(sizes, max_tokens):
+    examples = [example(*size) for size in sizes]
+    batches = list(token_batches(examples, max_tokens))
+    assert sorted(index for batch in batches for index in batch) == list(range(len(examples)))
+    for batch in batches:
+        padded = len(batch) * max(examples[index].num_tokens for index in batch)
+        assert padded <= max_tokens or len(batch) == 1
+
+
+def test_truncation_cuts_the_left_of_the_prompt_only():
+    cut = truncate(example(5, 2), 4)
+    assert cut.prompt_ids == (4, 5)
+    assert cut.answer_ids == (100, 101)
+    assert truncate(example(2, 2), 4) == example(2, 2)
+
+
+def test_an_answer_longer_than_the_context_names_its_row():
+    with pytest.raises(InputError, match="row 12: its answer has 5 tokens, the context only 4"):
+        truncate(example(3, 5, row=12), 4)
+
+
+@given(st.integers(1, 50), st.integers(1, 20), st.integers(0, 5))
+def test_each_epoch_has_every_row_once(num_rows, batch_size, seed):
+    per_epoch = steps_per_epoch(num_rows, batch_size)
+    for epoch in range(2):
+        steps = range(epoch * per_epoch, (epoch + 1) * per_epoch)
+        rows = [row for step in steps for row in training_batch(num_rows, batch_size, seed, step)]
+        assert sorted(rows) == list(range(num_rows))
+        assert rows == epoch_order(num_rows, seed, epoch)
+
+
+def test_order_depends_on_seed_and_epoch():
+    orders = {tuple(epoch_order(40, seed, epoch)) for seed in range(3) for epoch in range(3)}
+    assert len(orders) == 9
