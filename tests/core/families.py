@@ -1,6 +1,7 @@
 """Tiny random models of many families: 6 blocks of width 32, with different kinds of blocks where a family has them."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -78,3 +79,16 @@ def tiny_model(family: str, seed: int = 0) -> PreTrainedModel:
 def token_ids(num_rows: int = 2, length: int = 12, seed: int = 1) -> torch.Tensor:
     """Random token ids [num_rows, length] without the special tokens."""
     return torch.randint(3, VOCABULARY, (num_rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def cached_logits(model: PreTrainedModel) -> torch.Tensor:
+    """[2, 12, vocabulary] of `token_ids()` after a pass with the cache, checked against one without."""
+    with_cache = model(token_ids()).logits
+    assert torch.equal(with_cache, model(token_ids(), use_cache=False).logits)
+    return with_cache
+
+
+def load_plain(folder: Path) -> PreTrainedModel:
+    """A saved model as anybody loads it, without this project."""
+    return AutoModelForCausalLM.from_pretrained(folder).eval()

@@ -13,8 +13,8 @@ from tasks.core.blocks import get_blocks, layout, plug_in, tuned_state, with_lay
 from tasks.core.plan import Plan, fixed_plan, full_plan
 from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model, token_ids
 
-# Neighbours of different kinds are removed, tuned and frozen blocks are both repeated.
-KEPT, TUNED = (0, 2, 3, 5), (0, 3)
+# Kept blocks are of both kinds, tuned and frozen ones are repeated, and a repetition changes its position's kind.
+KEPT, TUNED = (0, 1, 3, 4), (0, 3)
 REMOVED = fixed_plan(NUM_BLOCKS, KEPT, TUNED, share=None)
 SHARED = fixed_plan(NUM_BLOCKS, KEPT, TUNED, share="all")
 EVERYTHING = [full_plan(NUM_BLOCKS), fixed_plan(NUM_BLOCKS, tuple(range(NUM_BLOCKS)), (1, 4), share="all")]
