@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from tasks.core.errors import InputError
+
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
     from torch import Tensor
@@ -68,6 +70,12 @@ def _quiet_class() -> type:
 
         def score_tokens(self, requests: list[Request]) -> list[tuple[float, bool]]:
             """(log-likelihood, whether greedy decoding gives it) of each request's last ids, in order."""
+            longest = max((len(scored) for _, _, scored in requests), default=0)
+            if longest > self.max_length:
+                raise InputError(
+                    f"an answer of {longest} tokens does not fit into the {self.max_length} that the model takes;"
+                    " leave its row out, or take a model with a longer context"
+                )
             # Requests that differ in their last token only share one forward pass.
             shared: dict[tuple[int, ...], list[int]] = {}
             for at, (_, before, scored) in enumerate(requests):
