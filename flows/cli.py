@@ -2,7 +2,6 @@
 service), 5 training diverged, 130/143 signals, 1 our bug."""
 
 import argparse
-import logging
 import signal
 import sys
 from pathlib import Path
@@ -17,7 +16,6 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit with its code."""
     options = parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminate)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
         code = options.run(options) or 0
     except CrashError as error:

@@ -34,11 +34,12 @@ def evaluate(
     emulator: score it instead of the full model. tuned: with these blocks, in the full model or in the emulator.
     precision: number format of computing; max_tokens: padded tokens in one forward pass.
     """
+    from tasks.core.scoring import Scores
     from tasks.store.models import load_tokenizer
     from tasks.store.scoring import score
 
     variant = load_variant(work, model, emulator, tuned, precision)
-    scores = score(
+    scores: Scores = score(
         variant,
         load_tokenizer(model),
         task,
@@ -66,13 +67,16 @@ def load_variant(
 
     from tasks.core.blocks import load_tuned, plug_in
     from tasks.core.plan import Plan
-    from tasks.store.models import load_model
+    from tasks.store.models import load_model, quiet_transformers
     from tasks.store.weights import load_emulator
 
+    quiet_transformers()
     if emulator is None:
         variant = load_model(model, precision, work.device)
     else:
-        variant = load_emulator(work.open(emulator), dtype=precision, device=work.device)
+        # An emulator is made to fit one device.
+        device = "cuda:0" if work.device == "auto" else work.device
+        variant = load_emulator(work.open(emulator), dtype=precision, device=device)
     if tuned is None:
         return variant.eval()
     folder = work.open(tuned)

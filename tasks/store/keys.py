@@ -108,13 +108,19 @@ def _under(name: str, roots: Sequence[str]) -> bool:
 
 
 def _source(name: str) -> Path | None:
+    """The file of a module, found without importing anything but finding its top package; None if there is none."""
+    top, *parts = name.split(".")
     try:
-        found = importlib.util.find_spec(name)
-    except (ModuleNotFoundError, AttributeError, ValueError):
+        found = importlib.util.find_spec(top)
+    except ValueError:
         return None
-    if found is None or not found.origin or not found.origin.endswith(".py"):
-        return None
-    return Path(found.origin)
+    places = list(found.submodule_search_locations or []) if found else []
+    for place in places:
+        path = Path(place).joinpath(*parts)
+        for candidate in (path.with_suffix(".py") if parts else path / "__init__.py", path / "__init__.py"):
+            if candidate.is_file():
+                return candidate
+    return None
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:

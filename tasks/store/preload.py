@@ -1,6 +1,13 @@
 """Imported once by the server from which stages are forked: what most stages need and what is slow to import."""
 
-import datasets  # noqa: F401
+import accelerate  # noqa: F401
+import datasets
 import lm_eval.models.huggingface  # noqa: F401
 import torch  # noqa: F401
-import transformers  # noqa: F401
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig  # noqa: F401
+from transformers.utils import logging
+
+import tasks.core.blocks  # noqa: F401
+
+datasets.disable_progress_bars()
+logging.disable_progress_bar()

@@ -1,8 +1,6 @@
 """Scores of a model on a task: lm-eval's own numbers for its tasks, perplexity for text and instructions."""
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import InputError
@@ -12,30 +10,11 @@ if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from tasks.core.scoring import Scores
+
 # The first of these that a task has is its main metric (CRaSh reports `acc`, OFT word perplexity on WikiText).
 MAIN_METRICS = ("acc", "exact_match", "em", "word_perplexity", "perplexity", "f1")
-# Groups of rows in the jackknife of metrics that are no mean over rows.
-JACKKNIFE_GROUPS = 50
-
 Progress = Callable[..., Iterator[Any]]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Result of one scoring.
-
-    metric, value, stderr: the main metric and its standard error over rows (None where one row leaves none).
-    num_rows: rows scored; metrics: every metric of the task; per_row: the main metric of each row, in order, where it
-    is a mean over rows (else empty).
-    """
-
-    metric: str
-    value: float
-    stderr: float | None
-    num_rows: int
-    higher_is_better: bool
-    metrics: dict[str, float]
-    per_row: list[float] = field(default_factory=list)
 
 
 def score(
@@ -46,7 +25,7 @@ def score(
     max_length: int,
     max_tokens: int = 8192,
     progress: Progress | None = None,
-) -> Scores:
+) -> "Scores":
     """Score a model, zero-shot, on the task's scored split.
 
     max_length: tokens the model takes; max_tokens: padded tokens in one forward pass.
@@ -59,43 +38,10 @@ def score(
     return _score_perplexity(scorer, tokenizer, task, max_length)
 
 
-def mean_with_error(values: Sequence[float]) -> tuple[float, float | None]:
-    """(mean, standard error of the mean); no error from a single value."""
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return mean, None
-    return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
-
-
-def perplexity_with_error(losses: Sequence[float], weights: Sequence[float]) -> tuple[float, float | None]:
-    """exp(sum of losses / sum of weights) and its standard error over documents.
-
-    losses: negative log-likelihood of each document; weights: its number of tokens (or words).
-    The error is that of a ratio of two sums, carried through the exponential (delta method; Cochran, Sampling
-    Techniques, section 6.4).
-    """
-    total, n = sum(weights), len(losses)
-    rate = sum(losses) / total
-    value = math.exp(rate)
-    if n < 2:
-        return value, None
-    spread = sum((loss - rate * weight) ** 2 for loss, weight in zip(losses, weights, strict=True))
-    return value, value * math.sqrt(spread * n / (n - 1)) / total
-
-
-def jackknife_error(items: Sequence[Any], statistic: Callable[[list[Any]], float]) -> float | None:
-    """Standard error of any statistic: leave out one of at most 50 groups at a time (Efron and Stein 1981)."""
-    groups = min(JACKKNIFE_GROUPS, len(items))
-    if groups < 2:
-        return None
-    left = [statistic([item for at, item in enumerate(items) if at % groups != group]) for group in range(groups)]
-    mean = sum(left) / groups
-    return math.sqrt((groups - 1) / groups * sum((value - mean) ** 2 for value in left))
-
-
-def _score_lm_eval(scorer: Any, task: TaskSource) -> Scores:
+def _score_lm_eval(scorer: Any, task: TaskSource) -> "Scores":
     import lm_eval
 
+    from tasks.core.scoring import Scores
     from tasks.store.harness import harness_task, without_bars
 
     definition = harness_task(task, "scored")
@@ -135,6 +81,8 @@ def _main_metric(task: TaskSource, metrics: dict[str, float]) -> str:
 def _error(definition: "ConfigurableTask", metric: str, items: list[Any]) -> float | None:
     from lm_eval.api.metrics import mean, weighted_perplexity
 
+    from tasks.core.scoring import jackknife_error, mean_with_error, perplexity_with_error
+
     aggregation = definition.aggregation().get(metric, mean)
     if aggregation is mean:
         return mean_with_error(items)[1]
@@ -143,8 +91,9 @@ def _error(definition: "ConfigurableTask", metric: str, items: list[Any]) -> flo
     return jackknife_error(items, aggregation)
 
 
-def _score_perplexity(scorer: Any, tokenizer: "PreTrainedTokenizerBase", task: TaskSource, max_length: int) -> Scores:
+def _score_perplexity(scorer: Any, tokenizer: "PreTrainedTokenizerBase", task: TaskSource, max_length: int) -> "Scores":
     """Perplexity per token of the answers (instructions) or documents (text)."""
+    from tasks.core.scoring import Scores, perplexity_with_error
     from tasks.store.examples import load_examples
 
     examples = load_examples(task, "scored", tokenizer, max_length)

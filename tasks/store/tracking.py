@@ -181,6 +181,8 @@ class Sender:
         os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
         from mlflow import MlflowClient
 
+        for noisy in ("mlflow", "alembic"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
         with _first_use(self.uri):
             client = MlflowClient(tracking_uri=self.uri)
             found = client.get_experiment_by_name(self.experiment)

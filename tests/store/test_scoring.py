@@ -7,23 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import lm_eval
-import numpy as np
 import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from tasks.core.errors import InputError
+from tasks.core.scoring import Scores, perplexity_with_error
 from tasks.store.harness import quiet
 from tasks.store.language_model import language_model
 from tasks.store.lm_tasks import resolve_task
 from tasks.store.models import ModelSource, load_model, load_tokenizer, resolve_model
-from tasks.store.scoring import (
-    Scores,
-    jackknife_error,
-    mean_with_error,
-    perplexity_with_error,
-    score,
-)
+from tasks.store.scoring import score
 from tests.store.inputs import (
     LIMIT,
     QA_TASKS,
@@ -110,39 +103,9 @@ def test_log_likelihoods_are_those_of_stock_lm_eval_in_any_batch(models: dict[st
             assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
 
 
-def test_an_answer_that_cannot_fit_is_refused(shared: Path) -> None:
-    source = stories(shared)
-    scorer = language_model(load_model(source), load_tokenizer(source), 8, 100, silent)
-    assert len(scorer.score_tokens([(None, [1, 2, 3], list(range(8)))])) == 1
-    with pytest.raises(InputError, match="an answer of 9 tokens does not fit into the 8 that the model takes"):
-        scorer.score_tokens([(None, [1, 2, 3], list(range(9)))])
-
-
 def silent(items: Any, **_: Any) -> Any:
     """No progress bar."""
     return iter(items)
-
-
-def test_greedy_continuations_are_recognised(shared: Path) -> None:
-    source = stories(shared)
-    model, tokenizer = load_model(source), load_tokenizer(source)
-    prompt = tokenizer.encode("Once upon a time")
-    written = model.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False)[0].tolist()[len(prompt) :]
-    scorer = language_model(model, tokenizer, 512, 4096, silent)
-    other = [*written[:-1], written[-1] + 1]
-    assert [greedy for _, greedy in scorer.score_tokens([(None, prompt, written), (None, prompt, other)])] == [
-        True,
-        False,
-    ]
-
-
-def test_the_head_runs_in_parts(models: dict[str, ModelSource], monkeypatch: pytest.MonkeyPatch) -> None:
-    source = models["llama"]
-    requests = [(None, [1, 5], list(range(10, 20))), (None, [1], list(range(30, 37)))]
-    whole = language_model(load_model(source), load_tokenizer(source), 64, 999, silent).score_tokens(requests)
-    monkeypatch.setattr("tasks.store.language_model.HEAD_ROWS", 3)
-    parts = language_model(load_model(source), load_tokenizer(source), 64, 999, silent).score_tokens(requests)
-    assert [value for value, _ in parts] == pytest.approx([value for value, _ in whole])
 
 
 def test_perplexity_of_text_is_that_of_the_models_own_loss(shared: Path, tmp_path: Path) -> None:
@@ -187,32 +150,6 @@ def test_perplexity_of_instructions_counts_answers_only(shared: Path, tmp_path: 
 
 def test_one_row_has_no_error(shared: Path, tmp_path: Path) -> None:
     assert ours(stories(shared), own_task(tmp_path, [question()])).stderr is None
-
-
-def test_the_error_of_a_mean_is_that_of_numpy() -> None:
-    values = [0.0, 1.0, 1.0, 0.0, 1.0]
-    mean, error = mean_with_error(values)
-    assert mean == pytest.approx(0.6)
-    assert error == pytest.approx(np.std(values, ddof=1) / math.sqrt(5))
-
-
-def test_the_error_of_a_perplexity_is_that_of_a_bootstrap() -> None:
-    generator = np.random.default_rng(0)
-    weights = generator.integers(20, 60, 400).astype(float)
-    losses = weights * generator.normal(3, 0.4, 400)
-    value, error = perplexity_with_error(losses.tolist(), weights.tolist())
-    picks = generator.integers(0, 400, (2000, 400))
-    again = np.exp(losses[picks].sum(1) / weights[picks].sum(1))
-    assert value == pytest.approx(math.exp(losses.sum() / weights.sum()))
-    assert error == pytest.approx(again.std(), rel=0.1)
-
-
-def test_the_jackknife_of_a_mean_is_the_error_of_the_mean() -> None:
-    values = np.random.default_rng(0).normal(size=40).tolist()
-    assert jackknife_error(values, lambda items: sum(items) / len(items)) == pytest.approx(mean_with_error(values)[1])
-    many = np.random.default_rng(1).normal(size=2000).tolist()
-    estimate = jackknife_error(many, lambda items: sum(items) / len(items))
-    assert estimate == pytest.approx(mean_with_error(many)[1], rel=0.25)
 
 
 def test_other_metrics_and_generated_answers(shared: Path, tmp_path: Path) -> None:

@@ -1,0 +1,115 @@
+"""The five settings side by side: means, standard errors, and what follows from them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+SETTINGS = ("full_zero_shot", "full_fine_tuned", "emulator_zero_shot", "emulator_fine_tuned", "plug_in")
+DERIVED = ("gain", "leak", "privacy_gap")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One evaluation: the metric's value, its standard error over the scored rows, and the tuning seed."""
+
+    value: float
+    stderr: float | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A setting's value. `error_over` says what stderr measures: tuning seeds, or scored rows when there is one seed."""
+
+    value: float
+    stderr: float | None
+    num_seeds: int
+    error_over: str
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """The settings of one strategy, and gain, leak and privacy gap, oriented so that positive is better or larger."""
+
+    name: str
+    emulator_zero_shot: Mean
+    emulator_fine_tuned: Mean
+    plug_in: Mean
+    gain: Mean
+    leak: Mean
+    privacy_gap: Mean
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What one run found."""
+
+    metric: str
+    higher_is_better: bool
+    full_zero_shot: Mean
+    full_fine_tuned: Mean | None
+    strategies: tuple[Strategy, ...]
+
+    def rows(self) -> list[dict[str, object]]:
+        """Long form: one row for each strategy and setting."""
+        found = [("full", "full_zero_shot", self.full_zero_shot)]
+        if self.full_fine_tuned:
+            found.append(("full", "full_fine_tuned", self.full_fine_tuned))
+        for strategy in self.strategies:
+            found += [(strategy.name, name, getattr(strategy, name)) for name in (*SETTINGS[2:], *DERIVED)]
+        return [
+            {
+                "strategy": name,
+                "setting": setting,
+                "metric": self.metric,
+                "value": mean.value,
+                "stderr": mean.stderr,
+                "num_seeds": mean.num_seeds,
+                "error_over": mean.error_over,
+            }
+            for name, setting, mean in found
+        ]
+
+
+def mean_score(scores: Sequence[Score]) -> Mean:
+    """Mean and standard error over tuning seeds; of a single score its own standard error over rows."""
+    values = [score.value for score in scores]
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return Mean(mean, scores[0].stderr, 1, "rows")
+    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return Mean(mean, math.sqrt(variance / len(values)), len(values), "seeds")
+
+
+def compare(
+    metric: str,
+    higher_is_better: bool,
+    full_zero_shot: Score,
+    full_fine_tuned: Sequence[Score],
+    strategies: dict[str, tuple[Score, Sequence[Score], Sequence[Score]]],
+) -> Comparison:
+    """All settings and differences.
+
+    strategies: name to (emulator zero-shot, emulator fine-tuned by seed, plug-in by seed), the same seeds in the same
+    order, so that the privacy gap is a mean of paired differences. Source: Offsite-Tuning, section 3; CRaSh, table 1.
+    """
+    sign = 1.0 if higher_is_better else -1.0
+    compared = tuple(
+        Strategy(
+            name=name,
+            emulator_zero_shot=mean_score([zero_shot]),
+            emulator_fine_tuned=mean_score(tuned),
+            plug_in=mean_score(plugged),
+            gain=_difference(plugged, [full_zero_shot] * len(plugged), sign),
+            leak=_difference(tuned, [full_zero_shot] * len(tuned), sign),
+            privacy_gap=_difference(plugged, tuned, sign),
+        )
+        for name, (zero_shot, tuned, plugged) in strategies.items()
+    )
+    fine_tuned = mean_score(full_fine_tuned) if full_fine_tuned else None
+    return Comparison(metric, higher_is_better, mean_score([full_zero_shot]), fine_tuned, compared)
+
+
+def _difference(left: Sequence[Score], right: Sequence[Score], sign: float) -> Mean:
+    """Mean of the seeds' differences; a single difference has no error here: both come from the same rows."""
+    return mean_score([Score(sign * (a.value - b.value)) for a, b in zip(left, right, strict=True)])

@@ -1,0 +1,117 @@
+"""Report: the five settings of every strategy as tables, pictures and one page."""
+
+from typing import Any
+
+from tasks.store.artifacts import Ref
+from tasks.store.stage import stage
+from tasks.store.work import Work
+
+PAGE_CODE = ("tasks.store.pages", "tasks.store.figures", "tasks.store.drawing")
+
+
+@stage(packages=("matplotlib", "scipy"), code=PAGE_CODE)
+def report(
+    work: Work, *, facts: dict[str, Any], full: dict[str, Any], strategies: list[dict[str, Any]], similarity: Ref
+) -> dict:
+    """Tables (`table.csv` long, `table_wide.csv`, `table.md`), `report.html`, `report.json`, and the pictures.
+
+    full: `zero_shot`, `fine_tuned` and `tuning`; strategies: for each its name, plan, evaluations and tunings, all as
+    references to artifacts, those of several seeds in the order of `facts["tuning_seeds"]`.
+    """
+    import json
+    from dataclasses import asdict
+
+    from tasks.store import pages
+
+    comparison = _compare(full, strategies, facts["tuning_seeds"])
+    (work.out / "table.csv").write_text(pages.long_csv(comparison))
+    (work.out / "table_wide.csv").write_text(pages.wide_csv(comparison))
+    (work.out / "table.md").write_text(pages.markdown(comparison, facts))
+    content = {"facts": facts, "comparison": asdict(comparison), "rows": comparison.rows()}
+    (work.out / "report.json").write_text(json.dumps(content, indent=1, sort_keys=True))
+    figures = _draw(work, comparison, full, strategies, similarity, facts["tuning_seeds"])
+    (work.out / "report.html").write_text(pages.page(comparison, facts, figures))
+    return {f"{name}/{key}": value for name, key, value in _numbers(comparison)}
+
+
+def _compare(full: dict[str, Any], strategies: list[dict[str, Any]], seeds: list[int]) -> Any:
+    from tasks.core.comparison import Score, compare
+
+    def score(ref: Ref, seed: int | None = None) -> Score:
+        return Score(ref.summary["value"], ref.summary.get("stderr"), seed)
+
+    def by_seed(refs: list[Ref]) -> list[Score]:
+        return [score(ref, seed) for ref, seed in zip(refs, seeds, strict=True)]
+
+    zero_shot = full["zero_shot"]
+    return compare(
+        zero_shot.summary["metric"],
+        zero_shot.summary["higher_is_better"],
+        score(zero_shot),
+        by_seed(full["fine_tuned"]) if full["fine_tuned"] else [],
+        {
+            each["name"]: (
+                score(each["emulator_zero_shot"]),
+                by_seed(each["emulator_tuned"]),
+                by_seed(each["plugged_in"]),
+            )
+            for each in strategies
+        },
+    )
+
+
+def _draw(
+    work: Work, comparison: Any, full: dict, strategies: list[dict], similarity: Ref, seeds: list[int]
+) -> dict[Any, str]:
+    """Every picture, with its caption."""
+    from safetensors.numpy import load_file
+
+    from tasks.core.clustering import adjacent_similarity, dendrogram
+    from tasks.core.plan import Plan
+    from tasks.store import figures
+
+    estimator, num_rows = similarity.summary["estimator"], similarity.summary["num_rows"]
+    matrices = load_file(work.open(similarity) / "similarity.safetensors")
+    blocks = matrices[estimator][1:, 1:]
+    plans = {each["name"]: Plan.from_json((work.open(each["plan"]) / "plan.json").read_text()) for each in strategies}
+    clusters = next((found for each in strategies if (found := _clusters(work, each["plan"]))), [])
+    cuts = [cluster[-1] for cluster in clusters[:-1]]
+    out = work.out
+    figures.scores(comparison.rows(), comparison.metric, comparison.higher_is_better, out / "scores.png")
+    figures.plan_drawing(plans, out / "plans.png")
+    figures.heatmap(matrices[estimator], estimator, num_rows, out / "similarity.png")
+    figures.adjacent_curve(list(adjacent_similarity(blocks)), cuts, estimator, num_rows, out / "adjacent.png")
+    num_clusters = len(clusters) or similarity.summary["num_blocks"]
+    figures.dendrogram(dendrogram(blocks), num_clusters, estimator, out / "dendrogram.png")
+    figures.loss_curves(_curves(work, full, strategies, seeds), out / "losses.png")
+    return {
+        out / "scores.png": "The five settings of each strategy, with standard errors.",
+        out / "plans.png": "Above the full model's blocks, below what the emulator runs at each position.",
+        out / "similarity.png": "How alike the outputs of every two blocks are on the support set.",
+        out / "adjacent.png": "Neighbouring blocks; dashed lines are the boundaries that the clusters keep.",
+        out / "dendrogram.png": "In which order adjacent blocks merge.",
+        out / "losses.png": "Training loss of every tuning.",
+    }
+
+
+def _clusters(work: Work, plan: Ref) -> list[list[int]]:
+    import json
+
+    path = work.open(plan) / "clusters.json"
+    return json.loads(path.read_text())["clusters"] if path.exists() else []
+
+
+def _curves(work: Work, full: dict, strategies: list[dict], seeds: list[int]) -> dict[str, list[tuple[int, float]]]:
+    from tasks.store.work import METRICS_FILE, read_metrics
+
+    tunings = {"full": full.get("tuning", [])} | {each["name"]: each["tuning"] for each in strategies}
+    curves = {}
+    for name, refs in tunings.items():
+        for ref, seed in zip(refs, seeds, strict=False):
+            entries = read_metrics(work.open(ref) / METRICS_FILE)
+            curves[f"{name}, seed {seed}"] = [(entry["step"], entry["loss"]) for entry in entries if "loss" in entry]
+    return {name: points for name, points in curves.items() if points}
+
+
+def _numbers(comparison: Any) -> list[tuple[str, str, float]]:
+    return [(row["strategy"], row["setting"], row["value"]) for row in comparison.rows()]

@@ -1,0 +1,51 @@
+"""What all pictures have in common: size, type, colours that colour-blind readers can tell apart."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DOTS_PER_INCH = 130
+# Okabe and Ito's palette.
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#8A8A8A",
+)
+CYCLE = (BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY)
+INK = "#222222"
+
+
+def figure(width: float, height: float) -> "tuple[Figure, Axes]":
+    """A figure without global state, so that threads do not draw into one another's. Size in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(made)
+    return made, made.add_subplot()
+
+
+def titled(axes: "Axes", title: str, note: str = "", **labels: str) -> None:
+    """A bold title on the left, a grey note under it, and axis labels."""
+    axes.set_title(title + ("\n" if note else ""), loc="left", fontsize=12, fontweight="bold", color=INK)
+    if note:
+        axes.text(0.0, 1.02, note, transform=axes.transAxes, fontsize=9, color="#555555", va="bottom")
+    axes.set(**labels)
+
+
+def plain(axes: "Axes") -> None:
+    """No frame on top and right."""
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save(made: "Figure", path: Path) -> None:
+    """Write a PNG with the same bytes for the same picture."""
+    details: dict[str, Any] = {"Software": None}
+    made.savefig(path, dpi=DOTS_PER_INCH, metadata=details)
