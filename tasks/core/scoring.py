@@ -14,6 +14,8 @@ from tasks.core.errors import InputError
 
 # Groups of rows in the jackknife of metrics that are no mean over rows.
 JACKKNIFE_GROUPS = 50
+# exp(700) is about 1e304, the largest power of that kind that a float64 holds.
+MAX_RATE = 700.0
 # Rows that go through the head together: 512 x 256k tokens of vocabulary are half a gigabyte in float32.
 HEAD_ROWS = 512
 
@@ -87,12 +89,9 @@ def perplexity_with_error(losses: Sequence[float], weights: Sequence[float]) -> 
     """
     total, n = sum(weights), len(losses)
     rate = sum(losses) / total
-    try:
-        value = math.exp(rate)
-    except OverflowError:
-        # A model that is worse than guessing by far, such as an emulator without tuning: still a score.
-        return math.inf, None
-    if n < 2:
+    # Saturated: an untrained emulator may be worse than guessing by far, and JSON knows no infinity.
+    value = math.exp(min(rate, MAX_RATE))
+    if n < 2 or rate >= MAX_RATE:
         return value, None
     spread = sum((loss - rate * weight) ** 2 for loss, weight in zip(losses, weights, strict=True))
     return value, value * math.sqrt(spread * n / (n - 1)) / total

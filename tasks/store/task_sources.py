@@ -116,6 +116,8 @@ def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> T
     definition = None
     if kind == "lm_eval":
         definition = task_files.find_definition(name, Path(data) if data and Path(data).is_dir() else None)
+        # A definition given by its path is known by the name that it gives itself: no path in an identity.
+        name = str(task_files.merged(definition).get("task", name))
     files = _files(name, kind, data, definition, home(store) / "data")
     _require_splits(name, files, data)
     content: dict[str, Any] = {split: file_digest(path) for split, path in files.items()}
