@@ -8,7 +8,6 @@ from typing import Any
 
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
-from tasks.report import report
 
 from flows.running import Run, started
 from flows.settings import Settings
@@ -17,6 +16,7 @@ from tasks.cluster import cluster
 from tasks.emulate import emulate
 from tasks.evaluate import evaluate
 from tasks.plug_in import plug_in
+from tasks.report import report
 from tasks.similarity import similarity
 from tasks.store.artifacts import Ref
 from tasks.tune import tune
@@ -25,7 +25,8 @@ from tasks.tune import tune
 WAITING_THREADS = 64
 
 
-RUNNER: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=WAITING_THREADS)
+# Typed loosely because Prefect's own annotation does not admit its thread pool.
+RUNNER: Any = ThreadPoolTaskRunner(max_workers=WAITING_THREADS)
 
 
 @flow(name="crash", task_runner=RUNNER, persist_result=False)

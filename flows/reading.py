@@ -53,7 +53,7 @@ def _apply(values: dict[str, Any], change: str) -> None:
 
 def _resolve_beside(values: dict[str, Any], folder: Path) -> None:
     for table, key in (("model", "name"), ("task", "data")):
-        group = values.get(table)
+        group: Any = values.get(table)
         text = group.get(key) if isinstance(group, dict) else None
         if isinstance(text, str) and not Path(text).exists() and (folder / text).exists():
             group[key] = str(folder / text)

@@ -8,7 +8,7 @@ from tasks.store.work import Work
 
 @stage(
     packages=("transformers", "safetensors"),
-    code=("tasks.store.weights", "tasks.store.tensor_files", "tasks.store.model_folder"),
+    code=("tasks.store.weights", "tasks.store.tensor_files", "tasks.store.model_folder", "tasks.store.pickled"),
 )
 def emulate(work: Work, model: ModelSource, plan: Ref) -> dict:
     """A Hugging Face folder with the kept blocks, each stored once, and `plan.json`, which says where they run.

@@ -19,7 +19,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Mean:
-    """A setting's value. `error_over` says what stderr measures: tuning seeds, or scored rows when there is one seed."""
+    """A setting's value; `error_over` says what its standard error is over: tuning "seeds", or scored "rows"."""
 
     value: float
     stderr: float | None
