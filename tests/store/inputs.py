@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,17 @@ def stock_tasks(shared: Path, folder: Path, names: tuple[str, ...], split: str |
 
     split: which file is scored; by default the one that the stock task scores.
     """
+    stock_yaml(shared, folder, names, split)
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    return manager.load(list(names))["tasks"]
+
+
+def stock_yaml(shared: Path, folder: Path, names: Sequence[str], split: str | None = None) -> None:
+    """A YAML for each task in `folder` that points lm-eval's stock definition at the real rows."""
     folder.mkdir()
     for name in names:
         file = split or ("validation" if name in SCORES_VALIDATION else "test")
         (folder / f"{name}.yaml").write_text(yaml.dump(_stock_yaml(shared, folder, name, file)))
-    manager = TaskManager(include_path=str(folder), include_defaults=False)
-    return manager.load(list(names))["tasks"]
 
 
 def _stock_yaml(shared: Path, folder: Path, name: str, file: str) -> dict[str, Any]:

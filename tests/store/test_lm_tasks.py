@@ -192,6 +192,34 @@ def test_names_are_found_and_unknown_ones_answered_with_similar_ones(shared: Pat
             resolve_task({"name": name, "data": data})
 
 
+WORDINGS: dict[str, tuple[dict, tuple[str, str]]] = {
+    # Two prompts and one ending, the label picks the prompt.
+    "winogrande": (
+        {"sentence": "Tom hit Bob because _ was mad", "option1": "Tom", "option2": "Bob", "answer": "2"},
+        ("Tom hit Bob because Bob", " was mad"),
+    ),
+    # A label that is a letter.
+    "logiqa": (
+        {"label": "b", "context": "It is.", "question": "what?", "options": ["A", "B", "C", "D"]},
+        ("Passage: It is.\nQuestion: what?\nChoices:\nA. A\nB. B\nC. C\nD. D\nAnswer:", " B"),
+    ),
+    # One ending only.
+    "lambada_openai": ({"text": "There was a girl"}, ("There was a", " girl")),
+    # The model writes; several answers are right.
+    "nq_open": (
+        {"question": "who is it", "answer": ["Lily", "Lil"]},
+        ("Answer these questions:\n\nQ: who is it?\nA:", " Lily"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WORDINGS)
+def test_other_forms_of_tasks(tmp_path: Path, name: str) -> None:
+    row, expected = WORDINGS[name]
+    pairs = list(answers(own_task(tmp_path, [row] * 3, [row], name), "scored"))
+    assert [(pair.prompt, pair.answer) for pair in pairs] == [expected]
+
+
 def test_rows_of_the_embedded_task_are_found_through_its_yaml() -> None:
     folder = Path(__file__).parents[2] / "flows" / "demo" / "task"
     by_folder = resolve_task({"name": "people", "data": str(folder)})

@@ -1,6 +1,10 @@
 """Evaluate: each variant is what it says it is, written completely, and the same from the stage as from plain calls."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,7 @@ from tasks.store.models import ModelSource, load_model, load_tokenizer
 from tasks.store.scoring import score
 from tasks.store.weights import write_emulator
 from tasks.store.work import Work
-from tests.store.inputs import real_task, stories
+from tests.store.inputs import real_task, stock_yaml, stories
 
 PLAN = fixed_plan(5, kept=(0, 1, 4), tuned=(1, 4), share="all")
 
@@ -128,3 +132,32 @@ def test_the_model_of_the_key_is_its_content(model: ModelSource, task: TaskSourc
     assert evaluate.key(model=model, task=task)[0] != evaluate.key(model=other, task=task)[0]
     shorter = task.model_copy(update={"num_test": 2})
     assert evaluate.key(model=model, task=task)[0] != evaluate.key(model=model, task=shorter)[0]
+
+
+def test_the_stock_command_gives_the_same_numbers_on_the_saved_model(
+    work: Folders, model: ModelSource, shared: Path, tmp_path: Path
+) -> None:
+    """`lm-eval run` on the plugged-in model, saved as a plain folder: its loader, its tokenising, its batches."""
+    by_hand(model, emulator=False, tuned=True).save_pretrained(tmp_path / "saved")
+    for file in Path(model.path).glob("tokenizer*"):
+        shutil.copy(file, tmp_path / "saved")
+    stock_yaml(shared, tmp_path / "yaml", ["openbookqa"])
+    arguments = {
+        "--model": "hf",
+        "--model_args": f"pretrained={tmp_path / 'saved'},dtype=float32",
+        "--tasks": "openbookqa",
+        "--include_path": str(tmp_path / "yaml"),
+        "--limit": "12",
+        "--device": "cpu",
+        "--output_path": str(tmp_path / "result.json"),
+    }
+    command = [sys.executable, "-m", "lm_eval", "run", *(part for pair in arguments.items() for part in pair)]
+    answer = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    [written] = tmp_path.glob("result*.json")
+    theirs = json.loads(written.read_text())["results"]["openbookqa"]
+
+    summary = evaluate.compute(work, model, real_task(shared, "openbookqa"), None, TUNED)
+    assert summary["value"] == pytest.approx(theirs["acc,none"])
+    assert summary["stderr"] == pytest.approx(theirs["acc_stderr,none"])
+    assert summary["acc_norm"] == pytest.approx(theirs["acc_norm,none"])
