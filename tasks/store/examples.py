@@ -56,6 +56,8 @@ def load_examples(
     for pair in text_pairs(task, split):
         numbers.add(pair.number)
         if pair.prompt is None:
+            if part == "prompt":
+                raise InputError(f"support.part = 'prompt', but the documents of task {task.name!r} have no prompt")
             # lm-eval encodes the documents of its own tasks with the tokenizer's special tokens.
             tokens = encode(tokenizer, pair.answer) if task.kind == "lm_eval" else encode(tokenizer, pair.answer, False)
             rows += _windows(tokens, prefix_id(tokenizer), max_length, pair.number)

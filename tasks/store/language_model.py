@@ -4,6 +4,7 @@ lm-eval's own class runs the head over every position and keeps a cache of keys 
 numbers here are the same: log-probabilities of the same tokens behind the same tokens.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,12 @@ def _quiet_class() -> type:
             return super().loglikelihood(requests, disable_tqdm=True)
 
         def loglikelihood_rolling(self, requests: list, disable_tqdm: bool = False) -> list[float]:
-            return super().loglikelihood_rolling(requests, disable_tqdm=True)
+            # All windows at once: score_tokens sorts them into batches by length.
+            batch_size, self.batch_size_per_gpu = self.batch_size_per_gpu, sys.maxsize
+            try:
+                return super().loglikelihood_rolling(requests, disable_tqdm=True)
+            finally:
+                self.batch_size_per_gpu = batch_size
 
         def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
             return super().generate_until(requests, disable_tqdm=True)

@@ -35,7 +35,7 @@ def find_definition(name: str, own_folder: Path | None = None) -> Path:
         if not Path(name).is_file():
             raise InputError(f"task.name = {name!r}: there is no such file")
         return Path(name).resolve()
-    own = dict(_definitions(own_folder.glob("*.y*ml"))) if own_folder else {}
+    own = dict(_definitions(own_folder.glob("*.y*ml"))) if own_folder and own_folder.is_dir() else {}
     found = own.get(name) or _stock_by_file_name(name) or _stock().get(name)
     if found is None:
         raise _unknown(name, [*own, *_stock()])

@@ -39,8 +39,7 @@ DATA_KEYS = {
 }
 # Names and notes, which change nothing.
 NOTES = {"task", "task_alias", "tag", "group", "metadata"}
-
-
+# The setting that limits each split.
 LIMITS: dict[str, str] = {"train": "num_train", "validation": "num_validation", "scored": "num_test"}
 # The modules that turn rows into prompts and answers.
 WORDING = tuple(f"tasks.store.{name}" for name in ("examples", "harness", "instructions", "rows", "splits"))
@@ -115,7 +114,7 @@ def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> T
     _check_template(kind, template)
     definition = None
     if kind == "lm_eval":
-        definition = task_files.find_definition(name, Path(data) if data and Path(data).is_dir() else None)
+        definition = task_files.find_definition(name, Path(data).expanduser() if data else None)
         # A definition given by its path is known by the name that it gives itself: no path in an identity.
         name = str(task_files.merged(definition).get("task", name))
     files = _files(name, kind, data, definition, home(store) / "data")

@@ -400,6 +400,15 @@ def test_plain_text(shared: Path, source: ModelSource, tmp_path: Path) -> None:
     assert check_inputs(source, task)["scored_split"] == "test"
 
 
+def test_documents_have_no_prompt(shared: Path) -> None:
+    for task in (
+        real_task(shared, "wikitext"),
+        resolve_task({"name": "mine", "kind": "text", "data": str(shared / "text" / "wikipedia")}),
+    ):
+        with pytest.raises(InputError, match=r"support\.part = 'prompt'"):
+            load_examples(task, "validation", load_tokenizer(stories(shared)), 64, limit=1, part="prompt")
+
+
 def test_bad_text_rows(source: ModelSource, tmp_path: Path) -> None:
     rows: list[tuple[dict, str]] = [
         ({"words": "What comes after"}, "row 2: it lacks the field 'text'; each row needs 'text'"),
