@@ -54,7 +54,8 @@ def _quiet_class() -> type:
 
         def loglikelihood_rolling(self, requests: list, disable_tqdm: bool = False) -> list[float]:
             # All windows at once: score_tokens sorts them into batches by length.
-            batch_size, self.batch_size_per_gpu = self.batch_size_per_gpu, sys.maxsize
+            batch_size: int = self.batch_size
+            self.batch_size_per_gpu = sys.maxsize
             try:
                 return super().loglikelihood_rolling(requests, disable_tqdm=True)
             finally:
