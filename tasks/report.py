@@ -31,7 +31,7 @@ def report(
     (work.out / "report.json").write_text(json.dumps(content, indent=1, sort_keys=True))
     figures = _draw(work, comparison, full, strategies, similarity, facts["tuning_seeds"])
     (work.out / "report.html").write_text(pages.page(comparison, facts, figures))
-    return {f"{name}/{key}": value for name, key, value in _numbers(comparison)}
+    return {"strategies": [strategy.name for strategy in comparison.strategies]}
 
 
 def _compare(full: dict[str, Any], strategies: list[dict[str, Any]], seeds: list[int]) -> Any:
@@ -111,7 +111,3 @@ def _curves(work: Work, full: dict, strategies: list[dict], seeds: list[int]) ->
             entries = read_metrics(work.open(ref) / METRICS_FILE)
             curves[f"{name}, seed {seed}"] = [(entry["step"], entry["loss"]) for entry in entries if "loss" in entry]
     return {name: points for name, points in curves.items() if points}
-
-
-def _numbers(comparison: Any) -> list[tuple[str, str, float]]:
-    return [(row["strategy"], row["setting"], row["value"]) for row in comparison.rows()]

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import json
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -20,6 +21,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from tasks.core.errors import InputError
+
+_parsing = threading.Lock()
 
 
 def stage_key(
@@ -71,12 +74,18 @@ def package_version(name: str) -> str:
         return "absent"
 
 
-@cache
 def code_digest(module: str, roots: tuple[str, ...] = ("tasks.core",)) -> str:
     """SHA-256 of the syntax trees of a module and of all modules under `roots` that it imports, directly or not.
 
     Comments, layout and docstrings do not count; imports inside functions do.
     """
+    # CPython 3.11 counts the depth of syntax trees for the whole process: two threads at once make it fail.
+    with _parsing:
+        return _code_digest(module, roots)
+
+
+@cache
+def _code_digest(module: str, roots: tuple[str, ...]) -> str:
     trees: dict[str, str] = {}
     waiting = [module]
     while waiting:

@@ -45,7 +45,9 @@ class Tracking:
         self.run_id = run_id
         self.journal = Journal(folder, run_id)
         self._read: dict[str, int] = {}
-        self._started: set[str] = set()
+        self._named: dict[str, tuple[str, str]] = {}
+        self._opened: set[str] = set()
+        self._ended: set[str] = set()
         self._lock = threading.Lock()
         self._sender = Sender(uri, experiment, folder)
 
@@ -55,13 +57,9 @@ class Tracking:
         self._sender.start(self.journal)
 
     def stage_started(self, stage: str, label: str, key: str) -> None:
-        """A child run appears as soon as the stage computes, so that curves are live."""
+        """A stage computes; its child run appears with its first metric, so that curves are live."""
         with self._lock:
-            if key in self._started:
-                return
-            self._started.add(key)
-        name, tags = f"{stage} · {label}" if label else stage, {"stage": stage, "stage.key": key}
-        self.journal.write("start", run=key, name=name, time=now(), tags=tags, parameters={}, inputs={})
+            self._named[key] = (stage, label)
 
     def stage_metrics(self, stage: str, key: str, path: Path) -> None:
         """Pass on what is new in the stage's metrics file."""
@@ -75,21 +73,32 @@ class Tracking:
             if name not in ("time", "step")
         ]
         if values:
+            self._open_child(key)
             self.journal.write("metrics", run=key, values=values)
 
     def stage_finished(self, stage: str, label: str, artifact: Artifact, cached: bool) -> None:
         """The stage's summary; a cached stage shows its metrics again in this run."""
-        numbers = _numbers(artifact.ref.summary)
-        path = artifact.folder / METRICS_FILE
-        if not numbers and not path.exists():
-            return
         key = artifact.ref.key
         self.stage_started(stage, label, key)
         if cached:
-            self.stage_metrics(stage, key, path)
+            self.stage_metrics(stage, key, artifact.folder / METRICS_FILE)
+        numbers = _numbers(artifact.ref.summary)
+        if not numbers and key not in self._opened:
+            return
+        self._open_child(key)
         self.journal.write("metrics", run=key, values=[[name, value, now(), 0] for name, value in numbers.items()])
         tags = {"cached": str(cached).lower(), "artifact.digest": artifact.ref.digest}
         self.journal.write("end", run=key, time=now(), status="FINISHED", tags=tags)
+        self._ended.add(key)
+
+    def _open_child(self, key: str) -> None:
+        with self._lock:
+            if key in self._opened:
+                return
+            self._opened.add(key)
+            stage, label = self._named[key]
+        name, tags = f"{stage} · {label}" if label else stage, {"stage": stage, "stage.key": key}
+        self.journal.write("start", run=key, name=name, time=now(), tags=tags, parameters={}, inputs={})
 
     def values(self, numbers: dict[str, float]) -> None:
         """Final numbers of the whole run."""
@@ -106,6 +115,8 @@ class Tracking:
 
     def close(self, status: str, seconds: float = 60.0) -> bool:
         """End the run and wait for delivery; false if something is left for the next run to deliver."""
+        for key in self._opened - self._ended:
+            self.journal.write("end", run=key, time=now(), status=status, tags={})
         self.journal.write("end", run="", time=now(), status=status, tags={})
         done = self._sender.finish(seconds)
         if not done:

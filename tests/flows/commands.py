@@ -1,0 +1,70 @@
+"""Run the real command in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CRASH = Path(sys.executable).parent / "crash"
+DEMO = ROOT / "flows" / "demo"
+
+SMALL = """
+strategy = ["uniform", "crash"]
+[model]
+name = "{model}"
+precision = "float32"
+[task]
+name = "people"
+data = "{data}"
+num_train = 64
+num_test = 24
+[support]
+num_rows = 32
+split = "train"
+[plan]
+num_kept = 6
+share = "frozen_only"
+[tune]
+learning_rate = 5e-4
+num_steps = 4
+batch_size = 8
+[place]
+home = "{home}"
+"""
+
+
+def small_settings(folder: Path, **changes: str) -> Path:
+    """Settings of a run on the demo's model and task that takes seconds."""
+    values = {"model": str(DEMO / "model"), "data": str(DEMO / "task"), "home": str(folder / "home"), **changes}
+    path = folder / "settings.toml"
+    path.write_text(SMALL.format(**values))
+    return path
+
+
+def crash(*arguments: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`crash ARGUMENTS`, with what it printed."""
+    return subprocess.run(
+        [str(CRASH), *arguments], capture_output=True, text=True, timeout=timeout, env=clean_environment(**environment)
+    )
+
+
+def clean_environment(**changes: str) -> dict[str, str]:
+    """The environment without what another test's servers or settings left in it."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "CRASH_"))}
+    return {**kept, "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", **changes}
+
+
+def artifacts(store: Path) -> dict[str, str]:
+    """`stage/key` to content digest of all artifacts in a store."""
+    found = {}
+    for manifest in store.glob("artifacts/*/*/manifest.json"):
+        found[f"{manifest.parent.parent.name}/{manifest.parent.name}"] = json.loads(manifest.read_text())["digest"]
+    return found
+
+
+def stages(names: set[str]) -> Counter[str]:
+    """How many artifacts of each stage."""
+    return Counter(name.partition("/")[0] for name in names)

@@ -1,0 +1,108 @@
+"""The real command end to end: everything is computed once, and only what a change touches is computed again."""
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.flows.commands import artifacts, crash, small_settings, stages
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the small run has been through once."""
+    folder = tmp_path_factory.mktemp("run")
+    done = crash("run", str(small_settings(folder)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| crash " in done.stdout
+    assert "Report:" in done.stdout
+    assert "mlflow server" in done.stdout
+    return folder
+
+
+def report_of(folder: Path) -> Path:
+    return max((folder / "home/store/artifacts/report").iterdir(), key=lambda path: path.stat().st_mtime)
+
+
+@pytest.mark.xdist_group("flow")
+def test_every_stage_has_its_artifact(first):
+    assert stages(set(artifacts(first / "home/store"))) == {
+        "check": 1,
+        "capture": 1,
+        "similarity": 1,
+        "cluster": 3,
+        "emulate": 2,
+        "tune": 3,
+        "plug_in": 2,
+        "evaluate": 8,
+        "report": 1,
+    }
+
+
+@pytest.mark.xdist_group("flow")
+def test_the_report_has_the_five_settings_tables_and_pictures(first):
+    folder = report_of(first)
+    rows = json.loads((folder / "report.json").read_text())["rows"]
+    assert {row["setting"] for row in rows} >= {
+        "full_zero_shot",
+        "full_fine_tuned",
+        "emulator_zero_shot",
+        "emulator_fine_tuned",
+        "plug_in",
+        "gain",
+        "leak",
+        "privacy_gap",
+    }
+    pictures = {path.name for path in folder.glob("*.png")}
+    assert pictures == {"scores.png", "plans.png", "similarity.png", "adjacent.png", "dendrogram.png", "losses.png"}
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(pictures)
+    assert "<script" not in page
+
+
+@pytest.mark.xdist_group("flow")
+def test_mlflow_has_parameters_curves_scores_and_pictures(first):
+    database = sqlite3.connect(first / "home/mlflow/mlflow.db")
+    names = {name for (name,) in database.execute("select distinct key from latest_metrics")}
+    assert {"full/full_zero_shot", "crash/plug_in", "uniform/privacy_gap", "loss", "learning_rate"} <= names
+    parameters = dict(database.execute("select key, value from params"))
+    assert parameters["plan.num_kept"] == "6"
+    statuses = {status for (status,) in database.execute("select status from runs")}
+    assert statuses == {"FINISHED"}
+    steps = database.execute("select max(step) from metrics where key = 'loss'").fetchone()
+    assert steps == (4,)
+    assert list((first / "home/mlflow/artifacts").rglob("figures/similarity.png"))
+
+
+@pytest.mark.xdist_group("flow")
+def test_the_same_command_again_computes_nothing_and_shows_everything(first):
+    before = artifacts(first / "home/store")
+    again = crash("run", str(first / "settings.toml"))
+    assert again.returncode == 0, again.stderr
+    assert artifacts(first / "home/store") == before
+    finished = [line for line in again.stderr.splitlines() if "Task run" in line and "Finished in state" in line]
+    assert len(finished) == sum(stages(set(before)).values()) - 1  # check is no Prefect task
+    assert all("Cached(" in line for line in finished)
+    database = sqlite3.connect(first / "home/mlflow/mlflow.db")
+    shown = database.execute("select count(*) from latest_metrics where key = 'crash/plug_in'").fetchone()
+    assert shown == (2,)
+
+
+@pytest.mark.xdist_group("flow")
+def test_another_learning_rate_touches_only_what_depends_on_it(first):
+    before = artifacts(first / "home/store")
+    changed = crash("run", str(first / "settings.toml"), "--set", "tune.learning_rate=1e-3")
+    assert changed.returncode == 0, changed.stderr
+    new = artifacts(first / "home/store").keys() - before.keys()
+    assert stages(new) == {"tune": 3, "plug_in": 2, "evaluate": 5, "report": 1}
+
+
+@pytest.mark.xdist_group("flow")
+def test_runs_and_gc_list_and_collect(first):
+    runs = crash("runs", "--home", str(first / "home"), "--keys")
+    assert runs.returncode == 0
+    assert runs.stdout.count("completed") >= 1
+    assert "capture" in runs.stdout
+    kept = crash("gc", "--home", str(first / "home"), "--days", "1", "--dry-run")
+    assert "would remove 0 item(s)" in kept.stdout
