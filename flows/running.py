@@ -13,7 +13,7 @@ from flows.arguments import Arguments
 from flows.settings import Settings
 from tasks.core.errors import InputError, InterruptedRun
 from tasks.store.artifacts import Ref, Store
-from tasks.store.child import stop_all, warm_up
+from tasks.store.child import stop_all
 from tasks.store.precision import resolve_precision
 from tasks.store.resources import Resources, usable_cores, visible_gpus
 from tasks.store.stage import Runtime, Shared, Stage, sharing
@@ -119,11 +119,12 @@ def started(settings: Settings, flow_name: str) -> Iterator[Run]:
     """Resolve and check the inputs, then open records and tracking for the time of the block."""
     from prefect.runtime import flow_run
 
+    from flows.guard import guard_temporary_servers
     from flows.results import show_results
     from tasks.store.gc import finish_run, record_run
 
+    guard_temporary_servers()
     inputs = Inputs(settings)
-    warm_up()
     run_id = str(flow_run.id or uuid.uuid4())
     runtime = Runtime(
         store=str(settings.store_root),

@@ -1,0 +1,193 @@
+"""The whole command killed, interrupted and fed bad input: what is finished stays, what is not is done again."""
+
+import os
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.flows.commands import CRASH, artifacts, clean_environment, crash, small_settings, stages
+
+pytestmark = pytest.mark.xdist_group("flow-faults")
+STAGES = ("check", "capture", "similarity", "cluster", "emulate", "tune", "plug_in", "evaluate", "report")
+LONG = ("--set", "tune.num_steps=40", "--set", "tune.checkpoint_steps=2", "--set", "full_tune.enabled=false")
+
+
+class Running:
+    """`crash run` in a process group of its own, findable by a mark in its environment."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.mark = f"run-{uuid.uuid4()}"
+        self.process = subprocess.Popen(
+            [str(CRASH), "run", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=clean_environment(CRASH_TEST_MARK=self.mark),
+            start_new_session=True,
+        )
+
+    def wait_until(self, condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
+        """Poll; the run must still be going when the condition comes true."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, f"ended before {what}: {self.process.communicate()[0]}"
+            assert time.monotonic() < deadline, f"no {what} within {seconds} s"
+            time.sleep(0.005)
+
+    def end(self, number: int, seconds: float = 60) -> int:
+        """Send a signal to the command alone, and wait for its exit code."""
+        self.process.send_signal(number)
+        self.output = self.process.communicate(timeout=seconds)[0]
+        return self.process.returncode
+
+    def survivors(self) -> list[str]:
+        """Processes with our mark that are still there."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if self.mark in (folder / "environ").read_text(errors="replace"):
+                    found.append((folder / "cmdline").read_text().replace("\0", " "))
+            except OSError:
+                continue
+        return found
+
+    def no_survivors(self, seconds: float = 15) -> bool:
+        """Whether every process of the run is gone within the time."""
+        deadline = time.monotonic() + seconds
+        while self.survivors() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return not self.survivors()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Artifacts of the same run without a fault."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = crash("run", str(small_settings(folder)), *LONG)
+    assert done.returncode == 0, done.stderr
+    return artifacts(folder / "home/store")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Path:
+    return small_settings(tmp_path)
+
+
+def being_written(home: Path, stage: str) -> bool:
+    """Whether the stage's temporary folder is there: it computes now."""
+    return any(home.glob(f"store/tmp/*-{stage}-*"))
+
+
+def finish(settings: Path, undisturbed: dict[str, str], before: dict[str, str]) -> None:
+    """Rerun the same command: it ends well, with the same contents, and computes nothing again that was finished."""
+    store = settings.parent / "home/store"
+    kept = {name: (store / "artifacts" / name).stat().st_ino for name in before}
+    again = crash("run", str(settings), *LONG)
+    assert again.returncode == 0, again.stderr
+    assert artifacts(store) == undisturbed
+    assert {name: (store / "artifacts" / name).stat().st_ino for name in before} == kept
+    assert not list(store.glob("quarantine/*"))
+
+
+def kill_and_rerun(stage: str, settings: Path, undisturbed: dict[str, str]) -> None:
+    home = settings.parent / "home"
+    run = Running(str(settings), *LONG)
+    run.wait_until(lambda: being_written(home, stage), f"start of {stage}")
+    assert run.end(signal.SIGKILL) == -signal.SIGKILL
+    assert run.no_survivors(), run.survivors()
+    before = artifacts(home / "store")
+    assert before.keys() < undisturbed.keys()
+    finish(settings, undisturbed, before)
+    assert crash("gc", "--home", str(home), "--days", "0.0001").returncode == 0
+    assert not list((home / "store").glob("tmp/*"))
+
+
+def test_f1_f3_kill_while_tuning(settings, undisturbed):
+    kill_and_rerun("tune", settings, undisturbed)
+
+
+@pytest.mark.slow_faults
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "tune"])
+def test_f1_kill_in_each_stage(stage, settings, undisturbed):
+    kill_and_rerun(stage, settings, undisturbed)
+
+
+def test_f17_tuning_resumes_at_its_checkpoint(settings, undisturbed):
+    home = settings.parent / "home"
+    run = Running(str(settings), *LONG)
+    run.wait_until(lambda: any(home.glob("store/work/*/checkpoint.safetensors")), "first checkpoint")
+    run.end(signal.SIGKILL)
+    saved = {path: path.read_bytes() for path in home.glob("store/work/*/checkpoint.safetensors")}
+    assert saved
+    finish(settings, undisturbed, artifacts(home / "store"))
+    assert not any(path.exists() for path in saved), "the scratch of a finished tuning is removed"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_f20_f21_signals_checkpoint_and_exit_with_their_code(number, code, settings, undisturbed):
+    home = settings.parent / "home"
+    run = Running(str(settings), *LONG)
+    run.wait_until(lambda: any(home.glob("store/work/*/metrics.jsonl")), "first step")
+    began = time.monotonic()
+    assert run.end(number) == code, run.output
+    assert time.monotonic() - began < 30
+    assert run.no_survivors(), run.survivors()
+    assert any(home.glob("store/work/*/checkpoint.safetensors")), run.output
+    assert "Traceback" not in run.output
+    finish(settings, undisturbed, artifacts(home / "store"))
+
+
+def test_f21_a_second_interrupt_ends_at_once(settings):
+    home = settings.parent / "home"
+    run = Running(str(settings), *LONG)
+    run.wait_until(lambda: any(home.glob("store/work/*/metrics.jsonl")), "first step")
+    os.killpg(run.process.pid, signal.SIGINT)
+    os.killpg(run.process.pid, signal.SIGINT)
+    run.process.communicate(timeout=30)
+    assert run.process.returncode != 0
+    assert run.no_survivors(), run.survivors()
+    assert crash("doctor", "--home", str(home), "--verify").returncode in (0, 4)
+    assert not list((home / "store").glob("quarantine/*"))
+
+
+def test_f19_divergence_exits_with_5_and_keeps_what_was_finished(settings):
+    done = crash("run", str(settings), "--set", "tune.learning_rate=1e30", "--set", "strategy=uniform")
+    assert done.returncode == 5, done.stderr
+    last = [line for line in done.stderr.splitlines() if line.startswith("crash: ")]
+    assert len(last) == 1
+    assert "is not finite at step" in last[0]
+    assert "learning rate" in last[0]
+    assert "Traceback" not in done.stderr
+    assert "tune" not in stages(set(artifacts(settings.parent / "home/store")))
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        ("task.name=peple", 2, "did you mean people"),
+        ("model.name=/nowhere/at/all", 2, "there is no such folder"),
+        ("model.name=some/model", 4, "hub cannot be reached"),
+        ("plan.num_kept=13", 2, "has 12 blocks; keep at most 12"),
+        ("tune.learnig_rate=1", 2, "Did you mean learning_rate"),
+        ("place.mlflow=http://127.0.0.1:9", 4, "does not answer"),
+    ],
+)
+def test_bad_input_is_one_message_its_code_and_no_artifact(change, code, message, settings):
+    done = crash("run", str(settings), "--set", change)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not artifacts(settings.parent / "home/store")
+
+
+def test_a_prefect_server_that_is_away_is_said_at_once(settings):
+    began = time.monotonic()
+    done = crash("run", str(settings), PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert (done.returncode, "PREFECT_API_URL" in done.stderr) == (4, True), done.stderr
+    assert time.monotonic() - began < 30
+    assert not artifacts(settings.parent / "home/store")
