@@ -41,7 +41,7 @@ test-faults: $(READY) ## the slow sweeps over injected faults
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow_faults and not bench"
 
 lint: $(READY) ## style, types and import contracts
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports

@@ -28,10 +28,19 @@ def launch(settings: Settings) -> int:
     return 0
 
 
+# What Prefect logs of tasks that could not run because the run was over.
+CONSEQUENCES = ("cancelled by the task runner", "NotReady(", "InterruptedRun")
+
+
 class _OneLine(logging.Filter):
-    """Errors that we raise for users are one clear line; a traceback would bury it."""
+    """Errors that we raise for users are one clear line; a traceback would bury it.
+
+    Tasks that were only waiting when the run ended say nothing: what ended the run is said once.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if any(words in record.getMessage() for words in CONSEQUENCES):
+            return False
         error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
         if isinstance(error, CrashError) and error.exit_code != 1:
             record.exc_info, record.exc_text = None, None

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.store.artifacts import Store
-
 from tasks.store.tracking import Tracking
 
 if TYPE_CHECKING:

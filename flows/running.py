@@ -13,7 +13,6 @@ from flows.arguments import Arguments
 from flows.settings import Settings
 from tasks.core.errors import InputError, InterruptedRun
 from tasks.store.artifacts import Ref, Store
-from tasks.store.child import stop_all
 from tasks.store.precision import resolve_precision
 from tasks.store.resources import Resources, usable_cores, visible_gpus
 from tasks.store.stage import Runtime, Shared, Stage, sharing
@@ -153,7 +152,7 @@ def started(settings: Settings, flow_name: str) -> Iterator[Run]:
         state = "interrupted" if type(error).__name__ == "TerminationSignal" else "failed"
         raise
     finally:
-        stop_all(signal.SIGTERM)
+        own.children.stop(signal.SIGTERM)
         status = {"completed": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
         tracking.close(status, seconds=60 if state == "completed" else 10)
         finish_run(Store(settings.store_root), run_id, state, list(own.used), tracking.mlflow_run_id, len(own.computed))

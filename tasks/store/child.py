@@ -26,7 +26,6 @@ from tasks.store.work import Work
 CHECKPOINT_SECONDS = 25.0
 POLL_SECONDS = 0.5
 logger = logging.getLogger(__name__)
-_running: set[Any] = set()
 _context = multiprocessing.get_context("forkserver")
 
 
@@ -38,48 +37,72 @@ def warm_up() -> None:
     forkserver.ensure_running()
 
 
-def run_in_child(
-    function: tuple[str, str],
-    arguments: dict[str, Any],
-    work: dict[str, Any],
-    watch: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
-    """Run `module.stage.compute` with a Work in a child; return its summary, or raise the error that it raised.
+class Children:
+    """The processes in which the stages of one run compute.
 
-    watch is called about twice a second while the child computes.
+    Once stopped, no further one is started: threads that still wait for a parent or a free core find the run over.
     """
-    warm_up()
-    receiving, sending = _context.Pipe(duplex=False)
-    process = _context.Process(target=_child, args=(sending, function, arguments, work), daemon=False)
-    process.start()
-    sending.close()
-    _running.add(process)
-    try:
-        return _listen(process, receiving, watch, work["label"] or function[1])
-    finally:
-        process.join()
-        _running.discard(process)
-        process.close()
 
+    def __init__(self) -> None:
+        self._running: set[Any] = set()
+        self._lock = threading.Lock()
+        self._stop_signal: int | None = None
 
-def stop_all(signal_number: int = signal.SIGTERM, seconds: float = CHECKPOINT_SECONDS) -> None:
-    """Ask every stage that computes to write its checkpoint and end; end those that do not within the time."""
-    deadline = time.monotonic() + seconds
-    for process in list(_running):
-        if _alive(process):
-            os.kill(process.pid, signal_number)
-    while any(_alive(process) for process in list(_running)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    for process in list(_running):
-        if _alive(process):
-            os.kill(process.pid, signal.SIGKILL)
+    def run(
+        self,
+        function: tuple[str, str],
+        arguments: dict[str, Any],
+        work: dict[str, Any],
+        watch: Callable[[], None] = lambda: None,
+    ) -> dict[str, Any]:
+        """Run `module.stage.compute` with a Work in a child; return its summary, or raise the error that it raised.
 
+        watch is called about twice a second while the child computes. Raises InterruptedRun once stopped.
+        """
+        label = work["label"] or function[1]
+        warm_up()
+        receiving, sending = _context.Pipe(duplex=False)
+        process = _context.Process(target=_child, args=(sending, function, arguments, work), daemon=False)
+        with self._lock:
+            self._refuse_when_stopped(label)
+            process.start()
+            self._running.add(process)
+        sending.close()
+        try:
+            return _listen(process, receiving, watch, label)
+        except errors.CrashError:
+            # A child that was told to stop before it could listen ends by the signal itself.
+            self._refuse_when_stopped(label)
+            raise
+        finally:
+            process.join()
+            with self._lock:
+                self._running.discard(process)
+                process.close()
 
-def _alive(process: Any) -> bool:
-    try:
-        return bool(process.is_alive())
-    except ValueError:  # closed by the thread that waited for it
-        return False
+    def stop(self, signal_number: int = signal.SIGTERM, seconds: float = CHECKPOINT_SECONDS) -> None:
+        """Ask every stage that computes to write its checkpoint and end; end those that do not within the time."""
+        with self._lock:
+            self._stop_signal = signal_number
+            self._send(signal_number)
+        deadline = time.monotonic() + seconds
+        while self._any_alive() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        with self._lock:
+            self._send(signal.SIGKILL)
+
+    def _send(self, signal_number: int) -> None:
+        for process in self._running:
+            if process.is_alive():
+                os.kill(process.pid, signal_number)
+
+    def _any_alive(self) -> bool:
+        with self._lock:
+            return any(process.is_alive() for process in self._running)
+
+    def _refuse_when_stopped(self, label: str) -> None:
+        if self._stop_signal is not None:
+            raise errors.InterruptedRun(f"{label} was interrupted", self._stop_signal)
 
 
 def _listen(process: Any, receiving: Connection, watch: Callable[[], None], label: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from tasks.store.artifacts import Artifact, Ref, Store
+from tasks.store.child import Children
 from tasks.store.keys import stage_key
 from tasks.store.resources import Resources, Share, usable_cores, visible_gpus
 from tasks.store.work import METRICS_FILE
@@ -62,6 +63,7 @@ class Shared:
     tracking: Any = field(default_factory=NoTracking)
     used: list[Ref] = field(default_factory=list)
     computed: list[Ref] = field(default_factory=list)
+    children: Children = field(default_factory=Children)
 
 
 _shared: dict[str, Shared] = {}
@@ -152,8 +154,6 @@ class Stage:
     def _compute(
         self, store: Store, own: Shared, runtime: Runtime, label: str, key: str, inputs: dict, arguments: dict
     ) -> Artifact:
-        from tasks.store.child import run_in_child
-
         own.tracking.stage_started(self.name, label, key)
         cores = own.resources.cores if self.cores == "all" else runtime.cores_per_stage
         gpus = runtime.gpus_per_stage if self.gpu else 0
@@ -161,7 +161,7 @@ class Stage:
         with own.resources.take(cores, gpus) as share, store.publishing(self.name, key) as out:
             work = self._work(store, runtime, label, out, scratch, share)
             watch = lambda: own.tracking.stage_metrics(self.name, key, scratch / METRICS_FILE)  # noqa: E731
-            summary = run_in_child((self.compute.__module__, self.name), arguments, work, watch)
+            summary = own.children.run((self.compute.__module__, self.name), arguments, work, watch)
             _keep_metrics(store, out, scratch)
             artifact = store.publish(self.name, key, out, inputs, list(_parents(arguments)), summary)
         shutil.rmtree(scratch, ignore_errors=True)

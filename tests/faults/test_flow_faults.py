@@ -14,7 +14,7 @@ from tests.flows.commands import CRASH, artifacts, clean_environment, crash, sma
 
 pytestmark = pytest.mark.xdist_group("flow-faults")
 STAGES = ("check", "capture", "similarity", "cluster", "emulate", "tune", "plug_in", "evaluate", "report")
-LONG = ("--set", "tune.num_steps=40", "--set", "tune.checkpoint_steps=2", "--set", "full_tune.enabled=false")
+LONG = ("--set", "tune.num_steps=200", "--set", "tune.checkpoint_steps=10", "--set", "full_tune.enabled=false")
 
 
 class Running:
