@@ -1,11 +1,31 @@
-"""End the temporary Prefect server when this process is gone, however it went.
+"""Keep the temporary Prefect server for exactly as long as this process needs it, however it ends.
 
-Prefect stops the server that it starts for a run at a normal end; after `kill -9` of the run it would live on for ever.
+Prefect stops the server that it starts for a run at a normal end. After `kill -9` of the run it would live on for ever,
+and Ctrl-C in a terminal, which every process of the run receives, would end it while the run still reports to it.
 """
 
+import os
+import signal
 import subprocess
 
 _guards: list[subprocess.Popen] = []
+
+
+def start_temporary_server() -> None:
+    """Start the server that Prefect would start by itself, deaf to Ctrl-C; nothing where a server is configured."""
+    if os.environ.get("PREFECT_API_URL"):
+        return
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import PREFECT_API_URL
+
+    if PREFECT_API_URL.value():
+        return
+    # A child inherits which signals are blocked, and no handler that it installs sees those.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        SubprocessASGIServer().start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def guard_temporary_servers() -> None:

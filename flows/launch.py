@@ -2,10 +2,14 @@
 
 import json
 import logging
+import os
+import signal
 import time
 from pathlib import Path
+from typing import Any
 
 from flows.environment import check_prefect, prepare_environment
+from flows.guard import start_temporary_server
 from flows.settings import Settings
 from tasks.core.errors import CrashError
 from tasks.store.artifacts import Ref, Store
@@ -23,6 +27,8 @@ def launch(settings: Settings) -> int:
     from flows.crash import crash
 
     _quiet_prefect()
+    _end_at_once_on_second_interrupt()
+    start_temporary_server()
     report = crash(settings)
     _print_summary(settings, report, time.monotonic() - begun)
     return 0
@@ -45,6 +51,20 @@ class _OneLine(logging.Filter):
         if isinstance(error, CrashError) and error.exit_code != 1:
             record.exc_info, record.exc_text = None, None
         return True
+
+
+def _end_at_once_on_second_interrupt() -> None:
+    """First Ctrl-C: write checkpoints, then end. Second one: end now; what was computing dies with this process."""
+    seen = False
+
+    def handle(number: int, frame: Any) -> None:
+        nonlocal seen
+        if seen:
+            os._exit(128 + number)
+        seen = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, handle)
 
 
 def _quiet_prefect() -> None:

@@ -95,9 +95,9 @@ def crash_plan(
         raise InputError(f"clusters must cut blocks 0..N-1 into runs, each at least one block; got {clusters}")
     centres = [cluster[len(cluster) // 2] for cluster in clusters]
     if keep_ends:
+        if len(centres) < 2:
+            raise InputError("keep_ends needs at least two clusters, one for each end")
         centres[0], centres[-1] = 0, len(members) - 1
-        if len(set(centres)) < len(centres):
-            raise InputError("keep_ends needs at least two clusters")
     kept = tuple(centres)
     return _plan(len(members), kept, spread(kept, num_tuned), share)
 

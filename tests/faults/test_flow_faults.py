@@ -83,6 +83,11 @@ def being_written(home: Path, stage: str) -> bool:
     return any(home.glob(f"store/tmp/*-{stage}-*"))
 
 
+def tunes(home: Path) -> bool:
+    """Whether a tuning has made its first step."""
+    return any("learning_rate" in path.read_text() for path in home.glob("store/work/*/metrics.jsonl"))
+
+
 def finish(settings: Path, undisturbed: dict[str, str], before: dict[str, str]) -> None:
     """Rerun the same command: it ends well, with the same contents, and computes nothing again that was finished."""
     store = settings.parent / "home/store"
@@ -132,7 +137,7 @@ def test_f17_tuning_resumes_at_its_checkpoint(settings, undisturbed):
 def test_f20_f21_signals_checkpoint_and_exit_with_their_code(number, code, settings, undisturbed):
     home = settings.parent / "home"
     run = Running(str(settings), *LONG)
-    run.wait_until(lambda: any(home.glob("store/work/*/metrics.jsonl")), "first step")
+    run.wait_until(lambda: tunes(home), "first step")
     began = time.monotonic()
     assert run.end(number) == code, run.output
     assert time.monotonic() - began < 30
@@ -145,11 +150,14 @@ def test_f20_f21_signals_checkpoint_and_exit_with_their_code(number, code, setti
 def test_f21_a_second_interrupt_ends_at_once(settings):
     home = settings.parent / "home"
     run = Running(str(settings), *LONG)
-    run.wait_until(lambda: any(home.glob("store/work/*/metrics.jsonl")), "first step")
+    run.wait_until(lambda: tunes(home), "first step")
+    began = time.monotonic()
     os.killpg(run.process.pid, signal.SIGINT)
+    time.sleep(0.2)
     os.killpg(run.process.pid, signal.SIGINT)
     run.process.communicate(timeout=30)
-    assert run.process.returncode != 0
+    assert run.process.returncode == 130
+    assert time.monotonic() - began < 5
     assert run.no_survivors(), run.survivors()
     assert crash("doctor", "--home", str(home), "--verify").returncode in (0, 4)
     assert not list((home / "store").glob("quarantine/*"))

@@ -1,0 +1,74 @@
+"""The five settings and their differences by hand."""
+
+import statistics
+
+import pytest
+
+from tasks.core.comparison import Score, compare, mean_score
+
+SEEDS = (0, 1, 2)
+TUNED = [Score(value, 0.02, seed) for seed, value in enumerate((0.30, 0.34, 0.32))]
+PLUGGED = [Score(value, 0.02, seed) for seed, value in enumerate((0.50, 0.55, 0.48))]
+FULL = [Score(value, 0.01, seed) for seed, value in enumerate((0.90, 0.92, 0.94))]
+
+
+def compared(higher_is_better: bool = True):
+    strategies = {"uniform": (Score(0.10, 0.01), TUNED, PLUGGED)}
+    return compare("acc", higher_is_better, Score(0.20, 0.03), FULL, strategies)
+
+
+def test_means_and_errors_over_seeds():
+    result = compared()
+    [uniform] = result.strategies
+    assert result.full_zero_shot.value == 0.20
+    assert (result.full_zero_shot.stderr, result.full_zero_shot.error_over) == (0.03, "rows")
+    assert uniform.plug_in.value == pytest.approx(0.51)
+    assert uniform.plug_in.stderr == pytest.approx(statistics.stdev((0.50, 0.55, 0.48)) / 3**0.5)
+    assert uniform.plug_in.error_over == "seeds"
+    assert uniform.emulator_zero_shot.stderr == 0.01
+
+
+def test_differences_are_paired_by_seed():
+    [uniform] = compared().strategies
+    gaps = (0.20, 0.21, 0.16)
+    assert uniform.privacy_gap.value == pytest.approx(statistics.mean(gaps))
+    assert uniform.privacy_gap.stderr == pytest.approx(statistics.stdev(gaps) / 3**0.5)
+    assert uniform.gain.value == pytest.approx(0.51 - 0.20)
+    assert uniform.leak.value == pytest.approx(0.32 - 0.20)
+
+
+def test_where_lower_is_better_a_fall_is_a_gain():
+    [better], [worse] = compared().strategies, compared(higher_is_better=False).strategies
+    for name in ("gain", "leak", "privacy_gap"):
+        assert getattr(worse, name).value == -getattr(better, name).value
+
+
+def test_one_seed_keeps_the_error_over_rows():
+    mean = mean_score([Score(0.4, 0.05, 0)])
+    assert (mean.value, mean.stderr, mean.num_seeds, mean.error_over) == (0.4, 0.05, 1, "rows")
+
+
+def test_a_single_difference_claims_no_error():
+    result = compare("acc", True, Score(0.2, 0.03), [], {"crash": (Score(0.1, 0.01), TUNED[:1], PLUGGED[:1])})
+    assert result.full_fine_tuned is None
+    assert result.strategies[0].privacy_gap.stderr is None
+
+
+def test_long_rows_hold_every_setting_once():
+    rows = compared().rows()
+    assert [(row["strategy"], row["setting"]) for row in rows] == [
+        ("full", "full_zero_shot"),
+        ("full", "full_fine_tuned"),
+        ("uniform", "emulator_zero_shot"),
+        ("uniform", "emulator_fine_tuned"),
+        ("uniform", "plug_in"),
+        ("uniform", "gain"),
+        ("uniform", "leak"),
+        ("uniform", "privacy_gap"),
+    ]
+    assert {row["metric"] for row in rows} == {"acc"}
+
+
+def test_seeds_that_do_not_match_are_an_error():
+    with pytest.raises(ValueError, match="shorter"):
+        compare("acc", True, Score(0.2), [], {"crash": (Score(0.1), TUNED[:2], PLUGGED)})
