@@ -129,14 +129,11 @@ class _Tuning:
         pad_id: int,
         checkpoint: Checkpoint | None,
     ) -> None:
-        from accelerate import Accelerator
-
         self.examples, self.settings, self.pad_id, self.checkpoint = examples, settings, pad_id, checkpoint
         self.plan, self.model = plan, model
         torch.manual_seed(settings.seed)
         _set_formats(model, plan, precision)
-        mixed = "bf16" if precision == "bfloat16" else "no"
-        self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision=mixed)
+        self.accelerator = _accelerator(device, precision)
         if device != "auto":
             model.to(self.accelerator.device)
         self.parameters = tuned_parameters(model, plan)
@@ -260,6 +257,15 @@ class _Tuning:
             f"the {what} is not finite at step {step + 1} of {self.num_steps}, learning rate {rate:.3g}, training rows"
             f" {[row.row for row in rows]}; {kept}. Lower tune.learning_rate, or look at those rows"
         )
+
+
+def _accelerator(device: str, precision: str) -> Any:
+    """Accelerate for this tuning; it remembers the first one's device and precision for the whole process."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bfloat16" else "no")
 
 
 def _set_formats(model: nn.Module, plan: Plan, precision: str) -> None:

@@ -48,32 +48,7 @@ def test_published_plans(name):
 
 def test_worked_example_of_sharing():
     _, kept, tuned = PUBLISHED["OPT-1.3B arc_easy"]
-    expected = [
-        "0",
-        "1",
-        "2",
-        "3",
-        "5*",
-        "5",
-        "5*",
-        "9",
-        "9",
-        "9",
-        "9",
-        "12",
-        "12",
-        "12",
-        "15",
-        "15",
-        "15",
-        "18*",
-        "18",
-        "20",
-        "20",
-        "22",
-        "22",
-        "23",
-    ]
+    expected = "0 1 2 3 5* 5 5* 9 9 9 9 12 12 12 15 15 15 18* 18 20 20 22 22 23"
     layout = make_layout(24, kept, tuned, "all")
     shown = [f"{source}*" if source in tuned and not trained else str(source) for source, trained in layout]
     assert " ".join(shown) == expected
