@@ -77,7 +77,7 @@ class Store:
     def find(self, stage: str, key: str) -> Artifact | None:
         """The artifact, verified; a damaged one is moved to quarantine with one warning and is a miss."""
         folder = self.folder(stage, key)
-        if not folder.is_dir():
+        if folder.is_symlink() or not folder.is_dir():
             if folder.is_symlink() or folder.exists():
                 self._quarantine(folder, "it is not a folder")
             return None
@@ -160,16 +160,6 @@ class Store:
                 f"the store {self.root} needs about {_megabytes(needed_bytes)} for this run but has {_megabytes(free)}"
                 " free; free some with `crash gc`, or choose another disk (place.store)"
             )
-
-    def clean_temporary(self) -> list[Path]:
-        """Remove temporary folders whose process is gone."""
-        removed = []
-        for folder in (self.root / "tmp").glob("*-*"):
-            pid = folder.name.partition("-")[0]
-            if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-                shutil.rmtree(folder, ignore_errors=True)
-                removed.append(folder)
-        return removed
 
     def verify_everything(self) -> list[Path]:
         """Read every artifact in full; damaged ones are moved to quarantine and returned."""

@@ -46,7 +46,7 @@ class Digests:
     def _read(self) -> dict[str, str]:
         known: dict[str, str] = {}
         try:
-            lines = self.memory.read_text().splitlines()
+            lines = self.memory.read_text(errors="replace").splitlines()
         except OSError:
             return known
         for line in lines:

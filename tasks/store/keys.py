@@ -59,11 +59,6 @@ def canonical(value: Any, where: str = "value") -> Any:
     return _canonical_object(value, where)
 
 
-def explain(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Which parts of two `stage_key` inputs differ, as dotted names: why something is computed again."""
-    return sorted(_differences(old, new, ""))
-
-
 @cache
 def package_version(name: str) -> str:
     """Installed version of a distribution, or "absent"."""
@@ -166,11 +161,3 @@ def _canonical_object(value: Any, where: str) -> Any:
         return {field.name: canonical(getattr(value, field.name), f"{where}.{field.name}") for field in fields(value)}
     why = "a path never identifies content" if isinstance(value, Path) else "its content cannot be identified"
     raise InputError(f"{where} is a {type(value).__name__}: {why}; pass plain values or a reference to an artifact")
-
-
-def _differences(old: Any, new: Any, name: str) -> Iterator[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in old.keys() | new.keys():
-            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
-    elif old != new:
-        yield name

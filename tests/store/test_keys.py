@@ -1,0 +1,182 @@
+"""Keys change exactly when a result may (F23)."""
+
+import enum
+import math
+import random
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from tasks.core.errors import InputError
+from tasks.store import keys
+from tasks.store.keys import canonical, canonical_json, code_digest, stage_key
+
+CODE = {
+    "pack/__init__.py": "",
+    "pack/stage.py": "from pack.helpers import double\n\ndef run(x):\n    return double(x)\n",
+    "pack/helpers.py": "from pack import deep\n\ndef double(x):\n    return 2 * deep.same(x)\n",
+    "pack/deep.py": "def same(x):\n    return x\n",
+    "pack/unused.py": "VALUE = 1\n",
+}
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of three modules that import one another, and one that nobody imports."""
+    for name, text in CODE.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path / "pack"
+
+
+def digest(module: str = "pack.stage") -> str:
+    """The digest as a new process would compute it."""
+    keys._code_digest.cache_clear()
+    return code_digest(module, ("pack",))
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("stage.py", "from pack.helpers import double\n\ndef run(x):\n    return double(x) + 1\n"),
+        ("helpers.py", "from pack import deep\n\ndef double(x):\n    return 3 * deep.same(x)\n"),
+        ("deep.py", "def same(x):\n    return x + 0\n"),
+        ("helpers.py", "def double(x):\n    from pack import unused\n    return 2 * unused.VALUE\n"),
+    ],
+)
+def test_f23_changed_code_changes_the_digest(package, file, text):
+    before = digest()
+    (package / file).write_text(text)
+    assert digest() != before
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("stage.py", "# a comment\nfrom pack.helpers import double\ndef run(x):\n\n    return (double(x))\n"),
+        ("deep.py", '"""A docstring."""\ndef same(x):\n    """Another."""\n    return x\n'),
+        ("unused.py", "VALUE = 2\n"),
+    ],
+)
+def test_f23_comments_layout_and_unused_code_do_not(package, file, text):
+    before = digest()
+    (package / file).write_text(text)
+    assert digest() == before
+
+
+def test_relative_imports_and_cycles(package):
+    (package / "helpers.py").write_text("from . import deep, stage\n\ndef double(x):\n    return deep.same(x)\n")
+    before = digest()
+    (package / "deep.py").write_text("def same(x):\n    return -x\n")
+    assert digest() != before
+
+
+def test_imports_nothing(package):
+    (package / "stage.py").write_text("raise RuntimeError('imported')\n")
+    assert len(digest()) == 64
+
+
+def test_many_threads_at_once(package):
+    found: list[str] = []
+    threads = [threading.Thread(target=lambda: found.append(digest())) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 16
+    assert len(set(found)) == 1
+
+
+class Colour(enum.Enum):
+    """Some choice."""
+
+    RED = "red"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A plain dataclass."""
+
+    x: int
+    y: float
+
+
+class Options(BaseModel):
+    """A pydantic model."""
+
+    rate: float = 1e-4
+    names: tuple[str, ...] = ("a",)
+
+
+class Viewed:
+    """Says itself what matters of it."""
+
+    def cache_view(self) -> dict[str, Any]:
+        return {"digest": "d"}
+
+
+def test_canonical_forms():
+    value = {"a": [Point(1, 2.0), Options(), Viewed(), Colour.RED, {3, 1, 2}], "b": None}
+    assert canonical(value) == {
+        "a": [{"x": 1, "y": 2.0}, {"rate": 1e-4, "names": ["a"]}, {"digest": "d"}, "red", [1, 2, 3]],
+        "b": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (Path("/data"), "a path never identifies content"),
+        (object(), "its content cannot be identified"),
+        (math.nan, "only finite numbers"),
+        (math.inf, "only finite numbers"),
+        ({1: "a"}, "use text keys"),
+        ([0, {"deep": Path("x")}], r"setting\[1\].deep is a"),
+    ],
+)
+def test_what_cannot_be_identified_is_refused_by_name(value, message):
+    with pytest.raises(InputError, match=message):
+        canonical(value, "setting")
+
+
+def test_canonical_json_ignores_the_order_of_keys():
+    names = [f"key {number}" for number in range(20)]
+    texts = set()
+    for seed in range(5):
+        random.Random(seed).shuffle(names)
+        texts.add(canonical_json({name: len(name) for name in names}))
+    assert len(texts) == 1
+
+
+def key(**changes: Any) -> str:
+    """The key of one call."""
+    arguments = {"rate": 1e-4, "seed": 0, "input": Viewed()} | changes
+    return stage_key("tune", "tasks.tune", arguments, ("torch",))[0]
+
+
+def test_f23_every_argument_and_package_version_counts(monkeypatch):
+    found = {key(), key(rate=2e-4), key(seed=1), key(extra=None), key(input="other")}
+    keys.package_version.cache_clear()
+    monkeypatch.setattr(keys.metadata, "version", lambda name: "0.0.1")
+    found.add(key())
+    keys.package_version.cache_clear()
+    assert len(found) == 6
+
+
+def test_the_build_of_a_package_does_not_count(monkeypatch):
+    versions = []
+    for version in ("2.13.0", "2.13.0+cu130"):
+        keys.package_version.cache_clear()
+        monkeypatch.setattr(keys.metadata, "version", lambda name, version=version: version)
+        versions.append(key())
+    keys.package_version.cache_clear()
+    assert versions[0] == versions[1]
+
+
+def test_an_absent_package_is_absent():
+    assert keys.package_version("no-such-distribution") == "absent"
