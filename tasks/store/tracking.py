@@ -144,6 +144,7 @@ class Sender:
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._journal: Journal | None = None
+        self._foreign: set[Path] = set()
         self._warned = False
 
     def start(self, journal: Journal) -> None:
@@ -172,8 +173,9 @@ class Sender:
             closing = self._closing.is_set()
             try:
                 self._connect()
-                for journal in [*self._leftovers(), self._journal]:
-                    self._deliver(journal)
+                for journal in self._leftovers():
+                    self._deliver_leftover(journal)
+                self._deliver(self._journal)
             except Exception as error:
                 if not self._warned:
                     logger.warning("MLflow at %s: %s; the run goes on without it", self.uri, type(error).__name__)
@@ -218,8 +220,15 @@ class Sender:
         for path in sorted(self.folder.glob("*.jsonl"), key=lambda found: found.stat().st_mtime):
             journal = Journal(self.folder, path.stem)
             idle = time.time() - path.stat().st_mtime > 2 * RETRY_SECONDS
-            if path != self._journal.path and idle and not journal.everything_delivered():
+            if path not in (self._journal.path, *self._foreign) and idle and not journal.everything_delivered():
                 yield journal
+
+    def _deliver_leftover(self, journal: Journal) -> None:
+        try:
+            self._deliver(journal)
+        except LookupError:
+            self._foreign.add(journal.path)
+            logger.warning("%s belongs to runs that another server knows; it is left where it is", journal.path)
 
     def _deliver(self, journal: Journal) -> None:
         for offset, event in journal.pending():
@@ -234,7 +243,8 @@ class Sender:
         if existing is None:
             if event["run"]:
                 tags["mlflow.parentRunId"] = self._id(run_id, "")
-            run = self._client.create_run(self._experiment_id, event["time"], {}, event["name"])
+            # With its tags from the start: a kill right after this must not make a second run of it later.
+            run = self._client.create_run(self._experiment_id, event["time"], tags, event["name"])
             existing = run.info.run_id
         self.ids[(run_id, event["run"])] = existing
         parameters = [Param(name, str(value)[:6000]) for name, value in event["parameters"].items()]

@@ -1,0 +1,73 @@
+"""Stages that do little, for tests of what runs them."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+from tasks.core.errors import DivergedError, InputError
+from tasks.store.artifacts import Ref
+from tasks.store.stage import stage
+from tasks.store.work import Work
+
+
+@stage(packages=())
+def number(work: Work, value: int, *, parents: list[Ref] | None = None, log: str = "") -> dict:
+    """Write a number: the value plus those of the parents. `log` names a file that gets one line per execution."""
+    total = value + sum(json.loads((work.open(ref) / "value.json").read_text()) for ref in parents or [])
+    if log:
+        with open(log, "a") as file:
+            file.write(f"{total}\n")
+    (work.out / "value.json").write_text(json.dumps(total))
+    return {"total": total, "threads": work.num_threads}
+
+
+@stage(packages=())
+def failing(work: Work, how: str) -> dict:
+    """Fail in the way that is named."""
+    (work.out / "half.json").write_text("{}")
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "exit":
+        os._exit(7)
+    errors = {
+        "input": InputError("the input is bad"),
+        "diverged": DivergedError("the loss is bad"),
+        "disk": OSError(28, "No space left on device"),
+        "memory": MemoryError("too large"),
+        "bug": KeyError("surprise"),
+    }
+    raise errors[how]
+
+
+@stage(packages=())
+def slow(work: Work, seconds: float, *, polls: bool = False) -> dict:
+    """Take some time; with `polls` look for a request to stop, and leave a checkpoint then."""
+    (work.scratch / "begun").touch()
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if polls and work.stop_requested():
+            (work.scratch / "checkpoint").touch()
+            break
+        time.sleep(0.01)
+    (work.out / "done.json").write_text("{}")
+    return {}
+
+
+@stage(packages=())
+def surroundings(work: Work, *, seed: int = 0) -> dict:
+    """What the process is like in which a stage computes."""
+    import torch
+
+    work.metric(1, loss=0.5)
+    work.metric(2, loss=0.25)
+    (work.out / "value.json").write_text(json.dumps(float(torch.rand(1))))
+    return {"pid": os.getpid(), "torch_threads": torch.get_num_threads(), "device": work.device}
+
+
+@stage(packages=())
+def writes(work: Work, name: str) -> dict:
+    """Write one file of that name."""
+    (work.out / name).write_text("x")
+    return {"folder": str(Path(work.out).name)}

@@ -1,0 +1,187 @@
+"""A stage is found or computed once, in a process of its own, and what goes wrong there comes back as what it is."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tasks.core.errors import CrashError, DivergedError, EnvironmentFault, InputError, InterruptedRun
+from tasks.store.artifacts import Store
+from tasks.store.resources import Resources
+from tasks.store.stage import Runtime, Shared, sharing
+from tests.store.sample_stages import failing, number, slow, surroundings, writes
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def runtime(tmp_path):
+    return Runtime(store=str(tmp_path / "store"), run_id=str(tmp_path))
+
+
+@pytest.fixture
+def own(runtime):
+    with sharing(runtime, Shared(Resources(2))) as shared:
+        yield shared
+
+
+def clean(runtime: Runtime) -> bool:
+    """Whether neither half an artifact nor a quarantined one is left."""
+    store = Path(runtime.store)
+    return not list(store.glob("tmp/*")) and not list(store.glob("quarantine/*"))
+
+
+def test_computed_once_and_found_afterwards(runtime, own, tmp_path):
+    log = str(tmp_path / "log")
+    first = number.run(runtime, value=2, log=log)
+    assert number.run(runtime, value=2, log=log) == first
+    assert first.summary["total"] == 2
+    assert Path(log).read_text() == "2\n"
+    assert own.used == [first, first]
+    assert own.computed == [first]
+    assert clean(runtime)
+
+
+def test_parents_are_opened_recorded_and_part_of_the_key(runtime, own):
+    parents = [number.run(runtime, value=value) for value in (1, 2)]
+    child = number.run(runtime, value=10, parents=parents)
+    assert child.summary["total"] == 13
+    manifest = Store(Path(runtime.store)).find("number", child.key).manifest
+    assert [parent["key"] for parent in manifest["parents"]] == [parent.key for parent in parents]
+    assert number.key(value=10, parents=parents[:1])[0] != child.key
+
+
+def test_how_a_run_is_run_is_no_part_of_the_key(runtime, own, tmp_path):
+    log = str(tmp_path / "log")
+    number.run(runtime, value=1, log=log)
+    other = runtime.model_copy(update={"cores_per_stage": 2, "show_progress": True})
+    assert number.run(other, "another label", value=1, log=log).summary["threads"] == 1
+    assert Path(log).read_text() == "1\n"
+
+
+def test_defaults_count_as_if_they_were_written():
+    assert number.key(value=1)[0] == number.key(value=1, log="", parents=None)[0]
+    assert number.key(value=1)[0] != failing.key(how="bug")[0]
+
+
+def test_an_argument_that_does_not_exist_is_refused(runtime, own):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'vale'"):
+        number.run(runtime, value=1, vale=1)
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "message"),
+    [
+        ("input", InputError, "^the input is bad$"),
+        ("diverged", DivergedError, "^the loss is bad$"),
+        ("disk", EnvironmentFault, "No space left on device"),
+        ("memory", EnvironmentFault, "out of memory"),
+        ("killed", EnvironmentFault, "its process was killed.*lack of memory"),
+        ("exit", CrashError, "ended with exit code 7"),
+        ("bug", CrashError, "(?s)failed: KeyError: 'surprise'.*sample_stages.py"),
+    ],
+)
+def test_errors_come_back_as_what_they_are_and_publish_nothing(runtime, own, how, kind, message):
+    with pytest.raises(kind, match=message) as info:
+        failing.run(runtime, how=how)
+    assert type(info.value) is kind
+    assert not list(Path(runtime.store).glob("artifacts/*/*"))
+    assert clean(runtime)
+
+
+def test_a_forbidden_file_is_not_published(runtime, own):
+    with pytest.raises(CrashError, match=r"wrote model\.pt"):
+        writes.run(runtime, name="model.pt")
+    assert clean(runtime)
+
+
+def test_each_stage_has_its_own_process_random_state_and_threads(runtime, own):
+    two = runtime.model_copy(update={"cores_per_stage": 2})
+    first, second = surroundings.run(runtime, seed=0), surroundings.run(two, seed=1)
+    assert len({first.summary["pid"], second.summary["pid"], os.getpid()}) == 3
+    assert (first.summary["torch_threads"], second.summary["torch_threads"]) == (1, 2)
+    assert first.summary["device"] == "cpu"
+
+
+def test_metrics_become_part_of_the_artifact(runtime, own):
+    ref = surroundings.run(runtime)
+    lines = (Store(Path(runtime.store)).open(ref) / "metrics.jsonl").read_text().splitlines()
+    assert [(entry["step"], entry["loss"]) for entry in map(json.loads, lines)] == [(1, 0.5), (2, 0.25)]
+    assert not list(Path(runtime.store).glob("work/*"))
+
+
+def run_in_thread(runtime: Runtime, **arguments) -> tuple[threading.Thread, list]:
+    """`slow` in a thread, and a list that gets the error it raises."""
+    raised: list = []
+
+    def work() -> None:
+        try:
+            slow.run(runtime, **arguments)
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not list(Path(runtime.store).glob("work/*/begun")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return thread, raised
+
+
+def test_stopping_ends_what_runs_and_starts_nothing_more(runtime, own):
+    thread, raised = run_in_thread(runtime, seconds=60)
+    own.children.stop(seconds=10)
+    thread.join(10)
+    assert [type(error) for error in raised] == [InterruptedRun]
+    with pytest.raises(InterruptedRun, match="was interrupted"):
+        number.run(runtime, value=1)
+    assert not list(Path(runtime.store).glob("artifacts/*/*"))
+    assert clean(runtime)
+
+
+def test_a_stage_that_polls_leaves_its_checkpoint(runtime, own):
+    thread, raised = run_in_thread(runtime, seconds=60, polls=True)
+    own.children.stop(seconds=10)
+    thread.join(10)
+    assert list(Path(runtime.store).glob("work/*/checkpoint")) or not raised
+
+
+def test_a_stage_that_does_not_listen_is_ended(runtime, own, monkeypatch):
+    thread, raised = run_in_thread(runtime, seconds=60)
+    began = time.monotonic()
+    own.children.stop(signal_number=0, seconds=0.3)
+    thread.join(10)
+    assert time.monotonic() - began < 5
+    assert len(raised) == 1
+
+
+def test_two_threads_that_want_the_same_compute_it_once(runtime, own, tmp_path):
+    log = str(tmp_path / "log")
+    threads = [threading.Thread(target=number.run, args=(runtime,), kwargs={"value": 5, "log": log}) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Path(log).read_text() == "5\n"
+
+
+SCRIPT = """
+import sys
+from tasks.store.stage import Runtime
+from tests.store.sample_stages import number
+ref = number.run(Runtime(store=sys.argv[1]), value=1)
+heavy = {"torch", "transformers", "mlflow", "prefect", "datasets", "pandas"} & set(sys.modules)
+print(sorted(heavy))
+"""
+
+
+@pytest.mark.parametrize("attempt", ["computed", "found"])
+def test_the_process_that_orchestrates_loads_no_heavy_package(attempt, tmp_path_factory):
+    store = tmp_path_factory.getbasetemp() / "light-store"
+    done = subprocess.run([sys.executable, "-c", SCRIPT, str(store)], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr

@@ -1,0 +1,161 @@
+"""What a run reports reaches MLflow, once, whether the server was there or not."""
+
+import logging
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tasks.core.errors import EnvironmentFault
+from tasks.store.artifacts import Artifact, Ref
+from tasks.store.tracking import Tracking, check_server
+from tasks.store.work import METRICS_FILE
+
+# MLflow 3.17 still uses a loading option that SQLAlchemy 2.1 will drop one day.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory) -> str:
+    """An SQLite tracking database."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture
+def client(uri):
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
+
+
+def artifact(folder: Path, **summary: float) -> Artifact:
+    """A finished stage with two steps of metrics."""
+    folder.mkdir(exist_ok=True)
+    steps = [f'{{"time": {time.time()}, "step": {step}, "loss": {1 / step}}}\n' for step in (1, 2)]
+    (folder / METRICS_FILE).write_text("".join(steps))
+    return Artifact(Ref(stage="tune", key="k" * 64, digest="d" * 64, summary=summary), folder, {})
+
+
+def report(tracking: Tracking, folder: Path, cached: bool = False) -> None:
+    """What a small run says."""
+    done = artifact(folder / "artifact", num_steps=2)
+    tracking.start("name", {"tune.learning_rate": "0.1"}, {"git.commit": "abc"}, {"model": "m" * 64})
+    tracking.stage_started("tune", "crash", done.ref.key)
+    if not cached:
+        tracking.stage_metrics("tune", done.ref.key, done.folder / METRICS_FILE)
+    tracking.stage_finished("tune", "crash", done, cached)
+    (folder / "table.md").write_text("| a |")
+    tracking.files([folder / "table.md"], "report")
+    tracking.values({"crash/plug_in": 0.9})
+    tracking.describe("| a |", {"report.key": "r"})
+
+
+def check(client, experiment: str, count: int = 1) -> None:
+    """MLflow shows that run, complete, `count` times."""
+    found = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    parents = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in found if "mlflow.parentRunId" in run.data.tags]
+    assert (len(parents), len(children)) == (count, count)
+    for run in parents:
+        assert run.info.status == "FINISHED"
+        assert run.info.run_name == "name"
+        assert run.data.params == {"tune.learning_rate": "0.1"}
+        assert run.data.metrics == {"crash/plug_in": 0.9}
+        assert run.data.tags["mlflow.note.content"] == "| a |"
+        assert [file.path for file in client.list_artifacts(run.info.run_id, "report")] == ["report/table.md"]
+        assert [entry.dataset.name for entry in run.inputs.dataset_inputs] == ["model"]
+    for run in children:
+        history = client.get_metric_history(run.info.run_id, "loss")
+        assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5)]
+        assert run.data.metrics["num_steps"] == 2
+        assert run.info.run_name == "tune · crash"
+        assert run.data.tags["mlflow.parentRunId"] in {parent.info.run_id for parent in parents}
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_run_is_shown_complete_also_when_its_stages_were_cached(uri, client, tmp_path, cached):
+    tracking = Tracking(uri, f"complete {cached}", tmp_path / "journal", "run")
+    report(tracking, tmp_path, cached)
+    assert tracking.close("FINISHED")
+    check(client, f"complete {cached}")
+    assert tracking.mlflow_run_id
+
+
+def test_curves_are_live(uri, client, tmp_path):
+    tracking = Tracking(uri, "live", tmp_path / "journal", "run")
+    done = artifact(tmp_path / "artifact")
+    tracking.start("name", {}, {}, {})
+    tracking.stage_started("tune", "", done.ref.key)
+    tracking.stage_metrics("tune", done.ref.key, done.folder / METRICS_FILE)
+    deadline = time.monotonic() + 30
+    while tracking.mlflow_run_id is None or len(found := client.search_runs([experiment(client, "live")])) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert {run.info.status for run in found} == {"RUNNING"}
+    tracking.close("KILLED")
+    assert {run.info.status for run in client.search_runs([experiment(client, "live")])} == {"KILLED"}
+
+
+def experiment(client, name: str) -> str:
+    """Its id."""
+    return client.get_experiment_by_name(name).experiment_id
+
+
+def age(folder: Path) -> None:
+    """Make journals look as if their process were gone."""
+    for path in folder.iterdir():
+        os.utime(path, (time.time() - 3600,) * 2)
+
+
+def test_an_outage_holds_up_nobody_and_the_next_run_delivers(uri, client, tmp_path, caplog):
+    (tmp_path / "first").mkdir()
+    away = Tracking(NOWHERE, "outage", tmp_path / "journal", "first")
+    began = time.monotonic()
+    report(away, tmp_path / "first")
+    assert time.monotonic() - began < 1
+    with caplog.at_level(logging.WARNING):
+        assert not away.close("FINISHED", seconds=1)
+    assert "the next run delivers" in caplog.text
+    assert "Traceback" not in caplog.text
+    age(tmp_path / "journal")
+    (tmp_path / "second").mkdir()
+    again = Tracking(uri, "outage", tmp_path / "journal", "second")
+    report(again, tmp_path / "second")
+    assert again.close("FINISHED")
+    check(client, "outage", count=2)
+
+
+def test_what_another_server_knows_of_does_not_stop_the_rest(uri, client, tmp_path, caplog):
+    tracking = Tracking(uri, "stranger", tmp_path / "journal", "stranger")
+    tracking.journal.write("metrics", run="", values=[["loss", 1.0, 0, 0]])
+    age(tmp_path / "journal")
+    own = Tracking(uri, "stranger", tmp_path / "journal", "own")
+    report(own, tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert own.close("FINISHED", seconds=20)
+    check(client, "stranger")
+    assert "another server" in caplog.text
+
+
+def test_delivered_twice_is_shown_once(uri, client, tmp_path):
+    tracking = Tracking(uri, "twice", tmp_path / "journal", "run")
+    report(tracking, tmp_path)
+    assert tracking.close("FINISHED")
+    # As if the process had been killed after the server took the events and before that was noted.
+    for path in (tmp_path / "journal").glob("*.sent"):
+        path.write_text("0")
+    age(tmp_path / "journal")
+    following = Tracking(uri, "other", tmp_path / "journal", "next")
+    following._sender.experiment = "twice"
+    following.start("name", {}, {}, {})
+    following.close("FINISHED")
+    found = client.search_runs([experiment(client, "twice")], "tags.`crash.run` = 'run'")
+    assert len(found) == 2, "one run and one child, not four"
+
+
+def test_a_server_that_is_away_is_said_before_anything_is_computed():
+    with pytest.raises(EnvironmentFault, match=r"does not answer .* correct place\.mlflow, or leave it out"):
+        check_server(NOWHERE)
+    check_server("sqlite:///somewhere")
