@@ -21,6 +21,8 @@ from tasks.store.tracking import Tracking, check_server
 logger = logging.getLogger(__name__)
 # Room for the smallest useful run; what a run really needs is estimated from the model's size.
 MIN_FREE_BYTES = 200 * 2**20
+# The unbiased estimator of similarity divides by n (n - 3).
+MIN_SUPPORT_ROWS = 4
 
 
 class Inputs:
@@ -35,12 +37,16 @@ class Inputs:
         self.model = resolve_model(settings.model.name, settings.model.revision, store)
         self.task = resolve_task(settings.task.model_dump(), store)
         check_budget(settings, self.model.num_blocks)
-        store.check_writable(needed_bytes(settings, self.model))
+        inputs = {"model": self.model, "task": self.task}
+        # What was computed before is served from a store that cannot be written; what was not fails at its lock.
+        if store.writable() or store.find(check.name, check.key(**inputs)[0]) is None:
+            store.check_writable(needed_bytes(settings, self.model))
         if settings.place.mlflow:
             check_server(settings.place.mlflow)
         self.precision = resolve_precision(settings.model.precision)
         runtime = Runtime(store=str(settings.store_root), run_id="check")
-        self.checked = check.run(runtime, "inputs", model=self.model, task=self.task)
+        self.checked = check.run(runtime, "inputs", **inputs)
+        check_support(settings, self.checked.summary)
 
 
 def check_budget(settings: Settings, num_blocks: int) -> None:
@@ -56,6 +62,18 @@ def check_budget(settings: Settings, num_blocks: int) -> None:
     if "crash" in settings.strategy and plan.num_tuned == 1:
         raise InputError(
             'plan.num_tuned = 1: which block is an explicit choice; use strategy = "fixed" with plan.tuned'
+        )
+
+
+def check_support(settings: Settings, facts: dict[str, Any]) -> None:
+    """Refuse a support set too small to compare representations with. Raises InputError."""
+    split = settings.support.split
+    there = facts[f"num_{split}_examples"]
+    if min(there, settings.support.num_rows) < MIN_SUPPORT_ROWS:
+        raise InputError(
+            f"the support set has {min(there, settings.support.num_rows)} rows (support.num_rows ="
+            f" {settings.support.num_rows}; the {split} split has {there}); comparing blocks takes at least"
+            f" {MIN_SUPPORT_ROWS}: give more rows, or take them from another split with support.split"
         )
 
 

@@ -147,14 +147,21 @@ class Store:
         with key_lock(self.root / "locks", stage, key):
             yield
 
+    def writable(self) -> bool:
+        """Whether artifacts can be added; a store that is only read still serves what it has."""
+        existing = self._existing()
+        return os.access(existing, os.W_OK) and not os.statvfs(existing).f_flag & os.ST_RDONLY
+
+    def _existing(self) -> Path:
+        return next(folder for folder in (self.root, *self.root.absolute().parents) if folder.exists())
+
     def check_writable(self, needed_bytes: int = 0) -> None:
         """Raise EnvironmentFault unless the store can take that many bytes."""
-        existing = next(folder for folder in (self.root, *self.root.absolute().parents) if folder.exists())
-        if not os.access(existing, os.W_OK) or os.statvfs(existing).f_flag & os.ST_RDONLY:
+        if not self.writable():
             raise EnvironmentFault(
                 f"the store {self.root} cannot be written; change its permissions or choose another (place.store)"
             )
-        free = shutil.disk_usage(existing).free
+        free = shutil.disk_usage(self._existing()).free
         if free < needed_bytes:
             raise EnvironmentFault(
                 f"the store {self.root} needs about {_megabytes(needed_bytes)} for this run but has {_megabytes(free)}"

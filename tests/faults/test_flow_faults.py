@@ -199,3 +199,43 @@ def test_a_prefect_server_that_is_away_is_said_at_once(settings):
     assert (done.returncode, "PREFECT_API_URL" in done.stderr) == (4, True), done.stderr
     assert time.monotonic() - began < 30
     assert not artifacts(settings.parent / "home/store")
+
+
+def in_namespace(script: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell script where mounts are its own."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-ec", script], capture_output=True, text=True, timeout=300, env=clean_environment()
+    )
+    if "unshare failed" in done.stderr:
+        pytest.skip(f"mount namespaces are not allowed here: {done.stderr.strip()}")
+    return done
+
+
+def test_f9_too_little_disk_is_said_before_anything_is_computed(settings):
+    home = settings.parent / "home"
+    home.mkdir()
+    done = in_namespace(f"mount -t tmpfs -o size=64m tmpfs {home}; {CRASH} run {settings} || echo $?; ls {home}")
+    assert done.stdout == "4\n", "nothing is written, not even a folder"
+    assert "for this run but has" in done.stderr
+    assert "place.store" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow_faults
+def test_f10_a_read_only_store(settings):
+    assert crash("run", str(settings)).returncode == 0
+    store = settings.parent / "home/store"
+    before = artifacts(store)
+    read_only = f"mount --bind {store} {store}; mount -o remount,ro,bind {store}; {CRASH} run {settings} "
+    cached = in_namespace(read_only)
+    assert cached.returncode == 0, cached.stderr
+    assert "Report:" in cached.stdout
+    miss = in_namespace(f"{read_only} --set tune.learning_rate=1e-3")
+    assert miss.returncode == 4, miss.stderr
+    last = miss.stderr.splitlines()[-1] if "crash: " in miss.stderr.splitlines()[-1] else miss.stderr
+    assert str(store) in last
+    assert "Read-only file system" in last
+    assert "Traceback" not in miss.stderr
+    assert artifacts(store) == before

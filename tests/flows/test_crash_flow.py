@@ -11,9 +11,14 @@ from tests.flows.commands import artifacts, crash, small_settings, stages
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the small run has been through once."""
+    """A folder in which the small run has been through once, with one strategy before with both."""
     folder = tmp_path_factory.mktemp("run")
-    done = crash("run", str(small_settings(folder)))
+    alone = crash("run", str(small_settings(folder)), "--set", "strategy=uniform")
+    assert alone.returncode == 0, alone.stdout + alone.stderr
+    before = artifacts(folder / "home/store")
+    done = crash("run", str(folder / "settings.toml"))
+    added = artifacts(folder / "home/store").keys() - before.keys()
+    (folder / "added").write_text(json.dumps(stages(added)))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "| crash " in done.stdout
     assert "Report:" in done.stdout
@@ -36,8 +41,14 @@ def test_every_stage_has_its_artifact(first):
         "tune": 3,
         "plug_in": 2,
         "evaluate": 8,
-        "report": 1,
+        "report": 2,
     }
+
+
+@pytest.mark.xdist_group("flow")
+def test_a_second_strategy_computes_only_its_own(first):
+    added = json.loads((first / "added").read_text())
+    assert added == {"cluster": 1, "emulate": 1, "tune": 1, "plug_in": 1, "evaluate": 3, "report": 1}
 
 
 @pytest.mark.xdist_group("flow")
@@ -82,7 +93,7 @@ def test_the_same_command_again_computes_nothing_and_shows_everything(first):
     assert again.returncode == 0, again.stderr
     assert artifacts(first / "home/store") == before
     finished = [line for line in again.stderr.splitlines() if "Task run" in line and "Finished in state" in line]
-    assert len(finished) == sum(stages(set(before)).values()) - 1  # check is no Prefect task
+    assert len(finished) == sum(stages(set(before)).values()) - 2  # check is no Prefect task, one report is of before
     assert all("Cached(" in line for line in finished)
     database = sqlite3.connect(first / "home/mlflow/mlflow.db")
     shown = database.execute("select count(*) from latest_metrics where key = 'crash/plug_in'").fetchone()
