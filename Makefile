@@ -53,6 +53,9 @@ format: $(READY) ## rewrite the sources in the house format
 readme: $(READY) ## make the README's settings reference anew
 	$(BIN)/python -m flows.reference README.md
 
+idea: $(READY) ## draw the README's picture anew
+	$(BIN)/python -m flows.idea docs/idea.png
+
 bench: $(READY) ## measurements, printed as a table
 	$(BIN)/python -m pytest -m bench -s -q tests/bench
 

@@ -11,8 +11,8 @@ from typing import Any
 from tasks.core.comparison import Comparison, Mean, Strategy
 
 COLUMNS = {
-    "emulator_zero_shot": "emulator, zero-shot",
-    "emulator_fine_tuned": "emulator, tuned",
+    "emulator_zero_shot": "zero-shot",
+    "emulator_fine_tuned": "tuned",
     "plug_in": "plug-in",
     "gain": "gain",
     "leak": "leak",
@@ -42,14 +42,10 @@ def long_csv(comparison: Comparison) -> str:
 
 def wide_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table: the full model first, then one row a strategy."""
-    header = ["strategy", *COLUMNS.values()]
-    full: list[list[str]] = [["full model, zero-shot", *[""] * len(COLUMNS)]]
-    full[0][3] = shown(comparison.full_zero_shot)
-    if comparison.full_fine_tuned:
-        full.append(["full model, tuned", *[""] * len(COLUMNS)])
-        full[1][3] = shown(comparison.full_fine_tuned)
-        full[1][4] = _signed(comparison, comparison.full_fine_tuned)
-    return header, full + [_strategy_cells(strategy) for strategy in comparison.strategies]
+    header = ["", *COLUMNS.values()]
+    tuned = shown(comparison.full_fine_tuned) if comparison.full_fine_tuned else ""
+    full = ["full model", shown(comparison.full_zero_shot), tuned, *[""] * (len(COLUMNS) - 2)]
+    return header, [full, *(_strategy_cells(strategy) for strategy in comparison.strategies)]
 
 
 def wide_csv(comparison: Comparison) -> str:
@@ -93,7 +89,8 @@ def footnote(comparison: Comparison) -> str:
     )
     sign = "" if comparison.higher_is_better else " Differences are turned so that positive is better."
     return (
-        f"{error} gain = plug-in − full zero-shot; leak = tuned emulator − full zero-shot;"
+        f"plug-in: the emulator's tuned blocks, put into the full model. {error}"
+        f" gain = plug-in − full zero-shot; leak = tuned emulator − full zero-shot;"
         f" privacy gap = plug-in − tuned emulator.{sign}"
     )
 
@@ -122,14 +119,10 @@ def shown(mean: Mean) -> str:
     return f"{mean.value:.{digits}f}{error}"
 
 
-def _signed(comparison: Comparison, tuned: Mean) -> str:
-    sign = 1.0 if comparison.higher_is_better else -1.0
-    return f"{sign * (tuned.value - comparison.full_zero_shot.value):+.3f}"
-
-
 def _strategy_cells(strategy: Strategy) -> list[str]:
     settings = [shown(getattr(strategy, name)) for name in list(COLUMNS)[:3]]
-    return [strategy.name, *settings, *(f"{getattr(strategy, name).value:+.3f}" for name in list(COLUMNS)[3:])]
+    differences = [f"{getattr(strategy, name).value:+.3f}" for name in list(COLUMNS)[3:]]
+    return [f"{strategy.name} emulator", *settings, *differences]
 
 
 def _figure(path: Path, text: str) -> str:

@@ -20,7 +20,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     added = artifacts(folder / "home/store").keys() - before.keys()
     (folder / "added").write_text(json.dumps(stages(added)))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "| crash " in done.stdout
+    assert "| crash emulator " in done.stdout
     assert "Report:" in done.stdout
     assert "mlflow server" in done.stdout
     return folder
