@@ -74,26 +74,33 @@ def _cka(states: Tensor, gram: Callable[[Tensor], Tensor], debiased: bool, names
         raise InputError(f"{num_rows} rows are too few to compare representations; give at least {MIN_ROWS}")
     centre = _u_centred if debiased else _centred
     flat = torch.empty(num_states, num_rows * num_rows, dtype=torch.float64, device=states.device)
+    # One buffer for all: fresh memory for each state costs as much time as the arithmetic on it.
+    room = torch.empty_like(states[0], dtype=_working_type(states))
     for index, state in enumerate(states):
         name = names[index] if names else f"block {index}"
-        kernel = centre(gram(_prepared(state, name)).double()).flatten()
-        flat[index] = kernel / _norm(kernel, name)
+        kernel = centre(gram(_prepared(state, name, room)).double()).flatten()
+        torch.div(kernel, _norm(kernel, name), out=flat[index])
     similarity = flat @ flat.T
     similarity.fill_diagonal_(1.0)
     return similarity.to(states.dtype if states.dtype == torch.float64 else torch.float32)
 
 
-def _prepared(state: Tensor, name: str) -> Tensor:
-    """The state with centred columns, scaled to size 1 so that no product over- or underflows."""
-    if not state.isfinite().all():
+def _working_type(states: Tensor) -> torch.dtype:
+    return torch.float64 if states.dtype == torch.float64 else torch.float32
+
+
+def _prepared(state: Tensor, name: str, room: Tensor) -> Tensor:
+    """In `room`: the state with centred columns, scaled to size 1 so that no product over- or underflows."""
+    lowest, highest = state.aminmax()  # NaN wins
+    if not (lowest.isfinite() and highest.isfinite()):
         raise InputError(f"the representation of {name} holds NaN or infinite values")
-    state = state if state.dtype == torch.float64 else state.float()
-    centred = state - state.mean(dim=0)
-    size = centred.abs().max()
+    room.copy_(state)
+    room.sub_(room.mean(dim=0))
+    size = torch.maximum(*map(torch.abs, room.aminmax()))
     # Rounding leaves a few units in the last place where every row is the same.
-    if size <= 8 * torch.finfo(state.dtype).eps * state.abs().max():
+    if size <= 8 * torch.finfo(room.dtype).eps * torch.maximum(lowest.abs(), highest.abs()):
         raise InputError(f"the representation of {name} is the same for every row, so nothing can be compared with it")
-    return centred / size
+    return room.div_(size)
 
 
 def _norm(kernel: Tensor, name: str) -> Tensor:
@@ -104,7 +111,15 @@ def _norm(kernel: Tensor, name: str) -> Tensor:
 
 
 def _linear_gram(state: Tensor) -> Tensor:
-    return state @ state.T
+    """Gram matrix [n, n]; one of the two equal off-diagonal quarters is copied, not computed."""
+    half = len(state) // 2
+    upper, lower = state[:half], state[half:]
+    gram = state.new_empty(len(state), len(state))
+    torch.mm(upper, upper.T, out=gram[:half, :half])
+    torch.mm(lower, lower.T, out=gram[half:, half:])
+    torch.mm(upper, lower.T, out=gram[:half, half:])
+    gram[half:, :half] = gram[:half, half:].T
+    return gram
 
 
 def _rbf_gram(state: Tensor) -> Tensor:
@@ -114,7 +129,9 @@ def _rbf_gram(state: Tensor) -> Tensor:
 
 
 def _centred(gram: Tensor) -> Tensor:
-    return gram - gram.mean(dim=0, keepdim=True) - gram.mean(dim=1, keepdim=True) + gram.mean()
+    """H K H of a symmetric matrix, in place."""
+    mean = gram.mean(dim=0)
+    return gram.sub_(mean.unsqueeze(0)).sub_((mean - mean.mean()).unsqueeze(1))
 
 
 def _u_centred(gram: Tensor) -> Tensor:
