@@ -13,6 +13,7 @@ from flows.guard import start_temporary_server
 from flows.settings import Settings
 from tasks.core.errors import CrashError
 from tasks.store.artifacts import Ref, Store
+from tasks.store.sender import warm_up
 
 
 def launch(settings: Settings) -> int:
@@ -28,6 +29,7 @@ def launch(settings: Settings) -> int:
 
     _quiet_prefect()
     _end_at_once_on_second_interrupt()
+    warm_up()
     start_temporary_server()
     report = crash(settings)
     _print_summary(settings, report, time.monotonic() - begun)

@@ -15,8 +15,9 @@ from tasks.core.errors import InputError, InterruptedRun
 from tasks.store.artifacts import Ref, Store
 from tasks.store.precision import resolve_precision
 from tasks.store.resources import Resources, usable_cores, visible_gpus
+from tasks.store.sender import check_server
 from tasks.store.stage import Runtime, Shared, Stage, sharing
-from tasks.store.tracking import Tracking, check_server
+from tasks.store.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 # Room for the smallest useful run; what a run really needs is estimated from the model's size.
