@@ -15,6 +15,9 @@ from tasks.core.errors import CrashError
 from tasks.store.artifacts import Ref, Store
 from tasks.store.sender import warm_up
 
+# Without the last part MLflow shows its pages for chat agents instead of those for training.
+LOCAL_PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
+
 
 def launch(settings: Settings) -> int:
     """Run the `crash` flow in this process; exit code."""
@@ -83,6 +86,8 @@ def _print_summary(settings: Settings, report: Ref, seconds: float) -> None:
     print(f"\nFinished in {seconds:.0f} s.")
     print(f"Report:  {folder / 'report.html'}")
     print(f"MLflow:  {mlflow_command(settings)}")
+    if not settings.place.mlflow:
+        print(f"         then open {LOCAL_PAGE}")
 
 
 def mlflow_command(settings: Settings) -> str:

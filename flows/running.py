@@ -189,11 +189,13 @@ def _name(settings: Settings) -> str:
 
 
 def _tags(run_id: str) -> dict[str, str]:
-    tags = {"prefect.flow_run_id": run_id}
+    tags = {"prefect.flow_run_id": run_id, "mlflow.source.name": "crash"}
+    if user := os.environ.get("USER"):
+        tags["mlflow.user"] = user
     if url := os.environ.get("PREFECT_UI_URL") or os.environ.get("PREFECT_API_URL", "").removesuffix("/api"):
         tags["prefect.url"] = f"{url}/runs/flow-run/{run_id}"
     if commit := git_commit():
-        tags["git.commit"] = commit
+        tags["mlflow.source.git.commit"] = commit
     return tags
 
 
@@ -204,7 +206,7 @@ def git_commit() -> str | None:
     folder = Path(__file__).resolve().parents[1]
     if not (folder / ".git").exists():
         return None
-    answer = subprocess.run(["git", "-C", str(folder), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    answer = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True)
     return answer.stdout.strip() or None
 
 

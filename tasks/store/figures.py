@@ -87,7 +87,7 @@ def plan_drawing(plans: Mapping[str, Plan], path: Path) -> None:
     num_blocks = max(plan.num_blocks for plan in plans.values())
     made, axes = figure(max(7.2, 0.42 * num_blocks + 2.2), 1.9 * len(plans) + 0.9)
     for row, (name, plan) in enumerate(plans.items()):
-        top = -row * 3.1
+        top = -row * 2.8
         for index in range(plan.num_blocks):
             kind = "tuned" if index in plan.tuned else "frozen" if index in plan.kept else "removed"
             _box(axes, index, top, str(index), kind)
@@ -96,9 +96,9 @@ def plan_drawing(plans: Mapping[str, Plan], path: Path) -> None:
             _box(axes, position, top - 1.25, str(source), "tuned" if is_tuned else "copy" if repeated else "frozen")
         axes.text(-0.8, top, f"{name}: full model", ha="right", va="center", fontsize=10, fontweight="bold")
         axes.text(-0.8, top - 1.25, "emulator runs", ha="right", va="center", fontsize=10)
-    _plan_legend(axes, num_blocks, -(len(plans) - 1) * 3.1 - 2.35)
+    _plan_legend(axes, -(len(plans) - 1) * 2.8 - 2.35)
     axes.set_xlim(-5.2, num_blocks)
-    axes.set_ylim(-(len(plans) - 1) * 3.1 - 2.8, 0.9)
+    axes.set_ylim(-(len(plans) - 1) * 2.8 - 2.8, 0.9)
     axes.axis("off")
     axes.set_title("Which block runs where", loc="left", fontsize=12, fontweight="bold", color=INK)
     save(made, path)
@@ -144,9 +144,12 @@ def loss_curves(curves: Mapping[str, Sequence[tuple[int, float]]], path: Path) -
     """Training loss by step of each tuning."""
     made, axes = figure(7.2, 4.0)
     groups = list(dict.fromkeys(name.rpartition(", ")[0] or name for name in curves))
+    # A strategy has the colour that it has among the scores.
+    strategies = [group for group in groups if group != "full"]
+    colors = {"full": GREY} | {group: CYCLE[number % len(CYCLE)] for number, group in enumerate(strategies)}
     for name, points in curves.items():
         group = name.rpartition(", ")[0] or name
-        color = CYCLE[groups.index(group) % len(CYCLE)]
+        color = colors[group]
         first = next(other for other in curves if (other.rpartition(", ")[0] or other) == group) == name
         steps, losses = zip(*points, strict=True)
         axes.plot(steps, losses, color=color, linewidth=1.2, alpha=0.8, label=group if first else None)
@@ -178,9 +181,10 @@ def _box(axes: Any, column: float, row: float, text: str, kind: str) -> None:
     axes.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if dark else INK)
 
 
-def _plan_legend(axes: Any, num_blocks: int, row: float) -> None:
+def _plan_legend(axes: Any, row: float) -> None:
     words = {"tuned": "tuned", "frozen": "kept, frozen", "copy": "stands in (copy)", "removed": "removed"}
-    width = max(3.0, num_blocks / len(words))
-    for number, (kind, word) in enumerate(words.items()):
-        _box(axes, number * width, row, "", kind)
-        axes.text(number * width + 0.65, row, word, va="center", fontsize=9)
+    column = 0.0
+    for kind, word in words.items():
+        _box(axes, column, row, "", kind)
+        axes.text(column + 0.6, row, word, va="center", fontsize=9)
+        column += 1.2 + 0.19 * len(word)

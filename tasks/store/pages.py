@@ -22,7 +22,7 @@ STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:62rem;margin:2rem auto;padding:0 1.5rem}
 h1{font-size:1.7rem;margin:0 0 .3rem}h2{font-size:1.2rem;margin:2.2rem 0 .6rem}
 table{border-collapse:collapse;margin:.6rem 0}th,td{padding:.35rem .8rem;text-align:right;border-bottom:1px solid #ddd}
-th:first-child,td:first-child{text-align:left}th{font-weight:600;border-bottom:2px solid #999}
+th:first-child,td:first-child{text-align:left}th,td{white-space:nowrap}th{font-weight:600;border-bottom:2px solid #999}
 .scroll{overflow-x:auto}.note{color:#555;font-size:.92rem}img{max-width:100%;height:auto;display:block}
 figure{margin:1rem 0}figcaption{color:#555;font-size:.92rem}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem}

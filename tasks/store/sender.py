@@ -16,6 +16,10 @@ logger = logging.getLogger(__name__)
 RETRY_SECONDS = 15.0
 POLL_SECONDS = 0.5
 MAX_BATCH = 900
+# What stands in for a stage's key on the run that all stages belong to.
+WHOLE = "flow"
+# Says to the UI that runs are trainings with curves, not chats.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 # The defaults retry for minutes; a tracking server that is away must not hold up anybody.
 QUIET = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -110,7 +114,7 @@ class Sender:
         local = self.uri.startswith("sqlite:")
         location = (self.folder.parent / "artifacts").absolute().as_uri() if local else None
         try:
-            return client.create_experiment(self.experiment, artifact_location=location)
+            return client.create_experiment(self.experiment, artifact_location=location, tags=EXPERIMENT_TAGS)
         except Exception:
             # Somebody else made it between our look and our try.
             found = client.get_experiment_by_name(self.experiment)
@@ -142,7 +146,7 @@ class Sender:
     def _on_start(self, run_id: str, event: dict[str, Any]) -> None:
         from mlflow.entities import Param
 
-        tags = {**event["tags"], "crash.run": run_id, "crash.stage_run": event["run"]}
+        tags = {**event["tags"], "crash.run": run_id, "crash.stage_run": event["run"] or WHOLE}
         existing = self._id(run_id, event["run"], create=False)
         if existing is None:
             if event["run"]:
@@ -187,7 +191,7 @@ class Sender:
     def _id(self, run_id: str, stage_run: str, create: bool = True) -> Any:
         """MLflow's id for one of our runs; asked of the server when another process started it."""
         if (run_id, stage_run) not in self.ids:
-            query = f"tags.`crash.run` = '{run_id}' and tags.`crash.stage_run` = '{stage_run}'"
+            query = f"tags.`crash.run` = '{run_id}' and tags.`crash.stage_run` = '{stage_run or WHOLE}'"
             found = self._client.search_runs([self._experiment_id], query, max_results=1)
             if not found:
                 if create:

@@ -16,6 +16,7 @@ from tasks.store.sender import Sender
 from tasks.store.work import METRICS_FILE, read_metrics
 
 logger = logging.getLogger(__name__)
+CURVES = ("loss", "validation_loss")
 
 
 def now() -> int:
@@ -51,6 +52,7 @@ class Tracking:
         if values := self._new_values(key, path):
             self._open_child(key)
             self.journal.write("metrics", run=key, values=values)
+            self._show_curves(key, values)
 
     def stage_finished(self, stage: str, label: str, artifact: Artifact, cached: bool) -> None:
         """The stage's summary; a cached stage shows its metrics again in this run."""
@@ -64,8 +66,16 @@ class Tracking:
         # Tags of a run that begins now cost no call of their own.
         self._open_child(key, tags if cached else {})
         self.journal.write("metrics", run=key, values=values)
+        self._show_curves(key, values)
         self.journal.write("end", run=key, time=now(), status="FINISHED", tags={} if cached else tags)
         self._ended.add(key)
+
+    def _show_curves(self, key: str, values: list[list[Any]]) -> None:
+        """Losses of every tuning side by side on the page of the whole run."""
+        label = self._named[key][1].replace(",", "")
+        curves = [[f"{name}/{label}", value, at, step] for name, value, at, step in values if name in CURVES and step]
+        if label and curves:
+            self.journal.write("metrics", run="", values=curves)
 
     def _new_values(self, key: str, path: Path) -> list[list[Any]]:
         entries = list(read_metrics(path))

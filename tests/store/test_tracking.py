@@ -63,7 +63,7 @@ def check(client, experiment: str, count: int = 1) -> None:
         assert run.info.status == "FINISHED"
         assert run.info.run_name == "name"
         assert run.data.params == {"tune.learning_rate": "0.1"}
-        assert run.data.metrics == {"crash/plug_in": 0.9}
+        assert run.data.metrics == {"crash/plug_in": 0.9, "loss/crash": 0.5}
         assert run.data.tags["mlflow.note.content"] == "| a |"
         assert [file.path for file in client.list_artifacts(run.info.run_id, "report")] == ["report/table.md"]
         assert [entry.dataset.name for entry in run.inputs.dataset_inputs] == ["model"]
