@@ -9,7 +9,7 @@ from typing import Any
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.running import Run, started
+from flows.running import Run, run_name, started
 from flows.settings import Settings
 from tasks.capture import capture
 from tasks.cluster import cluster
@@ -29,7 +29,14 @@ WAITING_THREADS = 64
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=WAITING_THREADS)
 
 
-@flow(name="crash", task_runner=RUNNER, persist_result=False)
+def _flow_run_name() -> str:
+    """The name of the flow run about to start."""
+    from prefect.runtime import flow_run
+
+    return run_name(Settings.model_validate(flow_run.parameters["settings"]))
+
+
+@flow(name="crash", flow_run_name=_flow_run_name, task_runner=RUNNER, persist_result=False)
 def crash(settings: Settings) -> Ref:
     """Build emulators, tune them, plug the tuned blocks into the full model, and report the five settings."""
     with started(settings, "crash") as run:

@@ -47,3 +47,9 @@ def check_prefect() -> None:
             f"Prefect at {url} (PREFECT_API_URL) does not answer ({type(error).__name__}); start the server, or unset"
             " the variable to run without one"
         ) from error
+
+
+def prefect_page(run_id: str) -> str | None:
+    """Address of a flow run in the UI of the configured Prefect server; a temporary server has none."""
+    url = os.environ.get("PREFECT_UI_URL") or os.environ.get("PREFECT_API_URL", "").rstrip("/").removesuffix("/api")
+    return f"{url}/runs/flow-run/{run_id}" if url else None

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.environment import prefect_page
 from tasks.store.artifacts import Store
 from tasks.store.tracking import Tracking
 
@@ -24,7 +25,8 @@ def show_results(run: "Run", tracking: Tracking) -> None:
     tracking.files([path for path in files if path.suffix != ".png"], "report")
     tracking.values(flat_numbers(json.loads((folder / "report.json").read_text())))
     table = (folder / "table.md").read_text()
-    tracking.describe(table, {"report.key": run.report.key})
+    page = prefect_page(run.runtime.run_id)
+    tracking.describe(table + (f"\n[Prefect run]({page})\n" if page else ""), {"report.key": run.report.key})
     _show_in_prefect(table, run, tracking)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.arguments import Arguments
+from flows.environment import prefect_page
 from flows.settings import Settings
 from tasks.core.errors import InputError, InterruptedRun
 from tasks.store.artifacts import Ref, Store
@@ -154,12 +155,12 @@ def started(settings: Settings, flow_name: str) -> Iterator[Run]:
     tracking = open_tracking(settings, run_id, flow_run)
     own = Shared(Resources(usable_cores(), visible_gpus()), tracking)
     own.used.append(inputs.checked)
-    record_run(Store(settings.store_root), run_id, flow_name, _name(settings), settings.model_dump(mode="json"))
+    record_run(Store(settings.store_root), run_id, flow_name, run_name(settings), settings.model_dump(mode="json"))
     run = Run(settings, inputs, runtime, own)
     state = "failed"
     try:
         with sharing(runtime, own):
-            tracking.start(_name(settings), _parameters(settings, run.facts), _tags(run_id), _digests(inputs))
+            tracking.start(run_name(settings), _parameters(settings, run.facts), _tags(run_id), _digests(inputs))
             yield run
             state = "completed"
             assert run.report is not None
@@ -184,7 +185,8 @@ def open_tracking(settings: Settings, run_id: str, flow_run: Any) -> Tracking:
     return Tracking(uri, settings.place.experiment, folder / "journal", run_id)
 
 
-def _name(settings: Settings) -> str:
+def run_name(settings: Settings) -> str:
+    """What the run is called in both UIs."""
     return f"{Path(settings.model.name).name} · {settings.task.name} · {' + '.join(settings.strategy)}"
 
 
@@ -192,8 +194,8 @@ def _tags(run_id: str) -> dict[str, str]:
     tags = {"prefect.flow_run_id": run_id, "mlflow.source.name": "crash"}
     if user := os.environ.get("USER"):
         tags["mlflow.user"] = user
-    if url := os.environ.get("PREFECT_UI_URL") or os.environ.get("PREFECT_API_URL", "").removesuffix("/api"):
-        tags["prefect.url"] = f"{url}/runs/flow-run/{run_id}"
+    if url := prefect_page(run_id):
+        tags["prefect.url"] = url
     if commit := git_commit():
         tags["mlflow.source.git.commit"] = commit
     return tags
