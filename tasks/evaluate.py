@@ -1,13 +1,14 @@
 """Score one variant of a model: as it is, with tuned blocks plugged in, or its emulator before or after tuning."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import InputError
 from tasks.store.artifacts import Ref
 from tasks.store.lm_tasks import TaskSource
 from tasks.store.models import ModelSource
-from tasks.store.stage import stage
+from tasks.store.stage import TEXT_CODE, stage
 from tasks.store.work import Work
 
 if TYPE_CHECKING:
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
 SCORES_FILE = "scores.json"
 TUNED_FILE = "tuned.safetensors"
 PLAN_FILE = "plan.json"
+SCORING_CODE = (*TEXT_CODE, "tasks.store.scoring", "tasks.store.language_model")
 
 
-@stage(packages=("torch", "transformers", "tokenizers", "lm_eval", "datasets"), gpu=True)
+@stage(packages=("torch", "transformers", "tokenizers", "lm_eval", "datasets"), code=SCORING_CODE, gpu=True)
 def evaluate(
     work: Work,
     model: ModelSource,
@@ -63,29 +65,29 @@ def load_variant(
     work: Work, model: ModelSource, emulator: Ref | None, tuned: Ref | None, precision: str
 ) -> "PreTrainedModel":
     """The model that is scored, in evaluation mode. InputError if tuned blocks do not fit what they are put into."""
-    from safetensors.torch import load_file
-
-    from tasks.core.blocks import load_tuned, plug_in
-    from tasks.core.plan import Plan
+    from tasks.core.devices import place
     from tasks.store.models import load_model, quiet_transformers
     from tasks.store.weights import load_emulator
 
     quiet_transformers()
-    if emulator is None:
-        variant = load_model(model, precision, work.device)
-    else:
-        # An emulator is made to fit one device.
-        device = "cuda:0" if work.device == "auto" else work.device
-        variant = load_emulator(work.open(emulator), dtype=precision, device=device)
-    if tuned is None:
-        return variant.eval()
-    folder = work.open(tuned)
+    variant = load_model(model, precision) if emulator is None else load_emulator(work.open(emulator), dtype=precision)
+    if tuned is not None:
+        variant = _with_tuned(variant, work.open(tuned), model, in_emulator=emulator is not None)
+    return place(variant, work.device).eval()
+
+
+def _with_tuned(variant: "PreTrainedModel", folder: Path, model: ModelSource, in_emulator: bool) -> "PreTrainedModel":
+    from safetensors.torch import load_file
+
+    from tasks.core.blocks import load_tuned, plug_in
+    from tasks.core.plan import Plan
+
     plan, state = Plan.from_json((folder / PLAN_FILE).read_text()), load_file(folder / TUNED_FILE)
     if plan.num_blocks != model.num_blocks:
         raise InputError(
             f"the tuned blocks are of a model with {plan.num_blocks} blocks, {model.name} has {model.num_blocks}"
         )
-    if emulator is None:
-        return plug_in(variant, state, plan).eval()
+    if not in_emulator:
+        return plug_in(variant, state, plan)
     load_tuned(variant, state, plan)
-    return variant.eval()
+    return variant

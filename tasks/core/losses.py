@@ -24,10 +24,12 @@ class AnswerLoss:
         hidden = self._base(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
         ).last_hidden_state
-        targets = batch.labels[:, 1:]
+        # Of a model that is spread over GPUs the last states are on another device than the first embeddings.
+        targets = batch.labels[:, 1:].to(hidden.device)
         answered = targets != IGNORED
         logits = self._head(hidden[:, :-1][answered])
-        return nn.functional.cross_entropy(logits.float(), targets[answered], reduction="sum"), int(answered.sum())
+        chosen = targets[answered].to(logits.device)
+        return nn.functional.cross_entropy(logits.float(), chosen, reduction="sum"), len(chosen)
 
 
 @torch.no_grad()

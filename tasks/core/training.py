@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tasks.core.batching import Batch, Example, collate, steps_per_epoch, token_batches, training_batch
 from tasks.core.blocks import load_tuned, tuned_parameters, tuned_state
+from tasks.core.devices import EVERY, place
 from tasks.core.errors import DivergedError, InputError, InterruptedRun
 from tasks.core.losses import AnswerLoss, mean_loss
 from tasks.core.plan import Plan
@@ -134,8 +135,7 @@ class _Tuning:
         torch.manual_seed(settings.seed)
         _set_formats(model, plan, precision)
         self.accelerator = _accelerator(device, precision)
-        if device != "auto":
-            model.to(self.accelerator.device)
+        place(model, EVERY if device == EVERY else self.accelerator.device)
         self.parameters = tuned_parameters(model, plan)
         fused = all(parameter.device.type in ("cpu", "cuda") for parameter in self.parameters)
         self.optimizer = torch.optim.AdamW(
@@ -200,8 +200,8 @@ class _Tuning:
         for index, moments in state.items():
             tensors |= {f"optimizer/{index}/{name}": value for name, value in moments.items()}
         tensors["random/cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available() and self.accelerator.device.type == "cuda":
-            tensors["random/cuda"] = torch.cuda.get_rng_state(self.accelerator.device)
+        for index, random_state in enumerate(_cuda_random_states()):
+            tensors[f"random/cuda/{index}"] = random_state
         facts = {name: value for name, value in vars(self.progress).items() if name != "best"}
         self.progress.saved_step = facts["saved_step"] = self.progress.step
         self.checkpoint.save(tensors, facts | {"num_threads": torch.get_num_threads()})
@@ -219,8 +219,8 @@ class _Tuning:
             moments.setdefault(int(index), {})[moment] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         torch.set_rng_state(tensors["random/cpu"])
-        if "random/cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["random/cuda"], self.accelerator.device)
+        for index, random_state in _under("random/cuda/", tensors).items():
+            torch.cuda.set_rng_state(random_state, int(index))
         known = {name: value for name, value in facts.items() if name in _Progress.__dataclass_fields__}
         self.progress = _Progress(**known, best=_under("best/", tensors))
 
@@ -266,6 +266,10 @@ def _accelerator(device: str, precision: str) -> Any:
 
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bfloat16" else "no")
+
+
+def _cuda_random_states() -> list[Tensor]:
+    return torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
 
 
 def _set_formats(model: nn.Module, plan: Plan, precision: str) -> None:

@@ -90,10 +90,10 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
+    from tasks.core.devices import place
+
     quiet_transformers()
     options: dict[str, Any] = {"attn_implementation": attn} if attn else {}
-    if device == "auto":
-        options["device_map"] = "auto"
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.path,
@@ -109,7 +109,7 @@ def load_model(
     model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise InputError(f"{source.name}: {len(missing)} weights of the model are not in its files, first {missing[0]}")
-    return (model if device == "auto" else model.to(device)).eval()
+    return place(model, device).eval()
 
 
 def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
