@@ -29,6 +29,9 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(code)
 
 
+SET_HELP = "change one setting; KEY= takes it back to its default"
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(
@@ -41,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("settings", type=Path, help="TOML file; the keys are listed in the README")
     run.set_defaults(run=_run)
     for command in (demo, run):
-        command.add_argument("--set", dest="changes", action="append", metavar="KEY=VALUE", help="change one setting")
+        command.add_argument("--set", dest="changes", action="append", metavar="KEY=VALUE", help=SET_HELP)
     runs = commands.add_parser("runs", help="runs so far, their state and keys")
     runs.add_argument("--keys", action="store_true", help="also list the stages' keys")
     runs.set_defaults(run=_runs)

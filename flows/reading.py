@@ -22,7 +22,7 @@ def read_settings(path: Path, changes: list[str] | None = None) -> Settings:
         values = tomllib.loads(text)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a TOML file") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid TOML: {error}") from error
     for change in changes or []:
         _apply(values, change)
@@ -34,7 +34,7 @@ def read_settings(path: Path, changes: list[str] | None = None) -> Settings:
 
 
 def _apply(values: dict[str, Any], change: str) -> None:
-    """Set one `key.of.setting=value`; the value is TOML, or else taken as a string."""
+    """Set one `key.of.setting=value`; the value is TOML, or else taken as a string; without one the default counts."""
     key, separator, text = change.partition("=")
     if not separator or not key.strip():
         raise InputError(f"--set {change!r}: write it as key=value, for example --set tune.learning_rate=2e-5")
@@ -48,7 +48,10 @@ def _apply(values: dict[str, Any], change: str) -> None:
         group = group.setdefault(table, {})
         if not isinstance(group, dict):
             raise InputError(f"--set {change!r}: {table} is a value, not a table of settings")
-    group[name] = value
+    if text.strip():
+        group[name] = value
+    else:
+        group.pop(name, None)
 
 
 def _resolve_beside(values: dict[str, Any], folder: Path) -> None:

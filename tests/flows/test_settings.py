@@ -71,7 +71,7 @@ def test_missing_file_and_missing_key(tmp_path):
         ("tune.seeds=[]", "at least 1 item"),
         ("tune.seeds=[1, 1]", "names a seed twice"),
         ("strategy=fixed", "needs plan.kept and plan.tuned"),
-        ("tune.num_epochs=", "valid integer"),
+        ("tune.num_epochs=few", "valid integer"),
         ("tune", "write it as key=value"),
     ],
 )
@@ -112,3 +112,17 @@ def test_the_form_of_the_prefect_ui_has_names_bounds_and_descriptions():
     assert rate["exclusiveMinimum"] == 0
     assert rate["description"]
     assert schema["$defs"]["PlanSettings"]["additionalProperties"] is False
+
+
+def test_an_empty_change_takes_a_setting_back_to_its_default(tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_text('model = {name = "m"}\ntask = {name = "t"}\nplan = {num_kept = 4}\ntune = {num_epochs = 3}\n')
+    changed = read_settings(path, ["tune.num_epochs=", "tune.num_steps=4"])
+    assert (changed.tune.num_epochs, changed.tune.num_steps) == (None, 4)
+
+
+def test_a_file_that_is_no_text(tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="not valid TOML"):
+        read_settings(path)
