@@ -11,7 +11,7 @@ from typing import Any
 from flows.environment import check_prefect, prepare_environment
 from flows.guard import start_temporary_server
 from flows.settings import Settings
-from tasks.core.errors import CrashError
+from tasks.core.errors import CrashError, EnvironmentFault
 from tasks.store.artifacts import Ref, Store
 from tasks.store.sender import warm_up
 
@@ -27,6 +27,7 @@ def launch(settings: Settings) -> int:
 
     check_prefect()
     Inputs(settings)
+    _make_home(home)
     begun = time.monotonic()
     from flows.crash import crash
 
@@ -37,6 +38,16 @@ def launch(settings: Settings) -> int:
     report = crash(settings)
     _print_summary(settings, report, time.monotonic() - begun)
     return 0
+
+
+def _make_home(home: Path) -> None:
+    """Prefect and MLflow make their folders in it, but not itself. Raises EnvironmentFault."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentFault(
+            f"the home folder {home} cannot be made ({error.strerror}); choose another one (place.home)"
+        ) from error
 
 
 # What Prefect logs of tasks that could not run because the run was over.

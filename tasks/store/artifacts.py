@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -108,7 +108,7 @@ class Store:
             folder = Path(tempfile.mkdtemp(dir=parent, prefix=f"{os.getpid()}-{stage}-{key[:12]}-"))
             yield folder
         except OSError as error:
-            raise self._explained(error) from error
+            raise self.explained(error, folder) from error
         finally:
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -130,7 +130,7 @@ class Store:
         try:
             return self._publish(stage, key, written, key_inputs, parents, summary or {})
         except OSError as error:
-            raise self._explained(error) from error
+            raise self.explained(error, written) from error
 
     def work_folder(self, key: str) -> Path:
         """Folder for checkpoints of this key; survives a kill."""
@@ -138,7 +138,7 @@ class Store:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise self._explained(error) from error
+            raise self.explained(error) from error
         return folder
 
     @contextmanager
@@ -167,6 +167,24 @@ class Store:
                 f"the store {self.root} needs about {_megabytes(needed_bytes)} for this run but has {_megabytes(free)}"
                 " free; free some with `crash gc`, or choose another disk (place.store)"
             )
+
+    def explained(self, error: OSError, written: Path | None = None) -> Exception:
+        """What a user can do about a disk that refuses; the error itself where it is not the disk's.
+
+        written: folder of the artifact that was being written.
+        """
+        if error.errno not in DISK_ERRORS:
+            return error
+        try:
+            free = _megabytes(shutil.disk_usage(self.root).free)
+        except OSError:
+            free = "unknown"
+        taken = f"; the artifact needs more than the {_size(written):,} bytes written so far" if written else ""
+        return EnvironmentFault(
+            f"writing {error.filename or written or self.root} failed: {error.strerror} ({free} free at {self.root}"
+            f"{taken}); nothing half written is kept. Free space with `crash gc` or choose another folder"
+            " (place.store), then run again"
+        )
 
     def verify_everything(self) -> list[Path]:
         """Read every artifact in full; damaged ones are moved to quarantine and returned."""
@@ -236,18 +254,6 @@ class Store:
         name = f"{folder.parent.name} {folder.name[:12]}"
         logger.warning("artifact %s is damaged (%s); %s; it is computed again", name, why, where)
 
-    def _explained(self, error: OSError) -> Exception:
-        if error.errno not in DISK_ERRORS:
-            return error
-        try:
-            free = _megabytes(shutil.disk_usage(self.root).free)
-        except OSError:
-            free = "unknown"
-        return EnvironmentFault(
-            f"writing {error.filename or self.root} failed: {error.strerror} ({free} free at {self.root}); nothing half"
-            " written is kept. Free space with `crash gc` or choose another folder (place.store), then run again"
-        )
-
 
 class _Damaged(Exception):
     """An entry that is not what its manifest says."""
@@ -293,6 +299,15 @@ def _rename(written: Path, target: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files under a folder; what vanishes meanwhile does not count."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            total += path.lstat().st_size
+    return total
 
 
 def _megabytes(count: int) -> str:

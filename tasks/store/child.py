@@ -9,6 +9,7 @@ import importlib
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core import errors
-from tasks.store.artifacts import Store
+from tasks.store.artifacts import DISK_ERRORS, Store
 from tasks.store.work import Work
 
 CHECKPOINT_SECONDS = 25.0
@@ -175,18 +176,26 @@ def _child(sending: Connection, function: tuple[str, str], arguments: dict[str, 
         stage = getattr(importlib.import_module(function[0]), function[1])
         sending.send(("done", stage.compute(work, **arguments)))
     except BaseException as error:
-        sending.send(_describe(error))
+        sending.send(_describe(error, work))
         sys.exit(getattr(error, "exit_code", 1))
 
 
-def _describe(error: BaseException) -> tuple:
+def _describe(error: BaseException, work: Work) -> tuple:
     name, message = type(error).__name__, str(error)
-    if isinstance(error, OSError):
+    if isinstance(fault := _disk_fault(error), OSError):
         # Disk full, permission, I/O: the user's machine, not our bug.
-        name = "EnvironmentFault"
+        name, message = "EnvironmentFault", f"{work.label}: {work.store.explained(fault, work.out)}"
     elif isinstance(error, MemoryError) or name == "OutOfMemoryError":
         name, message = "EnvironmentFault", f"out of memory ({message}); lower batch sizes or use a larger machine"
     return ("error", name, message, getattr(error, "exit_code", 1), traceback.format_exc())
+
+
+def _disk_fault(error: BaseException) -> BaseException:
+    """The error, or the OSError it stands for: libraries in Rust (safetensors, tokenizers) say it in words only."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    if found is None or isinstance(error, OSError) or int(found[1]) not in DISK_ERRORS:
+        return error
+    return OSError(int(found[1]), os.strerror(int(found[1])))
 
 
 def _die_with_parent() -> None:
