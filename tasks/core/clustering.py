@@ -111,7 +111,8 @@ def _checked(cka: Any) -> np.ndarray:
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not len(matrix):
         raise InputError(f"the similarity matrix must be square, one row a block; its shape is {matrix.shape}")
     if not np.isfinite(matrix).all():
-        block = int(np.argmax(~np.isfinite(matrix).all(axis=1)))
+        # One broken block spoils an entry of every row, but all of its own.
+        block = int(np.argmax((~np.isfinite(matrix)).sum(axis=1)))
         raise InputError(f"the similarity of block {block} is not finite; check its captured states")
     if not np.allclose(matrix, matrix.T, atol=1e-4):
         raise InputError("the similarity matrix must be symmetric")

@@ -4,6 +4,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
+import torch
 from scipy.cluster.hierarchy import fcluster, is_valid_linkage
 
 from tasks.core.clustering import LINKAGES, adjacent_clusters, adjacent_similarity, dendrogram
@@ -60,12 +61,13 @@ def test_boundary_equals_a_literal_greedy_merge(ties):
         assert adjacent_clusters(matrix, num_clusters) == literal_boundary(matrix, num_clusters)
 
 
+@pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("linkage", ["average", "complete"])
-def test_linkages_equal_literal_merges(linkage):
+def test_linkages_equal_literal_merges(linkage, ties):
     generator = np.random.default_rng(1)
     for _ in range(300):
         size = int(generator.integers(2, 16))
-        matrix = random_matrix(generator, size, ties=False)
+        matrix = random_matrix(generator, size, ties)
         num_clusters = int(generator.integers(1, size + 1))
         expected = literal_linkage(matrix, num_clusters, linkage)
         assert adjacent_clusters(matrix, num_clusters, linkage) == expected
@@ -114,6 +116,44 @@ def test_dendrogram_cuts_to_the_boundary_clusters():
         assert [len(cluster) for cluster in expected] == np.bincount(flat)[1:][np.argsort(first_seen(flat))].tolist()
 
 
+def test_dendrogram_by_hand():
+    # Similarities of neighbours 0.5, 0.9, 0.5: 1 and 2 merge first, then of the two equal ones the left.
+    matrix = np.eye(4)
+    for block, similarity in enumerate((0.5, 0.9, 0.5)):
+        matrix[block, block + 1] = matrix[block + 1, block] = similarity
+    expected = [[1, 2, 0.1, 2], [0, 4, 0.5, 3], [5, 3, 0.5, 4]]
+    np.testing.assert_allclose(dendrogram(matrix), expected, atol=1e-12)
+
+
+def test_dendrogram_of_blocks_alike_beyond_rounding_has_no_height_below_zero():
+    matrix = np.full((3, 3), 1 + 1e-6)
+    assert dendrogram(matrix)[:, 2].tolist() == [0.0, 0.0]
+    assert is_valid_linkage(dendrogram(matrix))
+
+
+def test_a_single_block_has_no_merges():
+    assert dendrogram([[1.0]]).shape == (0, 4)
+    for linkage in LINKAGES:
+        assert adjacent_clusters([[1.0]], 1, linkage) == [[0]]
+
+
+@pytest.mark.parametrize("linkage", LINKAGES)
+def test_lists_and_tensors_are_as_good_as_arrays(linkage):
+    matrix = random_matrix(np.random.default_rng(6), 9, ties=False)
+    expected = adjacent_clusters(matrix, 4, linkage)
+    assert adjacent_clusters(matrix.tolist(), 4, linkage) == expected
+    assert adjacent_clusters(torch.tensor(matrix).requires_grad_(), 4, linkage) == expected
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("block", [0, 3, 5])
+def test_the_broken_block_is_named_not_those_compared_with_it(block, value):
+    matrix = random_matrix(np.random.default_rng(7), 6, ties=False)
+    matrix[block] = matrix[:, block] = value
+    with pytest.raises(InputError, match=f"block {block} is not finite"):
+        adjacent_clusters(matrix, 2)
+
+
 def first_seen(labels: np.ndarray) -> list[int]:
     """Position at which each label first occurs."""
     return [int(np.argmax(labels == label)) for label in range(1, labels.max() + 1)]
@@ -133,6 +173,9 @@ def test_adjacent_similarity_is_the_first_diagonal():
         (np.ones((2, 3)), 1, "boundary", "must be square"),
         (np.array([[1.0, np.nan], [np.nan, 1.0]]), 1, "boundary", "block 0 is not finite"),
         (np.array([[1.0, 0.2], [0.8, 1.0]]), 1, "boundary", "symmetric"),
+        (np.array([[1.0, 0.2], [0.201, 1.0]]), 1, "boundary", "symmetric"),
+        (np.ones((0, 0)), 1, "boundary", "must be square"),
+        (np.ones(4), 1, "boundary", "must be square"),
     ],
 )
 def test_refusals(matrix, num_clusters, linkage, message):
