@@ -78,8 +78,10 @@ def _cka(states: Tensor, gram: Callable[[Tensor], Tensor], debiased: bool, names
     room = torch.empty_like(states[0], dtype=_working_type(states))
     for index, state in enumerate(states):
         name = names[index] if names else f"block {index}"
-        kernel = centre(gram(_prepared(state, name, room)).double()).flatten()
-        torch.div(kernel, _norm(kernel, name), out=flat[index])
+        kernel = gram(_prepared(state, name, room)).double()
+        noise = torch.finfo(room.dtype).eps * kernel.norm()
+        kernel = centre(kernel).flatten()
+        torch.div(kernel, _norm(kernel, noise, name), out=flat[index])
     similarity = flat @ flat.T
     similarity.fill_diagonal_(1.0)
     return similarity.to(states.dtype if states.dtype == torch.float64 else torch.float32)
@@ -103,10 +105,14 @@ def _prepared(state: Tensor, name: str, room: Tensor) -> Tensor:
     return room.div_(size)
 
 
-def _norm(kernel: Tensor, name: str) -> Tensor:
+def _norm(kernel: Tensor, noise: Tensor, name: str) -> Tensor:
+    """Norm of a centred kernel. Debiasing leaves only rounding where all rows are equally alike or but one differs."""
     norm = kernel.norm()
-    if not norm > 0:
-        raise InputError(f"the representation of {name} has no variation between rows, so nothing can be compared")
+    if not norm > noise:
+        raise InputError(
+            f"the representation of {name} has no structure between rows that could be compared; take other or more"
+            " examples, or the biased estimator"
+        )
     return norm
 
 
@@ -123,7 +129,12 @@ def _linear_gram(state: Tensor) -> Tensor:
 
 
 def _rbf_gram(state: Tensor) -> Tensor:
-    square = torch.cdist(state.double(), state.double()).square()
+    rows = state.double()
+    square = torch.cdist(rows, rows).square()
+    # The fast product behind cdist leaves rounding between equal rows; where most are equal, it would be the median.
+    size = rows.square().sum(dim=1)
+    rounding = torch.finfo(rows.dtype).eps * rows.shape[1] * (size.unsqueeze(0) + size.unsqueeze(1))
+    square.masked_fill_(square <= rounding, 0.0)
     median = square[torch.ones_like(square).triu(1).bool()].median()
     return torch.exp(-square / (2 * median.clamp(min=torch.finfo(torch.float64).tiny)))
 

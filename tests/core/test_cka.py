@@ -11,6 +11,7 @@ ESTIMATORS = {
     "linear": linear_cka,
     "debiased": lambda states: linear_cka(states, debiased=True),
     "rbf": rbf_cka,
+    "debiased rbf": lambda states: rbf_cka(states, debiased=True),
 }
 
 
@@ -44,7 +45,7 @@ def linear_kernel(states: np.ndarray) -> np.ndarray:
 def gaussian_kernel(states: np.ndarray) -> np.ndarray:
     square = ((states[:, None] - states[None]) ** 2).sum(-1)
     distances = np.sort(square[np.triu_indices(len(states), 1)])
-    return np.exp(-square / (2 * distances[(len(distances) - 1) // 2]))
+    return np.exp(-square / (2 * max(distances[(len(distances) - 1) // 2], 1e-300)))
 
 
 def reference(states: torch.Tensor, kernel=linear_kernel, index=hsic) -> np.ndarray:
@@ -57,6 +58,7 @@ REFERENCES = {
     "linear": lambda states: reference(states),
     "debiased": lambda states: reference(states - states.mean(1, keepdim=True), index=unbiased_hsic),
     "rbf": lambda states: reference(states, kernel=gaussian_kernel),
+    "debiased rbf": lambda states: reference(states, kernel=gaussian_kernel, index=unbiased_hsic),
 }
 
 
@@ -92,7 +94,7 @@ def test_laws(name):
     assert torch.equal(similarity, similarity.T)
     assert torch.equal(similarity.diagonal(), torch.ones(5))
     assert similarity.max() <= 1 + 1e-6
-    if name != "debiased":
+    if "debiased" not in name:
         assert similarity.min() >= -1e-6
     rotation = torch.linalg.qr(torch.randn(12, 12, generator=torch.Generator().manual_seed(1)))[0]
     changed = states.clone()
@@ -106,6 +108,46 @@ def test_the_biased_estimator_is_high_for_independent_states_and_the_debiased_on
     independent = torch.randn(2, 128, 512, generator=torch.Generator().manual_seed(3))
     assert linear_cka(independent)[0, 1] > 0.7
     assert abs(linear_cka(independent, debiased=True)[0, 1]) < 0.02
+
+
+@pytest.mark.parametrize("debiased", [False, True])
+def test_float64_states_are_compared_in_float64(debiased):
+    states = random_states(3, 12, 6).double()
+    similarity = linear_cka(states, debiased)
+    assert similarity.dtype == torch.float64
+    assert similarity.diagonal().tolist() == [1.0, 1.0, 1.0]
+    expected = REFERENCES["debiased" if debiased else "linear"](states)
+    np.testing.assert_allclose(similarity.numpy(), expected, atol=1e-13)
+
+
+@pytest.mark.parametrize("num_rows", [12, 64])
+def test_gaussian_kernel_where_most_rows_are_the_same(num_rows):
+    # Last tokens are, where answers are few. The median distance is zero: the kernel is 1 for equal rows, 0 elsewhere.
+    states = random_states(2, num_rows, 32)
+    states[1, : num_rows * 4 // 5] = states[1, 0]
+    np.testing.assert_allclose(rbf_cka(states).numpy(), REFERENCES["rbf"](states), atol=1e-5)
+
+
+@pytest.mark.parametrize("estimator", [linear_cka, rbf_cka])
+@pytest.mark.parametrize("num_rows", [8, 64])
+@pytest.mark.parametrize("kind", ["every two rows are equally alike", "one row differs from all others"])
+def test_debiasing_refuses_what_it_leaves_only_rounding_of(estimator, num_rows, kind):
+    states = random_states(3, num_rows, num_rows)
+    if kind == "every two rows are equally alike":
+        states[1] = 0.3 * torch.eye(num_rows)
+    else:
+        states[1, :-1] = states[1, 0]
+    assert estimator(states).isfinite().all()
+    with pytest.raises(InputError, match="block 1 has no structure between rows"):
+        estimator(states, debiased=True)
+
+
+@pytest.mark.parametrize("debiased", [False, True])
+def test_one_row_far_from_all_others_is_still_compared(debiased):
+    states = random_states()
+    states[:, 4] *= 1e3
+    expected = REFERENCES["debiased" if debiased else "linear"](states)
+    np.testing.assert_allclose(linear_cka(states, debiased).numpy(), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
@@ -133,6 +175,15 @@ def test_half_precision_states_are_measured_in_float32():
 def test_degenerate_input_names_the_block(name, break_it, message):
     with pytest.raises(InputError, match=message):
         ESTIMATORS[name](break_it(random_states()))
+
+
+@pytest.mark.parametrize("estimator", [linear_cka, rbf_cka])
+def test_errors_call_states_by_the_names_given(estimator):
+    names = ["the embeddings", *(f"block {index}" for index in range(4))]
+    with pytest.raises(InputError, match="representation of block 2 holds NaN"):
+        estimator(with_value(random_states(), float("nan")), names=names)
+    with pytest.raises(InputError, match="representation of block 2 is the same"):
+        estimator(constant(random_states()), names=names)
 
 
 def with_value(states: torch.Tensor, value: float) -> torch.Tensor:
@@ -172,3 +223,23 @@ def test_block_influence_counts_real_tokens_over_batches():
     pairs = [(inputs[row, place], outputs[row, place]) for row, place in mask.nonzero().tolist()]
     expected = np.mean([1 - float(a @ b / (a.norm() * b.norm())) for a, b in pairs])
     assert influence.result().tolist() == pytest.approx([expected, 0.0], abs=1e-6)
+
+
+def test_block_influence_by_hand_in_the_order_of_the_blocks():
+    east, north, west = torch.tensor([[[[1.0, 0.0]]], [[[0.0, 1.0]]], [[[-1.0, 0.0]]]])
+    mask = torch.ones(1, 1)
+    influence = BlockInfluence()
+    influence.update(2, east, west, mask)
+    influence.update(0, east, north, mask)
+    influence.update(1, east, east, mask)
+    assert influence.result().tolist() == pytest.approx([1.0, 0.0, 2.0], abs=1e-6)
+
+
+def test_block_influence_is_measured_in_float32():
+    inputs = torch.randn(1, 64, 32, generator=torch.Generator().manual_seed(6)).bfloat16()
+    outputs = (inputs.float() * 1.25 + 0.01).bfloat16()
+    mask = torch.ones(1, 64)
+    found, expected = BlockInfluence(), BlockInfluence()
+    found.update(0, inputs, outputs, mask)
+    expected.update(0, inputs.double(), outputs.double(), mask)
+    assert found.result().item() == pytest.approx(expected.result().item(), abs=1e-6)
