@@ -2,6 +2,7 @@
 
 import json
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -63,11 +64,35 @@ def test_offsite_tuning_places_as_published():
     # Places 2, 5, ... are counted among the 20 middle blocks, which begin at block 2.
     assert [block - 2 for block in plan.frozen] == evenly(20, 8)
     assert evenly(20, 8) == [0, 3, 5, 8, 11, 14, 16, 19]
+    assert plan.kept == (0, 1, 2, 5, 7, 10, 13, 16, 18, 21, 22, 23)
+    assert plan.share is None
+
+
+def test_uniform_plans_by_hand():
+    # Half-even rounding: 0.5 -> 0, 1.5 -> 2, 2.5 -> 2 would repeat a place if it were ever reached with a step below 1.
+    assert evenly(6, 3) == [0, 2, 5]
+    assert evenly(4, 3) == [0, 2, 3]
+    assert evenly(7, 1) == [3]
+    assert uniform_plan(12, num_kept=5) == fixed_plan(12, (0, 1, 6, 10, 11), (0, 1, 10, 11))
+    assert uniform_plan(12, num_kept=4).kept == (0, 1, 10, 11)
+    # The odd one is at the top.
+    assert uniform_plan(12, num_kept=4, num_tuned=3).tuned == (0, 10, 11)
 
 
 @pytest.mark.parametrize(("num_kept", "places"), [(12, (0, 4, 8, 11)), (22, (0, 7, 14, 21))])
 def test_tuned_places_among_the_kept(num_kept, places):
     assert spread(range(num_kept), 4) == places
+
+
+def test_tuned_places_are_as_many_as_asked_and_hold_both_ends():
+    for num_kept in range(2, 40):
+        for num_tuned in range(2, num_kept + 1):
+            kept = [3 * index for index in range(num_kept)]
+            tuned = spread(kept, num_tuned)
+            assert len(set(tuned)) == num_tuned
+            assert list(tuned) == sorted(tuned)
+            assert (tuned[0], tuned[-1]) == (kept[0], kept[-1])
+            assert set(tuned) <= set(kept)
 
 
 @pytest.mark.parametrize("share", SHARES)
@@ -78,6 +103,7 @@ def test_laws_of_random_plans(share):
         kept = sorted(random_numbers.sample(range(num_blocks), random_numbers.randint(2, num_blocks)))
         tuned = sorted(random_numbers.sample(kept, random_numbers.randint(1, len(kept))))
         plan = fixed_plan(num_blocks, kept, tuned, share)
+        assert sorted((*plan.frozen, *plan.tuned)) == kept
         assert len(plan.layout) == (len(kept) if share is None else num_blocks)
         assert [source for source, trained in plan.layout if trained] == tuned, "each tuned block trains in one place"
         assert {source for source, _ in plan.layout} == set(kept)
@@ -118,6 +144,32 @@ def test_full_plan_tunes_everything():
     assert plan.layout == tuple((index, True) for index in range(5))
 
 
+def test_plans_of_random_clusters_keep_one_block_of_each():
+    random_numbers = random.Random(1)
+    for _ in range(300):
+        num_blocks = random_numbers.randint(4, 40)
+        cuts = sorted(random_numbers.sample(range(1, num_blocks), random_numbers.randint(3, num_blocks - 1)))
+        clusters = [list(range(a, b)) for a, b in pairwise((0, *cuts, num_blocks))]
+        plan = crash_plan(clusters)
+        assert (plan.num_blocks, len(plan.tuned), plan.share) == (num_blocks, 4, "all")
+        for cluster, block in zip(clusters, plan.kept, strict=True):
+            below, above = block - cluster[0], cluster[-1] - block
+            assert below - above in (0, 1), "of an even run the upper one of the two in the middle"
+        ends = crash_plan(clusters, keep_ends=True, share=None)
+        assert ends.kept == (0, *plan.kept[1:-1], num_blocks - 1)
+        assert (ends.tuned[0], ends.tuned[-1], ends.share) == (0, num_blocks - 1, None)
+
+
+def test_fixed_blocks_may_come_in_any_order():
+    assert fixed_plan(6, [5, 0, 3], [5, 0]) == fixed_plan(6, [0, 3, 5], [0, 5])
+
+
+def test_with_one_side_only_that_side_stands_in():
+    # Block 1 is tuned, and the only one below 4 and above 0: also frozen_only can take nothing but its frozen copy.
+    assert make_layout(4, [1, 2], [1], "frozen_only") == ((1, False), (1, True), (2, False), (2, False))
+    assert make_layout(3, [1], [1], "all") == ((1, False), (1, True), (1, False))
+
+
 def test_keep_ends_represents_the_outer_clusters_by_the_outer_blocks():
     clusters = [[0, 1, 2], [3, 4], [5, 6, 7]]
     assert crash_plan(clusters, num_tuned=2).kept == (1, 4, 6)
@@ -138,6 +190,7 @@ def test_keep_ends_represents_the_outer_clusters_by_the_outer_blocks():
         (lambda: crash_plan([[0, 1]], num_tuned=1, keep_ends=True), "at least two clusters"),
         (lambda: fixed_plan(4, [0, 1], [2]), "tuned block 2 is not kept"),
         (lambda: fixed_plan(4, [0, 4], [0]), "leaves 0..3"),
+        (lambda: fixed_plan(4, [-1, 0], [0]), "leaves 0..3"),
         (lambda: fixed_plan(4, [0, 0], [0]), "without repetition"),
         (lambda: fixed_plan(4, [], []), "kept is empty"),
         (lambda: fixed_plan(4, [0, 1], []), "tuned is empty"),
@@ -155,7 +208,14 @@ def test_refusals_say_what_is_wrong(make, message):
         ({"kept": "0,1"}, "kept must be a list"),
         ({"kept": [0, True]}, "kept must be a list"),
         ({"tuned": [0.0]}, "tuned must be a list"),
+        ({"kept": [2, 0]}, "must be ascending"),
+        ({"tuned": [1]}, "tuned block 1 is not kept"),
         ({"num_blocks": "4"}, "not a whole number"),
+        ({"num_blocks": 2}, "leaves 0..1"),
+        ({"share": "some"}, "choose from None, all, frozen_only"),
+        ({"share": ["all"]}, "choose from None, all, frozen_only"),
+        ({"share": "all"}, "does not follow"),
+        ({"layout": {}}, "list of \\[source, is_tuned\\]"),
         ({"layout": [[0, 1]]}, "list of \\[source, is_tuned\\]"),
         ({"layout": [[1, False], [1, True]]}, "does not follow"),
         ({"extra": 1}, "expected the fields"),
@@ -165,6 +225,15 @@ def test_a_foreign_plan_is_checked_field_by_field(change, message):
     values = json.loads(fixed_plan(4, [0, 2], [0]).to_json()) | change
     with pytest.raises(InputError, match=message):
         Plan.from_json(json.dumps(values))
+
+
+@pytest.mark.parametrize("field", ["num_blocks", "kept", "tuned", "share", "layout"])
+def test_a_plan_with_a_field_missing(field):
+    values = json.loads(fixed_plan(4, [0, 2], [0]).to_json())
+    del values[field]
+    with pytest.raises(InputError, match=rf"expected the fields .*{field}.*found") as caught:
+        Plan.from_json(json.dumps(values))
+    assert field not in str(caught.value).partition("found")[2]
 
 
 def test_a_plan_that_is_no_json():
