@@ -56,6 +56,31 @@ def test_mean_all_and_max_see_padding(side):
     assert torch.equal(pool(hidden, mask, "max"), torch.full((3, WIDTH), 9.0))
 
 
+def test_mean_all_and_max_equal_loops_over_all_positions():
+    for length in (5, 8):
+        hidden, mask = padded("right", length, -9.0)
+        columns = [[row[:, column].tolist() for column in range(WIDTH)] for row in hidden]
+        mean = torch.tensor([[sum(values) / length for values in row] for row in columns])
+        torch.testing.assert_close(pool(hidden, mask, "mean_all"), mean)
+        assert torch.equal(
+            pool(hidden, mask, "max"), torch.tensor([[max(values) for values in row] for row in columns])
+        )
+
+
+def test_mean_weighted_by_hand():
+    # Real tokens 6 and 3 count once and twice: (1 * 6 + 2 * 3) / 3.
+    hidden = torch.tensor([[[100.0], [6.0], [3.0], [100.0]]])
+    assert pool(hidden, torch.tensor([[0, 1, 1, 0]]), "mean_weighted").item() == 4.0
+
+
+@pytest.mark.parametrize("mode", ["mean_weighted", "mean", "max_nonpad", "min", "last"])
+def test_a_hole_in_the_mask_is_skipped(mode):
+    hidden, mask = torch.full((1, 7, WIDTH), float("nan")), torch.zeros(1, 7)
+    places = [1, 3, 4]
+    hidden[0, places], mask[0, places] = rows()[0], 1
+    torch.testing.assert_close(pool(hidden, mask, mode)[0], by_loop(rows()[0], mode))
+
+
 @pytest.mark.parametrize("mode", POOLINGS)
 def test_results_are_float32(mode):
     hidden, mask = padded("right", 5, 0.0)
