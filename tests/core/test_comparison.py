@@ -25,7 +25,11 @@ def test_means_and_errors_over_seeds():
     assert uniform.plug_in.value == pytest.approx(0.51)
     assert uniform.plug_in.stderr == pytest.approx(statistics.stdev((0.50, 0.55, 0.48)) / 3**0.5)
     assert uniform.plug_in.error_over == "seeds"
-    assert uniform.emulator_zero_shot.stderr == 0.01
+    assert uniform.emulator_fine_tuned.value == pytest.approx(0.32)
+    assert uniform.emulator_fine_tuned.stderr == pytest.approx(0.02 / 3**0.5)
+    assert (uniform.emulator_zero_shot.value, uniform.emulator_zero_shot.stderr) == (0.10, 0.01)
+    assert result.full_fine_tuned.value == pytest.approx(0.92)
+    assert result.full_fine_tuned.num_seeds == 3
 
 
 def test_differences_are_paired_by_seed():
@@ -67,6 +71,27 @@ def test_long_rows_hold_every_setting_once():
         ("uniform", "privacy_gap"),
     ]
     assert {row["metric"] for row in rows} == {"acc"}
+    by_setting = {row["setting"]: row for row in rows}
+    zero_shot, plugged = by_setting["full_zero_shot"], by_setting["plug_in"]
+    assert [zero_shot[key] for key in ("value", "stderr", "num_seeds", "error_over")] == [0.20, 0.03, 1, "rows"]
+    assert plugged["value"] == pytest.approx(0.51)
+    assert plugged["stderr"] == pytest.approx(statistics.stdev((0.50, 0.55, 0.48)) / 3**0.5)
+    assert (plugged["num_seeds"], plugged["error_over"]) == (3, "seeds")
+
+
+def test_strategies_do_not_mix():
+    strategies = {"uniform": (Score(0.1), TUNED, PLUGGED), "crash": (Score(0.4), PLUGGED, TUNED)}
+    uniform, crash = compare("acc", True, Score(0.2), FULL, strategies).strategies
+    assert (uniform.name, crash.name) == ("uniform", "crash")
+    assert crash.emulator_zero_shot.value == 0.4
+    assert crash.privacy_gap.value == pytest.approx(-uniform.privacy_gap.value)
+    assert crash.gain.value == pytest.approx(uniform.leak.value)
+    assert crash.leak.value == pytest.approx(uniform.gain.value)
+
+
+def test_gain_is_leak_plus_privacy_gap():
+    [uniform] = compared().strategies
+    assert uniform.gain.value == pytest.approx(uniform.leak.value + uniform.privacy_gap.value)
 
 
 def test_seeds_that_do_not_match_are_an_error():
