@@ -55,6 +55,64 @@ def test_batch_size_and_padding_do_not_matter(pooling):
     torch.testing.assert_close(alone.block_influence, together.block_influence, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "min"])
+def test_last_tokens_come_along_whatever_the_pooling(pooling):
+    model = tiny_model("opt")
+    states = capture_states(model, examples(), pooling=pooling, max_tokens=24)
+    torch.testing.assert_close(states.last[1:], last_tokens(model), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(states.pooled, states.last, atol=0.1)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_pooled_states_and_influence_equal_loops_over_the_models_own_hidden_states(family):
+    # The framework's list: before block 0, then after each block, the last one after the final norm.
+    model = tiny_model(family)
+    means, changes = [], []
+    for row in examples():
+        with torch.no_grad():
+            output = model(torch.tensor([[*row.prompt_ids, *row.answer_ids]]), output_hidden_states=True)
+        hidden = torch.cat(output.hidden_states)
+        means.append(hidden.mean(1))
+        changes.append(1 - torch.cosine_similarity(hidden[:-1], hidden[1:], dim=-1))
+    states = capture_states(model, examples(), pooling="mean", with_final_norm=True, max_tokens=24)
+    torch.testing.assert_close(states.pooled, torch.stack(means, 1), atol=1e-5, rtol=1e-4)
+    # Influence is of raw outputs, also where the last state is normed: the framework's last entry does not count.
+    expected = torch.cat(changes, 1).mean(1)
+    torch.testing.assert_close(states.block_influence[:-1], expected[:-1], atol=1e-5, rtol=1e-4)
+    raw = capture_states(model, examples(), pooling="mean", max_tokens=24)
+    assert torch.equal(states.block_influence, raw.block_influence)
+
+
+def test_dropout_is_off_even_in_a_model_that_was_being_trained():
+    expected = capture_states(tiny_model("opt"), examples())
+    training = tiny_model("opt").train()
+    assert torch.equal(capture_states(training, examples()).pooled, expected.pooled)
+
+
+def test_batches_hold_no_more_than_was_allowed_and_pad_with_the_pad_token():
+    model, seen = tiny_model("llama"), []
+    handle = model.get_input_embeddings().register_forward_hook(lambda _, args, __: seen.append(args[0]))
+    shown: list[list] = []
+
+    def progress(batches: list) -> list:
+        shown.append(batches)
+        return batches
+
+    capture_states(model, examples(), max_tokens=20, pad_id=2, progress=progress)
+    handle.remove()
+    assert len(shown[0]) == len(seen) > 1
+    assert sorted(row for batch in shown[0] for row in batch) == list(range(len(LENGTHS)))
+    assert all(ids.numel() <= 20 for ids in seen)
+    # No example holds token 2 or 0 itself.
+    assert sum(int((ids == 2).sum()) for ids in seen) == sum(ids.numel() for ids in seen) - sum(LENGTHS)
+
+
+def test_states_take_no_part_in_gradients():
+    states = capture_states(tiny_model("llama").requires_grad_(), examples())
+    assert not states.pooled.requires_grad
+    assert not states.last.requires_grad
+
+
 def test_the_final_norm_changes_the_last_state_alone():
     model = tiny_model("llama")
     raw = capture_states(model, examples(), pooling="last")
