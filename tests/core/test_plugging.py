@@ -29,6 +29,22 @@ def test_values_are_cast_to_the_models_format():
     assert {tensor.dtype for tensor in admit(returned(model), model, PLAN).values()} == {torch.bfloat16}
 
 
+def test_tensors_laid_out_otherwise_are_admitted_as_the_file_format_wants_them():
+    model = tiny_model("llama")
+    state = returned(model)
+    name = next(name for name, tensor in state.items() if tensor.dim() == 2)
+    admitted = admit(state | {name: state[name].T.contiguous().T}, model, PLAN)
+    assert admitted[name].is_contiguous()
+    assert torch.equal(admitted[name], state[name])
+
+
+def test_admitting_leaves_the_model_as_it_was():
+    model = tiny_model("llama")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    admit({name: tensor + 1 for name, tensor in returned(model).items()}, model, PLAN)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 def test_refusals():
     model = tiny_model("llama")
     state = returned(model)
@@ -57,3 +73,24 @@ def test_distance_is_relative_to_the_original_block():
     state = returned(model)
     moved = {name: tensor * (1.5 if name.startswith("5.") else 1.0) for name, tensor in state.items()}
     assert distances(moved, model, PLAN) == {0: 0.0, 5: pytest.approx(0.5)}
+
+
+def test_distance_is_of_the_whole_block_not_a_mean_over_its_tensors():
+    model = tiny_model("llama")
+    state = returned(model)
+    original = torch.cat([tensor.flatten() for name, tensor in state.items() if name.startswith("0.")]).double()
+    noise = {name: torch.full_like(tensor, 0.01 * place) for place, (name, tensor) in enumerate(state.items())}
+    change = torch.cat([noise[name].flatten() for name in state if name.startswith("0.")]).double()
+    found = distances({name: tensor + noise[name] for name, tensor in state.items()}, model, PLAN)
+    assert found[0] == pytest.approx(float(change.norm() / original.norm()), rel=1e-5)
+
+
+def test_distance_of_huge_values_and_of_blocks_of_zeros_is_a_number():
+    model = tiny_model("llama")
+    state = returned(model)
+    huge = {name: torch.full_like(tensor, 1e30) for name, tensor in state.items()}
+    assert all(1e28 < distance < float("inf") for distance in distances(huge, model, PLAN).values())
+    with torch.no_grad():
+        for parameter in get_blocks(model)[0].parameters():
+            parameter.zero_()
+    assert distances(returned(model), model, PLAN) == {0: 0.0, 5: 0.0}
