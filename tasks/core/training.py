@@ -185,6 +185,8 @@ class _Tuning:
         self.model.eval()
         with self.accelerator.autocast():
             value = mean_loss(self.loss, self.validation)
+        if not math.isfinite(value):
+            raise self._diverged(f"the validation loss is not finite after step {step + 1} of {self.num_steps}")
         if value < self.progress.best_loss:
             self.progress.best_loss, self.progress.best_step = value, step + 1
             self.progress.best = {name: tensor.clone() for name, tensor in tuned_state(self.model, self.plan).items()}
@@ -229,6 +231,10 @@ class _Tuning:
         best = self.progress.best
         if best:
             load_tuned(self.model, best, self.plan)
+        # No loss was computed behind the last step, which may be the one that broke them.
+        for name, tensor in tuned_state(self.model, self.plan).items():
+            if not tensor.isfinite().all():
+                raise self._diverged(f"{name} is not finite after the last step, {self.num_steps}")
         return TrainResult(
             num_steps=self.num_steps,
             final_loss=self.progress.loss,
@@ -251,12 +257,18 @@ class _Tuning:
         if math.isfinite(self.progress.loss) and math.isfinite(norm):
             return
         what = "loss" if not math.isfinite(self.progress.loss) else "gradient"
-        saved = self.progress.saved_step
-        kept = f"the checkpoint of step {saved} is untouched" if saved else "no checkpoint was written yet"
         raise DivergedError(
             f"the {what} is not finite at step {step + 1} of {self.num_steps}, learning rate {rate:.3g}, training rows"
-            f" {[row.row for row in rows]}; {kept}. Lower tune.learning_rate, or look at those rows"
+            f" {[row.row for row in rows]}; {self._kept()}. Lower tune.learning_rate, or look at those rows"
         )
+
+    def _diverged(self, what: str) -> DivergedError:
+        rate = self.optimizer.param_groups[0]["lr"]
+        return DivergedError(f"{what}, learning rate {rate:.3g}; {self._kept()}. Lower tune.learning_rate")
+
+    def _kept(self) -> str:
+        saved = self.progress.saved_step
+        return f"the checkpoint of step {saved} is untouched" if saved else "no checkpoint was written yet"
 
 
 def _accelerator(device: str, precision: str) -> Any:
