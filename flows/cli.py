@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     collect.add_argument("--dry-run", action="store_true", help="only list")
     collect.set_defaults(run=_gc)
     doctor = commands.add_parser("doctor", help="versions, devices, disk, servers, and what to do about each problem")
+    doctor.add_argument("settings", type=Path, nargs="?", help="TOML file whose places and servers are looked at")
     doctor.add_argument("--verify", action="store_true", help="also read every artifact and compare its digests")
     doctor.set_defaults(run=_doctor)
     for command in (runs, collect, doctor):
@@ -89,7 +90,12 @@ def _gc(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from flows.doctor import doctor
 
-    return doctor(options.home, _store(options), options.verify)
+    if options.settings is None:
+        return doctor(options.home, _store(options), None, options.verify)
+    from flows.reading import read_settings
+
+    settings = read_settings(options.settings)
+    return doctor(Path(settings.place.home), settings.store_root, settings.place.mlflow, options.verify)
 
 
 def _store(options: argparse.Namespace) -> Path:

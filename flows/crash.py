@@ -42,8 +42,9 @@ def crash(settings: Settings) -> Ref:
     with started(settings, "crash") as run:
         states = run(capture, model=run.model, task=run.task, **run.arguments.capture)
         similar = run(similarity, states=states, **run.arguments.similarity)
-        full = full_model(run)
+        # Before the full model: who waits for a free core or GPU first gets it first.
         strategies = [one_strategy(run, name, similar) for name in settings.strategy]
+        full = full_model(run)
         finished = run(report, facts=run.facts, full=full, strategies=strategies, similarity=similar)
         return run.finish(finished)
 

@@ -22,9 +22,9 @@ class Finding:
     remedy: str = ""
 
 
-def doctor(home: Path, store: Path, verify: bool) -> int:
+def doctor(home: Path, store: Path, mlflow: str | None, verify: bool) -> int:
     """Print every finding; exit code 0, or 4 if there is a problem."""
-    findings = [*_versions(), *_devices(), *_disk(home, store), *_servers(home)]
+    findings = [*_versions(), *_devices(), *_disk(home, store), *_servers(home, mlflow)]
     if verify:
         findings += _artifacts(store)
     width = max(len(finding.what) for finding in findings)
@@ -60,11 +60,11 @@ def _wrong_version(name: str, version: str) -> str:
 def _devices() -> Iterator[Finding]:
     import torch
 
-    from tasks.store.precision import has_bfloat16_units
+    from tasks.store.precision import resolve_precision
     from tasks.store.resources import usable_cores, visible_gpus
 
-    fast = "bfloat16" if has_bfloat16_units() else "float32"
-    yield Finding("cpu", f"{usable_cores()} cores usable, auto precision: {fast}")
+    yield Finding("auto precision", resolve_precision("auto"))
+    yield Finding("cpu", f"{usable_cores()} cores usable")
     if not torch.cuda.is_available():
         found = visible_gpus()
         remedy = "the driver shows GPUs but this torch build cannot use them: install the CUDA build" if found else ""
@@ -72,8 +72,8 @@ def _devices() -> Iterator[Finding]:
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         memory = properties.total_memory / 2**30
-        support = "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-        yield Finding(f"gpu {index}", f"{properties.name}, {memory:.0f} GiB, auto precision: {support}")
+        capability = f"{properties.major}.{properties.minor}"
+        yield Finding(f"gpu {index}", f"{properties.name}, {memory:.0f} GiB, compute capability {capability}")
 
 
 def _disk(home: Path, store: Path) -> Iterator[Finding]:
@@ -88,8 +88,8 @@ def _disk(home: Path, store: Path) -> Iterator[Finding]:
         yield Finding(name, f"{folder} ({free / 2**30:.0f} GiB free)", remedy)
 
 
-def _servers(home: Path) -> Iterator[Finding]:
-    prefect, tracking = os.environ.get("PREFECT_API_URL"), os.environ.get("MLFLOW_TRACKING_URI")
+def _servers(home: Path, tracking: str | None) -> Iterator[Finding]:
+    prefect = os.environ.get("PREFECT_API_URL")
     if not prefect:
         yield Finding("prefect", "its own server for the time of each run (PREFECT_API_URL is not set)")
     else:
@@ -97,7 +97,7 @@ def _servers(home: Path) -> Iterator[Finding]:
     if tracking and tracking.startswith("http"):
         yield _reached("mlflow", tracking, f"{tracking.rstrip('/')}/health")
     else:
-        yield Finding("mlflow", f"SQLite file under {home.absolute() / 'mlflow'}, unless place.mlflow names a server")
+        yield Finding("mlflow", f"SQLite file under {home.absolute() / 'mlflow'} (a settings file may name a server)")
 
 
 def _reached(name: str, shown: str, address: str) -> Finding:

@@ -1,6 +1,5 @@
 """Start a run from the command line: refuse bad input first, then Prefect, then say where everything is."""
 
-import json
 import logging
 import os
 import signal
@@ -91,9 +90,6 @@ def _quiet_prefect() -> None:
 def _print_summary(settings: Settings, report: Ref, seconds: float) -> None:
     folder = Store(settings.store_root).open(report)
     print("\n" + (folder / "table.md").read_text())
-    facts = json.loads((folder / "report.json").read_text())
-    if note := facts.get("footnote"):
-        print(note)
     print(f"\nFinished in {seconds:.0f} s.")
     print(f"Report:  {folder / 'report.html'}")
     print(f"MLflow:  {mlflow_command(settings)}")

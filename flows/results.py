@@ -1,4 +1,4 @@
-"""Show a finished run: the table in the terminal, everything in MLflow, a markdown report in Prefect."""
+"""Show a finished run: everything in MLflow, a markdown report in Prefect."""
 
 import json
 import logging
@@ -23,6 +23,10 @@ def show_results(run: "Run", tracking: Tracking) -> None:
     files = [path for path in sorted(folder.iterdir()) if path.suffix in SHOWN and path.name != "manifest.json"]
     tracking.files([path for path in files if path.suffix == ".png"], "figures")
     tracking.files([path for path in files if path.suffix != ".png"], "report")
+    store = Store(Path(run.runtime.store))
+    for ref in run.own.used:
+        if ref.stage == "cluster":
+            tracking.files([store.open(ref) / "plan.json"], f"plans/{ref.summary['strategy']}")
     tracking.values(flat_numbers(json.loads((folder / "report.json").read_text())))
     table = (folder / "table.md").read_text()
     page = prefect_page(run.runtime.run_id)

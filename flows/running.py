@@ -13,6 +13,7 @@ from flows.arguments import Arguments
 from flows.environment import prefect_page
 from flows.settings import Settings
 from tasks.core.errors import InputError, InterruptedRun
+from tasks.core.plan import fixed_plan
 from tasks.store.artifacts import Ref, Store
 from tasks.store.precision import resolve_precision
 from tasks.store.resources import Resources, usable_cores, visible_gpus
@@ -41,8 +42,11 @@ class Inputs:
         check_budget(settings, self.model.num_blocks)
         inputs = {"model": self.model, "task": self.task}
         # What was computed before is served from a store that cannot be written; what was not fails at its lock.
-        if store.writable() or store.find(check.name, check.key(**inputs)[0]) is None:
+        # A run that goes on has used part of its disk already: what it still needs is not known.
+        if store.find(check.name, check.key(**inputs)[0]) is None:
             store.check_writable(needed_bytes(settings, self.model))
+        elif store.writable():
+            store.check_writable(MIN_FREE_BYTES)
         if settings.place.mlflow:
             check_server(settings.place.mlflow)
         self.precision = resolve_precision(settings.model.precision)
@@ -58,9 +62,8 @@ def check_budget(settings: Settings, num_blocks: int) -> None:
         raise InputError(
             f"plan.num_kept = {plan.num_kept}, but {name} has {num_blocks} blocks; keep at most {num_blocks}"
         )
-    beyond = [index for index in (*plan.kept, *plan.tuned) if not 0 <= index < num_blocks]
-    if "fixed" in settings.strategy and beyond:
-        raise InputError(f"plan.kept or plan.tuned names block {beyond[0]}; {name} has 0..{num_blocks - 1}")
+    if "fixed" in settings.strategy:
+        fixed_plan(num_blocks, plan.kept, plan.tuned)
     if "crash" in settings.strategy and plan.num_tuned == 1:
         raise InputError(
             'plan.num_tuned = 1: which block is an explicit choice; use strategy = "fixed" with plan.tuned'
@@ -68,7 +71,12 @@ def check_budget(settings: Settings, num_blocks: int) -> None:
 
 
 def check_support(settings: Settings, facts: dict[str, Any]) -> None:
-    """Refuse a support set too small to compare representations with. Raises InputError."""
+    """Refuse a support set with which representations cannot be compared. Raises InputError."""
+    if settings.support.part == "prompt" and not facts["has_prompts"]:
+        raise InputError(
+            f'support.part = "prompt", but task {settings.task.name} has rows without a prompt; use'
+            ' "prompt+answer" or "answer"'
+        )
     split = settings.support.split
     there = facts[f"num_{split}_examples"]
     if min(there, settings.support.num_rows) < MIN_SUPPORT_ROWS:
@@ -80,13 +88,18 @@ def check_support(settings: Settings, facts: dict[str, Any]) -> None:
 
 
 def needed_bytes(settings: Settings, model: Any) -> int:
-    """Disk that the run's artifacts take at most: emulators, tuned blocks and checkpoints (float32, two moments)."""
+    """Disk that the run takes at most: emulators, tuned blocks in float32, and the checkpoints of what runs at once."""
     weights = sum(path.stat().st_size for path in Path(model.path).glob("*.safetensors"))
-    share = settings.plan.num_kept / max(model.num_blocks, 1)
-    tunings = len(settings.tune.seeds)
-    emulators = len(settings.strategy) * weights * (share + tunings * 2 * settings.plan.num_tuned / model.num_blocks)
-    full = weights * 2 * tunings if settings.full_tune.enabled else 0
-    return int(emulators + full + 3 * weights) + MIN_FREE_BYTES
+    # Stored in 16 bits, as nearly all models are; where it is 32 the estimate is high by a factor of two.
+    parameters = weights / 2
+    plan, num_seeds = settings.plan, len(settings.tune.seeds)
+    tuned = parameters * plan.num_tuned / model.num_blocks
+    largest = parameters if settings.full_tune.enabled else tuned
+    emulators = len(settings.strategy) * weights * plan.num_kept / model.num_blocks
+    returned = 4 * num_seeds * (2 * len(settings.strategy) * tuned + settings.full_tune.enabled * parameters)
+    # Weights, two moments and a best state, once written and once being written, of two tunings side by side.
+    checkpoints = 2 * 2 * 16 * largest
+    return int(emulators + returned + checkpoints) + MIN_FREE_BYTES
 
 
 class Run:
@@ -101,11 +114,12 @@ class Run:
         facts = inputs.checked.summary
         self.arguments = Arguments(settings, inputs.precision)
         self.facts = {
-            "model": settings.model.name,
+            "model": Path(settings.model.name).name,
             "task": settings.task.name,
             "num_blocks": inputs.model.num_blocks,
             "precision": inputs.precision,
             "tuning_seeds": list(settings.tune.seeds),
+            "support_split": settings.support.split,
             "num_kept": settings.plan.num_kept,
             "num_tuned": settings.plan.num_tuned,
             **facts,
@@ -213,11 +227,13 @@ def git_commit() -> str | None:
 
 
 def _parameters(settings: Settings, facts: dict[str, Any]) -> dict[str, str]:
-    """Every setting that can change a result, flat; paths and places are not among them."""
+    """Every setting that can change a result, flat; of folders only the name, of places nothing."""
     flat: dict[str, str] = {}
+    named = {"model.name", "task.data"}
     for group, values in settings.model_dump(mode="json", exclude={"place", "export"}).items():
         if isinstance(values, dict):
-            flat |= {f"{group}.{key}": str(value) for key, value in values.items() if value is not None}
+            given = {f"{group}.{key}": value for key, value in values.items() if value is not None}
+            flat |= {key: Path(value).name if key in named else str(value) for key, value in given.items()}
         else:
             flat[group] = ", ".join(values)
     return flat | {f"fact.{key}": str(value) for key, value in facts.items() if key.startswith(("num_", "precision"))}

@@ -130,6 +130,8 @@ class Tune(Group):
     def _one_length(self) -> "Tune":
         if self.num_epochs is not None and self.num_steps is not None:
             raise ValueError("give num_epochs or num_steps, not both")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas = {list(self.betas)}: each must be at least 0 and less than 1")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds = {list(self.seeds)} names a seed twice")
         return self
@@ -198,6 +200,8 @@ class Settings(Group):
 
     @model_validator(mode="after")
     def _fixed_needs_blocks(self) -> "Settings":
+        if len(set(self.strategy)) < len(self.strategy):
+            raise ValueError(f"strategy = {list(self.strategy)} names one twice")
         if "fixed" in self.strategy and not (self.plan.kept and self.plan.tuned):
             raise ValueError("strategy fixed needs plan.kept and plan.tuned")
         return self

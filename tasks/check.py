@@ -1,12 +1,14 @@
 """Check: everything about model, task and data that can be refused is refused before anything is computed."""
 
 from tasks.store.models import ModelSource
-from tasks.store.stage import TEXT_CODE, stage
+from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
 from tasks.store.task_sources import TaskSource
 from tasks.store.work import Work
 
 
-@stage(packages=("transformers", "tokenizers", "lm_eval", "datasets"), code=(*TEXT_CODE, "tasks.store.checks"))
+@stage(
+    packages=("transformers", "tokenizers", "lm_eval", "datasets"), code=(*TEXT_CODE, *MODEL_CODE, "tasks.store.checks")
+)
 def check(work: Work, model: ModelSource, task: TaskSource) -> dict:
     """Facts about the inputs: rows of each split, truncated prompts, the split that is scored.
 

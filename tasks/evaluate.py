@@ -8,7 +8,7 @@ from tasks.core.errors import InputError
 from tasks.store.artifacts import Ref
 from tasks.store.lm_tasks import TaskSource
 from tasks.store.models import ModelSource
-from tasks.store.stage import TEXT_CODE, stage
+from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
 from tasks.store.work import Work
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SCORES_FILE = "scores.json"
 TUNED_FILE = "tuned.safetensors"
 PLAN_FILE = "plan.json"
-SCORING_CODE = (*TEXT_CODE, "tasks.store.scoring", "tasks.store.language_model")
+SCORING_CODE = (*TEXT_CODE, *MODEL_CODE, "tasks.store.scoring", "tasks.store.language_model")
 
 
 @stage(packages=("torch", "transformers", "tokenizers", "lm_eval", "datasets"), code=SCORING_CODE, gpu=True)

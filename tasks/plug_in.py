@@ -2,11 +2,11 @@
 
 from tasks.store.artifacts import Ref
 from tasks.store.models import ModelSource
-from tasks.store.stage import stage
+from tasks.store.stage import MODEL_CODE, stage
 from tasks.store.work import Work
 
 
-@stage(packages=("torch", "transformers", "safetensors"), gpu=False)
+@stage(packages=("torch", "transformers", "safetensors"), code=MODEL_CODE)
 def plug_in(work: Work, model: ModelSource, plan: Ref, tuned: Ref, *, export: bool = False) -> dict:
     """Tuned blocks in the full model's number format, with how far each moved.
 

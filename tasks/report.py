@@ -74,14 +74,15 @@ def _draw(
     matrices = load_file(work.open(similarity) / "similarity.safetensors")
     blocks = matrices[estimator][1:, 1:]
     plans = {each["name"]: Plan.from_json((work.open(each["plan"]) / "plan.json").read_text()) for each in strategies}
-    clusters = next((found for each in strategies if (found := _clusters(work, each["plan"]))), [])
+    clusters, linkage = next((found for each in strategies if (found := _clusters(work, each["plan"]))), ([], ""))
     cuts = [cluster[-1] for cluster in clusters[:-1]]
     out = work.out
     figures.scores(comparison.rows(), comparison.metric, comparison.higher_is_better, out / "scores.png")
     figures.plan_drawing(plans, out / "plans.png")
     figures.heatmap(matrices[estimator], estimator, num_rows, out / "similarity.png")
     figures.adjacent_curve(list(adjacent_similarity(blocks)), cuts, estimator, num_rows, out / "adjacent.png")
-    num_clusters = len(clusters) or similarity.summary["num_blocks"]
+    # The tree is that of the boundary rule: another linkage is no cut through it.
+    num_clusters = len(clusters) if linkage == "boundary" else None
     figures.dendrogram(dendrogram(blocks), num_clusters, estimator, out / "dendrogram.png")
     figures.loss_curves(_curves(work, full, strategies, seeds), out / "losses.png")
     return {
@@ -94,11 +95,14 @@ def _draw(
     }
 
 
-def _clusters(work: Work, plan: Ref) -> list[list[int]]:
+def _clusters(work: Work, plan: Ref) -> tuple[list[list[int]], str] | None:
     import json
 
     path = work.open(plan) / "clusters.json"
-    return json.loads(path.read_text())["clusters"] if path.exists() else []
+    if not path.exists():
+        return None
+    written = json.loads(path.read_text())
+    return written["clusters"], written["linkage"]
 
 
 def _curves(work: Work, full: dict, strategies: list[dict], seeds: list[int]) -> dict[str, list[tuple[int, float]]]:

@@ -5,7 +5,7 @@ from tasks.store.stage import stage
 from tasks.store.work import Work
 
 
-@stage(packages=("torch", "safetensors"), cores="all")
+@stage(packages=("torch", "safetensors"))
 def similarity(work: Work, states: Ref, *, estimator: str) -> dict:
     """All measures of similarity between the N+1 captured states.
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from tasks.core.train_settings import TrainSettings
 from tasks.store.artifacts import Ref
 from tasks.store.models import ModelSource
-from tasks.store.stage import TEXT_CODE, stage
+from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
 from tasks.store.task_sources import TaskSource
 from tasks.store.work import Work
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tasks.core.plan import Plan
 
 
-@stage(packages=("torch", "transformers", "tokenizers", "accelerate", "lm_eval"), code=TEXT_CODE, gpu=True)
+@stage(packages=("torch", "transformers", "tokenizers", "accelerate", "lm_eval"), code=TEXT_CODE + MODEL_CODE, gpu=True)
 def tune(
     work: Work,
     task: TaskSource,

@@ -74,12 +74,15 @@ class _Reduce:
         self.before: Tensor | None = None
 
     def __call__(self, index: int, state: Tensor) -> tuple[Tensor, Tensor]:
+        # Of a model that is spread over GPUs each state may be on another device.
+        mask = self.mask.to(state.device)
         if self.before is not None:
-            self.influence.update(index - 1, self.before, state, self.mask)
+            self.influence.update(index - 1, self.before.to(state.device), state, mask)
         self.before = state
         if self.norm is not None and index == self.num_blocks:
             state = self.norm(state)
-        return pool(state, self.mask, self.pooling).cpu(), pool(state, self.mask, "last").cpu()
+        mask = mask.to(state.device)
+        return pool(state, mask, self.pooling).cpu(), pool(state, mask, "last").cpu()
 
 
 def _stack(batches: list[list[Tensor]]) -> Tensor:

@@ -87,6 +87,10 @@ def base_model_and_head(model: nn.Module) -> tuple[nn.Module, Callable[[Tensor],
     return get_stack(model), head
 
 
+# What accelerate puts on a module that it has placed: a forward that runs the original module, not the copy.
+PLACED = ("forward", "_old_forward", "_hf_hook")
+
+
 class _PassThrough(nn.Module):
     """Stands in for the stack: what comes in as embeddings goes out as last hidden states."""
 
@@ -106,4 +110,6 @@ def _shallow_copy(module: Any) -> Any:
     """A module of its own whose children, parameters and buffers are the original's."""
     twin = copy.copy(module)
     twin._modules = dict(module._modules)
+    for name in PLACED:
+        twin.__dict__.pop(name, None)
     return twin

@@ -1,5 +1,6 @@
 """The tuning loop: small, resumable at every step to the same bits, and never past a number that is not finite."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +17,8 @@ from tasks.core.errors import DivergedError, InputError, InterruptedRun
 from tasks.core.losses import AnswerLoss, mean_loss
 from tasks.core.plan import Plan
 from tasks.core.train_settings import TrainSettings
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["TrainResult", "TrainSettings", "learning_rate_factor", "num_training_steps", "train"]
 
@@ -221,10 +224,21 @@ class _Tuning:
             moments.setdefault(int(index), {})[moment] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         torch.set_rng_state(tensors["random/cpu"])
-        for index, random_state in _under("random/cuda/", tensors).items():
-            torch.cuda.set_rng_state(random_state, int(index))
+        self._restore_cuda_random_states(_under("random/cuda/", tensors))
+        if facts["num_threads"] != (threads := torch.get_num_threads()):
+            was = facts["num_threads"]
+            logger.warning("the checkpoint was written with %d threads, here are %d: not the same bits", was, threads)
         known = {name: value for name, value in facts.items() if name in _Progress.__dataclass_fields__}
         self.progress = _Progress(**known, best=_under("best/", tensors))
+
+    def _restore_cuda_random_states(self, saved: dict[str, Tensor]) -> None:
+        """Of the devices that are here; a run that goes on elsewhere ends with other bits, and says so."""
+        here = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if len(saved) != here:
+            logger.warning("the checkpoint was written with %d GPUs, here are %d: not the same bits", len(saved), here)
+        for index, random_state in saved.items():
+            if int(index) < here:
+                torch.cuda.set_rng_state(random_state, int(index))
 
     def finish(self, seconds: float) -> TrainResult:
         """Put the state that is kept into the model."""

@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,7 +35,9 @@ MANIFEST = "manifest.json"
 # Timings: they belong to the artifact, but an artifact with other timings is the same result.
 NOT_CONTENT = ("metrics.jsonl",)
 # Nothing that runs when it is read.
-ALLOWED_SUFFIXES = (".safetensors", ".json", ".jsonl", ".toml", ".csv", ".png", ".html", ".txt", ".md", ".model")
+ALLOWED_SUFFIXES = (".safetensors", ".json", ".jsonl", ".toml", ".csv", ".png", ".html", ".txt", ".md")
+# Files of tokenizers, read as text or as tables.
+TOKENIZER_SUFFIXES = (".model", ".tiktoken", ".jinja", ".bpe")
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
@@ -105,7 +107,7 @@ class Store:
         try:
             parent = self.root / "tmp"
             parent.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(dir=parent, prefix=f"{os.getpid()}-{stage}-{key[:12]}-"))
+            folder = Path(tempfile.mkdtemp(dir=parent, prefix=f"{temporary_prefix()}{stage}-{key[:12]}-"))
             yield folder
         except OSError as error:
             raise self.explained(error, folder) from error
@@ -142,10 +144,15 @@ class Store:
         return folder
 
     @contextmanager
-    def lock(self, stage: str, key: str) -> Iterator[None]:
-        """Only one process at a time computes a key; the kernel frees the lock of a dead one."""
-        with key_lock(self.root / "locks", stage, key):
+    def lock(self, stage: str, key: str, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        """Only one process at a time computes a key; the kernel frees the lock of a dead one. See `key_lock`."""
+        with key_lock(self.root / "locks", stage, key, stopped=stopped):
             yield
+
+    def touch(self, artifact: Artifact) -> None:
+        """Note that somebody uses it now, so that `gc` leaves it alone."""
+        with suppress(OSError):
+            os.utime(artifact.folder)
 
     def writable(self) -> bool:
         """Whether artifacts can be added; a store that is only read still serves what it has."""
@@ -202,7 +209,7 @@ class Store:
     ) -> Artifact:
         files = {}
         for name in list_files(written):
-            if not name.endswith(ALLOWED_SUFFIXES):
+            if not name.endswith(ALLOWED_SUFFIXES + TOKENIZER_SUFFIXES):
                 raise CrashError(f"stage {stage} wrote {name}; artifacts hold only {', '.join(ALLOWED_SUFFIXES)}")
             files[name] = {"size": (written / name).stat().st_size, "sha256": plain_digest(written / name)}
         manifest = {
@@ -257,6 +264,11 @@ class Store:
 
 class _Damaged(Exception):
     """An entry that is not what its manifest says."""
+
+
+def temporary_prefix() -> str:
+    """How names of this process's temporary folders begin: which process, on which machine."""
+    return f"{os.getpid()}@{os.uname().nodename}-"
 
 
 def content_digest(files: dict[str, dict[str, Any]]) -> str:

@@ -11,10 +11,8 @@ from tasks.store.task_sources import Split, TaskSource
 SPLITS: tuple[Split, ...] = ("train", "validation", "scored")
 
 
-def check_inputs(model: ModelSource, task: TaskSource, support_split: str = "auto") -> dict[str, Any]:
+def check_inputs(model: ModelSource, task: TaskSource) -> dict[str, Any]:
     """Facts about the rows, tokenised as they will be trained on and scored; loads the tokenizer, not the model.
-
-    support_split: train, validation, or auto for validation, which is never the scored split.
 
     InputError for the first row that cannot be used and for a tokenizer that does not fit the model.
     """
@@ -23,11 +21,10 @@ def check_inputs(model: ModelSource, task: TaskSource, support_split: str = "aut
         "context": model.context,
         "num_blocks": model.num_blocks,
         "family": model.family,
-        "support_split": "validation" if support_split == "auto" else support_split,
         "scored_split": task.scored,
         "validation_from": "train" if task.validation_is_held_out else "validation",
     }
-    largest = 0
+    largest, has_prompts = 0, True
     for split in SPLITS:
         examples = load_examples(task, split, tokenizer, model.context)
         facts |= {
@@ -36,9 +33,10 @@ def check_inputs(model: ModelSource, task: TaskSource, support_split: str = "aut
             f"num_{split}_truncated": examples.num_truncated,
             f"longest_{split}": max(row.num_tokens for row in examples.rows),
         }
+        has_prompts = has_prompts and all(row.prompt_ids for row in examples.rows)
         largest = max(largest, *(max((*row.prompt_ids, *row.answer_ids)) for row in examples.rows))
     _require_vocabulary(model, largest)
-    return facts
+    return facts | {"has_prompts": has_prompts}
 
 
 def _require_vocabulary(model: ModelSource, largest: int) -> None:

@@ -76,6 +76,10 @@ class Children:
             self._refuse_when_stopped(label)
             raise
         finally:
+            if process.is_alive():
+                # Whoever watches failed: nobody will take the result.
+                process.kill()
+            receiving.close()
             process.join()
             with self._lock:
                 self._running.discard(process)
@@ -91,6 +95,10 @@ class Children:
             time.sleep(0.05)
         with self._lock:
             self._send(signal.SIGKILL)
+
+    def stopped(self) -> bool:
+        """Whether the run is over."""
+        return self._stop_signal is not None
 
     def _send(self, signal_number: int) -> None:
         for process in self._running:

@@ -52,25 +52,23 @@ def adjacent_curve(similarity: Sequence[float], cuts: Sequence[int], estimator: 
     titled(
         axes,
         "Similarity of neighbouring blocks",
-        f"{ESTIMATORS[estimator]}; n = {num_rows} support rows; clusters are cut where it is lowest",
+        f"{ESTIMATORS[estimator]}; n = {num_rows} support rows",
         xlabel="block",
         ylabel="similarity of block i and i + 1",
     )
     save(made, path)
 
 
-def dendrogram(linkage: Any, num_clusters: int, estimator: str, path: Path) -> None:
-    """The tree of boundary merges, cut into clusters."""
+def dendrogram(linkage: Any, num_clusters: int | None, estimator: str, path: Path) -> None:
+    """The tree of boundary merges; cut into clusters where the plan was made that way."""
     from scipy.cluster.hierarchy import dendrogram as draw
 
     made, axes = figure(7.2, 3.8)
-    heights = sorted(row[2] for row in linkage)
-    cut = heights[len(heights) - num_clusters] if 0 < num_clusters <= len(heights) else 0.0
-    above = heights[len(heights) - num_clusters + 1] if num_clusters > 1 else cut * 1.1
-    threshold = (cut + above) / 2
     draw(linkage, ax=axes, color_threshold=0, above_threshold_color=INK, leaf_font_size=10)
-    axes.axhline(threshold, color=VERMILION, linestyle="--", linewidth=1.1, label=f"cut into {num_clusters} clusters")
-    axes.legend(frameon=False, fontsize=9)
+    if num_clusters:
+        words = f"cut into {num_clusters} clusters"
+        axes.axhline(_cut_height(linkage, num_clusters), color=VERMILION, linestyle="--", linewidth=1.1, label=words)
+        axes.legend(frameon=False, fontsize=9)
     plain(axes)
     titled(
         axes,
@@ -80,6 +78,14 @@ def dendrogram(linkage: Any, num_clusters: int, estimator: str, path: Path) -> N
         ylabel="1 − similarity across the boundary",
     )
     save(made, path)
+
+
+def _cut_height(linkage: Any, num_clusters: int) -> float:
+    """Between the last merge that is made and the first one that is not."""
+    heights = sorted(row[2] for row in linkage)
+    cut = heights[len(heights) - num_clusters] if num_clusters <= len(heights) else 0.0
+    above = heights[len(heights) - num_clusters + 1] if num_clusters > 1 else cut * 1.1
+    return float(cut + above) / 2
 
 
 def plan_drawing(plans: Mapping[str, Plan], path: Path) -> None:

@@ -11,10 +11,12 @@ from typing import Any
 
 from filelock import Timeout
 
-from tasks.store.artifacts import Ref, Store
+from tasks.store.artifacts import Ref, Store, temporary_prefix
 from tasks.store.locks import key_lock
 
 DAY_SECONDS = 86_400
+# A run on another machine cannot be asked whether it still lives; none is expected to take longer.
+FOREIGN_DAYS = 14
 
 
 @dataclass
@@ -76,8 +78,8 @@ def list_runs(store: Store) -> list[RunRecord]:
 def collect(store: Store, days: float, dry_run: bool = False) -> list[Removed]:
     """Remove artifacts that no run of the last `days` days refers to, and what dead processes left behind.
 
-    Nothing that a running run may still want is touched: while one runs, artifacts younger than it stay, and a key
-    that is being computed is locked.
+    Nothing that a running run may still want is touched: while one runs, what was made or found since its start
+    stays (who finds an artifact notes the time on its folder), and a key that is being computed is locked.
     """
     since = time.time() - days * DAY_SECONDS
     runs = list_runs(store)
@@ -90,6 +92,14 @@ def collect(store: Store, days: float, dry_run: bool = False) -> list[Removed]:
         if (stage, key) not in kept and folder.stat().st_mtime < oldest_wanted:
             removed += _remove_locked(store, stage, key, folder, dry_run)
     return removed + _remove_leftovers(store, since, bool(running), dry_run)
+
+
+def _abandoned(folder: Path, since: float) -> bool:
+    """Whether a temporary folder's process is gone; of another machine's only its age can tell."""
+    pid, _, rest = folder.name.partition("@")
+    if rest.startswith(f"{os.uname().nodename}-"):
+        return not Path(f"/proc/{pid}").exists()
+    return folder.stat().st_mtime < since
 
 
 def _remove_locked(store: Store, stage: str, key: str, folder: Path, dry_run: bool) -> list[Removed]:
@@ -106,7 +116,7 @@ def _remove_leftovers(store: Store, since: float, any_running: bool, dry_run: bo
         if folder.lstat().st_mtime < since:
             removed += _remove(folder, f"quarantine {folder.name[:24]}", dry_run, trash)
     for folder in sorted((store.root / "tmp").glob("*-*")):
-        if not Path(f"/proc/{folder.name.partition('-')[0]}").exists():
+        if _abandoned(folder, since):
             removed += _remove(folder, f"temporary {folder.name[:24]}", dry_run, trash)
     if not any_running:
         for folder in sorted((store.root / "work").glob("*")):
@@ -124,7 +134,7 @@ def _remove(folder: Path, what: str, dry_run: bool, store_tmp: Path) -> list[Rem
     size = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
     if not dry_run:
         # Renamed first: an artifact is complete or absent at every moment.
-        waste = store_tmp / f"{os.getpid()}-gc-{time.time_ns()}"
+        waste = store_tmp / f"{temporary_prefix()}gc-{time.time_ns()}"
         waste.parent.mkdir(exist_ok=True)
         os.rename(folder, waste)
         shutil.rmtree(waste)
@@ -158,7 +168,7 @@ def _write(store: Store, record: RunRecord) -> None:
 
 def _alive(record: RunRecord) -> bool:
     if record.host != os.uname().nodename:
-        return True
+        return time.time() - _seconds(record.started) < FOREIGN_DAYS * DAY_SECONDS
     return _process_start(record.pid) == record.process_started != ""
 
 

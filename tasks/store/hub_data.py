@@ -60,11 +60,20 @@ def _fetch(config: dict[str, Any], names: dict[str, str], folder: Path) -> None:
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in data[name])
         # Names of classes and the like, which rows alone do not hold.
         (partial / FEATURES_FILE).write_text(json.dumps(data[names["train"]].features.to_dict()))
-        os.replace(partial, folder)
+        _move(partial, folder)
     except TypeError as error:
         raise InputError(f"{config['dataset_path']} holds rows that are no text and numbers ({error})") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _move(partial: Path, folder: Path) -> None:
+    try:
+        os.replace(partial, folder)
+    except OSError:
+        # Another process finished the same copy first.
+        if not folder.is_dir():
+            raise
 
 
 def _load(config: dict[str, Any]) -> Any:

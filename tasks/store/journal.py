@@ -34,7 +34,11 @@ class Journal:
         with open(self.path, "rb") as file:
             file.seek(self.delivered)
             while (line := file.readline()).endswith(b"\n"):
-                yield file.tell(), json.loads(line)
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue  # cut short by a full disk, and written on behind
+                yield file.tell(), event
 
     @property
     def delivered(self) -> int:

@@ -3,13 +3,13 @@
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from tasks.core.errors import EnvironmentFault
+from tasks.core.errors import EnvironmentFault, InterruptedRun
 
 logger = logging.getLogger(__name__)
 PATIENCE_SECONDS = 2.0
@@ -17,17 +17,19 @@ POLL_SECONDS = 0.1
 
 
 @contextmanager
-def key_lock(folder: Path, stage: str, key: str, blocking: bool = True) -> Iterator[None]:
-    """Hold the key's lock. Who waits longer than two seconds is told for whom.
+def key_lock(
+    folder: Path, stage: str, key: str, blocking: bool = True, stopped: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
+    """Hold the key's lock. Who waits longer than two seconds is told for whom; stopped() ends the waiting.
 
     The lock is the kernel's, on an open file: its content is only a note and may be garbage. Raises EnvironmentFault
-    when the lock file cannot be made, and filelock.Timeout when not blocking and held.
+    when the lock file cannot be made, filelock.Timeout when not blocking and held, InterruptedRun when stopped.
     """
     path = folder / f"{stage}-{key[:32]}.lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, thread_local=False)
-        _acquire(lock, path, f"{stage} {key[:12]}", blocking)
+        _acquire(lock, path, f"{stage} {key[:12]}", blocking, stopped)
     except OSError as error:
         if isinstance(error, Timeout):
             raise
@@ -41,15 +43,20 @@ def key_lock(folder: Path, stage: str, key: str, blocking: bool = True) -> Itera
         lock.release()
 
 
-def _acquire(lock: FileLock, path: Path, name: str, blocking: bool) -> None:
+def _acquire(lock: FileLock, path: Path, name: str, blocking: bool, stopped: Callable[[], bool]) -> None:
     if not blocking:
         lock.acquire(timeout=0)
         return
-    try:
-        lock.acquire(timeout=PATIENCE_SECONDS, poll_interval=POLL_SECONDS)
-    except Timeout:
-        logger.info("waiting for %s, which %s computes", name, _holder(path))
-        lock.acquire(poll_interval=POLL_SECONDS)
+    told = False
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=PATIENCE_SECONDS, poll_interval=POLL_SECONDS)
+        except Timeout:
+            if stopped():
+                raise InterruptedRun(f"interrupted while waiting for {name}") from None
+            if not told:
+                logger.info("waiting for %s, which %s computes", name, _holder(path))
+                told = True
 
 
 def _leave_note(path: Path) -> None:

@@ -63,7 +63,7 @@ def resolve_model(name: str, revision: str | None = None, store: "Store | None" 
     num_blocks = model_files.count_blocks(config, folder)
     tokenizer = model_files.tokenizer_digest(folder, file_digest)
     if not model_files.has_safetensors(folder):
-        folder = _converted(folder, home(store) / "converted", file_digest)
+        folder = _converted(folder, home(store) / "converted", file_digest, tokenizer)
     return ModelSource(
         path=str(folder),
         name=name,
@@ -186,7 +186,7 @@ def _fetched(name: str, revision: str | None) -> Path:
     return folder
 
 
-def _converted(folder: Path, root: Path, file_digest: FileDigest) -> Path:
+def _converted(folder: Path, root: Path, file_digest: FileDigest, tokenizer: str) -> Path:
     """The folder's pickled weights as a safetensors folder, made once for each content."""
     if not model_files.has_pickled(folder):
         raise InputError(f"{folder} has no weights: expected model.safetensors, or its index with all shards")
@@ -194,6 +194,8 @@ def _converted(folder: Path, root: Path, file_digest: FileDigest) -> Path:
 
     parts = {path.name: file_digest(path) for path in sorted(folder.glob("pytorch_model*.bin*"))}
     parts["config.json"] = file_digest(folder / "config.json")
+    # Its files are copied along: corrected ones make another folder.
+    parts["tokenizer"] = tokenizer
     target = root / model_files.json_digest(parts)[:32]
     if not target.is_dir():
         logger.info("%s has pickled weights only: converting them to safetensors once, in %s", folder, target)

@@ -1,5 +1,6 @@
 """Which number format the hardware is fast at, found without loading torch."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -32,6 +33,7 @@ def _gpu_capability() -> float | None:
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
-    query = [program, "--query-gpu=compute_cap", "--format=csv,noheader"]
+    query = [program, f"--id={','.join(visible_gpus())}", "--query-gpu=compute_cap", "--format=csv,noheader"]
     lines = subprocess.run(query, capture_output=True, text=True).stdout.split()
-    return min((float(line) for line in lines), default=None)
+    found = [float(line) for line in lines if re.fullmatch(r"\d+(\.\d+)?", line)]
+    return min(found, default=None)

@@ -81,9 +81,9 @@ class Sender:
             closing = self._closing.is_set()
             try:
                 self._connect()
+                self._deliver(self._journal)
                 for journal in self._leftovers():
                     self._deliver_leftover(journal)
-                self._deliver(self._journal)
             except Exception as error:
                 if not self._warned:
                     logger.warning("MLflow at %s: %s; the run goes on without it", self.uri, type(error).__name__)
@@ -123,7 +123,7 @@ class Sender:
             return found.experiment_id
 
     def _leftovers(self) -> Iterator[Journal]:
-        """Journals of earlier runs that were not delivered and whose process is gone."""
+        """Journals of earlier runs that were not delivered and that nobody writes or delivers now."""
         assert self._journal is not None
         for path in sorted(self.folder.glob("*.jsonl"), key=lambda found: found.stat().st_mtime):
             journal = Journal(self.folder, path.stem)
@@ -134,9 +134,11 @@ class Sender:
     def _deliver_leftover(self, journal: Journal) -> None:
         try:
             self._deliver(journal)
-        except LookupError:
+        except Exception as error:
+            # The server is there, it has just taken our own: something is wrong with this journal.
             self._foreign.add(journal.path)
-            logger.warning("%s belongs to runs that another server knows; it is left where it is", journal.path)
+            why = "another server knows its run" if isinstance(error, LookupError) else type(error).__name__
+            logger.warning("%s cannot be delivered (%s); it is left where it is", journal.path, why)
 
     def _deliver(self, journal: Journal) -> None:
         for offset, event in journal.pending():

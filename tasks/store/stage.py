@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,14 @@ from tasks.store.resources import Resources, Share, usable_cores, visible_gpus
 from tasks.store.work import METRICS_FILE
 
 logger = logging.getLogger(__name__)
+# Modules that decide what a model folder becomes in memory.
+MODEL_CODE = (
+    "tasks.store.models",
+    "tasks.store.model_files",
+    "tasks.store.model_folder",
+    "tasks.store.tensor_files",
+    "tasks.store.weights",
+)
 # Modules that decide which tokens are trained on and scored.
 TEXT_CODE = (
     "tasks.store.examples",
@@ -27,6 +35,8 @@ TEXT_CODE = (
     "tasks.store.instructions",
     "tasks.store.splits",
     "tasks.store.rows",
+    "tasks.store.task_files",
+    "tasks.store.task_sources",
 )
 
 
@@ -141,12 +151,14 @@ class Stage:
         key, inputs = self.key(**arguments)
         artifact, cached = store.find(self.name, key), True
         if artifact is None:
-            with store.lock(self.name, key):
+            with store.lock(self.name, key, own.children.stopped):
                 artifact = store.find(self.name, key)
                 if artifact is None:
                     artifact, cached = self._compute(store, own, runtime, label, key, inputs, arguments), False
         own.used.append(artifact.ref)
-        if not cached:
+        if cached:
+            store.touch(artifact)
+        else:
             own.computed.append(artifact.ref)
         own.tracking.stage_finished(self.name, label, artifact, cached)
         return artifact.ref, cached
@@ -158,12 +170,17 @@ class Stage:
         cores = own.resources.cores if self.cores == "all" else runtime.cores_per_stage
         gpus = runtime.gpus_per_stage if self.gpu else 0
         scratch = store.work_folder(key)
-        with own.resources.take(cores, gpus) as share, store.publishing(self.name, key) as out:
-            work = self._work(store, runtime, label, out, scratch, share)
-            watch = lambda: own.tracking.stage_metrics(self.name, key, scratch / METRICS_FILE)  # noqa: E731
-            summary = own.children.run((self.compute.__module__, self.name), arguments, work, watch)
-            _keep_metrics(store, out, scratch)
-            artifact = store.publish(self.name, key, out, inputs, list(_parents(arguments)), summary)
+        try:
+            with own.resources.take(cores, gpus) as share, store.publishing(self.name, key) as out:
+                work = self._work(store, runtime, label, out, scratch, share)
+                watch = lambda: own.tracking.stage_metrics(self.name, key, scratch / METRICS_FILE)  # noqa: E731
+                summary = own.children.run((self.compute.__module__, self.name), arguments, work, watch)
+                _keep_metrics(store, out, scratch)
+                artifact = store.publish(self.name, key, out, inputs, list(_parents(arguments)), summary)
+        except BaseException:
+            with suppress(OSError):
+                scratch.rmdir()  # stays where a checkpoint lies in it
+            raise
         shutil.rmtree(scratch, ignore_errors=True)
         return artifact
 

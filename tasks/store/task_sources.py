@@ -192,7 +192,7 @@ def _definition_view(definition: Path | None, file_digest: FileDigest) -> dict[s
     from tasks.store.keys import package_version
 
     config = {key: value for key, value in task_files.merged(definition).items() if key not in DATA_KEYS | NOTES}
-    code = {file.name: file_digest(file) for file in task_files.code_files(definition)}
+    code = sorted((file.name, file_digest(file)) for file in task_files.code_files(definition))
     return {"config": _plain(config), "code": code, "lm_eval": package_version("lm_eval")}
 
 

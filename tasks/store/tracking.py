@@ -13,7 +13,7 @@ from typing import Any
 from tasks.store.artifacts import Artifact
 from tasks.store.journal import Journal
 from tasks.store.sender import Sender
-from tasks.store.work import METRICS_FILE, read_metrics
+from tasks.store.work import METRICS_FILE, read_metrics_from
 
 logger = logging.getLogger(__name__)
 CURVES = ("loss", "validation_loss")
@@ -78,9 +78,7 @@ class Tracking:
             self.journal.write("metrics", run="", values=curves)
 
     def _new_values(self, key: str, path: Path) -> list[list[Any]]:
-        entries = list(read_metrics(path))
-        new = entries[self._read.get(key, 0) :]
-        self._read[key] = len(entries)
+        new, self._read[key] = read_metrics_from(path, self._read.get(key, 0))
         return [
             [name, value, int(entry["time"] * 1000), entry.get("step") or 0]
             for entry in new

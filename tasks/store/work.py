@@ -1,11 +1,11 @@
 """What a stage sees while it computes: where to write, what to report, when to stop."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,7 +33,6 @@ class Work:
     show_progress: bool = False
     stop_signal: int | None = None
     polls_for_stop: bool = False
-    facts: dict[str, Any] = field(default_factory=dict)
 
     def open(self, ref: Ref) -> Path:
         """Folder of a parent artifact, verified."""
@@ -71,17 +70,20 @@ class Work:
         (self.out / METRICS_FILE).write_text("".join(json.dumps(entry) + "\n" for entry in latest.values()))
 
 
-def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """Entries of a metrics file; a last line cut short by a kill is passed over."""
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Entries of a metrics file; a line cut short by a kill is passed over."""
+    return read_metrics_from(path, 0)[0]
+
+
+def read_metrics_from(path: Path, begin: int) -> tuple[list[dict[str, Any]], int]:
+    """Entries behind byte `begin`, and the byte behind the last whole line."""
+    entries: list[dict[str, Any]] = []
     if not path.exists():
-        return
-    for line in path.read_text().splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            continue
-
-
-def hostname() -> str:
-    """Name of this machine, for manifests."""
-    return os.uname().nodename
+        return entries, begin
+    with open(path, "rb") as file:
+        file.seek(begin)
+        while (line := file.readline()).endswith(b"\n"):
+            begin = file.tell()
+            with suppress(ValueError):
+                entries.append(json.loads(line))
+    return entries, begin

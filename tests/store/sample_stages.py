@@ -1,6 +1,7 @@
 """Stages that do little, for tests of what runs them."""
 
 import json
+import logging
 import os
 import signal
 import time
@@ -71,3 +72,38 @@ def writes(work: Work, name: str) -> dict:
     """Write one file of that name."""
     (work.out / name).write_text("x")
     return {"folder": str(Path(work.out).name)}
+
+
+@stage(packages=())
+def talks(work: Work, *, metrics: int = 0) -> dict:
+    """Say something, and report numbers slowly."""
+    logging.getLogger("tasks.sample").warning("row %d is odd", 7)
+    for step in range(metrics):
+        work.metric(step, loss=float(step))
+        time.sleep(0.3)
+    (work.out / "done.json").write_text("{}")
+    return {"environment": os.environ.get("CRASH_SAMPLE", "")}
+
+
+@stage(packages=())
+def large(work: Work, how: str) -> dict:
+    """Write four megabytes, with Python or with a library that is not Python."""
+    if how == "python":
+        (work.out / "large.json").write_bytes(bytes(4_000_000))
+    else:
+        import torch
+        from safetensors.torch import save_file
+
+        save_file({"zeros": torch.zeros(1_000_000)}, work.out / "large.safetensors")
+    return {}
+
+
+@stage(packages=())
+def stubborn(work: Work) -> dict:
+    """Promise to listen for a request to stop, and then be busy with one long step."""
+    work.stop_requested()
+    (work.scratch / "begun").touch()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        time.sleep(0.01)
+    return {}

@@ -64,7 +64,8 @@ def test_a_key_that_is_being_computed_stays(store):
 
 
 def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(store):
-    for name in (f"{os.getpid()}-tune-abc", "999999999-tune-abc"):
+    host = os.uname().nodename
+    for name in (f"{os.getpid()}@{host}-tune-abc", f"999999999@{host}-tune-abc", "999999999@elsewhere-tune-abc"):
         (store.root / "tmp" / name).mkdir(parents=True)
     for name in ("work", "quarantine"):
         folder = store.root / name / "entry"
@@ -73,7 +74,10 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(store):
         os.utime(folder, (OLD, OLD))
     removed = {part.what.split()[0] for part in collect(store, days=30)}
     assert removed == {"temporary", "checkpoint", "quarantine"}
-    assert [path.name for path in (store.root / "tmp").iterdir()] == [f"{os.getpid()}-tune-abc"]
+    assert {path.name for path in (store.root / "tmp").iterdir()} == {
+        f"{os.getpid()}@{host}-tune-abc",
+        "999999999@elsewhere-tune-abc",
+    }
 
 
 def test_runs_are_listed_newest_first_and_a_dead_one_has_crashed(store):
@@ -99,3 +103,11 @@ def test_a_damaged_record_is_passed_over(store):
     (store.root / "runs" / "bad.json").write_text("{")
     (store.root / "runs" / "worse.json").write_text('{"run_id": 1}')
     assert [run.run_id for run in list_runs(store)] == ["run"]
+
+
+def test_an_old_artifact_that_a_run_under_way_has_found_stays(store):
+    found, other = publish(store, 1), publish(store, 2)
+    record_run(store, "run", "crash", "name", {})
+    store.touch(store.find(found.stage, found.key))
+    collect(store, days=0)
+    assert [there(store, ref) for ref in (found, other)] == [True, False]

@@ -284,11 +284,8 @@ def refuse(source: ModelSource, task: TaskSource, message: str) -> None:
 def test_facts_of_good_input(source: ModelSource, shared: Path) -> None:
     facts = check_inputs(source, real_task(shared, "piqa"))
     assert facts["num_train_rows"] == facts["num_validation_rows"] == facts["num_scored_rows"] == LIMIT
-    assert (facts["scored_split"], facts["validation_from"], facts["support_split"]) == (
-        "validation",
-        "train",
-        "validation",
-    )
+    assert (facts["scored_split"], facts["validation_from"]) == ("validation", "train")
+    assert facts["has_prompts"]
     assert facts["context"] == 512
 
 
