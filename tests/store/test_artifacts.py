@@ -194,3 +194,10 @@ def test_too_little_room_is_said_with_numbers(store):
     store.check_writable(1)
     with pytest.raises(EnvironmentFault, match=r"needs about [\d,]+ MiB .* but has [\d,]+ MiB free"):
         store.check_writable(2**60)
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "qwen.tiktoken", "tokenizer.model"])
+def test_files_of_tokenizers_may_be_published(store, name):
+    with store.publishing("sample", KEY) as out:
+        (out / name).write_text("{{ messages }}")
+        assert store.publish("sample", KEY, out, INPUTS).folder.joinpath(name).exists()

@@ -10,7 +10,7 @@ import time
 import pytest
 from filelock import Timeout
 
-from tasks.core.errors import EnvironmentFault
+from tasks.core.errors import EnvironmentFault, InterruptedRun
 from tasks.store.locks import key_lock
 
 KEY = "a" * 64
@@ -94,4 +94,13 @@ def test_f16_a_lock_that_cannot_be_made_is_an_error_not_a_wait(tmp_path):
     (tmp_path / "locks").write_text("a file where the folder should be")
     message = r"cannot be taken \(.*\); make the store writable"
     with pytest.raises(EnvironmentFault, match=message), key_lock(tmp_path / "locks", "tune", KEY):
+        pass
+
+
+def test_waiting_ends_when_the_run_is_stopped(tmp_path, holder, monkeypatch):
+    monkeypatch.setattr("tasks.store.locks.PATIENCE_SECONDS", 0.1)
+    with (
+        pytest.raises(InterruptedRun, match="while waiting for tune"),
+        key_lock(tmp_path, "tune", KEY, stopped=lambda: True),
+    ):
         pass
