@@ -1,5 +1,6 @@
 """A stage is found or computed once, in a process of its own, and what goes wrong there comes back as what it is."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import CrashError, DivergedError, EnvironmentFault, InputError, InterruptedRun
-from tasks.store.artifacts import Store
+from tasks.store.artifacts import Ref, Store
 from tasks.store.resources import Resources
 from tasks.store.stage import Runtime, Shared, sharing
 from tests.store.sample_stages import failing, number, slow, surroundings, writes
@@ -168,6 +169,87 @@ def test_two_threads_that_want_the_same_compute_it_once(runtime, own, tmp_path):
     for thread in threads:
         thread.join()
     assert Path(log).read_text() == "5\n"
+
+
+def test_prefect_is_told_that_an_artifact_was_found(runtime, own):
+    computed = number.task.fn(runtime, "", value=3)
+    found = number.task.fn(runtime, "", value=3)
+    assert computed == number.run(runtime, value=3)
+    assert (found.name, found.type.value, found.data) == ("Cached", "COMPLETED", computed)
+    assert computed.key[:12] in found.message
+
+
+def test_prefect_neither_caches_nor_pickles(runtime):
+    assert number.task.persist_result is False
+    assert type(number.task.cache_policy).__name__ == "_None"
+    assert number.task.retries == 0
+
+
+CHANGES = {
+    "value": {"value": 2},
+    "log": {"log": "elsewhere"},
+    "parents": {"parents": [Ref(stage="number", key="k" * 64, digest="d" * 64)]},
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_f23_every_argument_counts(name):
+    assert number.key(**{"value": 1} | CHANGES[name])[0] != number.key(value=1)[0]
+
+
+def test_f23_a_parent_counts_by_content_not_by_key_or_summary():
+    parent = Ref(stage="number", key="a" * 64, digest="d" * 64, summary={"total": 1})
+    elsewhere = parent.model_copy(update={"key": "b" * 64, "summary": {}})
+    other = parent.model_copy(update={"digest": "e" * 64})
+    key = number.key(value=1, parents=[parent])[0]
+    assert number.key(value=1, parents=[elsewhere])[0] == key
+    assert number.key(value=1, parents=[other])[0] != key
+
+
+STAGE_MODULE = """
+from tasks.store.stage import stage
+
+@stage(packages=("torch",), code=("{helper}",))
+def sample(work, *, seed: int = 0) -> dict:
+    {body}
+    return {{}}
+"""
+
+
+@pytest.fixture
+def own_stage(tmp_path, monkeypatch):
+    """Key of a stage in a module of its own, as the next process would compute it: key(body, helper's text)."""
+    (tmp_path / "helping").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def key(body: str = "x = 1", helper: str = "VALUE = 1", **arguments) -> str:
+        from tasks.store import keys
+
+        for name, text in (("one.py", helper), ("__init__.py", "")):
+            (tmp_path / "helping" / name).write_text(text)
+        text = STAGE_MODULE.format(helper="helping", body=f"from helping import one; {body}")
+        (tmp_path / "stage_here").mkdir(exist_ok=True)
+        (tmp_path / "stage_here" / "__init__.py").write_text(text)
+        keys._code_digest.cache_clear()
+        keys.package_version.cache_clear()
+        sys.modules.pop("stage_here", None)
+        importlib.invalidate_caches()
+        return importlib.import_module("stage_here").sample.key(**arguments)[0]
+
+    yield key
+    sys.modules.pop("stage_here", None)
+
+
+def test_f23_code_helpers_seed_and_package_versions_count_and_comments_do_not(own_stage, monkeypatch):
+    key = own_stage()
+    assert own_stage() == key
+    assert own_stage(seed=0) == key
+    assert own_stage(body="x = 1  # said otherwise") == key
+    changed = [own_stage(seed=1), own_stage(body="x = 2"), own_stage(helper="VALUE = 2")]
+    monkeypatch.setattr("tasks.store.keys.metadata.version", lambda name: "999")
+    changed.append(own_stage())
+    monkeypatch.undo()
+    assert len({key, *changed}) == 5
 
 
 SCRIPT = """
