@@ -2,13 +2,17 @@
 
 import logging
 import os
+import socket
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from tasks.core.errors import EnvironmentFault
 from tasks.store.artifacts import Artifact, Ref
+from tasks.store.journal import Journal
 from tasks.store.sender import check_server
 from tasks.store.tracking import Tracking
 from tasks.store.work import METRICS_FILE
@@ -160,3 +164,124 @@ def test_a_server_that_is_away_is_said_before_anything_is_computed():
     with pytest.raises(EnvironmentFault, match=r"does not answer .* correct place\.mlflow, or leave it out"):
         check_server(NOWHERE)
     check_server("sqlite:///somewhere")
+
+
+class Unavailable(BaseHTTPRequestHandler):
+    """A server that is there but not well."""
+
+    def do_GET(self) -> None:
+        self.send_error(503)
+
+    def log_message(self, *_arguments: object) -> None:
+        """Say nothing."""
+
+
+def test_f6_a_server_that_is_not_well_is_refused_with_code_4():
+    with HTTPServer(("127.0.0.1", 0), Unavailable) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(EnvironmentFault, match="does not answer") as info:
+            check_server(f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert info.value.exit_code == 4
+
+
+@pytest.fixture
+def outage(monkeypatch):
+    """A switch: while it is set, no call to MLflow gets through; calls counts those that did not."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    monkeypatch.setattr("tasks.store.sender.RETRY_SECONDS", 0.2)
+    switch = threading.Event()
+    switch.calls = 0
+    for name in ("create_run", "log_batch", "log_inputs", "log_artifact", "set_terminated", "search_runs"):
+        real = getattr(MlflowClient, name)
+
+        def call(self, *arguments, _real=real, **options):
+            if switch.is_set():
+                switch.calls += 1
+                raise MlflowException("connection refused")
+            return _real(self, *arguments, **options)
+
+        monkeypatch.setattr(MlflowClient, name, call)
+    return switch
+
+
+def test_f6_an_outage_in_mid_run_costs_nothing_and_all_points_arrive(uri, client, tmp_path, outage, caplog):
+    tracking = Tracking(uri, "mid-run", tmp_path / "journal", "run")
+    done = artifact(tmp_path / "artifact")
+    tracking.start("name", {"a": "1"}, {}, {})
+    tracking.stage_started("tune", "crash", done.ref.key)
+    tracking.stage_metrics("tune", done.ref.key, done.folder / METRICS_FILE)
+    wait_for(lambda: Journal(tmp_path / "journal", "run").everything_delivered())
+    outage.set()
+    began = time.monotonic()
+    for step in range(3, 50):
+        with open(done.folder / METRICS_FILE, "a") as file:
+            file.write(f'{{"time": {time.time()}, "step": {step}, "loss": {1 / step}}}\n')
+        tracking.stage_metrics("tune", done.ref.key, done.folder / METRICS_FILE)
+    assert time.monotonic() - began < 1
+    wait_for(lambda: outage.calls > 2)
+    assert not tracking.journal.everything_delivered()
+    outage.clear()
+    tracking.stage_finished("tune", "crash", done, cached=False)
+    assert tracking.close("FINISHED", seconds=30)
+    (child,) = client.search_runs([experiment(client, "mid-run")], "tags.stage = 'tune'")
+    points = client.get_metric_history(child.info.run_id, "loss")
+    assert [(point.step, point.value) for point in points] == [(step, 1 / step) for step in range(1, 50)]
+    assert child.info.status == "FINISHED"
+    said = [record for record in caplog.records if "the run goes on without it" in record.getMessage()]
+    assert len(said) == 1
+
+
+def test_f7_a_server_that_accepts_and_never_answers_holds_up_nobody(tmp_path, monkeypatch, caplog):
+    for name in ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"):
+        monkeypatch.setenv(name, "1")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        tracking = Tracking(f"http://127.0.0.1:{silent.getsockname()[1]}", "silent", tmp_path / "journal", "run")
+        began = time.monotonic()
+        report(tracking, tmp_path)
+        assert time.monotonic() - began < 1
+        assert not tracking.close("FINISHED", seconds=1)
+        assert time.monotonic() - began < 3
+        silent.settimeout(5)
+        silent.accept()[0].close()
+    kinds = [event["kind"] for _, event in tracking.journal.pending()]
+    assert (kinds[0], kinds[-1], "file" in kinds) == ("start", "end", True)
+    assert "the next run delivers" in caplog.text
+    tracking._sender._thread.join(20)
+
+
+def test_a_run_that_was_killed_is_delivered_by_the_next_as_far_as_it_got(uri, client, tmp_path):
+    done = artifact(tmp_path / "artifact")
+    killed = Tracking(NOWHERE, "killed", tmp_path / "journal", "killed")
+    # Never started: nothing is sent, as if the process were gone before its thread came to it.
+    killed.journal.write("start", run="", name="killed", time=1, tags={}, parameters={}, inputs={})
+    killed.stage_started("tune", "crash", done.ref.key)
+    killed.stage_metrics("tune", done.ref.key, done.folder / METRICS_FILE)
+    with open(killed.journal.path, "a") as file:
+        file.write('{"kind": "metrics", "run"')
+    age(tmp_path / "journal")
+    following = Tracking(uri, "killed", tmp_path / "journal", "next")
+    following.start("name", {}, {}, {})
+    assert following.close("FINISHED")
+    (child,) = client.search_runs([experiment(client, "killed")], "tags.stage = 'tune'")
+    assert [point.step for point in client.get_metric_history(child.info.run_id, "loss")] == [1, 2]
+
+
+def test_a_journal_of_a_living_run_is_left_to_it(uri, client, tmp_path):
+    living = Tracking(NOWHERE, "living", tmp_path / "journal", "living")
+    living.journal.write("start", run="", name="living", time=1, tags={}, parameters={}, inputs={})
+    other = Tracking(uri, "living", tmp_path / "journal", "other")
+    other.start("name", {}, {}, {})
+    assert other.close("FINISHED")
+    assert not living.journal.everything_delivered()
+    assert len(client.search_runs([experiment(client, "living")])) == 1
+
+
+def wait_for(condition, seconds: float = 30) -> None:
+    """Poll until it is so."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
