@@ -104,3 +104,29 @@ def test_waiting_ends_when_the_run_is_stopped(tmp_path, holder, monkeypatch):
         key_lock(tmp_path, "tune", KEY, stopped=lambda: True),
     ):
         pass
+
+
+@pytest.mark.parametrize("kind", ["folder", "link into nowhere", "link to itself"])
+def test_f16_something_else_in_the_place_of_the_lock_never_hangs(tmp_path, kind):
+    path = tmp_path / f"tune-{KEY[:32]}.lock"
+    if kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path if kind == "link to itself" else tmp_path / "nowhere" / "at all")
+    began = time.monotonic()
+    with pytest.raises(EnvironmentFault, match="cannot be taken"), key_lock(tmp_path, "tune", KEY):
+        pass
+    assert time.monotonic() - began < 5
+
+
+def test_f16_a_note_that_cannot_be_written_does_not_matter(tmp_path):
+    (tmp_path / f"tune-{KEY[:32]}.holder").mkdir()
+    with key_lock(tmp_path, "tune", KEY):
+        pass
+
+
+def test_given_back_after_an_error(tmp_path):
+    with pytest.raises(RuntimeError), key_lock(tmp_path, "tune", KEY):
+        raise RuntimeError
+    with key_lock(tmp_path, "tune", KEY, blocking=False):
+        pass
