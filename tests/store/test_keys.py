@@ -1,8 +1,12 @@
 """Keys change exactly when a result may (F23)."""
 
 import enum
+import json
 import math
 import random
+import shutil
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +19,7 @@ from tasks.core.errors import InputError
 from tasks.store import keys
 from tasks.store.keys import canonical, canonical_json, code_digest, stage_key
 
+ROOT = Path(__file__).resolve().parents[2]
 CODE = {
     "pack/__init__.py": "",
     "pack/stage.py": "from pack.helpers import double\n\ndef run(x):\n    return double(x)\n",
@@ -180,3 +185,47 @@ def test_the_build_of_a_package_does_not_count(monkeypatch):
 
 def test_an_absent_package_is_absent():
     assert keys.package_version("no-such-distribution") == "absent"
+
+
+REAL_STAGES = """
+import importlib, json, sys
+from pathlib import Path
+from tasks.store import keys
+from tasks.store.keys import code_digest
+
+def digests():
+    keys._code_digest.cache_clear()
+    names = "capture similarity cluster emulate tune plug_in evaluate report".split()
+    stages = [getattr(importlib.import_module(f"tasks.{name}"), name) for name in names]
+    return {stage.name: code_digest(f"tasks.{stage.name}", ("tasks.core", *stage.code)) for stage in stages}
+
+before, changed = digests(), {}
+texts = {path: path.read_text() for path in map(Path, sys.argv[1:])}
+for path, text in texts.items():
+    path.write_text("# A comment.\\n" + text + "\\n\\n# Another.\\n")
+assert digests() == before
+for path, text in texts.items():
+    path.write_text(text + "\\n\\nANOTHER_VALUE = 1\\n")
+    changed[str(path)] = sorted(stage for stage, digest in digests().items() if digest != before[stage])
+    path.write_text(text)
+print(json.dumps(changed))
+"""
+# File: stages that compute with it, and stages that do not.
+USERS = {
+    "tasks/core/pooling.py": ({"capture"}, {"similarity", "cluster", "emulate", "tune", "plug_in"}),
+    "tasks/core/clustering.py": ({"cluster"}, {"capture", "emulate", "tune", "plug_in", "evaluate"}),
+    "tasks/core/training.py": ({"tune"}, {"capture", "similarity", "cluster", "emulate", "plug_in", "evaluate"}),
+    "tasks/store/rows.py": ({"capture", "tune", "evaluate"}, {"similarity", "cluster", "emulate"}),
+    "tasks/tune.py": ({"tune"}, {"capture", "similarity", "cluster", "emulate", "plug_in", "evaluate", "report"}),
+    "tasks/store/locks.py": (set(), {"capture", "similarity", "cluster", "emulate", "tune", "plug_in", "evaluate"}),
+}
+
+
+def test_f23_a_change_of_our_own_code_reaches_exactly_the_stages_that_compute_with_it(tmp_path):
+    shutil.copytree(ROOT / "tasks", tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
+    done = subprocess.run([sys.executable, "-c", REAL_STAGES, *USERS], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    changed = json.loads(done.stdout)
+    for name, (users, others) in USERS.items():
+        assert users <= set(changed[name]), name
+        assert not others & set(changed[name]), name
