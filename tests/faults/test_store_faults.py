@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from tests.faults.publisher import publish
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHER = [sys.executable, "-m", "tests.faults.publisher"]
+COLLECTOR = [sys.executable, "-m", "tests.faults.collector"]
 STRACE = shutil.which("strace")
 needs_strace = pytest.mark.skipif(STRACE is None, reason="strace is not installed")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
@@ -31,11 +33,13 @@ def fresh(folder: Path) -> Path:
     return folder
 
 
-def inject(store: Path, call: str, fault: str, number: int) -> subprocess.CompletedProcess[str]:
-    """Publish with the fault at the `number`-th such call of the whole process."""
+def inject(
+    store: Path, call: str, fault: str, number: int, program: Sequence[str] = PUBLISHER
+) -> subprocess.CompletedProcess[str]:
+    """Publish, or run another program, with the fault at the `number`-th such call of the whole process."""
     command = [str(STRACE), "-f", "-qq", "-o", f"{store}.trace", "-e", f"trace={call}"]
     command += ["-e", f"inject={call}:{fault}:when={number}"]
-    return subprocess.run([*command, *PUBLISHER, str(store), "0"], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run([*command, *program, str(store), "0"], cwd=ROOT, capture_output=True, text=True)
 
 
 def fired(store: Path) -> bool:
@@ -101,6 +105,38 @@ def test_f2_killed_at_every_sync_point(tmp_path, expected, call):
     assert sweep(tmp_path, expected, call, "signal=SIGKILL", range(1, 200))
 
 
+def killed_while_collecting(folder: Path, expected: str, call: str, numbers: range) -> int:
+    """Kill `gc` at each such call: what it removes is complete or absent, and the next `gc` takes the rest."""
+    count = 0
+    for number in numbers:
+        store = fresh(folder / "store")
+        publish(Store(store), 0)
+        done = inject(store, call, "signal=SIGKILL", number, COLLECTOR)
+        if not fired(store):
+            assert done.stdout == "1\n", done.stderr
+            break
+        count += 1
+        check_invariant(store, expected)
+        subprocess.run([*COLLECTOR, str(store)], cwd=ROOT, check=True, capture_output=True)
+        assert not list(store.glob("artifacts/sample/*"))
+        assert not list(store.glob("tmp/*"))
+    return count
+
+
+@needs_strace
+def test_f2_gc_killed_at_its_first_removals(tmp_path, expected):
+    assert killed_while_collecting(tmp_path, expected, "rename", range(1, 2)) == 1
+    assert killed_while_collecting(tmp_path, expected, "unlinkat", range(1, 3)) == 2
+
+
+@needs_strace
+@pytest.mark.slow_faults
+@pytest.mark.parametrize("call", ["rename", "unlink", "unlinkat", "rmdir"])
+def test_f2_gc_killed_anywhere(tmp_path, expected, call):
+    killed = killed_while_collecting(tmp_path, expected, call, range(1, 200))
+    assert killed or call in ("unlink", "rmdir"), "files and folders may be removed by either call"
+
+
 @needs_strace
 @pytest.mark.parametrize("call", ["fsync", "rename"])
 def test_f8_disk_full_at_the_first_sync_points(tmp_path, expected, call):
@@ -148,6 +184,15 @@ def test_f8_a_full_disk_keeps_nothing_half_written(tmp_path, expected):
     assert digest == expected
     assert "No space left on device" in done.stderr
     assert "free at" in done.stderr
+
+
+def test_f9_too_little_room_is_said_before_anything_is_written(tmp_path):
+    store = Store(tmp_path / "deep" / "store")
+    with pytest.raises(EnvironmentFault, match=r"needs about [\d,]+ MiB for this run but has [\d,]+ MiB free") as info:
+        store.check_writable(shutil.disk_usage(tmp_path).free + 2**40)
+    assert info.value.exit_code == 4
+    assert str(store.root) in str(info.value)
+    assert not (tmp_path / "deep").exists()
 
 
 @needs_root
