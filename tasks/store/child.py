@@ -184,6 +184,9 @@ def _child(sending: Connection, function: tuple[str, str], arguments: dict[str, 
         stage = getattr(importlib.import_module(function[0]), function[1])
         sending.send(("done", stage.compute(work, **arguments)))
     except BaseException as error:
+        if isinstance(error, errors.InterruptedRun) and work.stop_signal is not None:
+            # The core knows that it is to stop, not which signal said so.
+            error.exit_code = 128 + work.stop_signal
         sending.send(_describe(error, work))
         sys.exit(getattr(error, "exit_code", 1))
 
