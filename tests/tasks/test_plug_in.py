@@ -36,7 +36,7 @@ def exported(chain: Chain, ref: Ref) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("kind", ["chain", "narrow"])
 def test_a_tuning_that_moved_nothing_gives_the_full_model_back(kind: str, request: pytest.FixtureRequest) -> None:
-    """At this rate no float32 number changes, not even a zero: the whole way through emulator, tuning and back is exact."""
+    """At this rate no float32 number changes, not even a zero: the way through emulator, tuning and back is exact."""
     chain: Chain = request.getfixturevalue(kind)
     ref = plugged(chain, chain.tune(learning_rate=1e-60), export=True)
     moved = {name: value for name, value in ref.summary.items() if name.startswith("moved_block_")}
