@@ -110,7 +110,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("how", ["python", "library"])
+@pytest.mark.parametrize("how", ["library", pytest.param("python", marks=pytest.mark.slow_faults)])
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 def test_f8_a_disk_that_fills_up_inside_a_stage(tmp_path, how):
     store, script = tmp_path / "store", tmp_path / "script.py"

@@ -220,7 +220,7 @@ def test_f6_an_outage_in_mid_run_costs_nothing_and_all_points_arrive(uri, client
         with open(done.folder / METRICS_FILE, "a") as file:
             file.write(f'{{"time": {time.time()}, "step": {step}, "loss": {1 / step}}}\n')
         tracking.stage_metrics("tune", done.ref.key, done.folder / METRICS_FILE)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5
     wait_for(lambda: outage.calls > 2)
     assert not tracking.journal.everything_delivered()
     outage.clear()
@@ -230,7 +230,7 @@ def test_f6_an_outage_in_mid_run_costs_nothing_and_all_points_arrive(uri, client
     points = client.get_metric_history(child.info.run_id, "loss")
     assert [(point.step, point.value) for point in points] == [(step, 1 / step) for step in range(1, 50)]
     assert child.info.status == "FINISHED"
-    said = [record for record in caplog.records if "the run goes on without it" in record.getMessage()]
+    said = [record for record in caplog.records if f"{uri}: MlflowException; the run goes on" in record.getMessage()]
     assert len(said) == 1
 
 
