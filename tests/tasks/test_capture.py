@@ -103,6 +103,7 @@ def test_prompts_beyond_the_context_lose_their_beginning_and_are_counted(chain: 
     assert min(lengths) > 8
     ref = chain.capture(model=short)
     assert (ref.summary["num_truncated"], ref.summary["num_tokens"]) == (NUM_ROWS, 8 * NUM_ROWS)
+    assert chain.capture(model=short, num_rows=5).summary["num_truncated"] == 5, "rows that are used"
     ids = torch.tensor([[*row.prompt_ids, *row.answer_ids][-8:] for row in rows])
     with torch.no_grad():
         expected = full(ids, output_hidden_states=True).hidden_states[1][:, -1]

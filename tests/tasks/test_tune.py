@@ -102,7 +102,9 @@ def test_disturbed_in_the_middle_it_goes_on_to_the_same_digest(
     assert after[: LONG["checkpoint_steps"]] == before[: LONG["checkpoint_steps"]]
     again = {entry["step"]: entry for entry in before}
     repeated = [entry for entry in after if entry["step"] in again and entry != again[entry["step"]]]
-    assert len(repeated) <= LONG["checkpoint_steps"], "no more is lost than lies between two checkpoints"
+    # A signal that is heard leaves a checkpoint of the step it came in.
+    most = 0 if kind is InterruptedRun else LONG["checkpoint_steps"]
+    assert len(repeated) <= most, "no more is lost than lies between two checkpoints"
     for name in ("loss", "validation_loss", "gradient_norm"):
         values = {entry["step"]: entry[name] for entry in after if name in entry}
         assert values == steps_of(chain, undisturbed, name), name
