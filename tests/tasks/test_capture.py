@@ -8,7 +8,7 @@ import torch
 from tasks.capture import capture
 from tasks.core.errors import InputError
 from tasks.store.examples import load_examples
-from tasks.store.models import load_tokenizer
+from tasks.store.models import load_tokenizer, resolve_model
 from tests.tasks.chain import NUM_BLOCKS, NUM_ROWS, SUPPORT, WIDTH, Chain, people, write_model
 
 
@@ -93,6 +93,17 @@ def test_a_part_that_does_not_exist_is_refused_and_nothing_is_published(chain: C
     count = chain.num_artifacts("capture")
     with pytest.raises(InputError, match=r"support\.part = 'question': choose one of prompt\+answer, prompt"):
         chain.capture(part="question")
+    assert chain.num_artifacts("capture") == count
+
+
+def test_a_block_whose_weights_are_broken_is_named_and_nothing_is_published(chain: Chain, tmp_path: Path) -> None:
+    full, _ = write_model(tmp_path / "broken")
+    with torch.no_grad():
+        full.model.decoder.layers[3].fc1.weight[0, 0] = float("nan")
+    full.save_pretrained(tmp_path / "broken")
+    count = chain.num_artifacts("capture")
+    with pytest.raises(InputError, match="output of block 3 holds NaN"):
+        chain.capture(model=resolve_model(str(tmp_path / "broken")))
     assert chain.num_artifacts("capture") == count
 
 

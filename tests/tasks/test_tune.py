@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -94,6 +95,9 @@ def test_disturbed_in_the_middle_it_goes_on_to_the_same_digest(
     assert type(error) is kind, error
     if kind is InterruptedRun:
         assert error.exit_code == 128 + number
+        assert re.match(r"stopped after step \d+ of 300; run again to continue", str(error)), (
+            "it ended between two steps"
+        )
     before, after, ref = before_and_after(elsewhere, chain.tuning(**LONG))
     assert ref.digest == undisturbed.digest
     steps = [entry["step"] for entry in after]
