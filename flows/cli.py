@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from flows.environment import default_home
+from flows.service.commands import add_commands
 from tasks.core.errors import CrashError, InterruptedRun
 
 DEMO = Path(__file__).parent / "demo" / "settings.toml"
@@ -57,8 +59,11 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--verify", action="store_true", help="also read every artifact and compare its digests")
     doctor.set_defaults(run=_doctor)
     for command in (runs, collect, doctor):
-        command.add_argument("--home", default=".crash", type=Path, help="folder of the store and the logs (.crash)")
+        command.add_argument(
+            "--home", default=default_home(), type=Path, help="folder of the store and the logs (.crash)"
+        )
         command.add_argument("--store", type=Path, help="folder of the store, where it is not in home")
+    add_commands(commands)
     return top
 
 

@@ -4,14 +4,25 @@ import os
 from pathlib import Path
 
 
+def default_home() -> Path:
+    """Folder of everything this project writes, unless settings or an option say otherwise."""
+    return Path(os.environ.get("CRASH_HOME", ".crash"))
+
+
 def prepare_environment(home: Path) -> None:
     """Set what is not set yet; must run before prefect or mlflow is imported.
 
-    A server that the user named (PREFECT_API_URL) is used; otherwise Prefect starts its own for the time of the run,
-    with its database under `home`.
+    A server that the user named (PREFECT_API_URL) is used, else the servers that `crash up` started for this home;
+    otherwise Prefect starts its own for the time of the run, with its database under `home`.
     """
+    for name, value in {**read_connection(home), **defaults(home)}.items():
+        os.environ.setdefault(name, value)
+
+
+def defaults(home: Path) -> dict[str, str]:
+    """Variables of every process that belongs to this home."""
     home = home.absolute()
-    defaults = {
+    return {
         "DO_NOT_TRACK": "true",
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -22,13 +33,29 @@ def prepare_environment(home: Path) -> None:
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks,flows",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Each address costs a question to the server and a line in the log.
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "OMP_WAIT_POLICY": "passive",
         "TOKENIZERS_PARALLELISM": "false",
         "GIT_PYTHON_REFRESH": "quiet",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
+
+
+def connection_file(home: Path) -> Path:
+    """Where `crash up` writes how its servers are reached, as lines NAME=value."""
+    return home.absolute() / "service" / "connection.env"
+
+
+def read_connection(home: Path) -> dict[str, str]:
+    """Variables of clients of the servers that are up for this home; none when none are."""
+    if os.environ.get("PREFECT_API_URL"):
+        return {}
+    try:
+        lines = connection_file(home).read_text().splitlines()
+    except OSError:
+        return {}
+    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
 
 
 def check_prefect() -> None:

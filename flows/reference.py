@@ -43,9 +43,9 @@ def _group(annotation: Any) -> type[BaseModel] | None:
 
 
 def _row(name: str, field: Any) -> str:
-    if field.default is PydanticUndefined:
+    if field.is_required():
         default = "required"
-    elif field.default is None:
+    elif field.default is None or field.default is PydanticUndefined:
         default = ""
     else:
         default = f"`{_shown(field.default)}`"

@@ -1,9 +1,12 @@
 """Settings: flow parameters, the form in the Prefect UI, and TOML files are one and the same pydantic models."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from flows.environment import default_home
 
 Strategy = Literal["crash", "uniform", "fixed"]
 Share = Literal["none", "all", "frozen_only"]
@@ -163,12 +166,12 @@ class Export(Group):
 class Place(Group):
     """Where things run and lie; nothing here changes a result."""
 
-    home: str = ".crash"
-    """Folder of the store, the tracking database and the logs."""
+    home: str = Field(default_factory=lambda: str(default_home()))
+    """Folder of the store, the tracking database and the logs; by default `.crash` (or `$CRASH_HOME`)."""
     store: str | None = None
     """Folder of the artifact store; by default `store` in home."""
-    mlflow: str | None = None
-    """MLflow tracking URI; by default an SQLite file in home."""
+    mlflow: str | None = Field(default_factory=lambda: os.environ.get("MLFLOW_TRACKING_URI"))
+    """MLflow tracking URI; by default the server of `crash up`, else an SQLite file in home."""
     experiment: str = "crash-flow"
     """MLflow experiment."""
     cores_per_stage: PositiveInt = 1

@@ -1,0 +1,95 @@
+"""What was chosen when the services of a home folder were first started, and their passwords."""
+
+import json
+import os
+import secrets
+import socket
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PASSWORD_BYTES = 24
+
+
+class Choices(BaseModel):
+    """Where the servers listen and what they keep their data in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    prefect_port: int = 4200
+    mlflow_port: int = 5000
+    database: Literal["postgresql", "sqlite"] = "postgresql"
+    postgres_port: int = 0
+    auth: bool = False
+    pool: str = "gpu"
+
+    @property
+    def address(self) -> str:
+        """What clients on this machine connect to."""
+        return "127.0.0.1" if self.host in ("0.0.0.0", "localhost", "127.0.0.1") else self.host
+
+    @property
+    def is_local(self) -> bool:
+        """Whether nobody but this machine can connect."""
+        return self.host in LOOPBACK
+
+
+class Secrets(BaseModel):
+    """Generated once; readable by the owner only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    user: str = "crash"
+    password: str
+    postgres: str
+    flask: str
+
+
+def read_choices(folder: Path) -> Choices | None:
+    """What the services under this folder were started with, if ever."""
+    path = folder / "choices.json"
+    return Choices.model_validate_json(path.read_text()) if path.exists() else None
+
+
+def write_choices(folder: Path, choices: Choices) -> None:
+    """Remember for the next start."""
+    write_private(folder / "choices.json", choices.model_dump_json(indent=1))
+
+
+def own_secrets(folder: Path) -> Secrets:
+    """Passwords of this folder's servers, made on first use."""
+    path = folder / "secrets.json"
+    if not path.exists():
+        made = {name: secrets.token_urlsafe(PASSWORD_BYTES) for name in ("password", "postgres", "flask")}
+        write_private(path, json.dumps(made))
+    return Secrets.model_validate_json(path.read_text())
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, at no moment anybody else."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+    os.replace(temporary, path)
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def port_taken(host: str, port: int) -> bool:
+    """Whether somebody listens there already."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+    return False

@@ -1,0 +1,166 @@
+"""`crash reap`: runs whose process is gone are marked as crashed within two minutes and scheduled again, N times.
+
+Prefect's runs send a heartbeat every 30 s. A run is gone when none has come for STALE_SECONDS of *this* process's own
+steady clock, while the server answered all the time: clocks of machines are never compared, and a server that was away
+counts nobody as dead. A run that reported its own crash (SIGTERM of a spot instance, a process that its worker saw
+die) is scheduled again at once.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+logger = logging.getLogger(__name__)
+POLL_SECONDS = 5.0
+# Two heartbeats and a half: one may be lost.
+STALE_SECONDS = 75.0
+# A process starts within seconds; a busy machine that loads everything anew may take a minute.
+PENDING_SECONDS = 120.0
+# Older crashes are history, not work.
+RECENT = timedelta(days=1)
+HEARTBEAT = "prefect.flow-run.heartbeat"
+OWN_FLOWS = ("crash", "sweep")
+PAGE = 50
+
+
+@dataclass
+class Watch:
+    """When each unfinished run last gave a sign of life, on our own clock; pure, so that it can be tested."""
+
+    stale_seconds: float = STALE_SECONDS
+    pending_seconds: float = PENDING_SECONDS
+    _seen: dict[UUID, float] = field(default_factory=dict)
+    _signs: dict[UUID, set[UUID]] = field(default_factory=dict)
+
+    def observe(self, now: float, signs: dict[UUID, set[UUID]], running: dict[UUID, bool]) -> list[UUID]:
+        """The runs that are gone.
+
+        signs: ids of signs of life, the newest ones at least; one not seen before is new, whatever time it bears.
+        running: of every unfinished run, whether it runs (otherwise it is about to start).
+        """
+        self._seen = {run: at for run, at in self._seen.items() if run in running}
+        for run in running:
+            known = self._signs.setdefault(run, set())
+            if run not in self._seen or signs.get(run, set()) - known:
+                self._seen[run] = now
+            known |= signs.get(run, set())
+        limit = {run: self.stale_seconds if runs else self.pending_seconds for run, runs in running.items()}
+        return [run for run, at in self._seen.items() if now - at > limit[run]]
+
+    def forget(self) -> None:
+        """Begin again: the server was away, silence meant nothing."""
+        self._seen.clear()
+
+
+def reap(pool: str, once: bool = False) -> int:
+    """Watch the pool's runs for ever (or look once)."""
+    from flows.environment import check_prefect
+
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
+    for noisy in ("httpx", "httpcore"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    check_prefect()
+    watch, most, trouble = Watch(), int(os.environ.get("CRASH_MAX_RESCHEDULES", "2")), False
+    logger.info("watching the pool %s; a run is scheduled again at most %d times", pool, most)
+    while True:
+        try:
+            look(pool, watch, most)
+            trouble = False
+        except Exception as error:
+            if not trouble:
+                logger.warning("the Prefect server does not answer (%s); waiting for it", type(error).__name__)
+            trouble = True
+            watch.forget()
+        if once:
+            return 0
+        time.sleep(POLL_SECONDS)
+
+
+def look(pool: str, watch: Watch, most: int) -> None:
+    """One round: mark the dead, reschedule the crashed."""
+    from prefect.client.orchestration import get_client
+    from prefect.states import AwaitingRetry, Crashed
+
+    with get_client(sync_client=True) as client:
+        unfinished = {run.id: run for run in _runs(client, pool, ["RUNNING", "PENDING", "CANCELLING"])}
+        running = {run.id: run.state_type == "RUNNING" for run in unfinished.values()}
+        # A state that changes is a sign of life as well as a heartbeat.
+        beats = _heartbeats(client, list(unfinished))
+        signs = {run.id: beats.get(run.id, set()) | {run.state_id} for run in unfinished.values()}
+        for gone in watch.observe(time.monotonic(), signs, running):
+            run = unfinished[gone]
+            logger.info("%s (%s) gives no sign of life: marked as crashed", run.name, run.id)
+            message = "its process is gone: no heartbeat for more than a minute"
+            client.set_flow_run_state(run.id, Crashed(message=message), force=True)
+            _crash_tasks(client, run.id)
+        for run in _crashed(client, pool):
+            if run.run_count > most:
+                continue
+            logger.info("%s (%s) crashed: scheduled again, %d of %d", run.name, run.id, run.run_count, most)
+            message = f"scheduled again after a crash, {run.run_count} of {most}; finished stages are found"
+            client.set_flow_run_state(run.id, AwaitingRetry(message=message), force=True)
+
+
+def _runs(client: Any, pool: str, states: list[Any]) -> list[Any]:
+    """Runs of the pool, and runs of our flows that were started by hand, in one of the states."""
+    from prefect.client.schemas import filters
+
+    state = filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=states))
+    where = filters.FlowRunFilter(state=state)
+    pooled = filters.WorkPoolFilter(name=filters.WorkPoolFilterName(any_=[pool]))
+    own = filters.FlowFilter(name=filters.FlowFilterName(any_=list(OWN_FLOWS)))
+    found = [*_pages(client, flow_run_filter=where, work_pool_filter=pooled)]
+    found += _pages(client, flow_run_filter=where, flow_filter=own)
+    return list({run.id: run for run in found}.values())
+
+
+def _pages(client: Any, **where: Any) -> Iterable[Any]:
+    offset = 0
+    while page := client.read_flow_runs(**where, limit=PAGE, offset=offset):
+        yield from page
+        offset += len(page)
+        if len(page) < PAGE:
+            return
+
+
+def _heartbeats(client: Any, runs: list[UUID]) -> dict[UUID, set[UUID]]:
+    """Ids of the newest heartbeats of each run."""
+    from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventResourceFilter
+
+    latest: dict[UUID, set[UUID]] = {}
+    now: Any = datetime.now(UTC)
+    # Wide on both sides: the clock of the machine that wrote them may be wrong by days.
+    when = EventOccurredFilter(since=now - timedelta(days=30), until=now + timedelta(days=30))
+    for begin in range(0, len(runs), PAGE // 2):
+        names = [f"prefect.flow-run.{run}" for run in runs[begin : begin + PAGE // 2]]
+        where = EventFilter(
+            occurred=when, event=EventNameFilter(name=[HEARTBEAT]), resource=EventResourceFilter(id=names)
+        )
+        for event in client.read_events(where, limit=2 * PAGE).events:
+            run = UUID(event.resource["prefect.resource.id"].rpartition(".")[2])
+            latest.setdefault(run, set()).add(event.id)
+    return latest
+
+
+def _crashed(client: Any, pool: str) -> list[Any]:
+    """Recently crashed runs of deployments: those a worker can take again."""
+    since = datetime.now(UTC) - RECENT
+    runs = [run for run in _runs(client, pool, ["CRASHED"]) if run.deployment_id and run.work_pool_name == pool]
+    return [run for run in runs if run.state and run.state.timestamp >= since]
+
+
+def _crash_tasks(client: Any, run: UUID) -> None:
+    """A dead run's tasks do not run either."""
+    from prefect.client.schemas import filters
+    from prefect.states import Crashed
+
+    unfinished: list[Any] = ["RUNNING", "PENDING"]
+    state = filters.TaskRunFilterState(type=filters.TaskRunFilterStateType(any_=unfinished))
+    where = filters.FlowRunFilter(id=filters.FlowRunFilterId(any_=[run]))
+    for task in client.read_task_runs(flow_run_filter=where, task_run_filter=filters.TaskRunFilter(state=state)):
+        client.set_task_run_state(task.id, Crashed(message="the run's process is gone"), force=True)

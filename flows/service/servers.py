@@ -1,0 +1,160 @@
+"""The processes of the service: what each is started with."""
+
+import os
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from flows.environment import defaults
+from flows.service.choices import Choices, Secrets, write_private
+from flows.service.postgres import Postgres
+
+BIN = Path(sys.executable).parent
+CODE = Path(__file__).resolve().parents[2]
+# Not inherited: what another service or an earlier run left in the shell.
+OTHERS = ("PREFECT_", "MLFLOW_", "CRASH_")
+DATABASES = ("prefect", "mlflow", "mlflow_auth")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Home folder, choices and passwords of one service."""
+
+    home: Path
+    choices: Choices
+    secrets: Secrets
+    postgres: Postgres | None
+
+    @property
+    def folder(self) -> Path:
+        """Where the service keeps everything of its own."""
+        return self.home / "service"
+
+    @property
+    def prefect_url(self) -> str:
+        """Address of Prefect's UI."""
+        return f"http://{self.choices.address}:{self.choices.prefect_port}"
+
+    @property
+    def mlflow_url(self) -> str:
+        """Address of MLflow's UI."""
+        return f"http://{self.choices.address}:{self.choices.mlflow_port}"
+
+    def connection(self) -> dict[str, str]:
+        """What a client needs to know."""
+        known = {
+            "CRASH_HOME": str(self.home),
+            "PREFECT_API_URL": f"{self.prefect_url}/api",
+            "MLFLOW_TRACKING_URI": self.mlflow_url,
+        }
+        if self.choices.auth:
+            known |= {
+                "PREFECT_API_AUTH_STRING": f"{self.secrets.user}:{self.secrets.password}",
+                "MLFLOW_TRACKING_USERNAME": self.secrets.user,
+                "MLFLOW_TRACKING_PASSWORD": self.secrets.password,
+            }
+        return known
+
+    def environment(self) -> dict[str, str]:
+        """Environment of a process that is a client of the servers: worker, reaper, deployment."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(OTHERS)}
+        store = {name: os.environ[name] for name in ("CRASH_STORE",) if name in os.environ}
+        return {**kept, **defaults(self.home), **store, **self.connection()}
+
+    def database(self, name: str, driver: str) -> str:
+        """Address of one of the service's databases."""
+        if self.postgres is not None:
+            return self.postgres.url(name, driver)
+        driver = "+aiosqlite" if driver == "asyncpg" else ""
+        return f"sqlite{driver}:///{self.folder / f'{name}.db'}"
+
+
+def prefect_server(place: Place) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of the Prefect server.
+
+    Host and port go by environment: with the options the UI would look for its API elsewhere.
+    """
+    choices = place.choices
+    environment = place.environment() | {
+        "PREFECT_HOME": str(place.folder / "prefect"),
+        "PREFECT_SERVER_API_HOST": choices.host,
+        "PREFECT_SERVER_API_PORT": str(choices.prefect_port),
+        "PREFECT_API_DATABASE_CONNECTION_URL": place.database("prefect", "asyncpg"),
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+    }
+    if not choices.is_local:
+        # The page asks the machine that it came from, by whatever name it was reached.
+        environment["PREFECT_SERVER_UI_API_URL"] = "/api"
+    if choices.auth:
+        environment["PREFECT_SERVER_API_AUTH_STRING"] = f"{place.secrets.user}:{place.secrets.password}"
+    return [str(BIN / "prefect"), "server", "start"], environment
+
+
+def mlflow_server(place: Place) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of the MLflow server; artifacts go through it, clients need no access to its disk."""
+    choices = place.choices
+    artifacts = place.folder / "mlflow" / "artifacts"
+    artifacts.mkdir(parents=True, exist_ok=True)
+    command = [str(BIN / "mlflow"), "server", "--host", choices.host, "--port", str(choices.mlflow_port)]
+    command += ["--backend-store-uri", place.database("mlflow", "pg8000"), "--artifacts-destination", str(artifacts)]
+    command += ["--workers", "2", "--allowed-hosts", ",".join(f"{name}:*" for name in own_names(choices))]
+    environment = place.environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    if choices.auth:
+        command += ["--app-name", "basic-auth"]
+        environment |= {
+            "MLFLOW_AUTH_CONFIG_PATH": str(_auth_config(place)),
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": place.secrets.flask,
+        }
+    return command, environment
+
+
+def worker(place: Place, limit: int) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of the worker of this machine."""
+    name = f"{socket.gethostname()}-{place.folder.parent.name}"
+    command = [str(BIN / "crash"), "worker", "--pool", place.choices.pool, "--limit", str(limit), "--name", name]
+    return command, place.environment()
+
+
+def reaper(place: Place) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of the watch over runs."""
+    return [str(BIN / "crash"), "reap", "--pool", place.choices.pool], place.environment()
+
+
+def answers(address: str) -> Callable[[], bool]:
+    """A question: does this page answer well now?"""
+
+    def ask() -> bool:
+        try:
+            return httpx.get(address, timeout=2).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    return ask
+
+
+def own_names(choices: Choices) -> list[str]:
+    """Names by which browsers may ask for the MLflow server; it refuses others, against rebinding of host names."""
+    names = ["localhost", "127.0.0.1"]
+    if not choices.is_local:
+        host = socket.gethostname()
+        found = socket.getaddrinfo(host, None, family=socket.AF_INET)
+        names += [host, socket.getfqdn(), *(str(address[4][0]) for address in found)]
+        names += [] if choices.host == "0.0.0.0" else [choices.host]
+    return list(dict.fromkeys(names))
+
+
+def _auth_config(place: Place) -> Path:
+    path = place.folder / "mlflow" / "auth.ini"
+    lines = {
+        "default_permission": "NO_PERMISSIONS",
+        "database_uri": place.database("mlflow_auth", "pg8000"),
+        "admin_username": place.secrets.user,
+        "admin_password": place.secrets.password,
+        "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
+    }
+    write_private(path, "[mlflow]\n" + "".join(f"{name} = {value}\n" for name, value in lines.items()))
+    return path

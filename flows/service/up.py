@@ -1,0 +1,191 @@
+"""`crash up` and `crash down`: database, servers, pool, deployments and a worker on one machine, without containers."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from flows.environment import connection_file
+from flows.service import servers
+from flows.service.choices import (
+    Choices,
+    free_port,
+    own_secrets,
+    port_taken,
+    read_choices,
+    write_choices,
+    write_private,
+)
+from flows.service.postgres import Postgres
+from flows.service.processes import Processes
+from flows.service.servers import Place, answers
+from tasks.core.errors import EnvironmentFault, InputError
+
+# A new database on two busy cores takes 20 s; a slow disk may take several times that.
+SECONDS = 180.0
+# Named in the order of their start; stopped the other way round.
+POSTGRES, PREFECT, MLFLOW, REAPER, WORKER = "postgres", "prefect", "mlflow", "reaper", "worker"
+MLFLOW_PAGE = "/#/experiments?workflowType=machine_learning"
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the command line asks for; None leaves what was chosen before, or the default."""
+
+    host: str | None = None
+    prefect_port: int | None = None
+    mlflow_port: int | None = None
+    auth: bool | None = None
+    database: str | None = None
+    worker_limit: int | None = None
+    with_worker: bool = True
+
+
+def up(home: Path, wishes: Wishes) -> int:
+    """Start what is not running, wait until it is healthy, and say where it is."""
+    home = home.absolute()
+    folder = home / "service"
+    with _alone(folder):
+        processes = Processes(folder)
+        choices = _choose(folder, wishes, processes)
+        place = _place(home, choices)
+        _start_servers(place, processes)
+        write_private(connection_file(home), "".join(f"{key}={value}\n" for key, value in place.connection().items()))
+        _deploy(place)
+        _start_clients(place, processes, wishes)
+        _say(place, processes)
+    return 0
+
+
+def down(home: Path) -> int:
+    """Stop what `up` started, and nothing else."""
+    folder = home.absolute() / "service"
+    if not folder.is_dir():
+        print(f"nothing was started for {home}")
+        return 0
+    with _alone(folder):
+        processes = Processes(folder)
+        for name in reversed(processes.names()):
+            # SIGINT is PostgreSQL's orderly shutdown that does not wait for clients.
+            number = signal.SIGINT if name == POSTGRES else signal.SIGTERM
+            print(f"{name}: {'stopped' if processes.stop(name, number) else 'was not running'}")
+        connection_file(home).unlink(missing_ok=True)
+    return 0
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "up.lock"):
+        yield
+
+
+def _choose(folder: Path, wishes: Wishes, processes: Processes) -> Choices:
+    """What was chosen before, changed by what is asked for now. Raises InputError for what cannot be."""
+    before = read_choices(folder)
+    known = before or Choices()
+    asked = {name: value for name, value in vars(wishes).items() if value is not None and name in Choices.model_fields}
+    asked |= {name: free_port() for name in ("prefect_port", "mlflow_port") if asked.get(name) == 0}
+    choices = known.model_copy(update=asked)
+    if choices.database == "postgresql" and not choices.postgres_port:
+        choices = choices.model_copy(update={"postgres_port": free_port()})
+    _refuse(choices, before, processes, folder)
+    write_choices(folder, choices)
+    return choices
+
+
+def _refuse(choices: Choices, before: Choices | None, processes: Processes, folder: Path) -> None:
+    if not choices.is_local and not choices.auth:
+        raise InputError(
+            f"--host {choices.host} would let everybody who reaches this machine run code on it; add --auth"
+            " (a user and a password for both servers), or stay on 127.0.0.1"
+        )
+    if before is not None and choices != before and any(map(processes.running, processes.names())):
+        changed = [name for name in Choices.model_fields if getattr(choices, name) != getattr(before, name)]
+        raise InputError(f"the servers are up with another {', '.join(changed)}; run `crash down` first")
+    if before is not None and choices.database != before.database:
+        print(f"note: what was in {before.database} stays there; {choices.database} starts with its own data")
+    for name, option in ((PREFECT, "prefect_port"), (MLFLOW, "mlflow_port")):
+        port = getattr(choices, option)
+        if not processes.running(name) and port_taken(choices.host, port):
+            flag = option.replace("_", "-")
+            raise EnvironmentFault(f"port {port} on {choices.host} is taken; choose another with --{flag} (0: any)")
+
+
+def _place(home: Path, choices: Choices) -> Place:
+    folder = home / "service"
+    secrets = own_secrets(folder)
+    if choices.database == "sqlite":
+        print("warning: SQLite serves one user; with several workers its locks make runs fail. Use PostgreSQL then.")
+        return Place(home, choices, secrets, None)
+    return Place(home, choices, secrets, Postgres(folder / "postgres", choices.postgres_port, secrets.postgres))
+
+
+def _start_servers(place: Place, processes: Processes) -> None:
+    if place.postgres is not None:
+        if not processes.running(POSTGRES):
+            place.postgres.create()
+            processes.start(POSTGRES, place.postgres.command(), place.environment(), Path("/"))
+        processes.wait(POSTGRES, place.postgres.ready, SECONDS)
+        for name in servers.DATABASES:
+            place.postgres.require_database(name)
+    for name, make in ((PREFECT, servers.prefect_server), (MLFLOW, servers.mlflow_server)):
+        if not processes.running(name):
+            command, environment = make(place)
+            processes.start(name, command, environment, place.folder)
+    processes.wait(PREFECT, answers(f"{place.prefect_url}/api/health"), SECONDS)
+    processes.wait(MLFLOW, answers(f"{place.mlflow_url}/health"), SECONDS)
+
+
+def _deploy(place: Place) -> None:
+    """In a process of its own: it must see the servers' addresses before it imports Prefect."""
+    command = [str(servers.BIN / "crash"), "deploy", "--pool", place.choices.pool]
+    done = subprocess.run(command, env=place.environment(), cwd=servers.CODE, capture_output=True, text=True)
+    if done.returncode:
+        sys.stderr.write(done.stdout)
+        raise EnvironmentFault(f"the deployments could not be made: {done.stderr.strip()}")
+
+
+def _start_clients(place: Place, processes: Processes, wishes: Wishes) -> None:
+    if not processes.running(REAPER):
+        processes.start(REAPER, *servers.reaper(place), folder=servers.CODE)
+    if not wishes.with_worker or processes.running(WORKER):
+        return
+    from tasks.store.resources import visible_gpus
+
+    limit = wishes.worker_limit or max(1, len(visible_gpus()))
+    processes.start(WORKER, *servers.worker(place, limit), folder=servers.CODE)
+    begun = time.time()
+    processes.wait(WORKER, lambda: _polls(place, begun), SECONDS)
+
+
+def _polls(place: Place, since: float) -> bool:
+    """Whether a worker of the pool has asked for work since that moment."""
+    import datetime
+
+    import httpx
+
+    address = f"{place.prefect_url}/api/work_pools/{place.choices.pool}/workers/filter"
+    login = (place.secrets.user, place.secrets.password) if place.choices.auth else None
+    with suppress(httpx.HTTPError, ValueError):
+        for found in httpx.post(address, json={}, auth=login, timeout=5).json():
+            seen = datetime.datetime.fromisoformat(found["last_heartbeat_time"])
+            if seen.timestamp() >= since:
+                return True
+    return False
+
+
+def _say(place: Place, processes: Processes) -> None:
+    print(f"Prefect  {place.prefect_url}")
+    print(f"MLflow   {place.mlflow_url}{MLFLOW_PAGE}")
+    if place.choices.auth:
+        print(f"Login    user {place.secrets.user}, password in {place.folder / 'secrets.json'}")
+    print(f"Logs     {processes.logs}")
+    print(f"Shell    set -a; . {connection_file(place.home)}; set +a    (for the commands `prefect` and `mlflow`)")
+    print("Try      crash demo --pool; stop everything with `crash down`")
