@@ -41,12 +41,13 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     demo = commands.add_parser("demo", help="the whole method on the embedded model and task")
-    demo.set_defaults(run=_run, settings=DEMO)
+    demo.set_defaults(run=_run, settings=DEMO, deployment="crash/demo")
     run = commands.add_parser("run", help="the whole method on your model and task")
     run.add_argument("settings", type=Path, help="TOML file; the keys are listed in the README")
-    run.set_defaults(run=_run)
+    run.set_defaults(run=_run, deployment="crash/run")
     for command in (demo, run):
         command.add_argument("--set", dest="changes", action="append", metavar="KEY=VALUE", help=SET_HELP)
+        command.add_argument("--pool", action="store_true", help="run it on the work pool, and follow it from here")
     runs = commands.add_parser("runs", help="runs so far, their state and keys")
     runs.add_argument("--keys", action="store_true", help="also list the stages' keys")
     runs.set_defaults(run=_runs)
@@ -75,6 +76,12 @@ def _run(options: argparse.Namespace) -> int:
     from flows.reading import read_settings
 
     settings = read_settings(options.settings, options.changes)
+    if options.pool:
+        from flows.environment import prepare_environment
+        from flows.service.submit import submit
+
+        prepare_environment(Path(settings.place.home))
+        return submit(options.deployment, settings)
     from flows.launch import launch
 
     return launch(settings)

@@ -1,6 +1,5 @@
 """Start a run from the command line: refuse bad input first, then Prefect, then say where everything is."""
 
-import logging
 import os
 import signal
 import time
@@ -10,7 +9,7 @@ from typing import Any
 from flows.environment import check_prefect, prepare_environment
 from flows.guard import start_temporary_server
 from flows.settings import Settings
-from tasks.core.errors import CrashError, EnvironmentFault
+from tasks.core.errors import EnvironmentFault
 from tasks.store.artifacts import Ref, Store
 from tasks.store.sender import warm_up
 
@@ -30,7 +29,6 @@ def launch(settings: Settings) -> int:
     begun = time.monotonic()
     from flows.crash import crash
 
-    _quiet_prefect()
     _end_at_once_on_second_interrupt()
     warm_up()
     start_temporary_server()
@@ -49,25 +47,6 @@ def _make_home(home: Path) -> None:
         ) from error
 
 
-# What Prefect logs of tasks that could not run because the run was over.
-CONSEQUENCES = ("cancelled by the task runner", "NotReady(", "InterruptedRun")
-
-
-class _OneLine(logging.Filter):
-    """Errors that we raise for users are one clear line; a traceback would bury it.
-
-    Tasks that were only waiting when the run ended say nothing: what ended the run is said once.
-    """
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if any(words in record.getMessage() for words in CONSEQUENCES):
-            return False
-        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-        if isinstance(error, CrashError) and error.exit_code != 1:
-            record.exc_info, record.exc_text = None, None
-        return True
-
-
 def _end_at_once_on_second_interrupt() -> None:
     """First Ctrl-C: write checkpoints, then end. Second one: end now; what was computing dies with this process."""
     seen = False
@@ -80,11 +59,6 @@ def _end_at_once_on_second_interrupt() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, handle)
-
-
-def _quiet_prefect() -> None:
-    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.flow_engine", "prefect.task_engine"):
-        logging.getLogger(name).addFilter(_OneLine())
 
 
 def _print_summary(settings: Settings, report: Ref, seconds: float) -> None:

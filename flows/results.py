@@ -27,11 +27,12 @@ def show_results(run: "Run", tracking: Tracking) -> None:
     for ref in run.own.used:
         if ref.stage == "cluster":
             tracking.files([store.open(ref) / "plan.json"], f"plans/{ref.summary['strategy']}")
-    tracking.values(flat_numbers(json.loads((folder / "report.json").read_text())))
+    numbers = json.loads((folder / "report.json").read_text())
+    tracking.values(flat_numbers(numbers))
     table = (folder / "table.md").read_text()
     page = prefect_page(run.runtime.run_id)
     tracking.describe(table + (f"\n[Prefect run]({page})\n" if page else ""), {"report.key": run.report.key})
-    _show_in_prefect(table, run, tracking)
+    _show_in_prefect(table, numbers["rows"], run, tracking)
 
 
 def flat_numbers(report: dict[str, Any]) -> dict[str, float]:
@@ -45,13 +46,24 @@ def flat_numbers(report: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in numbers.items() if value is not None}
 
 
-def _show_in_prefect(table: str, run: "Run", tracking: Tracking) -> None:
-    from prefect.artifacts import create_link_artifact, create_markdown_artifact
+def _show_in_prefect(table: str, rows: list[dict[str, Any]], run: "Run", tracking: Tracking) -> None:
+    from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
+    computed = {ref.key for ref in run.own.computed}
+    stages = [
+        {"stage": ref.stage, "key": ref.key[:16], "digest": ref.digest[:16], "was": _was(ref.key in computed)}
+        for ref in {ref.key: ref for ref in run.own.used}.values()
+    ]
     try:
         create_markdown_artifact(markdown=table, key="report", description="The five settings")
+        create_table_artifact(table=rows, key="scores", description="Every score, one a row")
+        create_table_artifact(table=stages, key="stages", description="What this run used of the store")
         if url := tracking.url():
             create_link_artifact(link=url, link_text="MLflow run", key="mlflow")
     except Exception as error:
         # The store has the report; a server that is away costs only its copy.
         logger.warning("Prefect did not take the report (%s)", type(error).__name__)
+
+
+def _was(computed: bool) -> str:
+    return "computed" if computed else "found"

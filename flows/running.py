@@ -11,6 +11,8 @@ from typing import Any
 
 from flows.arguments import Arguments
 from flows.environment import prefect_page
+from flows.logs import quiet_prefect
+from flows.progress import Progress
 from flows.settings import Settings
 from tasks.core.errors import InputError, InterruptedRun
 from tasks.core.plan import fixed_plan
@@ -141,8 +143,10 @@ class Run:
         """Wait for all stages; the first that fails ends the run with its own error."""
         from prefect.futures import as_completed
 
-        for future in as_completed(self._futures):
+        progress, total = Progress(), len(self._futures)
+        for done, future in enumerate(as_completed(self._futures), start=1):
             future.result()
+            progress.show(done, total)
         self.report = last.result()
         return self.report
 
@@ -157,6 +161,7 @@ def started(settings: Settings, flow_name: str) -> Iterator[Run]:
     from tasks.store.gc import finish_run, record_run
 
     guard_temporary_servers()
+    quiet_prefect()
     inputs = Inputs(settings)
     run_id = str(flow_run.id or uuid.uuid4())
     runtime = Runtime(

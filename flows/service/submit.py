@@ -1,0 +1,163 @@
+"""Runs on the pool instead of here: submitted, followed, and their table shown."""
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from flows.environment import check_prefect, prefect_page
+from flows.settings import Settings
+from tasks.core import errors
+from tasks.core.errors import EnvironmentFault, InputError
+
+POLL_SECONDS = 1.0
+# The reaper looks every five seconds; a crash that it does not take up within this time is the end.
+RESCHEDULE_SECONDS = 30.0
+LOG_PAGE = 200
+LATE = timedelta(seconds=5)
+# How Prefect gets to the code is of no interest to who waits for a result.
+NOISE = ("deployment step", "deployment pull step")
+
+
+def submit(deployment: str, settings: Settings) -> int:
+    """Run a deployment with these settings, print what it logs, and its table; exit code."""
+    import os
+
+    if not os.environ.get("PREFECT_API_URL"):
+        raise InputError("--pool needs a Prefect server: start one with `crash up`, or set PREFECT_API_URL")
+    check_prefect()
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        run = start(client, deployment, {"settings": portable(settings)})
+        print(f"{deployment} runs on the pool: {prefect_page(str(run))}")
+        print("Ctrl-C stops looking, not the run.\n")
+        final = follow(client, run, _printer(client, run))
+        if final.is_completed():
+            print(f"\n{markdown(client, run, 'report')}")
+            return 0
+        print(f"\nThe run ended as {final.name}: {final.message}")
+        return exit_code(final)
+
+
+def portable(settings: Settings) -> dict[str, Any]:
+    """Settings as flow parameters: only what was set, so that places are the worker's own; folders absolute."""
+    values = settings.model_dump(mode="json", exclude_unset=True)
+    for group, key in (("model", "name"), ("task", "data")):
+        text = values.get(group, {}).get(key)
+        if text and Path(text).exists():
+            values[group][key] = str(Path(text).absolute())
+    return values
+
+
+def start(client: Any, deployment: str, parameters: dict[str, Any], **options: Any) -> UUID:
+    """Create a run of a deployment. Raises InputError where there is no such deployment or it refuses."""
+    from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+
+    try:
+        found = client.read_deployment_by_name(deployment)
+    except ObjectNotFound as error:
+        raise InputError(f"the server has no deployment {deployment}; make them with `crash deploy`") from error
+    try:
+        return client.create_flow_run_from_deployment(found.id, parameters=parameters, **options).id
+    except PrefectHTTPStatusError as error:
+        raise InputError(f"{deployment} does not take these settings: {error.response.text}") from error
+
+
+def follow(client: Any, run: UUID, each_time: Callable[[], None] = lambda: None) -> Any:
+    """Wait for the end of a run; a crash that is scheduled again is not the end. An outage is waited out."""
+    import httpx
+
+    crashed_since: float | None = None
+    while True:
+        try:
+            each_time()
+            state = client.read_flow_run(run).state
+        except httpx.HTTPError:
+            time.sleep(POLL_SECONDS)
+            continue
+        if state and state.is_crashed():
+            crashed_since = crashed_since or time.monotonic()
+            if time.monotonic() - crashed_since > RESCHEDULE_SECONDS:
+                return state
+        elif state and state.is_final():
+            return state
+        else:
+            crashed_since = None
+        time.sleep(POLL_SECONDS)
+
+
+def markdown(client: Any, run: UUID, key: str) -> str:
+    """Newest text of a markdown artifact of a run."""
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
+    from prefect.client.schemas.sorting import ArtifactSort
+
+    where = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]), key=ArtifactFilterKey(any_=[key]))
+    found = client.read_artifacts(artifact_filter=where, sort=ArtifactSort.CREATED_DESC, limit=1)
+    return str(found[0].data) if found else "(its report did not reach the Prefect server; look at it in MLflow)"
+
+
+def exit_code(state: Any) -> int:
+    """The exit code that the command would have had here: Prefect's message names the error."""
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.CrashError)]
+    named = [kind.exit_code for kind in kinds if kind.__name__ in (state.message or "")]
+    if state.is_cancelled():
+        return 130
+    return named[0] if named else EnvironmentFault.exit_code if state.is_crashed() else 1
+
+
+def _printer(client: Any, run: UUID) -> Callable[[], None]:
+    """Prints what the run has logged since the last call."""
+    lines = _lines(client, run)
+
+    def show() -> None:
+        for line in lines:
+            if line is None:
+                return
+            print(line, flush=True)
+
+    return show
+
+
+def _lines(client: Any, run: UUID) -> Iterator[str | None]:
+    """Log lines as they arrive, each once and with the stage it is about; None when there are no more for now."""
+    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId, LogFilterTimestamp
+    from prefect.client.schemas.sorting import LogSort
+
+    names: dict[UUID, str] = {}
+    seen: set[UUID] = set()
+    since: Any = datetime(1970, 1, 1, tzinfo=UTC)
+    while True:
+        # Lines of other processes arrive late: a little of what was read is read again.
+        newest = LogFilterTimestamp(after_=since - LATE)
+        where = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run]), timestamp=newest)
+        page = _pages(lambda offset, where=where: client.read_logs(where, LOG_PAGE, offset, LogSort.TIMESTAMP_ASC))
+        for entry in page:
+            since = max(since, entry.timestamp)
+            if entry.id not in seen and not any(words in entry.message for words in NOISE):
+                yield f"{entry.timestamp:%H:%M:%S}  {_stage(client, run, entry.task_run_id, names)}{entry.message}"
+            seen.add(entry.id)
+        yield None
+
+
+def _pages(read: Callable[[int], list[Any]]) -> list[Any]:
+    found: list[Any] = []
+    while page := read(len(found)):
+        found += page
+        if len(page) < LOG_PAGE:
+            break
+    return found
+
+
+def _stage(client: Any, run: UUID, task: UUID | None, names: dict[UUID, str]) -> str:
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+    if task is None:
+        return ""
+    if task not in names:
+        where = FlowRunFilter(id=FlowRunFilterId(any_=[run]))
+        found = _pages(lambda offset: client.read_task_runs(flow_run_filter=where, limit=LOG_PAGE, offset=offset))
+        names |= {each.id: each.name for each in found}
+    return f"{names.get(task, 'a stage')}: "
