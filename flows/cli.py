@@ -8,7 +8,7 @@ from pathlib import Path
 from types import FrameType
 
 from flows.environment import default_home
-from flows.service.commands import add_commands
+from flows.service.commands import add_commands, count
 from tasks.core.errors import CrashError, InterruptedRun
 
 DEMO = Path(__file__).parent / "demo" / "settings.toml"
@@ -45,8 +45,16 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="the whole method on your model and task")
     run.add_argument("settings", type=Path, help="TOML file; the keys are listed in the README")
     run.set_defaults(run=_run, deployment="crash/run")
-    for command in (demo, run):
+    sweep = commands.add_parser(
+        "sweep", help="a grid of runs and one table: a list anywhere in the settings is an axis"
+    )
+    sweep.add_argument("settings", type=Path, help="TOML file as for `crash run`, with lists of values")
+    sweep.add_argument("--at-once", type=count, help="cells at a time (2 here, 16 on the work pool)")
+    sweep.add_argument("--here", action="store_true", help="in this process, even if there is a work pool")
+    sweep.set_defaults(run=_sweep)
+    for command in (demo, run, sweep):
         command.add_argument("--set", dest="changes", action="append", metavar="KEY=VALUE", help=SET_HELP)
+    for command in (demo, run):
         command.add_argument("--pool", action="store_true", help="run it on the work pool, and follow it from here")
     runs = commands.add_parser("runs", help="runs so far, their state and keys")
     runs.add_argument("--keys", action="store_true", help="also list the stages' keys")
@@ -87,6 +95,15 @@ def _run(options: argparse.Namespace) -> int:
     return launch(settings)
 
 
+def _sweep(options: argparse.Namespace) -> int:
+    from flows.reading import read_sweep
+
+    settings, axes = read_sweep(options.settings, options.changes)
+    from flows.launch import launch_sweep
+
+    return launch_sweep(settings, axes, options.at_once, options.here)
+
+
 def _runs(options: argparse.Namespace) -> int:
     from flows.listing import print_runs
 
@@ -107,7 +124,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from flows.reading import read_settings
 
     settings = read_settings(options.settings)
-    return doctor(Path(settings.place.home), settings.store_root, settings.place.mlflow, options.verify)
+    return doctor(Path(settings.place.home), settings.store_root, settings.tracking_uri, options.verify)
 
 
 def _store(options: argparse.Namespace) -> Path:

@@ -10,7 +10,7 @@ from flows.environment import check_prefect, prepare_environment
 from flows.guard import start_temporary_server
 from flows.settings import Settings
 from tasks.core.errors import EnvironmentFault
-from tasks.store.artifacts import Ref, Store
+from tasks.store.artifacts import Store
 from tasks.store.sender import warm_up
 
 # Without the last part MLflow shows its pages for chat agents instead of those for training.
@@ -19,22 +19,48 @@ LOCAL_PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 
 def launch(settings: Settings) -> int:
     """Run the `crash` flow in this process; exit code."""
-    home = Path(settings.place.home)
-    prepare_environment(home)
+    _prepare(settings)
     from flows.running import Inputs
 
-    check_prefect()
     Inputs(settings)
-    _make_home(home)
     begun = time.monotonic()
     from flows.crash import crash
 
+    _start(settings)
+    folder = Store(settings.store_root).open(crash(settings))
+    _print_summary(settings, folder / "table.md", folder / "report.html", time.monotonic() - begun)
+    return 0
+
+
+def launch_sweep(settings: Settings, axes: dict[str, list[Any]], at_once: int | None, here: bool) -> int:
+    """Run the `sweep` flow in this process, its cells on the work pool where there is one; exit code."""
+    _prepare(settings)
+    from flows.grid import make_cells
+    from flows.running import Inputs
+
+    for _, cell in make_cells(settings, axes):
+        Inputs(cell)
+    begun = time.monotonic()
+    from flows.sweep import sweep
+
+    _start(settings)
+    table = sweep(settings, axes, at_once, "here" if here else "auto")
+    folder = Store(settings.store_root).open(table)
+    _print_summary(settings, folder / "table.md", folder / "table.csv", time.monotonic() - begun)
+    return 0
+
+
+def _prepare(settings: Settings) -> None:
+    prepare_environment(Path(settings.place.home))
+    check_prefect()
+
+
+def _start(settings: Settings) -> None:
+    """What takes seconds is begun only when the input is known to be good."""
+    _make_home(Path(settings.place.home))
     _end_at_once_on_second_interrupt()
     warm_up()
     start_temporary_server()
-    report = crash(settings)
-    _print_summary(settings, report, time.monotonic() - begun)
-    return 0
 
 
 def _make_home(home: Path) -> None:
@@ -61,20 +87,19 @@ def _end_at_once_on_second_interrupt() -> None:
     signal.signal(signal.SIGINT, handle)
 
 
-def _print_summary(settings: Settings, report: Ref, seconds: float) -> None:
-    folder = Store(settings.store_root).open(report)
-    print("\n" + (folder / "table.md").read_text())
+def _print_summary(settings: Settings, table: Path, result: Path, seconds: float) -> None:
+    print("\n" + table.read_text())
     print(f"\nFinished in {seconds:.0f} s.")
-    print(f"Report:  {folder / 'report.html'}")
+    print(f"Report:  {result}")
     print(f"MLflow:  {mlflow_command(settings)}")
-    if not settings.place.mlflow:
+    if not settings.tracking_uri:
         print(f"         then open {LOCAL_PAGE}")
 
 
 def mlflow_command(settings: Settings) -> str:
     """The command that opens the MLflow UI on this run's tracking data."""
-    if settings.place.mlflow:
-        return f"open {settings.place.mlflow}"
+    if settings.tracking_uri:
+        return f"open {settings.tracking_uri}"
     import sys
 
     database = Path(settings.place.home).absolute() / "mlflow" / "mlflow.db"

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from flows.grid import split_axes
 from flows.settings import Settings
 from tasks.core.errors import InputError
 
@@ -17,6 +18,18 @@ def read_settings(path: Path, changes: list[str] | None = None) -> Settings:
 
     Relative model and data folders that exist beside the file are taken from there. Raises InputError.
     """
+    values, text = _read(path, changes)
+    return _validated(values, path, text)
+
+
+def read_sweep(path: Path, changes: list[str] | None = None) -> tuple[Settings, dict[str, list[Any]]]:
+    """Settings of a TOML file in which lists make a grid: those of the first cell, and the axes. Raises InputError."""
+    values, text = _read(path, changes)
+    base, axes = split_axes(values)
+    return _validated(base, path, text), axes
+
+
+def _read(path: Path, changes: list[str] | None) -> tuple[dict[str, Any], str]:
     try:
         text = path.read_text()
         values = tomllib.loads(text)
@@ -27,6 +40,10 @@ def read_settings(path: Path, changes: list[str] | None = None) -> Settings:
     for change in changes or []:
         _apply(values, change)
     _resolve_beside(values, path.resolve().parent)
+    return values, text
+
+
+def _validated(values: dict[str, Any], path: Path, text: str) -> Settings:
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
@@ -57,9 +74,17 @@ def _apply(values: dict[str, Any], change: str) -> None:
 def _resolve_beside(values: dict[str, Any], folder: Path) -> None:
     for table, key in (("model", "name"), ("task", "data")):
         group: Any = values.get(table)
-        text = group.get(key) if isinstance(group, dict) else None
-        if isinstance(text, str) and not Path(text).exists() and (folder / text).exists():
-            group[key] = str(folder / text)
+        if isinstance(group, dict) and key in group:
+            given = group[key]
+            group[key] = (
+                [_beside(part, folder) for part in given] if isinstance(given, list) else _beside(given, folder)
+            )
+
+
+def _beside(text: Any, folder: Path) -> Any:
+    if isinstance(text, str) and not Path(text).exists() and (folder / text).exists():
+        return str(folder / text)
+    return text
 
 
 def _explain(problem: Any, path: Path, text: str) -> str:

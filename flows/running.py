@@ -49,8 +49,8 @@ class Inputs:
             store.check_writable(needed_bytes(settings, self.model))
         elif store.writable():
             store.check_writable(MIN_FREE_BYTES)
-        if settings.place.mlflow:
-            check_server(settings.place.mlflow)
+        if settings.tracking_uri:
+            check_server(settings.tracking_uri)
         self.precision = resolve_precision(settings.model.precision)
         runtime = Runtime(store=str(settings.store_root), run_id="check")
         self.checked = check.run(runtime, "inputs", **inputs)
@@ -154,36 +154,62 @@ class Run:
 @contextmanager
 def started(settings: Settings, flow_name: str) -> Iterator[Run]:
     """Resolve and check the inputs, then open records and tracking for the time of the block."""
-    from prefect.runtime import flow_run
-
     from flows.guard import guard_temporary_servers
     from flows.results import show_results
-    from tasks.store.gc import finish_run, record_run
 
     guard_temporary_servers()
     quiet_prefect()
     inputs = Inputs(settings)
-    run_id = str(flow_run.id or uuid.uuid4())
-    runtime = Runtime(
+    runtime = make_runtime(settings)
+    own = make_shared(settings, runtime)
+    own.used.append(inputs.checked)
+    run = Run(settings, inputs, runtime, own)
+    parameters = _parameters(settings, run.facts)
+    with recorded(settings, flow_name, run_name(settings), runtime, own, parameters, _digests(inputs)):
+        yield run
+        assert run.report is not None
+        show_results(run, own.tracking)
+
+
+def make_runtime(settings: Settings) -> Runtime:
+    """What stages of the flow run that is going on need and what never changes a result."""
+    from prefect.runtime import flow_run
+
+    return Runtime(
         store=str(settings.store_root),
-        run_id=run_id,
+        run_id=str(flow_run.id or uuid.uuid4()),
         cores_per_stage=settings.place.cores_per_stage,
         gpus_per_stage=settings.place.gpus_per_stage,
         show_progress=True,
     )
-    tracking = open_tracking(settings, run_id, flow_run)
-    own = Shared(Resources(usable_cores(), visible_gpus()), tracking)
-    own.used.append(inputs.checked)
-    record_run(Store(settings.store_root), run_id, flow_name, run_name(settings), settings.model_dump(mode="json"))
-    run = Run(settings, inputs, runtime, own)
+
+
+def make_shared(settings: Settings, runtime: Runtime) -> Shared:
+    """What the stages of this run share: cores, GPUs, tracking."""
+    return Shared(Resources(usable_cores(), visible_gpus()), open_tracking(settings, runtime.run_id))
+
+
+@contextmanager
+def recorded(
+    settings: Settings,
+    flow_name: str,
+    name: str,
+    runtime: Runtime,
+    own: Shared,
+    parameters: dict[str, str],
+    digests: dict[str, str],
+) -> Iterator[None]:
+    """Note begin, end and how it ended, in the store and in MLflow; whatever happens, no process is left behind."""
+    from tasks.store.gc import finish_run, record_run
+
+    store, tracking = Store(settings.store_root), own.tracking
+    record_run(store, runtime.run_id, flow_name, name, settings.model_dump(mode="json"))
     state = "failed"
     try:
         with sharing(runtime, own):
-            tracking.start(run_name(settings), _parameters(settings, run.facts), _tags(run_id), _digests(inputs))
-            yield run
+            tracking.start(name, parameters, _tags(settings, runtime.run_id), digests)
+            yield
             state = "completed"
-            assert run.report is not None
-            show_results(run, tracking)
     except (KeyboardInterrupt, InterruptedRun):
         state = "interrupted"
         raise
@@ -194,23 +220,26 @@ def started(settings: Settings, flow_name: str) -> Iterator[Run]:
         own.children.stop(signal.SIGTERM)
         status = {"completed": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
         tracking.close(status, seconds=60 if state == "completed" else 10)
-        finish_run(Store(settings.store_root), run_id, state, list(own.used), tracking.mlflow_run_id, len(own.computed))
+        finish_run(store, runtime.run_id, state, list(own.used), tracking.mlflow_run_id, len(own.computed))
 
 
-def open_tracking(settings: Settings, run_id: str, flow_run: Any) -> Tracking:
+def open_tracking(settings: Settings, run_id: str) -> Tracking:
     """Tracking at the configured server, or in an SQLite file under home."""
     folder = Path(settings.place.home).absolute() / "mlflow"
-    uri = settings.place.mlflow or f"sqlite:///{folder / 'mlflow.db'}"
+    uri = settings.tracking_uri or f"sqlite:///{folder / 'mlflow.db'}"
     return Tracking(uri, settings.place.experiment, folder / "journal", run_id)
 
 
 def run_name(settings: Settings) -> str:
     """What the run is called in both UIs."""
-    return f"{Path(settings.model.name).name} · {settings.task.name} · {' + '.join(settings.strategy)}"
+    name = f"{Path(settings.model.name).name} · {settings.task.name} · {' + '.join(settings.strategy)}"
+    return f"{name} · {settings.place.label}" if settings.place.label else name
 
 
-def _tags(run_id: str) -> dict[str, str]:
+def _tags(settings: Settings, run_id: str) -> dict[str, str]:
     tags = {"prefect.flow_run_id": run_id, "mlflow.source.name": "crash"}
+    if settings.place.group:
+        tags["crash.group"] = settings.place.group
     if user := os.environ.get("USER"):
         tags["mlflow.user"] = user
     if url := prefect_page(run_id):

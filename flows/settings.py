@@ -170,10 +170,14 @@ class Place(Group):
     """Folder of the store, the tracking database and the logs; by default `.crash` (or `$CRASH_HOME`)."""
     store: str | None = None
     """Folder of the artifact store; by default `store` in home."""
-    mlflow: str | None = Field(default_factory=lambda: os.environ.get("MLFLOW_TRACKING_URI"))
+    mlflow: str | None = None
     """MLflow tracking URI; by default the server of `crash up`, else an SQLite file in home."""
     experiment: str = "crash-flow"
     """MLflow experiment."""
+    label: str | None = None
+    """Words behind the run's name in both UIs."""
+    group: str | None = None
+    """Tag `crash.group` of runs that belong together; a sweep gives its cells one."""
     cores_per_stage: PositiveInt = 1
     """CPU threads of one tuning or evaluation; others run beside it."""
     gpus_per_stage: PositiveInt = 1
@@ -213,3 +217,8 @@ class Settings(Group):
     def store_root(self) -> Path:
         """Folder of the artifact store."""
         return Path(self.place.store or Path(self.place.home) / "store").absolute()
+
+    @property
+    def tracking_uri(self) -> str | None:
+        """The tracking server, if there is one."""
+        return self.place.mlflow or os.environ.get("MLFLOW_TRACKING_URI")

@@ -1,8 +1,100 @@
+"""A grid of crash runs, here or fanned out over the work pool, and one table.
+
+A cell that fails does not fail the others. Run again: what is done is found, what failed is tried again.
+"""
+
+from typing import Annotated, Any, Literal
+
 from prefect import flow
+from pydantic import Field, PositiveInt
 
+from flows.cells import Cell, Outcome, on_pool, run_here, run_on_pool
+from flows.crash import RUNNER
+from flows.grid import make_cells, shown
+from flows.progress import Progress
+from flows.running import make_runtime, make_shared, recorded, run_name
 from flows.settings import Settings
+from tasks.collect import collect
+from tasks.core.errors import EnvironmentFault
+from tasks.store.artifacts import Ref
+
+Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
+Where = Literal["auto", "here", "pool"]
 
 
-@flow(name="sweep", persist_result=False)
-def sweep(settings: Settings) -> None:
-    """x"""
+def _flow_run_name() -> str:
+    """The name of the flow run about to start."""
+    from prefect.runtime import flow_run
+
+    given = flow_run.parameters
+    return sweep_name(Settings.model_validate(given["settings"]), given.get("grid") or {})
+
+
+@flow(name="sweep", flow_run_name=_flow_run_name, task_runner=RUNNER, persist_result=False)
+def sweep(settings: Settings, grid: Grid, at_once: PositiveInt | None = None, where: Where = "auto") -> Ref:
+    """Run every combination of the grid's values and collect the scores in one table.
+
+    settings: of every cell, where the grid says nothing else. grid: dotted key to a list of values, for example
+    {"tune.learning_rate": [1e-4, 5e-4], "plan.num_kept": [4, 6, 8]}. at_once: cells at a time. where: on the work
+    pool, in this process, or on the pool when there is one.
+    """
+    made = make_cells(settings, grid)
+    runtime = make_runtime(settings)
+    own = make_shared(settings, runtime)
+    name = sweep_name(settings, grid)
+    cells = [Cell(values, _labelled(cell, values, runtime.run_id)) for values, cell in made]
+    parameters = {f"grid.{key}": str(values) for key, values in grid.items()}
+    with recorded(settings, "sweep", name, runtime, own, parameters, {}):
+        pooled = where == "pool" or (where == "auto" and on_pool())
+        ended = run_on_pool(cells, runtime.run_id, at_once) if pooled else run_here(cells, at_once)
+        outcomes, progress = {}, Progress()
+        for done, outcome in enumerate(ended, start=1):
+            outcomes[shown(outcome.cell.values)] = outcome
+            progress.show(done, len(cells))
+        ordered = [outcomes[shown(cell.values)] for cell in cells]
+        table = collect.submit(runtime, axes=list(grid), cells=[_described(outcome) for outcome in ordered]).result()
+        own.used += [outcome.report for outcome in ordered if outcome.report]
+        _show(settings, own.tracking, table)
+    _require_all(ordered)
+    return table
+
+
+def sweep_name(settings: Settings, grid: dict[str, list[Any]]) -> str:
+    """What the sweep is called in both UIs."""
+    sizes = " × ".join(f"{len(values)} {key.rpartition('.')[2]}" for key, values in grid.items())
+    return f"sweep · {run_name(settings)} · {sizes or 'one cell'}"
+
+
+def _labelled(settings: Settings, values: dict[str, Any], group: str) -> Settings:
+    place = settings.place.model_copy(update={"label": shown(values), "group": group})
+    # As if it had been written in the file: what was not set stays the worker's own.
+    place.model_fields_set.update({"label", "group"})
+    changed = settings.model_copy(update={"place": place})
+    changed.model_fields_set.add("place")
+    return changed
+
+
+def _described(outcome: Outcome) -> dict[str, Any]:
+    return {"values": outcome.cell.values, "report": outcome.report, "error": outcome.error}
+
+
+def _show(settings: Settings, tracking: Any, table: Ref) -> None:
+    from prefect.artifacts import create_markdown_artifact
+
+    from tasks.store.artifacts import Store
+
+    folder = Store(settings.store_root).open(table)
+    text = (folder / "table.md").read_text()
+    tracking.files([folder / name for name in ("table.csv", "table.md", "sweep.json")], "sweep")
+    tracking.values({name: float(value) for name, value in table.summary.items()})
+    tracking.describe(text, {"collect.key": table.key})
+    create_markdown_artifact(markdown=text, key="table", description="Every cell")
+
+
+def _require_all(outcomes: list[Outcome]) -> None:
+    failed = [outcome for outcome in outcomes if outcome.error]
+    if failed:
+        raise EnvironmentFault(
+            f"{len(failed)} of {len(outcomes)} cells failed, the first ({shown(failed[0].cell.values)}) with:"
+            f" {failed[0].error}. The table has the others; run the same command again to retry the failed alone"
+        )

@@ -15,18 +15,19 @@ def add_commands(commands: Any) -> None:
     up.add_argument("--sqlite", action="store_const", const="sqlite", dest="database", help="without PostgreSQL")
     up.add_argument("--prefect-port", type=int, help="port of the Prefect server (4200; 0: any)")
     up.add_argument("--mlflow-port", type=int, help="port of the MLflow server (5000; 0: any)")
-    up.add_argument("--limit", type=_count, help="runs at once on this machine (one for each GPU)")
+    up.add_argument("--limit", type=count, help="runs at once on this machine (one for each GPU)")
     up.add_argument("--no-worker", action="store_true", help="servers only")
     up.set_defaults(run=_up)
     down = commands.add_parser("down", help="stop what `crash up` started")
     down.set_defaults(run=_down)
     deploy = commands.add_parser("deploy", help="create or update work pool and deployments on a Prefect server")
     deploy.add_argument("--type", default="process", choices=("process", "docker", "kubernetes"), help="(process)")
-    deploy.add_argument("--concurrency", type=_count, help="runs at once in the whole pool (no limit)")
+    deploy.add_argument("--concurrency", type=count, help="runs at once in the whole pool (no limit)")
     deploy.set_defaults(run=_deploy)
     worker = commands.add_parser("worker", help="take runs from the pool on this machine")
     worker.add_argument("--type", default="process", choices=("process", "docker", "kubernetes"), help="(process)")
-    worker.add_argument("--limit", type=_count, help="runs at once on this machine (one for each GPU)")
+    worker.add_argument("--limit", type=count, help="runs at once on this machine (one for each GPU)")
+    worker.add_argument("--queue", default="default", help="work queue (default); sweeps wait in `sweeps`")
     worker.add_argument("--name", help="name in the Prefect UI (this host's)")
     worker.set_defaults(run=_worker)
     reap = commands.add_parser("reap", help="mark runs whose process is gone as crashed, and schedule them again")
@@ -38,7 +39,8 @@ def add_commands(commands: Any) -> None:
         command.add_argument("--home", default=None, type=Path, help=HOME_HELP)
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """A number of things on the command line."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
@@ -78,7 +80,7 @@ def _deploy(options: argparse.Namespace) -> int:
 def _worker(options: argparse.Namespace) -> int:
     from flows.service.worker import worker
 
-    return worker(_home(options), options.pool, options.type, options.limit, options.name)
+    return worker(_home(options), options.pool, options.type, options.queue, options.limit, options.name)
 
 
 def _reap(options: argparse.Namespace) -> int:

@@ -112,11 +112,15 @@ def mlflow_server(place: Place) -> tuple[list[str], dict[str, str]]:
     return command, environment
 
 
-def worker(place: Place, limit: int) -> tuple[list[str], dict[str, str]]:
-    """Command and environment of the worker of this machine."""
-    name = f"{socket.gethostname()}-{place.folder.parent.name}"
-    command = [str(BIN / "crash"), "worker", "--pool", place.choices.pool, "--limit", str(limit), "--name", name]
-    return command, place.environment()
+def worker(place: Place, queue: str, limit: int) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of a worker of this machine."""
+    command = [str(BIN / "crash"), "worker", "--pool", place.choices.pool, "--queue", queue]
+    return [*command, "--limit", str(limit), "--name", worker_name(place, queue)], place.environment()
+
+
+def worker_name(place: Place, queue: str) -> str:
+    """What the worker is called in the Prefect UI."""
+    return f"{socket.gethostname()} {place.home.name} {queue}"
 
 
 def reaper(place: Place) -> tuple[list[str], dict[str, str]]:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -52,6 +53,23 @@ def portable(settings: Settings) -> dict[str, Any]:
     return values
 
 
+class Settled:
+    """Whether a run is over: a crash that is scheduled again is not."""
+
+    def __init__(self) -> None:
+        self._crashed_since: float | None = None
+
+    def __call__(self, state: Any) -> bool:
+        """Look at the run's present state."""
+        if state is None or not state.is_final():
+            self._crashed_since = None
+            return False
+        if not state.is_crashed():
+            return True
+        self._crashed_since = self._crashed_since or time.monotonic()
+        return time.monotonic() - self._crashed_since > RESCHEDULE_SECONDS
+
+
 def start(client: Any, deployment: str, parameters: dict[str, Any], **options: Any) -> UUID:
     """Create a run of a deployment. Raises InputError where there is no such deployment or it refuses."""
     from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
@@ -70,7 +88,7 @@ def follow(client: Any, run: UUID, each_time: Callable[[], None] = lambda: None)
     """Wait for the end of a run; a crash that is scheduled again is not the end. An outage is waited out."""
     import httpx
 
-    crashed_since: float | None = None
+    over = Settled()
     while True:
         try:
             each_time()
@@ -78,14 +96,8 @@ def follow(client: Any, run: UUID, each_time: Callable[[], None] = lambda: None)
         except httpx.HTTPError:
             time.sleep(POLL_SECONDS)
             continue
-        if state and state.is_crashed():
-            crashed_since = crashed_since or time.monotonic()
-            if time.monotonic() - crashed_since > RESCHEDULE_SECONDS:
-                return state
-        elif state and state.is_final():
+        if over(state):
             return state
-        else:
-            crashed_since = None
         time.sleep(POLL_SECONDS)
 
 
@@ -133,8 +145,7 @@ def _lines(client: Any, run: UUID) -> Iterator[str | None]:
         # Lines of other processes arrive late: a little of what was read is read again.
         newest = LogFilterTimestamp(after_=since - LATE)
         where = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run]), timestamp=newest)
-        page = _pages(lambda offset, where=where: client.read_logs(where, LOG_PAGE, offset, LogSort.TIMESTAMP_ASC))
-        for entry in page:
+        for entry in _pages(partial(client.read_logs, where, LOG_PAGE, sort=LogSort.TIMESTAMP_ASC)):
             since = max(since, entry.timestamp)
             if entry.id not in seen and not any(words in entry.message for words in NOISE):
                 yield f"{entry.timestamp:%H:%M:%S}  {_stage(client, run, entry.task_run_id, names)}{entry.message}"
@@ -142,9 +153,9 @@ def _lines(client: Any, run: UUID) -> Iterator[str | None]:
         yield None
 
 
-def _pages(read: Callable[[int], list[Any]]) -> list[Any]:
+def _pages(read: Callable[..., list[Any]]) -> list[Any]:
     found: list[Any] = []
-    while page := read(len(found)):
+    while page := read(offset=len(found)):
         found += page
         if len(page) < LOG_PAGE:
             break
@@ -158,6 +169,6 @@ def _stage(client: Any, run: UUID, task: UUID | None, names: dict[UUID, str]) ->
         return ""
     if task not in names:
         where = FlowRunFilter(id=FlowRunFilterId(any_=[run]))
-        found = _pages(lambda offset: client.read_task_runs(flow_run_filter=where, limit=LOG_PAGE, offset=offset))
+        found = _pages(partial(client.read_task_runs, flow_run_filter=where, limit=LOG_PAGE))
         names |= {each.id: each.name for each in found}
     return f"{names.get(task, 'a stage')}: "

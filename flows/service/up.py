@@ -7,8 +7,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 
+import httpx
 from filelock import FileLock
 
 from flows.environment import connection_file
@@ -30,7 +33,9 @@ from tasks.core.errors import EnvironmentFault, InputError
 # A new database on two busy cores takes 20 s; a slow disk may take several times that.
 SECONDS = 180.0
 # Named in the order of their start; stopped the other way round.
-POSTGRES, PREFECT, MLFLOW, REAPER, WORKER = "postgres", "prefect", "mlflow", "reaper", "worker"
+POSTGRES, PREFECT, MLFLOW, REAPER, WORKER, SWEEPER = "postgres", "prefect", "mlflow", "reaper", "worker", "sweeper"
+# A sweep only waits; its process takes little memory and no GPU.
+SWEEPS_AT_ONCE = 4
 MLFLOW_PAGE = "/#/experiments?workflowType=machine_learning"
 
 
@@ -155,28 +160,31 @@ def _deploy(place: Place) -> None:
 def _start_clients(place: Place, processes: Processes, wishes: Wishes) -> None:
     if not processes.running(REAPER):
         processes.start(REAPER, *servers.reaper(place), folder=servers.CODE)
-    if not wishes.with_worker or processes.running(WORKER):
+    if not wishes.with_worker:
         return
     from tasks.store.resources import visible_gpus
 
-    limit = wishes.worker_limit or max(1, len(visible_gpus()))
-    processes.start(WORKER, *servers.worker(place, limit), folder=servers.CODE)
-    begun = time.time()
-    processes.wait(WORKER, lambda: _polls(place, begun), SECONDS)
+    limits = {
+        (WORKER, "default"): wishes.worker_limit or max(1, len(visible_gpus())),
+        (SWEEPER, "sweeps"): SWEEPS_AT_ONCE,
+    }
+    begun, started = time.time(), []
+    for (name, queue), limit in limits.items():
+        if not processes.running(name):
+            processes.start(name, *servers.worker(place, queue, limit), folder=servers.CODE)
+            started.append((name, queue))
+    for name, queue in started:
+        processes.wait(name, partial(_polls, place, queue, begun), SECONDS)
 
 
-def _polls(place: Place, since: float) -> bool:
-    """Whether a worker of the pool has asked for work since that moment."""
-    import datetime
-
-    import httpx
-
+def _polls(place: Place, queue: str, since: float) -> bool:
+    """Whether this machine's worker for the queue has asked for work since that moment."""
     address = f"{place.prefect_url}/api/work_pools/{place.choices.pool}/workers/filter"
     login = (place.secrets.user, place.secrets.password) if place.choices.auth else None
     with suppress(httpx.HTTPError, ValueError):
         for found in httpx.post(address, json={}, auth=login, timeout=5).json():
-            seen = datetime.datetime.fromisoformat(found["last_heartbeat_time"])
-            if seen.timestamp() >= since:
+            seen = datetime.fromisoformat(found["last_heartbeat_time"])
+            if found["name"] == servers.worker_name(place, queue) and seen.timestamp() >= since:
                 return True
     return False
 

@@ -8,7 +8,7 @@ from flows.environment import check_prefect, prepare_environment
 from flows.service.servers import BIN, CODE
 
 
-def worker(home: Path, pool: str, kind: str, limit: int | None, name: str | None) -> int:
+def worker(home: Path, pool: str, kind: str, queue: str, limit: int | None, name: str | None) -> int:
     """Become Prefect's worker, with the environment that every run of it inherits. Does not return."""
     from tasks.core.errors import InputError
     from tasks.store.resources import visible_gpus
@@ -23,6 +23,6 @@ def worker(home: Path, pool: str, kind: str, limit: int | None, name: str | None
     # One run uses all GPUs and cores of the machine as its stages allow; more runs than GPUs would only wait.
     limit = limit or max(1, len(visible_gpus()))
     command = [str(BIN / "prefect"), "worker", "start", "--pool", pool, "--type", kind, "--limit", str(limit)]
-    command += ["--name", name or socket.gethostname()]
+    command += ["--work-queue", queue, "--name", name or socket.gethostname()]
     os.chdir(CODE)
     os.execv(command[0], command)

@@ -58,17 +58,21 @@ def wide_csv(comparison: Comparison) -> str:
 
 def markdown(comparison: Comparison, facts: Mapping[str, Any]) -> str:
     """The table as Markdown, aligned so that it can be read as plain text too."""
-    header, rows = wide_cells(comparison)
+    return "\n".join([caption(comparison, facts), "", *table(*wide_cells(comparison)), "", footnote(comparison), ""])
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], num_names: int = 1) -> list[str]:
+    """Lines of a Markdown table; the first num_names columns are names, the others numbers."""
     widths = [max(len(row[place]) for row in [header, *rows]) for place in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
-        padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
-        return "| " + " | ".join([cells[0].ljust(widths[0]), *padded[1:]]) + " |"
+        named = [cell.ljust(width) for cell, width in zip(cells[:num_names], widths, strict=False)]
+        padded = [cell.rjust(width) for cell, width in zip(cells[num_names:], widths[num_names:], strict=True)]
+        return "| " + " | ".join([*named, *padded]) + " |"
 
-    rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
-    return "\n".join(
-        [caption(comparison, facts), "", line(header), rule, *map(line, rows), "", footnote(comparison), ""]
-    )
+    left = ["-" * (width + 2) for width in widths[:num_names]]
+    rule = "|" + "|".join([*left, *("-" * (width + 1) + ":" for width in widths[num_names:])]) + "|"
+    return [line(header), rule, *map(line, rows)]
 
 
 def caption(comparison: Comparison, facts: Mapping[str, Any]) -> str:

@@ -239,3 +239,11 @@ def _cached_state(ref: Ref) -> Any:
 def default_root() -> Path:
     """Folder of everything this project writes, unless settings say otherwise."""
     return Path(os.environ.get("CRASH_HOME", ".crash")).absolute()
+
+
+def stop_everything(number: int) -> None:
+    """Stop what computes in every run of this process."""
+    with _shared_lock:
+        runs = list(_shared.values())
+    for own in runs:
+        own.children.stop(number)

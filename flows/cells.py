@@ -1,0 +1,162 @@
+"""The cells of a sweep: run side by side in this process, or fanned out over the work pool."""
+
+import contextvars
+import logging
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from flows.grid import shown
+from flows.service.submit import Settled, portable
+from flows.settings import Settings
+from tasks.core.errors import CrashError
+from tasks.store.artifacts import Ref, Store
+from tasks.store.gc import list_runs
+from tasks.store.keys import canonical_json
+from tasks.store.stage import stop_everything
+
+logger = logging.getLogger(__name__)
+DEPLOYMENT = "crash/run"
+# So many that a cell computes while another one waits for MLflow or for a core; stages share the cores anyway.
+AT_ONCE_HERE = 2
+# A pool runs what its workers take; a queue some way ahead of them keeps them busy.
+AT_ONCE_ON_POOL = 16
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination: its values on the axes, and the settings they make."""
+
+    values: dict[str, Any]
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A cell's report, or the error it ended with."""
+
+    cell: Cell
+    report: Ref | None = None
+    error: str | None = None
+
+
+def run_here(cells: Sequence[Cell], at_once: int | None) -> Iterator[Outcome]:
+    """Each cell as a flow run inside this process, in the order in which they end; one that fails leaves the others."""
+    with _threads(at_once or AT_ONCE_HERE) as threads:
+        waiting: dict[Future, Cell] = {
+            threads.submit(contextvars.copy_context().run, _run_one, cell): cell for cell in cells
+        }
+        while waiting:
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                yield _outcome(waiting.pop(future), future)
+
+
+def run_on_pool(cells: Sequence[Cell], sweep_id: str, at_once: int | None) -> Iterator[Outcome]:
+    """Each cell as a run of the deployment crash/run, a bounded number at once, in the order in which they end.
+
+    A sweep that is scheduled again after a crash finds its cells: they are named by the sweep and their settings.
+    """
+    from prefect.client.orchestration import get_client
+
+    waiting, running = list(cells), dict[UUID, tuple[Cell, Settled]]()
+    with get_client(sync_client=True) as client:
+        while waiting or running:
+            while waiting and len(running) < (at_once or AT_ONCE_ON_POOL):
+                cell = waiting.pop(0)
+                running[_submit(cell, sweep_id)] = (cell, Settled())
+            time.sleep(POLL_SECONDS)
+            for run, state in _ended(client, running):
+                yield _pool_outcome(running.pop(run)[0], run, state)
+
+
+def on_pool() -> bool:
+    """Whether a Prefect server is there that has the deployment for cells."""
+    import os
+
+    if not os.environ.get("PREFECT_API_URL"):
+        return False
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        with get_client(sync_client=True) as client:
+            client.read_deployment_by_name(DEPLOYMENT)
+    except ObjectNotFound:
+        return False
+    return True
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool that, when the sweep is interrupted, stops what computes instead of waiting for it."""
+    threads = ThreadPoolExecutor(number)
+    try:
+        yield threads
+    except BaseException:
+        threads.shutdown(wait=False, cancel_futures=True)
+        stop_everything(signal.SIGTERM)
+        raise
+    finally:
+        threads.shutdown(wait=True, cancel_futures=True)
+
+
+def _run_one(cell: Cell) -> Ref:
+    from flows.crash import crash
+
+    return crash(cell.settings)
+
+
+def _outcome(cell: Cell, future: Future) -> Outcome:
+    try:
+        return Outcome(cell, report=future.result())
+    except CrashError as error:
+        return _failed(cell, str(error))
+
+
+def _failed(cell: Cell, error: str) -> Outcome:
+    logger.error("the cell %s failed: %s", shown(cell.values), error)
+    return Outcome(cell, error=error)
+
+
+def _submit(cell: Cell, sweep_id: str) -> UUID:
+    import hashlib
+
+    from prefect.deployments import run_deployment
+
+    settings = portable(cell.settings)
+    name = hashlib.sha256(canonical_json(settings).encode()).hexdigest()[:16]
+    made: Any = run_deployment(
+        DEPLOYMENT, parameters={"settings": settings}, timeout=0, idempotency_key=f"{sweep_id}-{name}"
+    )
+    return made.id
+
+
+def _ended(client: Any, running: dict[UUID, tuple[Cell, Settled]]) -> list[tuple[UUID, Any]]:
+    import httpx
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+    try:
+        runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(running))))
+    except httpx.HTTPError as error:
+        logger.warning("Prefect does not answer (%s); the cells go on", type(error).__name__)
+        return []
+    return [(run.id, run.state) for run in runs if running[run.id][1](run.state)]
+
+
+def _pool_outcome(cell: Cell, run: UUID, state: Any) -> Outcome:
+    if not state.is_completed():
+        return _failed(cell, f"{state.name}: {state.message}")
+    store = Store(cell.settings.store_root)
+    record = next((found for found in list_runs(store) if found.run_id == str(run)), None)
+    key = next((key for stage, key in record.refs if stage == "report"), None) if record else None
+    found = store.find("report", key) if key else None
+    if found is None:
+        where = f"its run {run} completed, but its report is not in the store {store.root}"
+        return _failed(cell, f"{where}; do the workers write to the same store (place.store, CRASH_STORE)?")
+    return Outcome(cell, report=found.ref)
