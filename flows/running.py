@@ -18,7 +18,7 @@ from tasks.core.errors import InputError, InterruptedRun
 from tasks.core.plan import fixed_plan
 from tasks.store.artifacts import Ref, Store
 from tasks.store.precision import resolve_precision
-from tasks.store.resources import Resources, usable_cores, visible_gpus
+from tasks.store.resources import Resources, machine_folder, usable_cores, visible_gpus
 from tasks.store.sender import check_server
 from tasks.store.stage import Runtime, Shared, Stage, sharing
 from tasks.store.tracking import Tracking
@@ -186,7 +186,8 @@ def make_runtime(settings: Settings) -> Runtime:
 
 def make_shared(settings: Settings, runtime: Runtime) -> Shared:
     """What the stages of this run share: cores, GPUs, tracking."""
-    return Shared(Resources(usable_cores(), visible_gpus()), open_tracking(settings, runtime.run_id))
+    machine = Resources(usable_cores(), visible_gpus(), machine_folder())
+    return Shared(machine, open_tracking(settings, runtime.run_id))
 
 
 @contextmanager

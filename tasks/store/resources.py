@@ -1,42 +1,154 @@
-"""Who may compute now: cores and GPUs of this machine, shared among the stages of this process."""
+"""Who may compute now: the cores and GPUs of this machine, shared among all runs on it.
+
+Each core and GPU is a file that whoever uses it holds locked: the kernel frees it when its holder dies, however it
+dies. Prefect's own limits count for a whole server instead of a machine, hold up stages that are found in the store,
+and give a killed holder's place back only after a minute or more.
+"""
 
 import os
+import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from tasks.core.errors import InterruptedRun
+
+POLL_SECONDS = 0.05
+Stopped = Callable[[], bool]
+
+
+def never() -> bool:
+    """The answer of a run that is not stopped."""
+    return False
 
 
 @dataclass
 class Resources:
-    """A counted pool. Each stage takes its cores, and GPUs where it wants them, and waits its turn.
+    """Each stage takes its cores, and GPUs where it wants them, and waits its turn.
 
-    gpus: device numbers, as CUDA_VISIBLE_DEVICES names them; empty on a machine without.
+    gpus: device numbers, as CUDA_VISIBLE_DEVICES names them; empty on a machine without. folder: of the locks; all
+    processes that name the same one share cores and GPUs. Without, only the threads of this process share them.
     """
 
     cores: int
     gpus: list[str] = field(default_factory=list)
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
-        self._free_cores = self.cores
-        self._free_gpus = list(self.gpus)
-        self._changed = threading.Condition()
+        names = [str(number) for number in range(self.cores)]
+        # Two kinds, two queues: a stage without a GPU never waits behind one that waits for a GPU.
+        self._cores, self._gpus = _Places("core", names, self.folder), _Places("gpu", self.gpus, self.folder)
 
     @contextmanager
-    def take(self, cores: int = 1, gpus: int = 0) -> Iterator["Share"]:
-        """Wait for that many cores and GPUs (never more than there are) and give them back at the end."""
+    def take(self, cores: int = 1, gpus: int = 0, stopped: Stopped = never) -> Iterator["Share"]:
+        """Wait for that many cores and GPUs (never more than there are) and give them back at the end.
+
+        Raises InterruptedRun when stopped() while waiting.
+        """
         cores, gpus = min(cores, self.cores), min(gpus, len(self.gpus))
-        with self._changed:
-            self._changed.wait_for(lambda: self._free_cores >= cores and len(self._free_gpus) >= gpus)
-            self._free_cores -= cores
-            taken, self._free_gpus = self._free_gpus[:gpus], self._free_gpus[gpus:]
-        try:
+        with ExitStack() as held:
+            taken = self._gpus.take(held, gpus, stopped)
+            self._cores.take(held, cores, stopped)
             yield Share(cores, taken)
+
+
+class _Places:
+    """Things of one kind, each given to one holder at a time; the threads of this process in the order they came."""
+
+    def __init__(self, kind: str, names: Sequence[str], folder: Path | None) -> None:
+        self._kind, self._names, self._folder = kind, names, folder
+        self._queue: deque[object] = deque()
+        self._changed = threading.Condition()
+        self._locks = {name: self._lock(name) for name in [*names, "turn"]}
+
+    def take(self, held: ExitStack, number: int, stopped: Stopped) -> list[str]:
+        """Names of that many, given back when `held` closes."""
+        if not number:
+            return []
+        taken: list[str] = []
+        with self._turn(stopped):
+            while len(taken) < number:
+                name = next((name for name in self._names if name not in taken and self._locks[name].try_take()), None)
+                if name is None:
+                    _pause(stopped)
+                    continue
+                taken.append(name)
+                # Given back also when the wait for the next one is interrupted.
+                held.callback(self._locks[name].give_back)
+        return [name for name in self._names if name in taken]
+
+    @contextmanager
+    def _turn(self, stopped: Stopped) -> Iterator[None]:
+        """Only one on this machine collects at a time: two that hold half of their wish each would wait for ever."""
+        me = object()
+        with self._changed:
+            self._queue.append(me)
+        try:
+            with self._changed:
+                while not self._changed.wait_for(lambda: self._queue[0] is me, timeout=10 * POLL_SECONDS):
+                    _refuse(stopped)
+            while not self._locks["turn"].try_take():
+                _pause(stopped)
+            try:
+                yield
+            finally:
+                self._locks["turn"].give_back()
         finally:
             with self._changed:
-                self._free_cores += cores
-                self._free_gpus = sorted(self._free_gpus + taken)
+                self._queue.remove(me)
                 self._changed.notify_all()
+
+    def _lock(self, name: str) -> "_Place":
+        return _Place(self._folder / f"{self._kind}-{name}.lock" if self._folder else None)
+
+
+class _Place:
+    """One core or GPU: free or taken, among threads and, with a file, among processes."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._mine = threading.Lock()
+        self._file = FileLock(path, thread_local=False) if path else None
+
+    def try_take(self) -> bool:
+        """Whether it was free and is ours now."""
+        if not self._mine.acquire(blocking=False):
+            return False
+        try:
+            if self._file:
+                self._file.acquire(timeout=0)
+        except Timeout:
+            self._mine.release()
+            return False
+        return True
+
+    def give_back(self) -> None:
+        """Let others have it."""
+        if self._file:
+            self._file.release()
+        self._mine.release()
+
+
+def machine_folder() -> Path:
+    """Folder of the locks that all runs of this user on this machine share."""
+    folder = Path(tempfile.gettempdir()) / f"crash-places-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def _pause(stopped: Stopped) -> None:
+    _refuse(stopped)
+    time.sleep(POLL_SECONDS)
+
+
+def _refuse(stopped: Stopped) -> None:
+    if stopped():
+        raise InterruptedRun("interrupted while waiting for a free core or GPU")
 
 
 @dataclass(frozen=True)

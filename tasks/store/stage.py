@@ -171,7 +171,10 @@ class Stage:
         gpus = runtime.gpus_per_stage if self.gpu else 0
         scratch = store.work_folder(key)
         try:
-            with own.resources.take(cores, gpus) as share, store.publishing(self.name, key) as out:
+            with (
+                own.resources.take(cores, gpus, own.children.stopped) as share,
+                store.publishing(self.name, key) as out,
+            ):
                 work = self._work(store, runtime, label, out, scratch, share)
                 watch = lambda: own.tracking.stage_metrics(self.name, key, scratch / METRICS_FILE)  # noqa: E731
                 summary = own.children.run((self.compute.__module__, self.name), arguments, work, watch)

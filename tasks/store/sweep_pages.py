@@ -34,6 +34,12 @@ def markdown(axes: Sequence[str], cells: Sequence[dict[str, Any]], rows: Sequenc
     title = f"{len(done)} of {len(cells)} cells" + (f": {', '.join(metrics)}" if metrics else "")
     header = [*axes, "strategy", "full zero-shot", "full tuned", *COLUMNS.values()]
     lines = [line for cell in done for line in _lines(axes, cell, rows)]
+    # Nothing was tuned in full where the ceiling is switched off.
+    shown_columns = [place for place in range(len(header)) if not lines or any(line[place] for line in lines)]
+    header, lines = (
+        [header[place] for place in shown_columns],
+        [[line[place] for place in shown_columns] for line in lines],
+    )
     parts = [title, "", *table(header, lines, len(axes) + 1), "", NOTE]
     if failed:
         parts += ["", "Failed (run the same command again to retry them alone):", ""]

@@ -45,6 +45,8 @@ def failing(work: Work, how: str) -> dict:
 @stage(packages=())
 def slow(work: Work, seconds: float, *, polls: bool = False) -> dict:
     """Take some time; with `polls` look for a request to stop, and leave a checkpoint then."""
+    # Who has asked once has promised to listen, and only then is the stage said to have begun.
+    assert not (polls and work.stop_requested())
     (work.scratch / "begun").touch()
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -102,6 +104,8 @@ def large(work: Work, how: str) -> dict:
 def stubborn(work: Work) -> dict:
     """Promise to listen for a request to stop, and then be busy with one long step."""
     work.stop_requested()
+    # Who has asked once has promised to listen, and only then is the stage said to have begun.
+    assert not (polls and work.stop_requested())
     (work.scratch / "begun").touch()
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:

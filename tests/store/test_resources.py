@@ -1,10 +1,14 @@
 """Cores and GPUs are never given out twice, and a stage that wants more than there is gets all there is."""
 
+import multiprocessing
+import os
+import signal
 import threading
 import time
 
 import pytest
 
+from tasks.core.errors import InterruptedRun
 from tasks.store.precision import resolve_precision
 from tasks.store.resources import Resources, visible_gpus
 
@@ -66,3 +70,60 @@ def test_precision_is_what_was_asked_for_or_what_the_hardware_has(monkeypatch):
     assert resolve_precision("auto") == "bfloat16"
     monkeypatch.setattr("tasks.store.precision.has_bfloat16_units", lambda: False)
     assert resolve_precision("auto") == "float32"
+
+
+def hold(folder, gpus, ready, seconds):
+    """Take one core and the GPUs, say so, and keep them."""
+    with Resources(2, ["0", "1"], folder).take(1, gpus) as share:
+        ready.send(share.gpus)
+        time.sleep(seconds)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Starts processes that hold places of one machine; ends them."""
+    context, started = multiprocessing.get_context("spawn"), []
+
+    def start(gpus: int, seconds: float = 60):
+        receiving, sending = context.Pipe(duplex=False)
+        process = context.Process(target=hold, args=(tmp_path, gpus, sending, seconds))
+        process.start()
+        started.append(process)
+        return process, receiving
+
+    yield start
+    for process in started:
+        process.kill()
+        process.join()
+
+
+def test_two_processes_never_get_the_same_gpu_and_cpu_stages_do_not_wait_for_gpus(tmp_path, holder):
+    (_, first), (_, second) = holder(1), holder(1)
+    assert sorted([*first.recv(), *second.recv()]) == ["0", "1"]
+    both = Resources(3, ["0", "1"], tmp_path)
+    waiting = threading.Thread(target=lambda: both.take(1, 1).__enter__(), daemon=True)
+    waiting.start()
+    time.sleep(0.2)
+    with both.take(1) as share:
+        assert share.gpus == []
+    assert waiting.is_alive(), "there was no GPU to be had"
+
+
+def test_a_killed_holder_gives_its_gpu_back_at_once(tmp_path, holder):
+    process, receiving = holder(2)
+    assert receiving.recv() == ["0", "1"]
+    os.kill(process.pid, signal.SIGKILL)
+    began = time.monotonic()
+    with Resources(2, ["0", "1"], tmp_path).take(1, 2) as share:
+        assert share.gpus == ["0", "1"]
+    assert time.monotonic() - began < 2
+
+
+def test_who_waits_is_told_that_the_run_is_over(tmp_path, holder):
+    _, receiving = holder(2)
+    receiving.recv()
+    machine = Resources(2, ["0", "1"], tmp_path)
+    with pytest.raises(InterruptedRun), machine.take(1, 1, stopped=lambda: True):
+        pass
+    with machine.take(1) as share:
+        assert share.cores == 1, "what the interrupted one held was given back"
