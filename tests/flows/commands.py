@@ -8,7 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-CRASH = Path(sys.executable).parent / "crash"
+BIN = Path(sys.executable).parent
+CRASH = BIN / "crash"
 DEMO = ROOT / "flows" / "demo"
 
 SMALL = """
