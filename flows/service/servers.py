@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 
 from flows.environment import defaults
 from flows.service.choices import Choices, Secrets, write_private
@@ -144,10 +145,9 @@ def own_names(choices: Choices) -> list[str]:
     """Names by which browsers may ask for the MLflow server; it refuses others, against rebinding of host names."""
     names = ["localhost", "127.0.0.1"]
     if not choices.is_local:
-        host = socket.gethostname()
-        found = socket.getaddrinfo(host, None, family=socket.AF_INET)
-        names += [host, socket.getfqdn(), *(str(address[4][0]) for address in found)]
-        names += [] if choices.host == "0.0.0.0" else [choices.host]
+        cards = psutil.net_if_addrs().values()
+        names += [socket.gethostname(), socket.getfqdn()]
+        names += [found.address for card in cards for found in card if found.family == socket.AF_INET]
     return list(dict.fromkeys(names))
 
 

@@ -18,7 +18,7 @@ def worker(home: Path, pool: str, kind: str, queue: str, limit: int | None, name
         raise InputError("a worker needs a Prefect server: set PREFECT_API_URL, or start one with `crash up`")
     check_prefect()
     os.environ.setdefault("CRASH_HOME", str(home.absolute()))
-    os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "5")
+    os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")
     os.environ.setdefault("PREFECT_WORKER_WEBSERVER_HOST", "127.0.0.1")
     # One run uses all GPUs and cores of the machine as its stages allow; more runs than GPUs would only wait.
     limit = limit or max(1, len(visible_gpus()))

@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def service() -> Iterator[Service]:
     """PostgreSQL, Prefect, MLflow, reaper and workers."""
     folder = Path(tempfile.mkdtemp(prefix="crash-service-"))
-    running = Service(folder / "home", "--limit", "2")
+    running = Service(folder / "home", "--limit", "1")
     started = running.up()
     assert started.returncode == 0, started.stdout + started.stderr
     yield running

@@ -1,0 +1,114 @@
+"""A sweep of 24 cells over two workers: close to the ideal time, one table, and it survives the loss of a worker."""
+
+import json
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.flows.commands import BIN
+from tests.service.service import Service, kill, own_settings, wait_until
+
+pytestmark = pytest.mark.xdist_group("service")
+NUM_CELLS = 24
+# What one worker loses between two cells: it asks for work, starts a process, and imports.
+IDEAL_FACTOR = 1.15
+
+
+def sweep_settings(folder: Path) -> Path:
+    """Two budgets, three rates, four lengths on the demo's model."""
+    path = own_settings(folder, folder.name)
+    text = (
+        path.read_text().replace("num_kept = 6", "num_kept = [5, 6]").replace('strategy = ["uniform", "crash"]\n', "")
+    )
+    text = text.replace("learning_rate = 5e-4", "learning_rate = [1e-4, 3e-4, 5e-4]")
+    text = text.replace("num_steps = 4", "num_steps = [60, 70, 80, 90]")
+    path.write_text(text.replace("[plan]", "[full_tune]\nenabled = false\n[plan]"))
+    return path
+
+
+@pytest.fixture
+def second_worker(healthy: Service) -> Iterator[psutil.Popen]:
+    """Another worker beside the service's own; each takes one run at a time."""
+    command = [str(BIN / "crash"), "worker", "--limit", "1", "--name", "second"]
+    process = psutil.Popen(command, env=healthy.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: "second" in workers(healthy), "second worker", 60)
+    yield process
+    for child in process.children(recursive=True) if process.is_running() else []:
+        child.kill()
+    process.kill()
+    process.wait()
+
+
+def workers(service: Service) -> set[str]:
+    """Names of the workers that ask for work."""
+    return {found["name"] for found in service.ask("/work_pools/gpu/workers/filter") if found["status"] == "ONLINE"}
+
+
+def start(service: Service, settings: Path) -> subprocess.Popen:
+    """`crash sweep SETTINGS` in the background."""
+    return subprocess.Popen(
+        [str(BIN / "crash"), "sweep", str(settings)],
+        env=service.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def computed(store: Path) -> Counter[str]:
+    """How often each stage was computed, by the records of the runs; the check of the inputs counts in none."""
+    records = [json.loads(path.read_text()) for path in store.glob("runs/*.json")]
+    return Counter({"all": sum(record["computed"] or 0 for record in records), "runs": len(records)})
+
+
+def num_artifacts(store: Path) -> int:
+    """Artifacts but the check of the inputs, which is made before a run counts."""
+    return len([path for path in store.glob("artifacts/*/*/manifest.json") if path.parts[-3] != "check"])
+
+
+def seconds_of_cells(service: Service, label: str) -> list[float]:
+    """From the moment a worker took each cell to its end."""
+    found = service.ask("/flow_runs/filter", {"flow_runs": {"name": {"like_": label}}, "limit": 200})
+    cells = [run for run in found if not run["name"].startswith("sweep")]
+    return [(moment(run["end_time"]) - moment(run["start_time"])).total_seconds() for run in cells]
+
+
+def moment(text: str) -> datetime:
+    """A time of Prefect's."""
+    return datetime.fromisoformat(text)
+
+
+def test_two_workers_take_24_cells_in_close_to_the_ideal_time(healthy, second_worker, tmp_path):
+    began = time.monotonic()
+    sweep = start(healthy, sweep_settings(tmp_path))
+    output = sweep.communicate(timeout=900)[0]
+    total = time.monotonic() - began
+    assert sweep.returncode == 0, output
+    assert f"{NUM_CELLS} of {NUM_CELLS} cells" in output
+    (path,) = (tmp_path / "store").glob("artifacts/collect/*/sweep.json")
+    table = json.loads(path.read_text())
+    assert len({tuple(row[axis] for axis in table["axes"]) for row in table["rows"]}) == NUM_CELLS
+    assert computed(tmp_path / "store")["all"] == num_artifacts(tmp_path / "store"), "each stage once in total"
+    print(f"\nsweep: {total:.0f} s in all, cells {sum(seconds_of_cells(healthy, tmp_path.name)):.0f} s")
+
+
+def test_a_worker_killed_in_the_middle_costs_one_stage(healthy, second_worker, tmp_path):
+    settings, store = sweep_settings(tmp_path), tmp_path / "store"
+    sweep = start(healthy, settings)
+    wait_until(lambda: len(list(store.glob("artifacts/report/*"))) >= 4, "four finished cells", 300)
+    family = [second_worker, *second_worker.children(recursive=True)]
+    assert len(family) > 1, "it runs a cell"
+    kill(*(one.pid for one in family))
+    output = sweep.communicate(timeout=900)[0]
+    assert sweep.returncode == 0, output
+    assert f"{NUM_CELLS} of {NUM_CELLS} cells" in output
+    # A killed run counts nothing of what it computed; its successor finds that, and computes the killed stage.
+    assert computed(store)["all"] <= num_artifacts(store)
+    killed = [run for run in healthy.runs(tmp_path.name) if run["run_count"] > 1]
+    assert len(killed) == 1
