@@ -1,0 +1,90 @@
+"""A list anywhere in the settings makes a grid, checked before anything is computed."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.grid import make_cells, shown, split_axes
+from flows.reading import read_sweep
+from flows.settings import Settings
+from tasks.core.errors import InputError
+
+BASE = {"model": {"name": "m"}, "task": {"name": "t"}, "plan": {"num_kept": 6}}
+
+
+def test_scalars_become_axes_and_lists_stay_lists():
+    values = {
+        **BASE,
+        "strategy": ["uniform", "crash"],
+        "plan": {"num_kept": [4, 6], "kept": [1, 2]},
+        "tune": {"learning_rate": [1e-4, 5e-4], "seeds": [0, 1], "betas": [0.9, 0.99]},
+    }
+    base, axes = split_axes(values)
+    assert axes == {"plan.num_kept": [4, 6], "tune.learning_rate": [1e-4, 5e-4]}
+    assert base["plan"] == {"num_kept": 4, "kept": [1, 2]}
+    assert base["tune"] == {"learning_rate": 1e-4, "seeds": [0, 1], "betas": [0.9, 0.99]}
+    assert base["strategy"] == ["uniform", "crash"]
+
+
+def test_a_list_of_lists_is_an_axis_of_a_setting_that_is_a_list():
+    base, axes = split_axes({**BASE, "strategy": [["uniform"], ["crash"]], "tune": {"seeds": [[0], [1, 2]]}})
+    assert axes == {"strategy": [["uniform"], ["crash"]], "tune.seeds": [[0], [1, 2]]}
+    assert base["strategy"] == ["uniform"]
+
+
+def test_several_models_and_tasks():
+    _, axes = split_axes({**BASE, "model": {"name": ["a", "b"]}, "task": {"name": ["x", "y", "z"]}})
+    assert axes == {"model.name": ["a", "b"], "task.name": ["x", "y", "z"]}
+
+
+@given(
+    st.lists(st.integers(4, 8), min_size=1, max_size=4, unique=True),
+    st.lists(st.integers(1, 9), min_size=1, unique=True),
+)
+def test_every_combination_once_and_only_the_axes_differ(kept, steps):
+    base, axes = split_axes({**BASE, "plan": {"num_kept": kept, "num_tuned": 4}, "tune": {"num_steps": steps}})
+    cells = make_cells(Settings.model_validate(base), axes)
+    found = [(cell.plan.num_kept, cell.tune.num_steps) for _, cell in cells]
+    assert found == [(one, other) for one in kept for other in steps]
+    assert all(cell.plan.num_tuned == 4 for _, cell in cells)
+    assert len({shown(values) for values, _ in cells}) == len(cells)
+
+
+def test_what_was_not_set_stays_unset_in_every_cell():
+    base, axes = split_axes({**BASE, "plan": {"num_kept": [4, 6]}})
+    for _, cell in make_cells(Settings.model_validate(base), axes):
+        assert "place" not in cell.model_fields_set
+
+
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [
+        ({"plan.num_keep": [1]}, "no such setting"),
+        ({"nonsense": [1]}, "choose from: model, task"),
+        ({"plan.num_kept": []}, "no values"),
+        ({"plan.num_kept": [4, 4]}, "twice"),
+        ({"plan.num_kept": [6, 0]}, r"plan.num_kept=0: plan.num_kept: .*greater than 0"),
+        ({"plan.num_tuned": [4, 7]}, "tune at most as many as are kept"),
+        ({"tune.learning_rate": ["fast"]}, "learning_rate=fast"),
+        ({"plan.num_kept": list(range(1, 200)), "tune.num_steps": list(range(1, 200))}, "at most 10000"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused_by_name(axes, words):
+    with pytest.raises(InputError, match=words):
+        make_cells(Settings.model_validate(BASE), axes)
+
+
+def test_an_empty_list_in_the_file_is_refused(tmp_path):
+    path = tmp_path / "sweep.toml"
+    path.write_text('[model]\nname = "m"\n[task]\nname = "t"\n[plan]\nnum_kept = []\n')
+    with pytest.raises(InputError, match=r"sweep.toml:6: plan.num_kept"):
+        read_sweep(path)
+
+
+def test_changes_on_the_command_line_make_axes_too(tmp_path):
+    path = Path(tmp_path / "sweep.toml")
+    path.write_text('[model]\nname = "m"\n[task]\nname = "t"\n[plan]\nnum_kept = 6\n')
+    _, axes = read_sweep(path, ["tune.learning_rate=[1e-4, 2e-4]"])
+    assert axes == {"tune.learning_rate": [1e-4, 2e-4]}

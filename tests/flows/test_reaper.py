@@ -1,0 +1,50 @@
+"""Who gives no sign of life is gone; who gives one, whatever its clock says, is not."""
+
+from uuid import uuid4
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.service.reaper import PENDING_SECONDS, POLL_SECONDS, STALE_SECONDS, Watch
+
+
+def test_silence_for_too_long_is_death():
+    watch, run, beat = Watch(), uuid4(), uuid4()
+    assert watch.observe(0, {run: {beat}}, {run: True}) == []
+    assert watch.observe(STALE_SECONDS, {run: {beat}}, {run: True}) == []
+    assert watch.observe(STALE_SECONDS + 1, {run: {beat}}, {run: True}) == [run]
+
+
+def test_the_bound_of_two_minutes_is_kept():
+    """Seen at the latest: the last heartbeat was noticed a look late, and the silence is noticed a look late."""
+    assert STALE_SECONDS + 2 * POLL_SECONDS < 120
+    assert STALE_SECONDS > 2 * 30
+
+
+def test_a_sign_that_leaves_the_page_is_no_new_one():
+    watch, run = Watch(), uuid4()
+    watch.observe(0, {run: {uuid4()}}, {run: True})
+    assert watch.observe(STALE_SECONDS + 1, {}, {run: True}) == [run]
+
+
+def test_a_run_that_is_about_to_start_has_more_time():
+    watch, run = Watch(), uuid4()
+    watch.observe(0, {}, {run: False})
+    assert watch.observe(PENDING_SECONDS - 1, {}, {run: False}) == []
+    assert watch.observe(PENDING_SECONDS + 1, {}, {run: False}) == [run]
+
+
+def test_after_an_outage_everybody_counts_as_alive():
+    watch, run, beat = Watch(), uuid4(), uuid4()
+    watch.observe(0, {run: {beat}}, {run: True})
+    watch.forget()
+    assert watch.observe(1000, {run: {beat}}, {run: True}) == []
+    assert watch.observe(1000 + STALE_SECONDS + 1, {run: {beat}}, {run: True}) == [run]
+
+
+@given(st.lists(st.floats(1, 60), min_size=1, max_size=50))
+def test_a_run_with_a_heartbeat_in_time_is_never_taken_for_dead(pauses):
+    watch, run, now = Watch(), uuid4(), 0.0
+    for pause in pauses:
+        now += pause
+        assert watch.observe(now, {run: {uuid4()}}, {run: True}) == []
