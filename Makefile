@@ -62,7 +62,7 @@ bench: $(READY) ## measurements, printed as a table
 # The engine that answers; override with `make images ENGINE=...`.
 ENGINE ?= $(shell for e in docker podman; do $$e info >/dev/null 2>&1 && { echo $$e; break; }; done)
 IMAGE_VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
-# Address of PyTorch's CPU builds: makes the worker-cpu image 3 GB smaller.
+# Address of PyTorch's CPU builds: leaves the CUDA libraries out of the worker-cpu image.
 TORCH_CPU_INDEX ?=
 
 images: ## build the images of the workers and of MLflow with docker or podman

@@ -11,8 +11,8 @@ RUN apt-get update \
 RUN python3 -m venv /opt/venv
 WORKDIR /opt/crash
 COPY LICENSE constraints.txt pyproject.toml ./
-# The default index has torch with CUDA, which runs on CPUs too but is 3 GB larger: name the index of PyTorch's CPU
-# builds (pytorch.org, "Get started") to save that. The version is the same.
+# The default index has torch with CUDA, which runs on CPUs too but brings gigabytes of libraries: name the index of
+# PyTorch's CPU builds (pytorch.org, "Get started") to save them. The version is the same.
 ARG TORCH_INDEX=""
 # The packages are installed around empty folders, so that a change of the code does not install them anew.
 RUN mkdir flows tasks && touch README.md flows/__init__.py tasks/__init__.py \
@@ -36,12 +36,14 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HOME=/var/lib/crash \
     CRASH_HOME=/var/lib/crash
-# The same as flows/environment.py sets, for what is not started by `crash`: the server, and a flow run of its own.
+# The same as flows/environment.py sets, for what is not started by `crash`: the server, and a flow run of its own. And
+# a folder for the server's pages, which it copies before it serves them, by default to where this user may not write.
 # The rule takes TOKENIZERS_PARALLELISM for a secret.
 # hadolint ignore=DL3064
 ENV DO_NOT_TRACK=true \
     PREFECT_HOME=/var/lib/crash/prefect \
     PREFECT_SERVER_ANALYTICS_ENABLED=false \
+    PREFECT_SERVER_UI_STATIC_DIRECTORY=/tmp/prefect-ui \
     PREFECT_RESULTS_DEFAULT_SERIALIZER=json \
     PREFECT_RESULTS_LOCAL_STORAGE_PATH=/var/lib/crash/prefect/results \
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30 \

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,36 +19,31 @@ PASSWORDS = {"PREFECT_DB_PASSWORD": "it's $quoted", "MLFLOW_DB_PASSWORD": 'with 
 
 
 @pytest.fixture(scope="module")
-def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def port() -> Iterator[int]:
     """Port of a PostgreSQL on which the script has run."""
     if not BINARIES:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    folder, port = tmp_path_factory.mktemp("postgres"), free_port()
     user = "postgres" if os.geteuid() == 0 else None  # PostgreSQL refuses to run as root
-    if user:
-        for path in [folder, *folder.parents][:3]:
-            path.chmod(0o755)
-        shutil.chown(folder, user)
-    environment = os.environ | PASSWORDS | {"PGHOST": str(folder), "PGPORT": str(port), "POSTGRES_USER": "postgres"}
+    # Not in pytest's folders: those are closed to other users.
+    with tempfile.TemporaryDirectory() as name:
+        folder, port = Path(name), free_port()
+        if user:
+            shutil.chown(folder, user)
+        environment = os.environ | PASSWORDS | {"PGHOST": name, "PGPORT": str(port), "POSTGRES_USER": "postgres"}
 
-    def run(*command: str | Path) -> None:
-        subprocess.run(command, user=user, env=environment, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        def run(*command: str | Path) -> None:
+            subprocess.run(command, user=user, env=environment, cwd=folder, check=True, stdout=subprocess.DEVNULL)
 
-    run(
-        BINARIES[-1] / "initdb",
-        "--pgdata",
-        folder / "data",
-        "--username=postgres",
-        "--auth-local=trust",
-        "--auth-host=scram-sha-256",
-    )
-    options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={folder} -c fsync=off"
-    run(BINARIES[-1] / "pg_ctl", "--pgdata", folder / "data", "--wait", "--log", folder / "log", "-o", options, "start")
-    try:
-        run("sh", SCRIPT)
-        yield port
-    finally:
-        run(BINARIES[-1] / "pg_ctl", "--pgdata", folder / "data", "--mode=immediate", "stop")
+        ways = ("--auth-local=trust", "--auth-host=scram-sha-256")
+        run(BINARIES[-1] / "initdb", "--pgdata", folder / "data", "--username=postgres", *ways)
+        options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={folder} -c fsync=off"
+        control = (BINARIES[-1] / "pg_ctl", "--pgdata", folder / "data")
+        run(*control, "--wait", "--log", folder / "log", "-o", options, "start")
+        try:
+            run("sh", SCRIPT)
+            yield port
+        finally:
+            run(*control, "--mode=immediate", "stop")
 
 
 def connect(port: int, user: str, database: str, password: str) -> pg8000.native.Connection:
