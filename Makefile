@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY = passive
 export TOKENIZERS_PARALLELISM = false
 export PYTHONHASHSEED = 0
 
-.PHONY: help setup demo test test-faults test-service lint format readme bench idea clean
+.PHONY: help setup demo test test-faults test-service lint format readme bench idea images clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s $$'\t'
@@ -61,6 +61,20 @@ idea: $(READY) ## draw the README's picture anew
 
 bench: $(READY) ## measurements, printed as a table
 	$(BIN)/python -m pytest -m bench -s -q tests/bench
+
+# The engine that answers; override with `make images ENGINE=...`.
+ENGINE ?= $(shell for e in docker podman; do $$e info >/dev/null 2>&1 && { echo $$e; break; }; done)
+IMAGE_VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+# Address of PyTorch's CPU builds: leaves the CUDA libraries out of the worker-cpu image.
+TORCH_CPU_INDEX ?=
+
+images: ## build the images of the workers and of MLflow with docker or podman
+	@test -n "$(ENGINE)" || { echo "No container engine answers: install and start docker or podman, or make images ENGINE=/path/to/one" >&2; exit 4; }
+	for image in worker worker-cpu mlflow; do \
+		$(ENGINE) build $(if $(findstring podman,$(ENGINE)),--format docker) --file images/$$image.Dockerfile \
+			$$(test $$image = worker-cpu -a -n "$(TORCH_CPU_INDEX)" && echo --build-arg TORCH_INDEX=$(TORCH_CPU_INDEX)) \
+			--tag crash-flow-$$image:$(IMAGE_VERSION) . || exit; \
+	done
 
 clean: ## remove everything that was built or computed here (asks nothing: .venv and .crash go)
 	rm -rf $(VENV) .crash .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -1,0 +1,59 @@
+# Runs flow runs on NVIDIA GPUs: `crash worker`, and any other command of this project.
+# The CUDA libraries come with torch's own packages; the base brings the driver's compatibility layer and refuses
+# drivers that are too old. Build from the repository's root: `make images`.
+ARG BASE=nvidia/cuda:13.0.1-base-ubuntu24.04
+
+FROM ${BASE} AS build
+# Distributions keep one version of a package at a time, so a pinned one is soon gone; the base's tag is the pin.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates python3 python3-venv \
+    && rm -rf /var/lib/apt/lists/*
+RUN python3 -m venv /opt/venv
+WORKDIR /opt/crash
+COPY LICENSE constraints.txt pyproject.toml ./
+# Where the default index has no CUDA build of the pinned torch, name one that has.
+ARG TORCH_INDEX=""
+# The packages are installed around empty folders, so that a change of the code does not install them anew.
+RUN mkdir flows tasks && touch README.md flows/__init__.py tasks/__init__.py \
+    && /opt/venv/bin/python -m pip install --no-cache-dir ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} \
+        --constraint constraints.txt --editable '.[service]'
+
+FROM ${BASE}
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates python3 tini \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --uid 10001 --user-group --create-home --home-dir /var/lib/crash crash
+COPY --from=build /opt/venv /opt/venv
+WORKDIR /opt/crash
+COPY LICENSE constraints.txt pyproject.toml prefect.yaml ./
+COPY infra/pools infra/pools
+COPY tasks tasks
+COPY flows flows
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    HOME=/var/lib/crash \
+    CRASH_HOME=/var/lib/crash
+# The same as flows/environment.py sets, for what is not started by `crash`: the server, and a flow run of its own.
+# The rule takes TOKENIZERS_PARALLELISM for a secret.
+# hadolint ignore=DL3064
+ENV DO_NOT_TRACK=true \
+    PREFECT_HOME=/var/lib/crash/prefect \
+    PREFECT_SERVER_ANALYTICS_ENABLED=false \
+    PREFECT_RESULTS_DEFAULT_SERIALIZER=json \
+    PREFECT_RESULTS_LOCAL_STORAGE_PATH=/var/lib/crash/prefect/results \
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30 \
+    PREFECT_LOGGING_EXTRA_LOGGERS=tasks,flows \
+    MLFLOW_DISABLE_TELEMETRY=true \
+    OMP_WAIT_POLICY=passive \
+    TOKENIZERS_PARALLELISM=false \
+    GIT_PYTHON_REFRESH=quiet \
+    HF_HUB_DISABLE_TELEMETRY=1
+USER 10001:10001
+# The worker answers here while it polls the server; containers that run something else have another check, or none.
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/health', timeout=8)"]
+ENTRYPOINT ["tini", "--"]
+CMD ["crash", "worker", "--pool", "gpu"]
