@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     doctor.set_defaults(run=_doctor)
     for command in (runs, collect, doctor):
         command.add_argument("--home", default=".crash", type=Path, help="folder of the store and the logs (.crash)")
-        command.add_argument("--store", type=Path, help="folder of the store, where it is not in home")
+        command.add_argument("--store", help="folder or URL of the store, where it is not in home")
     return top
 
 
@@ -78,28 +78,31 @@ def _run(options: argparse.Namespace) -> int:
 def _runs(options: argparse.Namespace) -> int:
     from flows.listing import print_runs
 
-    return print_runs(_store(options), options.keys)
+    return print_runs(*_store(options), options.keys)
 
 
 def _gc(options: argparse.Namespace) -> int:
     from flows.listing import print_collected
 
-    return print_collected(_store(options), options.days, options.dry_run)
+    return print_collected(*_store(options), options.days, options.dry_run)
 
 
 def _doctor(options: argparse.Namespace) -> int:
     from flows.doctor import doctor
 
     if options.settings is None:
-        return doctor(options.home, _store(options), None, options.verify)
+        return doctor(options.home, *_store(options), None, options.verify)
     from flows.reading import read_settings
 
     settings = read_settings(options.settings)
-    return doctor(Path(settings.place.home), settings.store_root, settings.place.mlflow, options.verify)
+    home, store = Path(settings.place.home), (settings.store_root, settings.store_url)
+    return doctor(home, *store, settings.place.mlflow, options.verify)
 
 
-def _store(options: argparse.Namespace) -> Path:
-    return (options.store or options.home / "store").absolute()
+def _store(options: argparse.Namespace) -> tuple[Path, str | None]:
+    from flows.settings import store_place
+
+    return store_place(options.store, options.home)
 
 
 if __name__ == "__main__":

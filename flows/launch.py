@@ -11,7 +11,8 @@ from flows.environment import check_prefect, prepare_environment
 from flows.guard import start_temporary_server
 from flows.settings import Settings
 from tasks.core.errors import CrashError, EnvironmentFault
-from tasks.store.artifacts import Ref, Store
+from tasks.store.artifacts import Ref
+from tasks.store.fronted import open_store
 from tasks.store.sender import warm_up
 
 # Without the last part MLflow shows its pages for chat agents instead of those for training.
@@ -88,7 +89,7 @@ def _quiet_prefect() -> None:
 
 
 def _print_summary(settings: Settings, report: Ref, seconds: float) -> None:
-    folder = Store(settings.store_root).open(report)
+    folder = open_store(settings.store_root, settings.store_url).open(report)
     print("\n" + (folder / "table.md").read_text())
     print(f"\nFinished in {seconds:.0f} s.")
     print(f"Report:  {folder / 'report.html'}")

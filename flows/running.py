@@ -14,7 +14,7 @@ from flows.environment import prefect_page
 from flows.settings import Settings
 from tasks.core.errors import InputError, InterruptedRun
 from tasks.core.plan import fixed_plan
-from tasks.store.artifacts import Ref, Store
+from tasks.store.artifacts import Ref
 from tasks.store.precision import resolve_precision
 from tasks.store.resources import Resources, usable_cores, visible_gpus
 from tasks.store.sender import check_server
@@ -36,7 +36,8 @@ class Inputs:
         from tasks.store.models import resolve_model
         from tasks.store.task_sources import resolve_task
 
-        store = Store(settings.store_root)
+        runtime = Runtime(store=str(settings.store_root), store_url=settings.store_url, run_id="check")
+        store = runtime.open_store()
         self.model = resolve_model(settings.model.name, settings.model.revision, store)
         self.task = resolve_task(settings.task.model_dump(), store)
         check_budget(settings, self.model.num_blocks)
@@ -50,7 +51,6 @@ class Inputs:
         if settings.place.mlflow:
             check_server(settings.place.mlflow)
         self.precision = resolve_precision(settings.model.precision)
-        runtime = Runtime(store=str(settings.store_root), run_id="check")
         self.checked = check.run(runtime, "inputs", **inputs)
         check_support(settings, self.checked.summary)
 
@@ -161,6 +161,7 @@ def started(settings: Settings, flow_name: str) -> Iterator[Run]:
     run_id = str(flow_run.id or uuid.uuid4())
     runtime = Runtime(
         store=str(settings.store_root),
+        store_url=settings.store_url,
         run_id=run_id,
         cores_per_stage=settings.place.cores_per_stage,
         gpus_per_stage=settings.place.gpus_per_stage,
@@ -169,7 +170,8 @@ def started(settings: Settings, flow_name: str) -> Iterator[Run]:
     tracking = open_tracking(settings, run_id, flow_run)
     own = Shared(Resources(usable_cores(), visible_gpus()), tracking)
     own.used.append(inputs.checked)
-    record_run(Store(settings.store_root), run_id, flow_name, run_name(settings), settings.model_dump(mode="json"))
+    store = runtime.open_store()
+    record_run(store, run_id, flow_name, run_name(settings), settings.model_dump(mode="json"))
     run = Run(settings, inputs, runtime, own)
     state = "failed"
     try:
@@ -189,7 +191,7 @@ def started(settings: Settings, flow_name: str) -> Iterator[Run]:
         own.children.stop(signal.SIGTERM)
         status = {"completed": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
         tracking.close(status, seconds=60 if state == "completed" else 10)
-        finish_run(Store(settings.store_root), run_id, state, list(own.used), tracking.mlflow_run_id, len(own.computed))
+        finish_run(store, run_id, state, list(own.used), tracking.mlflow_run_id, len(own.computed), report=run.report)
 
 
 def open_tracking(settings: Settings, run_id: str, flow_run: Any) -> Tracking:

@@ -1,5 +1,6 @@
 """Settings: flow parameters, the form in the Prefect UI, and TOML files are one and the same pydantic models."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -166,7 +167,7 @@ class Place(Group):
     home: str = ".crash"
     """Folder of the store, the tracking database and the logs."""
     store: str | None = None
-    """Folder of the artifact store; by default `store` in home."""
+    """Folder of the artifact store, or a URL (s3://bucket/prefix); by default CRASH_STORE, else `store` in home."""
     mlflow: str | None = None
     """MLflow tracking URI; by default an SQLite file in home."""
     experiment: str = "crash-flow"
@@ -208,5 +209,18 @@ class Settings(Group):
 
     @property
     def store_root(self) -> Path:
-        """Folder of the artifact store."""
-        return Path(self.place.store or Path(self.place.home) / "store").absolute()
+        """Folder of the artifact store, or the one in front of it."""
+        return store_place(self.place.store, Path(self.place.home))[0]
+
+    @property
+    def store_url(self) -> str | None:
+        """The object store, where the settings or the environment name one."""
+        return store_place(self.place.store, Path(self.place.home))[1]
+
+
+def store_place(chosen: str | None, home: Path) -> tuple[Path, str | None]:
+    """Folder and URL of the store. The environment is asked where a run begins, not where it was planned."""
+    chosen = chosen or os.environ.get("CRASH_STORE") or None
+    if chosen and "://" in chosen:
+        return (home / "store").absolute(), chosen
+    return Path(chosen or home / "store").absolute(), None

@@ -204,7 +204,7 @@ class FrontedStore(Store):
     def _shared(self, artifact: Artifact) -> Artifact:
         """Send an artifact: its files, then the manifest. If another one is there meanwhile, that one counts."""
         place, content = _place(artifact.ref.stage, artifact.ref.key), (artifact.folder / MANIFEST).read_bytes()
-        files = _files_folder(place, content)
+        files = files_folder(place, content)
         for name in artifact.manifest["files"]:
             self.remote.upload(artifact.folder / name, f"{files}/{name}")
         while not self.remote.create(f"{place}/{MANIFEST}", content):
@@ -225,7 +225,7 @@ class FrontedStore(Store):
         except Damaged as damage:
             self._quarantine_there(stage, key, content, str(damage))
             return None
-        return Published(ref_of(stage, key, manifest), manifest, content, _files_folder(place, content))
+        return Published(ref_of(stage, key, manifest), manifest, content, files_folder(place, content))
 
     def _has_files(self, theirs: Published) -> bool:
         """Whether all files are there in their sizes, seen without downloading; else they go to quarantine."""
@@ -318,7 +318,8 @@ def _place(stage: str, key: str) -> str:
     return f"artifacts/{stage}/{key}"
 
 
-def _files_folder(place: str, content: bytes) -> str:
+def files_folder(place: str, content: bytes) -> str:
+    """Where the files lie that a manifest speaks of, in the folder of its key."""
     return f"{place}/{_digits(content)}"
 
 
