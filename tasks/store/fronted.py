@@ -35,6 +35,8 @@ Result = TypeVar("Result")
 # After a failure that does not matter, what does not matter is not tried for this time.
 PAUSE_SECONDS = 60.0
 METRICS_FILE = NOT_CONTENT[0]
+# Each time a damaged manifest is met it is taken away, unless that is forbidden.
+CREATIONS = 3
 
 
 @dataclass(frozen=True)
@@ -207,12 +209,14 @@ class FrontedStore(Store):
         files = files_folder(place, content)
         for name in artifact.manifest["files"]:
             self.remote.upload(artifact.folder / name, f"{files}/{name}")
-        while not self.remote.create(f"{place}/{MANIFEST}", content):
+        for _ in range(CREATIONS):
+            if self.remote.create(f"{place}/{MANIFEST}", content):
+                return artifact
             theirs = self._published(artifact.ref.stage, artifact.ref.key)
             if theirs is not None:
                 self._try(lambda: self.remote.delete(self.remote.entries(files)))
                 return self._accepted(theirs, artifact)
-        return artifact
+        raise EnvironmentFault(f"{place}/{MANIFEST} in {self.remote.url} is damaged and cannot be replaced; delete it")
 
     def _published(self, stage: str, key: str) -> Published | None:
         """The manifest in the object store; one that cannot be believed is moved to quarantine and is none."""

@@ -16,6 +16,7 @@ from tasks.store.artifacts import Artifact, Ref, Store
 from tasks.store.child import Children
 from tasks.store.fronted import open_store
 from tasks.store.keys import stage_key
+from tasks.store.remote import credentials
 from tasks.store.resources import Resources, Share, usable_cores, visible_gpus
 from tasks.store.work import METRICS_FILE
 
@@ -196,6 +197,9 @@ class Stage:
     def _work(
         self, store: Store, runtime: Runtime, label: str, out: Path, scratch: Path, share: Share
     ) -> dict[str, Any]:
+        environment = share.environment() if share.gpus or not self.gpu else {"OMP_NUM_THREADS": str(share.cores)}
+        if runtime.store_url:
+            environment |= credentials()
         return {
             "out": out,
             "scratch": scratch,
@@ -205,7 +209,7 @@ class Stage:
             "device": share.device,
             "num_threads": share.cores,
             "show_progress": runtime.show_progress,
-            "environment": share.environment() if share.gpus or not self.gpu else {"OMP_NUM_THREADS": str(share.cores)},
+            "environment": environment,
         }
 
 
