@@ -24,6 +24,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from tasks.core.errors import CrashError, EnvironmentFault
+from tasks.store import disk
 from tasks.store.digests import Digests, plain_digest
 from tasks.store.files import flush_tree, list_files, write_flushed
 from tasks.store.locks import key_lock
@@ -37,7 +38,6 @@ from tasks.store.manifests import (
 )
 
 logger = logging.getLogger(__name__)
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 class Ref(BaseModel):
@@ -198,11 +198,7 @@ class Store:
 
     def writable(self) -> bool:
         """Whether artifacts can be added; a store that is only read still serves what it has."""
-        existing = self._existing()
-        return os.access(existing, os.W_OK) and not os.statvfs(existing).f_flag & os.ST_RDONLY
-
-    def _existing(self) -> Path:
-        return next(folder for folder in (self.root, *self.root.absolute().parents) if folder.exists())
+        return disk.writable(self.root)
 
     def check_writable(self, needed_bytes: int = 0) -> None:
         """Raise EnvironmentFault unless the store can take that many bytes."""
@@ -210,34 +206,11 @@ class Store:
             raise EnvironmentFault(
                 f"the store {self.root} cannot be written; change its permissions or choose another (place.store)"
             )
-        self.check_free(needed_bytes)
-
-    def check_free(self, needed_bytes: int) -> None:
-        """Raise EnvironmentFault unless the disk has that many bytes free."""
-        free = shutil.disk_usage(self._existing()).free
-        if free < needed_bytes:
-            raise EnvironmentFault(
-                f"the store {self.root} needs about {_megabytes(needed_bytes)} for this run but has {_megabytes(free)}"
-                " free; free some with `crash gc`, or choose another disk (place.store)"
-            )
+        disk.check_free(self.root, needed_bytes)
 
     def explained(self, error: OSError, written: Path | None = None) -> Exception:
-        """What a user can do about a disk that refuses; the error itself where it is not the disk's.
-
-        written: folder of the artifact that was being written.
-        """
-        if error.errno not in DISK_ERRORS:
-            return error
-        try:
-            free = _megabytes(shutil.disk_usage(self.root).free)
-        except OSError:
-            free = "unknown"
-        taken = f"; the artifact needs more than the {_size(written):,} bytes written so far" if written else ""
-        return EnvironmentFault(
-            f"writing {error.filename or written or self.root} failed: {error.strerror} ({free} free at {self.root}"
-            f"{taken}); nothing half written is kept. Free space with `crash gc` or choose another folder"
-            " (place.store), then run again"
-        )
+        """What a user can do about a disk that refuses. written: folder of the artifact that was being written."""
+        return disk.explained(error, self.root, written)
 
     def verify_everything(self) -> list[Path]:
         """Read every artifact in full; damaged ones are moved to quarantine and returned."""
@@ -341,16 +314,3 @@ def rename_new(written: Path, target: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _size(folder: Path) -> int:
-    """Bytes of the files under a folder; what vanishes meanwhile does not count."""
-    total = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):
-            total += path.lstat().st_size
-    return total
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 2**20:,.0f} MiB"

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from tasks.core import errors
-from tasks.store.artifacts import DISK_ERRORS
+from tasks.store.disk import DISK_ERRORS
 from tasks.store.fronted import open_store
 from tasks.store.work import Work
 

@@ -8,7 +8,6 @@
 What is found there is not downloaded until it is opened. What the local folder has is served without the network.
 """
 
-import hashlib
 import logging
 import os
 import shutil
@@ -16,17 +15,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tasks.core.errors import EnvironmentFault
-from tasks.store.artifacts import Artifact, Ref, Store, ref_of, rename_new, temporary_prefix
-from tasks.store.digests import plain_digest
+from tasks.store import disk
+from tasks.store.artifacts import Artifact, Ref, Store, rename_new, temporary_prefix
 from tasks.store.files import flush_tree, write_flushed
 from tasks.store.leases import Leases, LeaseTimes
 from tasks.store.locks import key_lock
-from tasks.store.manifests import MANIFEST, NOT_CONTENT, Damaged, parse_manifest
+from tasks.store.manifests import MANIFEST, NOT_CONTENT, Damaged
+from tasks.store.published import Published, PublishedArtifacts, place_of
 from tasks.store.remote import Remote
 from tasks.store.remote_work import RemoteWork
 
@@ -35,18 +35,6 @@ Result = TypeVar("Result")
 # After a failure that does not matter, what does not matter is not tried for this time.
 PAUSE_SECONDS = 60.0
 METRICS_FILE = NOT_CONTENT[0]
-# Each time a damaged manifest is met it is taken away, unless that is forbidden.
-CREATIONS = 3
-
-
-@dataclass(frozen=True)
-class Published:
-    """A manifest in the object store that can be believed. files: the folder of its files."""
-
-    ref: Ref
-    manifest: dict[str, Any]
-    content: bytes
-    files: str
 
 
 class FrontedStore(Store):
@@ -58,6 +46,7 @@ class FrontedStore(Store):
     def __init__(self, root: Path, remote: Remote, times: LeaseTimes | None = None) -> None:
         super().__init__(root)
         self.remote = remote
+        self.published = PublishedArtifacts(remote)
         self.leases = Leases(remote, times)
         self.work = RemoteWork(remote)
         self._pause_ends = 0.0
@@ -67,8 +56,8 @@ class FrontedStore(Store):
         here = self._find_here(stage, key)
         if here is not None:
             return self._try(lambda: self._agreed(here)) or here
-        theirs = self._published(stage, key)
-        if theirs is None or not self._has_files(theirs):
+        theirs = self.published.read(stage, key)
+        if theirs is None or not self.published.has_files(theirs):
             return None
         return self._artifact(theirs)
 
@@ -81,7 +70,7 @@ class FrontedStore(Store):
             here = self._find_here(ref.stage, ref.key)
             if here is not None and here.ref.digest == ref.digest:
                 return here.folder
-            theirs = self._published(ref.stage, ref.key)
+            theirs = self.published.read(ref.stage, ref.key)
             if theirs is not None and theirs.ref.digest == ref.digest and self._fetched(theirs):
                 return self.folder(ref.stage, ref.key)
         raise EnvironmentFault(
@@ -113,11 +102,11 @@ class FrontedStore(Store):
         if artifact.folder.is_dir() or METRICS_FILE not in artifact.manifest["files"]:
             yield artifact
             return
-        theirs = self._try(lambda: self._published(artifact.ref.stage, artifact.ref.key))
+        theirs = self._try(lambda: self.published.read(artifact.ref.stage, artifact.ref.key))
         with self.publishing(artifact.ref.stage, artifact.ref.key) as folder:
             if theirs is not None:
                 with suppress(Damaged):
-                    self._try(lambda: self._download(theirs, METRICS_FILE, folder))
+                    self._try(lambda: self.published.download(theirs, METRICS_FILE, folder))
             yield replace(artifact, folder=folder)
 
     @contextmanager
@@ -129,7 +118,7 @@ class FrontedStore(Store):
     def touch(self, artifact: Artifact) -> None:
         """Note here and there that somebody uses it now."""
         super().touch(artifact)
-        self._try(lambda: self.remote.write(f"{_place(artifact.ref.stage, artifact.ref.key)}/used", b""))
+        self._try(lambda: self.remote.write(f"{place_of(artifact.ref.stage, artifact.ref.key)}/used", b""))
 
     def work_folder(self, key: str) -> Path:
         """Folder for checkpoints of this key, with the one that is furthest of all machines'."""
@@ -174,7 +163,7 @@ class FrontedStore(Store):
         self.remote.check()
         if not super().writable():
             raise EnvironmentFault(f"the folder {self.root} in front of the store cannot be written (place.home)")
-        self.check_free(needed_bytes)
+        disk.check_free(self.root, needed_bytes)
 
     def _try(self, action: Callable[[], Result]) -> Result | None:
         """The action's result, or None with one warning: nothing that a run cannot do without."""
@@ -192,7 +181,7 @@ class FrontedStore(Store):
 
     def _agreed(self, here: Artifact) -> Artifact:
         """What all machines have for the key of an artifact that is here."""
-        theirs = self._published(here.ref.stage, here.ref.key)
+        theirs = self.published.read(here.ref.stage, here.ref.key)
         return self._shared(here) if theirs is None else self._accepted(theirs, here)
 
     def _accepted(self, theirs: Published, here: Artifact) -> Artifact:
@@ -205,42 +194,8 @@ class FrontedStore(Store):
 
     def _shared(self, artifact: Artifact) -> Artifact:
         """Send an artifact: its files, then the manifest. If another one is there meanwhile, that one counts."""
-        place, content = _place(artifact.ref.stage, artifact.ref.key), (artifact.folder / MANIFEST).read_bytes()
-        files = files_folder(place, content)
-        for name in artifact.manifest["files"]:
-            self.remote.upload(artifact.folder / name, f"{files}/{name}")
-        for _ in range(CREATIONS):
-            if self.remote.create(f"{place}/{MANIFEST}", content):
-                return artifact
-            theirs = self._published(artifact.ref.stage, artifact.ref.key)
-            if theirs is not None:
-                self._try(lambda: self.remote.delete(self.remote.entries(files)))
-                return self._accepted(theirs, artifact)
-        raise EnvironmentFault(f"{place}/{MANIFEST} in {self.remote.url} is damaged and cannot be replaced; delete it")
-
-    def _published(self, stage: str, key: str) -> Published | None:
-        """The manifest in the object store; one that cannot be believed is moved to quarantine and is none."""
-        place = _place(stage, key)
-        content = self.remote.read(f"{place}/{MANIFEST}")
-        if content is None:
-            return None
-        try:
-            manifest = parse_manifest(content, stage, key)
-        except Damaged as damage:
-            self._quarantine_there(stage, key, content, str(damage))
-            return None
-        return Published(ref_of(stage, key, manifest), manifest, content, files_folder(place, content))
-
-    def _has_files(self, theirs: Published) -> bool:
-        """Whether all files are there in their sizes, seen without downloading; else they go to quarantine."""
-        there = self.remote.entries(theirs.files)
-        for name, facts in theirs.manifest["files"].items():
-            entry = there.get(f"{theirs.files}/{name}")
-            if entry is None or entry.size != facts["size"]:
-                why = f"{name} is missing" if entry is None else f"{name} has {entry.size} bytes, not {facts['size']}"
-                self._quarantine_there(theirs.ref.stage, theirs.ref.key, theirs.content, why)
-                return False
-        return True
+        theirs = self.published.send(artifact)
+        return artifact if theirs is None else self._accepted(theirs, artifact)
 
     def _fetched(self, theirs: Published) -> bool:
         """Download an artifact into its folder, complete or not at all; a damaged one goes to quarantine."""
@@ -248,9 +203,9 @@ class FrontedStore(Store):
         with self.publishing(stage, key) as out:
             try:
                 for name in theirs.manifest["files"]:
-                    self._download(theirs, name, out)
+                    self.published.download(theirs, name, out)
             except Damaged as damage:
-                self._quarantine_there(stage, key, theirs.content, str(damage))
+                self.published.quarantine(stage, key, theirs.content, str(damage))
                 return False
             flush_tree(out)
             write_flushed(out / MANIFEST, theirs.content)
@@ -259,18 +214,6 @@ class FrontedStore(Store):
             self._discard(target)
             rename_new(out, target)
         return True
-
-    def _download(self, theirs: Published, name: str, folder: Path) -> None:
-        """Download one file and verify it, a second time if the first went wrong. Raises Damaged."""
-        facts = theirs.manifest["files"][name]
-        for _ in range(2):
-            try:
-                self.remote.download(f"{theirs.files}/{name}", folder / name, facts["size"])
-            except FileNotFoundError:
-                raise Damaged(f"{name} is missing") from None
-            if (folder / name).stat().st_size == facts["size"] and plain_digest(folder / name) == facts["sha256"]:
-                return
-        raise Damaged(f"{name} has another digest than it was written with")
 
     def _discard(self, folder: Path) -> None:
         """Remove an artifact here, in one step for whoever looks."""
@@ -281,26 +224,6 @@ class FrontedStore(Store):
         with suppress(FileNotFoundError):
             os.rename(folder, waste)
             shutil.rmtree(waste, ignore_errors=True)
-
-    def _quarantine_there(self, stage: str, key: str, content: bytes, why: str) -> None:
-        """Take a manifest away, so that the artifact is absent; it is kept to be looked at."""
-        place = f"{_place(stage, key)}/{MANIFEST}"
-        kept = f"quarantine/{stage}-{key[:12]}-{_digits(content)}.json"
-        try:
-            self.remote.write(kept, content)
-            if self.remote.read(place) == content:
-                self.remote.delete([place])
-            where = f"its manifest was moved to {kept}"
-        except EnvironmentFault:
-            where = "it cannot be moved away, the store is not writable"
-        logger.warning(
-            "artifact %s %s in %s is damaged (%s); %s; it is computed again",
-            stage,
-            key[:12],
-            self.remote.url,
-            why,
-            where,
-        )
 
 
 _open_stores: dict[tuple[int, str, str], FrontedStore] = {}
@@ -316,16 +239,3 @@ def open_store(root: Path | str, url: str | None = None) -> Store:
         if name not in _open_stores:
             _open_stores[name] = FrontedStore(Path(root), Remote(url))
         return _open_stores[name]
-
-
-def _place(stage: str, key: str) -> str:
-    return f"artifacts/{stage}/{key}"
-
-
-def files_folder(place: str, content: bytes) -> str:
-    """Where the files lie that a manifest speaks of, in the folder of its key."""
-    return f"{place}/{_digits(content)}"
-
-
-def _digits(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]

@@ -4,8 +4,6 @@ What is relied on: an object appears whole or not at all, a listing shows what w
 created on the condition that it does not exist. `Remote.check` proves the last at the start of each run.
 """
 
-import errno
-import logging
 import os
 import threading
 import time
@@ -18,20 +16,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tasks.core.errors import EnvironmentFault, InputError
+from tasks.core.errors import EnvironmentFault
+from tasks.store.disk import DISK_ERRORS
+from tasks.store.object_files import CALL_SECONDS, Bounded, check_url, open_files
 
-logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 # Three attempts of a server that takes connections and never answers are about a minute.
 ATTEMPTS, FIRST_WAIT_SECONDS = 3, 1.0
-CONNECT_SECONDS, ANSWER_SECONDS, CALL_SECONDS = 5, 15, 60.0
 # A transfer that is slower than this has stalled.
 SLOWEST_BYTES_PER_SECOND = 100_000
-# Memory of one transfer: this many parts of this size.
-PARTS, PART_BYTES = 2, 16 * 2**20
+# Memory of one transfer is a few parts of this size.
+PART_BYTES = 16 * 2**20
 # S3 takes at most 10,000 parts of one object.
 MOST_PARTS = 9_000
-LOCAL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 ADVICE = (
     "check the address and the network, the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) and, for a server"
     " that is not Amazon's, AWS_ENDPOINT_URL; or choose another store (place.store)"
@@ -167,71 +164,18 @@ class Remote:
         raise AssertionError("unreachable")
 
     def _bounded(self, action: Callable[[Any], Result], seconds: float) -> Result:
-        return action(_Bounded(self._files(), seconds))
+        return action(Bounded(self._files(), seconds))
 
     def _files(self) -> Any:
         """The file system, one for all threads of this process."""
         with self._lock:
             if self._opened is None or self._opened[0] != os.getpid():
-                self._opened = os.getpid(), _open(self.url.partition("://")[0], self._is_s3())
+                self._opened = os.getpid(), open_files(self.url.partition("://")[0], self._is_s3())
             return self._opened[1]
 
 
 def _remove(path: str, files: Any) -> None:
     files.rm_file(path)
-
-
-class _Bounded:
-    """A file system whose calls end within a time, where it can be told."""
-
-    def __init__(self, files: Any, seconds: float) -> None:
-        self._files, self._seconds = files, seconds
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        method = getattr(self._files, name)
-        limit = {"timeout": self._seconds} if self._files.async_impl else {}
-        return lambda *positional, **named: method(*positional, **named, **limit)
-
-
-def check_url(url: str) -> None:
-    """Raise InputError for a URL that names no object store, or that holds credentials."""
-    protocol, separator, rest = url.partition("://")
-    if not separator or not rest.strip("/"):
-        raise InputError(
-            f"place.store = {protocol}: name a folder, or a bucket and a prefix such as s3://bucket/prefix"
-        )
-    if "@" in rest or "?" in rest:
-        # Not quoted: what stands before the @ may be a password.
-        raise InputError(
-            f"place.store is a {protocol}:// URL with credentials or a query in it; give only bucket and prefix, and"
-            " the credentials in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
-        )
-    if protocol in ("file", "local"):
-        raise InputError(f"place.store = {url}: name the folder itself, without {protocol}://")
-
-
-def credentials() -> dict[str, str]:
-    """What the environment says about object stores. The server that stages are forked from may not know it yet."""
-    return {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "FSSPEC_", "GOOGLE_"))}
-
-
-def _open(protocol: str, is_s3: bool) -> Any:
-    import fsspec
-
-    timeouts = {"connect_timeout": CONNECT_SECONDS, "read_timeout": ANSWER_SECONDS, "retries": {"max_attempts": 0}}
-    options: dict[str, Any] = {"max_concurrency": PARTS, "config_kwargs": timeouts} if is_s3 else {}
-    try:
-        files = fsspec.filesystem(protocol, use_listings_cache=False, skip_instance_cache=True, **options)
-    except (ImportError, ValueError) as error:
-        raise EnvironmentFault(
-            f"a store at {protocol}:// needs a package that is not installed ({error}); for s3://:"
-            " pip install 'crash-flow[service]'"
-        ) from error
-    if is_s3:
-        # Attempts are counted here; two layers of them would multiply.
-        files.retries = 1
-        files.connect(timeout=CALL_SECONDS)
-    return files
 
 
 def _seconds(facts: dict[str, Any]) -> float:
@@ -260,7 +204,7 @@ def _is_credentials(error: BaseException) -> bool:
 
 def _is_local(error: BaseException) -> bool:
     """Whether this machine's disk refused, not the server."""
-    return isinstance(error, OSError) and error.errno in LOCAL_DISK and not _code(error)
+    return isinstance(error, OSError) and error.errno in DISK_ERRORS and not _code(error)
 
 
 def _reason(error: BaseException) -> str:

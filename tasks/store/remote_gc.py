@@ -4,9 +4,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tasks.store.fronted import FrontedStore, files_folder
+from tasks.store.fronted import FrontedStore
 from tasks.store.gc import DAY_SECONDS, Removed, list_runs
 from tasks.store.manifests import MANIFEST
+from tasks.store.published import files_folder
 from tasks.store.remote import Entry
 
 # An upload that was not finished by a manifest, or a lease that nobody renewed, for longer than any takes.

@@ -16,7 +16,7 @@ from tasks.store.artifacts import Artifact, Ref, Store
 from tasks.store.child import Children
 from tasks.store.fronted import open_store
 from tasks.store.keys import stage_key
-from tasks.store.remote import credentials
+from tasks.store.object_files import credentials
 from tasks.store.resources import Resources, Share, usable_cores, visible_gpus
 from tasks.store.work import METRICS_FILE
 

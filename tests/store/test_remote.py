@@ -81,8 +81,8 @@ def test_credentials_that_only_read(remote, objects, monkeypatch):
     forbid_writing(monkeypatch)
     began = time.monotonic()
     with pytest.raises(EnvironmentFault, match=rf"writing to the store {objects.url} failed \(AccessDenied\); check"):
-        remote.check()
-    assert time.monotonic() - began < 1, "a refusal is not tried again"
+        Remote(objects.url, first_wait=60).check()
+    assert time.monotonic() - began < 60, "a refusal is not tried again"
     assert remote.read("x") == b"1"
 
 
@@ -110,7 +110,7 @@ def test_a_server_that_is_away(remote, objects, tmp_path):
         began = time.monotonic()
         with pytest.raises(EnvironmentFault, match=f"the store {objects.url} failed .*AWS_ENDPOINT_URL") as raised:
             call()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         assert SECRET not in str(raised.value)
     objects.start()
     remote.check()
@@ -133,13 +133,13 @@ def test_a_short_outage_is_not_noticed(objects, monkeypatch):
 
 
 def test_a_server_that_never_answers(objects, monkeypatch):
-    monkeypatch.setattr("tasks.store.remote.ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("tasks.store.object_files.ANSWER_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         began = time.monotonic()
         with pytest.raises(EnvironmentFault, match="ReadTimeout"):
             Remote(objects.url, attempts=2, first_wait=0.05).read("x")
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize(
