@@ -15,7 +15,8 @@ from flows.grid import shown
 from flows.service.submit import Settled, portable
 from flows.settings import Settings
 from tasks.core.errors import CrashError
-from tasks.store.artifacts import Ref, Store
+from tasks.store.artifacts import Ref
+from tasks.store.fronted import open_store
 from tasks.store.gc import list_runs
 from tasks.store.keys import canonical_json
 from tasks.store.stage import stop_everything
@@ -152,11 +153,10 @@ def _ended(client: Any, running: dict[UUID, tuple[Cell, Settled]]) -> list[tuple
 def _pool_outcome(cell: Cell, run: UUID, state: Any) -> Outcome:
     if not state.is_completed():
         return _failed(cell, f"{state.name}: {state.message}")
-    store = Store(cell.settings.store_root)
+    store = open_store(cell.settings.store_root, cell.settings.store_url)
     record = next((found for found in list_runs(store) if found.run_id == str(run)), None)
-    key = next((key for stage, key in record.refs if stage == "report"), None) if record else None
-    found = store.find("report", key) if key else None
+    found = store.find("report", record.report["key"]) if record and record.report else None
     if found is None:
-        where = f"its run {run} completed, but its report is not in the store {store.root}"
+        where = f"its run {run} completed, but its report is not in the store {cell.settings.store_url or store.root}"
         return _failed(cell, f"{where}; do the workers write to the same store (place.store, CRASH_STORE)?")
     return Outcome(cell, report=found.ref)

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import FrameType
 
 from flows.environment import default_home
-from flows.service.commands import add_commands, count
+from flows.service.commands import HOME_HELP, add_commands, count
 from tasks.core.errors import CrashError, InterruptedRun
 
 DEMO = Path(__file__).parent / "demo" / "settings.toml"
@@ -68,10 +68,8 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--verify", action="store_true", help="also read every artifact and compare its digests")
     doctor.set_defaults(run=_doctor)
     for command in (runs, collect, doctor):
-        command.add_argument(
-            "--home", default=default_home(), type=Path, help="folder of the store and the logs (.crash)"
-        )
-        command.add_argument("--store", type=Path, help="folder of the store, where it is not in home")
+        command.add_argument("--home", default=default_home(), type=Path, help=HOME_HELP)
+        command.add_argument("--store", help="folder or URL of the store, where it is not in home")
     add_commands(commands)
     return top
 
@@ -107,28 +105,31 @@ def _sweep(options: argparse.Namespace) -> int:
 def _runs(options: argparse.Namespace) -> int:
     from flows.listing import print_runs
 
-    return print_runs(_store(options), options.keys)
+    return print_runs(*_store(options), options.keys)
 
 
 def _gc(options: argparse.Namespace) -> int:
     from flows.listing import print_collected
 
-    return print_collected(_store(options), options.days, options.dry_run)
+    return print_collected(*_store(options), options.days, options.dry_run)
 
 
 def _doctor(options: argparse.Namespace) -> int:
     from flows.doctor import doctor
 
     if options.settings is None:
-        return doctor(options.home, _store(options), None, options.verify)
+        return doctor(options.home, *_store(options), None, options.verify)
     from flows.reading import read_settings
 
     settings = read_settings(options.settings)
-    return doctor(Path(settings.place.home), settings.store_root, settings.tracking_uri, options.verify)
+    home, store = Path(settings.place.home), (settings.store_root, settings.store_url)
+    return doctor(home, *store, settings.tracking_uri, options.verify)
 
 
-def _store(options: argparse.Namespace) -> Path:
-    return (options.store or options.home / "store").absolute()
+def _store(options: argparse.Namespace) -> tuple[Path, str | None]:
+    from flows.settings import store_place
+
+    return store_place(options.store, options.home)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,11 @@ class Finding:
     remedy: str = ""
 
 
-def doctor(home: Path, store: Path, mlflow: str | None, verify: bool) -> int:
+def doctor(home: Path, store: Path, store_url: str | None, mlflow: str | None, verify: bool) -> int:
     """Print every finding; exit code 0, or 4 if there is a problem."""
     findings = [*_versions(), *_devices(), *_disk(home, store), *_servers(home, mlflow)]
+    if store_url:
+        findings.append(_object_store(store_url))
     if verify:
         findings += _artifacts(store)
     width = max(len(finding.what) for finding in findings)
@@ -108,6 +110,18 @@ def _reached(name: str, shown: str, address: str) -> Finding:
     except httpx.HTTPError as error:
         return Finding(name, f"{shown}: {type(error).__name__}", "start the server, or correct or unset the address")
     return Finding(name, f"{shown}: answers")
+
+
+def _object_store(url: str) -> Finding:
+    from tasks.core.errors import CrashError
+    from tasks.store.remote import Remote
+
+    try:
+        Remote(url).check()
+    except CrashError as error:
+        what, _, remedy = str(error).partition("; ")
+        return Finding("object store", what, remedy or what)
+    return Finding("object store", f"{url}: can be written, and refuses to create an object twice")
 
 
 def _artifacts(store: Path) -> Iterator[Finding]:

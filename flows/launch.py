@@ -10,7 +10,7 @@ from flows.environment import check_prefect, prepare_environment
 from flows.guard import start_temporary_server
 from flows.settings import Settings
 from tasks.core.errors import EnvironmentFault
-from tasks.store.artifacts import Store
+from tasks.store.fronted import open_store
 from tasks.store.sender import warm_up
 
 # Without the last part MLflow shows its pages for chat agents instead of those for training.
@@ -27,7 +27,7 @@ def launch(settings: Settings) -> int:
     from flows.crash import crash
 
     _start(settings)
-    folder = Store(settings.store_root).open(crash(settings))
+    folder = open_store(settings.store_root, settings.store_url).open(crash(settings))
     _print_summary(settings, folder / "table.md", folder / "report.html", time.monotonic() - begun)
     return 0
 
@@ -45,7 +45,7 @@ def launch_sweep(settings: Settings, axes: dict[str, list[Any]], at_once: int | 
 
     _start(settings)
     table = sweep(settings, axes, at_once, "here" if here else "auto")
-    folder = Store(settings.store_root).open(table)
+    folder = open_store(settings.store_root, settings.store_url).open(table)
     _print_summary(settings, folder / "table.md", folder / "table.csv", time.monotonic() - begun)
     return 0
 

@@ -2,15 +2,16 @@
 
 from pathlib import Path
 
-from tasks.store.artifacts import Store
+from tasks.store.fronted import FrontedStore, open_store
 from tasks.store.gc import collect, list_runs
+from tasks.store.remote_gc import collect_remote
 
 
-def print_runs(root: Path, keys: bool) -> int:
+def print_runs(root: Path, url: str | None, keys: bool) -> int:
     """List runs, newest first, with their state, and on request the keys of their stages."""
-    runs = list_runs(Store(root)) if root.is_dir() else []
+    runs = list_runs(open_store(root, url)) if url or root.is_dir() else []
     if not runs:
-        print(f"no runs in {root}")
+        print(f"no runs in {url or root}")
         return 0
     print(f"{'started':<17} {'state':<12} {'computed':>8} {'cached':>6}  run       name")
     for run in runs:
@@ -26,12 +27,15 @@ def print_runs(root: Path, keys: bool) -> int:
     return 0
 
 
-def print_collected(root: Path, days: float, dry_run: bool) -> int:
+def print_collected(root: Path, url: str | None, days: float, dry_run: bool) -> int:
     """Remove, or only list, what no run of the last days refers to."""
-    if not root.is_dir():
+    if not (url or root.is_dir()):
         print(f"no store at {root}")
         return 0
-    removed = collect(Store(root), days, dry_run)
+    store = open_store(root, url)
+    removed = collect(store, days, dry_run)
+    if isinstance(store, FrontedStore):
+        removed += collect_remote(store, days, dry_run)
     for item in removed:
         print(f"{item.num_bytes / 2**20:9.1f} MiB  {item.what}")
     total = sum(item.num_bytes for item in removed) / 2**20

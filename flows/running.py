@@ -16,7 +16,7 @@ from flows.progress import Progress
 from flows.settings import Settings
 from tasks.core.errors import InputError, InterruptedRun
 from tasks.core.plan import fixed_plan
-from tasks.store.artifacts import Ref, Store
+from tasks.store.artifacts import Ref
 from tasks.store.precision import resolve_precision
 from tasks.store.resources import Resources, machine_folder, usable_cores, visible_gpus
 from tasks.store.sender import check_server
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 MIN_FREE_BYTES = 200 * 2**20
 # The unbiased estimator of similarity divides by n (n - 3).
 MIN_SUPPORT_ROWS = 4
+# Stages whose artifact is what a whole run or sweep was for.
+RESULTS = ("report", "collect")
 
 
 class Inputs:
@@ -38,7 +40,8 @@ class Inputs:
         from tasks.store.models import resolve_model
         from tasks.store.task_sources import resolve_task
 
-        store = Store(settings.store_root)
+        runtime = Runtime(store=str(settings.store_root), store_url=settings.store_url, run_id="check")
+        store = runtime.open_store()
         self.model = resolve_model(settings.model.name, settings.model.revision, store)
         self.task = resolve_task(settings.task.model_dump(), store)
         check_budget(settings, self.model.num_blocks)
@@ -52,7 +55,6 @@ class Inputs:
         if settings.tracking_uri:
             check_server(settings.tracking_uri)
         self.precision = resolve_precision(settings.model.precision)
-        runtime = Runtime(store=str(settings.store_root), run_id="check")
         self.checked = check.run(runtime, "inputs", **inputs)
         check_support(settings, self.checked.summary)
 
@@ -177,6 +179,7 @@ def make_runtime(settings: Settings) -> Runtime:
 
     return Runtime(
         store=str(settings.store_root),
+        store_url=settings.store_url,
         run_id=str(flow_run.id or uuid.uuid4()),
         cores_per_stage=settings.place.cores_per_stage,
         gpus_per_stage=settings.place.gpus_per_stage,
@@ -203,7 +206,7 @@ def recorded(
     """Note begin, end and how it ended, in the store and in MLflow; whatever happens, no process is left behind."""
     from tasks.store.gc import finish_run, record_run
 
-    store, tracking = Store(settings.store_root), own.tracking
+    store, tracking = runtime.open_store(), own.tracking
     record_run(store, runtime.run_id, flow_name, name, settings.model_dump(mode="json"))
     state = "failed"
     try:
@@ -221,7 +224,11 @@ def recorded(
         own.children.stop(signal.SIGTERM)
         status = {"completed": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
         tracking.close(status, seconds=60 if state == "completed" else 10)
-        finish_run(store, runtime.run_id, state, list(own.used), tracking.mlflow_run_id, len(own.computed))
+        report = (
+            next((ref for ref in reversed(own.used) if ref.stage in RESULTS), None) if state == "completed" else None
+        )
+        computed = len(own.computed)
+        finish_run(store, runtime.run_id, state, list(own.used), tracking.mlflow_run_id, computed, report)
 
 
 def open_tracking(settings: Settings, run_id: str) -> Tracking:

@@ -169,7 +169,7 @@ class Place(Group):
     home: str = Field(default_factory=lambda: str(default_home()))
     """Folder of the store, the tracking database and the logs; by default `.crash` (or `$CRASH_HOME`)."""
     store: str | None = None
-    """Folder of the artifact store; by default `store` in home."""
+    """Folder of the artifact store, or a URL (s3://bucket/prefix); by default CRASH_STORE, else `store` in home."""
     mlflow: str | None = None
     """MLflow tracking URI; by default the server of `crash up`, else an SQLite file in home."""
     experiment: str = "crash-flow"
@@ -215,10 +215,23 @@ class Settings(Group):
 
     @property
     def store_root(self) -> Path:
-        """Folder of the artifact store."""
-        return Path(self.place.store or Path(self.place.home) / "store").absolute()
+        """Folder of the artifact store, or the one in front of it."""
+        return store_place(self.place.store, Path(self.place.home))[0]
+
+    @property
+    def store_url(self) -> str | None:
+        """The object store, where the settings or the environment name one."""
+        return store_place(self.place.store, Path(self.place.home))[1]
 
     @property
     def tracking_uri(self) -> str | None:
         """The tracking server, if there is one."""
         return self.place.mlflow or os.environ.get("MLFLOW_TRACKING_URI")
+
+
+def store_place(chosen: str | None, home: Path) -> tuple[Path, str | None]:
+    """Folder and URL of the store. The environment is asked where a run begins, not where it was planned."""
+    chosen = chosen or os.environ.get("CRASH_STORE") or None
+    if chosen and "://" in chosen:
+        return (home / "store").absolute(), chosen
+    return Path(chosen or home / "store").absolute(), None

@@ -17,6 +17,7 @@ from flows.settings import Settings
 from tasks.collect import collect
 from tasks.core.errors import EnvironmentFault
 from tasks.store.artifacts import Ref
+from tasks.store.stage import Runtime
 
 Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
 Where = Literal["auto", "here", "pool"]
@@ -54,7 +55,7 @@ def sweep(settings: Settings, grid: Grid, at_once: PositiveInt | None = None, wh
         ordered = [outcomes[shown(cell.values)] for cell in cells]
         table = collect.submit(runtime, axes=list(grid), cells=[_described(outcome) for outcome in ordered]).result()
         own.used += [outcome.report for outcome in ordered if outcome.report]
-        _show(settings, own.tracking, table)
+        _show(runtime, own.tracking, table)
     _require_all(ordered)
     return table
 
@@ -78,12 +79,10 @@ def _described(outcome: Outcome) -> dict[str, Any]:
     return {"values": outcome.cell.values, "report": outcome.report, "error": outcome.error}
 
 
-def _show(settings: Settings, tracking: Any, table: Ref) -> None:
+def _show(runtime: Runtime, tracking: Any, table: Ref) -> None:
     from prefect.artifacts import create_markdown_artifact
 
-    from tasks.store.artifacts import Store
-
-    folder = Store(settings.store_root).open(table)
+    folder = runtime.open_store().open(table)
     text = (folder / "table.md").read_text()
     tracking.files([folder / name for name in ("table.csv", "table.md", "sweep.json")], "sweep")
     tracking.values({name: float(value) for name, value in table.summary.items()})

@@ -38,7 +38,6 @@ def tune(
     from tasks.core.blocks import tuned_state
     from tasks.core.plan import Plan
     from tasks.core.training import train
-    from tasks.store.checkpoints import CheckpointFile
     from tasks.store.examples import load_examples
     from tasks.store.models import load_tokenizer
 
@@ -56,7 +55,7 @@ def tune(
         device=work.device,
         precision=precision,
         pad_id=tokenizer.pad_token_id or 0,
-        checkpoint=CheckpointFile(work.scratch / "checkpoint.safetensors"),
+        checkpoint=work.checkpoint(),
         on_metrics=lambda step, values: work.metric(step, **values),
         should_stop=work.stop_requested,
         progress=lambda steps: work.progress(steps, "steps"),

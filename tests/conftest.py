@@ -1,8 +1,14 @@
 """Fixtures that every test may use."""
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.store.objects import Objects
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -13,3 +19,24 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"real test data is not at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def object_server() -> "Iterator[Objects]":
+    """An S3 server on loopback."""
+    from tests.store.objects import serving
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    with serving() as found:
+        yield found
+
+
+@pytest.fixture
+def objects(object_server: "Objects", monkeypatch: pytest.MonkeyPatch) -> "Iterator[Objects]":
+    """An S3 server with an empty bucket, which this process and those that it starts reach."""
+    object_server.new_bucket()
+    for name, value in object_server.environment().items():
+        monkeypatch.setenv(name, value)
+    yield object_server
+    if object_server.server is None:
+        object_server.start()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tasks.core.errors import EnvironmentFault
 from tasks.store.files import write_flushed
-from tasks.store.processes import start_ticks
+from tasks.store.processes import process_start
 
 STOP_SECONDS = 40.0
 POLL_SECONDS = 0.1
@@ -49,12 +49,12 @@ class Processes:
                 # A shell that starts us in the background has SIGINT ignored, which children would inherit.
                 preexec_fn=_default_signals,
             )
-        self._note({**self._read(), name: Started(process.pid, start_ticks(process.pid))})
+        self._note({**self._read(), name: Started(process.pid, process_start(process.pid))})
 
     def running(self, name: str) -> bool:
         """Whether the process of that name that we started is still there."""
         known = self._read().get(name)
-        return known is not None and start_ticks(known.pid) == known.started != ""
+        return known is not None and process_start(known.pid) == known.started != ""
 
     def names(self) -> list[str]:
         """Names of all that were started and not stopped, in the order of their start."""

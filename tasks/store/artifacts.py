@@ -8,7 +8,6 @@
 """
 
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -25,20 +24,20 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from tasks.core.errors import CrashError, EnvironmentFault
+from tasks.store import disk
 from tasks.store.digests import Digests, plain_digest
 from tasks.store.files import flush_tree, list_files, write_flushed
-from tasks.store.keys import canonical_json
 from tasks.store.locks import key_lock
+from tasks.store.manifests import (
+    ALLOWED_SUFFIXES,
+    MANIFEST,
+    TOKENIZER_SUFFIXES,
+    Damaged,
+    content_digest,
+    parse_manifest,
+)
 
 logger = logging.getLogger(__name__)
-MANIFEST = "manifest.json"
-# Timings: they belong to the artifact, but an artifact with other timings is the same result.
-NOT_CONTENT = ("metrics.jsonl",)
-# Nothing that runs when it is read.
-ALLOWED_SUFFIXES = (".safetensors", ".json", ".jsonl", ".toml", ".csv", ".png", ".html", ".txt", ".md")
-# Files of tokenizers, read as text or as tables.
-TOKENIZER_SUFFIXES = (".model", ".tiktoken", ".jinja", ".bpe")
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 class Ref(BaseModel):
@@ -78,6 +77,9 @@ class Store:
 
     def find(self, stage: str, key: str) -> Artifact | None:
         """The artifact, verified; a damaged one is moved to quarantine with one warning and is a miss."""
+        return self._find_here(stage, key)
+
+    def _find_here(self, stage: str, key: str) -> Artifact | None:
         folder = self.folder(stage, key)
         if folder.is_symlink() or not folder.is_dir():
             if folder.is_symlink() or folder.exists():
@@ -85,10 +87,10 @@ class Store:
             return None
         try:
             manifest = self._verified(folder, self.digests)
-        except _Damaged as damage:
+        except Damaged as damage:
             self._quarantine(folder, str(damage))
             return None
-        return Artifact(_ref(stage, key, manifest), folder, manifest)
+        return Artifact(ref_of(stage, key, manifest), folder, manifest)
 
     def open(self, ref: Ref) -> Path:
         """The folder of an artifact, verified. Raises EnvironmentFault if it is gone: run again to compute it anew."""
@@ -134,6 +136,11 @@ class Store:
         except OSError as error:
             raise self.explained(error, written) from error
 
+    @contextmanager
+    def with_metrics(self, artifact: Artifact) -> Iterator[Artifact]:
+        """The artifact with at least its metrics file in its folder, for the time of the block."""
+        yield artifact
+
     def work_folder(self, key: str) -> Path:
         """Folder for checkpoints of this key; survives a kill."""
         folder = self.root / "work" / key
@@ -142,6 +149,41 @@ class Store:
         except OSError as error:
             raise self.explained(error) from error
         return folder
+
+    def keep_work(self, folder: Path) -> None:
+        """A checkpoint was saved in a work folder."""
+
+    def settle_work(self, wanted: bool = True) -> None:
+        """Wait until what `keep_work` began is done; not wanted: what it has not begun is left out."""
+
+    def forget_work(self, folder: Path) -> None:
+        """Remove the work folder of what is finished."""
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def write_record(self, run_id: str, content: bytes) -> None:
+        """Keep the record of a run; where that cannot be done, the run goes on without."""
+        path = self.root / "runs" / f"{run_id}.json"
+        # A read-only store still serves hits; the record is a convenience.
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(".tmp")
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+
+    def read_record(self, run_id: str) -> bytes | None:
+        """The record of a run of this machine."""
+        try:
+            return (self.root / "runs" / f"{run_id}.json").read_bytes()
+        except OSError:
+            return None
+
+    def read_records(self) -> dict[str, bytes]:
+        """Records of all runs by their ids."""
+        found = {}
+        for path in (self.root / "runs").glob("*.json"):
+            with suppress(OSError):
+                found[path.stem] = path.read_bytes()
+        return found
 
     @contextmanager
     def lock(self, stage: str, key: str, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
@@ -156,11 +198,7 @@ class Store:
 
     def writable(self) -> bool:
         """Whether artifacts can be added; a store that is only read still serves what it has."""
-        existing = self._existing()
-        return os.access(existing, os.W_OK) and not os.statvfs(existing).f_flag & os.ST_RDONLY
-
-    def _existing(self) -> Path:
-        return next(folder for folder in (self.root, *self.root.absolute().parents) if folder.exists())
+        return disk.writable(self.root)
 
     def check_writable(self, needed_bytes: int = 0) -> None:
         """Raise EnvironmentFault unless the store can take that many bytes."""
@@ -168,30 +206,11 @@ class Store:
             raise EnvironmentFault(
                 f"the store {self.root} cannot be written; change its permissions or choose another (place.store)"
             )
-        free = shutil.disk_usage(self._existing()).free
-        if free < needed_bytes:
-            raise EnvironmentFault(
-                f"the store {self.root} needs about {_megabytes(needed_bytes)} for this run but has {_megabytes(free)}"
-                " free; free some with `crash gc`, or choose another disk (place.store)"
-            )
+        disk.check_free(self.root, needed_bytes)
 
     def explained(self, error: OSError, written: Path | None = None) -> Exception:
-        """What a user can do about a disk that refuses; the error itself where it is not the disk's.
-
-        written: folder of the artifact that was being written.
-        """
-        if error.errno not in DISK_ERRORS:
-            return error
-        try:
-            free = _megabytes(shutil.disk_usage(self.root).free)
-        except OSError:
-            free = "unknown"
-        taken = f"; the artifact needs more than the {_size(written):,} bytes written so far" if written else ""
-        return EnvironmentFault(
-            f"writing {error.filename or written or self.root} failed: {error.strerror} ({free} free at {self.root}"
-            f"{taken}); nothing half written is kept. Free space with `crash gc` or choose another folder"
-            " (place.store), then run again"
-        )
+        """What a user can do about a disk that refuses. written: folder of the artifact that was being written."""
+        return disk.explained(error, self.root, written)
 
     def verify_everything(self) -> list[Path]:
         """Read every artifact in full; damaged ones are moved to quarantine and returned."""
@@ -199,7 +218,7 @@ class Store:
         for folder in sorted((self.root / "artifacts").glob("*/*")):
             try:
                 self._verified(folder, plain_digest)
-            except _Damaged as damage:
+            except Damaged as damage:
                 self._quarantine(folder, str(damage))
                 bad.append(folder)
         return bad
@@ -227,8 +246,8 @@ class Store:
         write_flushed(written / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
         target = self.folder(stage, key)
         target.parent.mkdir(parents=True, exist_ok=True)
-        _rename(written, target)
-        found = self.find(stage, key)
+        rename_new(written, target)
+        found = self._find_here(stage, key)
         assert found is not None, f"{target} was published and is not there"
         return found
 
@@ -238,16 +257,16 @@ class Store:
         try:
             present = set(list_files(folder)) - {MANIFEST}
         except ValueError as error:
-            raise _Damaged(str(error)) from error
+            raise Damaged(str(error)) from error
         if present != set(expected):
             odd = sorted(present ^ set(expected))[0]
-            raise _Damaged(f"{odd} is {'unexpected' if odd in present else 'missing'}")
+            raise Damaged(f"{odd} is {'unexpected' if odd in present else 'missing'}")
         for name, facts in expected.items():
             path = folder / name
             if path.stat().st_size != facts["size"]:
-                raise _Damaged(f"{name} has {path.stat().st_size} bytes instead of {facts['size']}")
+                raise Damaged(f"{name} has {path.stat().st_size} bytes instead of {facts['size']}")
             if digest_of(path) != facts["sha256"]:
-                raise _Damaged(f"{name} has another digest than it was written with")
+                raise Damaged(f"{name} has another digest than it was written with")
         return manifest
 
     def _quarantine(self, folder: Path, why: str) -> None:
@@ -262,44 +281,28 @@ class Store:
         logger.warning("artifact %s is damaged (%s); %s; it is computed again", name, why, where)
 
 
-class _Damaged(Exception):
-    """An entry that is not what its manifest says."""
-
-
 def temporary_prefix() -> str:
     """How names of this process's temporary folders begin: which process, on which machine."""
     return f"{os.getpid()}@{os.uname().nodename}-"
 
 
-def content_digest(files: dict[str, dict[str, Any]]) -> str:
-    """Digest of an artifact's content: names and digests of all files but timings."""
-    content = {name: facts["sha256"] for name, facts in files.items() if name not in NOT_CONTENT}
-    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
-
-
-def _ref(stage: str, key: str, manifest: dict[str, Any]) -> Ref:
+def ref_of(stage: str, key: str, manifest: dict[str, Any]) -> Ref:
     return Ref(stage=stage, key=key, digest=manifest["digest"], summary=manifest["summary"])
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
+    if path.is_symlink():
+        raise Damaged("its manifest is a link")
     try:
-        if path.is_symlink():
-            raise _Damaged("its manifest is a link")
-        manifest = json.loads(path.read_bytes())
-        names = manifest["files"]
-        if (manifest["stage"], manifest["key"]) != (folder.parent.name, folder.name):
-            raise _Damaged("its manifest belongs to another key")
-        if manifest["digest"] != content_digest(names) or not isinstance(manifest["summary"], dict):
-            raise _Damaged("its manifest contradicts itself")
-        if hashlib.sha256(canonical_json(manifest["inputs"]).encode()).hexdigest() != folder.name:
-            raise _Damaged("its manifest names other inputs than its key")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _Damaged(f"its manifest cannot be read ({type(error).__name__})") from error
-    return manifest
+        content = path.read_bytes()
+    except OSError as error:
+        raise Damaged(f"its manifest cannot be read ({type(error).__name__})") from error
+    return parse_manifest(content, folder.parent.name, folder.name)
 
 
-def _rename(written: Path, target: Path) -> None:
+def rename_new(written: Path, target: Path) -> None:
+    """Give a finished folder its name, unless one is there already; the disk has confirmed it."""
     try:
         os.rename(written, target)
     except OSError as error:
@@ -311,16 +314,3 @@ def _rename(written: Path, target: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _size(folder: Path) -> int:
-    """Bytes of the files under a folder; what vanishes meanwhile does not count."""
-    total = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):
-            total += path.lstat().st_size
-    return total
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 2**20:,.0f} MiB"

@@ -17,11 +17,11 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
 from tasks.core import errors
-from tasks.store.artifacts import DISK_ERRORS, Store
+from tasks.store.disk import DISK_ERRORS
+from tasks.store.fronted import open_store
 from tasks.store.work import Work
 
 CHECKPOINT_SECONDS = 25.0
@@ -170,7 +170,7 @@ class _ForwardLogs(logging.Handler):
 
 def _child(sending: Connection, function: tuple[str, str], arguments: dict[str, Any], spec: dict[str, Any]) -> None:
     os.environ.update(spec.pop("environment", {}))
-    spec["store"] = Store(Path(spec["store"]))
+    spec["store"] = open_store(spec["store"], spec.pop("store_url", None))
     work = Work(**spec)
     _die_with_parent()
     _install_signals(work)
@@ -182,11 +182,14 @@ def _child(sending: Connection, function: tuple[str, str], arguments: dict[str, 
 
         torch.set_num_threads(work.num_threads)
         stage = getattr(importlib.import_module(function[0]), function[1])
-        sending.send(("done", stage.compute(work, **arguments)))
+        summary = stage.compute(work, **arguments)
+        work.store.settle_work(wanted=False)
+        sending.send(("done", summary))
     except BaseException as error:
         if isinstance(error, errors.InterruptedRun) and work.stop_signal is not None:
             # The core knows that it is to stop, not which signal said so.
             error.exit_code = 128 + work.stop_signal
+        work.store.settle_work()
         sending.send(_describe(error, work))
         sys.exit(getattr(error, "exit_code", 1))
 

@@ -13,6 +13,7 @@ from filelock import Timeout
 
 from tasks.store.artifacts import Ref, Store, temporary_prefix
 from tasks.store.locks import key_lock
+from tasks.store.processes import process_start
 
 DAY_SECONDS = 86_400
 # A run on another machine cannot be asked whether it still lives; none is expected to take longer.
@@ -36,6 +37,7 @@ class RunRecord:
     computed: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     refs: list[tuple[str, str]] = field(default_factory=list)
+    report: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,26 +51,33 @@ class Removed:
 def record_run(store: Store, run_id: str, flow: str, name: str, settings: dict[str, Any]) -> None:
     """Note that a run begins."""
     record = RunRecord(
-        run_id, flow, name, _now(), os.uname().nodename, os.getpid(), _process_start(os.getpid()), settings=settings
+        run_id, flow, name, _now(), os.uname().nodename, os.getpid(), process_start(os.getpid()), settings=settings
     )
     _write(store, record)
 
 
 def finish_run(
-    store: Store, run_id: str, state: str, used: list[Ref], mlflow_run_id: str | None, computed: int
+    store: Store,
+    run_id: str,
+    state: str,
+    used: list[Ref],
+    mlflow_run_id: str | None,
+    computed: int,
+    report: Ref | None = None,
 ) -> None:
-    """Note how a run ended and which artifacts it used."""
-    record = _read(_path(store, run_id))
+    """Note how a run ended, which artifacts it used, and its report, with which any machine can open it."""
+    record = _parse(store.read_record(run_id) or b"")
     if record is None:
         return
     record.state, record.finished, record.mlflow_run_id, record.computed = state, _now(), mlflow_run_id, computed
+    record.report = report.model_dump(include={"stage", "key", "digest"}) if report else None
     record.refs = sorted({(ref.stage, ref.key) for ref in used})
     _write(store, record)
 
 
 def list_runs(store: Store) -> list[RunRecord]:
     """All runs, newest first; one that claims to run though its process is gone has `crashed`."""
-    found = [record for path in (store.root / "runs").glob("*.json") if (record := _read(path))]
+    found = [record for content in store.read_records().values() if (record := _parse(content))]
     for record in found:
         if record.state == "running" and not _alive(record):
             record.state = "crashed"
@@ -141,43 +150,23 @@ def _remove(folder: Path, what: str, dry_run: bool, store_tmp: Path) -> list[Rem
     return [Removed(what, size)]
 
 
-def _path(store: Store, run_id: str) -> Path:
-    return store.root / "runs" / f"{run_id}.json"
-
-
-def _read(path: Path) -> RunRecord | None:
+def _parse(content: bytes) -> RunRecord | None:
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(content)
         values["refs"] = [tuple(ref) for ref in values["refs"]]
         return RunRecord(**values)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
 
 
 def _write(store: Store, record: RunRecord) -> None:
-    path = _path(store, record.run_id)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(asdict(record), indent=1))
-        os.replace(temporary, path)
-    except OSError:
-        # A read-only store still serves hits; the record is a convenience.
-        return
+    store.write_record(record.run_id, json.dumps(asdict(record), indent=1).encode())
 
 
 def _alive(record: RunRecord) -> bool:
     if record.host != os.uname().nodename:
         return time.time() - _seconds(record.started) < FOREIGN_DAYS * DAY_SECONDS
-    return _process_start(record.pid) == record.process_started != ""
-
-
-def _process_start(pid: int) -> str:
-    """Start time of a process in clock ticks since boot: tells a process from a later one of the same number."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
+    return process_start(record.pid) == record.process_started != ""
 
 
 def _now() -> str:

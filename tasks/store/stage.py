@@ -3,7 +3,6 @@
 import inspect
 import logging
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,7 +14,9 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.store.artifacts import Artifact, Ref, Store
 from tasks.store.child import Children
+from tasks.store.fronted import open_store
 from tasks.store.keys import stage_key
+from tasks.store.object_files import credentials
 from tasks.store.resources import Resources, Share, usable_cores, visible_gpus
 from tasks.store.work import METRICS_FILE
 
@@ -41,15 +42,23 @@ TEXT_CODE = (
 
 
 class Runtime(BaseModel):
-    """What a stage needs to run but what never changes its result; no key sees it."""
+    """What a stage needs to run but what never changes its result; no key sees it.
+
+    store: folder of the store. store_url: the object store that the folder stands in front of, if there is one.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     store: str
+    store_url: str | None = None
     run_id: str = "local"
     cores_per_stage: int = 1
     gpus_per_stage: int = 1
     show_progress: bool = False
+
+    def open_store(self) -> Store:
+        """The store of this run."""
+        return open_store(self.store, self.store_url)
 
 
 class NoTracking:
@@ -147,7 +156,7 @@ class Stage:
         return self._task
 
     def _produce(self, runtime: Runtime, label: str, arguments: dict[str, Any]) -> tuple[Ref, bool]:
-        store, own = Store(Path(runtime.store)), shared(runtime)
+        store, own = runtime.open_store(), shared(runtime)
         key, inputs = self.key(**arguments)
         artifact, cached = store.find(self.name, key), True
         if artifact is None:
@@ -160,7 +169,8 @@ class Stage:
             store.touch(artifact)
         else:
             own.computed.append(artifact.ref)
-        own.tracking.stage_finished(self.name, label, artifact, cached)
+        with store.with_metrics(artifact) as shown:
+            own.tracking.stage_finished(self.name, label, shown, cached)
         return artifact.ref, cached
 
     def _compute(
@@ -184,21 +194,25 @@ class Stage:
             with suppress(OSError):
                 scratch.rmdir()  # stays where a checkpoint lies in it
             raise
-        shutil.rmtree(scratch, ignore_errors=True)
+        store.forget_work(scratch)
         return artifact
 
     def _work(
         self, store: Store, runtime: Runtime, label: str, out: Path, scratch: Path, share: Share
     ) -> dict[str, Any]:
+        environment = share.environment() if share.gpus or not self.gpu else {"OMP_NUM_THREADS": str(share.cores)}
+        if runtime.store_url:
+            environment |= credentials()
         return {
             "out": out,
             "scratch": scratch,
             "store": str(store.root),
+            "store_url": runtime.store_url,
             "label": f"{self.name} {label}".strip(),
             "device": share.device,
             "num_threads": share.cores,
             "show_progress": runtime.show_progress,
-            "environment": share.environment() if share.gpus or not self.gpu else {"OMP_NUM_THREADS": str(share.cores)},
+            "environment": environment,
         }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tasks.store.artifacts import Ref, Store
+from tasks.store.checkpoints import CHECKPOINT_FILE, CheckpointFile
 
 Item = TypeVar("Item")
 METRICS_FILE = "metrics.jsonl"
@@ -37,6 +38,10 @@ class Work:
     def open(self, ref: Ref) -> Path:
         """Folder of a parent artifact, verified."""
         return self.store.open(ref)
+
+    def checkpoint(self) -> CheckpointFile:
+        """The file from which this computation goes on after a kill, here or on another machine with the same store."""
+        return CheckpointFile(self.scratch / CHECKPOINT_FILE, on_save=lambda: self.store.keep_work(self.scratch))
 
     def metric(self, step: int | None = None, **values: float) -> None:
         """Append values to the metrics file; whoever tracks the run reads it, so training never waits for a server."""

@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tasks.store.resources import Resources
 from tasks.store.stage import Runtime, Shared, sharing
 from tasks.store.work import read_metrics
 from tasks.tune import tune
+from tests.store.objects import Objects
 from tests.tasks.chain import NUM_ROWS, SETTINGS, Chain, people
 
 # Long enough to be hit in the middle: about two seconds.
@@ -49,8 +51,11 @@ def steps_of(chain: Chain, ref: Ref, name: str) -> dict[int, float]:
     return {entry["step"]: entry[name] for entry in map(json.loads, lines) if name in entry}
 
 
-def disturb(elsewhere: Runtime, arguments: dict[str, Any], number: int) -> CrashError:
+def disturb(
+    elsewhere: Runtime, arguments: dict[str, Any], number: int, begun: Callable[[], bool] | None = None
+) -> CrashError:
     """Run the tuning until its first checkpoint lies there, send its process a signal, return what it raises."""
+    begun = begun or (lambda: any(Path(elsewhere.store).glob("work/*/checkpoint.safetensors")))
     raised: list[CrashError] = []
 
     def work() -> None:
@@ -63,7 +68,7 @@ def disturb(elsewhere: Runtime, arguments: dict[str, Any], number: int) -> Crash
         thread = threading.Thread(target=work)
         thread.start()
         deadline = time.monotonic() + 60
-        while not list(Path(elsewhere.store).glob("work/*/checkpoint.safetensors")):
+        while not begun():
             assert time.monotonic() < deadline
             time.sleep(0.002)
         [process] = own.children._running
@@ -112,6 +117,28 @@ def test_disturbed_in_the_middle_it_goes_on_to_the_same_digest(
     for name in ("loss", "validation_loss", "gradient_norm"):
         values = {entry["step"]: entry[name] for entry in after if name in entry}
         assert values == steps_of(chain, undisturbed, name), name
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_its_machine_lost_it_goes_on_at_another_one(
+    chain: Chain, undisturbed: Ref, elsewhere: Runtime, objects: Objects, number: int
+) -> None:
+    lost = Runtime(store=elsewhere.store, store_url=objects.url, run_id="lost")
+    other = Runtime(store=f"{elsewhere.store}-other", store_url=objects.url, run_id="other")
+    shutil.copytree(lost.store, other.store)
+    disturb(lost, chain.tuning(**LONG), number, lambda: len(objects.names("work")) == 2)
+    [written] = Path(lost.store).glob("work/*/metrics.jsonl")
+    before = {entry["step"]: entry for entry in read_metrics(written)}
+    shutil.rmtree(lost.store)
+    ref = tune.run(other, **chain.tuning(**LONG))
+    assert ref.digest == undisturbed.digest
+    after = list(read_metrics(other.open_store().open(ref) / "metrics.jsonl"))
+    assert [entry["step"] for entry in after] == list(range(1, LONG["num_steps"] + 1)), "every step once, in order"
+    repeated = [entry for entry in after if entry != before.get(entry["step"], entry)]
+    # A kill may come while a checkpoint is being sent; a signal that is heard is answered when it has arrived.
+    most = 0 if number == signal.SIGTERM else len(before) - LONG["checkpoint_steps"]
+    assert len(repeated) <= most
+    assert objects.names("work") == []
 
 
 def test_a_checkpoint_that_was_damaged_costs_time_and_nothing_else(

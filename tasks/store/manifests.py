@@ -1,0 +1,51 @@
+"""Manifests: what an artifact's files are, and whether a manifest can be believed."""
+
+import hashlib
+import json
+from pathlib import PurePosixPath
+from typing import Any
+
+from tasks.store.keys import canonical_json
+
+MANIFEST = "manifest.json"
+# Timings: they belong to the artifact, but an artifact with other timings is the same result.
+NOT_CONTENT = ("metrics.jsonl",)
+# Nothing that runs when it is read.
+ALLOWED_SUFFIXES = (".safetensors", ".json", ".jsonl", ".toml", ".csv", ".png", ".html", ".txt", ".md")
+# Files of tokenizers, read as text or as tables.
+TOKENIZER_SUFFIXES = (".model", ".tiktoken", ".jinja", ".bpe")
+
+
+class Damaged(Exception):
+    """An entry that is not what its manifest says."""
+
+
+def content_digest(files: dict[str, dict[str, Any]]) -> str:
+    """Digest of an artifact's content: names and digests of all files but timings."""
+    content = {name: facts["sha256"] for name, facts in files.items() if name not in NOT_CONTENT}
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
+def parse_manifest(content: bytes, stage: str, key: str) -> dict[str, Any]:
+    """The manifest of the artifact of a key. Raises Damaged if it contradicts itself or belongs elsewhere."""
+    try:
+        manifest = json.loads(content)
+        files = manifest["files"]
+        if (manifest["stage"], manifest["key"]) != (stage, key):
+            raise Damaged("its manifest belongs to another key")
+        if manifest["digest"] != content_digest(files) or not isinstance(manifest["summary"], dict):
+            raise Damaged("its manifest contradicts itself")
+        if hashlib.sha256(canonical_json(manifest["inputs"]).encode()).hexdigest() != key:
+            raise Damaged("its manifest names other inputs than its key")
+        if odd := [name for name, facts in files.items() if not _plain(name) or not isinstance(facts["size"], int)]:
+            raise Damaged(f"its manifest names {odd[0]!r}, which is no file of an artifact")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"its manifest cannot be read ({type(error).__name__})") from error
+    return manifest
+
+
+def _plain(name: str) -> bool:
+    """Whether a name stays inside the artifact's folder and is of a kind that artifacts hold."""
+    path = PurePosixPath(name)
+    inside = not path.is_absolute() and ".." not in path.parts and str(path) == name and "\0" not in name
+    return inside and name != MANIFEST and name.endswith(ALLOWED_SUFFIXES + TOKENIZER_SUFFIXES)

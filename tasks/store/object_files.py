@@ -1,0 +1,65 @@
+"""File systems of object stores, opened through fsspec."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from tasks.core.errors import EnvironmentFault, InputError
+
+CONNECT_SECONDS, ANSWER_SECONDS, CALL_SECONDS = 5, 15, 60.0
+# Parts of one transfer that are in memory at once.
+PARTS = 2
+
+
+class Bounded:
+    """A file system whose calls end within a time, where it can be told."""
+
+    def __init__(self, files: Any, seconds: float) -> None:
+        self._files, self._seconds = files, seconds
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._files, name)
+        limit = {"timeout": self._seconds} if self._files.async_impl else {}
+        return lambda *positional, **named: method(*positional, **named, **limit)
+
+
+def check_url(url: str) -> None:
+    """Raise InputError for a URL that names no object store, or that holds credentials."""
+    protocol, separator, rest = url.partition("://")
+    if not separator or not rest.strip("/"):
+        raise InputError(
+            f"place.store = {protocol}: name a folder, or a bucket and a prefix such as s3://bucket/prefix"
+        )
+    if "@" in rest or "?" in rest:
+        # Not quoted: what stands before the @ may be a password.
+        raise InputError(
+            f"place.store is a {protocol}:// URL with credentials or a query in it; give only bucket and prefix, and"
+            " the credentials in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
+        )
+    if protocol in ("file", "local"):
+        raise InputError(f"place.store = {url}: name the folder itself, without {protocol}://")
+
+
+def credentials() -> dict[str, str]:
+    """What the environment says about object stores. The server that stages are forked from may not know it yet."""
+    return {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "FSSPEC_", "GOOGLE_"))}
+
+
+def open_files(protocol: str, is_s3: bool) -> Any:
+    """The file system of a protocol, with bounded waiting and bounded memory. Raises EnvironmentFault."""
+    import fsspec
+
+    timeouts = {"connect_timeout": CONNECT_SECONDS, "read_timeout": ANSWER_SECONDS, "retries": {"max_attempts": 0}}
+    options: dict[str, Any] = {"max_concurrency": PARTS, "config_kwargs": timeouts} if is_s3 else {}
+    try:
+        files = fsspec.filesystem(protocol, use_listings_cache=False, skip_instance_cache=True, **options)
+    except (ImportError, ValueError) as error:
+        raise EnvironmentFault(
+            f"a store at {protocol}:// needs a package that is not installed ({error}); for s3://:"
+            " pip install 'crash-flow[service]'"
+        ) from error
+    if is_s3:
+        # Attempts are counted here; two layers of them would multiply.
+        files.retries = 1
+        files.connect(timeout=CALL_SECONDS)
+    return files
