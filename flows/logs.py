@@ -1,6 +1,7 @@
 """What a run says: readable from start to end, one clear line for an error that a user can mend."""
 
 import logging
+import os
 
 from tasks.core.errors import CrashError
 
@@ -25,8 +26,21 @@ class OneLine(logging.Filter):
 
 
 def quiet_prefect() -> None:
-    """Filter what Prefect logs in this process; again and again does no harm."""
+    """Filter what Prefect logs in this process, and let it outlive who reads it; again and again does no harm."""
     for name in LOGGERS:
         logger = logging.getLogger(name)
         if not any(isinstance(found, OneLine) for found in logger.filters):
             logger.addFilter(OneLine())
+    for found in [logging.root, *logging.root.manager.loggerDict.values()]:
+        for handler in getattr(found, "handlers", []):
+            if (console := getattr(handler, "console", None)) is not None:
+                # A killed worker no longer reads what its runs print; the default ends the process then.
+                console.on_broken_pipe = _go_on
+
+
+def _go_on() -> None:
+    """Print to nowhere from now on: the server has the log as well."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    os.close(nowhere)

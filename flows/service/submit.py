@@ -17,6 +17,8 @@ POLL_SECONDS = 1.0
 # The reaper looks every five seconds; a crash that it does not take up within this time is the end.
 RESCHEDULE_SECONDS = 30.0
 LOG_PAGE = 200
+# What Prefect calls a run that is scheduled once more.
+RESCHEDULED = "AwaitingRetry"
 LATE = timedelta(seconds=5)
 # How Prefect gets to the code is of no interest to who waits for a result.
 NOISE = ("deployment step", "deployment pull step")
@@ -88,7 +90,7 @@ def follow(client: Any, run: UUID, each_time: Callable[[], None] = lambda: None)
     """Wait for the end of a run; a crash that is scheduled again is not the end. An outage is waited out."""
     import httpx
 
-    over = Settled()
+    over, told = Settled(), ""
     while True:
         try:
             each_time()
@@ -96,6 +98,9 @@ def follow(client: Any, run: UUID, each_time: Callable[[], None] = lambda: None)
         except httpx.HTTPError:
             time.sleep(POLL_SECONDS)
             continue
+        if state and (state.is_crashed() or state.name == RESCHEDULED) and state.message != told:
+            told = state.message
+            print(f"{state.timestamp:%H:%M:%S}  {told}", flush=True)
         if over(state):
             return state
         time.sleep(POLL_SECONDS)
