@@ -15,7 +15,7 @@ import pytest
 import yaml
 from moto.server import ThreadedMotoServer
 
-from tests.infra.dockerfiles import ROOT
+from tests.infra.dockerfiles import ROOT, environment, stages
 
 FILE = ROOT / "infra" / "compose.yaml"
 EXAMPLE = ROOT / "infra" / "compose.env.example"
@@ -69,6 +69,19 @@ def test_images_are_pinned_and_ours_are_built_from_files_that_exist(name: str) -
         assert (ROOT / build["dockerfile"]).is_file()
     else:
         assert "build" not in SERVICES[name]
+
+
+@EACH
+def test_our_images_can_write_where_they_must(name: str) -> None:
+    service = SERVICES[name]
+    if "build" not in service:
+        return
+    assert service["read_only"] is True
+    open_to_it = [entry.split(":")[0] for entry in service["tmpfs"]]
+    open_to_it += [volume.split(":")[1] for volume in service.get("volumes", [])]
+    final = environment(stages(ROOT / service["build"]["dockerfile"])[-1])
+    for folder in {"/tmp", final["HOME"], final.get("PREFECT_SERVER_UI_STATIC_DIRECTORY", "/tmp")}:
+        assert any(Path(folder).is_relative_to(entry) for entry in open_to_it), f"{name} cannot write to {folder}"
 
 
 @EACH

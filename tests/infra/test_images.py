@@ -142,6 +142,12 @@ def test_a_worker_image_has_the_environment_of_the_command(name: str, monkeypatc
     assert {key: image.get(key) for key in wanted} == wanted
 
 
+def test_the_prefect_server_finds_a_folder_for_its_pages() -> None:
+    """By default it copies them beside its modules; where it may not write it logs an error and serves no pages."""
+    image = environment(stages(ROOT / "images" / "worker-cpu.Dockerfile")[-1])
+    assert Path(image["PREFECT_SERVER_UI_STATIC_DIRECTORY"]).is_relative_to("/tmp")
+
+
 class Answering(http.server.BaseHTTPRequestHandler):
     """Says that it is well on one path and ill on all others."""
 

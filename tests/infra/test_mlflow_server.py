@@ -52,7 +52,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def until_healthy(url: str, process: subprocess.Popen, log: Path) -> None:
-    for _ in range(300):
+    for _ in range(600):
         try:
             if httpx.get(f"{url}/health").is_success:
                 return
