@@ -6,6 +6,8 @@ from typing import Any
 from tasks.core.errors import InputError
 
 SCHEDULES = ("cosine", "linear", "constant")
+# How several devices tune one model: its blocks one after another, a copy on each, or a share of each block on each.
+PARALLEL = ("layers", "data", "sharded")
 # What says how often progress is saved, not what is computed.
 NOT_CONTENT = ("checkpoint_steps",)
 
