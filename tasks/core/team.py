@@ -84,7 +84,7 @@ class DataTeam(Team):
     def wrap(self, model: nn.Module, parameters: list[nn.Parameter]) -> nn.Module:
         """The loss as it is; gradients of `parameters` will be averaged."""
         # All processes read the same files: nothing has to be sent before the first step.
-        self._tuned = nn.parallel.DistributedDataParallel(_Touch(parameters), init_sync=False, broadcast_buffers=False)
+        self._tuned = nn.parallel.DistributedDataParallel(_Touch(parameters), init_sync=False)
         return super().wrap(model, parameters)
 
     def seed(self, seed: int, step: int) -> None:
