@@ -164,6 +164,7 @@ def started(settings: Settings, flow_name: str) -> Iterator[Run]:
         run_id=run_id,
         cores_per_stage=settings.place.cores_per_stage,
         gpus_per_stage=settings.place.gpus_per_stage,
+        parallel=settings.place.parallel,
         show_progress=True,
     )
     tracking = open_tracking(settings, run_id, flow_run)

@@ -174,7 +174,9 @@ class Place(Group):
     cores_per_stage: PositiveInt = 1
     """CPU threads of one tuning or evaluation; others run beside it."""
     gpus_per_stage: PositiveInt = 1
-    """GPUs of one tuning or evaluation; more than one spreads the model over them."""
+    """GPUs of one tuning or evaluation."""
+    parallel: Literal["layers", "data", "sharded"] = "layers"
+    """How several GPUs tune: blocks one after another, a copy on each (DDP), or a share of each block (FSDP2)."""
 
 
 class Settings(Group):
