@@ -58,17 +58,17 @@ def test_narrow_computing_on_a_gpu(group: None, parallel: str) -> None:
     assert tuned_parameters(model, SHARED)[0].device.type == "cuda"
 
 
-def test_a_gpu_tunes_as_the_cpu_does_and_goes_on_to_the_same_bits() -> None:
+def test_a_gpu_tunes_as_the_cpu_does_and_goes_on_where_it_stopped() -> None:
     settings = replace(CUT, eval_steps=2)
     options = {"device": "cuda:0", "validation": examples(4, seed=9)}
     _, expected, _ = tune(emulator(family="llama"), settings, **options)
     _, on_cpu, _ = tune(emulator(family="llama"), settings, validation=examples(4, seed=9))
-    assert most_apart({name: tensor.cpu() for name, tensor in expected.items()}, on_cpu) < 1e-4
+    assert most_apart({name: tensor.cpu() for name, tensor in expected.items()}, on_cpu) < 2e-5
     kept, steps = Kept(), iter(range(1, 100))
     with pytest.raises(Exception, match="stopped after step 3"):
         tune(emulator(family="llama"), settings, checkpoint=kept, should_stop=lambda: next(steps) == 3, **options)
     _, again, _ = tune(emulator(family="llama"), settings, checkpoint=kept, **options)
-    assert all(torch.equal(again[name], tensor) for name, tensor in expected.items())
+    assert most_apart(again, expected) < 1e-5, "kernels of a GPU may add in another order each time"
 
 
 def test_a_gpu_that_is_really_out_of_memory_cuts_finer() -> None:
