@@ -6,7 +6,7 @@ from pathlib import Path
 
 def default_home() -> Path:
     """Folder of everything this project writes, unless settings or an option say otherwise."""
-    return Path(os.environ.get("CRASH_HOME", ".crash"))
+    return Path(os.environ.get("CRASH_HOME") or ".crash")
 
 
 def prepare_environment(home: Path) -> None:

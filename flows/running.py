@@ -183,6 +183,7 @@ def make_runtime(settings: Settings) -> Runtime:
         run_id=str(flow_run.id or uuid.uuid4()),
         cores_per_stage=settings.place.cores_per_stage,
         gpus_per_stage=settings.place.gpus_per_stage,
+        parallel=settings.place.parallel,
         show_progress=True,
     )
 

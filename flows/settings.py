@@ -181,7 +181,9 @@ class Place(Group):
     cores_per_stage: PositiveInt = 1
     """CPU threads of one tuning or evaluation; others run beside it."""
     gpus_per_stage: PositiveInt = 1
-    """GPUs of one tuning or evaluation; more than one spreads the model over them."""
+    """GPUs of one tuning or evaluation."""
+    parallel: Literal["layers", "data", "sharded"] = "layers"
+    """How several GPUs tune: blocks one after another, a copy on each (DDP), or a share of each block (FSDP2)."""
 
 
 class Settings(Group):
@@ -226,7 +228,7 @@ class Settings(Group):
     @property
     def tracking_uri(self) -> str | None:
         """The tracking server, if there is one."""
-        return self.place.mlflow or os.environ.get("MLFLOW_TRACKING_URI")
+        return self.place.mlflow or os.environ.get("MLFLOW_TRACKING_URI") or None
 
 
 def store_place(chosen: str | None, home: Path) -> tuple[Path, str | None]:

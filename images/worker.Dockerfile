@@ -29,6 +29,7 @@ COPY --from=build /opt/venv /opt/venv
 WORKDIR /opt/crash
 COPY LICENSE constraints.txt pyproject.toml prefect.yaml ./
 COPY infra/pools infra/pools
+COPY infra/version.sh infra/
 COPY tasks tasks
 COPY flows flows
 ENV PATH=/opt/venv/bin:$PATH \

@@ -1,6 +1,6 @@
 """Tune: train the tuned blocks inside the emulator, on data that never leaves its owner."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.core.train_settings import TrainSettings
 from tasks.store.artifacts import Ref
@@ -31,21 +31,42 @@ def tune(
     Exactly one of emulator and model is given. Writes `tuned.safetensors` (`"{block}.{parameter}"` to
     float32) and `plan.json`, nothing else of the model. Errors: DivergedError when loss or gradient is not finite.
     """
+    from tasks.store.ranks import process_group, run_ranks
+
+    arguments: dict[str, Any] = {"task": task, "plan": plan, "emulator": emulator, "model": model}
+    arguments |= {"settings": settings, "precision": precision}
+    if work.num_processes > 1 and work.rank is None:
+        return run_ranks(work, (__name__, "tune"), arguments)
+    with process_group(work):
+        return _tune(work, **arguments)
+
+
+def _tune(
+    work: Work,
+    task: TaskSource,
+    plan: Ref,
+    emulator: Ref | None,
+    model: ModelSource | None,
+    settings: TrainSettings,
+    precision: str,
+) -> dict:
+    """The stage in this process, which is alone or one of several that do the same; the first of them writes."""
     import shutil
 
     from safetensors.torch import save_file
 
-    from tasks.core.blocks import tuned_state
     from tasks.core.plan import Plan
     from tasks.core.training import train
     from tasks.store.examples import load_examples
     from tasks.store.models import load_tokenizer
+    from tasks.store.usage import Usage
 
     how = Plan.from_json((work.open(plan) / "plan.json").read_text())
     network, source = _network(work, emulator, model, how, precision)
     tokenizer = load_tokenizer(source)
     rows = load_examples(task, "train", tokenizer, source.context)
     validation = load_examples(task, "validation", tokenizer, source.context) if settings.eval_steps else None
+    usage = Usage(work.device, work.rank)
     result = train(
         network,
         how,
@@ -54,15 +75,17 @@ def tune(
         settings,
         device=work.device,
         precision=precision,
+        parallel=work.parallel if work.num_processes > 1 else "layers",
         pad_id=tokenizer.pad_token_id or 0,
         checkpoint=work.checkpoint(),
-        on_metrics=lambda step, values: work.metric(step, **values),
+        # All processes see the same losses, each its own memory.
+        on_metrics=lambda step, values: work.metric(step, **({} if work.rank else values), **usage.read()),
         should_stop=work.stop_requested,
         progress=lambda steps: work.progress(steps, "steps"),
     )
-    state = {name: tensor.contiguous() for name, tensor in tuned_state(network, how).items()}
-    save_file(state, work.out / "tuned.safetensors")
-    shutil.copyfile(work.open(plan) / "plan.json", work.out / "plan.json")
+    if not work.rank:
+        save_file({name: tensor.contiguous() for name, tensor in result.state.items()}, work.out / "tuned.safetensors")
+        shutil.copyfile(work.open(plan) / "plan.json", work.out / "plan.json")
     return {**result.summary(), "num_rows": len(rows.rows), "num_truncated": rows.num_truncated}
 
 

@@ -8,7 +8,7 @@ from flows.environment import check_prefect, prepare_environment
 from flows.service.servers import BIN, CODE
 
 
-def worker(home: Path, pool: str, kind: str, queue: str, limit: int | None, name: str | None) -> int:
+def worker(home: Path, pool: str, kind: str, queue: str | None, limit: int | None, name: str | None) -> int:
     """Become Prefect's worker, with the environment that every run of it inherits. Does not return."""
     from tasks.core.errors import InputError
     from tasks.store.resources import visible_gpus
@@ -20,9 +20,16 @@ def worker(home: Path, pool: str, kind: str, queue: str, limit: int | None, name
     os.environ.setdefault("CRASH_HOME", str(home.absolute()))
     os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")
     os.environ.setdefault("PREFECT_WORKER_WEBSERVER_HOST", "127.0.0.1")
-    # One run uses all GPUs and cores of the machine as its stages allow; more runs than GPUs would only wait.
-    limit = limit or max(1, len(visible_gpus()))
-    command = [str(BIN / "prefect"), "worker", "start", "--pool", pool, "--type", kind, "--limit", str(limit)]
-    command += ["--work-queue", queue, "--name", name or socket.gethostname()]
+    command = [str(BIN / "prefect"), "worker", "start", "--pool", pool, "--type", kind]
+    command += ["--name", name or socket.gethostname()]
+    if kind == "process":
+        # One run uses all GPUs and cores of the machine as its stages allow; more runs than GPUs would only wait.
+        # Sweeps wait for runs: a worker that takes both could fill up with sweeps.
+        command += ["--limit", str(limit or max(1, len(visible_gpus()))), "--work-queue", queue or "default"]
+    else:
+        command += ["--limit", str(limit)] if limit else []
+        command += ["--work-queue", queue] if queue else []
+    if os.environ.get("PREFECT_WORKER_WEBSERVER_PORT"):
+        command.append("--with-healthcheck")
     os.chdir(CODE)
     os.execv(command[0], command)

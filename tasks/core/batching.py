@@ -87,6 +87,11 @@ def token_batches(examples: Sequence[Example], max_tokens: int, sort: bool = Tru
         yield batch
 
 
+def padded_size(examples: Sequence[Example]) -> int:
+    """Tokens of these rows as one batch, padding included."""
+    return len(examples) * max(example.num_tokens for example in examples)
+
+
 def epoch_order(num_rows: int, seed: int, epoch: int) -> list[int]:
     """The order of rows in one epoch: a function of (seed, epoch) alone, on every machine."""
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)

@@ -1,6 +1,6 @@
 """Loss on answers, with logits at answer positions only."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +33,16 @@ class AnswerLoss:
 
 
 @torch.no_grad()
-def mean_loss(loss: Callable[[Batch], tuple[Tensor, int]], batches: list[Batch]) -> float:
-    """Mean negative log-likelihood over all answer tokens, in nats."""
+def summed_loss(loss: Callable[[Batch], tuple[Tensor, int]], batches: Iterable[Batch]) -> tuple[float, int]:
+    """Sum of the negative log-likelihoods of all answer tokens in nats, and the number of these tokens."""
     total, count = 0.0, 0
     for batch in batches:
         summed, tokens = loss(batch)
         total, count = total + float(summed), count + tokens
+    return total, count
+
+
+def mean_loss(loss: Callable[[Batch], tuple[Tensor, int]], batches: Iterable[Batch]) -> float:
+    """Mean negative log-likelihood over all answer tokens, in nats."""
+    total, count = summed_loss(loss, batches)
     return total / max(count, 1)

@@ -6,6 +6,10 @@ from typing import Any
 from tasks.core.errors import InputError
 
 SCHEDULES = ("cosine", "linear", "constant")
+# How several devices tune one model: its blocks one after another, a copy on each, or a share of each block on each.
+# No setting of a tuning and in no key: as with threads and kinds of device, sums are taken in another order (and where
+# a model has dropout, other values drop out), and what one GPU has computed is not computed again on eight.
+PARALLEL = ("layers", "data", "sharded")
 # What says how often progress is saved, not what is computed.
 NOT_CONTENT = ("checkpoint_steps",)
 

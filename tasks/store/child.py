@@ -27,12 +27,12 @@ from tasks.store.work import Work
 CHECKPOINT_SECONDS = 25.0
 POLL_SECONDS = 0.5
 logger = logging.getLogger(__name__)
-_context = multiprocessing.get_context("forkserver")
+context = multiprocessing.get_context("forkserver")
 
 
 def warm_up() -> None:
     """Start the server from which stages are forked, with the slow imports done once."""
-    _context.set_forkserver_preload(["tasks.store.preload"])
+    context.set_forkserver_preload(["tasks.store.preload"])
     from multiprocessing import forkserver
 
     forkserver.ensure_running()
@@ -62,8 +62,8 @@ class Children:
         """
         label = work["label"] or function[1]
         warm_up()
-        receiving, sending = _context.Pipe(duplex=False)
-        process = _context.Process(target=_child, args=(sending, function, arguments, work), daemon=False)
+        receiving, sending = context.Pipe(duplex=False)
+        process = context.Process(target=compute, args=(sending, function, arguments, work), daemon=False)
         with self._lock:
             self._refuse_when_stopped(label)
             process.start()
@@ -133,13 +133,14 @@ def _listen(process: Any, receiving: Connection, watch: Callable[[], None], labe
     process.join()
     watch()
     if outcome is None:
-        raise _death(process.exitcode, label)
+        raise death(process.exitcode, label)
     if outcome[0] == "error":
-        raise _rebuild(label, *outcome[1:])
+        raise rebuild(label, *outcome[1:])
     return outcome[1]
 
 
-def _death(exit_code: int, label: str) -> Exception:
+def death(exit_code: int, label: str) -> Exception:
+    """What the end of a process that said nothing means."""
     if exit_code == -signal.SIGKILL:
         return errors.EnvironmentFault(
             f"{label}: its process was killed (signal 9), most often for lack of memory. Free memory or lower"
@@ -150,7 +151,8 @@ def _death(exit_code: int, label: str) -> Exception:
     return errors.CrashError(f"{label}: its process ended with exit code {exit_code} and no result")
 
 
-def _rebuild(label: str, class_name: str, message: str, exit_code: int, trace: str) -> Exception:
+def rebuild(label: str, class_name: str, message: str, exit_code: int, trace: str) -> Exception:
+    """The error that a process has described."""
     kind = getattr(errors, class_name, None)
     if kind is errors.InterruptedRun:
         return errors.InterruptedRun(message, exit_code - 128)
@@ -168,7 +170,8 @@ class _ForwardLogs(logging.Handler):
         self.sending.send(("log", record.levelno, record.getMessage()))
 
 
-def _child(sending: Connection, function: tuple[str, str], arguments: dict[str, Any], spec: dict[str, Any]) -> None:
+def compute(sending: Connection, function: tuple[str, str], arguments: dict[str, Any], spec: dict[str, Any]) -> None:
+    """What a process does: one computation of one stage, and say how it ended."""
     os.environ.update(spec.pop("environment", {}))
     spec["store"] = open_store(spec["store"], spec.pop("store_url", None))
     work = Work(**spec)

@@ -54,6 +54,7 @@ class Runtime(BaseModel):
     run_id: str = "local"
     cores_per_stage: int = 1
     gpus_per_stage: int = 1
+    parallel: str = "layers"
     show_progress: bool = False
 
     def open_store(self) -> Store:
@@ -211,6 +212,9 @@ class Stage:
             "label": f"{self.name} {label}".strip(),
             "device": share.device,
             "num_threads": share.cores,
+            "parallel": runtime.parallel,
+            # Without GPUs as many processes take their place.
+            "num_processes": 1 if runtime.parallel == "layers" else len(share.gpus) or runtime.gpus_per_stage,
             "show_progress": runtime.show_progress,
             "environment": environment,
         }

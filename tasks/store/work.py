@@ -23,6 +23,8 @@ class Work:
     out: files written here become the artifact.
     scratch: folder named by the stage's key that survives a kill; checkpoints live here.
     device: "cpu", "cuda:0", or "auto" to spread one model over all visible GPUs.
+    num_processes: how many may tune one model together, as `parallel` says; rank: which of them this is, from 0, None
+    for the one that starts them; meeting: file by which they find one another.
     """
 
     out: Path
@@ -31,6 +33,10 @@ class Work:
     label: str = ""
     device: str = "cpu"
     num_threads: int = 1
+    parallel: str = "layers"
+    num_processes: int = 1
+    rank: int | None = None
+    meeting: str = ""
     show_progress: bool = False
     stop_signal: int | None = None
     polls_for_stop: bool = False

@@ -31,7 +31,7 @@ def test_each_is_complete_and_its_entrypoint_is_a_flow(deployment):
     assert flow.name == name
     assert {"description", "tags", "version", "work_pool"} <= deployment.keys()
     assert deployment["work_pool"]["name"] == "gpu"
-    assert deployment["work_pool"]["job_variables"] == {"env": {}}
+    assert deployment["work_pool"]["job_variables"]["env"] == {}
 
 
 def test_deployments_and_commands_are_the_same_words():

@@ -109,3 +109,40 @@ def stubborn(work: Work) -> dict:
     while time.monotonic() < deadline:
         time.sleep(0.01)
     return {}
+
+
+@stage(packages=())
+def together(work: Work, how: str) -> dict:
+    """One of two processes fails in the way that is named, while the other one waits for it."""
+    import torch
+
+    from tasks.store.ranks import process_group, run_ranks
+
+    if work.rank is None:
+        return run_ranks(work, (__name__, "together"), {"how": how})
+    with process_group(work):
+        total = torch.tensor([work.rank + 1.0])
+        torch.distributed.all_reduce(total)
+        (work.scratch / f"{work.rank}.pid").write_text(str(os.getpid()))
+        logging.getLogger("tasks.sample").warning("both are here")
+        if how == "waits for a stop":
+            while not work.stop_requested():
+                time.sleep(0.01)
+            return {"stopped": work.stop_signal}
+        if work.rank == 1:
+            _fail(how)
+        elif how != "nothing":
+            # As a busy process would be: deaf to all but the other one.
+            torch.distributed.all_reduce(total) if how != "sleeps" else time.sleep(600)
+    return {"total": float(total), "threads": torch.get_num_threads(), "device": work.device}
+
+
+def _fail(how: str) -> None:
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how in ("diverged", "sleeps"):
+        raise DivergedError("the loss of one part is bad")
+    if how == "bug":
+        raise KeyError("surprise")
+    if how == "exit":
+        os._exit(7)

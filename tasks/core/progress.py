@@ -1,0 +1,136 @@
+"""How far a tuning is, as a checkpoint holds it: every number that the next step depends on."""
+
+import logging
+import math
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tasks.core.blocks import load_tuned, tuned_parameters, tuned_state
+from tasks.core.plan import Plan
+from tasks.core.team import Team
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpoint(Protocol):
+    """Where progress is kept: all of it or none."""
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Tensors and facts of the last save, or None."""
+
+    def save(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Replace what was saved before, atomically."""
+
+
+@dataclass
+class Progress:
+    """max_tokens: of a forward pass, once memory did not suffice for what the settings say."""
+
+    step: int = 0
+    loss: float = math.nan
+    best_loss: float = math.inf
+    best_step: int = 0
+    best: dict[str, Tensor] = field(default_factory=dict)
+    saved_step: int = 0
+    num_tokens: int = 0
+    max_tokens: int | None = None
+    out_of_memory_step: int | None = None
+
+
+@dataclass
+class TrainResult:
+    """How a tuning went. best_step is the step whose state was kept.
+
+    max_tokens: of a forward pass behind out_of_memory_step, where memory did not suffice for what the settings say.
+    state: the tuned tensors that were kept, as from `tuned_state`; whole in the first process of several.
+    """
+
+    num_steps: int
+    final_loss: float
+    best_step: int
+    best_validation_loss: float | None
+    num_parameters: int
+    num_threads: int
+    num_processes: int
+    seconds: float
+    num_tokens: int
+    out_of_memory_step: int | None = None
+    max_tokens: int | None = None
+    state: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def summary(self) -> dict[str, Any]:
+        """Small JSON about it."""
+        return {name: value for name, value in vars(self).items() if value is not None and name != "state"}
+
+
+class State:
+    """The tuned tensors of a model and the optimizer's moments, taken out whole and put back, by one or several."""
+
+    def __init__(self, model: nn.Module, plan: Plan, optimizer: torch.optim.Optimizer, team: Team) -> None:
+        self.model, self.plan, self.optimizer, self.team = model, plan, optimizer, team
+
+    def tuned(self) -> dict[str, Tensor]:
+        """The tuned tensors, whole."""
+        return {name: self.team.whole(tensor) for name, tensor in tuned_state(self.model, self.plan).items()}
+
+    def take(self, progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and facts for a checkpoint. Every process has to ask; what the first one gets is whole."""
+        tensors = {f"tuned/{name}": tensor for name, tensor in self.tuned().items()}
+        tensors |= {f"best/{name}": self.team.whole(tensor) for name, tensor in progress.best.items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{index}/{name}": self.team.whole(value) for name, value in moments.items()}
+        tensors["random/cpu"] = torch.get_rng_state()
+        for index, random_state in enumerate(_cuda_random_states()):
+            tensors[f"random/cuda/{index}"] = random_state
+        progress.saved_step = progress.step
+        facts = {name: value for name, value in vars(progress).items() if name != "best"}
+        return tensors, facts | {"num_threads": torch.get_num_threads(), "num_processes": self.team.size}
+
+    def put(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Progress:
+        """Everything as it was when it was taken out; the progress at that time."""
+        own = tuned_state(self.model, self.plan)
+        load_tuned(self.model, self._divided(own, under("tuned/", tensors)), self.plan)
+        parameters = tuned_parameters(self.model, self.plan)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in under("optimizer/", tensors).items():
+            index, _, moment = name.partition("/")
+            moments.setdefault(int(index), {})[moment] = self.team.like(parameters[int(index)], value)
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        torch.set_rng_state(tensors["random/cpu"])
+        _restore_cuda_random_states(under("random/cuda/", tensors))
+        self._say_what_is_different(facts)
+        known = {name: value for name, value in facts.items() if name in Progress.__dataclass_fields__}
+        return Progress(**known, best=self._divided(own, under("best/", tensors)))
+
+    def _divided(self, own: dict[str, Tensor], whole: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: self.team.like(own[name], value) if name in own else value for name, value in whole.items()}
+
+    def _say_what_is_different(self, facts: dict[str, Any]) -> None:
+        here = {"threads": torch.get_num_threads(), "processes": self.team.size}
+        for what, number in here.items():
+            if (was := facts.get(f"num_{what}", number)) != number:
+                logger.warning(
+                    "the checkpoint was written with %d %s, here are %d: not the same bits", was, what, number
+                )
+
+
+def _cuda_random_states() -> list[Tensor]:
+    return torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+
+def _restore_cuda_random_states(saved: dict[str, Tensor]) -> None:
+    """Of the devices that are here; a run that goes on elsewhere ends with other bits, and says so."""
+    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if len(saved) != here:
+        logger.warning("the checkpoint was written with %d GPUs, here are %d: not the same bits", len(saved), here)
+    for index, random_state in saved.items():
+        if int(index) < here:
+            torch.cuda.set_rng_state(random_state, int(index))
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What is named with a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
