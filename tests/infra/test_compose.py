@@ -172,6 +172,7 @@ def test_only_the_gpu_worker_asks_for_gpus() -> None:
     assert {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service} == {
         "worker": ["gpu"],
         "worker-cpu": ["cpu"],
+        "sweeper": ["gpu", "cpu"],
     }
 
 
