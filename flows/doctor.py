@@ -95,7 +95,7 @@ def _servers(home: Path, tracking: str | None) -> Iterator[Finding]:
     else:
         yield _reached("prefect", prefect, f"{prefect.rstrip('/')}/health")
     if tracking and tracking.startswith("http"):
-        yield _reached("mlflow", tracking, f"{tracking.rstrip('/')}/health")
+        yield _tracked(tracking)
     else:
         yield Finding("mlflow", f"SQLite file under {home.absolute() / 'mlflow'} (a settings file may name a server)")
 
@@ -108,6 +108,18 @@ def _reached(name: str, shown: str, address: str) -> Finding:
     except httpx.HTTPError as error:
         return Finding(name, f"{shown}: {type(error).__name__}", "start the server, or correct or unset the address")
     return Finding(name, f"{shown}: answers")
+
+
+def _tracked(uri: str) -> Finding:
+    from tasks.core.errors import EnvironmentFault
+    from tasks.store.sender import check_server
+    from tasks.store.servers import shown
+
+    try:
+        check_server(uri)
+    except EnvironmentFault as error:
+        return Finding("mlflow", shown(uri), str(error))
+    return Finding("mlflow", f"{shown(uri)}: answers")
 
 
 def _artifacts(store: Path) -> Iterator[Finding]:

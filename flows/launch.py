@@ -13,6 +13,7 @@ from flows.settings import Settings
 from tasks.core.errors import CrashError, EnvironmentFault
 from tasks.store.artifacts import Ref, Store
 from tasks.store.sender import warm_up
+from tasks.store.servers import shown
 
 # Without the last part MLflow shows its pages for chat agents instead of those for training.
 LOCAL_PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
@@ -100,7 +101,7 @@ def _print_summary(settings: Settings, report: Ref, seconds: float) -> None:
 def mlflow_command(settings: Settings) -> str:
     """The command that opens the MLflow UI on this run's tracking data."""
     if settings.place.mlflow:
-        return f"open {settings.place.mlflow}"
+        return f"open {shown(settings.place.mlflow)}"
     import sys
 
     database = Path(settings.place.home).absolute() / "mlflow" / "mlflow.db"

@@ -18,6 +18,7 @@ from tasks.store.artifacts import Ref, Store
 from tasks.store.precision import resolve_precision
 from tasks.store.resources import Resources, usable_cores, visible_gpus
 from tasks.store.sender import check_server
+from tasks.store.servers import shown
 from tasks.store.stage import Runtime, Shared, Stage, sharing
 from tasks.store.tracking import Tracking
 
@@ -169,7 +170,7 @@ def started(settings: Settings, flow_name: str) -> Iterator[Run]:
     tracking = open_tracking(settings, run_id, flow_run)
     own = Shared(Resources(usable_cores(), visible_gpus()), tracking)
     own.used.append(inputs.checked)
-    record_run(Store(settings.store_root), run_id, flow_name, run_name(settings), settings.model_dump(mode="json"))
+    record_run(Store(settings.store_root), run_id, flow_name, run_name(settings), _recorded(settings))
     run = Run(settings, inputs, runtime, own)
     state = "failed"
     try:
@@ -190,6 +191,14 @@ def started(settings: Settings, flow_name: str) -> Iterator[Run]:
         status = {"completed": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
         tracking.close(status, seconds=60 if state == "completed" else 10)
         finish_run(Store(settings.store_root), run_id, state, list(own.used), tracking.mlflow_run_id, len(own.computed))
+
+
+def _recorded(settings: Settings) -> dict[str, Any]:
+    """The settings as the store's record keeps them: an address without its password."""
+    values = settings.model_dump(mode="json")
+    if settings.place.mlflow:
+        values["place"]["mlflow"] = shown(settings.place.mlflow)
+    return values
 
 
 def open_tracking(settings: Settings, run_id: str, flow_run: Any) -> Tracking:
