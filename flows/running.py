@@ -155,7 +155,7 @@ def started(settings: Settings, flow_name: str) -> Iterator[Run]:
 
     from flows.guard import guard_temporary_servers
     from flows.results import show_results
-    from tasks.store.gc import finish_run, record_run
+    from tasks.store.gc import UsedRefs, finish_run, record_run
 
     guard_temporary_servers()
     inputs = Inputs(settings)
@@ -168,7 +168,7 @@ def started(settings: Settings, flow_name: str) -> Iterator[Run]:
         show_progress=True,
     )
     tracking = open_tracking(settings, run_id, flow_run)
-    own = Shared(Resources(usable_cores(), visible_gpus()), tracking)
+    own = Shared(Resources(usable_cores(), visible_gpus()), tracking, UsedRefs(Store(settings.store_root), run_id))
     own.used.append(inputs.checked)
     record_run(Store(settings.store_root), run_id, flow_name, run_name(settings), _recorded(settings))
     run = Run(settings, inputs, runtime, own)
@@ -196,8 +196,7 @@ def started(settings: Settings, flow_name: str) -> Iterator[Run]:
 def _recorded(settings: Settings) -> dict[str, Any]:
     """The settings as the store's record keeps them: an address without its password."""
     values = settings.model_dump(mode="json")
-    if settings.place.mlflow:
-        values["place"]["mlflow"] = shown(settings.place.mlflow)
+    values["place"]["mlflow"] = settings.place.mlflow and shown(settings.place.mlflow)
     return values
 
 
