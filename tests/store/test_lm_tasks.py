@@ -21,7 +21,6 @@ from tests.store.inputs import (
     SCORES_VALIDATION,
     own_task,
     question,
-    random_opt,
     real_task,
     stock_tasks,
     stories,
@@ -29,12 +28,6 @@ from tests.store.inputs import (
 )
 
 WINS, LOSES = (0.0, True), (-1e9, False)
-
-
-@pytest.fixture(scope="module")
-def models(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSource]:
-    """A real small LLaMA and a random OPT with the real tokenizer: one has its own begin token, one a shared one."""
-    return {"llama": stories(shared), "opt": random_opt(shared, tmp_path_factory.mktemp("opt"))}
 
 
 @pytest.fixture(scope="module")

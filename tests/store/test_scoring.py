@@ -22,7 +22,6 @@ from tests.store.inputs import (
     QA_TASKS,
     own_task,
     question,
-    random_opt,
     real_task,
     stock_tasks,
     stories,
@@ -31,12 +30,6 @@ from tests.store.inputs import (
 
 ALL_TASKS = (*QA_TASKS, "wikitext")
 NUM_ROWS = {"wikitext": 1, "race": 4}  # rows of thousands of tokens
-
-
-@pytest.fixture(scope="module")
-def models(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSource]:
-    """A real small LLaMA and a random OPT with the real tokenizer."""
-    return {"llama": stories(shared), "opt": random_opt(shared, tmp_path_factory.mktemp("opt"))}
 
 
 @pytest.fixture(scope="module")
