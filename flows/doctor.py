@@ -93,21 +93,19 @@ def _servers(home: Path, tracking: str | None) -> Iterator[Finding]:
     if not prefect:
         yield Finding("prefect", "its own server for the time of each run (PREFECT_API_URL is not set)")
     else:
-        yield _reached("prefect", prefect, f"{prefect.rstrip('/')}/health")
+        yield _reached(prefect)
     if tracking and tracking.startswith("http"):
         yield _tracked(tracking)
     else:
         yield Finding("mlflow", f"SQLite file under {home.absolute() / 'mlflow'} (a settings file may name a server)")
 
 
-def _reached(name: str, shown: str, address: str) -> Finding:
-    import httpx
+def _reached(prefect: str) -> Finding:
+    from tasks.store.servers import shown, unreachable
 
-    try:
-        httpx.get(address, timeout=5).raise_for_status()
-    except httpx.HTTPError as error:
-        return Finding(name, f"{shown}: {type(error).__name__}", "start the server, or correct or unset the address")
-    return Finding(name, f"{shown}: answers")
+    if why := unreachable(f"{prefect.rstrip('/')}/health"):
+        return Finding("prefect", f"{shown(prefect)}: {why}", "start the server, or correct or unset the address")
+    return Finding("prefect", f"{shown(prefect)}: answers")
 
 
 def _tracked(uri: str) -> Finding:
