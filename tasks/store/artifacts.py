@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.core.errors import CrashError, EnvironmentFault
 from tasks.store.digests import Digests, plain_digest
-from tasks.store.files import flush_tree, list_files, write_flushed
+from tasks.store.files import flush, flush_tree, list_files, write_flushed
 from tasks.store.keys import canonical_json
 from tasks.store.locks import key_lock
 
@@ -306,11 +306,7 @@ def _rename(written: Path, target: Path) -> None:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
         return
-    handle = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    flush(target.parent)
 
 
 def _size(folder: Path) -> int:

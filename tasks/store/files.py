@@ -14,6 +14,11 @@ def write_flushed(path: Path, content: bytes) -> None:
     flush(path.parent)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write text that ends with one line break, and have the disk confirm it."""
+    write_flushed(path, (text.rstrip("\n") + "\n").encode())
+
+
 def flush(path: Path) -> None:
     """Have the disk confirm a file's content or a folder's entries."""
     handle = os.open(path, os.O_RDONLY)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import InputError
-from tasks.store.tensor_files import flush
+from tasks.store.files import flush
 
 if TYPE_CHECKING:
     import torch

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from tasks.core.errors import InputError
 from tasks.core.plan import Plan
+from tasks.store.files import flush, write_text
 from tasks.store.model_folder import copy_companions, load_config, load_model
 from tasks.store.pickled import to_safetensors
-from tasks.store.tensor_files import StoredTensor, flush, read_tensors, stored_tensors, write_tensors, write_text
+from tasks.store.tensor_files import StoredTensor, read_tensors, stored_tensors, write_tensors
 
 if TYPE_CHECKING:
     import torch

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.xdist_group("outages"), pytest.mark.slow_faults]
 OUTAGE_SECONDS = 60
 # So many that tuning still goes on when the server is back.
 LONG = ("--set", "strategy=uniform", "--set", "full_tune.enabled=false", "--set", "tune.num_steps=4500")
-# What that takes two trainings side by side on two free cores. Other load stretches it, and how much two of them differ.
+# What that takes two trainings side by side on two free cores. Other load stretches it, and how much the two differ.
 LONG_SECONDS = 80
 SHORT = ("--set", "strategy=uniform", "--set", "full_tune.enabled=false", "--set", "tune.num_steps=100")
 
