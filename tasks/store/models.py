@@ -14,6 +14,7 @@ from tasks.core.errors import EnvironmentFault, InputError
 from tasks.store import model_files
 from tasks.store.digests import plain_digest
 from tasks.store.model_files import FileDigest
+from tasks.store.model_folder import quiet_transformers
 from tasks.store.task_sources import home
 
 if TYPE_CHECKING:
@@ -131,19 +132,6 @@ def tokenizer_of(folder: Path) -> "PreTrainedTokenizerBase":
         names = (tokenizer.unk_token, tokenizer.eos_token, tokenizer.bos_token, tokenizer.convert_ids_to_tokens(0))
         tokenizer.pad_token = next(name for name in names if name is not None)
     return tokenizer
-
-
-def context_of(folder: Path) -> int:
-    """Tokens that the model in a folder takes at most."""
-    return model_files.longest_input(model_files.read_config(folder), model_files.read_tokenizer_config(folder))
-
-
-def quiet_transformers() -> None:
-    """No progress bars and no advice while loading; what matters is checked and raised here."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
 
 
 def _local_folder(name: str, revision: str | None) -> Path | None:

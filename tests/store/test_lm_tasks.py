@@ -10,11 +10,12 @@ import pytest
 from lm_eval.models.huggingface import HFLM
 
 from tasks.core.errors import EnvironmentFault, InputError
+from tasks.store.checks import check_inputs
 from tasks.store.examples import encode_pair, load_examples
 from tasks.store.harness import answers
-from tasks.store.lm_tasks import TaskSource, check_inputs, resolve_task
 from tasks.store.models import ModelSource, load_model, load_tokenizer
 from tasks.store.splits import split_rows
+from tasks.store.task_sources import TaskSource, resolve_task
 from tests.store.inputs import (
     LIMIT,
     QA_TASKS,

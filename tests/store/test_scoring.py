@@ -14,9 +14,9 @@ from lm_eval.models.huggingface import HFLM
 from tasks.core.scoring import Scores, perplexity_with_error
 from tasks.store.harness import quiet
 from tasks.store.language_model import language_model
-from tasks.store.lm_tasks import resolve_task
 from tasks.store.models import ModelSource, load_model, load_tokenizer, resolve_model
 from tasks.store.scoring import score
+from tasks.store.task_sources import resolve_task
 from tests.store.inputs import (
     LIMIT,
     QA_TASKS,
