@@ -1,10 +1,7 @@
 """A model as an input: found, checked, identified by content, loaded."""
 
 import logging
-import os
 import re
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from tasks.core.errors import EnvironmentFault, InputError
 from tasks.store import model_files
 from tasks.store.digests import plain_digest
+from tasks.store.files import made_once
 from tasks.store.model_files import FileDigest
 from tasks.store.model_folder import quiet_transformers
 from tasks.store.task_sources import home
@@ -187,17 +185,8 @@ def _converted(folder: Path, root: Path, file_digest: FileDigest, tokenizer: str
     target = root / model_files.json_digest(parts)[:32]
     if not target.is_dir():
         logger.info("%s has pickled weights only: converting them to safetensors once, in %s", folder, target)
-        root.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=root, prefix="partial-"))
-        try:
+        with made_once(target) as partial:
             to_safetensors(folder, partial)
-            os.replace(partial, target)
-        except OSError:
-            # Another process finished the same conversion first: equal content, so either will do.
-            if not target.is_dir():
-                raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     return target
 
 
