@@ -19,11 +19,11 @@ SHOWN = (".png", ".csv", ".html", ".md", ".json")
 def show_results(run: "Run", tracking: Tracking) -> None:
     """Pass the report's files, numbers and table on to MLflow and Prefect."""
     assert run.report is not None
-    folder = Store(Path(run.runtime.store)).open(run.report)
+    store = Store(Path(run.runtime.store))
+    folder = store.open(run.report)
     files = [path for path in sorted(folder.iterdir()) if path.suffix in SHOWN and path.name != "manifest.json"]
     tracking.files([path for path in files if path.suffix == ".png"], "figures")
     tracking.files([path for path in files if path.suffix != ".png"], "report")
-    store = Store(Path(run.runtime.store))
     for ref in run.own.used:
         if ref.stage == "cluster":
             tracking.files([store.open(ref) / "plan.json"], f"plans/{ref.summary['strategy']}")
