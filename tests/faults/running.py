@@ -23,12 +23,14 @@ class Running:
             start_new_session=True,
         )
 
-    def wait_until(self, condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
+    def wait_until(self, condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
         """Poll; the run must still be going when the condition comes true."""
         deadline = time.monotonic() + seconds
         while not condition():
             assert self.process.poll() is None, f"ended before {what}: {self.process.communicate()[0]}"
-            assert time.monotonic() < deadline, f"no {what} within {seconds} s"
+            if time.monotonic() > deadline:
+                self.process.kill()
+                raise AssertionError(f"no {what} within {seconds} s: {self.process.communicate()[0]}")
             time.sleep(0.005)
 
     def end(self, number: int, seconds: float = 60) -> int:
