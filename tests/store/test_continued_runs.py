@@ -8,24 +8,12 @@ import pytest
 from tasks.store.artifacts import Artifact, Ref
 from tasks.store.tracking import Tracking
 from tasks.store.work import METRICS_FILE
+from tests.store.waiting import wait_for
 
 # MLflow 3.17 still uses a loading option that SQLAlchemy 2.1 will drop one day.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 NOWHERE = "http://127.0.0.1:9"
 KEY = "k" * 64
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory) -> str:
-    """An SQLite tracking database."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
-
-
-@pytest.fixture
-def client(uri):
-    from mlflow import MlflowClient
-
-    return MlflowClient(uri)
 
 
 def begin(uri: str, machine: Path, steps: range, **parameters: str) -> Tracking:
@@ -135,11 +123,3 @@ def test_all_attempts_at_a_run_come_late(uri, client, machines):
         "tune · crash": ("FINISHED", [1, 2, 3, 4]),
         "next": ("FINISHED", []),
     }
-
-
-def wait_for(condition, seconds: float = 30) -> None:
-    """Poll until it is so."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -15,23 +15,11 @@ from tasks.store.journal import Journal
 from tasks.store.sender import check_server
 from tasks.store.tracking import Tracking
 from tasks.store.work import METRICS_FILE
+from tests.store.waiting import wait_for
 
 # MLflow 3.17 still uses a loading option that SQLAlchemy 2.1 will drop one day.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 NOWHERE = "http://127.0.0.1:9"
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory) -> str:
-    """An SQLite tracking database."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
-
-
-@pytest.fixture
-def client(uri):
-    from mlflow import MlflowClient
-
-    return MlflowClient(uri)
 
 
 def artifact(folder: Path, **summary: float) -> Artifact:
@@ -268,11 +256,3 @@ def test_a_journal_of_a_living_run_is_left_to_it(uri, client, tmp_path):
     assert other.close("FINISHED")
     assert not living.journal.everything_delivered()
     assert len(client.search_runs([experiment(client, "living")])) == 1
-
-
-def wait_for(condition, seconds: float = 30) -> None:
-    """Poll until it is so."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
