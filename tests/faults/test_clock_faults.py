@@ -9,7 +9,8 @@ from tests.faults.clocks import DAY, days_off, needs_faketime, shifted
 from tests.faults.running import Running, tunes
 from tests.flows.commands import artifacts, crash, small_settings
 
-pytestmark = [pytest.mark.xdist_group("clocks"), pytest.mark.slow_faults, needs_faketime]
+# Under libfaketime whole runs start in twice their time.
+pytestmark = [pytest.mark.xdist_group("clocks"), pytest.mark.slow_faults, pytest.mark.timeout(900), needs_faketime]
 QUICK = ("--set", "strategy=uniform", "--set", "full_tune.enabled=false", "--set", "tune.num_steps=400")
 # Middle Europe's rule, without a data base of time zones.
 ZONE = "CET-1CEST,M3.5.0,M10.5.0/3"
@@ -65,10 +66,10 @@ def test_f22_clocks_that_jump_while_a_run_computes(finished, tmp_path):
     home = settings.parent / "home"
     clock.write_text("+0d")
     run = Running(str(settings), *QUICK, "--set", "tune.num_steps=1500", **shifted(clock))
-    run.wait_until(lambda: tunes(home), "first step")
+    run.wait_until(lambda: tunes(home), "first step", seconds=400)
     for offset, ahead in (("+1d", 0.5), ("-1d", -0.5)):
         clock.write_text(offset)
-        run.wait_until(lambda ahead=ahead: jumped(home, ahead), f"a step at {offset}")
+        run.wait_until(lambda ahead=ahead: jumped(home, ahead), f"a step at {offset}", seconds=200)
     run.output = run.process.communicate(timeout=300)[0]
     assert run.process.returncode == 0, run.output
     assert "Traceback" not in run.output
@@ -99,7 +100,7 @@ def test_f22_gc_under_another_clock_leaves_what_a_run_wants(finished, tmp_path, 
     assert crash("run", str(settings), *QUICK, "--set", "tune.num_steps=4").returncode == 0
     first = places(home / "store")
     run = Running(str(settings), *QUICK, **(shifted(of_the_run) if of_the_run else {}))
-    run.wait_until(lambda: tunes(home), "first step")
+    run.wait_until(lambda: tunes(home), "first step", seconds=400)
     used = places(home / "store").keys() & artifacts(finished.parent / "home/store").keys()
     assert {name.partition("/")[0] for name in used} >= {"capture", "emulate"}
     removed = crash("gc", "--home", str(home), "--days", "0", **(shifted(of_gc) if of_gc else {}))
