@@ -15,8 +15,8 @@ def shifted(offset: str | Path) -> dict[str, str]:
     """Environment of a process whose clock is off: by `+1d`, `-1d`, `@2039-06-01 00:00:00`; or as a file says, always.
 
     The monotonic clock stays as it is, as it does on a machine whose clock is set. For what libfaketime breaks then
-    see `clock/sitecustomize.py`, which every Python process with this environment runs first. OpenMP, Prefect's
-    temporary server and MLflow take no harm.
+    see `clock/sitecustomize.py`, which every Python process with this environment runs first. OpenMP and
+    MLflow take no harm; Prefect's temporary server works but burns a core, so long tests give their runs another one.
     """
     repairs = Path(__file__).parent / "clock"
     environment = {

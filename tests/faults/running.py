@@ -1,5 +1,7 @@
 """The whole command as a process that a test watches, signals and kills."""
 
+import os
+import signal
 import subprocess
 import time
 import uuid
@@ -29,7 +31,8 @@ class Running:
         while not condition():
             assert self.process.poll() is None, f"ended before {what}: {self.process.communicate()[0]}"
             if time.monotonic() > deadline:
-                self.process.kill()
+                # With the server that it may have started, which else keeps our pipe open.
+                os.killpg(self.process.pid, signal.SIGKILL)
                 raise AssertionError(f"no {what} within {seconds} s: {self.process.communicate()[0]}")
             time.sleep(0.005)
 
