@@ -95,21 +95,31 @@ def _servers(home: Path, tracking: str | None) -> Iterator[Finding]:
     if not prefect:
         yield Finding("prefect", "its own server for the time of each run (PREFECT_API_URL is not set)")
     else:
-        yield _reached("prefect", prefect, f"{prefect.rstrip('/')}/health")
+        yield _reached(prefect)
     if tracking and tracking.startswith("http"):
-        yield _reached("mlflow", tracking, f"{tracking.rstrip('/')}/health")
+        yield _tracked(tracking)
     else:
         yield Finding("mlflow", f"SQLite file under {home.absolute() / 'mlflow'} (a settings file may name a server)")
 
 
-def _reached(name: str, shown: str, address: str) -> Finding:
-    import httpx
+def _reached(prefect: str) -> Finding:
+    from tasks.store.servers import shown, unreachable
+
+    if why := unreachable(f"{prefect.rstrip('/')}/health"):
+        return Finding("prefect", f"{shown(prefect)}: {why}", "start the server, or correct or unset the address")
+    return Finding("prefect", f"{shown(prefect)}: answers")
+
+
+def _tracked(uri: str) -> Finding:
+    from tasks.core.errors import EnvironmentFault
+    from tasks.store.sender import check_server
+    from tasks.store.servers import shown
 
     try:
-        httpx.get(address, timeout=5).raise_for_status()
-    except httpx.HTTPError as error:
-        return Finding(name, f"{shown}: {type(error).__name__}", "start the server, or correct or unset the address")
-    return Finding(name, f"{shown}: answers")
+        check_server(uri)
+    except EnvironmentFault as error:
+        return Finding("mlflow", shown(uri), str(error))
+    return Finding("mlflow", f"{shown(uri)}: answers")
 
 
 def _object_store(url: str) -> Finding:

@@ -63,17 +63,14 @@ def check_prefect() -> None:
     url = os.environ.get("PREFECT_API_URL")
     if not url:
         return
-    import httpx
-
     from tasks.core.errors import EnvironmentFault
+    from tasks.store.servers import shown, unreachable
 
-    try:
-        httpx.get(f"{url.rstrip('/')}/health", timeout=5).raise_for_status()
-    except httpx.HTTPError as error:
+    if why := unreachable(f"{url.rstrip('/')}/health"):
         raise EnvironmentFault(
-            f"Prefect at {url} (PREFECT_API_URL) does not answer ({type(error).__name__}); start the server, or unset"
+            f"Prefect at {shown(url)} (PREFECT_API_URL) does not answer ({why}); start the server, or unset"
             " the variable to run without one"
-        ) from error
+        )
 
 
 def prefect_page(run_id: str) -> str | None:

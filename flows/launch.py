@@ -12,6 +12,7 @@ from flows.settings import Settings
 from tasks.core.errors import EnvironmentFault
 from tasks.store.fronted import open_store
 from tasks.store.sender import warm_up
+from tasks.store.servers import shown
 
 # Without the last part MLflow shows its pages for chat agents instead of those for training.
 LOCAL_PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
@@ -99,7 +100,7 @@ def _print_summary(settings: Settings, table: Path, result: Path, seconds: float
 def mlflow_command(settings: Settings) -> str:
     """The command that opens the MLflow UI on this run's tracking data."""
     if settings.tracking_uri:
-        return f"open {settings.tracking_uri}"
+        return f"open {shown(settings.tracking_uri)}"
     import sys
 
     database = Path(settings.place.home).absolute() / "mlflow" / "mlflow.db"

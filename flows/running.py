@@ -20,6 +20,7 @@ from tasks.store.artifacts import Ref
 from tasks.store.precision import resolve_precision
 from tasks.store.resources import Resources, machine_folder, usable_cores, visible_gpus
 from tasks.store.sender import check_server
+from tasks.store.servers import shown
 from tasks.store.stage import Runtime, Shared, Stage, sharing
 from tasks.store.tracking import Tracking
 
@@ -190,8 +191,11 @@ def make_runtime(settings: Settings) -> Runtime:
 
 def make_shared(settings: Settings, runtime: Runtime) -> Shared:
     """What the stages of this run share: cores, GPUs, tracking."""
+    from tasks.store.gc import UsedRefs
+
     machine = Resources(usable_cores(), visible_gpus(), machine_folder())
-    return Shared(machine, open_tracking(settings, runtime.run_id))
+    used = UsedRefs(runtime.open_store(), runtime.run_id)
+    return Shared(machine, open_tracking(settings, runtime.run_id), used)
 
 
 @contextmanager
@@ -208,7 +212,7 @@ def recorded(
     from tasks.store.gc import finish_run, record_run
 
     store, tracking = runtime.open_store(), own.tracking
-    record_run(store, runtime.run_id, flow_name, name, settings.model_dump(mode="json"))
+    record_run(store, runtime.run_id, flow_name, name, _recorded(settings))
     state = "failed"
     try:
         with sharing(runtime, own):
@@ -230,6 +234,13 @@ def recorded(
         )
         computed = len(own.computed)
         finish_run(store, runtime.run_id, state, list(own.used), tracking.mlflow_run_id, computed, report)
+
+
+def _recorded(settings: Settings) -> dict[str, Any]:
+    """The settings as the store's record keeps them: an address without its password."""
+    values = settings.model_dump(mode="json")
+    values["place"]["mlflow"] = settings.place.mlflow and shown(settings.place.mlflow)
+    return values
 
 
 def open_tracking(settings: Settings, run_id: str) -> Tracking:

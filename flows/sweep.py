@@ -54,7 +54,9 @@ def sweep(settings: Settings, grid: Grid, at_once: PositiveInt | None = None, wh
             progress.show(done, len(cells))
         ordered = [outcomes[shown(cell.values)] for cell in cells]
         table = collect.submit(runtime, axes=list(grid), cells=[_described(outcome) for outcome in ordered]).result()
-        own.used += [outcome.report for outcome in ordered if outcome.report]
+        for outcome in ordered:
+            if outcome.report:
+                own.used.append(outcome.report)
         _show(runtime, own.tracking, table)
     _require_all(ordered)
     return table

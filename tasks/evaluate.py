@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import InputError
 from tasks.store.artifacts import Ref
-from tasks.store.lm_tasks import TaskSource
 from tasks.store.models import ModelSource
 from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
+from tasks.store.task_sources import TaskSource
 from tasks.store.work import Work
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def load_variant(
 ) -> "PreTrainedModel":
     """The model that is scored, in evaluation mode. InputError if tuned blocks do not fit what they are put into."""
     from tasks.core.devices import place
-    from tasks.store.models import load_model, quiet_transformers
+    from tasks.store.model_folder import quiet_transformers
+    from tasks.store.models import load_model
     from tasks.store.weights import load_emulator
 
     quiet_transformers()

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tasks.store.resources import Resources
+from tasks.store.stage import Runtime, Shared, sharing
+
 if TYPE_CHECKING:
     from tests.store.objects import Objects
 
@@ -19,6 +22,19 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"real test data is not at {SHARED}")
     return SHARED
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Runtime:
+    """Of a run with a store of its own."""
+    return Runtime(store=str(tmp_path / "store"), run_id=str(tmp_path))
+
+
+@pytest.fixture
+def own(runtime: Runtime) -> Iterator[Shared]:
+    """What the stages of that run share: two cores."""
+    with sharing(runtime, Shared(Resources(2))) as shared:
+        yield shared
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,10 @@
 """Examples as token ids, and batches that waste little on padding."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from tasks.core.errors import InputError
 
 IGNORED = -100  # the label that Hugging Face losses pass over
 
@@ -39,19 +37,6 @@ class Batch:
         return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device), self.rows)
 
 
-def truncate(example: Example, max_length: int) -> Example:
-    """Cut the prompt from the left so that prompt and answer fit; the answer stays whole.
-
-    Raises InputError with the row number if the answer alone does not fit.
-    """
-    room = max_length - len(example.answer_ids)
-    if room < 0 or (room == 0 and example.prompt_ids):
-        raise InputError(
-            f"row {example.row}: its answer has {len(example.answer_ids)} tokens, the context only {max_length}"
-        )
-    return replace(example, prompt_ids=example.prompt_ids[-room:] if room else ())
-
-
 def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     """Pad to the longest of these rows."""
     longest = max(example.num_tokens for example in examples)
@@ -66,14 +51,12 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     return Batch(input_ids, attention_mask, labels, tuple(example.row for example in examples))
 
 
-def token_batches(examples: Sequence[Example], max_tokens: int, sort: bool = True) -> Iterator[list[int]]:
+def token_batches(examples: Sequence[Example], max_tokens: int) -> Iterator[list[int]]:
     """Indices of batches whose padded size stays within max_tokens (a longer single row is a batch of its own).
 
     Sorted by length, longest first, so that what does not fit in memory fails at once.
     """
-    order = (
-        sorted(range(len(examples)), key=lambda index: -examples[index].num_tokens) if sort else range(len(examples))
-    )
+    order = sorted(range(len(examples)), key=lambda index: -examples[index].num_tokens)
     batch: list[int] = []
     longest = 0
     for index in order:

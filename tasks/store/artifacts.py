@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict
 from tasks.core.errors import CrashError, EnvironmentFault
 from tasks.store import disk
 from tasks.store.digests import Digests, plain_digest
-from tasks.store.files import flush_tree, list_files, write_flushed
+from tasks.store.files import flush, flush_tree, list_files, write_flushed
 from tasks.store.locks import key_lock
 from tasks.store.manifests import (
     ALLOWED_SUFFIXES,
@@ -309,8 +309,4 @@ def rename_new(written: Path, target: Path) -> None:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
         return
-    handle = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    flush(target.parent)

@@ -1,7 +1,11 @@
 """Files that survive a power cut, and folders that hold nothing but plain files."""
 
 import os
+import shutil
 import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -12,6 +16,11 @@ def write_flushed(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     flush(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text that ends with one line break, and have the disk confirm it."""
+    write_flushed(path, (text.rstrip("\n") + "\n").encode())
 
 
 def flush(path: Path) -> None:
@@ -43,3 +52,21 @@ def list_files(folder: Path) -> list[str]:
             elif not stat.S_ISDIR(mode):
                 raise ValueError(f"{path.relative_to(folder)} is neither a file nor a folder")
     return sorted(found)
+
+
+@contextmanager
+def made_once(target: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `target` at the end of the block, complete or not at all.
+
+    Where another process makes the same and is first, its folder stays: equal content, so either will do.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=target.parent, prefix="partial-"))
+    try:
+        yield partial
+        os.replace(partial, target)
+    except OSError:
+        if not target.is_dir():
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

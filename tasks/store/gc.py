@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,6 +49,25 @@ class Removed:
     num_bytes: int
 
 
+class UsedRefs(list[Ref]):
+    """The artifacts that a run has used so far, noted on disk as they come.
+
+    While a run is under way `collect` spares them by name: times say nothing where a clock jumps or two differ.
+    """
+
+    def __init__(self, store: Store, run_id: str) -> None:
+        super().__init__()
+        self._path = _used_path(store, run_id)
+
+    def append(self, ref: Ref) -> None:
+        """One more; a store that cannot be written has no `gc` either."""
+        super().append(ref)
+        with suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self._path, "a") as file:
+                file.write(f"{ref.stage} {ref.key}\n")
+
+
 def record_run(store: Store, run_id: str, flow: str, name: str, settings: dict[str, Any]) -> None:
     """Note that a run begins."""
     record = RunRecord(
@@ -73,6 +93,8 @@ def finish_run(
     record.report = report.model_dump(include={"stage", "key", "digest"}) if report else None
     record.refs = sorted({(ref.stage, ref.key) for ref in used})
     _write(store, record)
+    with suppress(OSError):
+        _used_path(store, run_id).unlink(missing_ok=True)
 
 
 def list_runs(store: Store) -> list[RunRecord]:
@@ -87,14 +109,15 @@ def list_runs(store: Store) -> list[RunRecord]:
 def collect(store: Store, days: float, dry_run: bool = False) -> list[Removed]:
     """Remove artifacts that no run of the last `days` days refers to, and what dead processes left behind.
 
-    Nothing that a running run may still want is touched: while one runs, what was made or found since its start
-    stays (who finds an artifact notes the time on its folder), and a key that is being computed is locked.
+    Nothing that a running run may still want is touched: what it has used stays by name, what was made or found since
+    its start by time (who finds an artifact notes the time on its folder), and a key that is being computed is locked.
     """
     since = time.time() - days * DAY_SECONDS
     runs = list_runs(store)
     kept = {ref for record in runs if _seconds(record.started) >= since for ref in map(tuple, record.refs)}
-    running = [_seconds(record.started) for record in runs if record.state == "running"]
-    oldest_wanted = min([since, *running])
+    running = [record for record in runs if record.state == "running"]
+    kept |= {ref for record in running for ref in _used(store, record.run_id)}
+    oldest_wanted = min([since, *(_seconds(record.started) for record in running)])
     removed = []
     for folder in sorted((store.root / "artifacts").glob("*/*")):
         stage, key = folder.parent.name, folder.name
@@ -148,6 +171,18 @@ def _remove(folder: Path, what: str, dry_run: bool, store_tmp: Path) -> list[Rem
         os.rename(folder, waste)
         shutil.rmtree(waste)
     return [Removed(what, size)]
+
+
+def _used_path(store: Store, run_id: str) -> Path:
+    return store.root / "runs" / f"{run_id}.used"
+
+
+def _used(store: Store, run_id: str) -> set[tuple[str, ...]]:
+    """Stage and key of what a run that is under way has used."""
+    try:
+        return {tuple(line.split()) for line in _used_path(store, run_id).read_text().splitlines()}
+    except (OSError, ValueError):
+        return set()
 
 
 def _parse(content: bytes) -> RunRecord | None:

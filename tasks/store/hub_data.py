@@ -1,14 +1,12 @@
 """The rows that an lm-eval definition names: local files as they are, a hub data set as a local copy, made once."""
 
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import EnvironmentFault, InputError
 from tasks.store import task_files
+from tasks.store.files import made_once
 from tasks.store.model_files import json_digest
 from tasks.store.task_sources import FEATURES_FILE
 
@@ -52,28 +50,15 @@ def _fetch(config: dict[str, Any], names: dict[str, str], folder: Path) -> None:
     data = _load(config)
     if absent := [name for name in names.values() if name not in data]:
         raise InputError(f"{config['dataset_path']} has no split {absent[0]!r}; it has {', '.join(data)}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
     try:
-        for split, name in names.items():
-            with open(partial / f"{split}.jsonl", "w", encoding="utf-8") as file:
-                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in data[name])
-        # Names of classes and the like, which rows alone do not hold.
-        (partial / FEATURES_FILE).write_text(json.dumps(data[names["train"]].features.to_dict()))
-        _move(partial, folder)
+        with made_once(folder) as partial:
+            for split, name in names.items():
+                with open(partial / f"{split}.jsonl", "w", encoding="utf-8") as file:
+                    file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in data[name])
+            # Names of classes and the like, which rows alone do not hold.
+            (partial / FEATURES_FILE).write_text(json.dumps(data[names["train"]].features.to_dict()))
     except TypeError as error:
         raise InputError(f"{config['dataset_path']} holds rows that are no text and numbers ({error})") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _move(partial: Path, folder: Path) -> None:
-    try:
-        os.replace(partial, folder)
-    except OSError:
-        # Another process finished the same copy first.
-        if not folder.is_dir():
-            raise
 
 
 def _load(config: dict[str, Any]) -> Any:

@@ -4,6 +4,7 @@ The run writes lines here and never waits for a server; a sender delivers them i
 does not take stays in the journal and is delivered by the next run.
 """
 
+import fcntl
 import json
 import os
 import threading
@@ -19,12 +20,41 @@ class Journal:
         self.path = folder / f"{run_id}.jsonl"
         self.mark = folder / f"{run_id}.sent"
         self._lock = threading.Lock()
+        self._claimed: int | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
+    def claim(self) -> bool:
+        """Be the one process that delivers it, until `release` or the end of this process; false where another is.
+
+        The kernel's lock, not the age of the file: clocks jump, and a run may be silent for an hour and live.
+        """
+        with self._lock:
+            if self._claimed is None:
+                handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    os.close(handle)
+                    return False
+                except OSError:
+                    pass  # a disk without locks: nobody else can be told from us
+                self._claimed = handle
+            return True
+
+    def release(self) -> None:
+        """Leave it to whoever comes next."""
+        with self._lock:
+            if self._claimed is not None:
+                os.close(self._claimed)
+                self._claimed = None
+
     def write(self, kind: str, **event: Any) -> None:
-        """Append one event."""
-        line = json.dumps({"kind": kind, **event}) + "\n"
-        with self._lock, open(self.path, "a") as file:
+        """Append one event, on a line of its own also where a kill or a full disk has left half a line."""
+        line = json.dumps({"kind": kind, **event}).encode() + b"\n"
+        with self._lock, open(self.path, "a+b") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read(1) == b"\n" else b"\n" + line
             file.write(line)
 
     def pending(self) -> Iterator[tuple[int, dict[str, Any]]]:

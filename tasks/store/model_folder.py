@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import InputError
-from tasks.store.tensor_files import flush
+from tasks.store.files import flush
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ COMPANIONS = (
 )
 
 
-def load_model(folder: Path, *, dtype: "torch.dtype | str" = "auto", device: str = "cpu") -> "PreTrainedModel":
+def load_folder(folder: Path, *, dtype: "torch.dtype | str" = "auto", device: str = "cpu") -> "PreTrainedModel":
     """A causal language model from safetensors only, in evaluation mode. InputError if a weight is missing on disk."""
     from transformers import AutoModelForCausalLM
 

@@ -1,10 +1,7 @@
 """A model as an input: found, checked, identified by content, loaded."""
 
 import logging
-import os
 import re
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +10,9 @@ from pydantic import BaseModel, ConfigDict
 from tasks.core.errors import EnvironmentFault, InputError
 from tasks.store import model_files
 from tasks.store.digests import plain_digest
+from tasks.store.files import made_once
 from tasks.store.model_files import FileDigest
+from tasks.store.model_folder import quiet_transformers
 from tasks.store.task_sources import home
 
 if TYPE_CHECKING:
@@ -133,19 +132,6 @@ def tokenizer_of(folder: Path) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def context_of(folder: Path) -> int:
-    """Tokens that the model in a folder takes at most."""
-    return model_files.longest_input(model_files.read_config(folder), model_files.read_tokenizer_config(folder))
-
-
-def quiet_transformers() -> None:
-    """No progress bars and no advice while loading; what matters is checked and raised here."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-
-
 def _local_folder(name: str, revision: str | None) -> Path | None:
     """The folder that `name` is, or None where it must be a hub id. InputError if it can be neither."""
     path = Path(name).expanduser()
@@ -199,17 +185,8 @@ def _converted(folder: Path, root: Path, file_digest: FileDigest, tokenizer: str
     target = root / model_files.json_digest(parts)[:32]
     if not target.is_dir():
         logger.info("%s has pickled weights only: converting them to safetensors once, in %s", folder, target)
-        root.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=root, prefix="partial-"))
-        try:
+        with made_once(target) as partial:
             to_safetensors(folder, partial)
-            os.replace(partial, target)
-        except OSError:
-            # Another process finished the same conversion first: equal content, so either will do.
-            if not target.is_dir():
-                raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     return target
 
 

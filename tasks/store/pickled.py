@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from tasks.core.errors import InputError, RefusedError
+from tasks.store.files import write_text
 from tasks.store.model_folder import copy_companions, load_config
-from tasks.store.tensor_files import COPY_BYTES, read_index, write_tensors, write_text
+from tasks.store.tensor_files import COPY_BYTES, read_index, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor

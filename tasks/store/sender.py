@@ -1,34 +1,35 @@
-"""Delivery of journals to MLflow, by a thread. The one file that imports mlflow."""
+"""Events of journals, told to MLflow. The one file that imports mlflow."""
 
 import contextlib
 import logging
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import EnvironmentFault
-from tasks.store.journal import Journal
+from tasks.store.servers import refusal, shown, unreachable
 
-logger = logging.getLogger(__name__)
-RETRY_SECONDS = 15.0
-POLL_SECONDS = 0.5
 MAX_BATCH = 900
+# Characters of a parameter's value that MLflow keeps.
+MAX_VALUE = 6000
 # What stands in for a stage's key on the run that all stages belong to.
 WHOLE = "flow"
 # Says to the UI that runs are trainings with curves, not chats.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-# The defaults retry for minutes; a tracking server that is away must not hold up anybody.
+# The defaults retry for minutes; a tracking server that is away must not hold up anybody. The client itself does not
+# retry at all: a request to begin a run, sent twice to a slow server, begins two. We retry after asking what is there.
 QUIET = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+# What else the status 403 may mean.
+FORBIDDEN = ", or have that user given the rights, or add this address to the server's --allowed-hosts"
 
 
 def warm_up() -> None:
@@ -42,61 +43,23 @@ def warm_up() -> None:
 
 
 class Sender:
-    """The thread that plays journals, oldest leftovers first, into MLflow."""
+    """Plays events into one experiment. run_id: the run of this process; others' come from journals left over."""
 
-    def __init__(self, uri: str, experiment: str, folder: Path) -> None:
-        self.uri, self.experiment, self.folder = uri, experiment, folder
+    def __init__(self, uri: str, experiment: str, folder: Path, run_id: str) -> None:
+        self.uri, self.experiment, self.folder, self.run_id = uri, experiment, folder, run_id
         self.ids: dict[tuple[str, str], str] = {}
         self._client: Any = None
         self._experiment_id = ""
-        self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._journal: Journal | None = None
-        self._foreign: set[Path] = set()
-        self._warned = False
-
-    def start(self, journal: Journal) -> None:
-        """Begin to deliver."""
-        self._journal = journal
-        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
-        self._thread.start()
-
-    def finish(self, seconds: float) -> bool:
-        """Deliver what is left within the time; whether nothing is left."""
-        self._closing.set()
-        if self._thread is None or self._journal is None:
-            return False
-        self._thread.join(seconds)
-        return self._journal.everything_delivered()
+        self._late: dict[str, bool] = {}
 
     def url(self, mlflow_run_id: str) -> str | None:
         """Address of a run in the UI of a tracking server."""
         if not self.uri.startswith("http"):
             return None
-        return f"{self.uri.rstrip('/')}/#/experiments/{self._experiment_id}/runs/{mlflow_run_id}"
+        return f"{shown(self.uri).rstrip('/')}/#/experiments/{self._experiment_id}/runs/{mlflow_run_id}"
 
-    def _work(self) -> None:
-        assert self._journal is not None
-        while True:
-            closing = self._closing.is_set()
-            try:
-                self._connect()
-                self._deliver(self._journal)
-                for journal in self._leftovers():
-                    self._deliver_leftover(journal)
-            except Exception as error:
-                if not self._warned:
-                    logger.warning("MLflow at %s: %s; the run goes on without it", self.uri, type(error).__name__)
-                    self._warned = True
-                if closing:
-                    return
-                self._closing.wait(RETRY_SECONDS)
-                continue
-            if closing:
-                return
-            self._closing.wait(POLL_SECONDS)
-
-    def _connect(self) -> None:
+    def connect(self) -> None:
+        """Find or make the experiment, once. Raises what MLflow raises where its server is away."""
         if self._client is not None:
             return
         os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
@@ -122,33 +85,15 @@ class Sender:
                 raise
             return found.experiment_id
 
-    def _leftovers(self) -> Iterator[Journal]:
-        """Journals of earlier runs that were not delivered and that nobody writes or delivers now."""
-        assert self._journal is not None
-        for path in sorted(self.folder.glob("*.jsonl"), key=lambda found: found.stat().st_mtime):
-            journal = Journal(self.folder, path.stem)
-            idle = time.time() - path.stat().st_mtime > 2 * RETRY_SECONDS
-            if path not in (self._journal.path, *self._foreign) and idle and not journal.everything_delivered():
-                yield journal
-
-    def _deliver_leftover(self, journal: Journal) -> None:
-        try:
-            self._deliver(journal)
-        except Exception as error:
-            # The server is there, it has just taken our own: something is wrong with this journal.
-            self._foreign.add(journal.path)
-            why = "another server knows its run" if isinstance(error, LookupError) else type(error).__name__
-            logger.warning("%s cannot be delivered (%s); it is left where it is", journal.path, why)
-
-    def _deliver(self, journal: Journal) -> None:
-        for offset, event in journal.pending():
-            getattr(self, f"_on_{event['kind']}")(journal.path.stem, event)
-            journal.acknowledge(offset)
+    def play(self, run_id: str, event: dict[str, Any]) -> None:
+        """Tell MLflow of one event of a run, in the order of its journal. An event told twice is shown once."""
+        getattr(self, f"_on_{event['kind']}")(run_id, event)
 
     def _on_start(self, run_id: str, event: dict[str, Any]) -> None:
         from mlflow.entities import Param
 
         tags = {**event["tags"], "crash.run": run_id, "crash.stage_run": event["run"] or WHOLE}
+        parameters = {name: str(value)[:MAX_VALUE] for name, value in event["parameters"].items()}
         existing = self._id(run_id, event["run"], create=False)
         if existing is None:
             if event["run"]:
@@ -156,10 +101,32 @@ class Sender:
             # With its tags from the start: a kill right after this must not make a second run of it later.
             run = self._client.create_run(self._experiment_id, event["time"], tags, event["name"])
             existing = run.info.run_id
+            self._late[existing] = True
+        else:
+            parameters = self._continue(run_id, existing, parameters)
         self.ids[(run_id, event["run"])] = existing
-        if parameters := [Param(name, str(value)[:6000]) for name, value in event["parameters"].items()]:
-            self._client.log_batch(existing, params=parameters)
+        if parameters:
+            self._client.log_batch(existing, params=[Param(name, value) for name, value in parameters.items()])
         self._log_inputs(existing, event["inputs"])
+
+    def _continue(self, run_id: str, existing: str, parameters: dict[str, str]) -> dict[str, str]:
+        """Go on with a run that MLflow knows: it runs again. Returns those parameters that it does not have yet."""
+        run = self._client.get_run(existing)
+        if run.info.status != "RUNNING" and self._owns(run_id, existing):
+            self._client.update_run(existing, status="RUNNING")
+        for name, value in parameters.items():
+            # MLflow never changes a parameter; on another machine the precision, for one, may be another.
+            if run.data.params.get(name, value) != value:
+                self._client.set_tag(existing, f"continued with {name}", value)
+        return {name: value for name, value in parameters.items() if name not in run.data.params}
+
+    def _owns(self, run_id: str, mlflow_run_id: str) -> bool:
+        """Whether its state is ours to say: a journal that comes late must not undo what was done elsewhere since."""
+        if run_id == self.run_id:
+            return True
+        if mlflow_run_id not in self._late:
+            self._late[mlflow_run_id] = self._client.get_run(mlflow_run_id).info.status == "RUNNING"
+        return self._late[mlflow_run_id]
 
     def _log_inputs(self, mlflow_run_id: str, inputs: dict[str, str]) -> None:
         from mlflow.entities import Dataset, DatasetInput
@@ -188,7 +155,9 @@ class Sender:
     def _on_end(self, run_id: str, event: dict[str, Any]) -> None:
         if event["tags"]:
             self._on_tags(run_id, event)
-        self._client.set_terminated(self._id(run_id, event["run"]), event["status"], event["time"])
+        mlflow_run_id = self._id(run_id, event["run"])
+        if self._owns(run_id, mlflow_run_id):
+            self._client.set_terminated(mlflow_run_id, event["status"], event["time"])
 
     def _id(self, run_id: str, stage_run: str, create: bool = True) -> Any:
         """MLflow's id for one of our runs; asked of the server when another process started it."""
@@ -204,18 +173,33 @@ class Sender:
 
 
 def check_server(uri: str) -> None:
-    """Raise EnvironmentFault if a tracking server's address does not answer."""
+    """Raise EnvironmentFault if a tracking server's address does not answer, or refuses our credentials."""
     if not uri.startswith("http"):
         return
-    import httpx
+    if why := unreachable(f"{uri.rstrip('/')}/health"):
+        raise EnvironmentFault(
+            f"MLflow at {shown(uri)} does not answer ({why}); start the server, correct place.mlflow, or"
+            " leave it out to track in a local file"
+        )
+    status = refusal(uri)
+    if status is not None and not _admitted(uri):
+        raise EnvironmentFault(
+            f"MLflow at {shown(uri)} refuses us ({status}); set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            " to a user of that server" + (FORBIDDEN if status == 403 else "")
+        )
+
+
+def _admitted(uri: str) -> bool:
+    """MLflow's own client knows further places for credentials: a token, a file in the home folder."""
+    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
 
     try:
-        httpx.get(f"{uri.rstrip('/')}/health", timeout=5).raise_for_status()
-    except httpx.HTTPError as error:
-        raise EnvironmentFault(
-            f"MLflow at {uri} does not answer ({type(error).__name__}); start the server, correct place.mlflow, or"
-            " leave it out to track in a local file"
-        ) from error
+        MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+    except MlflowException:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from tasks.core.errors import EnvironmentFault, InputError
+from tasks.store.files import write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -155,23 +156,6 @@ def write_tensors(
         _write_file(shard, out / name)
         weight_map |= dict.fromkeys((tensor for tensor, _ in shard), name)
     write_text(out / INDEX_FILE, json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2))
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write and flush to the disk."""
-    with file.open("w", encoding="utf-8") as stream:
-        stream.write(text.rstrip("\n") + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def flush(path: Path) -> None:
-    """Flush a closed file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _shards(tensors: Sequence[tuple[str, TensorSource]], limit: int) -> list[list[tuple[str, TensorSource]]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.store.artifacts import Artifact
+from tasks.store.delivery import Delivery
 from tasks.store.journal import Journal
 from tasks.store.sender import Sender
 from tasks.store.work import METRICS_FILE, read_metrics_from
@@ -30,17 +31,19 @@ class Tracking:
     def __init__(self, uri: str, experiment: str, folder: Path, run_id: str) -> None:
         self.run_id = run_id
         self.journal = Journal(folder, run_id)
+        self.journal.claim()
         self._read: dict[str, int] = {}
         self._named: dict[str, tuple[str, str]] = {}
         self._opened: set[str] = set()
         self._ended: set[str] = set()
         self._lock = threading.Lock()
-        self._sender = Sender(uri, experiment, folder)
+        self._sender = Sender(uri, experiment, folder, run_id)
+        self._delivery = Delivery(self.journal, self._sender)
 
     def start(self, name: str, parameters: dict[str, str], tags: dict[str, str], inputs: dict[str, str]) -> None:
         """Open the run. inputs: name of a data set or model to its digest."""
         self.journal.write("start", run="", name=name, time=now(), tags=tags, parameters=parameters, inputs=inputs)
-        self._sender.start(self.journal)
+        self._delivery.start()
 
     def stage_started(self, stage: str, label: str, key: str) -> None:
         """A stage computes; its child run appears with its first metric, so that curves are live."""
@@ -113,7 +116,7 @@ class Tracking:
         for key in self._opened - self._ended:
             self.journal.write("end", run=key, time=now(), status=status, tags={})
         self.journal.write("end", run="", time=now(), status=status, tags={})
-        done = self._sender.finish(seconds)
+        done = self._delivery.finish(seconds)
         if not done:
             logger.warning("MLflow did not take everything in time; the next run delivers %s", self.journal.path)
         return done

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 
 from tasks.core.errors import InputError
 from tasks.core.plan import Plan
-from tasks.store.model_folder import copy_companions, load_config, load_model
+from tasks.store.files import flush, write_text
+from tasks.store.model_folder import copy_companions, load_config, load_folder
 from tasks.store.pickled import to_safetensors
-from tasks.store.tensor_files import StoredTensor, flush, read_tensors, stored_tensors, write_tensors, write_text
+from tasks.store.tensor_files import StoredTensor, read_tensors, stored_tensors, write_tensors
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
-__all__ = ["load_emulator", "load_model", "read_tensors", "save_expanded", "to_safetensors", "write_emulator"]
+__all__ = ["load_emulator", "read_tensors", "save_expanded", "to_safetensors", "write_emulator"]
 
 PLAN_FILE = "plan.json"
 
@@ -51,7 +52,7 @@ def load_emulator(folder: Path, *, dtype: "torch.dtype | str" = "auto", device: 
     from tasks.core.blocks import rearranged
 
     plan = read_plan(folder)
-    return rearranged(load_model(folder, dtype=dtype, device=device), _stored_layout(plan))
+    return rearranged(load_folder(folder, dtype=dtype, device=device), _stored_layout(plan))
 
 
 def read_plan(folder: Path) -> Plan:

@@ -1,6 +1,5 @@
 """Batches: nothing is lost, nothing is padded more than it must be, order is a function of seed and step."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,9 +11,7 @@ from tasks.core.batching import (
     steps_per_epoch,
     token_batches,
     training_batch,
-    truncate,
 )
-from tasks.core.errors import InputError
 
 
 def example(prompt: int, answer: int, row: int = 0) -> Example:
@@ -37,18 +34,6 @@ def test_every_row_once_and_within_the_bound(sizes, max_tokens):
     for batch in batches:
         padded = len(batch) * max(examples[index].num_tokens for index in batch)
         assert padded <= max_tokens or len(batch) == 1
-
-
-def test_truncation_cuts_the_left_of_the_prompt_only():
-    cut = truncate(example(5, 2), 4)
-    assert cut.prompt_ids == (4, 5)
-    assert cut.answer_ids == (100, 101)
-    assert truncate(example(2, 2), 4) == example(2, 2)
-
-
-def test_an_answer_longer_than_the_context_names_its_row():
-    with pytest.raises(InputError, match="row 12: its answer has 5 tokens, the context only 4"):
-        truncate(example(3, 5, row=12), 4)
 
 
 @given(st.integers(1, 50), st.integers(1, 20), st.integers(0, 5))

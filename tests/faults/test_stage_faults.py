@@ -10,22 +10,9 @@ import pytest
 
 from tasks.core.errors import EnvironmentFault
 from tasks.store.artifacts import Store
-from tasks.store.resources import Resources
-from tasks.store.stage import Runtime, Shared, sharing
 from tests.store.sample_stages import number
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def runtime(tmp_path):
-    return Runtime(store=str(tmp_path / "store"), run_id=str(tmp_path))
-
-
-@pytest.fixture
-def own(runtime):
-    with sharing(runtime, Shared(Resources(2))) as shared:
-        yield shared
 
 
 def executions(log: str) -> int:

@@ -10,8 +10,8 @@ import lm_eval
 import yaml
 from lm_eval.tasks import TaskManager
 
-from tasks.store.lm_tasks import TaskSource, resolve_task
 from tasks.store.models import ModelSource, resolve_model
+from tasks.store.task_sources import TaskSource, resolve_task
 
 QA_TASKS = ("openbookqa", "piqa", "arc_easy", "arc_challenge", "hellaswag", "sciq", "webqs", "race")
 SCORES_VALIDATION = ("piqa", "hellaswag")

@@ -1,12 +1,14 @@
 """What no recent run refers to goes; what anybody may still want stays."""
 
+import json
 import os
 import time
+from datetime import datetime, timedelta
 
 import pytest
 
 from tasks.store.artifacts import Ref, Store
-from tasks.store.gc import collect, finish_run, list_runs, record_run
+from tasks.store.gc import UsedRefs, collect, finish_run, list_runs, record_run
 from tasks.store.keys import stage_key
 
 OLD = time.time() - 40 * 86_400
@@ -111,3 +113,20 @@ def test_an_old_artifact_that_a_run_under_way_has_found_stays(store):
     store.touch(store.find(found.stage, found.key))
     collect(store, days=0)
     assert [there(store, ref) for ref in (found, other)] == [True, False]
+
+
+@pytest.mark.parametrize("days_ahead", [-1, 0, 1])
+def test_f22_what_a_run_under_way_has_used_stays_whatever_its_clock_said(store, days_ahead):
+    found, other = publish(store, 1), publish(store, 2)
+    record_run(store, "run", "crash", "name", {})
+    path = store.root / "runs" / "run.json"
+    started = json.loads(path.read_text())["started"]
+    moved = datetime.fromisoformat(started) + timedelta(days=days_ahead)
+    path.write_text(path.read_text().replace(started, moved.isoformat()))
+    UsedRefs(store, "run").append(found)
+    collect(store, days=0)
+    assert [there(store, ref) for ref in (found, other)] == [True, False]
+    finish_run(store, "run", "failed", [], None, 0)
+    assert not list(store.root.glob("runs/*.used"))
+    collect(store, days=-2)
+    assert not there(store, found)

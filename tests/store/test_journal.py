@@ -35,3 +35,19 @@ def test_a_damaged_mark_delivers_again_rather_than_never(tmp_path):
     journal.write("start")
     journal.mark.write_text("garbage")
     assert len(list(journal.pending())) == 1
+
+
+def test_what_follows_half_a_line_is_not_lost_with_it(tmp_path):
+    with open(Journal(tmp_path, "run").path, "w") as file:
+        file.write('{"kind": "e')
+    Journal(tmp_path, "run").write("start")
+    assert [event["kind"] for _, event in Journal(tmp_path, "run").pending()] == ["start"]
+
+
+def test_one_at_a_time_delivers(tmp_path):
+    first, second = Journal(tmp_path, "run"), Journal(tmp_path, "run")
+    assert first.claim()
+    assert first.claim(), "who has it keeps it"
+    assert not second.claim()
+    first.release()
+    assert second.claim()

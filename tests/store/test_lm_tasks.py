@@ -10,18 +10,18 @@ import pytest
 from lm_eval.models.huggingface import HFLM
 
 from tasks.core.errors import EnvironmentFault, InputError
+from tasks.store.checks import check_inputs
 from tasks.store.examples import encode_pair, load_examples
 from tasks.store.harness import answers
-from tasks.store.lm_tasks import TaskSource, check_inputs, resolve_task
 from tasks.store.models import ModelSource, load_model, load_tokenizer
 from tasks.store.splits import split_rows
+from tasks.store.task_sources import TaskSource, resolve_task
 from tests.store.inputs import (
     LIMIT,
     QA_TASKS,
     SCORES_VALIDATION,
     own_task,
     question,
-    random_opt,
     real_task,
     stock_tasks,
     stories,
@@ -29,12 +29,6 @@ from tests.store.inputs import (
 )
 
 WINS, LOSES = (0.0, True), (-1e9, False)
-
-
-@pytest.fixture(scope="module")
-def models(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSource]:
-    """A real small LLaMA and a random OPT with the real tokenizer: one has its own begin token, one a shared one."""
-    return {"llama": stories(shared), "opt": random_opt(shared, tmp_path_factory.mktemp("opt"))}
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel, T5Config, T5ForCo
 
 from tasks.core.errors import EnvironmentFault, InputError
 from tasks.store.artifacts import Store
-from tasks.store.models import context_of, load_model, load_tokenizer, resolve_model
+from tasks.store.models import load_model, load_tokenizer, resolve_model
 from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model
 from tests.store.inputs import stories
 
@@ -73,7 +73,7 @@ def test_a_known_model_and_task_load_nothing_heavy(shared: Path, tmp_path: Path)
 import sys
 from pathlib import Path
 from tasks.store.artifacts import Store
-from tasks.store.lm_tasks import resolve_task
+from tasks.store.task_sources import resolve_task
 from tasks.store.models import resolve_model
 (Path({str(tmp_path)!r}) / "store").mkdir()
 store = Store(Path({str(tmp_path)!r}) / "store")
@@ -112,13 +112,13 @@ def test_a_tokenizer_without_padding_gets_one_and_still_encodes_the_same(shared:
 
 
 def test_longest_input_follows_lm_eval(folder: Path) -> None:
-    assert context_of(folder) == 512
+    assert resolve_model(str(folder)).context == 512
     edit_config(folder, max_position_embeddings=None)
-    assert context_of(folder) == 512  # the tokenizer's
+    assert resolve_model(str(folder)).context == 512  # the tokenizer's
     (folder / "tokenizer_config.json").write_text("{}")
-    assert context_of(folder) == 2048
+    assert resolve_model(str(folder)).context == 2048
     edit_config(folder, text_config={"max_position_embeddings": 77})
-    assert context_of(folder) == 77
+    assert resolve_model(str(folder)).context == 77
 
 
 def refuse(name: Path | str, message: str, error: type[Exception] = InputError) -> None:

@@ -14,15 +14,14 @@ from lm_eval.models.huggingface import HFLM
 from tasks.core.scoring import Scores, perplexity_with_error
 from tasks.store.harness import quiet
 from tasks.store.language_model import language_model
-from tasks.store.lm_tasks import resolve_task
 from tasks.store.models import ModelSource, load_model, load_tokenizer, resolve_model
 from tasks.store.scoring import score
+from tasks.store.task_sources import resolve_task
 from tests.store.inputs import (
     LIMIT,
     QA_TASKS,
     own_task,
     question,
-    random_opt,
     real_task,
     stock_tasks,
     stories,
@@ -31,12 +30,6 @@ from tests.store.inputs import (
 
 ALL_TASKS = (*QA_TASKS, "wikitext")
 NUM_ROWS = {"wikitext": 1, "race": 4}  # rows of thousands of tokens
-
-
-@pytest.fixture(scope="module")
-def models(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSource]:
-    """A real small LLaMA and a random OPT with the real tokenizer."""
-    return {"llama": stories(shared), "opt": random_opt(shared, tmp_path_factory.mktemp("opt"))}
 
 
 @pytest.fixture(scope="module")

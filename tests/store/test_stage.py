@@ -13,22 +13,10 @@ import pytest
 
 from tasks.core.errors import CrashError, DivergedError, EnvironmentFault, InputError, InterruptedRun
 from tasks.store.artifacts import Ref, Store
-from tasks.store.resources import Resources
-from tasks.store.stage import Runtime, Shared, sharing
+from tasks.store.stage import Runtime
 from tests.store.sample_stages import failing, number, slow, surroundings, writes
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def runtime(tmp_path):
-    return Runtime(store=str(tmp_path / "store"), run_id=str(tmp_path))
-
-
-@pytest.fixture
-def own(runtime):
-    with sharing(runtime, Shared(Resources(2))) as shared:
-        yield shared
 
 
 def clean(runtime: Runtime) -> bool:

@@ -18,9 +18,9 @@ from tasks.core.plan import Plan, fixed_plan
 from tasks.core.scoring import Scores
 from tasks.evaluate import evaluate
 from tasks.store.artifacts import Ref, Store
-from tasks.store.lm_tasks import TaskSource
 from tasks.store.models import ModelSource, load_model, load_tokenizer
 from tasks.store.scoring import score
+from tasks.store.task_sources import TaskSource
 from tasks.store.weights import write_emulator
 from tasks.store.work import Work
 from tests.store.inputs import real_task, stock_yaml, stories

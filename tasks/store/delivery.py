@@ -1,0 +1,90 @@
+"""Delivery of journals to MLflow, by a thread that nobody waits for while a run computes."""
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+from tasks.store.journal import Journal
+from tasks.store.sender import Sender
+from tasks.store.servers import shown
+
+logger = logging.getLogger(__name__)
+RETRY_SECONDS = 15.0
+POLL_SECONDS = 0.5
+# At the end of a run: a server that has just stumbled gets this many tries, one that has been away a single one.
+CLOSING_TRIES = 3
+CLOSING_PAUSE_SECONDS = 1.0
+
+
+class Delivery:
+    """The thread that hands journals to a sender: our own as it grows, and what earlier runs left over."""
+
+    def __init__(self, journal: Journal, sender: Sender) -> None:
+        self._journal, self._sender = journal, sender
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._foreign: set[Path] = set()
+        self._warned = False
+
+    def start(self) -> None:
+        """Begin to deliver."""
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def finish(self, seconds: float) -> bool:
+        """Deliver what is left within the time; whether nothing is left."""
+        self._closing.set()
+        if self._thread is None:
+            return False
+        self._thread.join(seconds)
+        return self._journal.everything_delivered()
+
+    def _work(self) -> None:
+        failures = 0
+        while True:
+            closing = self._closing.is_set()
+            try:
+                self._sender.connect()
+                self._deliver_all()
+                failures = 0
+            except Exception as error:
+                failures += 1
+                self._warn(error)
+            if closing and not 0 < failures < CLOSING_TRIES:
+                self._journal.release()
+                return
+            if closing:
+                time.sleep(CLOSING_PAUSE_SECONDS)
+            else:
+                self._closing.wait(RETRY_SECONDS if failures else POLL_SECONDS)
+
+    def _warn(self, error: Exception) -> None:
+        if not self._warned:
+            where = shown(self._sender.uri)
+            logger.warning("MLflow at %s: %s; the run goes on without it", where, type(error).__name__)
+            self._warned = True
+
+    def _deliver_all(self) -> None:
+        """Our own journal, then those of earlier runs that are not delivered and that no living process holds."""
+        if self._journal.claim():
+            self._deliver(self._journal)
+        folder = self._journal.path.parent
+        for path in sorted(folder.glob("*.jsonl"), key=lambda found: found.stat().st_mtime):
+            left = Journal(folder, path.stem)
+            if path in (self._journal.path, *self._foreign) or left.everything_delivered() or not left.claim():
+                continue
+            try:
+                self._deliver(left)
+            except Exception as error:
+                # The server is there, it has just taken our own: something is wrong with this journal.
+                self._foreign.add(path)
+                why = "another server knows its run" if isinstance(error, LookupError) else type(error).__name__
+                logger.warning("%s cannot be delivered (%s); it is left where it is", path, why)
+            finally:
+                left.release()
+
+    def _deliver(self, journal: Journal) -> None:
+        for offset, event in journal.pending():
+            self._sender.play(journal.path.stem, event)
+            journal.acknowledge(offset)

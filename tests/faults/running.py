@@ -1,0 +1,71 @@
+"""The whole command as a process that a test watches, signals and kills."""
+
+import os
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.flows.commands import CRASH, clean_environment
+
+
+class Running:
+    """`crash run` in a process group of its own, findable by a mark in its environment."""
+
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        self.mark = f"run-{uuid.uuid4()}"
+        self.process = subprocess.Popen(
+            [str(CRASH), "run", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=clean_environment(CRASH_TEST_MARK=self.mark, **environment),
+            start_new_session=True,
+        )
+
+    def wait_until(self, condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
+        """Poll; the run must still be going when the condition comes true."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, f"ended before {what}: {self.process.communicate()[0]}"
+            if time.monotonic() > deadline:
+                # With the server that it may have started, which else keeps our pipe open.
+                os.killpg(self.process.pid, signal.SIGKILL)
+                raise AssertionError(f"no {what} within {seconds} s: {self.process.communicate()[0]}")
+            time.sleep(0.005)
+
+    def end(self, number: int, seconds: float = 60) -> int:
+        """Send a signal to the command alone, and wait for its exit code."""
+        self.process.send_signal(number)
+        self.output = self.process.communicate(timeout=seconds)[0]
+        return self.process.returncode
+
+    def survivors(self) -> list[str]:
+        """Processes with our mark that are still there."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if self.mark in (folder / "environ").read_text(errors="replace"):
+                    found.append((folder / "cmdline").read_text().replace("\0", " "))
+            except OSError:
+                continue
+        return found
+
+    def no_survivors(self, seconds: float = 15) -> bool:
+        """Whether every process of the run is gone within the time."""
+        deadline = time.monotonic() + seconds
+        while self.survivors() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return not self.survivors()
+
+
+def being_written(home: Path, stage: str) -> bool:
+    """Whether the stage's temporary folder is there: it computes now."""
+    return any(home.glob(f"store/tmp/*-{stage}-*"))
+
+
+def tunes(home: Path) -> bool:
+    """Whether a tuning has made its first step."""
+    return any("learning_rate" in path.read_text() for path in home.glob("store/work/*/metrics.jsonl"))
