@@ -2,12 +2,13 @@
 service), 5 training diverged, 130/143 signals, 1 our bug."""
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
 
-from flows.environment import default_home
+from flows.environment import default_home, read_connection
 from flows.service.commands import HOME_HELP, add_commands, count
 from tasks.core.errors import CrashError, InterruptedRun
 
@@ -103,6 +104,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _runs(options: argparse.Namespace) -> int:
+    os.environ |= {**read_connection(options.home), **os.environ}
     from flows.listing import print_runs
 
     return print_runs(*_store(options), options.keys)

@@ -20,8 +20,8 @@ LOG_PAGE = 200
 # What Prefect calls a run that is scheduled once more.
 RESCHEDULED = "AwaitingRetry"
 LATE = timedelta(seconds=5)
-# How Prefect gets to the code is of no interest to who waits for a result.
-NOISE = ("deployment step", "deployment pull step")
+# How Prefect gets to the code is of no interest to who waits for a result; and stages say themselves what they did.
+NOISE = ("deployment step", "deployment pull step", "Finished in state Completed()")
 
 
 def submit(deployment: str, settings: Settings) -> int:
@@ -139,11 +139,10 @@ def _printer(client: Any, run: UUID) -> Callable[[], None]:
 
 
 def _lines(client: Any, run: UUID) -> Iterator[str | None]:
-    """Log lines as they arrive, each once and with the stage it is about; None when there are no more for now."""
+    """Log lines as they arrive, each once; None when there are no more for now."""
     from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId, LogFilterTimestamp
     from prefect.client.schemas.sorting import LogSort
 
-    names: dict[UUID, str] = {}
     seen: set[UUID] = set()
     since: Any = datetime(1970, 1, 1, tzinfo=UTC)
     while True:
@@ -153,7 +152,7 @@ def _lines(client: Any, run: UUID) -> Iterator[str | None]:
         for entry in _pages(partial(client.read_logs, where, LOG_PAGE, sort=LogSort.TIMESTAMP_ASC)):
             since = max(since, entry.timestamp)
             if entry.id not in seen and not any(words in entry.message for words in NOISE):
-                yield f"{entry.timestamp:%H:%M:%S}  {_stage(client, run, entry.task_run_id, names)}{entry.message}"
+                yield f"{entry.timestamp:%H:%M:%S}  {entry.message}"
             seen.add(entry.id)
         yield None
 
@@ -165,15 +164,3 @@ def _pages(read: Callable[..., list[Any]]) -> list[Any]:
         if len(page) < LOG_PAGE:
             break
     return found
-
-
-def _stage(client: Any, run: UUID, task: UUID | None, names: dict[UUID, str]) -> str:
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-
-    if task is None:
-        return ""
-    if task not in names:
-        where = FlowRunFilter(id=FlowRunFilterId(any_=[run]))
-        found = _pages(partial(client.read_task_runs, flow_run_filter=where, limit=LOG_PAGE))
-        names |= {each.id: each.name for each in found}
-    return f"{names.get(task, 'a stage')}: "

@@ -12,6 +12,8 @@ from tasks.core.errors import EnvironmentFault
 from tasks.store.servers import refusal, shown, unreachable
 
 MAX_BATCH = 900
+# Stages of one run that the server lists at once; the largest page that it gives.
+MAX_STAGES = 50_000
 # Characters of a parameter's value that MLflow keeps.
 MAX_VALUE = 6000
 # What stands in for a stage's key on the run that all stages belong to.
@@ -51,6 +53,7 @@ class Sender:
         self._client: Any = None
         self._experiment_id = ""
         self._late: dict[str, bool] = {}
+        self._asked: set[str] = set()
 
     def url(self, mlflow_run_id: str) -> str | None:
         """Address of a run in the UI of a tracking server."""
@@ -87,7 +90,12 @@ class Sender:
 
     def play(self, run_id: str, event: dict[str, Any]) -> None:
         """Tell MLflow of one event of a run, in the order of its journal. An event told twice is shown once."""
-        getattr(self, f"_on_{event['kind']}")(run_id, event)
+        try:
+            getattr(self, f"_on_{event['kind']}")(run_id, event)
+        except Exception:
+            # The server may have done what it could not confirm: ask again what it has.
+            self._asked.discard(run_id)
+            raise
 
     def _on_start(self, run_id: str, event: dict[str, Any]) -> None:
         from mlflow.entities import Param
@@ -160,16 +168,17 @@ class Sender:
             self._client.set_terminated(mlflow_run_id, event["status"], event["time"])
 
     def _id(self, run_id: str, stage_run: str, create: bool = True) -> Any:
-        """MLflow's id for one of our runs; asked of the server when another process started it."""
-        if (run_id, stage_run) not in self.ids:
-            query = f"tags.`crash.run` = '{run_id}' and tags.`crash.stage_run` = '{stage_run or WHOLE}'"
-            found = self._client.search_runs([self._experiment_id], query, max_results=1)
-            if not found:
-                if create:
-                    raise LookupError(f"no MLflow run for {run_id} {stage_run}")
-                return None
-            self.ids[(run_id, stage_run)] = found[0].info.run_id
-        return self.ids[(run_id, stage_run)]
+        """MLflow's id for one of our runs; asked of the server, once for all of a run, where another process began."""
+        if run_id not in self._asked:
+            query = f"tags.`crash.run` = '{run_id}'"
+            for run in self._client.search_runs([self._experiment_id], query, max_results=MAX_STAGES):
+                stage_tag = run.data.tags.get("crash.stage_run", WHOLE)
+                self.ids.setdefault((run_id, "" if stage_tag == WHOLE else stage_tag), run.info.run_id)
+            self._asked.add(run_id)
+        found = self.ids.get((run_id, stage_run))
+        if found is None and create:
+            raise LookupError(f"no MLflow run for {run_id} {stage_run}")
+        return found
 
 
 def check_server(uri: str) -> None:

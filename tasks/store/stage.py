@@ -4,6 +4,7 @@ import inspect
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -132,14 +133,17 @@ class Stage:
         given = dict(list(bound.arguments.items())[1:])
         return stage_key(self.name, self.compute.__module__, given, self.packages, ("tasks.core", *self.code))
 
+    def full_name(self, label: str) -> str:
+        """The stage and which one of its kind, as both UIs and the log name it."""
+        return f"{self.name} · {label}" if label else self.name
+
     def run(self, runtime: Runtime, label: str = "", **arguments: Any) -> Ref:
         """The artifact, found or computed, without Prefect."""
         return self._produce(runtime, label, arguments)[0]
 
     def submit(self, runtime: Runtime, label: str = "", **arguments: Any) -> Any:
         """A Prefect future of the artifact's reference; futures among the arguments are waited for."""
-        name = f"{self.name} · {label}" if label else self.name
-        return self.task.with_options(task_run_name=name).submit(runtime, label, **arguments)
+        return self.task.with_options(task_run_name=self.full_name(label)).submit(runtime, label, **arguments)
 
     @property
     def task(self) -> Any:
@@ -150,14 +154,14 @@ class Stage:
 
             def run_stage(runtime: Runtime, label: str, **arguments: Any) -> Any:
                 ref, cached = self._produce(runtime, label, arguments)
-                return _cached_state(ref) if cached else ref
+                return _cached_state(ref, self.full_name(label)) if cached else ref
 
             decorate = task(name=self.name, description=self.__doc__, cache_policy=NO_CACHE, persist_result=False)
             self._task = decorate(run_stage)
         return self._task
 
     def _produce(self, runtime: Runtime, label: str, arguments: dict[str, Any]) -> tuple[Ref, bool]:
-        store, own = runtime.open_store(), shared(runtime)
+        store, own, begun = runtime.open_store(), shared(runtime), time.monotonic()
         key, inputs = self.key(**arguments)
         artifact, cached = store.find(self.name, key), True
         if artifact is None:
@@ -172,6 +176,9 @@ class Stage:
             own.computed.append(artifact.ref)
         with store.with_metrics(artifact) as shown:
             own.tracking.stage_finished(self.name, label, shown, cached)
+        if not cached:
+            # Of what is found, Prefect's own line says all: see _cached_state.
+            logger.info("%s: computed in %.1f s (%s)", self.full_name(label), time.monotonic() - begun, key[:12])
         return artifact.ref, cached
 
     def _compute(
@@ -251,10 +258,10 @@ def _parents(value: Any) -> Iterable[Ref]:
             yield from _parents(part)
 
 
-def _cached_state(ref: Ref) -> Any:
+def _cached_state(ref: Ref, name: str) -> Any:
     from prefect.states import Completed
 
-    return Completed(name="Cached", message=f"found {ref.stage} {ref.key[:12]} in the store", data=ref)
+    return Completed(name="Cached", message=f"found {name} ({ref.key[:12]}) in the store", data=ref)
 
 
 def default_root() -> Path:

@@ -69,7 +69,7 @@ def test_our_command_follows_the_run_and_prints_its_table(demo):
     done = demo.crash("demo", "--pool")
     assert done.returncode == 0, done.stderr
     assert len(TABLE_ROW.findall(done.stdout)) == 2
-    assert "tune · crash, seed 0: found" in done.stdout
+    assert "found tune · crash, seed 0 (" in done.stdout
     assert "Traceback" not in done.stdout
 
 
