@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
+
 from tasks.core.errors import EnvironmentFault
 from tasks.store.files import write_flushed
 from tasks.store.processes import process_start
@@ -64,15 +66,27 @@ class Processes:
         """Ask it to end, and end it with everything it started if it does not; whether it was running."""
         known, was_running = self._read().get(name), self.running(name)
         if known is not None and was_running:
+            family = psutil.Process(known.pid).children(recursive=True)
             os.kill(known.pid, number)
-            deadline = time.monotonic() + seconds
-            while self.running(name) and time.monotonic() < deadline:
-                time.sleep(POLL_SECONDS)
-        if known is not None and was_running:
+            _wait_for_end(lambda: self.running(name), seconds)
+            for one in family:
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
             with suppress(ProcessLookupError):
                 os.killpg(known.pid, signal.SIGKILL)
         self._note({other: found for other, found in self._read().items() if other != name})
         return was_running
+
+    def stop_children(self, name: str, seconds: float = STOP_SECONDS) -> None:
+        """Ask those to end that it has started, and wait for them: runs write their checkpoint."""
+        known = self._read().get(name)
+        if known is None or not self.running(name):
+            return
+        children = psutil.Process(known.pid).children()
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                child.terminate()
+        _wait_for_end(lambda: any(child.is_running() for child in children), seconds)
 
     def log(self, name: str) -> Path:
         """File that takes what it prints."""
@@ -102,6 +116,12 @@ class Processes:
         temporary = self._notes.with_suffix(".tmp")
         write_flushed(temporary, json.dumps({name: asdict(found) for name, found in started.items()}).encode())
         os.replace(temporary, self._notes)
+
+
+def _wait_for_end(running: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while running() and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
 
 
 def _default_signals() -> None:

@@ -2,12 +2,16 @@
 
 import json
 import re
+import shutil
 import time
+from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
 from tests.flows.commands import crash
+from tests.service.browser import look
 from tests.service.service import Service, own_settings
 
 pytestmark = pytest.mark.xdist_group("service")
@@ -79,3 +83,23 @@ def test_an_error_of_the_user_is_one_clear_line_with_its_exit_code(healthy, tmp_
     assert refused.returncode == 2, refused.stdout
     assert "plan.num_kept = 99, but" in refused.stdout
     assert "Traceback" not in refused.stdout
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium (Debian package chromium)")
+def test_both_pages_show_the_run_to_a_person(demo, tmp_path):
+    run = newest(demo)
+    prefect = demo.connection["PREFECT_API_URL"].removesuffix("/api")
+    text = look(f"{prefect}/runs/flow-run/{run['id']}", tmp_path / "prefect.png", "Artifacts")
+    assert run["name"] in text
+    assert "Completed" in text
+    mlflow = demo.connection["MLFLOW_TRACKING_URI"]
+    text = look(f"{mlflow}/#/experiments/1?workflowType=machine_learning", tmp_path / "mlflow.png", "model · people")
+    assert "Error" not in text
+    for name in ("prefect.png", "mlflow.png"):
+        assert colours(tmp_path / name) > 20, "a page, not a blank"
+
+
+def colours(path: Path) -> int:
+    """How many colours a picture has."""
+    with Image.open(path) as image:
+        return len(image.convert("RGB").getcolors(maxcolors=2**24) or [])

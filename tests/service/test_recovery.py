@@ -112,7 +112,7 @@ def test_f3_worker_and_flow_killed(run, healthy, undisturbed):
     wait_until(lambda: run.flow_run["state_type"] != "RUNNING", "notice of the death", SEEN_SECONDS)
     assert time.time() - killed < SEEN_SECONDS
     assert healthy.up().returncode == 0
-    assert "no heartbeat" in run.end()
+    assert "no heartbeat" in run.end(), "who follows it is told"
     run.check(undisturbed, kept)
     assert max(run.times_of_steps(step)) < killed, "steps before the checkpoint were not made again"
     assert run.flow_run["run_count"] == 2
@@ -143,6 +143,19 @@ def test_f20_a_machine_that_is_taken_away_checkpoints_first(run, undisturbed):
     run.check(undisturbed, kept)
     assert max(run.times_of_steps(step)) < stopped + 30
     assert run.flow_run["run_count"] == 2
+
+
+def test_down_in_the_middle_checkpoints_and_up_goes_on(run, healthy, undisturbed):
+    run.wait_for_tuning()
+    step, kept, flow = run.step(), run.inodes(), run.process()
+    stopped = time.time()
+    assert healthy.down().returncode == 0
+    assert not flow.is_running()
+    assert run.step() > step, "more than the regular checkpoint"
+    assert healthy.up().returncode == 0
+    run.end()
+    run.check(undisturbed, kept)
+    assert max(run.times_of_steps(step)) < stopped
 
 
 def test_killed_again_and_again_it_is_given_up(run, healthy):

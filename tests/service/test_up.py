@@ -151,7 +151,7 @@ def test_plain_prefect_deploys_from_a_clone_of_the_sources(healthy, tmp_path):
             (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / name, tmp_path / "clone" / name)
     done = subprocess.run(
-        [str(BIN / "prefect"), "--no-prompt", "deploy", "--all"],
+        [str(BIN / "prefect"), "deploy", "--all", "--no-prompt"],
         env=healthy.environment(PYTHONPATH=str(tmp_path / "clone")),
         cwd=tmp_path / "clone",
         capture_output=True,
