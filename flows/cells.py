@@ -19,7 +19,7 @@ from tasks.store.artifacts import Ref
 from tasks.store.fronted import open_store
 from tasks.store.gc import list_runs
 from tasks.store.keys import canonical_json
-from tasks.store.stage import stop_everything
+from tasks.store.runtime import stop_everything
 
 logger = logging.getLogger(__name__)
 DEPLOYMENT = "crash/run"

@@ -21,7 +21,7 @@ LOCAL_PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 def launch(settings: Settings) -> int:
     """Run the `crash` flow in this process; exit code."""
     _prepare(settings)
-    from flows.running import Inputs
+    from flows.inputs import Inputs
 
     Inputs(settings)
     begun = time.monotonic()
@@ -37,7 +37,7 @@ def launch_sweep(settings: Settings, axes: dict[str, list[Any]], at_once: int | 
     """Run the `sweep` flow in this process, its cells on the work pool where there is one; exit code."""
     _prepare(settings)
     from flows.grid import make_cells
-    from flows.running import Inputs
+    from flows.inputs import Inputs
 
     for _, cell in make_cells(settings, axes):
         Inputs(cell)

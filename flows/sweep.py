@@ -17,7 +17,7 @@ from flows.settings import Settings
 from tasks.collect import collect
 from tasks.core.errors import EnvironmentFault
 from tasks.store.artifacts import Ref
-from tasks.store.stage import Runtime
+from tasks.store.runtime import Runtime
 
 Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
 Where = Literal["auto", "here", "pool"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tasks.store.resources import Resources
-from tasks.store.stage import Runtime, Shared, sharing
+from tasks.store.runtime import Runtime, Shared, sharing
 
 if TYPE_CHECKING:
     from tests.store.objects import Objects

@@ -2,23 +2,17 @@
 
 import inspect
 import logging
-import os
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from tasks.store.artifacts import Artifact, Ref, Store
-from tasks.store.child import Children
-from tasks.store.fronted import open_store
 from tasks.store.keys import stage_key
 from tasks.store.object_files import credentials
-from tasks.store.resources import Resources, Share, usable_cores, visible_gpus
+from tasks.store.resources import Share
+from tasks.store.runtime import Runtime, Shared, shared
 from tasks.store.work import METRICS_FILE
 
 logger = logging.getLogger(__name__)
@@ -40,75 +34,6 @@ TEXT_CODE = (
     "tasks.store.task_files",
     "tasks.store.task_sources",
 )
-
-
-class Runtime(BaseModel):
-    """What a stage needs to run but what never changes its result; no key sees it.
-
-    store: folder of the store. store_url: the object store that the folder stands in front of, if there is one.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    store: str
-    store_url: str | None = None
-    run_id: str = "local"
-    cores_per_stage: int = 1
-    gpus_per_stage: int = 1
-    parallel: str = "layers"
-    show_progress: bool = False
-
-    def open_store(self) -> Store:
-        """The store of this run."""
-        return open_store(self.store, self.store_url)
-
-
-class NoTracking:
-    """Where nobody watches: stages run, metrics stay beside the artifacts."""
-
-    def stage_started(self, stage: str, label: str, key: str) -> None:
-        """A stage begins to compute."""
-
-    def stage_metrics(self, stage: str, key: str, path: Path) -> None:
-        """New lines may be in the metrics file at `path`."""
-
-    def stage_finished(self, stage: str, label: str, artifact: Artifact, cached: bool) -> None:
-        """A stage has its artifact, computed or found."""
-
-
-@dataclass
-class Shared:
-    """What the stages of one run share inside this process."""
-
-    resources: Resources
-    tracking: Any = field(default_factory=NoTracking)
-    used: list[Ref] = field(default_factory=list)
-    computed: list[Ref] = field(default_factory=list)
-    children: Children = field(default_factory=Children)
-
-
-_shared: dict[str, Shared] = {}
-_shared_lock = threading.Lock()
-
-
-def shared(runtime: Runtime) -> Shared:
-    """What belongs to the runtime's run; made on first use."""
-    with _shared_lock:
-        if runtime.run_id not in _shared:
-            _shared[runtime.run_id] = Shared(Resources(usable_cores(), visible_gpus()))
-        return _shared[runtime.run_id]
-
-
-@contextmanager
-def sharing(runtime: Runtime, own: Shared) -> Iterator[Shared]:
-    """Let the stages of one run use `own` for the time of the block."""
-    with _shared_lock:
-        _shared[runtime.run_id] = own
-    try:
-        yield own
-    finally:
-        with _shared_lock:
-            _shared.pop(runtime.run_id, None)
 
 
 class Stage:
@@ -262,16 +187,3 @@ def _cached_state(ref: Ref, name: str) -> Any:
     from prefect.states import Completed
 
     return Completed(name="Cached", message=f"found {name} ({ref.key[:12]}) in the store", data=ref)
-
-
-def default_root() -> Path:
-    """Folder of everything this project writes, unless settings say otherwise."""
-    return Path(os.environ.get("CRASH_HOME", ".crash")).absolute()
-
-
-def stop_everything(number: int) -> None:
-    """Stop what computes in every run of this process."""
-    with _shared_lock:
-        runs = list(_shared.values())
-    for own in runs:
-        own.children.stop(number)

@@ -138,7 +138,7 @@ def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> T
 
 def home(store: "Store | None") -> Path:
     """Where copies of inputs are kept: in the store, or where this project writes by default."""
-    from tasks.store.stage import default_root
+    from tasks.store.runtime import default_root
 
     return store.root if store else default_root()
 

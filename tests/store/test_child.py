@@ -176,7 +176,7 @@ def test_an_error_of_whoever_watches_does_not_wait_for_the_stage(tmp_path):
 
 ORPHAN = """
 import sys
-from tasks.store.stage import Runtime
+from tasks.store.runtime import Runtime
 from tests.store.sample_stages import slow
 slow.run(Runtime(store=sys.argv[1]), seconds=600, polls=True)
 """
@@ -210,7 +210,7 @@ def test_children_die_with_a_parent_that_was_killed(tmp_path):
 
 FAILING = """
 import sys
-from tasks.store.stage import Runtime
+from tasks.store.runtime import Runtime
 from tests.store.sample_stages import failing
 try:
     failing.run(Runtime(store=sys.argv[1]), how=sys.argv[2])

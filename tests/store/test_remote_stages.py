@@ -10,7 +10,7 @@ import pytest
 
 from tasks.core.errors import EnvironmentFault
 from tasks.store.resources import Resources
-from tasks.store.stage import Runtime, Shared, sharing
+from tasks.store.runtime import Runtime, Shared, sharing
 from tasks.store.work import METRICS_FILE, read_metrics
 from tests.store.objects import Objects
 from tests.store.sample_stages import number, surroundings

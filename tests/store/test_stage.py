@@ -13,7 +13,7 @@ import pytest
 
 from tasks.core.errors import CrashError, DivergedError, EnvironmentFault, InputError, InterruptedRun
 from tasks.store.artifacts import Ref, Store
-from tasks.store.stage import Runtime
+from tasks.store.runtime import Runtime
 from tests.store.sample_stages import failing, number, slow, surroundings, writes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -242,7 +242,7 @@ def test_f23_code_helpers_seed_and_package_versions_count_and_comments_do_not(ow
 
 SCRIPT = """
 import sys
-from tasks.store.stage import Runtime
+from tasks.store.runtime import Runtime
 from tests.store.sample_stages import number
 ref = number.run(Runtime(store=sys.argv[1]), value=1)
 heavy = {"torch", "transformers", "mlflow", "prefect", "datasets", "pandas"} & set(sys.modules)

@@ -18,7 +18,7 @@ from tasks.emulate import emulate
 from tasks.similarity import similarity
 from tasks.store.artifacts import Ref, Store
 from tasks.store.models import ModelSource, resolve_model
-from tasks.store.stage import Runtime, shared
+from tasks.store.runtime import Runtime, shared
 from tasks.store.task_sources import TaskSource, resolve_task
 from tasks.tune import tune
 

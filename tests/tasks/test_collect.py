@@ -9,7 +9,7 @@ import pytest
 from tasks.collect import collect
 from tasks.store.artifacts import Ref, Store
 from tasks.store.keys import canonical_json
-from tasks.store.stage import Runtime
+from tasks.store.runtime import Runtime
 
 SETTINGS = ("emulator_zero_shot", "emulator_fine_tuned", "plug_in", "gain", "leak", "privacy_gap")
 

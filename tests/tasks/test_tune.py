@@ -17,7 +17,7 @@ import torch
 from tasks.core.errors import CrashError, DivergedError, EnvironmentFault, InterruptedRun
 from tasks.store.artifacts import Ref, Store
 from tasks.store.resources import Resources
-from tasks.store.stage import Runtime, Shared, sharing
+from tasks.store.runtime import Runtime, Shared, sharing
 from tasks.store.work import read_metrics
 from tasks.tune import tune
 from tests.store.objects import Objects

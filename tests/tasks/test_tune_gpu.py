@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tasks.store.resources import Resources, visible_gpus
-from tasks.store.stage import Shared, sharing
+from tasks.store.runtime import Shared, sharing
 from tasks.store.work import read_metrics
 from tasks.tune import tune
 from tests.tasks.chain import Chain

@@ -19,7 +19,7 @@ from tasks.core.errors import CrashError, DivergedError, EnvironmentFault, Inter
 from tasks.core.team import LossModule
 from tasks.store.artifacts import Ref, Store
 from tasks.store.resources import Resources
-from tasks.store.stage import Runtime, Shared, sharing
+from tasks.store.runtime import Runtime, Shared, sharing
 from tasks.store.work import Work, read_metrics
 from tasks.tune import tune
 from tests.tasks.chain import Chain
