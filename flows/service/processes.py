@@ -16,7 +16,8 @@ from tasks.core.errors import EnvironmentFault
 from tasks.store.files import write_flushed
 from tasks.store.processes import process_start
 
-STOP_SECONDS = 40.0
+# Longer than a worker waits for the checkpoints of its runs.
+STOP_SECONDS = 60.0
 POLL_SECONDS = 0.1
 LOG_LINES = 15
 
@@ -76,17 +77,6 @@ class Processes:
                 os.killpg(known.pid, signal.SIGKILL)
         self._note({other: found for other, found in self._read().items() if other != name})
         return was_running
-
-    def stop_children(self, name: str, seconds: float = STOP_SECONDS) -> None:
-        """Ask those to end that it has started, and wait for them: runs write their checkpoint."""
-        known = self._read().get(name)
-        if known is None or not self.running(name):
-            return
-        children = psutil.Process(known.pid).children()
-        for child in children:
-            with suppress(psutil.NoSuchProcess):
-                child.terminate()
-        _wait_for_end(lambda: any(child.is_running() for child in children), seconds)
 
     def log(self, name: str) -> Path:
         """File that takes what it prints."""

@@ -77,8 +77,6 @@ def down(home: Path) -> int:
     with _alone(folder):
         processes = Processes(folder)
         for name in reversed(processes.names()):
-            if name in (WORKER, SWEEPER):
-                processes.stop_children(name)
             # SIGINT is PostgreSQL's orderly shutdown that does not wait for clients.
             number = signal.SIGINT if name == POSTGRES else signal.SIGTERM
             print(f"{name}: {'stopped' if processes.stop(name, number) else 'was not running'}")

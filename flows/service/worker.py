@@ -1,15 +1,34 @@
-"""`crash worker`: take runs from the pool on this machine, a bounded number at once."""
+"""`crash worker`: take runs from the pool on this machine, a bounded number at once.
 
+Prefect's worker does not pass a SIGTERM on to its runs. This process does: a machine that is taken away (spot instance,
+`crash down`, a container that is stopped) lets them write their checkpoint first.
+"""
+
+import ctypes
 import os
+import signal
 import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from flows.environment import check_prefect, prepare_environment
 from flows.service.servers import BIN, CODE
 
+# A spot instance has thirty seconds.
+CHECKPOINT_SECONDS = 28.0
+POLL_SECONDS = 0.1
+# "Signal this process when its parent dies", from linux/prctl.h.
+PR_SET_PDEATHSIG = 1
+
 
 def worker(home: Path, pool: str, kind: str, queue: str | None, limit: int | None, name: str | None) -> int:
-    """Become Prefect's worker, with the environment that every run of it inherits. Does not return."""
+    """Run Prefect's worker, with the environment that every run of it inherits; exit code."""
     from tasks.core.errors import InputError
     from tasks.store.resources import visible_gpus
 
@@ -31,5 +50,46 @@ def worker(home: Path, pool: str, kind: str, queue: str | None, limit: int | Non
         command += ["--work-queue", queue] if queue else []
     if os.environ.get("PREFECT_WORKER_WEBSERVER_PORT"):
         command.append("--with-healthcheck")
-    os.chdir(CODE)
-    os.execv(command[0], command)
+    return serve(command, CODE)
+
+
+def serve(command: Sequence[str], folder: Path) -> int:
+    """Run the worker until it ends or we are told to; then its runs end first."""
+    worker = subprocess.Popen(command, cwd=folder, preexec_fn=_die_with_parent)
+    told: list[int] = []
+
+    def stop(number: int, _frame: Any) -> None:
+        if not told:
+            told.append(number)
+            _end_runs(worker.pid)
+            worker.send_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    code = worker.wait()
+    return 128 + told[0] if told else code
+
+
+def _end_runs(worker: int) -> None:
+    """Tell the runs to end and wait for their checkpoints; the worker takes no new ones meanwhile."""
+    with suppress(psutil.NoSuchProcess):
+        frozen = psutil.Process(worker)
+        frozen.suspend()
+        runs = frozen.children()
+        for run in runs:
+            with suppress(psutil.NoSuchProcess):
+                run.terminate()
+        deadline = time.monotonic() + CHECKPOINT_SECONDS
+        while any(map(_goes_on, runs)) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        frozen.resume()
+
+
+def _goes_on(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
