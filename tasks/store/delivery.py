@@ -1,5 +1,6 @@
 """Delivery of journals to MLflow, by a thread that nobody waits for while a run computes."""
 
+import contextvars
 import logging
 import threading
 import time
@@ -29,7 +30,9 @@ class Delivery:
 
     def start(self) -> None:
         """Begin to deliver."""
-        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        # In the caller's context, so that what is logged belongs to its flow run.
+        work = contextvars.copy_context().run
+        self._thread = threading.Thread(target=work, args=(self._work,), name="mlflow", daemon=True)
         self._thread.start()
 
     def finish(self, seconds: float) -> bool:

@@ -5,7 +5,8 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from tests.flows.commands import CRASH, clean_environment
@@ -45,12 +46,26 @@ class Running:
     def survivors(self) -> list[str]:
         """Processes with our mark that are still there."""
         found = []
+        for pid in self._ours():
+            with suppress(OSError):
+                found.append((Path("/proc") / pid / "cmdline").read_text().replace("\0", " "))
+        return found
+
+    def _ours(self) -> Iterator[str]:
         for folder in Path("/proc").glob("[0-9]*"):
-            try:
+            with suppress(OSError):
                 if self.mark in (folder / "environ").read_text(errors="replace"):
-                    found.append((folder / "cmdline").read_text().replace("\0", " "))
+                    yield folder.name
+
+    def waits_for_a_core(self) -> dict[int, tuple[float, float]]:
+        """Of each process of ours that is there: seconds that its main thread ran, and waited for a free core."""
+        found = {}
+        for pid in self._ours():
+            try:
+                ran, waited, _ = (Path("/proc") / pid / "schedstat").read_text().split()
             except OSError:
                 continue
+            found[int(pid)] = (int(ran) / 1e9, int(waited) / 1e9)
         return found
 
     def no_survivors(self, seconds: float = 15) -> bool:

@@ -17,8 +17,6 @@ pytestmark = [pytest.mark.xdist_group("outages"), pytest.mark.slow_faults]
 OUTAGE_SECONDS = 60
 # So many that tuning still goes on when the server is back.
 LONG = ("--set", "strategy=uniform", "--set", "full_tune.enabled=false", "--set", "tune.num_steps=4500")
-# What that takes two trainings side by side on two free cores. Other load stretches it, and how much the two differ.
-LONG_SECONDS = 80
 SHORT = ("--set", "strategy=uniform", "--set", "full_tune.enabled=false", "--set", "tune.num_steps=100")
 
 
@@ -44,6 +42,23 @@ class Pair:
         self.commands = {name: (str(small_settings(home.parent)), *options) for name, home in self.homes.items()}
         self.commands["disturbed"] += ("--set", f"place.mlflow={uri}")
         self.runs = {name: Running(*command) for name, command in self.commands.items()}
+        self._waits: dict[str, dict[int, tuple[float, float]]] = {name: {} for name in self.runs}
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while any(run.process.poll() is None for run in self.runs.values()):
+            for name, run in self.runs.items():
+                self._waits[name] |= run.waits_for_a_core()
+            time.sleep(0.5)
+
+    def seconds(self, name: str) -> float:
+        """From a training's first step to its last, less what its process, the busiest, waited for a free core.
+
+        That depends on what else the machine does; a server that is away could cost waiting for it, or computing.
+        """
+        took = training_seconds(self.homes[name])
+        # A short one is not the busiest process of its run, nor long enough to be held up.
+        return took - max(self._waits[name].values())[1] if took > 30 else took
 
     def wait(self) -> str:
         """Both end well with the same artifacts, the disturbed training not 5 s slower; what the disturbed one said."""
@@ -54,9 +69,10 @@ class Pair:
         disturbed, undisturbed = self.homes["disturbed"], self.homes["undisturbed"]
         assert artifacts(disturbed / "store") == artifacts(undisturbed / "store")
         assert not list(disturbed.glob("store/quarantine/*"))
-        rise = training_seconds(disturbed) - training_seconds(undisturbed)
-        print(f"training took {training_seconds(undisturbed):.1f} s, disturbed {rise:+.1f} s")
-        assert rise < 5 * max(1, training_seconds(undisturbed) / LONG_SECONDS)
+        rise = self.seconds("disturbed") - self.seconds("undisturbed")
+        print(f"training took {self.seconds('undisturbed'):.1f} s, disturbed {rise:+.1f} s")
+        print({name: training_seconds(home) for name, home in self.homes.items()})
+        assert rise < 5
         return self.runs["disturbed"].output
 
     @property
@@ -125,7 +141,7 @@ def test_f6_a_server_away_for_the_rest_of_the_run(tmp_path, server):
     server.kill()
     said = pair.wait()
     journal = pair.journal
-    assert "the run goes on without it" in said
+    assert said.count("the run goes on without it") == 1, said
     assert f"the next run delivers {journal}" in said
     assert "Traceback" not in said
     assert not pair.delivered(journal)
