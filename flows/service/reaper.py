@@ -104,7 +104,8 @@ def look(pool: str, watch: Watch, most: int) -> None:
             if run.run_count > most:
                 continue
             logger.info("%s (%s) crashed: scheduled again, %d of %d", run.name, run.id, run.run_count, most)
-            message = f"scheduled again after a crash, {run.run_count} of {most}; finished stages are found"
+            why = run.state.message or "it crashed"
+            message = f"scheduled again, {run.run_count} of {most}; finished stages are found. Before: {why}"
             client.set_flow_run_state(run.id, AwaitingRetry(message=message), force=True)
 
 
