@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from flows.running import Run
 
 logger = logging.getLogger(__name__)
+LINK_SECONDS = 3.0
 SHOWN = (".png", ".csv", ".html", ".md", ".json")
 
 
@@ -56,7 +57,8 @@ def _show_in_prefect(table: str, rows: list[dict[str, Any]], run: "Run", trackin
         create_markdown_artifact(markdown=table, key="report", description="The five settings")
         create_table_artifact(table=rows, key="scores", description="Every score, one a row")
         create_table_artifact(table=stages, key="stages", description="What this run used of the store")
-        if url := tracking.url():
+        # A run that only finds things is over before the server has named it.
+        if run.settings.tracking_uri and (url := tracking.url(seconds=LINK_SECONDS)):
             create_link_artifact(link=url, link_text="MLflow run", key="mlflow")
     except Exception as error:
         # The store has the report; a server that is away costs only its copy.

@@ -17,6 +17,7 @@ from tasks.store.sender import Sender
 from tasks.store.work import METRICS_FILE, read_metrics_from
 
 logger = logging.getLogger(__name__)
+POLL_SECONDS = 0.1
 CURVES = ("loss", "validation_loss")
 
 
@@ -126,8 +127,11 @@ class Tracking:
         """Id of the MLflow run, once the server has given one."""
         return self._sender.ids.get((self.run_id, ""))
 
-    def url(self) -> str | None:
-        """Address of the run in the MLflow UI, for a tracking server."""
+    def url(self, seconds: float = 0.0) -> str | None:
+        """Address of the run in the MLflow UI, for a tracking server; waits so long for the server to name the run."""
+        deadline = time.monotonic() + seconds
+        while self.mlflow_run_id is None and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
         return self._sender.url(self.mlflow_run_id) if self.mlflow_run_id else None
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,9 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float) -> Any:
 def kill(*pids: int) -> None:
     """As the kernel does when memory runs out."""
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+        # One may have died with another.
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def own_settings(folder: Path, label: str, *lines: str) -> Path:

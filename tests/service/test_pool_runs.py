@@ -29,8 +29,9 @@ def demo(service: Service) -> Service:
 
 
 def newest(service: Service) -> dict:
-    """The flow run that began last."""
-    return service.ask("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})[0]
+    """The run of the demo that began last."""
+    completed = {"state": {"type": {"any_": ["COMPLETED"]}}}
+    return service.ask("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1, "flow_runs": completed})[0]
 
 
 def test_the_second_time_everything_is_found_within_seconds(demo):
@@ -39,7 +40,7 @@ def test_the_second_time_everything_is_found_within_seconds(demo):
     seconds = time.monotonic() - began
     assert done.returncode == 0, done.stdout + done.stderr
     states = demo.task_states(newest(demo)["id"])
-    assert len(states) == 38
+    assert len(states) == 41
     assert set(states.values()) == {"Cached"}
     assert seconds <= 20
 
