@@ -24,11 +24,15 @@ LINEAR = 0.8
 
 @dataclass(frozen=True)
 class Level:
-    """Flow runs made by a number of clients at once. cpu: seconds of each server, and of all clients together."""
+    """Flow runs made by a number of clients at once. cpu: seconds of each server, and of all clients together.
+
+    seconds: until the clients were done. recorded_seconds: until every task run was in the database.
+    """
 
     num_clients: int
     num_runs: int
     seconds: float
+    recorded_seconds: float
     cpu: dict[str, float]
 
     @property
@@ -84,9 +88,9 @@ def engine_level(plane: Plane, clients: list[Client], num_runs: int, idle: dict[
         client.begin("flows", len(range(place, num_runs, len(clients))))
     own = sum(client.end()["cpu"] for client in clients)
     seconds = time.monotonic() - began
-    plane.wait_for(expected)
+    recorded = plane.wait_for(expected) - began
     assert plane.found() == expected
-    return Level(len(clients), num_runs, seconds, {**watch.read(idle)[1], "clients": own})
+    return Level(len(clients), num_runs, seconds, recorded, {**watch.read(idle)[1], "clients": own})
 
 
 def replay_level(plane: Plane, recording: Recording, num_runs: int, idle: dict[str, float]) -> Replayed:

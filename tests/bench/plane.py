@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,10 @@ class Plane:
         assert choices is not None
         place = {"host": "127.0.0.1", "port": choices.postgres_port, "password": secrets.postgres}
         self._database = pg8000.native.Connection("crash", database="prefect", **place)
+
+    def close(self) -> None:
+        """Leave the database alone; the servers go on."""
+        self._database.close()
 
     def ask(self, query: str) -> list[Any]:
         """Rows of a query to Prefect's database."""
@@ -64,10 +68,12 @@ class Plane:
         query = "select relname, pg_total_relation_size(oid) from pg_class where relkind = 'r' and relnamespace = 2200"
         return {name: (self.count(f'select count(*) from "{name}"'), int(size)) for name, size in self.ask(query)}
 
-    def wait_for(self, recorded: int, seconds: float = 400) -> None:
-        """Until that many task runs are recorded and their events are written."""
+    def wait_for(self, recorded: int, seconds: float = 400) -> float:
+        """Until that many task runs are recorded, and further until their events are written; when the former was."""
         wait_until(lambda: self.found() >= recorded, f"{recorded} task runs", seconds)
+        at = time.monotonic()
         wait_until(lambda: self.events() >= recorded, f"{recorded} events", seconds)
+        return at
 
 
 def tree_cpu(pid: int) -> float:
@@ -120,7 +126,8 @@ def open_plane() -> Iterator[Plane]:
     folder = Path(tempfile.mkdtemp(prefix="crash-scale-"))
     service = Service(folder / "home", "--no-worker")
     try:
-        yield Plane(service)
+        with closing(Plane(service)) as plane:
+            yield plane
     finally:
         service.down()
         shutil.rmtree(folder, ignore_errors=True)
