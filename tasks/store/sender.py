@@ -55,9 +55,14 @@ class Sender:
         self._late: dict[str, bool] = {}
         self._asked: set[str] = set()
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether it tells a server; a database in a file takes one at a time."""
+        return self.uri.startswith("http")
+
     def url(self, mlflow_run_id: str) -> str | None:
         """Address of a run in the UI of a tracking server."""
-        if not self.uri.startswith("http"):
+        if not self.is_remote:
             return None
         return f"{shown(self.uri).rstrip('/')}/#/experiments/{self._experiment_id}/runs/{mlflow_run_id}"
 
