@@ -69,7 +69,8 @@ def sweep_name(settings: Settings, grid: dict[str, list[Any]]) -> str:
 
 
 def _labelled(settings: Settings, values: dict[str, Any], group: str) -> Settings:
-    place = settings.place.model_copy(update={"label": shown(values), "group": group})
+    label = " · ".join(part for part in (settings.place.label, shown(values)) if part)
+    place = settings.place.model_copy(update={"label": label, "group": group})
     # As if it had been written in the file: what was not set stays the worker's own.
     place.model_fields_set.update({"label", "group"})
     changed = settings.model_copy(update={"place": place})

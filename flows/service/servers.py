@@ -116,7 +116,9 @@ def mlflow_server(place: Place) -> tuple[list[str], dict[str, str]]:
 def worker(place: Place, queue: str, limit: int) -> tuple[list[str], dict[str, str]]:
     """Command and environment of a worker of this machine."""
     command = [str(BIN / "crash"), "worker", "--pool", place.choices.pool, "--queue", queue]
-    return [*command, "--limit", str(limit), "--name", worker_name(place, queue)], place.environment()
+    # Many workers would keep the server busy with questions; the one beside it may ask often.
+    environment = place.environment() | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+    return [*command, "--limit", str(limit), "--name", worker_name(place, queue)], environment
 
 
 def worker_name(place: Place, queue: str) -> str:

@@ -37,7 +37,8 @@ def sweep_settings(folder: Path) -> Path:
 def second_worker(healthy: Service) -> Iterator[psutil.Popen]:
     """Another worker beside the service's own; each takes one run at a time."""
     command = [str(BIN / "crash"), "worker", "--limit", "1", "--name", "second"]
-    process = psutil.Popen(command, env=healthy.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = healthy.environment(PREFECT_WORKER_QUERY_SECONDS="1")
+    process = psutil.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_until(lambda: "second" in workers(healthy), "second worker", 60)
     yield process
     for child in process.children(recursive=True) if process.is_running() else []:
