@@ -21,6 +21,8 @@ POLL_SECONDS = 5.0
 STALE_SECONDS = 75.0
 # A process starts within seconds; a busy machine that loads everything anew may take a minute.
 PENDING_SECONDS = 120.0
+# Prefect's worker breaks when it is given a run whose last process it has not cleared away yet.
+SETTLE_SECONDS = 10.0
 # Older crashes are history, not work.
 RECENT = timedelta(days=1)
 HEARTBEAT = "prefect.flow-run.heartbeat"
@@ -38,6 +40,7 @@ class Watch:
     pending_seconds: float = PENDING_SECONDS
     _seen: dict[UUID, float] = field(default_factory=dict)
     _signs: dict[UUID, set[UUID]] = field(default_factory=dict)
+    _crashes: dict[UUID, float] = field(default_factory=dict)
 
     def observe(self, now: float, signs: dict[UUID, set[UUID]], running: dict[UUID, bool]) -> list[UUID]:
         """The runs that are gone.
@@ -53,6 +56,11 @@ class Watch:
             known |= signs.get(run, set())
         limit = {run: self.stale_seconds if runs else self.pending_seconds for run, runs in running.items()}
         return [run for run, at in self._seen.items() if now - at > limit[run]]
+
+    def settled(self, now: float, crashes: Iterable[UUID]) -> set[UUID]:
+        """Of the crashes (ids of states), those that were there some time ago already."""
+        self._crashes = {crash: self._crashes.get(crash, now) for crash in crashes}
+        return {crash for crash, seen in self._crashes.items() if now - seen >= SETTLE_SECONDS}
 
     def forget(self) -> None:
         """Begin again: the server was away, silence meant nothing."""
@@ -100,8 +108,10 @@ def look(pool: str, watch: Watch, most: int) -> None:
             message = "its process is gone: no heartbeat for more than a minute"
             client.set_flow_run_state(run.id, Crashed(message=message), force=True)
             _crash_tasks(client, run.id)
-        for run in _crashed(client, pool):
-            if run.run_count > most:
+        crashed = [run for run in _crashed(client, pool) if run.run_count <= most]
+        settled = watch.settled(time.monotonic(), [run.state_id for run in crashed])
+        for run in crashed:
+            if run.state_id not in settled:
                 continue
             logger.info("%s (%s) crashed: scheduled again, %d of %d", run.name, run.id, run.run_count, most)
             why = run.state.message or "it crashed"

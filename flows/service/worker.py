@@ -23,6 +23,9 @@ from flows.service.servers import BIN, CODE
 # A spot instance has thirty seconds.
 CHECKPOINT_SECONDS = 28.0
 POLL_SECONDS = 0.1
+PAUSE_SECONDS = 3.0
+# A worker that cannot work at all ends at once, each time.
+SOON_SECONDS, MAX_FAILURES = 60.0, 5
 # "Signal this process when its parent dies", from linux/prctl.h.
 PR_SET_PDEATHSIG = 1
 
@@ -53,20 +56,33 @@ def worker(home: Path, pool: str, kind: str, queue: str | None, limit: int | Non
     return serve(command, CODE)
 
 
-def serve(command: Sequence[str], folder: Path) -> int:
-    """Run the worker until it ends or we are told to; then its runs end first."""
-    worker = subprocess.Popen(command, cwd=folder, preexec_fn=_die_with_parent)
+def serve(command: Sequence[str], folder: Path, pause_seconds: float = PAUSE_SECONDS) -> int:
+    """Run the worker until we are told to end; then its runs end first.
+
+    One that ends by itself (it does when the server is away for long) is started again; its exit code only when it
+    ends soon after its start, several times in a row.
+    """
     told: list[int] = []
+    running: list[subprocess.Popen] = []
 
     def stop(number: int, _frame: Any) -> None:
         if not told:
             told.append(number)
-            _end_runs(worker.pid)
-            worker.send_signal(signal.SIGTERM)
+            _end_runs(running[-1].pid)
+            running[-1].send_signal(signal.SIGTERM)
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    code = worker.wait()
+    failures = 0
+    while failures < MAX_FAILURES and not told:
+        begun = time.monotonic()
+        running.append(subprocess.Popen(command, cwd=folder, preexec_fn=_die_with_parent))
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+        code = running[-1].wait()
+        if told:
+            break
+        failures = failures + 1 if time.monotonic() - begun < SOON_SECONDS else 1
+        print(f"crash worker: Prefect's worker ended with exit code {code}; it is started again", flush=True)
+        time.sleep(pause_seconds)
     return 128 + told[0] if told else code
 
 

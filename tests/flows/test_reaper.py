@@ -5,7 +5,7 @@ from uuid import uuid4
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.service.reaper import PENDING_SECONDS, POLL_SECONDS, STALE_SECONDS, Watch
+from flows.service.reaper import PENDING_SECONDS, POLL_SECONDS, SETTLE_SECONDS, STALE_SECONDS, Watch
 
 
 def test_silence_for_too_long_is_death():
@@ -48,3 +48,11 @@ def test_a_run_with_a_heartbeat_in_time_is_never_taken_for_dead(pauses):
     for pause in pauses:
         now += pause
         assert watch.observe(now, {run: {uuid4()}}, {run: True}) == []
+
+
+def test_a_crash_is_left_alone_until_its_worker_has_cleared_up():
+    watch, crash, other = Watch(), uuid4(), uuid4()
+    assert watch.settled(0, [crash]) == set()
+    assert watch.settled(SETTLE_SECONDS - 1, [crash, other]) == set()
+    assert watch.settled(SETTLE_SECONDS, [crash, other]) == {crash}
+    assert watch.settled(SETTLE_SECONDS + 1, [other]) == set(), "a run that crashes again has another crash"
