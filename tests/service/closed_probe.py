@@ -14,6 +14,8 @@ import httpx
 BIN = Path(sys.executable).parent
 # What a load balancer or a browser must get before anybody has logged in; none of it tells anything.
 OPEN_IN_PREFECT = {"/api/health", "/api/ready"}
+# MLflow asks for no password here: which kind of store it has, and nothing of what is in it.
+OPEN_IN_MLFLOW = {"/api/3.0/mlflow/server-info", "/ajax-api/3.0/mlflow/server-info"}
 NOTHING = "00000000-0000-0000-0000-000000000000"
 
 
