@@ -5,6 +5,7 @@ import subprocess
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -41,9 +42,8 @@ def second_worker(healthy: Service) -> Iterator[psutil.Popen]:
     process = psutil.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_until(lambda: "second" in workers(healthy), "second worker", 60)
     yield process
-    for child in process.children(recursive=True) if process.is_running() else []:
-        child.kill()
-    process.kill()
+    with suppress(psutil.NoSuchProcess):
+        process.terminate()
     process.wait()
 
 
