@@ -1,5 +1,6 @@
 """File systems of object stores, opened through fsspec."""
 
+import asyncio
 import os
 from collections.abc import Callable
 from typing import Any
@@ -58,8 +59,16 @@ def open_files(protocol: str, is_s3: bool) -> Any:
             f"a store at {protocol}:// needs a package that is not installed ({error}); for s3://:"
             " pip install 'crash-flow[service]'"
         ) from error
+    if files.async_impl:
+        files.loop.set_exception_handler(_without_lost_connections)
     if is_s3:
         # Attempts are counted here; two layers of them would multiply.
         files.retries = 1
         files.connect(timeout=CALL_SECONDS)
     return files
+
+
+def _without_lost_connections(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Report what no call waits for, except a lost connection: the call whose connection it was raises its own."""
+    if not isinstance(context.get("exception"), OSError):
+        loop.default_exception_handler(context)

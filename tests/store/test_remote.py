@@ -154,3 +154,20 @@ def test_urls_that_cannot_be_a_store(url):
 def test_a_protocol_without_its_package():
     with pytest.raises(EnvironmentFault, match=r"needs a package that is not installed .*crash-flow\[service\]"):
         Remote("nosuch://bucket/x").check()
+
+
+def test_a_lost_connection_is_told_by_its_call_alone(remote, caplog):
+    assert remote.entries("runs") == {}
+    loop = remote._files().loop
+
+    def unheard(error: Exception) -> None:
+        """What asyncio does when a task ends with an error that nobody asks for."""
+        loop.call_soon_threadsafe(loop.call_exception_handler, {"message": "never retrieved", "exception": error})
+
+    unheard(ConnectionResetError("Cannot write to closing transport"))
+    unheard(RuntimeError("a mistake"))
+    deadline = time.monotonic() + 10
+    while "a mistake" not in caplog.text and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert "a mistake" in caplog.text
+    assert "closing transport" not in caplog.text
