@@ -4,11 +4,6 @@ import os
 from pathlib import Path
 
 
-def default_home() -> Path:
-    """Folder of everything this project writes, unless settings or an option say otherwise."""
-    return Path(os.environ.get("CRASH_HOME") or ".crash")
-
-
 def prepare_environment(home: Path) -> None:
     """Set what is not set yet; must run before prefect or mlflow is imported.
 
@@ -32,6 +27,8 @@ def defaults(home: Path) -> dict[str, str]:
         "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(home / "prefect" / "results"),
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks,flows",
+        # Threads beside a run (leases, delivery) log too; their lines go to the terminal and the worker's log.
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # Each address costs a question to the server and a line in the log.
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
