@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from flows.environment import default_home, read_connection
+from flows.environment import read_connection
 from flows.service.commands import HOME_HELP, add_commands, count
 from tasks.core.errors import CrashError, InterruptedRun
+from tasks.store.home import default_home
 
 DEMO = Path(__file__).parent / "demo" / "settings.toml"
 

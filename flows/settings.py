@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from flows.environment import default_home
+from tasks.store.home import default_home
 
 Strategy = Literal["crash", "uniform", "fixed"]
 Share = Literal["none", "all", "frozen_only"]

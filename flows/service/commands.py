@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from tasks.store.home import default_home
+
 HOME_HELP = "folder of the store, the servers' data and the logs (.crash)"
 
 
@@ -93,6 +95,4 @@ def _reap(options: argparse.Namespace) -> int:
 
 
 def _home(options: argparse.Namespace) -> Path:
-    from flows.environment import default_home
-
     return options.home or default_home()

@@ -1,6 +1,5 @@
 """What the stages of one run have in common: where they read and write, their cores, tracking and processes."""
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,8 +90,3 @@ def stop_everything(number: int) -> None:
         runs = list(_shared.values())
     for own in runs:
         own.children.stop(number)
-
-
-def default_root() -> Path:
-    """Folder of everything this project writes, unless settings say otherwise."""
-    return Path(os.environ.get("CRASH_HOME", ".crash")).absolute()

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from tasks.core.errors import InputError
 from tasks.store import task_files
 from tasks.store.digests import plain_digest
+from tasks.store.home import default_home
 from tasks.store.instructions import TEMPLATES
 from tasks.store.model_files import FileDigest, json_digest
 from tasks.store.rows import ROW_FILES, find_splits
@@ -138,9 +139,7 @@ def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> T
 
 def home(store: "Store | None") -> Path:
     """Where copies of inputs are kept: in the store, or where this project writes by default."""
-    from tasks.store.runtime import default_root
-
-    return store.root if store else default_root()
+    return store.root if store else default_home().absolute()
 
 
 def code_view() -> str:
