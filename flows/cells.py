@@ -2,6 +2,7 @@
 
 import contextvars
 import logging
+import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -78,8 +79,6 @@ def run_on_pool(cells: Sequence[Cell], sweep_id: str, at_once: int | None) -> It
 
 def on_pool() -> bool:
     """Whether a Prefect server is there that has the deployment for cells."""
-    import os
-
     if not os.environ.get("PREFECT_API_URL"):
         return False
     from prefect.client.orchestration import get_client

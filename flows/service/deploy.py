@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-from pathlib import Path
 from typing import Any
 
 from flows.service.servers import BIN, CODE
@@ -29,7 +28,7 @@ def deploy(pool: str, kind: str, concurrency: int | None) -> int:
 
 def pool_template(kind: str) -> dict[str, Any]:
     """The base job template of a kind of pool."""
-    return json.loads((Path(CODE) / "infra" / "pools" / f"{kind}.json").read_text())
+    return json.loads((CODE / "infra" / "pools" / f"{kind}.json").read_text())
 
 
 def make_pool(name: str, kind: str, template: dict[str, Any], concurrency: int | None) -> None:

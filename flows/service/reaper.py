@@ -12,8 +12,11 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
+
+from flows.service.paging import pages
 
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 5.0
@@ -127,18 +130,9 @@ def _runs(client: Any, pool: str, states: list[Any]) -> list[Any]:
     where = filters.FlowRunFilter(state=state)
     pooled = filters.WorkPoolFilter(name=filters.WorkPoolFilterName(any_=[pool]))
     own = filters.FlowFilter(name=filters.FlowFilterName(any_=list(OWN_FLOWS)))
-    found = [*_pages(client, flow_run_filter=where, work_pool_filter=pooled)]
-    found += _pages(client, flow_run_filter=where, flow_filter=own)
+    read = partial(client.read_flow_runs, flow_run_filter=where)
+    found = [*pages(partial(read, work_pool_filter=pooled), PAGE), *pages(partial(read, flow_filter=own), PAGE)]
     return list({run.id: run for run in found}.values())
-
-
-def _pages(client: Any, **where: Any) -> Iterable[Any]:
-    offset = 0
-    while page := client.read_flow_runs(**where, limit=PAGE, offset=offset):
-        yield from page
-        offset += len(page)
-        if len(page) < PAGE:
-            return
 
 
 def _heartbeats(client: Any, runs: list[UUID]) -> dict[UUID, set[UUID]]:

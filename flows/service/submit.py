@@ -1,5 +1,6 @@
 """Runs on the pool instead of here: submitted, followed, and their table shown."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from flows.environment import check_prefect, prefect_page
+from flows.service.paging import pages
 from flows.settings import Settings
 from tasks.core import errors
 from tasks.core.errors import EnvironmentFault, InputError
@@ -26,8 +28,6 @@ NOISE = ("deployment step", "deployment pull step", "Finished in state Completed
 
 def submit(deployment: str, settings: Settings) -> int:
     """Run a deployment with these settings, print what it logs, and its table; exit code."""
-    import os
-
     if not os.environ.get("PREFECT_API_URL"):
         raise InputError("--pool needs a Prefect server: start one with `crash up`, or set PREFECT_API_URL")
     check_prefect()
@@ -149,18 +149,9 @@ def _lines(client: Any, run: UUID) -> Iterator[str | None]:
         # Lines of other processes arrive late: a little of what was read is read again.
         newest = LogFilterTimestamp(after_=since - LATE)
         where = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run]), timestamp=newest)
-        for entry in _pages(partial(client.read_logs, where, LOG_PAGE, sort=LogSort.TIMESTAMP_ASC)):
+        for entry in pages(partial(client.read_logs, where, sort=LogSort.TIMESTAMP_ASC), LOG_PAGE):
             since = max(since, entry.timestamp)
             if entry.id not in seen and not any(words in entry.message for words in NOISE):
                 yield f"{entry.timestamp:%H:%M:%S}  {entry.message}"
             seen.add(entry.id)
         yield None
-
-
-def _pages(read: Callable[..., list[Any]]) -> list[Any]:
-    found: list[Any] = []
-    while page := read(offset=len(found)):
-        found += page
-        if len(page) < LOG_PAGE:
-            break
-    return found
