@@ -21,6 +21,7 @@ from tasks.store.resources import Resources, machine_folder, usable_cores, visib
 from tasks.store.runtime import Runtime, Shared, sharing
 from tasks.store.servers import shown
 from tasks.store.stage import Stage
+from tasks.store.tensor_files import count_parameters
 from tasks.store.tracking import Tracking
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Run:
             "model": Path(settings.model.name).name,
             "task": settings.task.name,
             "num_blocks": inputs.model.num_blocks,
+            "num_parameters": count_parameters(Path(inputs.model.path)),
             "precision": inputs.precision,
             "tuning_seeds": list(settings.tune.seeds),
             "support_split": settings.support.split,
