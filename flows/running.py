@@ -14,6 +14,7 @@ from flows.environment import prefect_page
 from flows.inputs import Inputs
 from flows.logs import quiet_prefect
 from flows.progress import Progress
+from flows.published_as import published_as
 from flows.settings import Settings
 from tasks.core.errors import InterruptedRun
 from tasks.store.artifacts import Ref
@@ -50,6 +51,7 @@ class Run:
             "support_split": settings.support.split,
             "num_kept": settings.plan.num_kept,
             "num_tuned": settings.plan.num_tuned,
+            "published_as": published_as(settings),
             **facts,
         }
         self._futures: list[Any] = []

@@ -93,7 +93,7 @@ def _show(runtime: Runtime, tracking: Any, table: Ref) -> None:
 
     folder = runtime.open_store().open(table)
     text = (folder / "table.md").read_text()
-    tracking.files([folder / name for name in ("table.csv", "table.md", "sweep.json")], "sweep")
+    tracking.files([folder / name for name in ("table.csv", "table_wide.csv", "table.md", "table.html")], "sweep")
     tracking.values({name: float(value) for name, value in table.summary.items()})
     tracking.describe(text, {"collect.key": table.key})
     create_markdown_artifact(markdown=text, key="table", description="Every cell")

@@ -56,6 +56,12 @@ def efforts(work: Work, tunings: Sequence[Ref]) -> dict[str, float]:
     return {"tuning_seconds": sum(seconds) / len(seconds), "tuning_memory_gib": memory}
 
 
+def unit(name: str) -> str:
+    """Unit of a figure by its name."""
+    units = {"_parameters": "parameters", "_bytes": "bytes", "_share": "share", "_seconds": "s", "_gib": "GiB"}
+    return next(found for ending, found in units.items() if name.endswith(ending))
+
+
 def shown(name: str, value: Any) -> str:
     """A figure as a table shows it."""
     if value is None:
