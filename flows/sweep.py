@@ -3,6 +3,7 @@
 A cell that fails does not fail the others. Run again: what is done is found, what failed is tried again.
 """
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from prefect import flow
@@ -60,7 +61,7 @@ def sweep(settings: Settings, grid: Grid, at_once: PositiveInt | None = None, wh
             if outcome.report:
                 own.used.append(outcome.report)
         _show(runtime, own.tracking, table)
-    _require_all(ordered)
+    _require_all(ordered, runtime.open_store().open(table) / "table.html")
     return table
 
 
@@ -99,10 +100,11 @@ def _show(runtime: Runtime, tracking: Any, table: Ref) -> None:
     create_markdown_artifact(markdown=text, key="table", description="Every cell")
 
 
-def _require_all(outcomes: list[Outcome]) -> None:
+def _require_all(outcomes: list[Outcome], table: Path) -> None:
     failed = [outcome for outcome in outcomes if outcome.error]
     if failed:
         raise EnvironmentFault(
             f"{len(failed)} of {len(outcomes)} cells failed, the first ({shown(failed[0].cell.values)}) with:"
-            f" {failed[0].error}. The table has the others; run the same command again to retry the failed alone"
+            f" {failed[0].error}. The table has the others ({table}); run the same command again to retry the failed"
+            " alone"
         )

@@ -25,7 +25,7 @@ STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:62rem;margin:2rem auto;padding:0 1.5rem}
 h1{font-size:1.7rem;margin:0 0 .3rem}h2{font-size:1.2rem;margin:2.2rem 0 .6rem}
 table{border-collapse:collapse;margin:.6rem 0}th,td{padding:.35rem .8rem;text-align:right;border-bottom:1px solid #ddd}
-th:first-child,td:first-child{text-align:left}th,td{white-space:nowrap}th{font-weight:600;border-bottom:2px solid #999}
+th.name,td.name{text-align:left}th,td{white-space:nowrap}th{font-weight:600;border-bottom:2px solid #999}
 .scroll{overflow-x:auto}.note{color:#555;font-size:.92rem}img{max-width:100%;height:auto;display:block}
 figure{margin:1rem 0}figcaption{color:#555;font-size:.92rem}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem}
@@ -122,10 +122,15 @@ def page(
     )
 
 
-def html_table(name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of texts that scrolls by itself where it is too wide."""
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+def html_table(name: str, header: Sequence[str], rows: Sequence[Sequence[str]], num_names: int = 1) -> str:
+    """A table of texts that scrolls by itself where it is too wide; the first columns are names, the others numbers."""
+
+    def line(kind: str, cells: Sequence[str]) -> str:
+        opened = [f"<{kind} class=name>"] * num_names + [f"<{kind}>"] * (len(cells) - num_names)
+        return "".join(f"{tag}{html.escape(cell)}</{kind}>" for tag, cell in zip(opened, cells, strict=True))
+
+    head = line("th", header)
+    body = "".join(f"<tr>{line('td', row)}</tr>" for row in rows)
     return f'<div class=scroll><table id="{name}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 

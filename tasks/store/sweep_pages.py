@@ -76,13 +76,12 @@ def title(found: dict[str, Any]) -> str:
 
 WIDE_STYLE = """
 body{max-width:78rem}table{font-size:.92rem}th,td{padding:.3rem .6rem}
-th:not(:first-child),td:not(:first-child){text-align:right}
 """
 
 
 def _html(section: Section) -> str:
     name = section.title.lower().replace(" ", "-").replace(",", "")
-    made = html_table(name, section.header, section.rows)
+    made = html_table(name, section.header, section.rows, section.num_names)
     return f"<h2>{html.escape(section.title)}</h2>{made}<p class=note>{html.escape(section.note)}</p>"
 
 
