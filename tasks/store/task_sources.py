@@ -10,9 +10,9 @@ from tasks.core.errors import InputError
 from tasks.store import task_files
 from tasks.store.digests import plain_digest
 from tasks.store.home import default_home
-from tasks.store.instructions import TEMPLATES
 from tasks.store.model_files import FileDigest, json_digest
 from tasks.store.rows import ROW_FILES, find_splits
+from tasks.store.templates import check_template
 
 if TYPE_CHECKING:
     from tasks.store.artifacts import Store
@@ -112,12 +112,12 @@ def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> T
     template = settings.get("template", "default")
     if kind not in SUFFIXES:
         raise InputError(f"task.kind = {kind!r}: choose one of {', '.join(SUFFIXES)}")
-    _check_template(kind, template)
     definition = None
     if kind == "lm_eval":
         definition = task_files.find_definition(name, Path(data).expanduser() if data else None)
         # A definition given by its path is known by the name that it gives itself: no path in an identity.
         name = str(task_files.merged(definition).get("task", name))
+    check_template(kind, template, name)
     files = _files(name, kind, data, definition, home(store) / "data")
     _require_splits(name, files, data)
     content: dict[str, Any] = {split: file_digest(path) for split, path in files.items()}
@@ -147,13 +147,6 @@ def code_view() -> str:
     from tasks.store.keys import code_digest
 
     return code_digest("tasks.store.examples", WORDING)
-
-
-def _check_template(kind: str, template: str) -> None:
-    if kind == "instructions" and template not in TEMPLATES:
-        raise InputError(f"task.template = {template!r}: choose one of {', '.join(TEMPLATES)}")
-    if kind != "instructions" and template != "default":
-        raise InputError(f"task.template = {template!r} is for instructions; a task of kind {kind} has its own wording")
 
 
 def _files(name: str, kind: str, data: str | None, definition: Path | None, downloads: Path) -> dict[str, Path]:
