@@ -45,6 +45,8 @@ LIMITS: dict[str, str] = {"train": "num_train", "validation": "num_validation", 
 # The modules that turn rows into prompts and answers.
 WORDING = tuple(f"tasks.store.{name}" for name in ("examples", "harness", "instructions", "rows", "splits"))
 FEATURES_FILE = "features.json"
+# In task.data, what stands for the task's name.
+NAME_PLACE = "{name}"
 
 
 class TaskSource(BaseModel):
@@ -102,13 +104,15 @@ def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> T
     """Find a task, check that it can be trained and scored, and identify it by content; reads no rows.
 
     settings: name; kind (lm_eval); data: folder with a file for each split, for text and instructions also one file,
-    and without it an lm-eval task is taken from the hub, once; template; num_train, num_validation, num_test.
+    and without it an lm-eval task is taken from the hub, once (see `own_folder` for several tasks); template;
+    num_train, num_validation, num_test.
     store: remembers digests of files and keeps what comes from the hub.
     InputError for anything that cannot be used, EnvironmentFault where the hub cannot be reached.
     """
     file_digest = store.digests if store else plain_digest
     limits = {key: settings.get(key) for key in LIMITS.values()}
     name, kind, data = settings["name"], settings.get("kind", "lm_eval"), settings.get("data")
+    data = own_folder(name, data, kind)
     template = settings.get("template", "default")
     if kind not in SUFFIXES:
         raise InputError(f"task.kind = {kind!r}: choose one of {', '.join(SUFFIXES)}")
@@ -135,6 +139,17 @@ def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> T
         template=template,
         **limits,
     )
+
+
+def own_folder(name: str, data: str | None, kind: str = "lm_eval") -> str | None:
+    """task.data with the task's name in the place of `{name}`, so that a sweep over tasks names one place for all.
+
+    None, which means the hub, where that folder is absent for an lm-eval task.
+    """
+    if data is None or NAME_PLACE not in data:
+        return data
+    folder = data.replace(NAME_PLACE, name)
+    return None if kind == "lm_eval" and not Path(folder).expanduser().exists() else folder
 
 
 def home(store: "Store | None") -> Path:

@@ -1,0 +1,194 @@
+"""The stages of runs and what each costs, as in `flows/crash.py`, with nothing computed and nothing counted twice.
+
+A stage is known by its arguments and parents, as in the store: what several cells or strategies have in common is one.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flows.arguments import Arguments
+from flows.settings import Settings
+from tasks.core import costs, workloads
+from tasks.core.costs import Depth, Trained
+from tasks.core.shapes import Shape
+from tasks.core.train_settings import TrainSettings
+from tasks.core.workloads import Workload
+from tasks.store.keys import canonical, canonical_json
+
+STAGES = ("capture", "similarity", "cluster", "emulate", "evaluate", "tune", "full_tune", "plug_in")
+# Manifest, key inputs, metrics and the like beside an artifact's tensors, measured on the demo.
+SMALL_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One stage. flops: operations on the device; memory: bytes on it at the peak; disk: bytes of the artifact;
+    working_disk: bytes that only lie there while it runs.
+    """
+
+    stage: str
+    flops: float = 0.0
+    memory: float = 0.0
+    disk: float = 0.0
+    working_disk: float = 0.0
+
+
+class Estimate:
+    """Accumulates the stages of any number of runs; each is counted once."""
+
+    def __init__(self, precision: str = "bfloat16") -> None:
+        self.precision = precision
+        self.stages: dict[str, Cost] = {}
+        self.num_asked = 0
+
+    def add(self, settings: Settings, shape: Shape, workload: Workload) -> None:
+        """All stages of one run."""
+        precision = self.precision if settings.model.precision == "auto" else settings.model.precision
+        _Run(self, settings, shape, workload, precision).all()
+
+    def stage(self, cost: Callable[[], Cost], name: str, **arguments: Any) -> str:
+        """Note a stage, if it is new; its identity."""
+        self.num_asked += 1
+        key = hashlib.sha256(canonical_json(canonical({"stage": name, **arguments})).encode()).hexdigest()
+        if key not in self.stages:
+            self.stages[key] = cost()
+        return key
+
+
+class _Run:
+    def __init__(self, all_: Estimate, settings: Settings, shape: Shape, workload: Workload, precision: str) -> None:
+        self.note, self.settings, self.shape, self.precision = all_.stage, settings, shape, precision
+        task = settings.task
+        self.workload = workload.limited(task.num_train, task.num_validation, task.num_test)
+        self.inputs = {"model": settings.model.name, "revision": settings.model.revision, "task": task.model_dump()}
+        self.arguments = Arguments(settings, precision)
+
+    def all(self) -> None:
+        """The stages in the order of the flow."""
+        states = self.note(self.capture, "capture", **self.inputs, **self.arguments.capture)
+        similar = self.note(self.similarity, "similarity", states=states, **self.arguments.similarity)
+        for name in self.settings.strategy:
+            self.one_strategy(name, similar)
+        self.full_model()
+
+    def one_strategy(self, name: str, similar: str) -> None:
+        """As in the flow: plan, emulator, its scores, tunings, and the scores that follow from each."""
+        chosen = self.arguments.cluster(name, self.shape.num_blocks, similar)
+        depth = depth_of(chosen)
+        plan = self.note(lambda: Cost("cluster", disk=SMALL_BYTES), "cluster", **chosen)
+        emulator = self.note(lambda: self.emulate(depth), "emulate", **self.inputs, plan=plan)
+        self.evaluate(depth.positions, costs.emulator_parameters(self.shape, depth), emulator)
+        trained = trained_of(self.settings, self.shape)
+        for arguments in self.tunings():
+            tuned = self.note(
+                lambda: self.tune("tune", depth, trained), "tune", **self.inputs, emulator=emulator, **arguments
+            )
+            self.evaluate(depth.positions, costs.emulator_parameters(self.shape, depth), emulator, tuned)
+            plugged = self.note(lambda: self.plug_in(depth, trained), "plug_in", tuned=tuned, **self.arguments.plug_in)
+            self.evaluate(self.shape.num_blocks, self.shape.parameters, None, plugged)
+
+    def full_model(self) -> None:
+        """The full model's scores, and every block tuned where that is asked for."""
+        num_blocks, parameters = self.shape.num_blocks, self.shape.parameters
+        self.evaluate(num_blocks, parameters, None)
+        if not self.settings.full_tune.enabled:
+            return
+        depth = Depth(num_blocks, num_blocks, num_blocks)
+        best = Trained(best=self.settings.tune.eval_steps is not None)
+        for seed in self.settings.tune.seeds:
+            arguments = self.arguments.full_tune(seed)
+            tuned = self.note(lambda: self.tune("full_tune", depth, best), "full_tune", **self.inputs, **arguments)
+            self.evaluate(num_blocks, parameters, None, tuned)
+
+    def tunings(self) -> list[dict[str, Any]]:
+        """Arguments of every tuning of one emulator."""
+        return [self.arguments.tune(seed) for seed in self.settings.tune.seeds]
+
+    def capture(self) -> Cost:
+        """The support set through all blocks."""
+        support = self.settings.support
+        rows = self.workload.train if support.split == "train" else self.workload.validation
+        rows = replace(rows, answers=0.0).limited(support.num_rows)
+        passes = workloads.sorted_passes(rows, self.shape.context, support.max_tokens)
+        return Cost(
+            "capture",
+            costs.forward_flops(self.shape, self.shape.num_blocks, passes),
+            costs.forward_bytes(self.shape, self.shape.parameters, passes, self.precision),
+            costs.states_bytes(self.shape, rows.num_rows) + SMALL_BYTES,
+        )
+
+    def similarity(self) -> Cost:
+        """All measures between all states; on the CPU."""
+        support, states = self.settings.support, self.shape.num_blocks + 1
+        rows = self.workload.train if support.split == "train" else self.workload.validation
+        count = min(support.num_rows, rows.num_rows)
+        disk = costs.WIDE * ((costs.NUM_CKA + 1) * states**2 + self.shape.num_blocks)
+        return Cost("similarity", costs.similarity_flops(self.shape, count), 0.0, disk + SMALL_BYTES)
+
+    def emulate(self, depth: Depth) -> Cost:
+        """Bytes of the kept blocks and of all outside the blocks, copied."""
+        disk = self.shape.stored_bytes * costs.emulator_parameters(self.shape, depth)
+        return Cost("emulate", disk=disk + SMALL_BYTES)
+
+    def evaluate(self, positions: int, num_parameters: float, emulator: str | None, tuned: str | None = None) -> None:
+        """The scored rows through so many blocks."""
+
+        def cost() -> Cost:
+            wanted = self.arguments.evaluate["max_tokens"]
+            passes = workloads.sorted_passes(self.workload.scored, self.shape.context, wanted)
+            flops = costs.forward_flops(self.shape, positions, passes)
+            memory = costs.forward_bytes(self.shape, num_parameters, passes, self.precision)
+            return Cost("evaluate", flops, memory, SMALL_BYTES)
+
+        self.note(cost, "evaluate", **self.inputs, emulator=emulator, tuned=tuned, **self.arguments.evaluate)
+
+    def tune(self, stage: str, depth: Depth, trained: Trained) -> Cost:
+        """All steps and validations of one tuning."""
+        settings: TrainSettings = self.arguments.tune(0)["settings"]
+        context, rows = self.shape.context, self.workload.train
+        epoch, per_epoch = workloads.training_passes(rows, context, settings.batch_size, settings.max_tokens)
+        num_steps = settings.num_steps or (settings.num_epochs or 1) * per_epoch
+        passes = epoch.times(num_steps / per_epoch)
+        flops = costs.forward_flops(self.shape, depth.positions, passes)
+        flops += costs.backward_flops(self.shape, depth, passes, trained)
+        if settings.eval_steps:
+            checks = workloads.sorted_passes(self.workload.validation, context, settings.max_tokens)
+            checks = checks.times(-(-num_steps // settings.eval_steps))
+            flops += costs.forward_flops(self.shape, depth.positions, checks)
+        count = costs.trained_parameters(self.shape, depth, trained)
+        return Cost(
+            stage,
+            flops,
+            costs.tune_bytes(self.shape, depth, passes, self.precision, trained),
+            costs.WIDE * count + SMALL_BYTES,
+            costs.checkpoint_bytes(count, trained.best),
+        )
+
+    def plug_in(self, depth: Depth, trained: Trained) -> Cost:
+        """The tuned blocks in the full model's format; with export the full model beside them."""
+        count = depth.tuned * self.shape.block
+        exported = self.shape.parameters if self.settings.export.plugged_model else 0
+        return Cost("plug_in", disk=self.shape.stored_bytes * (count + exported) + SMALL_BYTES)
+
+
+def depth_of(chosen: dict[str, Any]) -> Depth:
+    """What of a plan decides costs, from the arguments of the stage that makes it.
+
+    Where the lowest tuned block is known from the plan alone, it counts; else it is the first, as in every published
+    plan, which is the most that a tuning can cost.
+    """
+    shares, num_blocks = chosen.get("share") is not None, chosen["num_blocks"]
+    kept, tuned = sorted(chosen.get("kept") or ()), sorted(chosen.get("tuned") or ())
+    num_kept = len(kept) or chosen["num_kept"]
+    num_tuned = len(tuned) or chosen["num_tuned"]
+    lowest = 0
+    if kept and tuned:
+        lowest = tuned[0] if shares else kept.index(tuned[0])
+    return Depth(num_blocks if shares else num_kept, num_kept, num_tuned, lowest, shares)
+
+
+def trained_of(settings: Settings, shape: Shape) -> Trained:
+    """What is trained of a tuned block."""
+    return Trained(best=settings.tune.eval_steps is not None)
