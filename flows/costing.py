@@ -9,17 +9,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flows.arguments import Arguments
+from flows.plan_sizes import depth_of, trained_of
 from flows.settings import Settings
 from tasks.core import costs, workloads
-from tasks.core.costs import Depth, Trained
+from tasks.core.costs import Depth, Passes, Trained
 from tasks.core.shapes import Shape
-from tasks.core.train_settings import TrainSettings
 from tasks.core.workloads import Workload
 from tasks.store.keys import canonical, canonical_json
 
-STAGES = ("capture", "similarity", "cluster", "emulate", "evaluate", "tune", "full_tune", "plug_in")
-# Manifest, key inputs, metrics and the like beside an artifact's tensors, measured on the demo.
-SMALL_BYTES = 4096
+EMULATORS = ("check", "capture", "similarity", "cluster", "emulate", "compress", "distill")
+STAGES = (*EMULATORS, "evaluate", "tune", "full_tune", "plug_in", "report")
+# As in flows/arguments.py, where neither steps nor epochs are given.
+DEFAULT_EPOCHS = 5
+# Manifest, plan, scores and the like beside an artifact's tensors, and a report with its pictures: as the demo's are.
+SMALL_BYTES, REPORT_BYTES = 2000, 700_000
 
 
 @dataclass(frozen=True)
@@ -62,32 +65,51 @@ class _Run:
         self.note, self.settings, self.shape, self.precision = all_.stage, settings, shape, precision
         task = settings.task
         self.workload = workload.limited(task.num_train, task.num_validation, task.num_test)
-        self.inputs = {"model": settings.model.name, "revision": settings.model.revision, "task": task.model_dump()}
+        self.model = {"model": settings.model.name, "revision": settings.model.revision}
+        self.inputs = {**self.model, "task": task.model_dump()}
         self.arguments = Arguments(settings, precision)
 
     def all(self) -> None:
         """The stages in the order of the flow."""
+        self.note(lambda: Cost("check", disk=SMALL_BYTES), "check", **self.inputs)
         states = self.note(self.capture, "capture", **self.inputs, **self.arguments.capture)
         similar = self.note(self.similarity, "similarity", states=states, **self.arguments.similarity)
         for name in self.settings.strategy:
             self.one_strategy(name, similar)
         self.full_model()
+        everything = self.settings.model_dump(exclude={"place"})
+        self.note(lambda: Cost("report", disk=REPORT_BYTES), "report", settings=everything)
 
     def one_strategy(self, name: str, similar: str) -> None:
         """As in the flow: plan, emulator, its scores, tunings, and the scores that follow from each."""
         chosen = self.arguments.cluster(name, self.shape.num_blocks, similar)
         depth = depth_of(chosen)
         plan = self.note(lambda: Cost("cluster", disk=SMALL_BYTES), "cluster", **chosen)
-        emulator = self.note(lambda: self.emulate(depth), "emulate", **self.inputs, plan=plan)
+        emulator = self.note(lambda: self.emulate(depth), "emulate", **self.model, plan=plan)
+        emulator = self.changed(emulator, depth)
         self.evaluate(depth.positions, costs.emulator_parameters(self.shape, depth), emulator)
         trained = trained_of(self.settings, self.shape)
-        for arguments in self.tunings():
-            tuned = self.note(
-                lambda: self.tune("tune", depth, trained), "tune", **self.inputs, emulator=emulator, **arguments
-            )
+        for tunings in self.tunings():
+            tuned = [
+                self.note(lambda: self.tune("tune", depth, trained), "tune", **self.inputs, emulator=emulator, tune=one)
+                for one in tunings
+            ]
+            # Of several learning rates one is chosen.
             self.evaluate(depth.positions, costs.emulator_parameters(self.shape, depth), emulator, tuned)
-            plugged = self.note(lambda: self.plug_in(depth, trained), "plug_in", tuned=tuned, **self.arguments.plug_in)
-            self.evaluate(self.shape.num_blocks, self.shape.parameters, None, plugged)
+            plugged = self.note(lambda: self.plug_in(depth), "plug_in", tuned=tuned, **self.arguments.plug_in)
+            self.evaluate(self.shape.num_blocks, self.shape.parameters, None, [plugged])
+
+    def changed(self, emulator: str, depth: Depth) -> str:
+        """The emulator as it is compressed and distilled, where the settings ask for that."""
+        groups = self.settings.model_dump()
+        compress, distill = groups.get("compress") or {}, groups.get("distill") or {}
+        if compress.get("method", "none") != "none":
+            emulator = self.note(
+                lambda: replace(self.emulate(depth), stage="compress"), "compress", emulator=emulator, how=compress
+            )
+        if distill.get("enabled"):
+            emulator = self.note(lambda: self.distill(depth, distill), "distill", emulator=emulator, how=distill)
+        return emulator
 
     def full_model(self) -> None:
         """The full model's scores, and every block tuned where that is asked for."""
@@ -97,14 +119,23 @@ class _Run:
             return
         depth = Depth(num_blocks, num_blocks, num_blocks)
         best = Trained(best=self.settings.tune.eval_steps is not None)
-        for seed in self.settings.tune.seeds:
-            arguments = self.arguments.full_tune(seed)
-            tuned = self.note(lambda: self.tune("full_tune", depth, best), "full_tune", **self.inputs, **arguments)
+        self.note(lambda: Cost("cluster", disk=SMALL_BYTES), "cluster", strategy="full", num_blocks=num_blocks)
+        rate = self.settings.full_tune.learning_rate
+        for tunings in self.tunings((rate,) if rate else None):
+            tuned = [
+                self.note(lambda: self.tune("full_tune", depth, best), "full_tune", **self.inputs, tune=one)
+                for one in tunings
+            ]
             self.evaluate(num_blocks, parameters, None, tuned)
 
-    def tunings(self) -> list[dict[str, Any]]:
-        """Arguments of every tuning of one emulator."""
-        return [self.arguments.tune(seed) for seed in self.settings.tune.seeds]
+    def tunings(self, rates: tuple[float, ...] | None = None) -> list[list[dict[str, Any]]]:
+        """What tells one tuning from the others: for each seed one for each learning rate."""
+        tune = self.settings.tune.model_dump(exclude={"seeds", "learning_rate", "learning_rates", "checkpoint_steps"})
+        rates = rates or getattr(self.settings.tune, "learning_rates", ()) or (self.settings.tune.learning_rate,)
+        return [
+            [{**tune, "seed": seed, "rate": rate, "precision": self.precision} for rate in rates]
+            for seed in self.settings.tune.seeds
+        ]
 
     def capture(self) -> Cost:
         """The support set through all blocks."""
@@ -132,7 +163,7 @@ class _Run:
         disk = self.shape.stored_bytes * costs.emulator_parameters(self.shape, depth)
         return Cost("emulate", disk=disk + SMALL_BYTES)
 
-    def evaluate(self, positions: int, num_parameters: float, emulator: str | None, tuned: str | None = None) -> None:
+    def evaluate(self, positions: int, num_parameters: float, emulator: str | None, tuned: list | None = None) -> None:
         """The scored rows through so many blocks."""
 
         def cost() -> Cost:
@@ -146,10 +177,11 @@ class _Run:
 
     def tune(self, stage: str, depth: Depth, trained: Trained) -> Cost:
         """All steps and validations of one tuning."""
-        settings: TrainSettings = self.arguments.tune(0)["settings"]
-        context, rows = self.shape.context, self.workload.train
-        epoch, per_epoch = workloads.training_passes(rows, context, settings.batch_size, settings.max_tokens)
-        num_steps = settings.num_steps or (settings.num_epochs or 1) * per_epoch
+        settings, context = self.settings.tune, self.shape.context
+        epoch, per_epoch = workloads.training_passes(
+            self.workload.train, context, settings.batch_size, settings.max_tokens
+        )
+        num_steps = settings.num_steps or (settings.num_epochs or DEFAULT_EPOCHS) * per_epoch
         passes = epoch.times(num_steps / per_epoch)
         flops = costs.forward_flops(self.shape, depth.positions, passes)
         flops += costs.backward_flops(self.shape, depth, passes, trained)
@@ -166,29 +198,24 @@ class _Run:
             costs.checkpoint_bytes(count, trained.best),
         )
 
-    def plug_in(self, depth: Depth, trained: Trained) -> Cost:
-        """The tuned blocks in the full model's format; with export the full model beside them."""
-        count = depth.tuned * self.shape.block
+    def distill(self, depth: Depth, how: dict[str, Any]) -> Cost:
+        """Steps on generic text: the teacher forward, the emulator forward and, for its frozen blocks, backward."""
+        block, rows, num_steps = min(how["block"], self.shape.context), how["batch_size"], how["num_steps"]
+        tokens = float(rows * block * num_steps)
+        # Rows of one length: the largest pass is one batch, or what of it fits.
+        largest = min(rows * block, max(block, how.get("max_tokens") or self.settings.tune.max_tokens))
+        passes = Passes(tokens, tokens * block, tokens, largest, largest)
+        trained = Trained(tuned=False, frozen=True)
+        flops = costs.forward_flops(self.shape, self.shape.num_blocks, replace(passes, answers=0))
+        flops += costs.forward_flops(self.shape, depth.positions, passes)
+        flops += costs.backward_flops(self.shape, replace(depth, lowest=0), passes, trained)
+        memory = costs.tune_bytes(self.shape, depth, passes, self.precision, trained)
+        memory += costs.FORMATS[self.precision] * self.shape.parameters
+        count = costs.trained_parameters(self.shape, depth, trained)
+        disk = self.shape.stored_bytes * costs.emulator_parameters(self.shape, depth) + SMALL_BYTES
+        return Cost("distill", flops, memory, disk, costs.checkpoint_bytes(count, best=False))
+
+    def plug_in(self, depth: Depth) -> Cost:
+        """The tuned blocks in the format in which the model is loaded; with export the full model beside them."""
         exported = self.shape.parameters if self.settings.export.plugged_model else 0
-        return Cost("plug_in", disk=self.shape.stored_bytes * (count + exported) + SMALL_BYTES)
-
-
-def depth_of(chosen: dict[str, Any]) -> Depth:
-    """What of a plan decides costs, from the arguments of the stage that makes it.
-
-    Where the lowest tuned block is known from the plan alone, it counts; else it is the first, as in every published
-    plan, which is the most that a tuning can cost.
-    """
-    shares, num_blocks = chosen.get("share") is not None, chosen["num_blocks"]
-    kept, tuned = sorted(chosen.get("kept") or ()), sorted(chosen.get("tuned") or ())
-    num_kept = len(kept) or chosen["num_kept"]
-    num_tuned = len(tuned) or chosen["num_tuned"]
-    lowest = 0
-    if kept and tuned:
-        lowest = tuned[0] if shares else kept.index(tuned[0])
-    return Depth(num_blocks if shares else num_kept, num_kept, num_tuned, lowest, shares)
-
-
-def trained_of(settings: Settings, shape: Shape) -> Trained:
-    """What is trained of a tuned block."""
-    return Trained(best=settings.tune.eval_steps is not None)
+        return Cost("plug_in", disk=self.shape.loaded_bytes * (depth.tuned * self.shape.block + exported) + SMALL_BYTES)

@@ -8,7 +8,7 @@ head runs at answer positions only, the backward pass ends at the lowest tuned b
 
 Saved activations are counted as in Korthikanti et al. 2022 (arXiv 2205.05198, section 4.1), without the square matrices
 that fused attention never writes, and without the inputs of frozen matrices, which nothing reads again. A family whose
-own code does write those squares (BLOOM, Gemma 2) keeps more: up to 1.7 times as much on rows as long as a head is wide.
+own code does write those squares (BLOOM, Gemma 2) keeps more, 1.7 times as much on short rows.
 """
 
 from dataclasses import dataclass
@@ -63,15 +63,27 @@ class Depth:
 
 @dataclass(frozen=True)
 class Trained:
-    """How blocks are trained: all of their weights, or a few parameters beside them.
+    """What is trained of an emulator: all weights of some blocks, or a few parameters beside them.
 
-    extra: parameters beside a block's own that are trained, None for its own; best: whether the best state is kept;
+    extra: parameters beside a block's own that are trained, None for its own; tuned, frozen: in which kept blocks (all
+    positions of frozen ones follow); head: whether the head is trained too; best: whether the best state is kept;
     recompute: whether activations are computed a second time instead of kept (gradient checkpointing).
     """
 
     extra: int | None = None
+    tuned: bool = True
+    frozen: bool = False
+    head: bool = False
     best: bool = False
     recompute: bool = False
+
+    def blocks(self, depth: Depth) -> int:
+        """Number of kept blocks that are trained."""
+        return depth.tuned * self.tuned + (depth.kept - depth.tuned) * self.frozen
+
+    def positions(self, depth: Depth) -> int:
+        """Number of positions that run trained tensors."""
+        return depth.tuned * self.tuned + (depth.positions - depth.tuned) * self.frozen
 
 
 def forward_flops(shape: Shape, positions: int, passes: Passes) -> float:
@@ -86,7 +98,8 @@ def backward_flops(shape: Shape, depth: Depth, passes: Passes, trained: Trained 
     above = depth.positions - depth.lowest
     inputs = 2 * shape.matrices * above * passes.tokens + 2 * shape.head * passes.answers
     per_block = shape.matrices if trained.extra is None else trained.extra
-    weights = 2 * per_block * depth.tuned * passes.tokens
+    weights = 2 * per_block * trained.positions(depth) * passes.tokens
+    weights += 2 * shape.head * passes.answers * trained.head
     again = forward_flops(shape, above, passes) - 2 * shape.head * passes.answers if trained.recompute else 0.0
     return inputs + weights + 2 * _attention(shape, above, passes) + again
 
@@ -109,25 +122,24 @@ def forward_bytes(shape: Shape, num_parameters: float, passes: Passes, precision
 def tune_bytes(shape: Shape, depth: Depth, passes: Passes, precision: str, trained: Trained | None = None) -> float:
     """Peak memory of tuning: frozen weights, trained ones with optimizer, saved activations, logits of answers."""
     trained, size = trained or Trained(), FORMATS[precision]
-    frozen = shape.outside + (depth.kept - depth.tuned) * shape.block + depth.repeats_tuned * depth.tuned * shape.block
     count = trained_parameters(shape, depth, trained)
+    own = 0 if trained.extra is not None else trained.blocks(depth)
+    frozen = shape.outside + (depth.kept - own + depth.repeats_tuned * depth.tuned) * shape.block
     per_trained = TRAINED_BYTES + WIDE * trained.best
-    if trained.extra is not None:
-        frozen += depth.tuned * shape.block
-    elif precision != "float32":
+    if trained.extra is None and precision != "float32":
         # Autocast keeps a narrow copy of each wide matrix until the backward pass is through.
         per_trained += size
     above = depth.positions - depth.lowest
     return (
         size * frozen
         + per_trained * count
-        + passes.largest * saved_bytes(shape, above, depth.tuned, size, trained)
+        + passes.largest * saved_bytes(shape, above, trained.positions(depth), size, trained)
         + WIDE * LOGIT_COPIES * passes.largest_answers * shape.vocabulary
     )
 
 
-def saved_bytes(shape: Shape, above: int, num_tuned: int, size: int, trained: Trained | None = None) -> float:
-    """Bytes kept for the backward pass of one token: of `above` blocks, of which `num_tuned` are trained.
+def saved_bytes(shape: Shape, above: int, num_trained: int, size: int, trained: Trained | None = None) -> float:
+    """Bytes kept for the backward pass of one token: of `above` blocks, of which `num_trained` are trained.
 
     Every block keeps what goes into its norms, queries, keys, values (as wide as the queries: heads that share them get
     copies) and attention's output, and what its activation reads, where it is gated also its result and the gate; a
@@ -140,13 +152,14 @@ def saved_bytes(shape: Shape, above: int, num_tuned: int, size: int, trained: Tr
     own_inputs = shape.normed + (hidden + shape.normed * (not shape.has_layer_norms) if trained.extra is None else 0)
     if trained.recompute:
         return size * (above * shape.width + any_block + own_inputs)
-    return size * (above * any_block + num_tuned * own_inputs)
+    return size * (above * any_block + num_trained * own_inputs)
 
 
 def trained_parameters(shape: Shape, depth: Depth, trained: Trained | None = None) -> int:
     """Number of parameters that are trained."""
-    extra = trained.extra if trained else None
-    return depth.tuned * (shape.block if extra is None else extra)
+    trained = trained or Trained()
+    per_block = shape.block if trained.extra is None else trained.extra
+    return trained.blocks(depth) * per_block + shape.head * trained.head
 
 
 def emulator_parameters(shape: Shape, depth: Depth) -> int:

@@ -29,7 +29,8 @@ class Shape:
     norms, which `has_layer_norms` tells from root mean square norms; activation_copies: tensors that the activation
     keeps for its gradient. outside: parameters that belong to no block; head: those
     multiplied for one position's logits; around: those multiplied for each token outside the blocks (projections of
-    narrow embeddings); vocabulary: logits of one position; context: tokens it takes; stored_bytes: of one parameter.
+    narrow embeddings); vocabulary: logits of one position; context: tokens it takes; stored_bytes,
+    loaded_bytes: of one parameter, in files and in memory.
     """
 
     num_blocks: int
@@ -49,7 +50,8 @@ class Shape:
     around: int
     vocabulary: int
     context: int
-    stored_bytes: int
+    stored_bytes: float
+    loaded_bytes: int
 
     @property
     def block(self) -> int:
@@ -105,13 +107,15 @@ def shape_of(config: PreTrainedConfig, context: int) -> Shape:
         around=sum(around.values()),
         vocabulary=head.shape[0],
         context=context,
-        stored_bytes=STORED_BYTES.get(_format(config), 4),
+        stored_bytes=STORED_BYTES[_format(config)],
+        loaded_bytes=STORED_BYTES[_format(config)],
     )
 
 
 def _format(config: PreTrainedConfig) -> str:
-    """Name of the number format in which the weights are stored, as the config says."""
-    return str(getattr(config, "dtype", None) or DEFAULT_FORMAT).removeprefix("torch.")
+    """Name of the number format of the weights, as the config says."""
+    found = str(getattr(config, "dtype", None) or DEFAULT_FORMAT).removeprefix("torch.")
+    return found if found in STORED_BYTES else DEFAULT_FORMAT
 
 
 def _normed(name: str, norm: torch.nn.Module, width: int, query: int, key: int) -> int:

@@ -1,5 +1,6 @@
 """The shape of a model from its config alone: a folder that need not hold weights, or a hub id's config.json."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def read_shape(name: str, revision: str | None = None) -> "Shape":
-    """Shape of a model by folder or hub id; nothing but config.json is read, and nothing else fetched.
+    """Shape of a model by folder or hub id; nothing but config.json is fetched. Weights that are here tell their size.
 
     InputError for a config that is not that of a decoder-only model, EnvironmentFault where the hub cannot be reached.
     """
@@ -26,7 +27,9 @@ def read_shape(name: str, revision: str | None = None) -> "Shape":
     config = model_files.read_config(folder)
     model_files.require_decoder(config, folder)
     context = model_files.longest_input(config, model_files.read_tokenizer_config(folder))
-    return shape_of(load_config(folder), context)
+    shape = shape_of(load_config(folder), context)
+    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return replace(shape, stored_bytes=weights / shape.parameters) if weights else shape
 
 
 def own_tokenizer(name: str) -> "PreTrainedTokenizerBase | None":
