@@ -18,7 +18,7 @@ from tasks.core.workloads import Workload
 from tasks.store.keys import canonical, canonical_json
 
 EMULATORS = ("check", "capture", "similarity", "cluster", "emulate", "compress", "distill")
-STAGES = (*EMULATORS, "evaluate", "tune", "full_tune", "plug_in", "report")
+STAGES = (*EMULATORS, "evaluate", "tune", "full_tune", "select", "plug_in", "report")
 # As in flows/arguments.py, where neither steps nor epochs are given.
 DEFAULT_EPOCHS = 5
 # Manifest, plan, scores and the like beside an artifact's tensors, and a report with its pictures: as the demo's are.
@@ -94,7 +94,7 @@ class _Run:
                 self.note(lambda: self.tune("tune", depth, trained), "tune", **self.inputs, emulator=emulator, tune=one)
                 for one in tunings
             ]
-            # Of several learning rates one is chosen.
+            tuned = self.selected(tuned, depth, trained)
             self.evaluate(depth.positions, costs.emulator_parameters(self.shape, depth), emulator, tuned)
             plugged = self.note(lambda: self.plug_in(depth), "plug_in", tuned=tuned, **self.arguments.plug_in)
             self.evaluate(self.shape.num_blocks, self.shape.parameters, None, [plugged])
@@ -126,7 +126,14 @@ class _Run:
                 self.note(lambda: self.tune("full_tune", depth, best), "full_tune", **self.inputs, tune=one)
                 for one in tunings
             ]
-            self.evaluate(num_blocks, parameters, None, tuned)
+            self.evaluate(num_blocks, parameters, None, self.selected(tuned, depth, best))
+
+    def selected(self, tunings: list[str], depth: Depth, trained: Trained) -> list[str]:
+        """Of several learning rates the best one's files, once more."""
+        if len(tunings) == 1:
+            return tunings
+        disk = costs.WIDE * costs.trained_parameters(self.shape, depth, trained) + SMALL_BYTES
+        return [self.note(lambda: Cost("select", disk=disk), "select", tunings=tunings)]
 
     def tunings(self, rates: tuple[float, ...] | None = None) -> list[list[dict[str, Any]]]:
         """What tells one tuning from the others: for each seed one for each learning rate."""
