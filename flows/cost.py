@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.costing import STAGES, Cost, Estimate
+from flows.costing import STAGES, Estimate
 from flows.grid import make_cells
 from flows.reading import read_sweep
 from flows.settings import Settings
+from flows.stage_costs import Cost
 from tasks.core.errors import InputError
 from tasks.core.published_rows import PUBLISHED_ROWS
 from tasks.core.shapes import Shape

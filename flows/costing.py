@@ -5,37 +5,21 @@ A stage is known by its arguments and parents, as in the store: what several cel
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from flows.arguments import Arguments
 from flows.plan_sizes import depth_of, trained_of
 from flows.settings import Settings
-from tasks.core import costs, workloads
-from tasks.core.costs import Depth, Passes, Trained
+from flows.stage_costs import Cost, StageCosts
+from tasks.core import costs
+from tasks.core.costs import Depth, Trained
 from tasks.core.shapes import Shape
 from tasks.core.workloads import Workload
 from tasks.store.keys import canonical, canonical_json
 
 EMULATORS = ("check", "capture", "similarity", "cluster", "emulate", "compress", "distill")
 STAGES = (*EMULATORS, "evaluate", "tune", "full_tune", "select", "plug_in", "report")
-# As in flows/arguments.py, where neither steps nor epochs are given.
-DEFAULT_EPOCHS = 5
-# Manifest, plan, scores and the like beside an artifact's tensors, and a report with its pictures: as the demo's are.
-SMALL_BYTES, REPORT_BYTES = 2000, 700_000
-
-
-@dataclass(frozen=True)
-class Cost:
-    """One stage. flops: operations on the device; memory: bytes on it at the peak; disk: bytes of the artifact;
-    working_disk: bytes that only lie there while it runs.
-    """
-
-    stage: str
-    flops: float = 0.0
-    memory: float = 0.0
-    disk: float = 0.0
-    working_disk: float = 0.0
 
 
 class Estimate:
@@ -63,40 +47,41 @@ class Estimate:
 class _Run:
     def __init__(self, all_: Estimate, settings: Settings, shape: Shape, workload: Workload, precision: str) -> None:
         self.note, self.settings, self.shape, self.precision = all_.stage, settings, shape, precision
-        task = settings.task
-        self.workload = workload.limited(task.num_train, task.num_validation, task.num_test)
+        self.costs = StageCosts(settings, shape, workload, precision)
         self.model = {"model": settings.model.name, "revision": settings.model.revision}
-        self.inputs = {**self.model, "task": task.model_dump()}
+        self.inputs = {**self.model, "task": settings.task.model_dump()}
         self.arguments = Arguments(settings, precision)
 
     def all(self) -> None:
         """The stages in the order of the flow."""
-        self.note(lambda: Cost("check", disk=SMALL_BYTES), "check", **self.inputs)
-        states = self.note(self.capture, "capture", **self.inputs, **self.arguments.capture)
-        similar = self.note(self.similarity, "similarity", states=states, **self.arguments.similarity)
+        self.note(lambda: self.costs.small("check"), "check", **self.inputs)
+        states = self.note(self.costs.capture, "capture", **self.inputs, **self.arguments.capture)
+        similar = self.note(self.costs.similarity, "similarity", states=states, **self.arguments.similarity)
         for name in self.settings.strategy:
             self.one_strategy(name, similar)
         self.full_model()
         everything = self.settings.model_dump(exclude={"place"})
-        self.note(lambda: Cost("report", disk=REPORT_BYTES), "report", settings=everything)
+        self.note(lambda: self.costs.small("report"), "report", settings=everything)
 
     def one_strategy(self, name: str, similar: str) -> None:
         """As in the flow: plan, emulator, its scores, tunings, and the scores that follow from each."""
         chosen = self.arguments.cluster(name, self.shape.num_blocks, similar)
         depth = depth_of(chosen)
-        plan = self.note(lambda: Cost("cluster", disk=SMALL_BYTES), "cluster", **chosen)
-        emulator = self.note(lambda: self.emulate(depth), "emulate", **self.model, plan=plan)
+        plan = self.note(lambda: self.costs.small("cluster"), "cluster", **chosen)
+        emulator = self.note(lambda: self.costs.emulate(depth), "emulate", **self.model, plan=plan)
         emulator = self.changed(emulator, depth)
         self.evaluate(depth.positions, costs.emulator_parameters(self.shape, depth), emulator)
         trained = trained_of(self.settings, self.shape)
         for tunings in self.tunings():
             tuned = [
-                self.note(lambda: self.tune("tune", depth, trained), "tune", **self.inputs, emulator=emulator, tune=one)
+                self.note(
+                    lambda: self.costs.tune("tune", depth, trained), "tune", **self.inputs, emulator=emulator, tune=one
+                )
                 for one in tunings
             ]
             tuned = self.selected(tuned, depth, trained)
             self.evaluate(depth.positions, costs.emulator_parameters(self.shape, depth), emulator, tuned)
-            plugged = self.note(lambda: self.plug_in(depth), "plug_in", tuned=tuned, **self.arguments.plug_in)
+            plugged = self.note(lambda: self.costs.plug_in(depth), "plug_in", tuned=tuned, **self.arguments.plug_in)
             self.evaluate(self.shape.num_blocks, self.shape.parameters, None, [plugged])
 
     def changed(self, emulator: str, depth: Depth) -> str:
@@ -105,10 +90,13 @@ class _Run:
         compress, distill = groups.get("compress") or {}, groups.get("distill") or {}
         if compress.get("method", "none") != "none":
             emulator = self.note(
-                lambda: replace(self.emulate(depth), stage="compress"), "compress", emulator=emulator, how=compress
+                lambda: replace(self.costs.emulate(depth), stage="compress"),
+                "compress",
+                emulator=emulator,
+                how=compress,
             )
         if distill.get("enabled"):
-            emulator = self.note(lambda: self.distill(depth, distill), "distill", emulator=emulator, how=distill)
+            emulator = self.note(lambda: self.costs.distill(depth, distill), "distill", emulator=emulator, how=distill)
         return emulator
 
     def full_model(self) -> None:
@@ -119,11 +107,11 @@ class _Run:
             return
         depth = Depth(num_blocks, num_blocks, num_blocks)
         best = Trained(best=self.settings.tune.eval_steps is not None)
-        self.note(lambda: Cost("cluster", disk=SMALL_BYTES), "cluster", strategy="full", num_blocks=num_blocks)
+        self.note(lambda: self.costs.small("cluster"), "cluster", strategy="full", num_blocks=num_blocks)
         rate = self.settings.full_tune.learning_rate
         for tunings in self.tunings((rate,) if rate else None):
             tuned = [
-                self.note(lambda: self.tune("full_tune", depth, best), "full_tune", **self.inputs, tune=one)
+                self.note(lambda: self.costs.tune("full_tune", depth, best), "full_tune", **self.inputs, tune=one)
                 for one in tunings
             ]
             self.evaluate(num_blocks, parameters, None, self.selected(tuned, depth, best))
@@ -132,8 +120,12 @@ class _Run:
         """Of several learning rates the best one's files, once more."""
         if len(tunings) == 1:
             return tunings
-        disk = costs.WIDE * costs.trained_parameters(self.shape, depth, trained) + SMALL_BYTES
-        return [self.note(lambda: Cost("select", disk=disk), "select", tunings=tunings)]
+        return [self.note(lambda: self.costs.select(depth, trained), "select", tunings=tunings)]
+
+    def evaluate(self, positions: int, num_parameters: float, emulator: str | None, tuned: list | None = None) -> None:
+        """The scores of the model or of an emulator, as it is or with tuned blocks."""
+        given = {**self.inputs, "emulator": emulator, "tuned": tuned, **self.arguments.evaluate}
+        self.note(lambda: self.costs.evaluate(positions, num_parameters), "evaluate", **given)
 
     def tunings(self, rates: tuple[float, ...] | None = None) -> list[list[dict[str, Any]]]:
         """What tells one tuning from the others: for each seed one for each learning rate."""
@@ -143,86 +135,3 @@ class _Run:
             [{**tune, "seed": seed, "rate": rate, "precision": self.precision} for rate in rates]
             for seed in self.settings.tune.seeds
         ]
-
-    def capture(self) -> Cost:
-        """The support set through all blocks."""
-        support = self.settings.support
-        rows = self.workload.train if support.split == "train" else self.workload.validation
-        rows = replace(rows, answers=0.0).limited(support.num_rows)
-        passes = workloads.sorted_passes(rows, self.shape.context, support.max_tokens)
-        return Cost(
-            "capture",
-            costs.forward_flops(self.shape, self.shape.num_blocks, passes),
-            costs.forward_bytes(self.shape, self.shape.parameters, passes, self.precision),
-            costs.states_bytes(self.shape, rows.num_rows) + SMALL_BYTES,
-        )
-
-    def similarity(self) -> Cost:
-        """All measures between all states; on the CPU."""
-        support, states = self.settings.support, self.shape.num_blocks + 1
-        rows = self.workload.train if support.split == "train" else self.workload.validation
-        count = min(support.num_rows, rows.num_rows)
-        disk = costs.WIDE * ((costs.NUM_CKA + 1) * states**2 + self.shape.num_blocks)
-        return Cost("similarity", costs.similarity_flops(self.shape, count), 0.0, disk + SMALL_BYTES)
-
-    def emulate(self, depth: Depth) -> Cost:
-        """Bytes of the kept blocks and of all outside the blocks, copied."""
-        disk = self.shape.stored_bytes * costs.emulator_parameters(self.shape, depth)
-        return Cost("emulate", disk=disk + SMALL_BYTES)
-
-    def evaluate(self, positions: int, num_parameters: float, emulator: str | None, tuned: list | None = None) -> None:
-        """The scored rows through so many blocks."""
-
-        def cost() -> Cost:
-            wanted = self.arguments.evaluate["max_tokens"]
-            passes = workloads.sorted_passes(self.workload.scored, self.shape.context, wanted)
-            flops = costs.forward_flops(self.shape, positions, passes)
-            memory = costs.forward_bytes(self.shape, num_parameters, passes, self.precision)
-            return Cost("evaluate", flops, memory, SMALL_BYTES)
-
-        self.note(cost, "evaluate", **self.inputs, emulator=emulator, tuned=tuned, **self.arguments.evaluate)
-
-    def tune(self, stage: str, depth: Depth, trained: Trained) -> Cost:
-        """All steps and validations of one tuning."""
-        settings, context = self.settings.tune, self.shape.context
-        epoch, per_epoch = workloads.training_passes(
-            self.workload.train, context, settings.batch_size, settings.max_tokens
-        )
-        num_steps = settings.num_steps or (settings.num_epochs or DEFAULT_EPOCHS) * per_epoch
-        passes = epoch.times(num_steps / per_epoch)
-        flops = costs.forward_flops(self.shape, depth.positions, passes)
-        flops += costs.backward_flops(self.shape, depth, passes, trained)
-        if settings.eval_steps:
-            checks = workloads.sorted_passes(self.workload.validation, context, settings.max_tokens)
-            checks = checks.times(-(-num_steps // settings.eval_steps))
-            flops += costs.forward_flops(self.shape, depth.positions, checks)
-        count = costs.trained_parameters(self.shape, depth, trained)
-        return Cost(
-            stage,
-            flops,
-            costs.tune_bytes(self.shape, depth, passes, self.precision, trained),
-            costs.WIDE * count + SMALL_BYTES,
-            costs.checkpoint_bytes(count, trained.best),
-        )
-
-    def distill(self, depth: Depth, how: dict[str, Any]) -> Cost:
-        """Steps on generic text: the teacher forward, the emulator forward and, for its frozen blocks, backward."""
-        block, rows, num_steps = min(how["block"], self.shape.context), how["batch_size"], how["num_steps"]
-        tokens = float(rows * block * num_steps)
-        # Rows of one length: the largest pass is one batch, or what of it fits.
-        largest = min(rows * block, max(block, how.get("max_tokens") or self.settings.tune.max_tokens))
-        passes = Passes(tokens, tokens * block, tokens, largest, largest)
-        trained = Trained(tuned=False, frozen=True)
-        flops = costs.forward_flops(self.shape, self.shape.num_blocks, replace(passes, answers=0))
-        flops += costs.forward_flops(self.shape, depth.positions, passes)
-        flops += costs.backward_flops(self.shape, replace(depth, lowest=0), passes, trained)
-        memory = costs.tune_bytes(self.shape, depth, passes, self.precision, trained)
-        memory += costs.FORMATS[self.precision] * self.shape.parameters
-        count = costs.trained_parameters(self.shape, depth, trained)
-        disk = self.shape.stored_bytes * costs.emulator_parameters(self.shape, depth) + SMALL_BYTES
-        return Cost("distill", flops, memory, disk, costs.checkpoint_bytes(count, best=False))
-
-    def plug_in(self, depth: Depth) -> Cost:
-        """The tuned blocks in the format in which the model is loaded; with export the full model beside them."""
-        exported = self.shape.parameters if self.settings.export.plugged_model else 0
-        return Cost("plug_in", disk=self.shape.loaded_bytes * (depth.tuned * self.shape.block + exported) + SMALL_BYTES)

@@ -9,10 +9,10 @@ import pytest
 
 from flows.cli import main, parser
 from flows.cost import PEAKS, UTILISATION, choose_device, estimate_cells, given_rows, workload_of
-from flows.costing import Estimate, _Run
 from flows.grid import make_cells, split_axes
 from flows.reading import read_settings
 from flows.settings import Settings
+from flows.stage_costs import StageCosts
 from tasks.core import costs
 from tasks.core.errors import EnvironmentFault, InputError
 from tasks.core.published_rows import PUBLISHED_ROWS
@@ -109,7 +109,7 @@ def test_an_emulator_of_explicit_blocks_is_trained_from_its_lowest_tuned_one(mod
 
 def test_distillation_is_a_stage_of_its_own(model: str) -> None:
     shape, depth = read_shape(model), costs.Depth(12, 12, 4)
-    run = _Run(Estimate(), settings(model), shape, PUBLISHED_ROWS["arc_easy"].workload(), "bfloat16")
+    run = StageCosts(settings(model), shape, PUBLISHED_ROWS["arc_easy"].workload(), "bfloat16")
     cost = run.distill(depth, {"block": 512, "batch_size": 8, "num_steps": 1000})
     tokens = 8 * 512 * 1000
     # The teacher's and the student's forward passes, the student's backward pass with 8 of 12 blocks' weights.
