@@ -54,7 +54,19 @@ def parser() -> argparse.ArgumentParser:
     sweep.add_argument("--at-once", type=count, help="cells at a time (2 here, 16 on the work pool)")
     sweep.add_argument("--here", action="store_true", help="in this process, even if there is a work pool")
     sweep.set_defaults(run=_sweep)
-    for command in (demo, run, sweep):
+    cost = commands.add_parser(
+        "plan-cost", help="operations, GPU hours, memory and disk of a run or sweep, before it runs"
+    )
+    cost.add_argument("settings", type=Path, help="TOML file as for `crash run` or `crash sweep`")
+    cost.add_argument("--gpu", help="kind of GPU (H100)")
+    cost.add_argument("--tflops", type=float, help="peak of another device, in TFLOP/s")
+    cost.add_argument("--utilisation", type=float, default=0.4, help="share of the peak that is reached (0.4)")
+    cost.add_argument("--rows", metavar="TRAIN,VALIDATION,SCORED", help="rows of a task that is neither here nor known")
+    cost.add_argument("--tokens-per-row", type=int, help="mean tokens of its rows")
+    cost.add_argument("--answer-tokens", type=int, help="mean tokens of its answers (a quarter of the row)")
+    cost.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    cost.set_defaults(run=_plan_cost)
+    for command in (demo, run, sweep, cost):
         command.add_argument("--set", dest="changes", action="append", metavar="KEY=VALUE", help=SET_HELP)
     for command in (demo, run):
         command.add_argument("--pool", action="store_true", help="run it on the work pool, and follow it from here")
@@ -102,6 +114,14 @@ def _sweep(options: argparse.Namespace) -> int:
     from flows.launch import launch_sweep
 
     return launch_sweep(settings, axes, options.at_once, options.here)
+
+
+def _plan_cost(options: argparse.Namespace) -> int:
+    from flows.cost import choose_device, given_rows, plan_cost
+
+    device = choose_device(options.gpu, options.tflops, options.utilisation)
+    rows = given_rows(options.rows, options.tokens_per_row, options.answer_tokens)
+    return plan_cost(options.settings, options.changes, rows, device, options.json)
 
 
 def _runs(options: argparse.Namespace) -> int:

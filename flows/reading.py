@@ -12,6 +12,7 @@ from flows.grid import split_axes
 from flows.settings import Settings
 from flows.variants import TABLE
 from tasks.core.errors import InputError
+from tasks.store.task_sources import NAME_PLACE
 
 
 def read_settings(path: Path, changes: list[str] | None = None) -> Settings:
@@ -85,7 +86,11 @@ def _resolve_beside(values: dict[str, Any], folder: Path) -> None:
 
 
 def _beside(text: Any, folder: Path) -> Any:
-    if isinstance(text, str) and not Path(text).exists() and (folder / text).exists():
+    if not isinstance(text, str):
+        return text
+    # Of a place for several tasks, the part that they have in common.
+    known = text.partition(NAME_PLACE)[0] or "."
+    if not Path(known).exists() and (folder / known).exists():
         return str(folder / text)
     return text
 

@@ -37,9 +37,9 @@ class Task(Group):
     kind: Literal["lm_eval", "text", "instructions"] = "lm_eval"
     """A task of lm-evaluation-harness, plain text (scored by perplexity), or instruction rows (JSONL or CSV)."""
     data: str | None = None
-    """Folder with train, validation and test files; without it an lm-eval task is taken from the hub."""
-    template: str = "default"
-    """Wording of instructions; `reference` gives the published one."""
+    """Folder with train, validation and test files, or of several tasks `folder/{name}`; without it, from the hub."""
+    template: Literal["default", "reference"] = "default"
+    """Wording of training text: what lm-eval scores, or the published one (the 13 published tasks, instructions)."""
     num_train: PositiveInt | None = None
     """Use only the first rows of the training split."""
     num_validation: PositiveInt | None = None

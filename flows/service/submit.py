@@ -15,6 +15,7 @@ from flows.service.reaper import GIVEN_UP
 from flows.settings import Settings
 from tasks.core import errors
 from tasks.core.errors import EnvironmentFault, InputError
+from tasks.store.task_sources import NAME_PLACE
 
 POLL_SECONDS = 1.0
 # The reaper says of each crash what follows; where there is none, or it is only being started, this long is waited
@@ -52,7 +53,8 @@ def portable(settings: Settings) -> dict[str, Any]:
     values = settings.model_dump(mode="json", exclude_unset=True)
     for group, key in (("model", "name"), ("task", "data")):
         text = values.get(group, {}).get(key)
-        if text and Path(text).exists():
+        # Of a place for several tasks, the part that they have in common.
+        if text and Path(text.partition(NAME_PLACE)[0] or ".").exists():
             values[group][key] = str(Path(text).absolute())
     return values
 

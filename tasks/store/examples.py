@@ -1,4 +1,7 @@
-"""Rows of a task as token ids, exactly as lm-eval's Hugging Face model encodes what it scores."""
+"""Rows of a task as token ids, exactly as lm-eval's Hugging Face model encodes what it scores.
+
+Only the reference template differs: the published code tokenises prompt and answer apart.
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -51,6 +54,7 @@ def load_examples(
     if limit is not None:
         own = task.limit(split)
         task = task.model_copy(update={LIMITS[split]: limit if own is None else min(limit, own)})
+    encoded = encode_apart if task.template == "reference" else encode_pair
     rows: list[Example] = []
     num_truncated, numbers = 0, set()
     for pair in text_pairs(task, split):
@@ -62,7 +66,7 @@ def load_examples(
             tokens = encode(tokenizer, pair.answer) if task.kind == "lm_eval" else encode(tokenizer, pair.answer, False)
             rows += _windows(tokens, prefix_id(tokenizer), max_length, pair.number)
             continue
-        prompt_ids, answer_ids = encode_pair(tokenizer, pair.prompt, pair.answer)
+        prompt_ids, answer_ids = encoded(tokenizer, pair.prompt, pair.answer)
         room = max_length - len(answer_ids)
         if room < 1 or not answer_ids:
             problem = f"has {len(answer_ids)} tokens, the model takes {max_length}" if answer_ids else "is empty"
@@ -104,6 +108,16 @@ def encode_pair(tokenizer: "PreTrainedTokenizerBase", prompt: str, answer: str) 
     whole = encode(tokenizer, stripped + prompt[len(stripped) :] + answer)
     prompt_ids = encode(tokenizer, stripped)
     return prompt_ids, whole[len(prompt_ids) :]
+
+
+def encode_apart(tokenizer: "PreTrainedTokenizerBase", prompt: str, answer: str) -> tuple[list[int], list[int]]:
+    """(prompt ids, answer ids), each encoded by itself, without special tokens between them.
+
+    Where nothing stands between the two, encoded together their letters may join to tokens that belong to neither.
+    """
+    if not prompt.strip():
+        return encode_pair(tokenizer, prompt, answer)
+    return encode(tokenizer, prompt), encode(tokenizer, answer, special=False)
 
 
 def encode(tokenizer: "PreTrainedTokenizerBase", text: str, special: bool = True) -> list[int]:

@@ -64,7 +64,10 @@ def harness_task(source: TaskSource, split: Split) -> "ConfigurableTask":
 
 
 def answers(source: TaskSource, split: Split) -> Iterator[Pair]:
-    """Prompt and right answer of every row of a split, as lm-eval words them when it scores that split."""
+    """Prompt and right answer of every row of a split, as lm-eval words them when it scores that split.
+
+    The reference template leaves out the delimiter between them (see `tasks.store.templates`).
+    """
     rows = split_rows(source, split)
     _require_fields(source, split, rows)
     task = _build(source, split, rows)
@@ -72,14 +75,16 @@ def answers(source: TaskSource, split: Split) -> Iterator[Pair]:
     numbers = [row.number for row in rows] if len(task.eval_docs) == len(rows) else range(1, len(task.eval_docs) + 1)
     for number, doc in zip(numbers, task.eval_docs, strict=True):
         try:
-            pair = _answer(task, doc)
+            prompt, answer = _answer(task, doc)
         except InputError as error:
             raise InputError(f"{source.file(split)}, row {number}: {error}") from None
         except Exception as error:  # whatever a definition's own code raises; its text may quote the row
             raise InputError(
                 f"{source.file(split)}, row {number}: task {source.name!r} cannot read it ({type(error).__name__})"
             ) from None
-        yield Pair(number, *pair)
+        if source.template == "reference":
+            answer = answer.removeprefix(task.config.target_delimiter)
+        yield Pair(number, prompt, answer)
 
 
 def _build(source: TaskSource, split: Split, rows: list[Row]) -> "ConfigurableTask":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import EnvironmentFault, InputError
+from tasks.store.templates import lm_eval_name
 
 NAME = re.compile(rb"""^["']?(task|group)["']?:[ \t]*["']?([^\s"'#]+)["']?[ \t]*(?:#.*)?\r?$""", re.MULTILINE)
 SKIPPED = {"__pycache__", ".ipynb_checkpoints"}
@@ -56,6 +57,8 @@ def code_files(path: Path) -> list[Path]:
 
 
 def _unknown(name: str, known: list[str]) -> InputError:
+    if theirs := lm_eval_name(name):
+        return InputError(f"unknown task {name!r}: here it is {theirs}")
     groups = _groups()
     if name in groups:
         return InputError(f"task {name!r} is a group of tasks: choose one of them")

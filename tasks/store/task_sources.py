@@ -10,9 +10,9 @@ from tasks.core.errors import InputError
 from tasks.store import task_files
 from tasks.store.digests import plain_digest
 from tasks.store.home import default_home
-from tasks.store.instructions import TEMPLATES
 from tasks.store.model_files import FileDigest, json_digest
 from tasks.store.rows import ROW_FILES, find_splits
+from tasks.store.templates import check_template
 
 if TYPE_CHECKING:
     from tasks.store.artifacts import Store
@@ -45,6 +45,8 @@ LIMITS: dict[str, str] = {"train": "num_train", "validation": "num_validation", 
 # The modules that turn rows into prompts and answers.
 WORDING = tuple(f"tasks.store.{name}" for name in ("examples", "harness", "instructions", "rows", "splits"))
 FEATURES_FILE = "features.json"
+# In task.data, what stands for the task's name.
+NAME_PLACE = "{name}"
 
 
 class TaskSource(BaseModel):
@@ -102,22 +104,24 @@ def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> T
     """Find a task, check that it can be trained and scored, and identify it by content; reads no rows.
 
     settings: name; kind (lm_eval); data: folder with a file for each split, for text and instructions also one file,
-    and without it an lm-eval task is taken from the hub, once; template; num_train, num_validation, num_test.
+    and without it an lm-eval task is taken from the hub, once (see `own_folder` for several tasks); template;
+    num_train, num_validation, num_test.
     store: remembers digests of files and keeps what comes from the hub.
     InputError for anything that cannot be used, EnvironmentFault where the hub cannot be reached.
     """
     file_digest = store.digests if store else plain_digest
     limits = {key: settings.get(key) for key in LIMITS.values()}
     name, kind, data = settings["name"], settings.get("kind", "lm_eval"), settings.get("data")
+    data = own_folder(name, data, kind)
     template = settings.get("template", "default")
     if kind not in SUFFIXES:
         raise InputError(f"task.kind = {kind!r}: choose one of {', '.join(SUFFIXES)}")
-    _check_template(kind, template)
     definition = None
     if kind == "lm_eval":
         definition = task_files.find_definition(name, Path(data).expanduser() if data else None)
         # A definition given by its path is known by the name that it gives itself: no path in an identity.
         name = str(task_files.merged(definition).get("task", name))
+    check_template(kind, template, name)
     files = _files(name, kind, data, definition, home(store) / "data")
     _require_splits(name, files, data)
     content: dict[str, Any] = {split: file_digest(path) for split, path in files.items()}
@@ -137,6 +141,17 @@ def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> T
     )
 
 
+def own_folder(name: str, data: str | None, kind: str = "lm_eval") -> str | None:
+    """task.data with the task's name in the place of `{name}`, so that a sweep over tasks names one place for all.
+
+    None, which means the hub, where that folder is absent for an lm-eval task.
+    """
+    if data is None or NAME_PLACE not in data:
+        return data
+    folder = data.replace(NAME_PLACE, name)
+    return None if kind == "lm_eval" and not Path(folder).expanduser().exists() else folder
+
+
 def home(store: "Store | None") -> Path:
     """Where copies of inputs are kept: in the store, or where this project writes by default."""
     return store.root if store else default_home().absolute()
@@ -147,13 +162,6 @@ def code_view() -> str:
     from tasks.store.keys import code_digest
 
     return code_digest("tasks.store.examples", WORDING)
-
-
-def _check_template(kind: str, template: str) -> None:
-    if kind == "instructions" and template not in TEMPLATES:
-        raise InputError(f"task.template = {template!r}: choose one of {', '.join(TEMPLATES)}")
-    if kind != "instructions" and template != "default":
-        raise InputError(f"task.template = {template!r} is for instructions; a task of kind {kind} has its own wording")
 
 
 def _files(name: str, kind: str, data: str | None, definition: Path | None, downloads: Path) -> dict[str, Path]:

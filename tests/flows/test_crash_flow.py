@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,22 @@ def test_every_stage_has_its_artifact(first):
         "evaluate": 8,
         "report": 2,
     }
+
+
+@pytest.mark.xdist_group("flow")
+def test_the_estimate_had_these_stages_and_this_disk(first):
+    planned = crash("plan-cost", str(first / "settings.toml"), "--json")
+    assert planned.returncode == 0, planned.stderr
+    found = {row["stage"]: row for row in json.loads(planned.stdout)["stages"]}
+    full = found.pop("full_tune")
+    found["tune"] = {key: found["tune"][key] + full[key] for key in ("count", "disk_bytes")}
+    counts = stages(set(artifacts(first / "home/store"))) - Counter(report=1)  # that of the first strategy alone
+    assert {stage: row["count"] for stage, row in found.items()} == counts
+    for stage in counts.keys() - {"report"}:
+        files = [file for file in (first / "home/store/artifacts" / stage).rglob("*") if file.is_file()]
+        size = sum(file.stat().st_size for file in files)
+        # What is not tensors is a few kilobytes of each artifact.
+        assert found[stage]["disk_bytes"] == pytest.approx(size, rel=0.1, abs=1000 * counts[stage]), stage
 
 
 @pytest.mark.xdist_group("flow")

@@ -16,6 +16,7 @@ from tasks.store.task_sources import TaskSource, resolve_task
 QA_TASKS = ("openbookqa", "piqa", "arc_easy", "arc_challenge", "hellaswag", "sciq", "webqs", "race")
 SCORES_VALIDATION = ("piqa", "hellaswag")
 LIMIT = 12
+WINS, LOSES = (0.0, True), (-1e9, False)
 
 
 def real_task(shared: Path, name: str, **options: Any) -> TaskSource:
@@ -101,3 +102,13 @@ def _stock_yaml(shared: Path, folder: Path, name: str, file: str) -> dict[str, A
         "validation_split": None,
         "test_split": "test",
     }
+
+
+def right_request(task: Any, requests: list[Any]) -> Any:
+    """The request without which lm-eval gives no point: found by its scoring, not by its labels."""
+    metric = "acc" if "acc" in task._metric_fn_list else "exact_match"
+    points = []
+    for right in range(len(requests)):
+        answers = [WINS if at == right else LOSES for at in range(len(requests))]
+        points.append(task.process_results(requests[0].doc, answers)[metric])
+    return requests[points.index(1)]

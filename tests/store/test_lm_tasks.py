@@ -23,12 +23,11 @@ from tests.store.inputs import (
     own_task,
     question,
     real_task,
+    right_request,
     stock_tasks,
     stories,
     write_rows,
 )
-
-WINS, LOSES = (0.0, True), (-1e9, False)
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +40,6 @@ def stock(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
 def source(shared: Path) -> ModelSource:
     """A model to check tasks with."""
     return stories(shared)
-
-
-def right_request(task: Any, requests: list[Any]) -> Any:
-    """The request without which lm-eval gives no point: found by its scoring, not by its labels."""
-    metric = "acc" if "acc" in task._metric_fn_list else "exact_match"
-    points = []
-    for right in range(len(requests)):
-        answers = [WINS if at == right else LOSES for at in range(len(requests))]
-        points.append(task.process_results(requests[0].doc, answers)[metric])
-    return requests[points.index(1)]
 
 
 @pytest.mark.parametrize("name", QA_TASKS)

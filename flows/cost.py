@@ -1,0 +1,176 @@
+"""`crash plan-cost`: what a run or a sweep will take, before anything runs."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.costing import STAGES, Estimate
+from flows.grid import make_cells
+from flows.reading import read_sweep
+from flows.settings import Settings
+from flows.stage_costs import Cost
+from tasks.core.errors import InputError
+from tasks.core.published_rows import PUBLISHED_ROWS
+from tasks.core.shapes import Shape
+from tasks.core.workloads import Lengths, Workload
+from tasks.store.measuring import measure
+from tasks.store.model_shapes import own_tokenizer, read_shape
+
+# Dense products in bfloat16 with float32 sums, in TFLOP/s, from the makers' data sheets (SXM modules where there are
+# several; the sheets' larger numbers are for sparse matrices).
+PEAKS = {"A100": 312.0, "H100": 989.0, "H200": 989.0, "B200": 2250.0, "L40S": 362.0, "RTX4090": 165.0}
+# What well-made training reaches of the peak: PaLM 46% (Chowdhery et al. 2022, arXiv 2204.02311), others less.
+UTILISATION = 0.4
+UNITS = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"))
+
+
+@dataclass(frozen=True)
+class Device:
+    """What computes: peak in TFLOP/s, and the share of it that is reached."""
+
+    name: str
+    tflops: float
+    utilisation: float
+
+    def hours(self, flops: float) -> float:
+        """Hours for so many operations."""
+        return flops / (self.tflops * 1e12 * self.utilisation) / 3600
+
+
+def choose_device(gpu: str | None, tflops: float | None, utilisation: float) -> Device:
+    """InputError for an unknown GPU, with the known ones, and for numbers that cannot be."""
+    if not 0 < utilisation <= 1:
+        raise InputError(
+            f"--utilisation {utilisation}: give the share of the peak that is reached, above 0 and up to 1"
+        )
+    if tflops is not None:
+        if not tflops > 0:
+            raise InputError(f"--tflops {tflops}: give the device's peak in TFLOP/s, above 0")
+        return Device(gpu or f"{tflops:g} TFLOP/s", tflops, utilisation)
+    name = gpu or "H100"
+    if name not in PEAKS:
+        raise InputError(f"--gpu {name}: known are {', '.join(PEAKS)}; give another one's peak with --tflops")
+    return Device(name, PEAKS[name], utilisation)
+
+
+def plan_cost(path: Path, changes: list[str] | None, rows: "Workload | None", device: Device, as_json: bool) -> int:
+    """Print the estimate of a settings file, with lists as axes, as `crash sweep` reads it."""
+    settings, axes = read_sweep(path, changes)
+    cells = [cell for _, cell in make_cells(settings, axes)]
+    estimate = estimate_cells(cells, rows)
+    facts = summary(estimate, device, len(cells))
+    print(json.dumps(facts, indent=2) if as_json else text(facts, cells))
+    return 0
+
+
+def estimate_cells(cells: list[Settings], rows: "Workload | None" = None) -> Estimate:
+    """All stages of all cells. Models' configs and tasks' rows are read once each."""
+    estimate = Estimate()
+    shapes: dict[tuple, Shape] = {}
+    workloads: dict[tuple, Workload] = {}
+    for cell in cells:
+        model = (cell.model.name, cell.model.revision)
+        if model not in shapes:
+            shapes[model] = read_shape(*model)
+        shape, task = shapes[model], (cell.model.name, cell.task)
+        if task not in workloads:
+            workloads[task] = rows or workload_of(cell, shape)
+        estimate.add(cell, shape, workloads[task])
+    return estimate
+
+
+def workload_of(settings: Settings, shape: Shape) -> Workload:
+    """The task's rows as lengths: measured where they lie here, else from the table. InputError where neither helps."""
+    from tasks.store.task_files import find_definition, merged
+    from tasks.store.task_sources import own_folder, resolve_task
+
+    task = settings.task
+    data = own_folder(task.name, task.data, task.kind)
+    in_yaml = data is None and task.kind == "lm_eval" and merged(find_definition(task.name))["dataset_path"] == "json"
+    if data is not None or in_yaml:
+        return measure(resolve_task(task.model_dump()), own_tokenizer(settings.model.name), shape.context)
+    if task.name not in PUBLISHED_ROWS:
+        raise InputError(
+            f"task {task.name!r}: its rows are not here, and their number and length are known only of"
+            f" {', '.join(PUBLISHED_ROWS)}. Give task.data, or --rows TRAIN,VALIDATION,SCORED and --tokens-per-row"
+        )
+    return PUBLISHED_ROWS[task.name].workload()
+
+
+def given_rows(rows: str | None, tokens: int | None, answers: int | None) -> Workload | None:
+    """A workload from the command line; None where nothing is given. InputError unless both are."""
+    if rows is None and tokens is None:
+        return None
+    try:
+        train, validation, scored = (int(part) for part in (rows or "").split(","))
+    except ValueError:
+        raise InputError("--rows: write three numbers, as in --rows 4957,500,500, and --tokens-per-row too") from None
+    if tokens is None or min(train, validation, scored, tokens) < 1 or (answers or 1) > tokens:
+        raise InputError(
+            "--rows and --tokens-per-row belong together, all at least 1, and an answer is part of its row"
+        )
+    length = answers or max(1, tokens // 4)
+    train_rows, validation_rows, scored_rows = (Lengths(n, (tokens,), length) for n in (train, validation, scored))
+    return Workload(train_rows, validation_rows, scored_rows, scored)
+
+
+def summary(estimate: Estimate, device: Device, num_cells: int) -> dict[str, Any]:
+    """The estimate as plain numbers: by stage, and in total."""
+    found = list(estimate.stages.values())
+    stages = [_row(name, [cost for cost in found if cost.stage == name], device) for name in STAGES]
+    total = _row("total", found, device) | {"working_disk_bytes": max(cost.working_disk for cost in found)}
+    return {
+        "cells": num_cells,
+        "stages_asked_for": estimate.num_asked,
+        "device": asdict(device),
+        "stages": [stage for stage in stages if stage["count"]],
+        "total": total,
+    }
+
+
+def _row(name: str, found: list[Cost], device: Device) -> dict[str, Any]:
+    flops = sum(cost.flops for cost in found)
+    return {
+        "stage": name,
+        "count": len(found),
+        "flops": flops,
+        "gpu_hours": device.hours(sum(cost.flops for cost in found if cost.stage != "similarity")),
+        "peak_memory_bytes": max((cost.memory for cost in found), default=0.0),
+        "disk_bytes": sum(cost.disk for cost in found),
+    }
+
+
+def text(facts: dict[str, Any], cells: list[Settings]) -> str:
+    """The summary as a table with what it assumes."""
+    total = facts["total"]
+    device = "{name} at {utilisation:.0%} of {tflops:g} TFLOP/s".format(**facts["device"])
+    header = f"{'stage':<12} {'runs':>6} {'operations':>13} {'GPU hours':>10} {'peak memory':>12} {'disk':>11}"
+    lines = [header, "-" * len(header)]
+    for row in [*facts["stages"], total]:
+        size = f"{_bytes(row['peak_memory_bytes']):>12} {_bytes(row['disk_bytes']):>11}"
+        lines.append(
+            f"{row['stage']:<12} {row['count']:>6} {_flops(row['flops']):>13} {row['gpu_hours']:>10.2f} {size}"
+        )
+    shared = facts["stages_asked_for"] - total["count"]
+    names = ", ".join(dict.fromkeys(cell.model.name for cell in cells))
+    return "\n".join(
+        [
+            f"{names}: {facts['cells']} cell(s)",
+            *lines,
+            f"Common work is counted once: {shared} stages of the cells are found, not computed.",
+            f"Hours on one {device} (assumed; short rows reach less). Peak memory is that of the largest stage.",
+            f"While a tuning runs, its checkpoint takes up to {_bytes(total['working_disk_bytes'])} of disk more.",
+        ]
+    )
+
+
+def _flops(value: float) -> str:
+    size, unit = next(((size, unit) for size, unit in UNITS if value >= size), UNITS[-1])
+    return f"{value / size:.2f} {unit}" if value else "-"
+
+
+def _bytes(value: float) -> str:
+    if not value:
+        return "-"
+    return f"{value / 1e9:.2f} GB" if value >= 1e8 else f"{value / 1e6:.2f} MB"

@@ -1,0 +1,182 @@
+"""What stages cost, from sizes alone: floating-point operations, memory at the peak, and disk.
+
+Operations are counted as in Kaplan et al. 2020 (arXiv 2001.08361, section 2.1): a multiplication and an addition for
+each weight and token in the forward pass, and twice that in the backward pass, one half for the gradients of the
+weights and one for those of what goes in; norms, activations and softmax are left out. Beside the weights stand the two
+products of attention, which grow with the square of the length. What this project leaves out is left out here too: the
+head runs at answer positions only, the backward pass ends at the lowest tuned block, frozen weights get no gradient.
+
+Saved activations are counted as in Korthikanti et al. 2022 (arXiv 2205.05198, section 4.1), without the square matrices
+that fused attention never writes, and without the inputs of frozen matrices, which nothing reads again. A family whose
+own code does write those squares (BLOOM, Gemma 2) keeps more, 1.7 times as much on short rows.
+"""
+
+from dataclasses import dataclass
+
+from tasks.core.scoring import HEAD_ROWS
+from tasks.core.shapes import Shape
+
+# float32 value and gradient, and AdamW's two moments.
+TRAINED_BYTES = 16
+WIDE = 4
+# Of one position's logits in training: as computed, in float32, their log-softmax, and the gradient of each.
+LOGIT_COPIES = 4
+FORMATS = {"float32": 4, "bfloat16": 2}
+NUM_CKA = 3
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Forward passes over padded rows, as sums over all of them.
+
+    tokens: padded tokens; squares: sum of the squared padded lengths of rows; answers: positions whose logits are
+    computed; largest: padded tokens of the largest pass; largest_answers: positions in it whose logits are computed.
+    """
+
+    tokens: float
+    squares: float
+    answers: float
+    largest: float
+    largest_answers: float
+
+    def times(self, count: float) -> "Passes":
+        """As many times the same passes."""
+        return Passes(
+            self.tokens * count, self.squares * count, self.answers * count, self.largest, self.largest_answers
+        )
+
+
+@dataclass(frozen=True)
+class Depth:
+    """What of a plan decides costs.
+
+    positions: blocks that run one after another; kept: blocks that are stored; tuned: blocks that are trained; lowest:
+    position of the lowest of them; repeats_tuned: whether frozen copies of tuned blocks stand in for others.
+    """
+
+    positions: int
+    kept: int
+    tuned: int
+    lowest: int = 0
+    repeats_tuned: bool = False
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is trained of an emulator: all weights of some blocks, or a few parameters beside them.
+
+    extra: parameters beside a block's own that are trained, None for its own; tuned, frozen: in which kept blocks (all
+    positions of frozen ones follow); head: whether the head is trained too; best: whether the best state is kept;
+    recompute: whether activations are computed a second time instead of kept (gradient checkpointing).
+    """
+
+    extra: int | None = None
+    tuned: bool = True
+    frozen: bool = False
+    head: bool = False
+    best: bool = False
+    recompute: bool = False
+
+    def blocks(self, depth: Depth) -> int:
+        """Number of kept blocks that are trained."""
+        return depth.tuned * self.tuned + (depth.kept - depth.tuned) * self.frozen
+
+    def positions(self, depth: Depth) -> int:
+        """Number of positions that run trained tensors."""
+        return depth.tuned * self.tuned + (depth.positions - depth.tuned) * self.frozen
+
+
+def forward_flops(shape: Shape, positions: int, passes: Passes) -> float:
+    """Operations of forward passes through as many blocks, with the head at answer positions."""
+    weights = positions * shape.matrices + shape.around
+    return 2 * weights * passes.tokens + _attention(shape, positions, passes) + 2 * shape.head * passes.answers
+
+
+def backward_flops(shape: Shape, depth: Depth, passes: Passes, trained: Trained | None = None) -> float:
+    """Operations of the backward passes of tuning: through every position from the lowest tuned one upwards."""
+    trained = trained or Trained()
+    above = depth.positions - depth.lowest
+    inputs = 2 * shape.matrices * above * passes.tokens + 2 * shape.head * passes.answers
+    per_block = shape.matrices if trained.extra is None else trained.extra
+    weights = 2 * per_block * trained.positions(depth) * passes.tokens
+    weights += 2 * shape.head * passes.answers * trained.head
+    again = forward_flops(shape, above, passes) - 2 * shape.head * passes.answers if trained.recompute else 0.0
+    return inputs + weights + 2 * _attention(shape, above, passes) + again
+
+
+def similarity_flops(shape: Shape, num_rows: int) -> float:
+    """Operations of all similarities: Gram matrices [n, n] of N + 1 states, and one product of them (method, 2)."""
+    states = shape.num_blocks + 1
+    return NUM_CKA * (2.0 * states * num_rows**2 * shape.width + 2.0 * states**2 * num_rows**2)
+
+
+def forward_bytes(shape: Shape, num_parameters: float, passes: Passes, precision: str) -> float:
+    """Peak memory of scoring or capture: all weights, and the widest place of one block for the largest pass."""
+    size = FORMATS[precision]
+    feed_forward = 3 * shape.width + (3 if shape.is_gated else 2) * shape.hidden_width
+    attention = 3 * shape.width + 2 * shape.attention_width + 2 * shape.key_width
+    head = 2 * WIDE * min(HEAD_ROWS, passes.largest) * shape.vocabulary if passes.answers else 0.0
+    return size * num_parameters + size * passes.largest * max(feed_forward, attention) + head
+
+
+def tune_bytes(shape: Shape, depth: Depth, passes: Passes, precision: str, trained: Trained | None = None) -> float:
+    """Peak memory of tuning: frozen weights, trained ones with optimizer, saved activations, logits of answers."""
+    trained, size = trained or Trained(), FORMATS[precision]
+    count = trained_parameters(shape, depth, trained)
+    own = 0 if trained.extra is not None else trained.blocks(depth)
+    frozen = shape.outside + (depth.kept - own + depth.repeats_tuned * depth.tuned) * shape.block
+    per_trained = TRAINED_BYTES + WIDE * trained.best
+    if trained.extra is None and precision != "float32":
+        # Autocast keeps a narrow copy of each wide matrix until the backward pass is through.
+        per_trained += size
+    above = depth.positions - depth.lowest
+    return (
+        size * frozen
+        + per_trained * count
+        + passes.largest * saved_bytes(shape, above, trained.positions(depth), size, trained)
+        + WIDE * LOGIT_COPIES * passes.largest_answers * shape.vocabulary
+    )
+
+
+def saved_bytes(shape: Shape, above: int, num_trained: int, size: int, trained: Trained | None = None) -> float:
+    """Bytes kept for the backward pass of one token: of `above` blocks, of which `num_trained` are trained.
+
+    Every block keeps what goes into its norms, queries, keys, values (as wide as the queries: heads that share them get
+    copies) and attention's output, and what its activation reads, where it is gated also its result and the gate; a
+    trained one also the inputs of its matrices, and a root mean square norm's normed input.
+    """
+    trained = trained or Trained()
+    hidden = shape.hidden_width
+    any_block = shape.normed + 4 * shape.attention_width
+    any_block += (shape.activation_copies + 2 * shape.is_gated) * hidden
+    own_inputs = shape.normed + (hidden + shape.normed * (not shape.has_layer_norms) if trained.extra is None else 0)
+    if trained.recompute:
+        return size * (above * shape.width + any_block + own_inputs)
+    return size * (above * any_block + num_trained * own_inputs)
+
+
+def trained_parameters(shape: Shape, depth: Depth, trained: Trained | None = None) -> int:
+    """Number of parameters that are trained."""
+    trained = trained or Trained()
+    per_block = shape.block if trained.extra is None else trained.extra
+    return trained.blocks(depth) * per_block + shape.head * trained.head
+
+
+def emulator_parameters(shape: Shape, depth: Depth) -> int:
+    """Parameters that are given away: every kept block once, and all that is outside the blocks."""
+    return depth.kept * shape.block + shape.outside
+
+
+def states_bytes(shape: Shape, num_rows: int) -> float:
+    """Disk of captured states: two poolings of N + 1 states [n, d] in float32, and N influences."""
+    return WIDE * (2.0 * (shape.num_blocks + 1) * num_rows * shape.width + shape.num_blocks)
+
+
+def checkpoint_bytes(count: int, best: bool) -> float:
+    """Disk of a tuning while it runs: values, two moments, perhaps a best state; once written, once being written."""
+    return 2.0 * WIDE * (3 + best) * count
+
+
+def _attention(shape: Shape, positions: int, passes: Passes) -> float:
+    """Queries times keys, and weights times values: 2 T^2 operations for each of the attention's columns, twice."""
+    return 4.0 * shape.attention_width * positions * passes.squares
