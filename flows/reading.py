@@ -72,7 +72,7 @@ def _apply(values: dict[str, Any], change: str) -> None:
 
 
 def _resolve_beside(values: dict[str, Any], folder: Path) -> None:
-    for table, key in (("model", "name"), ("task", "data")):
+    for table, key in (("model", "name"), ("task", "data"), ("distill", "data"), ("distill", "teacher")):
         group: Any = values.get(table)
         if isinstance(group, dict) and key in group:
             given = group[key]

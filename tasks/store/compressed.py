@@ -72,7 +72,7 @@ def write_compressed(folder: Path, how: Compression, out: Path) -> Tally:
         raise InputError(f"compress.method = {how.method!r}: no weight of a frozen block has one of {list(FLOATS)}")
     out.mkdir(parents=True, exist_ok=True)
     write_tensors(tensors, out)
-    _copy_the_rest(folder, out)
+    copy_the_rest(folder, out)
     write_text(out / COMPRESSION_FILE, json.dumps(how.cache_view(), sort_keys=True))
     flush(out)
     return tally
@@ -94,6 +94,14 @@ def read_compression(folder: Path) -> dict[str, Any] | None:
     """How an emulator's frozen blocks were compressed; None where they were not."""
     file = folder / COMPRESSION_FILE
     return json.loads(file.read_text()) if file.is_file() else None
+
+
+def copy_the_rest(folder: Path, out: Path) -> None:
+    """Copy what belongs to an emulator beside its weights: config, plan, tokenizer."""
+    copy_companions(folder, out)
+    for name in ("config.json", PLAN_FILE):
+        shutil.copyfile(folder / name, out / name)
+        flush(out / name)
 
 
 def _is_weight(tensor: StoredTensor) -> bool:
@@ -186,10 +194,3 @@ class _Pair:
             raise InputError(f"block {self.identity}: the weight cannot be decomposed ({error})") from None
         self.tally.see(weight, product(*pair))
         return pair
-
-
-def _copy_the_rest(folder: Path, out: Path) -> None:
-    copy_companions(folder, out)
-    for name in ("config.json", PLAN_FILE):
-        shutil.copyfile(folder / name, out / name)
-        flush(out / name)
