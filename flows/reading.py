@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from flows.grid import split_axes
+from flows.group import PATHS
 from flows.settings import Settings
 from tasks.core.errors import InputError
 
@@ -72,7 +73,7 @@ def _apply(values: dict[str, Any], change: str) -> None:
 
 
 def _resolve_beside(values: dict[str, Any], folder: Path) -> None:
-    for table, key in (("model", "name"), ("task", "data"), ("distill", "data"), ("distill", "teacher")):
+    for table, key in PATHS:
         group: Any = values.get(table)
         if isinstance(group, dict) and key in group:
             given = group[key]
