@@ -1,7 +1,7 @@
 """Write generic text to distill on: `python -m flows.demo.texts --seed S --out FOLDER`.
 
-Biographies as the model saw them in pre-training, about all people of its world, drawn anew. None of the words that make
-a question occurs in them.
+Biographies as the model saw them in pre-training, about all people of its world, drawn anew. None of the words that
+make a question occurs in them.
 """
 
 import argparse

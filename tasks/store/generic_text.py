@@ -28,9 +28,14 @@ def resolve_text(data: str, store: "Store | None" = None) -> TaskSource:
 
         path = text_files(data, home(store) / "data")
     try:
-        return resolve_task({"name": "text", "kind": "text", "data": str(_rows(path))}, store)
+        found = resolve_task({"name": "text", "kind": "text", "data": str(_rows(path))}, store)
     except InputError as error:
         raise InputError(str(error).replace("task.data", "distill.data")) from None
+    if found.single_file:
+        return found
+    # Nothing is scored here: one file beside train is enough, and no row of train is held out for validation.
+    other = found.files.get("validation") or found.files["test"]
+    return found.model_copy(update={"files": {"train": found.files["train"], "validation": other, "test": other}})
 
 
 def require_long_enough(text: TaskSource, model: ModelSource, block: int) -> None:

@@ -1,4 +1,4 @@
-"""Distill: it resumes to the same bits, writes an emulator like any other, and a distilled emulator is a better model."""
+"""Distill: it resumes to the same bits, writes an emulator like any other, and that emulator is a better model."""
 
 import json
 import shutil
@@ -158,7 +158,7 @@ def test_what_changes_the_result_and_what_does_not(chain: Chain, text: Path) -> 
 
 
 def test_on_the_demo_the_distilled_emulator_is_the_better_model(tmp_path: Path) -> None:
-    """Offsite-Tuning's plan on the shipped model, a short distillation on the shipped text, and the demo's questions."""
+    """Offsite-Tuning's plan for the shipped model, distilled for a minute on the shipped text."""
     runtime = Runtime(store=str(tmp_path / "store"), run_id=str(tmp_path))
     from tasks.cluster import cluster
     from tasks.emulate import emulate
