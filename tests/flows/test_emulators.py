@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from flows.arguments import Arguments
-from flows.inputs import check_budget
+from flows.inputs import Inputs, check_budget
 from flows.reading import read_settings
 from flows.settings import Settings
 from tasks.core.errors import InputError
+from tasks.store.emulator_checks import require_same_shape
 from tests.flows.commands import DEMO, artifacts, crash, stages
 from tests.tasks.chain import write_model
 
@@ -150,30 +151,39 @@ def test_another_compression_computes_nothing_twice_and_switching_off_needs_neit
     assert stages(added) == {"check": 1, "tune": 1, "plug_in": 1, "evaluate": 3, "report": 1}
 
 
-@pytest.mark.xdist_group("emulators")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (["compress.method=low_rank", "compress.rank=500"], "no weight of a block has a rank above 32"),
         (["compress.method=low_rank", "compress.rank=0.01"], "that is rank 0; take at least"),
         (["distill.teacher={demo}/model"], r"distill\.teacher = .* has num_hidden_layers 12 \(blocks\), the model 6"),
-        (["distill.data={home}"], "has no data files"),
+        (["distill.data={folder}"], "has no data files"),
         (["distill.data=/nowhere"], "there is no such folder, and it is no hub id"),
-        (["distill.data={home}/short"], "fewer than one block of 48"),
+        (["distill.data={folder}/short"], "fewer than one block of 48"),
     ],
 )
 def test_what_does_not_fit_the_model_is_refused_before_anything_runs(
-    first: Path, change: list[str], message: str
+    tmp_path: Path, change: list[str], message: str
 ) -> None:
-    short = first / "home" / "short"
-    short.mkdir(exist_ok=True)
+    write_model(tmp_path / "model")
+    (tmp_path / "short").mkdir()
     for split in ("train", "validation"):
-        (short / f"{split}.txt").write_text("Ivan Ingram was born in Solace .")
-    before = artifacts(first / "home/store")
-    sets = [part for each in change for part in ("--set", each.format(demo=DEMO, home=first / "home"))]
-    done = crash("run", str(first / "settings.toml"), *sets)
-    assert done.returncode == 2, done.stderr
-    import re
+        (tmp_path / "short" / f"{split}.txt").write_text("Ivan Ingram was born in Solace .")
+    path = tmp_path / "settings.toml"
+    path.write_text(RUN.format(model=tmp_path / "model", demo=DEMO, home=tmp_path / "home", method="prune"))
+    settings = read_settings(path, [each.format(demo=DEMO, folder=tmp_path) for each in change])
+    with pytest.raises(InputError, match=message):
+        Inputs(settings)
+    assert not artifacts(tmp_path / "home/store")
 
-    assert re.search(message, done.stderr), done.stderr
-    assert artifacts(first / "home/store") == before
+
+def test_a_teacher_of_another_width_or_vocabulary_is_refused(tmp_path: Path) -> None:
+    _, model = write_model(tmp_path / "model")
+    for name, change in {
+        "hidden_size": {"hidden_size": 16, "word_embed_proj_dim": 16},
+        "vocab_size": {"vocab_size": 400},
+    }.items():
+        _, teacher = write_model(tmp_path / name, **change)
+        with pytest.raises(InputError, match=f"has {name} .* a teacher needs the depth, width and vocabulary"):
+            require_same_shape(model, teacher)
+    require_same_shape(model, model)
