@@ -2,9 +2,6 @@
 
 from pydantic import BaseModel, ConfigDict
 
-# Settings (group, key) that may name a folder or file.
-PATHS = (("model", "name"), ("task", "data"), ("distill", "data"), ("distill", "teacher"))
-
 
 class Group(BaseModel):
     """A table of settings; unknown keys are refused."""

@@ -9,9 +9,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from flows.grid import split_axes
-from flows.group import PATHS
 from flows.settings import Settings
 from tasks.core.errors import InputError
+
+# Settings that name a folder, which may lie beside the file.
+FOLDERS = (("model", "name"), ("task", "data"), ("distill", "teacher"), ("distill", "data"))
 
 
 def read_settings(path: Path, changes: list[str] | None = None) -> Settings:
@@ -73,7 +75,7 @@ def _apply(values: dict[str, Any], change: str) -> None:
 
 
 def _resolve_beside(values: dict[str, Any], folder: Path) -> None:
-    for table, key in PATHS:
+    for table, key in FOLDERS:
         group: Any = values.get(table)
         if isinstance(group, dict) and key in group:
             given = group[key]

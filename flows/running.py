@@ -11,10 +11,10 @@ from typing import Any
 
 from flows.arguments import Arguments
 from flows.environment import prefect_page
-from flows.group import PATHS
 from flows.inputs import Inputs
 from flows.logs import quiet_prefect
 from flows.progress import Progress
+from flows.reading import FOLDERS
 from flows.settings import Settings
 from tasks.core.errors import InterruptedRun
 from tasks.store.artifacts import Ref
@@ -206,7 +206,7 @@ def git_commit() -> str | None:
 def _parameters(settings: Settings, facts: dict[str, Any]) -> dict[str, str]:
     """Every setting that can change a result, flat; of folders only the name, of places nothing."""
     flat: dict[str, str] = {}
-    named = {".".join(place) for place in PATHS}
+    named = {".".join(place) for place in FOLDERS}
     for group, values in settings.model_dump(mode="json", exclude={"place", "export"}).items():
         if isinstance(values, dict):
             given = {f"{group}.{key}": value for key, value in values.items() if value is not None}

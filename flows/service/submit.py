@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from flows.environment import check_prefect, prefect_page
-from flows.group import PATHS
+from flows.reading import FOLDERS
 from flows.service.paging import pages
 from flows.settings import Settings
 from tasks.core import errors
@@ -50,7 +50,7 @@ def submit(deployment: str, settings: Settings) -> int:
 def portable(settings: Settings) -> dict[str, Any]:
     """Settings as flow parameters: only what was set, so that places are the worker's own; folders absolute."""
     values = settings.model_dump(mode="json", exclude_unset=True)
-    for group, key in PATHS:
+    for group, key in FOLDERS:
         text = values.get(group, {}).get(key)
         if text and Path(text).exists():
             values[group][key] = str(Path(text).absolute())
