@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from flows.demo.texts import write_texts
 from tasks.cluster import cluster
@@ -23,7 +24,8 @@ from tasks.plug_in import plug_in
 from tasks.store.artifacts import Ref
 from tasks.store.generic_text import resolve_text
 from tasks.store.models import resolve_model
-from tasks.store.runtime import Runtime
+from tasks.store.resources import Resources
+from tasks.store.runtime import Runtime, Shared, sharing
 from tasks.store.tensor_files import stored_tensors
 from tasks.store.work import read_metrics
 from tasks.tune import tune
@@ -108,6 +110,23 @@ def test_a_killed_one_goes_on_to_the_same_bits(chain: Chain, text: Path, tmp_pat
     entries = read_metrics(elsewhere.open_store().open(ref) / "metrics.jsonl")
     assert {entry["step"] for entry in entries} == set(range(1, 121))
     assert entries[:10] == before[:10], "it did not start again"
+
+
+@pytest.mark.parametrize("parallel", ["data", "sharded"])
+def test_two_processes_train_what_one_does(chain: Chain, text: Path, tmp_path: Path, parallel: str) -> None:
+    given = arguments(chain, text, learning_rate=2e-5)
+    expected = chain.tensors(distill.run(chain.runtime, **given), "model")
+    shutil.copytree(chain.store.root, tmp_path / "store", ignore=shutil.ignore_patterns("distill", "locks", "tmp"))
+    store = str(tmp_path / "store")
+    two = Runtime(store=store, run_id=store, gpus_per_stage=2, parallel=parallel, cores_per_stage=2)
+    with sharing(two, Shared(Resources(2))):
+        ref = distill.run(two, **given)
+    assert ref.summary["num_processes"] == 2
+    found = load_file(two.open_store().open(ref) / "model.safetensors")
+    for name, tensor in expected.items():
+        # The bias of keys is the rounding of a gradient that is zero.
+        if not name.endswith("k_proj.bias"):
+            torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=0, msg=name)
 
 
 @pytest.mark.parametrize("how", [Compression("prune", ratio=0.5), Compression("low_rank", rank=4)])
