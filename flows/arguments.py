@@ -43,6 +43,22 @@ class Arguments:
             "keep_ends": plan.keep_ends,
         }
 
+    @property
+    def compress(self) -> dict[str, Any]:
+        """How frozen blocks are made cheaper."""
+        return {"how": self._settings.compress.compression}
+
+    @property
+    def distill(self) -> dict[str, Any]:
+        """How frozen blocks are trained."""
+        chosen = self._settings.distill.model_dump(exclude={"enabled", "teacher", "data", "block", "hidden_weight"})
+        return {
+            "settings": TrainSettings(**chosen),
+            "block": self._settings.distill.block,
+            "hidden_weight": self._settings.distill.hidden_weight,
+            "precision": self._precision,
+        }
+
     def tune(self, seed: int) -> dict[str, Any]:
         """How the emulator's tuned blocks are trained."""
         return {"settings": self._train_settings(seed), "precision": self._precision}

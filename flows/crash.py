@@ -1,7 +1,7 @@
 """The whole method for one model and one task: both parties in one process, for research.
 
-model, task ─ capture ─ similarity ─ cluster ─ emulate ─┬─ tune ─ plug_in ─┐
-                                                        └─ evaluate ───────┴─ report
+model, task ─ capture ─ similarity ─ cluster ─ emulate ─ (compress) ─ (distill) ─┬─ tune ─ plug_in ─┐
+                                                                                 └─ evaluate ───────┴─ report
 """
 
 from typing import Any
@@ -13,6 +13,8 @@ from flows.running import Run, run_name, started
 from flows.settings import Settings
 from tasks.capture import capture
 from tasks.cluster import cluster
+from tasks.compress import compress
+from tasks.distill import distill
 from tasks.emulate import emulate
 from tasks.evaluate import evaluate
 from tasks.plug_in import plug_in
@@ -72,6 +74,10 @@ def one_strategy(run: Run, name: str, similar: Any) -> dict[str, Any]:
     inputs, scores = {"model": run.model, "task": run.task}, run.arguments.evaluate
     plan = run(cluster, name, **run.arguments.cluster(name, run.model.num_blocks, similar))
     emulator = run(emulate, name, model=run.model, plan=plan)
+    if run.settings.compress.method != "none":
+        emulator = run(compress, name, emulator=emulator, **run.arguments.compress)
+    if run.settings.distill.enabled:
+        emulator = run(distill, name, emulator=emulator, teacher=run.teacher, text=run.text, **run.arguments.distill)
     zero_shot = run(evaluate, f"{name} emulator", **inputs, emulator=emulator, **scores)
     tuned = [
         run(tune, f"{name}, seed {seed}", task=run.task, plan=plan, emulator=emulator, **run.arguments.tune(seed))

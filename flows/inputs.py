@@ -29,7 +29,8 @@ class Inputs:
         self.model = resolve_model(settings.model.name, settings.model.revision, store)
         self.task = resolve_task(settings.task.model_dump(), store)
         check_budget(settings, self.model.num_blocks)
-        inputs = {"model": self.model, "task": self.task}
+        self.teacher, self.text = self._distilling(settings, store)
+        inputs = {"model": self.model, "task": self.task, **self._emulators(settings)}
         # What was computed before is served from a store that cannot be written; what was not fails at its lock.
         # A run that goes on has used part of its disk already: what it still needs is not known.
         if store.find(check.name, check.key(**inputs)[0]) is None:
@@ -42,6 +43,29 @@ class Inputs:
         self.checked = check.run(runtime, "inputs", **inputs)
         check_support(settings, self.checked.summary)
 
+    def _distilling(self, settings: Settings, store: Any) -> tuple[Any, Any]:
+        """Teacher and text, where emulators are distilled."""
+        from tasks.store.generic_text import resolve_text
+        from tasks.store.models import resolve_model
+
+        chosen = settings.distill
+        if not chosen.enabled:
+            return None, None
+        assert chosen.data is not None
+        teacher = resolve_model(chosen.teacher, None, store) if chosen.teacher else self.model
+        return teacher, resolve_text(chosen.data, store)
+
+    def _emulators(self, settings: Settings) -> dict[str, Any]:
+        """What is wanted of emulators beyond a plan and has to fit the model."""
+        wanted: dict[str, Any] = {}
+        if compression := settings.compress.compression:
+            wanted["compression"] = compression
+        if settings.distill.enabled:
+            wanted |= {"text": self.text, "block": settings.distill.block}
+        if settings.distill.enabled and settings.distill.teacher:
+            wanted["teacher"] = self.teacher
+        return wanted
+
 
 def check_budget(settings: Settings, num_blocks: int) -> None:
     """Refuse plans that this model cannot have. Raises InputError."""
@@ -52,9 +76,24 @@ def check_budget(settings: Settings, num_blocks: int) -> None:
         )
     if "fixed" in settings.strategy:
         fixed_plan(num_blocks, plan.kept, plan.tuned)
+    _check_frozen(settings)
     if "crash" in settings.strategy and plan.num_tuned == 1:
         raise InputError(
             'plan.num_tuned = 1: which block is an explicit choice; use strategy = "fixed" with plan.tuned'
+        )
+
+
+def _check_frozen(settings: Settings) -> None:
+    """Refuse to change frozen blocks where there are none."""
+    plan = settings.plan
+    wanted = [f"compress.method = {settings.compress.method!r}"] if settings.compress.method != "none" else []
+    wanted += ["distill.enabled = true"] if settings.distill.enabled else []
+    by_number = set(settings.strategy) != {"fixed"} and plan.num_kept == plan.num_tuned
+    by_list = "fixed" in settings.strategy and set(plan.kept) == set(plan.tuned)
+    if wanted and (by_number or by_list):
+        raise InputError(
+            f"{' and '.join(wanted)} changes frozen blocks, but every kept block is tuned: keep more blocks than are"
+            " tuned (plan.num_kept, plan.num_tuned; plan.kept, plan.tuned for strategy fixed)"
         )
 
 
@@ -82,8 +121,11 @@ def needed_bytes(settings: Settings, model: Any) -> int:
     parameters = weights / 2
     plan, num_seeds = settings.plan, len(settings.tune.seeds)
     tuned = parameters * plan.num_tuned / model.num_blocks
-    largest = parameters if settings.full_tune.enabled else tuned
-    emulators = len(settings.strategy) * weights * plan.num_kept / model.num_blocks
+    distilled = parameters * (plan.num_kept - plan.num_tuned) / model.num_blocks if settings.distill.enabled else 0
+    largest = parameters if settings.full_tune.enabled else max(tuned, distilled)
+    # Each step beyond a plan writes an emulator of its own, at most as large.
+    steps = 1 + (settings.compress.method != "none") + settings.distill.enabled
+    emulators = steps * len(settings.strategy) * weights * plan.num_kept / model.num_blocks
     returned = 4 * num_seeds * (2 * len(settings.strategy) * tuned + settings.full_tune.enabled * parameters)
     # Weights, two moments and a best state, once written and once being written, of two tunings side by side.
     checkpoints = 2 * 2 * 16 * largest

@@ -14,6 +14,9 @@ from flows.variants import TABLE
 from tasks.core.errors import InputError
 from tasks.store.task_sources import NAME_PLACE
 
+# Settings that name a folder, which may lie beside the file.
+FOLDERS = (("model", "name"), ("task", "data"), ("distill", "teacher"), ("distill", "data"))
+
 
 def read_settings(path: Path, changes: list[str] | None = None) -> Settings:
     """Settings of a TOML file with `--set` changes applied.
@@ -76,7 +79,7 @@ def _apply(values: dict[str, Any], change: str) -> None:
 
 
 def _resolve_beside(values: dict[str, Any], folder: Path) -> None:
-    for table, key in (("model", "name"), ("task", "data")):
+    for table, key in FOLDERS:
         group: Any = values.get(table)
         if isinstance(group, dict) and key in group:
             given = group[key]

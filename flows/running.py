@@ -15,6 +15,7 @@ from flows.inputs import Inputs
 from flows.logs import quiet_prefect
 from flows.progress import Progress
 from flows.published_as import published_as
+from flows.reading import FOLDERS
 from flows.settings import Settings
 from tasks.core.errors import InterruptedRun
 from tasks.store.artifacts import Ref
@@ -37,6 +38,7 @@ class Run:
         self.settings = settings
         self.model = inputs.model
         self.task = inputs.task
+        self.teacher, self.text = inputs.teacher, inputs.text
         self.runtime = runtime
         self.own = own
         facts = inputs.checked.summary
@@ -208,7 +210,7 @@ def git_commit() -> str | None:
 def _parameters(settings: Settings, facts: dict[str, Any]) -> dict[str, str]:
     """Every setting that can change a result, flat; of folders only the name, of places nothing."""
     flat: dict[str, str] = {}
-    named = {"model.name", "task.data"}
+    named = {".".join(place) for place in FOLDERS}
     for group, values in settings.model_dump(mode="json", exclude={"place", "export"}).items():
         if isinstance(values, dict):
             given = {f"{group}.{key}": value for key, value in values.items() if value is not None}
@@ -219,4 +221,5 @@ def _parameters(settings: Settings, facts: dict[str, Any]) -> dict[str, str]:
 
 
 def _digests(inputs: Inputs) -> dict[str, str]:
-    return {f"model {inputs.model.family}": inputs.model.weights, f"task {inputs.task.name}": inputs.task.digest}
+    digests = {f"model {inputs.model.family}": inputs.model.weights, f"task {inputs.task.name}": inputs.task.digest}
+    return digests | ({"distill text": inputs.text.digest} if inputs.text else {})

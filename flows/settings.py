@@ -4,18 +4,14 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from flows.emulator_settings import Compress, Distill
+from flows.group import Group
 from tasks.store.home import default_home
 
 Strategy = Literal["crash", "uniform", "fixed"]
 Share = Literal["none", "all", "frozen_only"]
-
-
-class Group(BaseModel):
-    """A table of settings; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Model(Group):
@@ -196,6 +192,8 @@ class Settings(Group):
     support: Support = Support()
     similarity: Similarity = Similarity()
     plan: PlanSettings
+    compress: Compress = Compress()
+    distill: Distill = Distill()
     tune: Tune = Tune()
     full_tune: FullTune = FullTune()
     evaluate: Evaluate = Evaluate()
@@ -213,6 +211,15 @@ class Settings(Group):
             raise ValueError(f"strategy = {list(self.strategy)} names one twice")
         if "fixed" in self.strategy and not (self.plan.kept and self.plan.tuned):
             raise ValueError("strategy fixed needs plan.kept and plan.tuned")
+        return self
+
+    @model_validator(mode="after")
+    def _training_leaves_no_levels(self) -> "Settings":
+        if self.distill.enabled and self.compress.method == "quantise":
+            raise ValueError(
+                'compress.method = "quantise" with distill.enabled: training would take the weights off their levels;'
+                " choose one of them, or prune or low_rank"
+            )
         return self
 
     @property

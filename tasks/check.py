@@ -1,5 +1,6 @@
 """Check: everything about model, task and data that can be refused is refused before anything is computed."""
 
+from tasks.core.compression import Compression
 from tasks.store.models import ModelSource
 from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
 from tasks.store.task_sources import TaskSource
@@ -7,17 +8,30 @@ from tasks.store.work import Work
 
 
 @stage(
-    packages=("transformers", "tokenizers", "lm_eval", "datasets"), code=(*TEXT_CODE, *MODEL_CODE, "tasks.store.checks")
+    packages=("transformers", "tokenizers", "lm_eval", "datasets"),
+    code=(*TEXT_CODE, *MODEL_CODE, "tasks.store.checks", "tasks.store.emulator_checks", "tasks.store.generic_text"),
 )
-def check(work: Work, model: ModelSource, task: TaskSource) -> dict:
+def check(
+    work: Work,
+    model: ModelSource,
+    task: TaskSource,
+    *,
+    compression: Compression | None = None,
+    teacher: ModelSource | None = None,
+    text: TaskSource | None = None,
+    block: int | None = None,
+) -> dict:
     """Facts about the inputs: rows of each split, truncated prompts, the split that is scored.
 
+    compression: of emulators; teacher, text, block: what they are distilled with.
     Errors: InputError for a model, task or data that cannot be used.
     """
     import json
 
     from tasks.store.checks import check_inputs
+    from tasks.store.emulator_checks import check_emulators
 
+    check_emulators(model, compression, teacher, text, block)
     facts = check_inputs(model, task)
     (work.out / "facts.json").write_text(json.dumps(facts, indent=2, sort_keys=True))
     return facts

@@ -8,7 +8,7 @@ from tasks.store.work import Work
 
 @stage(
     packages=("transformers", "safetensors"),
-    code=("tasks.store.weights", "tasks.store.tensor_files", "tasks.store.model_folder", "tasks.store.pickled"),
+    code=tuple(f"tasks.store.{name}" for name in ("block_names", "model_folder", "pickled", "tensor_files", "weights")),
 )
 def emulate(work: Work, model: ModelSource, plan: Ref) -> dict:
     """A Hugging Face folder with the kept blocks, each stored once, and `plan.json`, which says where they run.

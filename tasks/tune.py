@@ -56,6 +56,7 @@ def _tune(
     from safetensors.torch import save_file
 
     from tasks.core.plan import Plan
+    from tasks.core.trained import TunedBlocks
     from tasks.core.training import train
     from tasks.store.examples import load_examples
     from tasks.store.models import load_tokenizer
@@ -68,8 +69,7 @@ def _tune(
     validation = load_examples(task, "validation", tokenizer, source.context) if settings.eval_steps else None
     usage = Usage(work.device, work.rank)
     result = train(
-        network,
-        how,
+        TunedBlocks(network, how),
         rows.rows,
         validation.rows if validation else [],
         settings,

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from flows.environment import check_prefect, prefect_page
+from flows.reading import FOLDERS
 from flows.service.paging import pages
 from flows.service.reaper import GIVEN_UP
 from flows.settings import Settings
@@ -51,7 +52,7 @@ def submit(deployment: str, settings: Settings) -> int:
 def portable(settings: Settings) -> dict[str, Any]:
     """Settings as flow parameters: only what was set, so that places are the worker's own; folders absolute."""
     values = settings.model_dump(mode="json", exclude_unset=True)
-    for group, key in (("model", "name"), ("task", "data")):
+    for group, key in FOLDERS:
         text = values.get(group, {}).get(key)
         # Of a place for several tasks, the part that they have in common.
         if text and Path(text.partition(NAME_PLACE)[0] or ".").exists():

@@ -3,10 +3,8 @@
 from typing import Any
 
 import torch
-from torch import nn
 
-from tasks.core.blocks import tuned_parameters
-from tasks.core.plan import Plan
+from tasks.core.trained import Trained
 
 
 def make_accelerator(device: str, precision: str) -> Any:
@@ -18,14 +16,14 @@ def make_accelerator(device: str, precision: str) -> Any:
     return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bfloat16" else "no")
 
 
-def set_formats(model: nn.Module, plan: Plan, precision: str) -> None:
-    """Tuned tensors in float32 (bfloat16 ones lose most updates at small learning rates), frozen matrices as asked.
+def set_formats(trained: Trained, precision: str) -> None:
+    """Trained tensors in float32 (bfloat16 ones lose most updates at small learning rates), frozen matrices as asked.
 
     Frozen vectors (norms, biases) stay float32: they cost nothing, and norms mix badly with narrower weights.
     """
     narrow = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    tuned = {id(parameter) for parameter in tuned_parameters(model, plan)}
-    for parameter in model.parameters():
-        wide = id(parameter) in tuned or parameter.dim() < 2
-        parameter.requires_grad_(id(parameter) in tuned)
+    chosen = {id(parameter) for parameter in trained.parameters()}
+    for parameter in trained.model.parameters():
+        wide = id(parameter) in chosen or parameter.dim() < 2
+        parameter.requires_grad_(id(parameter) in chosen)
         parameter.data = parameter.data.to(torch.float32 if wide else narrow)

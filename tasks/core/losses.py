@@ -32,6 +32,19 @@ class AnswerLoss:
         return nn.functional.cross_entropy(logits.float(), chosen, reduction="sum"), len(chosen)
 
 
+class LossModule(nn.Module):
+    """`AnswerLoss` as a module that has the model as its part."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self._loss = AnswerLoss(model)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, int]:
+        """Sum of the negative log-likelihoods in nats, and the number of answer tokens."""
+        return self._loss(batch)
+
+
 @torch.no_grad()
 def summed_loss(loss: Callable[[Batch], tuple[Tensor, int]], batches: Iterable[Batch]) -> tuple[float, int]:
     """Sum of the negative log-likelihoods of all answer tokens in nats, and the number of these tokens."""

@@ -1,7 +1,7 @@
 """Partial forward passes: every block's output without the head, and the head without the blocks."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +63,70 @@ def capture_blocks(
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def watched_runs(model: nn.Module, runs: Sequence[tuple[int, int]]) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Within the context every pass leaves what entered and what left each run of blocks (first, last), in order.
+
+    States are [B, T, d] and part of the graph; runs must be ascending and apart.
+    """
+    seen: list[tuple[Tensor, Tensor]] = []
+    entered: list[Tensor] = []
+    _, blocks = find_blocks(model)
+
+    def before(_: nn.Module, args: tuple, kwargs: dict) -> None:
+        entered.append(args[0] if args else kwargs["hidden_states"])
+
+    def after(_: nn.Module, args: tuple, output: Tensor | tuple) -> None:
+        seen.append((entered.pop(), output[0] if isinstance(output, tuple) else output))
+
+    handles = [blocks[first].register_forward_pre_hook(before, with_kwargs=True) for first, _ in runs]
+    handles += [blocks[last].register_forward_hook(after) for _, last in runs]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def run_through(
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    runs: Sequence[tuple[int, int]],
+    given: Sequence[Tensor],
+) -> list[Tensor]:
+    """What leaves each run of blocks (first, last) when `given` enters it, each [B, T, d].
+
+    One pass of the family's own code, so that masks, rotary embeddings and kinds of attention are those of these
+    positions; in it the state before each run is replaced. Nothing behind the last run is computed.
+    """
+    left: list[Tensor] = []
+    _, blocks = find_blocks(model)
+    waiting = list(given)
+
+    def replace(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        state = waiting.pop(0)
+        if args:
+            return (state.to(args[0]), *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": state.to(kwargs["hidden_states"])}
+
+    def keep(_: nn.Module, args: tuple, output: Tensor | tuple) -> None:
+        left.append(output[0] if isinstance(output, tuple) else output)
+        if len(left) == len(runs):
+            raise _AllSeenError
+
+    handles = [blocks[first].register_forward_pre_hook(replace, with_kwargs=True) for first, _ in runs]
+    handles += [blocks[last].register_forward_hook(keep) for _, last in runs]
+    try:
+        get_stack(model)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    except _AllSeenError:
+        return left
+    finally:
+        for handle in handles:
+            handle.remove()
+    raise AssertionError(f"{type(model).__name__} returned before block {runs[-1][1]} ran")
 
 
 def base_model_and_head(model: nn.Module) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tasks.core.blocks import load_tuned, tuned_parameters, tuned_state
-from tasks.core.plan import Plan
 from tasks.core.team import Team
+from tasks.core.trained import Trained
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ class TrainResult:
     """How a tuning went. best_step is the step whose state was kept.
 
     max_tokens: of a forward pass behind out_of_memory_step, where memory did not suffice for what the settings say.
-    state: the tuned tensors that were kept, as from `tuned_state`; whole in the first process of several.
+    state: the trained tensors that were kept, as from `Trained.state`; whole in the first process of several.
     """
 
     num_steps: int
@@ -67,14 +66,14 @@ class TrainResult:
 
 
 class State:
-    """The tuned tensors of a model and the optimizer's moments, taken out whole and put back, by one or several."""
+    """The trained tensors of a model and the optimizer's moments, taken out whole and put back, by one or several."""
 
-    def __init__(self, model: nn.Module, plan: Plan, optimizer: torch.optim.Optimizer, team: Team) -> None:
-        self.model, self.plan, self.optimizer, self.team = model, plan, optimizer, team
+    def __init__(self, trained: Trained, optimizer: torch.optim.Optimizer, team: Team) -> None:
+        self.trained, self.optimizer, self.team = trained, optimizer, team
 
     def tuned(self) -> dict[str, Tensor]:
-        """The tuned tensors, whole."""
-        return {name: self.team.whole(tensor) for name, tensor in tuned_state(self.model, self.plan).items()}
+        """The trained tensors, whole."""
+        return {name: self.team.whole(tensor) for name, tensor in self.trained.state().items()}
 
     def take(self, progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and facts for a checkpoint. Every process has to ask; what the first one gets is whole."""
@@ -91,9 +90,9 @@ class State:
 
     def put(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Progress:
         """Everything as it was when it was taken out; the progress at that time."""
-        own = tuned_state(self.model, self.plan)
-        load_tuned(self.model, self._divided(own, under("tuned/", tensors)), self.plan)
-        parameters = tuned_parameters(self.model, self.plan)
+        own = self.trained.state()
+        self.trained.load(self._divided(own, under("tuned/", tensors)))
+        parameters = self.trained.parameters()
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in under("optimizer/", tensors).items():
             index, _, moment = name.partition("/")

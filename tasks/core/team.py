@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.core.batching import Batch, Example
+from tasks.core.batching import Example
 from tasks.core.blocks import get_blocks
-from tasks.core.losses import AnswerLoss
 from tasks.core.train_settings import PARALLEL
+from tasks.core.trained import Trained
 
 Saved = tuple[dict[str, Tensor], dict[str, Any]]
 
@@ -31,9 +31,9 @@ class Team:
         """A batch's rows by process, the same in each of them."""
         return [list(rows)]
 
-    def wrap(self, model: nn.Module, parameters: list[nn.Parameter]) -> nn.Module:
-        """The model's loss as a module, on this process's device."""
-        return LossModule(model)
+    def wrap(self, trained: Trained) -> nn.Module:
+        """The loss as a module, on this process's device."""
+        return trained.make_loss()
 
     def seed(self, seed: int, step: int) -> None:
         """Random numbers of a step; one process goes on with those it has."""
@@ -81,11 +81,11 @@ class DataTeam(Team):
         order = sorted(rows, key=lambda row: -row.num_tokens)
         return [order[rank :: self.size] for rank in range(self.size)]
 
-    def wrap(self, model: nn.Module, parameters: list[nn.Parameter]) -> nn.Module:
-        """The loss as it is; gradients of `parameters` will be averaged."""
+    def wrap(self, trained: Trained) -> nn.Module:
+        """The loss as it is; gradients of what is trained will be averaged."""
         # All processes read the same files: nothing has to be sent before the first step.
-        self._tuned = nn.parallel.DistributedDataParallel(_Touch(parameters), init_sync=False)
-        return super().wrap(model, parameters)
+        self._tuned = nn.parallel.DistributedDataParallel(_Touch(trained.parameters()), init_sync=False)
+        return super().wrap(trained)
 
     def seed(self, seed: int, step: int) -> None:
         """A function of seed, step and process, so that a checkpoint needs no state of every process."""
@@ -125,15 +125,15 @@ class ShardedTeam(DataTeam):
         super().__init__()
         self.mesh = torch.distributed.init_device_mesh(device.type, (self.size,))
 
-    def wrap(self, model: nn.Module, parameters: list[nn.Parameter]) -> nn.Module:
+    def wrap(self, trained: Trained) -> nn.Module:
         """The loss; the model's parameters are shares from now on, and were moved to the device block by block."""
         from torch.distributed.fsdp import fully_shard
 
-        for blocks in tied_blocks(model):
+        for blocks in tied_blocks(trained.model):
             for block in blocks:
                 block.register_forward_hook(_own_memory)
             fully_shard(blocks if len(blocks) > 1 else blocks[0], mesh=self.mesh, reshard_after_forward=True)
-        loss = LossModule(model)
+        loss = trained.make_loss()
         fully_shard(loss, mesh=self.mesh)
         return loss
 
@@ -184,19 +184,6 @@ def tied_blocks(model: nn.Module) -> list[list[nn.Module]]:
             tensors, members = tensors | group[0], group[1] + members
         groups.append((tensors, members))
     return [members for _, members in groups]
-
-
-class LossModule(nn.Module):
-    """`AnswerLoss` as a module that has the model as its part."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self._loss = AnswerLoss(model)
-
-    def forward(self, batch: Batch) -> tuple[Tensor, int]:
-        """Sum of the negative log-likelihoods in nats, and the number of answer tokens."""
-        return self._loss(batch)
 
 
 class _Touch(nn.Module):

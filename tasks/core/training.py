@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from tasks.core.batching import Example, training_batch
-from tasks.core.blocks import load_tuned, tuned_parameters, tuned_state
 from tasks.core.devices import EVERY, place
 from tasks.core.dividing import Division
 from tasks.core.endings import diverged, out_of_memory
@@ -18,11 +16,11 @@ from tasks.core.errors import DivergedError, InputError, InterruptedRun
 from tasks.core.formats import make_accelerator, set_formats
 from tasks.core.losses import summed_loss
 from tasks.core.memory import is_memory_fault, release
-from tasks.core.plan import Plan
 from tasks.core.progress import Checkpoint, Progress, State, TrainResult
 from tasks.core.schedule import learning_rate_factor, num_training_steps
 from tasks.core.team import Team, make_team
 from tasks.core.train_settings import TrainSettings
+from tasks.core.trained import Trained
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +30,7 @@ Metrics = Callable[[int, dict[str, float]], None]
 
 
 def train(
-    model: nn.Module,
-    plan: Plan,
+    trained: Trained,
     examples: Sequence[Example],
     validation: Sequence[Example],
     settings: TrainSettings,
@@ -47,9 +44,9 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> TrainResult:
-    """Train the tuned blocks of an emulator in place; afterwards they hold the state that is to be kept.
+    """Train some tensors of a model in place; afterwards they hold the state that is to be kept.
 
-    Loss: mean over the answer tokens of a batch, in nats. Tuned tensors are float32; in bfloat16 the frozen matrices
+    Loss: mean over the answer tokens of a batch, in nats. Trained tensors are float32; in bfloat16 the other matrices
     are bfloat16 and products run under autocast. Continues from the checkpoint, to the same bits as without the
     interruption. With parallel "data" or "sharded" every process of torch's process group calls this with the same
     arguments; the first one reads and writes the checkpoint. Raises DivergedError before the optimizer step at which
@@ -59,11 +56,11 @@ def train(
     if not examples:
         raise InputError("there are no training rows")
     accelerator = make_accelerator(device, precision)
-    set_formats(model, plan, precision)
+    set_formats(trained, precision)
     team = make_team(parallel, accelerator.device)
     if not team.in_step:
-        place(model, EVERY if device == EVERY else accelerator.device)
-    run = _Tuning(model, plan, examples, validation, settings, accelerator, team, pad_id, checkpoint)
+        place(trained.model, EVERY if device == EVERY else accelerator.device)
+    run = _Tuning(trained, examples, validation, settings, accelerator, team, pad_id, checkpoint)
     began = time.monotonic()
     run.resume()
     try:
@@ -85,8 +82,7 @@ def train(
 class _Tuning:
     def __init__(
         self,
-        model: nn.Module,
-        plan: Plan,
+        trained: Trained,
         examples: Sequence[Example],
         validation: Sequence[Example],
         settings: TrainSettings,
@@ -96,16 +92,16 @@ class _Tuning:
         checkpoint: Checkpoint | None,
     ) -> None:
         self.examples, self.settings, self.checkpoint = examples, settings, checkpoint
-        self.plan, self.model, self.accelerator, self.team = plan, model, accelerator, team
+        self.trained, self.accelerator, self.team = trained, accelerator, team
         self.division = Division(team, settings.max_tokens, pad_id, accelerator.device)
         torch.manual_seed(settings.seed)
-        self.loss = team.wrap(model, tuned_parameters(model, plan))
-        self.parameters = tuned_parameters(model, plan)
+        self.loss = team.wrap(trained)
+        self.parameters = trained.parameters()
         fused = all(parameter.device.type in ("cpu", "cuda") for parameter in self.parameters)
         self.optimizer = torch.optim.AdamW(
             self.parameters, settings.learning_rate, settings.betas, weight_decay=settings.weight_decay, fused=fused
         )
-        self.state = State(model, plan, self.optimizer, team)
+        self.state = State(trained, self.optimizer, team)
         self.num_steps = num_training_steps(settings, len(examples))
         self.progress = Progress()
         self.validation = self.division.passes(validation) if validation else None
@@ -113,7 +109,7 @@ class _Tuning:
 
     def step(self, step: int) -> dict[str, float]:
         """One optimizer step over one batch; what was seen on the way."""
-        self.model.train()
+        self.trained.model.train()
         self.team.seed(self.settings.seed, step)
         chosen = training_batch(len(self.examples), self.settings.batch_size, self.settings.seed, step)
         rows = [self.examples[index] for index in chosen]
@@ -139,7 +135,7 @@ class _Tuning:
         every = self.settings.eval_steps
         if not (every and self.validation is not None and ((step + 1) % every == 0 or step + 1 == self.num_steps)):
             return {}
-        self.model.eval()
+        self.trained.model.eval()
         with self.accelerator.autocast():
             own = summed_loss(self.loss, [batch for batch, counts in self.validation if counts])
             # Of those that only keep in step the numbers are nobody's.
@@ -149,7 +145,7 @@ class _Tuning:
             raise self._diverged(f"the validation loss is not finite after step {step + 1} of {self.num_steps}")
         if value < self.progress.best_loss:
             self.progress.best_loss, self.progress.best_step = value, step + 1
-            self.progress.best = {name: tensor.clone() for name, tensor in tuned_state(self.model, self.plan).items()}
+            self.progress.best = {name: tensor.clone() for name, tensor in self.trained.state().items()}
         return {"validation_loss": value}
 
     def save(self) -> None:
@@ -171,7 +167,7 @@ class _Tuning:
         """Put the state that is kept into the model."""
         progress = self.progress
         if progress.best:
-            load_tuned(self.model, progress.best, self.plan)
+            self.trained.load(progress.best)
         state = self.state.tuned()
         # No loss was computed behind the last step, which may be the one that broke them.
         for name, tensor in state.items():

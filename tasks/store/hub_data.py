@@ -1,4 +1,4 @@
-"""The rows that an lm-eval definition names: local files as they are, a hub data set as a local copy, made once."""
+"""Rows of hub data sets as a local copy, made once: those an lm-eval definition names, and text to distill on."""
 
 import json
 from pathlib import Path
@@ -47,7 +47,13 @@ def _fetch(config: dict[str, Any], names: dict[str, str], folder: Path) -> None:
     """Copy the splits of a hub data set into `folder` as JSONL, complete or not at all."""
     if config.get("custom_dataset"):
         raise InputError(f"task {config['task']!r} makes its rows by code; give them as files: task.data = a folder")
-    data = _load(config)
+    data = _load(
+        f"task {config['task']!r}",
+        config["dataset_path"],
+        config.get("dataset_name"),
+        config.get("dataset_kwargs") or {},
+        "task.data = a folder with train.jsonl, validation.jsonl, test.jsonl",
+    )
     if absent := [name for name in names.values() if name not in data]:
         raise InputError(f"{config['dataset_path']} has no split {absent[0]!r}; it has {', '.join(data)}")
     try:
@@ -61,26 +67,49 @@ def _fetch(config: dict[str, Any], names: dict[str, str], folder: Path) -> None:
         raise InputError(f"{config['dataset_path']} holds rows that are no text and numbers ({error})") from None
 
 
-def _load(config: dict[str, Any]) -> Any:
+def text_files(name: str, downloads: Path) -> Path:
+    """A folder with the `text` fields of a hub data set as JSONL, made once; all that is not train is left out.
+
+    name: `owner/name`, or `owner/name:configuration`. A data set without a validation split gives a train file only.
+    """
+    folder = downloads / f"text-{json_digest(name)[:16]}"
+    if folder.is_dir():
+        return folder
+    path, _, configuration = name.partition(":")
+    advice = "distill.data = a folder with train.jsonl or train.txt, and the same for validation"
+    data = _load("distill.data", path, configuration or None, {}, advice)
+    if "train" not in data or "text" not in data["train"].column_names:
+        found = f"{', '.join(data)} with {', '.join(next(iter(data.values())).column_names)}"
+        raise InputError(f"distill.data = {name!r} has no split train with a field text; it has {found}")
+    with made_once(folder) as partial:
+        for split in ("train", "validation"):
+            if split in data:
+                with open(partial / f"{split}.jsonl", "w", encoding="utf-8") as file:
+                    rows = (json.dumps({"text": text}, ensure_ascii=False) for text in data[split]["text"])
+                    file.writelines(row + "\n" for row in rows)
+    return folder
+
+
+def _load(what: str, path: str, name: str | None, given: dict[str, Any], advice: str) -> Any:
+    """All splits of a data set. what: who asks for it; advice: what to set instead."""
     import datasets
 
     datasets.disable_progress_bars()
-    path, name = config["dataset_path"], config.get("dataset_name")
     # Releases of datasets from 4 on run no code of a data set and refuse to be told to.
-    options = {key: value for key, value in (config.get("dataset_kwargs") or {}).items() if key != "trust_remote_code"}
+    options = {key: value for key, value in given.items() if key != "trust_remote_code"}
     try:
         _require_network(path)
         return datasets.load_dataset(path, name, **options)
     except datasets.exceptions.DatasetNotFoundError:
-        raise InputError(f"task {config['task']!r}: the hub has no public data set {path}") from None
+        raise InputError(f"{what}: the hub has no public data set {path}") from None
     except OSError as error:
         raise EnvironmentFault(
-            f"task {config['task']!r}: the data hub cannot be reached for {path} ({type(error).__name__})."
-            " Give the rows as files (task.data = a folder with train.jsonl, validation.jsonl, test.jsonl), or set"
+            f"{what}: the data hub cannot be reached for {path} ({type(error).__name__})."
+            f" Give the rows as files ({advice}), or set"
             " HF_HUB_OFFLINE=1 where an earlier download is still in the hub's cache"
         ) from None
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"task {config['task']!r}: {path} cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{what}: {path} cannot be loaded: {str(error).splitlines()[0]}") from None
 
 
 def _require_network(path: str) -> None:

@@ -3,62 +3,20 @@
 `torch.load(weights_only=True)` builds tensors and containers only and refuses every other instruction.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from tasks.core.errors import InputError, RefusedError
 from tasks.store.files import write_text
 from tasks.store.model_folder import copy_companions, load_config
-from tasks.store.tensor_files import COPY_BYTES, read_index, write_tensors
+from tasks.store.tensor_files import read_index, write_tensors
+from tasks.store.tensor_sources import MemoryTensor
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SINGLE_FILE = "pytorch_model.bin"
 INDEX_FILE = "pytorch_model.bin.index.json"
-
-
-@dataclass(frozen=True)
-class MemoryTensor:
-    """A tensor (mapped from its file where possible) as a source of bytes. Source: `write_tensors`."""
-
-    tensor: "Tensor"
-
-    @property
-    def dtype(self) -> str:
-        return _DTYPES[str(self.tensor.dtype).removeprefix("torch.")]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.tensor.shape)
-
-    @property
-    def num_bytes(self) -> int:
-        return self.tensor.numel() * self.tensor.element_size()
-
-    def write_to(self, target: BinaryIO) -> None:
-        import torch
-
-        data = self.tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
-        for start in range(0, len(data), COPY_BYTES):
-            target.write(data[start : start + COPY_BYTES])
-
-
-_DTYPES = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2",
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint8": "U8",
-    "bool": "BOOL",
-}
 
 
 def to_safetensors(folder: Path, out: Path) -> None:

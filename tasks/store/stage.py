@@ -18,10 +18,13 @@ from tasks.store.work import METRICS_FILE
 logger = logging.getLogger(__name__)
 # Modules that decide what a model folder becomes in memory.
 MODEL_CODE = (
+    "tasks.store.block_names",
+    "tasks.store.factor_files",
     "tasks.store.models",
     "tasks.store.model_files",
     "tasks.store.model_folder",
     "tasks.store.tensor_files",
+    "tasks.store.tensor_sources",
     "tasks.store.weights",
 )
 # Modules that decide which tokens are trained on and scored.

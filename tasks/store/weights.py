@@ -2,21 +2,23 @@
 
 An emulator folder is a plain Hugging Face folder of the kept blocks, each stored once, with the plan beside it. It
 loads with `AutoModelForCausalLM.from_pretrained` as the short model (kept blocks in order, nothing repeated);
-`load_emulator` lays it out as the plan says.
+`load_emulator` lays it out as the plan says. With weights in two factors (see `tasks.store.factor_files`) the first
+fails, naming their shapes, and the second runs them so.
 """
 
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.core.errors import InputError
 from tasks.core.plan import Plan
+from tasks.store.block_names import BlockNames
+from tasks.store.factor_files import load_with_factors, multiplied
 from tasks.store.files import flush, write_text
-from tasks.store.model_folder import copy_companions, load_config, load_folder
+from tasks.store.model_folder import copy_companions, load_config
 from tasks.store.pickled import to_safetensors
-from tasks.store.tensor_files import StoredTensor, read_tensors, stored_tensors, write_tensors
+from tasks.store.tensor_files import TensorSource, read_tensors, stored_tensors, write_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -25,9 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["load_emulator", "read_tensors", "save_expanded", "to_safetensors", "write_emulator"]
 
 PLAN_FILE = "plan.json"
-
-# A name up to its first number: later numbers count inside a block (experts).
-NUMBERED = re.compile(r"(?P<prefix>(?:[^.]*[^.\d][^.]*\.)*)(?P<index>\d+)\.(?P<rest>.+)")
 
 
 def write_emulator(model_folder: Path, plan: Plan, out: Path) -> None:
@@ -42,7 +41,10 @@ def write_emulator(model_folder: Path, plan: Plan, out: Path) -> None:
 
 
 def save_expanded(folder: Path, out: Path) -> None:
-    """Export an emulator folder as a plain model folder of full depth: repeated blocks are stored repeatedly."""
+    """Export an emulator folder as a plain model folder of full depth.
+
+    Repeated blocks are stored repeatedly, and a weight in two factors as their product.
+    """
     plan = read_plan(folder)
     _write_rearranged(folder, load_config(folder), len(plan.kept), [source for source, _ in _stored_layout(plan)], out)
 
@@ -52,7 +54,8 @@ def load_emulator(folder: Path, *, dtype: "torch.dtype | str" = "auto", device: 
     from tasks.core.blocks import rearranged
 
     plan = read_plan(folder)
-    return rearranged(load_folder(folder, dtype=dtype, device=device), _stored_layout(plan))
+    network = load_with_factors(folder, len(plan.kept), dtype=dtype, device=device)
+    return rearranged(network, _stored_layout(plan))
 
 
 def read_plan(folder: Path) -> Plan:
@@ -74,7 +77,7 @@ def _write_rearranged(
 
     if (found := text_config(config).num_hidden_layers) != num_blocks:
         raise InputError(f"the plan is for {num_blocks} blocks, {folder} has {found}: make a plan for this model")
-    tensors = _rearranged(stored_tensors(folder), num_blocks, sources, folder)
+    tensors = _rearranged(multiplied(stored_tensors(folder), config, num_blocks, folder), num_blocks, sources, folder)
     require_rebuildable(config, sources)
     out.mkdir(parents=True, exist_ok=True)
     write_tensors(tensors, out)
@@ -84,31 +87,17 @@ def _write_rearranged(
 
 
 def _rearranged(
-    tensors: dict[str, StoredTensor], num_blocks: int, sources: Sequence[int], folder: Path
-) -> list[tuple[str, StoredTensor]]:
+    tensors: Mapping[str, TensorSource], num_blocks: int, sources: Sequence[int], folder: Path
+) -> list[tuple[str, TensorSource]]:
     """(new name, tensor): what is outside the blocks as it is, then block `sources[i]` under index i."""
-    numbered = {name: match for name in tensors if (match := NUMBERED.fullmatch(name))}
-    prefix = _block_prefix(numbered.values(), num_blocks, folder)
-    blocks: dict[int, list[tuple[str, StoredTensor]]] = defaultdict(list)
+    names = BlockNames(tensors, num_blocks, folder)
+    blocks: dict[int, list[tuple[str, TensorSource]]] = defaultdict(list)
     result = []
     for name, tensor in tensors.items():
-        match = numbered.get(name)
-        if match and match["prefix"] == prefix:
-            blocks[int(match["index"])].append((match["rest"], tensor))
+        if place := names.place(name):
+            blocks[place.block].append((place.rest, tensor))
         else:
             result.append((name, tensor))
     for position, source in enumerate(sources):
-        result += [(f"{prefix}{position}.{rest}", tensor) for rest, tensor in blocks[source]]
+        result += [(names.name(position, rest), tensor) for rest, tensor in blocks[source]]
     return result
-
-
-def _block_prefix(numbered: Iterable[re.Match[str]], num_blocks: int, folder: Path) -> str:
-    """What stands before the block index in the names on disk, such as `model.layers.`."""
-    indices: dict[str, set[int]] = defaultdict(set)
-    for match in numbered:
-        indices[match["prefix"]].add(int(match["index"]))
-    fitting = [prefix for prefix, found in indices.items() if found == set(range(num_blocks))]
-    if len(fitting) != 1:
-        found = ", ".join(f"{prefix}* ({len(found)})" for prefix, found in indices.items()) or "none"
-        raise InputError(f"{folder}: expected the weights of {num_blocks} numbered blocks; numbered names: {found}")
-    return fitting[0]

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from tasks.core.anatomy import get_stack
 from tasks.core.batching import training_batch
-from tasks.core.blocks import get_blocks, tuned_parameters, tuned_state, with_layout
+from tasks.core.blocks import get_blocks, tuned_state, with_layout
 from tasks.core.errors import CrashError
 from tasks.core.plan import Plan
 from tasks.core.team import ShardedTeam, tied_blocks
 from tasks.core.train_settings import TrainSettings
+from tasks.core.trained import TunedBlocks
 from tasks.core.training import TrainResult, train
 from tests.core.families import FAMILIES, tiny_model
 from tests.core.pair import Pair, pair
@@ -55,7 +56,7 @@ def run(rank: int, model: nn.Module, plan: Plan, settings: TrainSettings, parall
     rows, validation = options.pop("rows", examples(11)), options.pop("validation", examples(5, seed=9))
     num_saves = len(kept.saves)
     try:
-        result = train(model, plan, rows, validation, settings, parallel=parallel, **given | options)
+        result = train(TunedBlocks(model, plan), rows, validation, settings, parallel=parallel, **given | options)
     except CrashError as error:
         return None, {}, seen, kept.saves[num_saves:], f"{type(error).__name__}: {error}"
     state, result.state = {name: tensor.detach().clone() for name, tensor in result.state.items()}, {}
@@ -252,7 +253,7 @@ def shares(rank: int) -> dict[str, Any]:
     model = with_layout(tiny_model("llama"), SHARED)
     before = sum(parameter.numel() for parameter in model.parameters())
     sources = [source for source, _ in SHARED.layout]
-    ShardedTeam(torch.device("cpu")).wrap(model, tuned_parameters(model, SHARED))
+    ShardedTeam(torch.device("cpu")).wrap(TunedBlocks(model, SHARED))
     tied = {}
     for source, block in zip(sources, get_blocks(model), strict=True):
         first = next(block.parameters())

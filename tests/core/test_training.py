@@ -14,6 +14,7 @@ from tasks.core.errors import InputError
 from tasks.core.losses import AnswerLoss, mean_loss
 from tasks.core.plan import fixed_plan
 from tasks.core.train_settings import SCHEDULES, TrainSettings
+from tasks.core.trained import TunedBlocks
 from tasks.core.training import learning_rate_factor, num_training_steps, train
 from tests.core.families import FAMILIES, NUM_BLOCKS, VOCABULARY, tiny_model
 
@@ -59,7 +60,7 @@ def tune(model: torch.nn.Module, settings: TrainSettings = SETTINGS, plan=PLAN, 
     seen: dict[int, dict[str, float]] = {}
     rows = options.pop("examples", examples())
     options = {"device": "cpu", "on_metrics": lambda step, values: seen.update({step: values})} | options
-    result = train(model, plan, rows, options.pop("validation", []), settings, **options)
+    result = train(TunedBlocks(model, plan), rows, options.pop("validation", []), settings, **options)
     return result, {name: tensor.clone() for name, tensor in tuned_state(model, plan).items()}, seen
 
 

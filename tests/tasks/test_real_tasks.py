@@ -10,6 +10,7 @@ import torch
 from tasks.core.blocks import plug_in, tuned_state, with_layout
 from tasks.core.plan import uniform_plan
 from tasks.core.train_settings import TrainSettings
+from tasks.core.trained import TunedBlocks
 from tasks.core.training import train
 from tasks.store.examples import load_examples
 from tasks.store.models import ModelSource, load_model, load_tokenizer
@@ -38,8 +39,7 @@ def test_two_steps_then_scored(shared: Path, sources: dict[str, ModelSource], fa
     losses: list[float] = []
     # The same four rows twice: the second loss must be the smaller one.
     train(
-        emulator,
-        plan,
+        TunedBlocks(emulator, plan),
         rows[:4],
         [],
         replace(SETTINGS, seed=1),

@@ -18,6 +18,7 @@ from tasks.core.errors import CrashError, DivergedError, EnvironmentFault, Inter
 from tasks.store.artifacts import Ref, Store
 from tasks.store.resources import Resources
 from tasks.store.runtime import Runtime, Shared, sharing
+from tasks.store.stage import Stage
 from tasks.store.work import read_metrics
 from tasks.tune import tune
 from tests.store.objects import Objects
@@ -52,15 +53,19 @@ def steps_of(chain: Chain, ref: Ref, name: str) -> dict[int, float]:
 
 
 def disturb(
-    elsewhere: Runtime, arguments: dict[str, Any], number: int, begun: Callable[[], bool] | None = None
+    elsewhere: Runtime,
+    arguments: dict[str, Any],
+    number: int,
+    begun: Callable[[], bool] | None = None,
+    stage: Stage = tune,
 ) -> CrashError:
-    """Run the tuning until its first checkpoint lies there, send its process a signal, return what it raises."""
+    """Run the training until its first checkpoint lies there, send its process a signal, return what it raises."""
     begun = begun or (lambda: any(Path(elsewhere.store).glob("work/*/checkpoint.safetensors")))
     raised: list[CrashError] = []
 
     def work() -> None:
         try:
-            tune.run(elsewhere, **arguments)
+            stage.run(elsewhere, **arguments)
         except CrashError as error:
             raised.append(error)
 
@@ -74,8 +79,8 @@ def disturb(
         [process] = own.children._running
         os.kill(process.pid, number)
         thread.join(60)
-    assert len(raised) == 1, "the tuning ended before it could be disturbed"
-    assert not list(Path(elsewhere.store).glob("artifacts/tune/*"))
+    assert len(raised) == 1, "the training ended before it could be disturbed"
+    assert not list(Path(elsewhere.store).glob(f"artifacts/{stage.name}/*"))
     return raised[0]
 
 

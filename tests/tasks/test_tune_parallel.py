@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from tasks.core.errors import CrashError, DivergedError, EnvironmentFault, InterruptedRun
-from tasks.core.team import LossModule
+from tasks.core.losses import LossModule
 from tasks.store.artifacts import Ref, Store
 from tasks.store.resources import Resources
 from tasks.store.runtime import Runtime, Shared, sharing

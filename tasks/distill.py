@@ -1,0 +1,121 @@
+"""Distill: train an emulator's frozen blocks on generic text to do what the blocks between the tuned ones did."""
+
+from typing import TYPE_CHECKING, Any
+
+from tasks.core.errors import DivergedError, EnvironmentFault
+from tasks.core.train_settings import TrainSettings
+from tasks.store.artifacts import Ref
+from tasks.store.models import ModelSource
+from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
+from tasks.store.task_sources import TaskSource
+from tasks.store.work import Work
+
+if TYPE_CHECKING:
+    from tasks.core.progress import TrainResult
+
+
+@stage(
+    packages=("torch", "transformers", "tokenizers", "accelerate"),
+    code=(*TEXT_CODE, *MODEL_CODE, "tasks.store.compressed", "tasks.store.distilled"),
+    gpu=True,
+)
+def distill(
+    work: Work,
+    emulator: Ref,
+    teacher: ModelSource,
+    text: TaskSource,
+    *,
+    settings: TrainSettings,
+    block: int,
+    hidden_weight: float,
+    precision: str,
+) -> dict:
+    """An emulator folder like the one that is given, its frozen blocks trained (Offsite-Tuning, section 3.3).
+
+    text: documents, cut into windows of at most `block` tokens. Zeros of a pruned emulator stay; metrics have both
+    parts of the loss. Errors: InputError where the plan freezes nothing, DivergedError when a number is not finite.
+    """
+    from tasks.store.ranks import process_group, run_ranks
+
+    arguments: dict[str, Any] = {"emulator": emulator, "teacher": teacher, "text": text, "settings": settings}
+    arguments |= {"block": block, "hidden_weight": hidden_weight, "precision": precision}
+    if work.num_processes > 1 and work.rank is None:
+        return run_ranks(work, (__name__, "distill"), arguments)
+    with process_group(work):
+        return _distill(work, **arguments)
+
+
+def _distill(
+    work: Work,
+    emulator: Ref,
+    teacher: ModelSource,
+    text: TaskSource,
+    settings: TrainSettings,
+    block: int,
+    hidden_weight: float,
+    precision: str,
+) -> dict:
+    """The stage in this process, which is alone or one of several that do the same; the first of them writes."""
+    from tasks.core.devices import EVERY
+    from tasks.core.distilling import FrozenBlocks
+    from tasks.store.distilled import keeps_zeros, require_places, write_distilled
+    from tasks.store.examples import load_examples
+    from tasks.store.models import load_model, load_tokenizer, resolve_model
+    from tasks.store.tensor_files import stored_tensors
+    from tasks.store.usage import Usage
+    from tasks.store.weights import load_emulator, read_plan
+
+    folder = work.open(emulator)
+    source, plan = resolve_model(str(folder), store=work.store), read_plan(folder)
+    # Trained tensors stay wide in narrow training: they are taken from the stored values, not from rounded ones.
+    network = load_emulator(folder, dtype="auto" if precision == "bfloat16" else precision)
+    trained = FrozenBlocks(
+        network,
+        plan,
+        load_model(teacher, "stored" if precision == "bfloat16" else precision),
+        hidden_weight,
+        precision=precision,
+        spread=work.device == EVERY,
+        keep_zeros=keeps_zeros(folder),
+    )
+    require_places(folder, trained.state())
+    tokenizer = load_tokenizer(source)
+    length = min(block, source.context)
+    rows = load_examples(text, "train", tokenizer, length)
+    validation = load_examples(text, "validation", tokenizer, length) if settings.eval_steps else None
+    usage = Usage(work.device, work.rank)
+    result = _train(
+        trained,
+        rows.rows,
+        validation.rows if validation else [],
+        settings,
+        device=work.device,
+        precision=precision,
+        # Every process has the whole teacher, beside which shares of the emulator would save little.
+        parallel="data" if work.num_processes > 1 else "layers",
+        pad_id=tokenizer.pad_token_id or 0,
+        checkpoint=work.checkpoint(),
+        on_metrics=lambda step, values: work.metric(
+            step, **({} if work.rank else values | trained.parts.take()), **usage.read()
+        ),
+        should_stop=work.stop_requested,
+        progress=lambda steps: work.progress(steps, "steps"),
+    )
+    if not work.rank:
+        write_distilled(folder, result.state, work.out)
+    size = {
+        "num_bytes": sum(path.stat().st_size for path in work.out.glob("*.safetensors")),
+        "num_parameters": sum(tensor.num_entries for tensor in stored_tensors(folder).values()),
+        "num_trained": result.num_parameters,
+    }
+    return {**result.summary(), **size, "num_rows": len(rows.rows)}
+
+
+def _train(*arguments: Any, **options: Any) -> "TrainResult":
+    """The training loop, whose advice names the settings of this stage."""
+    from tasks.core.training import train
+
+    try:
+        return train(*arguments, **options)
+    except (DivergedError, EnvironmentFault) as error:
+        raise type(error)(str(error).replace("tune.", "distill.")) from error

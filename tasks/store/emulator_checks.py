@@ -1,0 +1,46 @@
+"""What a run wants of its emulators beyond a plan, checked against the model before anything is computed."""
+
+from pathlib import Path
+
+from tasks.core.compression import Compression
+from tasks.core.errors import InputError
+from tasks.store.generic_text import require_long_enough
+from tasks.store.model_folder import load_config
+from tasks.store.models import ModelSource
+from tasks.store.task_sources import TaskSource
+
+# What a teacher must have in common with the model: its states and its tokens are compared with the emulator's.
+COMMON = {"num_hidden_layers": "blocks", "hidden_size": "wide", "vocab_size": "tokens"}
+
+
+def check_emulators(
+    model: ModelSource,
+    compression: Compression | None,
+    teacher: ModelSource | None,
+    text: TaskSource | None,
+    block: int | None,
+) -> None:
+    """InputError for a rank that no weight has, a teacher of another shape, or text shorter than one block."""
+    if compression is not None and compression.method == "low_rank":
+        from tasks.core.factored import require_rank
+
+        require_rank(load_config(Path(model.path)), compression)
+    if teacher is not None:
+        require_same_shape(model, teacher)
+    if text is not None:
+        assert block is not None, "text is cut into blocks"
+        require_long_enough(text, model, block)
+
+
+def require_same_shape(model: ModelSource, teacher: ModelSource) -> None:
+    """InputError unless the teacher has the model's depth, width and vocabulary."""
+    from tasks.core.anatomy import text_config
+
+    ours, theirs = (text_config(load_config(Path(source.path))) for source in (model, teacher))
+    for name, unit in COMMON.items():
+        own, other = getattr(ours, name), getattr(theirs, name)
+        if own != other:
+            raise InputError(
+                f"distill.teacher = {teacher.name!r} has {name} {other} ({unit}), the model {own}: a teacher needs the"
+                " depth, width and vocabulary of the model; leave distill.teacher out to take the model itself"
+            )

@@ -1,0 +1,193 @@
+"""Compressed emulator folders of every family: tuned blocks stay, frozen ones change, all ways of loading agree."""
+
+from math import prod
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
+
+from tasks.core.blocks import get_blocks, with_layout
+from tasks.core.compression import Compression
+from tasks.core.errors import InputError
+from tasks.core.factored import FactoredLinear, linear_shapes
+from tasks.core.plan import fixed_plan
+from tasks.store.compressed import write_compressed
+from tasks.store.weights import load_emulator, save_expanded, write_emulator
+from tests.core.families import FAMILIES, NUM_BLOCKS, cached_logits, load_plain, tiny_model, token_ids
+
+PLAN = fixed_plan(NUM_BLOCKS, (0, 1, 3, 4), (0, 3), share="all")
+FROZEN, TUNED = (1, 3), (0, 2)  # positions among the kept blocks
+METHODS = [
+    Compression("prune", ratio=0.3),
+    Compression("quantise", bits=3),
+    Compression("low_rank", rank=0.3, rank_choice="sampling"),
+]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, Path]:
+    folder = tmp_path_factory.mktemp(request.param)
+    model = tiny_model(request.param)
+    model.save_pretrained(folder / "model")
+    write_emulator(folder / "model", PLAN, folder / "emulator")
+    return model, folder / "emulator"
+
+
+@pytest.fixture
+def emulator(tmp_path: Path) -> Path:
+    tiny_model("llama").save_pretrained(tmp_path / "model")
+    write_emulator(tmp_path / "model", PLAN, tmp_path / "emulator")
+    return tmp_path / "emulator"
+
+
+def position(name: str) -> int | None:
+    """The block that a name is in."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+
+
+def flops(model: PreTrainedModel) -> int:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(token_ids(), use_cache=False)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("how", METHODS, ids=lambda how: f"{how.method}-{how.rank_choice}")
+def test_only_frozen_weights_change_and_all_ways_of_loading_agree(
+    family: tuple[PreTrainedModel, Path], how: Compression, tmp_path: Path
+) -> None:
+    _, folder = family
+    tally = write_compressed(folder, how, tmp_path / "out")
+    before, after = (load_file(place / "model.safetensors") for place in (folder, tmp_path / "out"))
+    for name, tensor in before.items():
+        changed = not torch.equal(after[name], tensor) if after[name].shape == tensor.shape else True
+        # Every matrix of these blocks is a weight: vectors stay in any frozen block, everything stays in tuned ones.
+        assert changed == (position(name) in FROZEN and tensor.dim() > 1), name
+    assert tally.errors
+    assert all(0 < error < 1.5 for error in tally.errors)
+    emulator = load_emulator(tmp_path / "out")
+    save_expanded(tmp_path / "out", tmp_path / "expanded")
+    assert cached_logits(load_plain(tmp_path / "expanded")) == pytest.approx(cached_logits(emulator), abs=2e-3)
+
+
+def test_full_rank_is_the_dense_emulator(family: tuple[PreTrainedModel, Path], tmp_path: Path) -> None:
+    model, folder = family
+    widest = max(min(s.num_in, s.num_out) for block in get_blocks(model) for s in linear_shapes(block).values())
+    write_compressed(folder, Compression("low_rank", rank=widest), tmp_path / "out")
+    assert torch.equal(cached_logits(load_emulator(tmp_path / "out")), cached_logits(with_layout(model, PLAN)))
+    assert torch.equal(cached_logits(load_plain(tmp_path / "out")), cached_logits(load_plain(folder)))
+
+
+def test_a_rank_that_makes_two_factors_larger_is_their_product(
+    family: tuple[PreTrainedModel, Path], tmp_path: Path
+) -> None:
+    _, folder = family
+    tally = write_compressed(folder, Compression("low_rank", rank=0.99), tmp_path / "out")
+    assert tally.num_factored == 0
+    cheaper = load_plain(tmp_path / "out")  # nothing is in two factors
+    assert flops(cheaper) == flops(load_plain(folder))
+    shapes = linear_shapes(get_blocks(cheaper)[1])
+    for path, shape in shapes.items():
+        weight = get_blocks(cheaper)[1].get_submodule(path).weight
+        full = min(shape.num_in, shape.num_out)
+        assert int(torch.linalg.matrix_rank(weight, rtol=1e-5)) == int(0.99 * full) < full
+
+
+def test_flops_and_bytes_fall_as_predicted(family: tuple[PreTrainedModel, Path], tmp_path: Path) -> None:
+    model, folder = family
+    rank = 3
+    write_compressed(folder, Compression("low_rank", rank=rank), tmp_path / "out")
+    saved = {
+        block: sum(s.num_in * s.num_out - rank * (s.num_in + s.num_out) for s in linear_shapes(module).values())
+        for block, module in enumerate(get_blocks(model))
+    }
+    num_runs = {block: [source for source, _ in PLAN.layout].count(block) for block in PLAN.frozen}
+    predicted = 2 * token_ids().numel() * sum(saved[block] * num_runs[block] for block in PLAN.frozen)
+    assert flops(load_emulator(folder)) - flops(load_emulator(tmp_path / "out")) == predicted
+    entries = [
+        sum(prod(tensor.shape) for tensor in load_file(place / "model.safetensors").values())
+        for place in (folder, tmp_path / "out")
+    ]
+    assert entries[0] - entries[1] == sum(saved[block] for block in PLAN.frozen)
+
+
+def test_shared_blocks_stay_tied_and_biases_stay(tmp_path: Path) -> None:
+    tiny_model("gpt2").save_pretrained(tmp_path / "model")
+    write_emulator(tmp_path / "model", PLAN, tmp_path / "emulator")
+    write_compressed(tmp_path / "emulator", Compression("low_rank", rank=3), tmp_path / "out")
+    blocks = get_blocks(load_emulator(tmp_path / "out"))
+    sources = [source for source, _ in PLAN.layout]
+    twins = [blocks[place].mlp.c_fc for place, source in enumerate(sources) if source == 4]
+    assert len(twins) == 2
+    assert all(isinstance(twin, FactoredLinear) for twin in twins)
+    assert twins[0] is not twins[1]
+    assert all(a is b for a, b in zip(twins[0].parameters(), twins[1].parameters(), strict=True))
+    assert torch.equal(twins[0].bias, get_blocks(load_plain(tmp_path / "emulator"))[3].mlp.c_fc.bias)
+    assert not any(parameter.requires_grad for parameter in twins[0].parameters())
+
+
+@pytest.mark.parametrize("family_name", ["gpt2", "llama"])
+def test_plain_loading_of_factors_fails_and_makes_nothing_up(family_name: str, tmp_path: Path) -> None:
+    tiny_model(family_name).save_pretrained(tmp_path / "model")
+    write_emulator(tmp_path / "model", PLAN, tmp_path / "emulator")
+    write_compressed(tmp_path / "emulator", Compression("low_rank", rank=3), tmp_path / "out")
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    if family_name == "llama":
+        with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+            LlamaForCausalLM.from_pretrained(tmp_path / "out")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_number_formats_of_disk_and_memory(dtype: str, tmp_path: Path) -> None:
+    narrow = getattr(torch, dtype)
+    tiny_model("llama").to(narrow).save_pretrained(tmp_path / "model")
+    write_emulator(tmp_path / "model", PLAN, tmp_path / "emulator")
+    write_compressed(tmp_path / "emulator", Compression("low_rank", rank=3), tmp_path / "out")
+    assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {narrow}
+    assert {parameter.dtype for parameter in load_emulator(tmp_path / "out").parameters()} == {narrow}
+    wide = load_emulator(tmp_path / "out", dtype=torch.float32)
+    assert {parameter.dtype for parameter in wide.parameters()} == {torch.float32}
+    assert not wide.training
+
+
+def test_the_same_again_is_the_same_file(emulator: Path, tmp_path: Path) -> None:
+    how = Compression("low_rank", rank=3, rank_choice="sampling", seed=2)
+    for name in ("one", "two"):
+        write_compressed(emulator, how, tmp_path / name)
+    assert (tmp_path / "one/model.safetensors").read_bytes() == (tmp_path / "two/model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (Compression("low_rank", rank=33), "no weight of a block has a rank above 32"),
+        (Compression("low_rank", rank=0.01), "that is rank 0; take at least"),
+    ],
+)
+def test_impossible_ranks_are_refused(emulator: Path, tmp_path: Path, how: Compression, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        write_compressed(emulator, how, tmp_path / "out")
+
+
+def test_a_plan_without_frozen_blocks_is_refused(tmp_path: Path) -> None:
+    tiny_model("llama").save_pretrained(tmp_path / "model")
+    write_emulator(tmp_path / "model", fixed_plan(NUM_BLOCKS, (0, 5), (0, 5)), tmp_path / "emulator")
+    with pytest.raises(InputError, match="the plan tunes every kept block"):
+        write_compressed(tmp_path / "emulator", Compression("prune", ratio=0.5), tmp_path / "out")
+
+
+def test_half_a_pair_of_factors_is_refused(emulator: Path, tmp_path: Path) -> None:
+    from tasks.store.tensor_files import stored_tensors, write_tensors
+
+    write_compressed(emulator, Compression("low_rank", rank=3), tmp_path / "out")
+    tensors = stored_tensors(tmp_path / "out")
+    lost = next(name for name in tensors if name.endswith("weight_inner")).removesuffix("_inner")
+    tensors.pop(lost)
+    (tmp_path / "less").mkdir()
+    write_tensors(list(tensors.items()), tmp_path / "less")
+    (tmp_path / "less/model.safetensors").rename(tmp_path / "out/model.safetensors")
+    with pytest.raises(InputError, match="lack the outer one"):
+        load_emulator(tmp_path / "out")
