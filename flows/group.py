@@ -1,0 +1,9 @@
+"""What every table of settings is."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Group(BaseModel):
+    """A table of settings; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
