@@ -70,8 +70,8 @@ def check_variant(settings: Settings, num_blocks: int, model_folder: Path) -> No
         )
     if variant.trained != "tuned" and set(settings.strategy) != {"fixed"} and plan.num_tuned == plan.num_kept:
         raise InputError(
-            f'tune.trained = "{variant.trained}", but plan.num_tuned = plan.num_kept = {plan.num_kept}: no kept block is'
-            ' frozen; use "tuned", or tune fewer blocks than are kept'
+            f'tune.trained = "{variant.trained}", but plan.num_tuned = plan.num_kept = {plan.num_kept}: no kept'
+            ' block is frozen; use "tuned", or tune fewer blocks than are kept'
         )
     if "fixed" in settings.strategy:
         variant.require_something(fixed_plan(num_blocks, plan.kept, plan.tuned))

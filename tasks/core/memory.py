@@ -28,9 +28,7 @@ def release() -> None:
 def require_recomputable(model: Any) -> None:
     """InputError for a family whose blocks cannot be run again in the backward pass."""
     if not getattr(model, "supports_gradient_checkpointing", False):
-        raise InputError(
-            f"tune.gradient_checkpointing: {type(model).__name__} cannot run its blocks again; set it false"
-        )
+        raise InputError(f"tune.gradient_checkpointing = true, but {type(model).__name__} cannot run its blocks again")
 
 
 @contextmanager
@@ -43,8 +41,10 @@ def recomputing(model: Any, enabled: bool) -> Iterator[None]:
         yield
         return
     require_recomputable(model)
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # Older releases of transformers know it under its old name only.
+    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
     try:
         yield
     finally:
-        model.gradient_checkpointing_disable()
+        getattr(model, f"{name}_checkpointing_disable")()
