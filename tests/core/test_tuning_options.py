@@ -169,7 +169,9 @@ def by_both(rank: int, variant: Variant, parallel: str, family: str) -> tuple[Tr
     for module in trained.model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    settings = replace(SETTINGS, learning_rate=1e-4, schedule="constant", eval_steps=2)
+    # Going back each process of several gathers blocks a second time.
+    again = parallel != "layers"
+    settings = replace(SETTINGS, learning_rate=1e-4, schedule="constant", eval_steps=2, gradient_checkpointing=again)
     result = train(trained, examples(11), VALIDATION, settings, parallel=parallel)
     state, result.state = {name: tensor.clone() for name, tensor in result.state.items()}, {}
     return result, state
