@@ -1,4 +1,4 @@
-"""What every table of settings is."""
+"""What all groups of settings have in common."""
 
 from pydantic import BaseModel, ConfigDict
 

@@ -130,7 +130,7 @@ def require_rebuildable(config: PreTrainedConfig, sources: Sequence[int]) -> Non
 
 
 def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
-    """The model of a config without memory for its tensors."""
+    """The model that a config describes, without memory: every tensor is on the meta device."""
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
