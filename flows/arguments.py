@@ -1,6 +1,6 @@
 """Settings as the arguments of each stage: what a stage does not use is not passed, and so is not part of its key."""
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 from flows.settings import Settings
@@ -54,22 +54,27 @@ class Arguments:
         """Learning rates at which the full model is tuned, for each seed."""
         return grids(self._settings)[1]
 
-    def tune(self, seed: int, rate: float) -> dict[str, Any]:
-        """What of the emulator is trained, and how; whole tuned blocks need no word."""
+    def tune(self, seed: int, rate: float | None = None) -> dict[str, Any]:
+        """What of the emulator is trained, and how; whole tuned blocks need no word. rate: the first by default."""
         variant = make_variant(self._settings)
-        return self.full_tune(seed, rate) | ({} if variant.is_default else {"variant": variant})
+        settings = self._train_settings(seed, rate or self.rates[0])
+        return {
+            "settings": settings,
+            "precision": self._precision,
+            **({} if variant.is_default else {"variant": variant}),
+        }
 
-    def full_tune(self, seed: int, rate: float) -> dict[str, Any]:
-        """How every block of the full model is trained."""
-        return {"settings": replace(self._train_settings(seed), learning_rate=rate), "precision": self._precision}
+    def full_tune(self, seed: int, rate: float | None = None) -> dict[str, Any]:
+        """How every block of the full model is trained. rate: the first by default."""
+        return {"settings": self._train_settings(seed, rate or self.full_rates[0]), "precision": self._precision}
 
-    def _train_settings(self, seed: int) -> TrainSettings:
+    def _train_settings(self, seed: int, rate: float) -> TrainSettings:
         known = {field.name for field in fields(TrainSettings)}
         chosen = self._settings.tune.model_dump(include=known)
         if chosen["num_epochs"] is None and chosen["num_steps"] is None:
             # The published length for models of about a billion parameters.
             chosen["num_epochs"] = 5
-        return TrainSettings(**chosen, seed=seed)
+        return TrainSettings(**chosen | {"learning_rate": rate, "seed": seed})
 
     @property
     def plug_in(self) -> dict[str, Any]:
