@@ -1,10 +1,11 @@
 """Settings as the arguments of each stage: what a stage does not use is not passed, and so is not part of its key."""
 
-from dataclasses import replace
+from dataclasses import fields
 from typing import Any
 
 from flows.settings import Settings
 from tasks.core.train_settings import TrainSettings
+from tasks.core.variant import Variant
 
 
 class Arguments:
@@ -59,21 +60,37 @@ class Arguments:
             "precision": self._precision,
         }
 
-    def tune(self, seed: int) -> dict[str, Any]:
-        """How the emulator's tuned blocks are trained."""
-        return {"settings": self._train_settings(seed), "precision": self._precision}
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Learning rates at which the emulator is tuned, for each seed."""
+        return grids(self._settings)[0]
 
-    def full_tune(self, seed: int) -> dict[str, Any]:
-        """How every block of the full model is trained."""
-        rate = self._settings.full_tune.learning_rate or self._settings.tune.learning_rate
-        return {"settings": replace(self._train_settings(seed), learning_rate=rate), "precision": self._precision}
+    @property
+    def full_rates(self) -> tuple[float, ...]:
+        """Learning rates at which the full model is tuned, for each seed."""
+        return grids(self._settings)[1]
 
-    def _train_settings(self, seed: int) -> TrainSettings:
-        chosen = self._settings.tune.model_dump(exclude={"seeds"})
+    def tune(self, seed: int, rate: float | None = None) -> dict[str, Any]:
+        """What of the emulator is trained, and how; whole tuned blocks need no word. rate: the first by default."""
+        variant = make_variant(self._settings)
+        settings = self._train_settings(seed, rate or self.rates[0])
+        return {
+            "settings": settings,
+            "precision": self._precision,
+            **({} if variant.is_default else {"variant": variant}),
+        }
+
+    def full_tune(self, seed: int, rate: float | None = None) -> dict[str, Any]:
+        """How every block of the full model is trained. rate: the first by default."""
+        return {"settings": self._train_settings(seed, rate or self.full_rates[0]), "precision": self._precision}
+
+    def _train_settings(self, seed: int, rate: float) -> TrainSettings:
+        known = {field.name for field in fields(TrainSettings)}
+        chosen = self._settings.tune.model_dump(include=known)
         if chosen["num_epochs"] is None and chosen["num_steps"] is None:
             # The published length for models of about a billion parameters.
             chosen["num_epochs"] = 5
-        return TrainSettings(**chosen, seed=seed)
+        return TrainSettings(**chosen | {"learning_rate": rate, "seed": seed})
 
     @property
     def plug_in(self) -> dict[str, Any]:
@@ -84,3 +101,15 @@ class Arguments:
     def evaluate(self) -> dict[str, Any]:
         """How each of the five settings is scored."""
         return {"precision": self._precision, "max_tokens": self._settings.evaluate.max_tokens}
+
+
+def grids(settings: Settings) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Learning rates of the emulator's and of the full model's tuning; of several the best by validation counts."""
+    rates = settings.tune.learning_rates or (settings.tune.learning_rate,)
+    own = settings.full_tune.learning_rate
+    return rates, (own,) if own else rates
+
+
+def make_variant(settings: Settings) -> Variant:
+    """What is trained of the emulator."""
+    return Variant(**settings.tune.model_dump(include={field.name for field in fields(Variant)}))

@@ -1,9 +1,10 @@
 """The whole method for one model and one task: both parties in one process, for research.
 
-model, task ─ capture ─ similarity ─ cluster ─ emulate ─ (compress) ─ (distill) ─┬─ tune ─ plug_in ─┐
-                                                                                 └─ evaluate ───────┴─ report
+model, task ─ capture ─ similarity ─ cluster ─ emulate ─ (compress) ─ (distill) ─┬─ tune ─ (select) ─ plug_in ─┐
+                                                                                 └─ evaluate ──────────────────┴─ report
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from prefect import flow
@@ -19,6 +20,7 @@ from tasks.emulate import emulate
 from tasks.evaluate import evaluate
 from tasks.plug_in import plug_in
 from tasks.report import report
+from tasks.select import select
 from tasks.similarity import similarity
 from tasks.store.artifacts import Ref
 from tasks.tune import tune
@@ -58,8 +60,9 @@ def full_model(run: Run) -> dict[str, Any]:
     if not run.settings.full_tune.enabled:
         return {"zero_shot": zero_shot, "fine_tuned": []}
     plan = run(cluster, "full", strategy="full", num_blocks=run.model.num_blocks)
+    inputs = {"task": run.task, "plan": plan, "model": run.model}
     tuned = [
-        run(tune, f"full, seed {seed}", task=run.task, plan=plan, model=run.model, **run.arguments.full_tune(seed))
+        at_best_rate(run, f"full, seed {seed}", seed, run.arguments.full_rates, run.arguments.full_tune, **inputs)
         for seed in run.settings.tune.seeds
     ]
     fine_tuned = [
@@ -67,6 +70,16 @@ def full_model(run: Run) -> dict[str, Any]:
         for name, blocks in run.by_seed(tuned)
     ]
     return {"zero_shot": zero_shot, "fine_tuned": fine_tuned, "tuning": tuned}
+
+
+def at_best_rate(
+    run: Run, name: str, seed: int, rates: Sequence[float], settings: Callable[..., dict[str, Any]], **inputs: Any
+) -> Any:
+    """A tuning; of several learning rates that with the lowest validation loss, the test split unseen."""
+    if len(rates) == 1:
+        return run(tune, name, **inputs, **settings(seed, rates[0]))
+    tunings = [run(tune, f"{name}, rate {rate:g}", **inputs, **settings(seed, rate)) for rate in rates]
+    return run(select, name, tunings=tunings, learning_rates=list(rates))
 
 
 def one_strategy(run: Run, name: str, similar: Any) -> dict[str, Any]:
@@ -79,8 +92,9 @@ def one_strategy(run: Run, name: str, similar: Any) -> dict[str, Any]:
     if run.settings.distill.enabled:
         emulator = run(distill, name, emulator=emulator, teacher=run.teacher, text=run.text, **run.arguments.distill)
     zero_shot = run(evaluate, f"{name} emulator", **inputs, emulator=emulator, **scores)
+    given = {"task": run.task, "plan": plan, "emulator": emulator}
     tuned = [
-        run(tune, f"{name}, seed {seed}", task=run.task, plan=plan, emulator=emulator, **run.arguments.tune(seed))
+        at_best_rate(run, f"{name}, seed {seed}", seed, run.arguments.rates, run.arguments.tune, **given)
         for seed in run.settings.tune.seeds
     ]
     plugged = [

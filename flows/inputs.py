@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from flows.arguments import grids, make_variant
 from flows.settings import Settings
 from tasks.core.errors import InputError
 from tasks.core.plan import fixed_plan
@@ -29,6 +30,7 @@ class Inputs:
         self.model = resolve_model(settings.model.name, settings.model.revision, store)
         self.task = resolve_task(settings.task.model_dump(), store)
         check_budget(settings, self.model.num_blocks)
+        check_variant(settings, self.model.num_blocks, Path(self.model.path))
         self.teacher, self.text = self._distilling(settings, store)
         inputs = {"model": self.model, "task": self.task, **self._emulators(settings)}
         # What was computed before is served from a store that cannot be written; what was not fails at its lock.
@@ -97,6 +99,30 @@ def _check_frozen(settings: Settings) -> None:
         )
 
 
+def check_variant(settings: Settings, num_blocks: int, model_folder: Path) -> None:
+    """Refuse a way of tuning that this model or every plan of these settings lacks something for. Raises InputError."""
+    variant, plan = make_variant(settings), settings.plan
+    if variant.method == "adapter" and settings.export.plugged_model:
+        raise InputError(
+            'export.plugged_model = true, but a Hugging Face folder cannot hold the modules of tune.method = "adapter";'
+            " choose from blocks, lora, bitfit, or do not export"
+        )
+    if variant.trained != "tuned" and set(settings.strategy) != {"fixed"} and plan.num_tuned == plan.num_kept:
+        raise InputError(
+            f'tune.trained = "{variant.trained}", but plan.num_tuned = plan.num_kept = {plan.num_kept}: no kept'
+            ' block is frozen; use "tuned", or tune fewer blocks than are kept'
+        )
+    if "fixed" in settings.strategy:
+        variant.require_something(fixed_plan(num_blocks, plan.kept, plan.tuned))
+    if variant.is_default and not settings.tune.gradient_checkpointing:
+        return
+    # Needs torch, which takes seconds to import.
+    from tasks.core.parts import require_trainable
+    from tasks.store.model_folder import load_config
+
+    require_trainable(load_config(model_folder), variant, settings.tune.gradient_checkpointing)
+
+
 def check_support(settings: Settings, facts: dict[str, Any]) -> None:
     """Refuse a support set with which representations cannot be compared. Raises InputError."""
     if settings.support.part == "prompt" and not facts["has_prompts"]:
@@ -122,11 +148,19 @@ def needed_bytes(settings: Settings, model: Any) -> int:
     plan, num_seeds = settings.plan, len(settings.tune.seeds)
     tuned = parameters * plan.num_tuned / model.num_blocks
     distilled = parameters * (plan.num_kept - plan.num_tuned) / model.num_blocks if settings.distill.enabled else 0
-    largest = parameters if settings.full_tune.enabled else max(tuned, distilled)
     # Each step beyond a plan writes an emulator of its own, at most as large.
     steps = 1 + (settings.compress.method != "none") + settings.distill.enabled
     emulators = steps * len(settings.strategy) * weights * plan.num_kept / model.num_blocks
-    returned = 4 * num_seeds * (2 * len(settings.strategy) * tuned + settings.full_tune.enabled * parameters)
+    # Whole blocks even where only small parts of them are returned: they are merged when they are plugged in.
+    num_rates, num_full_rates = (len(rates) + (len(rates) > 1) for rates in grids(settings))
+    trained = tuned if settings.tune.trained == "tuned" else parameters * plan.num_kept / model.num_blocks
+    of_strategy = num_rates * trained + tuned
+    returned = (
+        4
+        * num_seeds
+        * (len(settings.strategy) * of_strategy + settings.full_tune.enabled * num_full_rates * parameters)
+    )
+    largest = parameters if settings.full_tune.enabled else max(trained, distilled)
     # Weights, two moments and a best state, once written and once being written, of two tunings side by side.
     checkpoints = 2 * 2 * 16 * largest
     return int(emulators + returned + checkpoints) + MIN_FREE_BYTES

@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from flows.emulator_settings import Compress, Distill
 from flows.group import Group
+from flows.tune_settings import FullTune, Tune
 from tasks.store.home import default_home
 
 Strategy = Literal["crash", "uniform", "fixed"]
@@ -93,56 +94,6 @@ class PlanSettings(Group):
                 f"num_tuned = {self.num_tuned} but num_kept = {self.num_kept}: tune at most as many as are kept"
             )
         return self
-
-
-class Tune(Group):
-    """Training of the tuned blocks inside the emulator."""
-
-    learning_rate: PositiveFloat = 2e-5
-    """Peak learning rate of AdamW."""
-    num_epochs: PositiveInt | None = None
-    """Passes over the training rows; give this or num_steps."""
-    num_steps: PositiveInt | None = None
-    """Optimizer steps; give this or num_epochs."""
-    batch_size: PositiveInt = 32
-    """Rows of one optimizer step."""
-    max_tokens: PositiveInt = 8192
-    """Padded tokens in one forward pass; a larger batch is accumulated."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps of linear warm-up."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Learning rate after warm-up."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Decoupled weight decay."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's decay of the first and second moment."""
-    clip_norm: PositiveFloat = 1.0
-    """Largest norm of the gradient."""
-    eval_steps: PositiveInt | None = None
-    """Steps between validations with the emulator; the best state is kept. Without it the last state is."""
-    checkpoint_steps: PositiveInt = 50
-    """Steps between checkpoints, from which a killed run resumes."""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
-    """One tuning for each seed; several give mean and standard error."""
-
-    @model_validator(mode="after")
-    def _one_length(self) -> "Tune":
-        if self.num_epochs is not None and self.num_steps is not None:
-            raise ValueError("give num_epochs or num_steps, not both")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas = {list(self.betas)}: each must be at least 0 and less than 1")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds = {list(self.seeds)} names a seed twice")
-        return self
-
-
-class FullTune(Group):
-    """Tuning of every block of the full model: the ceiling that the method is measured against."""
-
-    enabled: bool = True
-    """Switch off where the full model does not fit."""
-    learning_rate: PositiveFloat | None = None
-    """Learning rate, where it differs from tune.learning_rate."""
 
 
 class Evaluate(Group):

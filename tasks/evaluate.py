@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SCORES_FILE = "scores.json"
-TUNED_FILE = "tuned.safetensors"
-PLAN_FILE = "plan.json"
-SCORING_CODE = (*TEXT_CODE, *MODEL_CODE, "tasks.store.scoring", "tasks.store.language_model")
+SCORING_CODE = (*TEXT_CODE, *MODEL_CODE, "tasks.store.scoring", "tasks.store.language_model", "tasks.store.returned")
 
 
 @stage(packages=("torch", "transformers", "tokenizers", "lm_eval", "datasets"), code=SCORING_CODE, gpu=True)
@@ -78,17 +76,16 @@ def load_variant(
 
 
 def _with_tuned(variant: "PreTrainedModel", folder: Path, model: ModelSource, in_emulator: bool) -> "PreTrainedModel":
-    from safetensors.torch import load_file
+    from tasks.core.plugging import admit, load_parts, plug_in_parts
+    from tasks.store.returned import read_returned
 
-    from tasks.core.blocks import load_tuned, plug_in
-    from tasks.core.plan import Plan
-
-    plan, state = Plan.from_json((folder / PLAN_FILE).read_text()), load_file(folder / TUNED_FILE)
+    returned = read_returned(folder)
+    plan, how = returned.plan, returned.variant
     if plan.num_blocks != model.num_blocks:
         raise InputError(
             f"the tuned blocks are of a model with {plan.num_blocks} blocks, {model.name} has {model.num_blocks}"
         )
     if not in_emulator:
-        return plug_in(variant, state, plan)
-    load_tuned(variant, state, plan)
+        return plug_in_parts(variant, admit(returned.tuned, variant, plan, how), plan, how.admitted)
+    load_parts(variant, returned.tuned | returned.kept, plan, how)
     return variant

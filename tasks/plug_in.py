@@ -6,29 +6,30 @@ from tasks.store.stage import MODEL_CODE, stage
 from tasks.store.work import Work
 
 
-@stage(packages=("torch", "transformers", "safetensors"), code=MODEL_CODE)
+@stage(packages=("torch", "transformers", "safetensors"), code=(*MODEL_CODE, "tasks.store.returned"))
 def plug_in(work: Work, model: ModelSource, plan: Ref, tuned: Ref, *, export: bool = False) -> dict:
     """Tuned blocks in the full model's number format, with how far each moved.
 
-    Writes `tuned.safetensors` and `plan.json`; with `export` also `model/`, the full model with the blocks plugged in,
-    as a Hugging Face folder. Errors: InputError when names, shapes or finiteness do not fit the model.
+    Factors and biases are merged into whole blocks, adapters stay adapters. Writes `tuned.safetensors`, `variant.json`
+    and `plan.json`; with `export` also `model/`, the full model with the blocks plugged in, as a Hugging Face folder,
+    which cannot hold adapters. Errors: InputError when names, shapes or finiteness do not fit the model.
     """
-    import shutil
-
-    from safetensors.torch import load_file, save_file
-
-    from tasks.core.blocks import plug_in as plug_into
+    from tasks.core.errors import InputError
     from tasks.core.plan import Plan
-    from tasks.core.plugging import admit, distances
+    from tasks.core.plugging import admit, distances, plug_in_parts
     from tasks.store.models import load_model, load_tokenizer
+    from tasks.store.returned import read_returned, write_returned
 
     how = Plan.from_json((work.open(plan) / "plan.json").read_text())
+    returned = read_returned(work.open(tuned))
+    admitted = returned.variant.admitted
+    if export and admitted.method == "adapter":
+        raise InputError("export.plugged_model: a Hugging Face folder cannot hold adapters; use another tune.method")
     network = load_model(model, "stored")
-    state = admit(load_file(work.open(tuned) / "tuned.safetensors"), network, how)
-    moved = distances(state, network, how)
-    save_file(state, work.out / "tuned.safetensors")
-    shutil.copyfile(work.open(plan) / "plan.json", work.out / "plan.json")
+    state = admit(returned.tuned, network, how, returned.variant)
+    moved = distances(state, network, how) if admitted.method == "blocks" else {}
+    write_returned(work.out, how, admitted, state)
     if export:
-        plug_into(network, state, how).save_pretrained(work.out / "model")
+        plug_in_parts(network, state, how, admitted).save_pretrained(work.out / "model")
         load_tokenizer(model).save_pretrained(work.out / "model")
     return {"num_tuned": len(how.tuned), **{f"moved_block_{index}": value for index, value in moved.items()}}

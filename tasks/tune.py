@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.train_settings import TrainSettings
+from tasks.core.variant import WHOLE_BLOCKS, Variant
 from tasks.store.artifacts import Ref
 from tasks.store.models import ModelSource
 from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
     from tasks.core.plan import Plan
 
 
-@stage(packages=("torch", "transformers", "tokenizers", "accelerate", "lm_eval"), code=TEXT_CODE + MODEL_CODE, gpu=True)
+@stage(
+    packages=("torch", "transformers", "tokenizers", "accelerate", "lm_eval", "peft"),
+    code=(*TEXT_CODE, *MODEL_CODE, "tasks.store.returned"),
+    gpu=True,
+)
 def tune(
     work: Work,
     task: TaskSource,
@@ -25,16 +30,19 @@ def tune(
     model: ModelSource | None = None,
     settings: TrainSettings,
     precision: str,
+    variant: Variant = WHOLE_BLOCKS,
 ) -> dict:
-    """Train on the task's training split; the emulator, or with `model` every block of the full model.
+    """Train on the task's training split; the emulator, or with `model` the blocks of the full model.
 
-    Exactly one of emulator and model is given. Writes `tuned.safetensors` (`"{block}.{parameter}"` to
-    float32) and `plan.json`, nothing else of the model. Errors: DivergedError when loss or gradient is not finite.
+    Exactly one of emulator and model is given. variant: which tensors are trained, and how; by default whole tuned
+    blocks. Writes `tuned.safetensors` (what was trained, in float32), `variant.json` and `plan.json`, and
+    `emulator.safetensors` where frozen blocks were trained; nothing else of the model. Errors: DivergedError when loss
+    or gradient is not finite, InputError where the plan or the family leaves nothing to train.
     """
     from tasks.store.ranks import process_group, run_ranks
 
     arguments: dict[str, Any] = {"task": task, "plan": plan, "emulator": emulator, "model": model}
-    arguments |= {"settings": settings, "precision": precision}
+    arguments |= {"settings": settings, "precision": precision, "variant": variant}
     if work.num_processes > 1 and work.rank is None:
         return run_ranks(work, (__name__, "tune"), arguments)
     with process_group(work):
@@ -49,17 +57,15 @@ def _tune(
     model: ModelSource | None,
     settings: TrainSettings,
     precision: str,
+    variant: Variant,
 ) -> dict:
     """The stage in this process, which is alone or one of several that do the same; the first of them writes."""
-    import shutil
-
-    from safetensors.torch import save_file
-
     from tasks.core.plan import Plan
-    from tasks.core.trained import TunedBlocks
+    from tasks.core.trained import make_trained
     from tasks.core.training import train
     from tasks.store.examples import load_examples
     from tasks.store.models import load_tokenizer
+    from tasks.store.returned import write_returned
     from tasks.store.usage import Usage
 
     how = Plan.from_json((work.open(plan) / "plan.json").read_text())
@@ -69,7 +75,7 @@ def _tune(
     validation = load_examples(task, "validation", tokenizer, source.context) if settings.eval_steps else None
     usage = Usage(work.device, work.rank)
     result = train(
-        TunedBlocks(network, how),
+        make_trained(network, how, variant, settings.seed),
         rows.rows,
         validation.rows if validation else [],
         settings,
@@ -84,8 +90,7 @@ def _tune(
         progress=lambda steps: work.progress(steps, "steps"),
     )
     if not work.rank:
-        save_file({name: tensor.contiguous() for name, tensor in result.state.items()}, work.out / "tuned.safetensors")
-        shutil.copyfile(work.open(plan) / "plan.json", work.out / "plan.json")
+        write_returned(work.out, how, variant, result.state)
     return {**result.summary(), "num_rows": len(rows.rows), "num_truncated": rows.num_truncated}
 
 

@@ -28,6 +28,7 @@ from tasks.core.passes import base_model_and_head, capture_blocks
 from tasks.core.plan import Plan
 
 __all__ = [
+    "aliased",
     "base_model_and_head",
     "block_config",
     "capture_blocks",
@@ -102,7 +103,7 @@ def plug_in(model: Model, tuned_state: dict[str, Tensor], plan: Plan) -> Model:
     exactly what `plan` tunes in this model.
     """
     _require_fit(model, plan)
-    plugged = copy.deepcopy(model, _aliases(model))
+    plugged = aliased(model)
     blocks = get_blocks(plugged)
     tuned_blocks = {source: blocks[source] for source in plan.tuned}
     for module, name, tensor in _matched(tuned_blocks, tuned_state):
@@ -111,6 +112,11 @@ def plug_in(model: Model, tuned_state: dict[str, Tensor], plan: Plan) -> Model:
         value = torch.empty_like(parameter).copy_(tensor)
         setattr(module.get_submodule(path), leaf, nn.Parameter(value, requires_grad=False))
     return plugged
+
+
+def aliased(model: Model) -> Model:
+    """A new model over the same tensors: replacing modules or parameters of it leaves `model` as it is."""
+    return copy.deepcopy(model, _aliases(model))
 
 
 def tuned_state(emulator: nn.Module, plan: Plan) -> dict[str, Tensor]:

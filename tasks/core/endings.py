@@ -1,7 +1,14 @@
 """What is said of a tuning that ends before its last step: why, after which step, what is kept, and what to do."""
 
+import math
+
 from tasks.core.errors import DivergedError, EnvironmentFault
 from tasks.core.progress import Progress
+
+
+def not_finite(**values: float) -> str | None:
+    """The name of the first number that is not finite."""
+    return next((name for name, value in values.items() if not math.isfinite(value)), None)
 
 
 def diverged(what: str, learning_rate: float, progress: Progress, where: str = "") -> DivergedError:

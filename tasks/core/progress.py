@@ -26,7 +26,10 @@ class Checkpoint(Protocol):
 
 @dataclass
 class Progress:
-    """max_tokens: of a forward pass, once memory did not suffice for what the settings say."""
+    """max_tokens: of a forward pass, once memory did not suffice for what the settings say.
+
+    num_stale: validations in a row that were no better than the best.
+    """
 
     step: int = 0
     loss: float = math.nan
@@ -37,11 +40,22 @@ class Progress:
     num_tokens: int = 0
     max_tokens: int | None = None
     out_of_memory_step: int | None = None
+    num_stale: int = 0
+
+    def validated(self, value: float, state: dict[str, Tensor]) -> None:
+        """Take in the validation loss behind the last step; of the best state a copy is kept."""
+        if value < self.best_loss:
+            self.best_loss, self.best_step, self.num_stale = value, self.step, 0
+            self.best = {name: tensor.clone() for name, tensor in state.items()}
+        else:
+            self.num_stale += 1
 
 
 @dataclass
 class TrainResult:
-    """How a tuning went. best_step is the step whose state was kept.
+    """How a tuning went. best_step is the step whose state was kept, num_steps those that were done.
+
+    stopped_early: whether patience ended it before the last step.
 
     max_tokens: of a forward pass behind out_of_memory_step, where memory did not suffice for what the settings say.
     state: the trained tensors that were kept, as from `Trained.state`; whole in the first process of several.
@@ -58,7 +72,34 @@ class TrainResult:
     num_tokens: int
     out_of_memory_step: int | None = None
     max_tokens: int | None = None
+    stopped_early: bool | None = None
     state: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    @staticmethod
+    def of(
+        progress: Progress,
+        num_steps: int,
+        num_parameters: int,
+        num_processes: int,
+        seconds: float,
+        state: dict[str, Tensor],
+    ) -> "TrainResult":
+        """num_steps: those that were planned; seconds: of this process alone, without what a resumed one began with."""
+        return TrainResult(
+            num_steps=progress.step,
+            final_loss=progress.loss,
+            best_step=progress.best_step if progress.best else progress.step,
+            best_validation_loss=progress.best_loss if progress.best else None,
+            num_parameters=num_parameters,
+            num_threads=torch.get_num_threads(),
+            num_processes=num_processes,
+            seconds=round(seconds, 3),
+            num_tokens=progress.num_tokens,
+            out_of_memory_step=progress.out_of_memory_step,
+            max_tokens=progress.max_tokens,
+            stopped_early=True if progress.step < num_steps else None,
+            state=state,
+        )
 
     def summary(self) -> dict[str, Any]:
         """Small JSON about it."""

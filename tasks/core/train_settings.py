@@ -10,8 +10,8 @@ SCHEDULES = ("cosine", "linear", "constant")
 # No setting of a tuning and in no key: as with threads and kinds of device, sums are taken in another order (and where
 # a model has dropout, other values drop out), and what one GPU has computed is not computed again on eight.
 PARALLEL = ("layers", "data", "sharded")
-# What says how often progress is saved, not what is computed.
-NOT_CONTENT = ("checkpoint_steps",)
+# What says how often progress is saved and where activations lie, not what is computed.
+NOT_CONTENT = ("checkpoint_steps", "gradient_checkpointing")
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,8 @@ class TrainSettings:
     """One tuning. Give num_steps or num_epochs; batch_size in rows, max_tokens in padded tokens of a forward pass.
 
     eval_steps: steps between validations, whose best state is kept; None keeps the last state.
+    patience: validations in a row without a better loss, after which the tuning ends; None goes on to the last step.
+    gradient_checkpointing: compute activations a second time in the backward pass instead of keeping them.
     """
 
     learning_rate: float
@@ -34,17 +36,22 @@ class TrainSettings:
     eval_steps: int | None = None
     checkpoint_steps: int = 50
     seed: int = 0
+    patience: int | None = None
+    gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if (self.num_steps is None) == (self.num_epochs is None):
             raise InputError("tune: give either num_steps or num_epochs")
         if self.schedule not in SCHEDULES:
             raise InputError(f"tune.schedule = {self.schedule!r}; choose from {', '.join(SCHEDULES)}")
-        for name in ("learning_rate", "num_steps", "num_epochs", "batch_size", "clip_norm", "eval_steps"):
+        for name in ("learning_rate", "num_steps", "num_epochs", "batch_size", "clip_norm", "eval_steps", "patience"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"tune.{name} = {value}; it must be larger than 0")
+        if self.patience is not None and self.eval_steps is None:
+            raise InputError("tune.patience counts validations: give tune.eval_steps as well")
 
     def cache_view(self) -> dict[str, Any]:
         """What decides the result."""
-        return {name: value for name, value in asdict(self).items() if name not in NOT_CONTENT}
+        unused = NOT_CONTENT if self.patience is not None else (*NOT_CONTENT, "patience")
+        return {name: value for name, value in asdict(self).items() if name not in unused}

@@ -2,11 +2,14 @@
 
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from tasks.core.blocks import load_tuned, tuned_parameters, tuned_state
 from tasks.core.losses import LossModule
+from tasks.core.parts import insert_parts, part_parameters
 from tasks.core.plan import Plan
+from tasks.core.variant import Variant
 
 
 class Trained(Protocol):
@@ -55,3 +58,43 @@ class TunedBlocks:
     def make_loss(self) -> nn.Module:
         """Cross-entropy of answer tokens."""
         return LossModule(self.model)
+
+
+class TrainedParts:
+    """What a variant trains of an emulator, on answers. It is put into `model`, in place."""
+
+    def __init__(self, model: nn.Module, plan: Plan, variant: Variant, seed: int) -> None:
+        self.model, self.plan, self.variant = model, plan, variant
+        # The first values of factors and adapters are a function of the seed alone.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            insert_parts(model, plan, variant)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Lowest block first, the head last."""
+        return list(self._named().values())
+
+    def state(self) -> dict[str, Tensor]:
+        """`"{original block index}.{name}"` and `"lm_head.{name}"` to tensor."""
+        return {name: parameter.detach() for name, parameter in self._named().items()}
+
+    @torch.no_grad()
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Exactly the names that `state` gave."""
+        named = self._named()
+        assert named.keys() == state.keys(), "a state is of the same variant and plan"
+        for name, parameter in named.items():
+            parameter.copy_(state[name])
+
+    def make_loss(self) -> nn.Module:
+        """Cross-entropy of answer tokens."""
+        return LossModule(self.model)
+
+    def _named(self) -> dict[str, nn.Parameter]:
+        return part_parameters(self.model, self.plan, self.variant)
+
+
+def make_trained(model: nn.Module, plan: Plan, variant: Variant, seed: int = 0) -> Trained:
+    """What `variant` trains of the emulator `model`, which gets the parts it lacks. InputError where it cannot."""
+    variant.require_something(plan)
+    return TunedBlocks(model, plan) if variant.is_default else TrainedParts(model, plan, variant, seed)

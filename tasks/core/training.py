@@ -11,11 +11,11 @@ import torch
 from tasks.core.batching import Example, training_batch
 from tasks.core.devices import EVERY, place
 from tasks.core.dividing import Division
-from tasks.core.endings import diverged, out_of_memory
+from tasks.core.endings import diverged, not_finite, out_of_memory
 from tasks.core.errors import DivergedError, InputError, InterruptedRun
 from tasks.core.formats import make_accelerator, set_formats
 from tasks.core.losses import summed_loss
-from tasks.core.memory import is_memory_fault, release
+from tasks.core.memory import is_memory_fault, recomputing, release
 from tasks.core.progress import Checkpoint, Progress, State, TrainResult
 from tasks.core.schedule import learning_rate_factor, num_training_steps
 from tasks.core.team import Team, make_team
@@ -64,19 +64,32 @@ def train(
     began = time.monotonic()
     run.resume()
     try:
-        for step in progress(range(run.progress.step, run.num_steps)):
-            values = run.step(step)
-            on_metrics(step + 1, values | run.validate(step))
-            if team.any(should_stop()) and step + 1 < run.num_steps:
-                run.save()
-                raise InterruptedRun(f"stopped after step {step + 1} of {run.num_steps}; run again to continue")
-            if (step + 1) % settings.checkpoint_steps == 0:
-                run.save()
+        with recomputing(trained.model, settings.gradient_checkpointing):
+            _all_steps(run, on_metrics, should_stop, progress)
     except (RuntimeError, MemoryError) as error:
         if not is_memory_fault(error):
             raise
         raise out_of_memory(run.progress, run.num_steps) from error
     return run.finish(time.monotonic() - began)
+
+
+def _all_steps(
+    run: "_Tuning",
+    on_metrics: Metrics,
+    should_stop: Callable[[], bool],
+    progress: Callable[[Iterable[int]], Iterable[int]],
+) -> None:
+    for step in progress(range(run.progress.step, run.num_steps)):
+        # Asked before a step, so that one that was killed here when it was over is over again.
+        if run.is_over:
+            break
+        values = run.step(step)
+        on_metrics(step + 1, values | run.validate(step))
+        if run.team.any(should_stop()) and not run.is_over:
+            run.save()
+            raise InterruptedRun(f"stopped after step {step + 1} of {run.num_steps}; run again to continue")
+        if (step + 1) % run.settings.checkpoint_steps == 0:
+            run.save()
 
 
 class _Tuning:
@@ -106,6 +119,12 @@ class _Tuning:
         self.progress = Progress()
         self.validation = self.division.passes(validation) if validation else None
         self._tokens, self._since = 0, time.monotonic()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all steps are done, or patience is at its end."""
+        patience = self.settings.patience
+        return self.progress.step >= self.num_steps or (patience is not None and self.progress.num_stale >= patience)
 
     def step(self, step: int) -> dict[str, float]:
         """One optimizer step over one batch; what was seen on the way."""
@@ -143,9 +162,7 @@ class _Tuning:
         total, count = self.team.sum(*own)
         if not math.isfinite(value := total / max(count, 1)):
             raise self._diverged(f"the validation loss is not finite after step {step + 1} of {self.num_steps}")
-        if value < self.progress.best_loss:
-            self.progress.best_loss, self.progress.best_step = value, step + 1
-            self.progress.best = {name: tensor.clone() for name, tensor in self.trained.state().items()}
+        self.progress.validated(value, self.trained.state())
         return {"validation_loss": value}
 
     def save(self) -> None:
@@ -172,21 +189,9 @@ class _Tuning:
         # No loss was computed behind the last step, which may be the one that broke them.
         for name, tensor in state.items():
             if not tensor.isfinite().all():
-                raise self._diverged(f"{name} is not finite after the last step, {self.num_steps}")
-        return TrainResult(
-            num_steps=self.num_steps,
-            final_loss=progress.loss,
-            best_step=progress.best_step if progress.best else self.num_steps,
-            best_validation_loss=progress.best_loss if progress.best else None,
-            num_parameters=sum(parameter.numel() for parameter in self.parameters),
-            num_threads=torch.get_num_threads(),
-            num_processes=self.team.size,
-            seconds=round(seconds, 3),
-            num_tokens=progress.num_tokens,
-            out_of_memory_step=progress.out_of_memory_step,
-            max_tokens=progress.max_tokens,
-            state=state,
-        )
+                raise self._diverged(f"{name} is not finite after the last step, {progress.step}")
+        num_parameters = sum(parameter.numel() for parameter in self.parameters)
+        return TrainResult.of(progress, self.num_steps, num_parameters, self.team.size, seconds, state)
 
     def _gradient(self, step: int, rows: Sequence[Example], num_answers: int) -> float:
         """Leave the gradient of the mean loss over the batch's answers; the sum of their losses in nats."""
@@ -236,11 +241,9 @@ class _Tuning:
         return self._tokens / max(time.monotonic() - self._since, 1e-9)
 
     def _require_finite(self, step: int, norm: float, rows: Sequence[Example]) -> None:
-        if math.isfinite(self.progress.loss) and math.isfinite(norm):
-            return
-        what = "loss" if not math.isfinite(self.progress.loss) else "gradient"
-        where = f"training rows {[row.row for row in rows]}"
-        raise self._diverged(f"the {what} is not finite at step {step + 1} of {self.num_steps}", where)
+        if what := not_finite(loss=self.progress.loss, gradient=norm):
+            where = f"training rows {[row.row for row in rows]}"
+            raise self._diverged(f"the {what} is not finite at step {step + 1} of {self.num_steps}", where)
 
     def _diverged(self, what: str, where: str = "") -> DivergedError:
         return diverged(what, self.optimizer.param_groups[0]["lr"], self.progress, where)

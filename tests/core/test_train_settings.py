@@ -8,7 +8,7 @@ import pytest
 from tasks.core.errors import InputError
 from tasks.core.train_settings import NOT_CONTENT, TrainSettings
 
-SETTINGS = TrainSettings(learning_rate=1e-2, num_steps=6, batch_size=4)
+SETTINGS = TrainSettings(learning_rate=1e-2, num_steps=6, batch_size=4, eval_steps=2)
 OTHERS = {
     "learning_rate": 2e-2,
     "num_steps": 7,
@@ -22,6 +22,8 @@ OTHERS = {
     "eval_steps": 3,
     "checkpoint_steps": 7,
     "seed": 4,
+    "patience": 3,
+    "gradient_checkpointing": True,
 }
 
 
@@ -37,6 +39,7 @@ OTHERS = {
         ({"num_steps": 0}, "num_steps = 0"),
         ({"num_steps": None, "num_epochs": -1}, "num_epochs = -1"),
         ({"eval_steps": 0}, "eval_steps = 0"),
+        ({"patience": 0}, "patience = 0"),
         ({"learning_rate": float("nan")}, "learning_rate = nan"),
     ],
 )

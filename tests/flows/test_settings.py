@@ -73,6 +73,13 @@ def test_missing_file_and_missing_key(tmp_path):
         ("strategy=fixed", "needs plan.kept and plan.tuned"),
         ("tune.num_epochs=few", "valid integer"),
         ("tune", "write it as key=value"),
+        ("tune.method=lara", "'blocks', 'lora', 'adapter' or 'bitfit'"),
+        ("tune.trained=some", "'tuned', 'frozen' or 'all'"),
+        ("tune.patience=3", "patience needs validation losses: give eval_steps"),
+        ("tune.learning_rates=[1e-4, 1e-3]", "learning_rates needs validation losses: give eval_steps"),
+        ("tune.learning_rates=[0.0]", "greater than 0"),
+        ("tune.lora_rank=0", "greater than 0"),
+        ("tune.lora_dropout=1.0", "less than 1"),
     ],
 )
 def test_refused_change(tmp_path, change, message):
@@ -83,6 +90,21 @@ def test_refused_change(tmp_path, change, message):
 def test_epochs_and_steps_exclude_one_another(tmp_path):
     with pytest.raises(InputError, match="not both"):
         read_settings(write(tmp_path, MINIMAL), ["tune.num_epochs=1", "tune.num_steps=2"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["tune.eval_steps=2", "tune.learning_rates=[1e-4, 1e-4]"], "names a rate twice"),
+        (
+            ["tune.trained=frozen", "tune.freeze_bottom=true"],
+            'about tuned blocks, of which trained = "frozen"',
+        ),
+    ],
+)
+def test_refused_together(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        read_settings(write(tmp_path, MINIMAL), changes)
 
 
 def test_set_overrides_the_file(tmp_path):

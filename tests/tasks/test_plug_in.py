@@ -71,7 +71,8 @@ def test_what_is_published_is_in_the_models_format(narrow: Chain) -> None:
     assert admitted.keys() == given.keys()
     assert all(torch.equal(admitted[name], tensor.to(torch.bfloat16)) for name, tensor in given.items())
     assert narrow.read_plan(ref) == narrow.read_plan(narrow.plan)
-    assert {path.name for path in narrow.open(ref).iterdir()} == {"manifest.json", "plan.json", "tuned.safetensors"}
+    names = {"manifest.json", "plan.json", "tuned.safetensors", "variant.json"}
+    assert {path.name for path in narrow.open(ref).iterdir()} == names
 
 
 def test_how_far_each_block_moved(chain: Chain) -> None:

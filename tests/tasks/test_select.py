@@ -1,0 +1,61 @@
+"""Select: the tuning with the lowest validation loss is taken as it is, and no other."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tasks.core.errors import InputError
+from tasks.select import select
+from tasks.store.artifacts import Ref
+from tests.tasks.chain import Chain
+
+RATES = [1e-60, 2e-2, 1e-3]
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    return Chain(tmp_path_factory.mktemp("select"))
+
+
+def selected(chain: Chain, tunings: list[Ref], rates: list[float]) -> Ref:
+    return select.run(chain.runtime, tunings=tunings, learning_rates=rates)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files but what describes the artifact."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0]])
+def test_the_lowest_validation_loss_is_taken_as_it_is(chain: Chain, order: list[int]) -> None:
+    rates = [RATES[index] for index in order]
+    tunings = [chain.tune(learning_rate=rate, num_steps=12, eval_steps=3) for rate in rates]
+    losses = [min(validation_losses(chain, ref)) for ref in tunings]
+    best = losses.index(min(losses))
+    assert len(set(losses)) == 3
+    assert rates[best] != 1e-60, "what learns nothing is not the best"
+    ref = selected(chain, tunings, rates)
+    assert contents(chain.open(ref)) == contents(chain.open(tunings[best]))
+    assert ref.summary["learning_rate"] == rates[best]
+    assert [ref.summary[f"validation_loss_at_{rate:g}"] for rate in rates] == losses
+    own = tunings[best].summary
+    assert {name: ref.summary[name] for name in own} == own
+    assert ref.summary["all_seconds"] == pytest.approx(sum(each.summary["seconds"] for each in tunings), abs=1e-3)
+
+
+def validation_losses(chain: Chain, ref: Ref) -> list[float]:
+    lines = map(json.loads, (chain.open(ref) / "metrics.jsonl").read_text().splitlines())
+    return [line["validation_loss"] for line in lines if "validation_loss" in line]
+
+
+def test_of_equals_the_first(chain: Chain) -> None:
+    tuning = chain.tune(eval_steps=3)
+    assert selected(chain, [tuning, tuning], [3e-3, 1e-3]).summary["learning_rate"] == 3e-3
+
+
+def test_a_tuning_without_validation_cannot_be_chosen(chain: Chain) -> None:
+    count = chain.num_artifacts("select")
+    with pytest.raises(InputError, match=r"learning rate 0\.001 was not validated.*give tune\.eval_steps"):
+        selected(chain, [chain.tune(eval_steps=3), chain.tune()], [1e-2, 1e-3])
+    assert chain.num_artifacts("select") == count

@@ -1,0 +1,164 @@
+"""Tuning variants through the stages: what is written, killed and resumed, plugged in, exported and scored."""
+
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tasks.core.blocks import get_blocks, with_layout
+from tasks.core.errors import InputError
+from tasks.core.plugging import admit, load_parts, plug_in_parts
+from tasks.core.variant import Variant
+from tasks.evaluate import load_variant
+from tasks.plug_in import plug_in
+from tasks.store.artifacts import Ref, Store
+from tasks.store.returned import read_returned
+from tasks.store.runtime import Runtime
+from tasks.store.work import Work
+from tasks.tune import tune
+from tests.tasks.chain import Chain, logits, plain
+from tests.tasks.test_tune import LONG, disturb
+
+LORA = Variant("lora", lora_rank=2)
+EVERYTHING = Variant("lora", trained="all", lm_head=True)
+VARIANTS = [
+    LORA,
+    EVERYTHING,
+    Variant("adapter", adapter_size=4),
+    Variant("adapter", trained="all", lm_head=True, adapter_size=4),
+    Variant("bitfit"),
+    Variant(trained="frozen"),
+    Variant(trained="all", lm_head=True),
+]
+each_variant = pytest.mark.parametrize(
+    "variant", VARIANTS, ids=lambda v: f"{v.method}-{v.trained}{'-head' * v.lm_head}"
+)
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    return Chain(tmp_path_factory.mktemp("variants"))
+
+
+def tuned(chain: Chain, variant: Variant, **changes: Any) -> Ref:
+    return tune.run(chain.runtime, **chain.tuning(**{"learning_rate": 1e-2} | changes), variant=variant)
+
+
+def plugged(chain: Chain, ref: Ref, **options: Any) -> Ref:
+    return plug_in.run(chain.runtime, model=chain.model, plan=chain.plan, tuned=ref, **options)
+
+
+def scored(chain: Chain, tmp_path: Path, ref: Ref | None, emulator: Ref | None = None) -> torch.Tensor:
+    """Logits of what `evaluate` scores."""
+    work = Work(tmp_path, tmp_path, chain.store)
+    return logits(load_variant(work, chain.model, emulator, ref, "float32"))
+
+
+@each_variant
+def test_what_is_scored_is_what_was_tuned(chain: Chain, tmp_path: Path, variant: Variant) -> None:
+    ref, how = tuned(chain, variant), chain.read_plan(chain.plan)
+    state = read_returned(chain.open(ref))
+    emulator = with_layout(plain(Path(chain.model.path)), how)
+    load_parts(emulator, state.tuned | state.kept, how, variant)
+    expected = logits(emulator)
+    assert torch.equal(scored(chain, tmp_path, ref, chain.emulate(chain.plan)), expected)
+    merged = plug_in_parts(chain.full, admit(state.tuned, chain.full, how, variant), how, variant.admitted)
+    back = plugged(chain, ref)
+    assert torch.equal(scored(chain, tmp_path, back), logits(merged))
+    assert torch.equal(logits(merged), logits(chain.full)) == (variant.trained == "frozen")
+    assert not torch.equal(expected, scored(chain, tmp_path, None, chain.emulate(chain.plan)))
+    assert read_returned(chain.open(back)).variant == variant.admitted
+
+
+@each_variant
+def test_only_what_goes_back_is_in_the_file_that_goes_back(chain: Chain, variant: Variant) -> None:
+    ref, how = tuned(chain, variant), chain.read_plan(chain.plan)
+    folder = chain.open(ref)
+    names = {name.partition(".")[0] for name in load_file(folder / "tuned.safetensors")}
+    assert names == ({str(i) for i in how.tuned} if variant.trained != "frozen" else set()) | (
+        {"lm_head"} if variant.lm_head else set()
+    )
+    stays = folder / "emulator.safetensors"
+    assert stays.exists() == (variant.trained != "tuned")
+    if stays.exists():
+        found = {int(name.partition(".")[0]) for name in load_file(stays)}
+        assert found == set(how.kept) - set(how.tuned)
+    assert Variant.from_json((folder / "variant.json").read_text()).cache_view() == variant.cache_view()
+
+
+def test_factors_are_small(chain: Chain) -> None:
+    size = {
+        name: (chain.open(ref) / "tuned.safetensors").stat().st_size
+        for name, ref in (("lora", tuned(chain, LORA)), ("blocks", chain.tune(learning_rate=1e-2)))
+    }
+    assert size["lora"] < 0.4 * size["blocks"]
+    assert tuned(chain, LORA).summary["num_parameters"] == sum(
+        tensor.numel() for tensor in chain.tensors(tuned(chain, LORA), "tuned").values()
+    )
+
+
+@pytest.mark.parametrize("variant", [EVERYTHING, Variant("bitfit"), Variant(trained="frozen")], ids=str)
+def test_an_exported_model_is_what_is_scored(chain: Chain, tmp_path: Path, variant: Variant) -> None:
+    ref = tuned(chain, variant)
+    folder = chain.open(plugged(chain, ref, export=True)) / "model"
+    assert torch.equal(logits(plain(folder)), scored(chain, tmp_path, plugged(chain, ref)))
+
+
+def test_adapters_cannot_be_exported(chain: Chain) -> None:
+    with pytest.raises(InputError, match="a Hugging Face folder cannot hold adapters"):
+        plugged(chain, tuned(chain, Variant("adapter")), export=True)
+
+
+def test_the_whole_model_can_be_tuned_by_factors(chain: Chain, tmp_path: Path) -> None:
+    arguments = chain.tuning(learning_rate=1e-2) | {"plan": chain.every, "emulator": None}
+    ref = tune.run(chain.runtime, **arguments, model=chain.model, variant=LORA)
+    state, how = chain.tensors(ref, "tuned"), chain.read_plan(chain.every)
+    expected = plug_in_parts(chain.full, admit(state, chain.full, how, LORA), how, LORA.admitted)
+    assert torch.equal(scored(chain, tmp_path, ref), logits(expected))
+    assert len(get_blocks(chain.full)) == len({name.partition(".")[0] for name in state})
+
+
+def test_killed_in_the_middle_factors_end_with_the_same_digest(chain: Chain, tmp_path: Path) -> None:
+    undisturbed = tuned(chain, EVERYTHING, **LONG)
+    shutil.copytree(chain.store.root, tmp_path / "store", ignore=shutil.ignore_patterns("tune"))
+    elsewhere = Runtime(store=str(tmp_path / "store"), run_id=str(tmp_path))
+    arguments = chain.tuning(learning_rate=1e-2, **LONG) | {"variant": EVERYTHING}
+    disturb(elsewhere, arguments, signal.SIGKILL)
+    assert list((tmp_path / "store").glob("work/*/checkpoint.safetensors"))
+    ref = tune.run(elsewhere, **arguments)
+    assert ref.digest == undisturbed.digest
+    assert Store(tmp_path / "store").open(ref)
+
+
+def test_what_was_changed_on_its_way_is_refused(chain: Chain, tmp_path: Path) -> None:
+    state = read_returned(chain.open(tuned(chain, LORA)))
+    name = next(iter(state.tuned))
+    for tensors, message in (
+        (state.tuned | {name: state.tuned[name][:1].contiguous()}, "expected shape"),
+        (state.tuned | {name: state.tuned[name] / 0}, "not finite"),
+        ({key: value for key, value in state.tuned.items() if key != name}, "lack 1 tensors"),
+    ):
+        save_file(tensors, tmp_path / "tuned.safetensors")
+        with pytest.raises(InputError, match=message):
+            admit(load_file(tmp_path / "tuned.safetensors"), chain.full, state.plan, state.variant)
+
+
+def test_what_matters_is_in_the_key_and_nothing_else(chain: Chain) -> None:
+    arguments = chain.tuning()
+    plainly = tune.key(**arguments)[0]
+    assert tune.key(**arguments, variant=Variant(lora_rank=9, lora_dropout=0.5, adapter_size=9))[0] == plainly
+    settings = replace(arguments["settings"], gradient_checkpointing=True)
+    assert tune.key(**arguments | {"settings": settings})[0] == plainly
+    different = [Variant(method) for method in ("lora", "adapter", "bitfit")]
+    different += [
+        Variant("lora", lora_rank=9),
+        Variant(lm_head=True),
+        Variant(trained="all"),
+        Variant(freeze_bottom=True),
+    ]
+    assert len({tune.key(**arguments, variant=variant)[0] for variant in different} | {plainly}) == 8
