@@ -126,13 +126,19 @@ _ALL = (
 STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in _ALL}
 
 
+def needed(name: str) -> Evidence:
+    """What the plan of a strategy is made from. InputError for an unknown name."""
+    if name not in STRATEGIES:
+        raise InputError(f"strategy = {name!r}; choose from {', '.join(STRATEGIES)}")
+    return STRATEGIES[name].needs
+
+
 def make_plan(name: str, evidence: Any, options: Mapping[str, Any]) -> Plan:
     """The plan of a strategy from its evidence; options that it does not know, or that are None, are left out.
 
-    share: always an option, None of it is a choice. InputError for an unknown name or an impossible budget.
+    share: None is a choice, not an absence. InputError for an unknown name or an impossible budget.
     """
-    if name not in STRATEGIES:
-        raise InputError(f"strategy = {name!r}; choose from {', '.join(STRATEGIES)}")
+    needed(name)
     strategy = STRATEGIES[name]
     there = {key for key, value in options.items() if value is not None or key == "share"}
     return strategy.plan(evidence, **{key: options[key] for key in there & {*_arguments(strategy.plan)}})
