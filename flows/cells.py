@@ -145,6 +145,8 @@ def _ended(client: Any, running: dict[UUID, tuple[Cell, Settled]]) -> list[tuple
         runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(running))))
     except httpx.HTTPError as error:
         logger.warning("Prefect does not answer (%s); the cells go on", type(error).__name__)
+        for _, settled in running.values():
+            settled.forget()
         return []
     return [(run.id, run.state) for run in runs if running[run.id][1](run.state)]
 

@@ -16,8 +16,9 @@ from tasks.core import errors
 from tasks.core.errors import EnvironmentFault, InputError
 
 POLL_SECONDS = 1.0
-# The reaper looks every five seconds; a crash that it does not take up within this time is the end.
-RESCHEDULE_SECONDS = 30.0
+# The reaper looks every five seconds and lets a crash settle for ten; one that it does not take up within this time,
+# while the server answers, is the end.
+RESCHEDULE_SECONDS = 45.0
 LOG_PAGE = 200
 # What Prefect calls a run that is scheduled once more.
 RESCHEDULED = "AwaitingRetry"
@@ -71,6 +72,10 @@ class Settled:
         self._crashed_since = self._crashed_since or time.monotonic()
         return time.monotonic() - self._crashed_since > RESCHEDULE_SECONDS
 
+    def forget(self) -> None:
+        """The server was away, and with it perhaps the reaper: a crash is given its time anew."""
+        self._crashed_since = None
+
 
 def start(client: Any, deployment: str, parameters: dict[str, Any], **options: Any) -> UUID:
     """Create a run of a deployment. Raises InputError where there is no such deployment or it refuses."""
@@ -96,6 +101,7 @@ def follow(client: Any, run: UUID, each_time: Callable[[], None] = lambda: None)
             each_time()
             state = client.read_flow_run(run).state
         except httpx.HTTPError:
+            over.forget()
             time.sleep(POLL_SECONDS)
             continue
         if state and (state.is_crashed() or state.name == RESCHEDULED) and state.message != told:
