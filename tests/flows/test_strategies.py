@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from flows.arguments import Arguments, plan_options
+from flows.grid import make_cells, split_axes
 from flows.inputs import check_budget
 from flows.reading import read_settings
 from flows.settings import Settings
@@ -50,6 +51,16 @@ def test_one_way_to_share_is_for_all_and_a_table_for_those_in_it() -> None:
     assert [plan_options(every, name)["share"] for name in every.strategy] == ["frozen_only"] * 2
     table = settings(["crash", "uniform", "reverse"], share={"crash": "none", "reverse": "all"})
     assert [plan_options(table, name)["share"] for name in table.strategy] == [None, None, "all"]
+
+
+def test_in_a_grid_a_list_of_ways_to_share_is_an_axis_and_a_table_is_none() -> None:
+    base, axes = split_axes({"plan": {"num_kept": 4, "share": ["none", {"crash": "all"}]}})
+    assert axes == {"plan.share": ["none", {"crash": "all"}]}
+    assert base["plan"]["share"] == "none"
+    assert split_axes({"plan": {"num_kept": 4, "share": {"crash": "all"}}})[1] == {}
+    cells = make_cells(settings(["crash", "uniform"]), axes)
+    shares = [[plan_options(cell, name)["share"] for name in cell.strategy] for _, cell in cells]
+    assert shares == [[None, None], ["all", None]]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +114,8 @@ def test_names_and_numbers_that_do_not_exist(tmp_path: Path, changes: list[str],
 
 
 def test_an_explicit_placement_needs_no_number_of_tuned_blocks() -> None:
-    assert settings(num_kept=2, placement="explicit", tuned=(1,)).plan.num_tuned == 4
+    assert settings(num_kept=2, placement="explicit", tuned=(1,)).plan.num_tuned_blocks == 1
+    assert settings(num_kept=5, tuned=(1,)).plan.num_tuned_blocks == 4
 
 
 def test_the_help_lists_every_strategy_with_its_line_and_source() -> None:
