@@ -56,8 +56,13 @@ def check_budget(settings: Settings, num_blocks: int) -> None:
         try:
             rehearse(strategy, num_blocks, chosen)
         except InputError as error:
-            given = ", ".join(f"plan.{key} = {value}" for key, value in chosen.items())
+            given = ", ".join(f"plan.{key} = {_written(value)}" for key, value in chosen.items())
             raise InputError(f"strategy {strategy} with {given}: {error}") from error
+
+
+def _written(value: Any) -> Any:
+    """As a settings file has it."""
+    return "none" if value is None else list(value) if isinstance(value, tuple) else value
 
 
 def check_support(settings: Settings, facts: dict[str, Any]) -> None:
