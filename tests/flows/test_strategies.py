@@ -9,6 +9,7 @@ import pytest
 from flows.arguments import Arguments, plan_options
 from flows.grid import make_cells, split_axes
 from flows.inputs import check_budget
+from flows.published_as import published_as
 from flows.reading import read_settings
 from flows.settings import Settings
 from flows.strategy_picture import plans
@@ -16,6 +17,9 @@ from tasks.core.errors import InputError
 from tasks.core.placement import ends
 from tasks.core.strategies import STRATEGIES
 from tests.flows.commands import artifacts, crash, small_settings, stages
+
+
+OFT = {"uniform": "uniform", "uniform_spread": "uniform_spread"}
 
 
 def settings(strategy: Any = "crash", **plan: Any) -> Settings:
@@ -51,6 +55,24 @@ def test_one_way_to_share_is_for_all_and_a_table_for_those_in_it() -> None:
     assert [plan_options(every, name)["share"] for name in every.strategy] == ["frozen_only"] * 2
     table = settings(["crash", "uniform", "reverse"], share={"crash": "none", "reverse": "all"})
     assert [plan_options(table, name)["share"] for name in table.strategy] == [None, None, "all"]
+
+
+@pytest.mark.parametrize(
+    ("plan", "rows"),
+    [
+        ({}, {"uniform": "uniform", "uniform_spread": "uniform_spread", "crash": "crash"}),
+        (
+            {"share": "none"},
+            {"uniform": "uniform", "uniform_spread": "uniform_spread", "crash": "crash without sharing"},
+        ),
+        ({"share": "all"}, {"crash": "crash"}),
+        ({"share": {"crash": "frozen_only", "uniform": "all"}}, {"uniform_spread": "uniform_spread"}),
+        ({"linkage": "average"}, OFT),
+        ({"placement": "ends"}, {}),
+    ],
+)
+def test_published_rows_are_those_of_the_same_placement_and_sharing(plan: dict[str, Any], rows: dict[str, str]) -> None:
+    assert published_as(settings(["uniform", "uniform_spread", "crash", "random"], **plan)) == rows
 
 
 def test_in_a_grid_a_list_of_ways_to_share_is_an_axis_and_a_table_is_none() -> None:
