@@ -18,7 +18,6 @@ from tasks.core.placement import ends
 from tasks.core.strategies import STRATEGIES
 from tests.flows.commands import artifacts, crash, small_settings, stages
 
-
 OFT = {"uniform": "uniform", "uniform_spread": "uniform_spread"}
 
 
