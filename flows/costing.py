@@ -10,15 +10,16 @@ from typing import Any
 
 from flows.arguments import Arguments
 from flows.plan_sizes import depth_of, trained_of
-from flows.settings import Settings
+from flows.settings import Settings, Strategy
 from flows.stage_costs import Cost, StageCosts
 from tasks.core import costs
 from tasks.core.costs import Depth, Trained
 from tasks.core.shapes import Shape
+from tasks.core.strategies import STRATEGIES
 from tasks.core.workloads import Workload
 from tasks.store.keys import canonical, canonical_json
 
-EMULATORS = ("check", "capture", "similarity", "cluster", "emulate", "compress", "distill")
+EMULATORS = ("check", "capture", "single", "iterative_drop", "similarity", "cluster", "emulate", "compress", "distill")
 STAGES = (*EMULATORS, "evaluate", "tune", "full_tune", "select", "plug_in", "report")
 
 
@@ -63,16 +64,30 @@ class _Run:
         everything = self.settings.model_dump(exclude={"place"})
         self.note(lambda: self.costs.small("report"), "report", settings=everything)
 
-    def one_strategy(self, name: str, similar: str) -> None:
+    def planned(self, name: Strategy, similar: str) -> dict[str, Any]:
+        """Arguments of the stage that makes the plan, after the stages that only this strategy looks at."""
+        evidence, num_blocks = dict[str, Any](), self.shape.num_blocks
+        if (needs := STRATEGIES[name].needs) == "single_clusters":
+            states = self.note(self.costs.single, "single", **self.inputs, **self.arguments.single)
+            given = {"states": states, **self.arguments.similarity}
+            evidence["similarity"] = self.note(self.costs.similarity, "similarity", **given)
+        elif needs == "dropped":
+            how = {**self.inputs, **self.arguments.iterative_drop(num_blocks)}
+            evidence["dropped"] = self.note(lambda: self.costs.iterative_drop(how["num_kept"]), "iterative_drop", **how)
+        elif needs != "num_blocks":
+            evidence["similarity"] = similar
+        return self.arguments.cluster(name, num_blocks, evidence)
+
+    def one_strategy(self, name: Strategy, similar: str) -> None:
         """As in the flow: plan, emulator, its scores, tunings, and the scores that follow from each."""
-        chosen = self.arguments.cluster(name, self.shape.num_blocks, similar)
+        chosen = self.planned(name, similar)
         depth = depth_of(chosen)
         plan = self.note(lambda: self.costs.small("cluster"), "cluster", **chosen)
         emulator = self.note(lambda: self.costs.emulate(depth), "emulate", **self.model, plan=plan)
         emulator = self.changed(emulator, depth)
         self.evaluate(depth.positions, costs.emulator_parameters(self.shape, depth), emulator)
         trained = trained_of(self.settings, self.shape)
-        for tunings in self.tunings():
+        for tunings in self.tunings(self.arguments.rates):
             tuned = [
                 self.note(
                     lambda: self.costs.tune("tune", depth, trained), "tune", **self.inputs, emulator=emulator, tune=one
@@ -108,8 +123,7 @@ class _Run:
         depth = Depth(num_blocks, num_blocks, num_blocks)
         best = Trained(best=self.settings.tune.eval_steps is not None)
         self.note(lambda: self.costs.small("cluster"), "cluster", strategy="full", num_blocks=num_blocks)
-        rate = self.settings.full_tune.learning_rate
-        for tunings in self.tunings((rate,) if rate else None):
+        for tunings in self.tunings(self.arguments.full_rates):
             tuned = [
                 self.note(lambda: self.costs.tune("full_tune", depth, best), "full_tune", **self.inputs, tune=one)
                 for one in tunings
@@ -127,10 +141,9 @@ class _Run:
         given = {**self.inputs, "emulator": emulator, "tuned": tuned, **self.arguments.evaluate}
         self.note(lambda: self.costs.evaluate(positions, num_parameters), "evaluate", **given)
 
-    def tunings(self, rates: tuple[float, ...] | None = None) -> list[list[dict[str, Any]]]:
+    def tunings(self, rates: tuple[float, ...]) -> list[list[dict[str, Any]]]:
         """What tells one tuning from the others: for each seed one for each learning rate."""
         tune = self.settings.tune.model_dump(exclude={"seeds", "learning_rate", "learning_rates", "checkpoint_steps"})
-        rates = rates or getattr(self.settings.tune, "learning_rates", ()) or (self.settings.tune.learning_rate,)
         return [
             [{**tune, "seed": seed, "rate": rate, "precision": self.precision} for rate in rates]
             for seed in self.settings.tune.seeds

@@ -2,6 +2,8 @@
 
 model, task ─ capture ─ similarity ─ cluster ─ emulate ─ (compress) ─ (distill) ─┬─ tune ─ (select) ─ plug_in ─┐
                                                                                  └─ evaluate ──────────────────┴─ report
+
+The strategies `single` and `iterative_drop` look at runs of their own: the stages of those names stand before cluster.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,17 +13,20 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.running import Run, run_name, started
-from flows.settings import Settings
+from flows.settings import Settings, Strategy
 from tasks.capture import capture
 from tasks.cluster import cluster
 from tasks.compress import compress
+from tasks.core.strategies import STRATEGIES
 from tasks.distill import distill
 from tasks.emulate import emulate
 from tasks.evaluate import evaluate
+from tasks.iterative_drop import iterative_drop
 from tasks.plug_in import plug_in
 from tasks.report import report
 from tasks.select import select
 from tasks.similarity import similarity
+from tasks.single import single
 from tasks.store.artifacts import Ref
 from tasks.tune import tune
 
@@ -82,10 +87,24 @@ def at_best_rate(
     return run(select, name, tunings=tunings, learning_rates=list(rates))
 
 
-def one_strategy(run: Run, name: str, similar: Any) -> dict[str, Any]:
+def planned(run: Run, name: Strategy, similar: Any) -> Any:
+    """The plan of one way to choose blocks, from what it looks at: states in common, or runs of its own."""
+    inputs: dict[str, Any] = {"model": run.model, "task": run.task}
+    evidence, num_blocks = dict[str, Any](), run.model.num_blocks
+    if (needs := STRATEGIES[name].needs) == "single_clusters":
+        states = run(single, **inputs, **run.arguments.single)
+        evidence["similarity"] = run(similarity, "single", states=states, **run.arguments.similarity)
+    elif needs == "dropped":
+        evidence["dropped"] = run(iterative_drop, **inputs, **run.arguments.iterative_drop(num_blocks))
+    elif needs != "num_blocks":
+        evidence["similarity"] = similar
+    return run(cluster, name, **run.arguments.cluster(name, num_blocks, evidence))
+
+
+def one_strategy(run: Run, name: Strategy, similar: Any) -> dict[str, Any]:
     """The emulator of one way to choose blocks: scored as it is, tuned, and with its tuned blocks plugged in."""
     inputs, scores = {"model": run.model, "task": run.task}, run.arguments.evaluate
-    plan = run(cluster, name, **run.arguments.cluster(name, run.model.num_blocks, similar))
+    plan = planned(run, name, similar)
     emulator = run(emulate, name, model=run.model, plan=plan)
     if run.settings.compress.method != "none":
         emulator = run(compress, name, emulator=emulator, **run.arguments.compress)

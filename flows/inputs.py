@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from flows.arguments import grids, make_variant
+from flows.arguments import grids, make_variant, plan_options
 from flows.settings import Settings
 from tasks.core.errors import InputError
 from tasks.core.plan import fixed_plan
+from tasks.core.strategies import rehearse
 from tasks.store.precision import resolve_precision
 from tasks.store.runtime import Runtime
 from tasks.store.sender import check_server
@@ -76,13 +77,19 @@ def check_budget(settings: Settings, num_blocks: int) -> None:
         raise InputError(
             f"plan.num_kept = {plan.num_kept}, but {name} has {num_blocks} blocks; keep at most {num_blocks}"
         )
-    if "fixed" in settings.strategy:
-        fixed_plan(num_blocks, plan.kept, plan.tuned)
+    for strategy in settings.strategy:
+        chosen = plan_options(settings, strategy)
+        try:
+            rehearse(strategy, num_blocks, chosen)
+        except InputError as error:
+            given = ", ".join(f"plan.{key} = {_written(value)}" for key, value in chosen.items())
+            raise InputError(f"strategy {strategy} with {given}: {error}") from error
     _check_frozen(settings)
-    if "crash" in settings.strategy and plan.num_tuned == 1:
-        raise InputError(
-            'plan.num_tuned = 1: which block is an explicit choice; use strategy = "fixed" with plan.tuned'
-        )
+
+
+def _written(value: Any) -> Any:
+    """As a settings file has it."""
+    return "none" if value is None else list(value) if isinstance(value, tuple) else value
 
 
 def _check_frozen(settings: Settings) -> None:
@@ -90,7 +97,7 @@ def _check_frozen(settings: Settings) -> None:
     plan = settings.plan
     wanted = [f"compress.method = {settings.compress.method!r}"] if settings.compress.method != "none" else []
     wanted += ["distill.enabled = true"] if settings.distill.enabled else []
-    by_number = set(settings.strategy) != {"fixed"} and plan.num_kept == plan.num_tuned
+    by_number = set(settings.strategy) != {"fixed"} and plan.num_kept == plan.num_tuned_blocks
     by_list = "fixed" in settings.strategy and set(plan.kept) == set(plan.tuned)
     if wanted and (by_number or by_list):
         raise InputError(
@@ -107,7 +114,7 @@ def check_variant(settings: Settings, num_blocks: int, model_folder: Path) -> No
             'export.plugged_model = true, but a Hugging Face folder cannot hold the modules of tune.method = "adapter";'
             " choose from blocks, lora, bitfit, or do not export"
         )
-    if variant.trained != "tuned" and set(settings.strategy) != {"fixed"} and plan.num_tuned == plan.num_kept:
+    if variant.trained != "tuned" and set(settings.strategy) != {"fixed"} and plan.num_tuned_blocks == plan.num_kept:
         raise InputError(
             f'tune.trained = "{variant.trained}", but plan.num_tuned = plan.num_kept = {plan.num_kept}: no kept'
             ' block is frozen; use "tuned", or tune fewer blocks than are kept'
@@ -146,8 +153,10 @@ def needed_bytes(settings: Settings, model: Any) -> int:
     # Stored in 16 bits, as nearly all models are; where it is 32 the estimate is high by a factor of two.
     parameters = weights / 2
     plan, num_seeds = settings.plan, len(settings.tune.seeds)
-    tuned = parameters * plan.num_tuned / model.num_blocks
-    distilled = parameters * (plan.num_kept - plan.num_tuned) / model.num_blocks if settings.distill.enabled else 0
+    tuned = parameters * max(plan.num_tuned_blocks, len(plan.tuned)) / model.num_blocks
+    distilled = (
+        parameters * (plan.num_kept - plan.num_tuned_blocks) / model.num_blocks if settings.distill.enabled else 0
+    )
     # Each step beyond a plan writes an emulator of its own, at most as large.
     steps = 1 + (settings.compress.method != "none") + settings.distill.enabled
     emulators = steps * len(settings.strategy) * weights * plan.num_kept / model.num_blocks

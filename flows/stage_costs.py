@@ -53,6 +53,16 @@ class StageCosts:
             costs.states_bytes(self.shape, rows.num_rows) + SMALL_BYTES,
         )
 
+    def single(self) -> Cost:
+        """The support set through each block alone: as many blocks in all as capture runs."""
+        return replace(self.capture(), stage="single")
+
+    def iterative_drop(self, num_kept: int) -> Cost:
+        """The support set through all blocks, through all but one, and so on until as many as asked remain."""
+        once, num_blocks = self.capture(), self.shape.num_blocks
+        runs = sum(range(num_kept, num_blocks + 1)) / num_blocks
+        return Cost("iterative_drop", once.flops * runs, once.memory, SMALL_BYTES)
+
     def similarity(self) -> Cost:
         """All measures between all states; on the CPU."""
         support, states = self.settings.support, self.shape.num_blocks + 1
