@@ -120,7 +120,7 @@ def require_rebuildable(config: PreTrainedConfig, sources: Sequence[int]) -> Non
     `scale_attn_by_inverse_layer_idx`, a first dense layer of a mixture of experts): such an emulator would load
     without a word and compute something else. Both models are built without memory, on the meta device.
     """
-    originals, rebuilt = _skeleton(config), _skeleton(block_config(config, sources))
+    originals, rebuilt = skeleton(config), skeleton(block_config(config, sources))
     for position, (source, block) in enumerate(zip(sources, get_blocks(rebuilt), strict=True)):
         if different := _differences(get_blocks(originals)[source], block):
             raise InputError(
@@ -129,7 +129,8 @@ def require_rebuildable(config: PreTrainedConfig, sources: Sequence[int]) -> Non
             )
 
 
-def _skeleton(config: PreTrainedConfig) -> PreTrainedModel:
+def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
+    """The model that a config describes, without memory: every tensor is on the meta device."""
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
