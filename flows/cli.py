@@ -54,9 +54,14 @@ def parser() -> argparse.ArgumentParser:
     sweep.add_argument("--at-once", type=count, help="cells at a time (2 here, 16 on the work pool)")
     sweep.add_argument("--here", action="store_true", help="in this process, even if there is a work pool")
     sweep.set_defaults(run=_sweep)
-    for command in (demo, run, sweep):
+    search = commands.add_parser("search", help="the best plan at the task that discloses little enough of the model")
+    search.add_argument(
+        "settings", type=Path, help="TOML file as for `crash run`, with the limit and lists in [search]"
+    )
+    search.set_defaults(run=_run, deployment="search/run")
+    for command in (demo, run, sweep, search):
         command.add_argument("--set", dest="changes", action="append", metavar="KEY=VALUE", help=SET_HELP)
-    for command in (demo, run):
+    for command in (demo, run, search):
         command.add_argument("--pool", action="store_true", help="run it on the work pool, and follow it from here")
     runs = commands.add_parser("runs", help="runs so far, their state and keys")
     runs.add_argument("--keys", action="store_true", help="also list the stages' keys")
@@ -90,9 +95,9 @@ def _run(options: argparse.Namespace) -> int:
 
         prepare_environment(Path(settings.place.home))
         return submit(options.deployment, settings)
-    from flows.launch import launch
+    from flows.launch import launch, launch_search
 
-    return launch(settings)
+    return (launch_search if options.deployment == "search/run" else launch)(settings)
 
 
 def _sweep(options: argparse.Namespace) -> int:

@@ -71,16 +71,10 @@ def one_strategy(run: Run, name: str, similar: Any) -> dict[str, Any]:
     """The emulator of one way to choose blocks: scored as it is, tuned, and with its tuned blocks plugged in."""
     inputs, scores = {"model": run.model, "task": run.task}, run.arguments.evaluate
     plan = run(cluster, name, **run.arguments.cluster(name, run.model.num_blocks, similar))
-    emulator = run(emulate, name, model=run.model, plan=plan)
+    emulator = emulator_of(run, name, plan)
     zero_shot = run(evaluate, f"{name} emulator", **inputs, emulator=emulator, **scores)
-    tuned = [
-        run(tune, f"{name}, seed {seed}", task=run.task, plan=plan, emulator=emulator, **run.arguments.tune(seed))
-        for seed in run.settings.tune.seeds
-    ]
-    plugged = [
-        run(plug_in, f"{name}, {seed}", model=run.model, plan=plan, tuned=blocks, **run.arguments.plug_in)
-        for seed, blocks in run.by_seed(tuned)
-    ]
+    tuned = tunings_of(run, name, plan, emulator)
+    plugged = plugged_of(run, name, plan, tuned)
     emulator_tuned = [
         run(evaluate, f"{name} emulator tuned, {seed}", **inputs, emulator=emulator, tuned=blocks, **scores)
         for seed, blocks in run.by_seed(tuned)
@@ -97,3 +91,24 @@ def one_strategy(run: Run, name: str, similar: Any) -> dict[str, Any]:
         "plugged_in": plugged_in,
         "tuning": tuned,
     }
+
+
+def emulator_of(run: Run, name: str, plan: Any) -> Any:
+    """What is given away."""
+    return run(emulate, name, model=run.model, plan=plan)
+
+
+def tunings_of(run: Run, name: str, plan: Any, emulator: Any) -> list[Any]:
+    """The emulator's tuned blocks, for each tuning seed."""
+    return [
+        run(tune, f"{name}, seed {seed}", task=run.task, plan=plan, emulator=emulator, **run.arguments.tune(seed))
+        for seed in run.settings.tune.seeds
+    ]
+
+
+def plugged_of(run: Run, name: str, plan: Any, tuned: list[Any]) -> list[Any]:
+    """The tuned blocks as they enter the full model, for each tuning seed."""
+    return [
+        run(plug_in, f"{name}, {seed}", model=run.model, plan=plan, tuned=blocks, **run.arguments.plug_in)
+        for seed, blocks in run.by_seed(tuned)
+    ]
