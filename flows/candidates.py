@@ -88,17 +88,18 @@ def too_much(disclosed: float, limit: float) -> str:
 def _candidate(settings: Settings, values: dict[str, Any], sizes: "Sizes") -> tuple[str, Candidate]:
     """What makes a combination the same as another one, and the combination."""
     num_blocks, limit = len(sizes.blocks), settings.search.max_disclosed
+    # A value that the strategy does not look at makes no other plan of it.
+    looked_at = Arguments(settings, "float32").cluster(values["strategy"], num_blocks, None)
+    used = {name: value for name, value in values.items() if name in looked_at}
     try:
-        changed = _changed(settings, values)
+        changed = _changed(settings, used)
         check_budget(changed, num_blocks)
     except InputError as error:
-        return repr(values), Candidate(_name(values), values, None, reason=str(error))
-    # A value that the strategy does not look at makes no other plan of it.
+        return repr(used), Candidate(_name(used), used, None, reason=str(error))
     arguments = Arguments(changed, "float32").cluster(values["strategy"], num_blocks, None)
-    used = {name: value for name, value in values.items() if name in arguments}
     if kept := arguments.get("kept"):
         used |= {"num_kept": len(kept), "num_tuned": len(arguments["tuned"])}
-    disclosed = sizes.disclosed(kept) if kept else sizes.least(values["num_kept"])
+    disclosed = sizes.disclosed(kept) if kept else sizes.least(used["num_kept"])
     reason = too_much(disclosed, limit) if disclosed > limit else None
     identity = repr(sorted(arguments.items(), key=lambda item: item[0]))
     return identity, Candidate(_name(used), used, changed, disclosed, reason)
@@ -106,15 +107,15 @@ def _candidate(settings: Settings, values: dict[str, Any], sizes: "Sizes") -> tu
 
 def _name(values: dict[str, Any]) -> str:
     """`crash 6/4 all`: strategy, kept and tuned blocks, and sharing where the strategy can share."""
-    words = [values["strategy"], f"{values['num_kept']}/{values['num_tuned']}", values.get("share")]
-    return " ".join(word for word in words if word)
+    budget = f"{values['num_kept']}/{values['num_tuned']}" if "num_kept" in values else None
+    return " ".join(word for word in (values["strategy"], budget, values.get("share")) if word)
 
 
 def _changed(settings: Settings, values: dict[str, Any]) -> Settings:
     """Settings of a run with this plan alone. Raises InputError where they cannot be."""
     whole = settings.model_dump(mode="json", exclude_unset=True)
     whole["strategy"] = [values["strategy"]]
-    whole["plan"] = whole["plan"] | {name: values[name] for name in LISTS[1:]}
+    whole["plan"] = whole["plan"] | {name: value for name, value in values.items() if name != "strategy"}
     try:
         return Settings.model_validate(whole)
     except ValidationError as error:
