@@ -24,8 +24,7 @@ def draw(rows: Rows, facts: Mapping[str, Any], path: Path) -> None:
     """One numbered point for each measured plan, as the table numbers them; rings mark the frontier of all three."""
     measured = [row for row in rows if row["gain"] is not None]
     made, axes = figure(8.6, 5.4)
-    axes.axhline(0, color=GREY, linewidth=0.8, zorder=1)
-    axes.axvline(0, color=GREY, linewidth=0.8, zorder=1)
+    _zero_lines(axes, *_places(measured))
     points = _points(axes, measured)
     best = [row for row in measured if row["on_frontier"]]
     axes.scatter(*_places(best), s=270, facecolors="none", edgecolors=VERMILION, linewidths=1.8, zorder=2)
@@ -48,6 +47,13 @@ def draw(rows: Rows, facts: Mapping[str, Any], path: Path) -> None:
 
 def _places(rows: Rows) -> tuple[list[float], list[float]]:
     return [row["privacy_gap"] for row in rows], [row["gain"] for row in rows]
+
+
+def _zero_lines(axes: "Axes", gaps: list[float], gains: list[float]) -> None:
+    """Neither gained nor lost, where plans lie on both sides; elsewhere a line would only take room."""
+    for values, line in ((gaps, axes.axvline), (gains, axes.axhline)):
+        if min(values) < 0 < max(values):
+            line(0, color=GREY, linewidth=0.8, zorder=1)
 
 
 def _strategies(rows: Rows) -> dict[str, str]:

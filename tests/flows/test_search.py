@@ -14,14 +14,14 @@ SEARCH = """
 [search]
 max_disclosed = 0.6
 strategy = ["uniform", "crash"]
-num_kept = [4, 6, 8]
+num_kept = [4, 8]
 num_tuned = [2]
 """
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four plans within the limit and two beyond it."""
+    """Two plans within the limit and two beyond it."""
     path = small_settings(tmp_path_factory.mktemp("search"))
     path.write_text(path.read_text() + SEARCH)
     return path
@@ -37,19 +37,19 @@ def test_a_search_by_estimate_goes_on_as_a_measured_one_and_is_found_again(setti
     first = crash("search", str(settings), "--set", "search.by=estimated", "--set", "search.num_measured=1")
     assert first.returncode == 0, first.stdout + first.stderr
     made = stages(set(artifacts(store)))
-    assert (made["proxies"], made["tune"], made["plug_in"], made["validate"]) == (4, 1, 1, 3)
+    assert (made["proxies"], made["tune"], made["plug_in"], made["validate"]) == (2, 1, 1, 3)
     assert "evaluate" not in made, "the scored split is never read"
     estimated = json.loads((result(settings) / "search.json").read_text())["rows"]
-    assert [row["gain"] is None for row in estimated] == [False, True, True, True, True, True]
+    assert [row["gain"] is None for row in estimated] == [False, True, True, True]
 
     second = crash("search", str(settings))
     assert second.returncode == 0, second.stdout + second.stderr
     kept = artifacts(store)
     made = stages(set(kept))
-    assert (made["proxies"], made["tune"], made["plug_in"], made["validate"]) == (4, 4, 4, 9)
+    assert (made["proxies"], made["tune"], made["plug_in"], made["validate"]) == (2, 2, 2, 5)
     content = json.loads((result(settings) / "search.json").read_text())
     measured = [row for row in content["rows"] if row["gain"] is not None]
-    assert len(measured) == 4
+    assert len(measured) == 2
     assert content["best"] == min(measured, key=lambda row: row["plug_in_loss"])["name"]
     assert "Best plan" in second.stdout
     assert "uniform 8/2: discloses 67.9% of the parameters" in second.stdout
@@ -75,7 +75,7 @@ def test_a_limit_that_no_plan_meets_is_refused_before_anything_is_computed(setti
 
 def test_a_plan_that_fails_leaves_the_others_intact(settings):
     """At this rate tuning diverges for every plan: each is named, and the command ends with the first one's error."""
-    failed = crash("search", str(settings), "--set", "tune.learning_rate=1e30", "--set", "search.num_kept=[4]")
+    failed = crash("search", str(settings), "--set", "tune.learning_rate=1e30")
     assert failed.returncode == 2, failed.stdout + failed.stderr
     assert "no plan of the search could be measured; the first of 2, uniform 4/2" in failed.stderr
     assert "not finite" in failed.stderr
