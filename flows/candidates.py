@@ -15,7 +15,7 @@ from flows.settings import Settings
 from tasks.core.errors import InputError
 
 if TYPE_CHECKING:
-    from tasks.core.disclosure import Sizes
+    from tasks.core.sizes import Sizes
     from tasks.store.models import ModelSource
 
 LISTS = ("strategy", "num_kept", "num_tuned", "share")
@@ -38,7 +38,7 @@ class Candidate:
 
 def sizes_of(model: "ModelSource") -> "Sizes":
     """Numbers of parameters of the model's parts, told from its config."""
-    from tasks.core.disclosure import model_sizes
+    from tasks.core.sizes import model_sizes
     from tasks.store.model_folder import load_config
 
     return model_sizes(load_config(Path(model.path)))

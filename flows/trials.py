@@ -12,7 +12,7 @@ from tasks.core.ranking import best_by_proxies
 from tasks.store.artifacts import Ref
 
 if TYPE_CHECKING:
-    from tasks.core.disclosure import Sizes
+    from tasks.core.sizes import Sizes
 
 logger = logging.getLogger(__name__)
 # What may be wrong with one plan only; a full disk or a signal ends the search.

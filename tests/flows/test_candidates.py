@@ -6,8 +6,8 @@ import pytest
 
 from flows.candidates import make_candidates, snippet
 from flows.settings import Settings
-from tasks.core.disclosure import Sizes
 from tasks.core.errors import InputError
+from tasks.core.sizes import Sizes
 
 SIZES = Sizes((10,) * 8, 20)
 BASE = {"model": {"name": "m"}, "task": {"name": "t"}, "plan": {"num_kept": 4, "num_tuned": 2}}

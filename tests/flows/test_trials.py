@@ -10,9 +10,9 @@ import pytest
 from flows.candidates import Candidate
 from flows.settings import Settings
 from flows.trials import Trial, picked, require_one, take_plans
-from tasks.core.disclosure import Sizes
 from tasks.core.errors import DivergedError, EnvironmentFault, InputError
 from tasks.core.plan import Plan, fixed_plan
+from tasks.core.sizes import Sizes
 from tasks.store.artifacts import Ref, Store
 from tasks.store.keys import canonical_json
 from tasks.store.runtime import Runtime

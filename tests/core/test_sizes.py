@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tasks.core.blocks import with_layout
-from tasks.core.disclosure import Sizes, model_sizes
 from tasks.core.plan import fixed_plan
+from tasks.core.sizes import Sizes, model_sizes
 from tasks.store.model_folder import load_config
 from tasks.store.tensor_files import stored_tensors
 from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model

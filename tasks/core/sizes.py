@@ -1,4 +1,4 @@
-"""How much of a model is given away with an emulator, told from its config alone."""
+"""How many parameters a model has where, and how many of them an emulator gives away, told from its config alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
