@@ -66,12 +66,13 @@ def _points(axes: "Axes", rows: Rows) -> Any:
     """The plans, a marker for each strategy, on one scale of colours."""
     sizes = [row["num_bytes"] / 1e6 for row in rows]
     # A single size would be a scale of no length.
-    limits = {"vmin": min(sizes) * 0.999, "vmax": max(sizes) * 1.001}
+    scale: dict[str, Any] = {"cmap": COLOURS, "vmin": min(sizes) * 0.999, "vmax": max(sizes) * 1.001}
     drawn: Any = None
     for strategy, marker in _strategies(rows).items():
         own = [row for row in rows if row["strategy"] == strategy]
-        style = {"s": 95, "marker": marker, "edgecolors": INK, "linewidths": 0.6, "zorder": 3}
-        drawn = axes.scatter(*_places(own), c=[row["num_bytes"] / 1e6 for row in own], cmap=COLOURS, **limits, **style)
+        style: dict[str, Any] = {"s": 95, "marker": marker, "edgecolors": INK, "linewidths": 0.6, "zorder": 3}
+        x, y = _places(own)
+        drawn = axes.scatter(x, y, c=[row["num_bytes"] / 1e6 for row in own], **scale, **style)
         if own[0]["gain_stderr"] is not None:
             errors = [row["gain_stderr"] for row in own], [row["privacy_gap_stderr"] for row in own]
             axes.errorbar(*_places(own), *errors, fmt="none", ecolor=GREY, elinewidth=1.0, zorder=2)
@@ -112,12 +113,12 @@ def _legend(axes: "Axes", rows: Rows) -> None:
     """Markers without colour, as colour says something else."""
     from matplotlib.lines import Line2D
 
-    line = {"linestyle": "none", "markerfacecolor": "white", "markeredgecolor": INK}
+    line: dict[str, Any] = {"linestyle": "none", "markerfacecolor": "white", "markeredgecolor": INK}
     handles = [
         Line2D([], [], **line | {"marker": marker, "markersize": 8, "label": strategy})
         for strategy, marker in _strategies(rows).items()
     ]
-    ring = {"marker": "o", "markersize": 14, "markeredgecolor": VERMILION, "markeredgewidth": 1.8}
+    ring: dict[str, Any] = {"marker": "o", "markersize": 14, "markeredgecolor": VERMILION, "markeredgewidth": 1.8}
     handles.append(Line2D([], [], **line | ring | {"label": "frontier of gain, gap and bytes"}))
     lines = [each for each in axes.get_lines() if each.get_label() == LINE]
     axes.legend(handles=handles + lines, frameon=False, fontsize=9, loc="best", labelcolor=INK, borderpad=0.8)
