@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
@@ -45,6 +46,13 @@ def second_worker(healthy: Service) -> Iterator[psutil.Popen]:
     with suppress(psutil.NoSuchProcess):
         process.terminate()
     process.wait()
+
+
+def in_the_middle_of_a_cell(service: Service, worker: psutil.Popen) -> list[psutil.Process] | None:
+    """The worker and all its processes, when it began a cell some seconds ago; cells take three times as long."""
+    family = [worker, *worker.children(recursive=True)]
+    cells = [one for one in family if one.pid in service.flow_processes()]
+    return family if any(4 < time.time() - cell.create_time() < 8 for cell in cells) else None
 
 
 def workers(service: Service) -> set[str]:
@@ -108,8 +116,7 @@ def test_a_worker_killed_in_the_middle_costs_one_stage(healthy, second_worker, t
     settings, store = sweep_settings(tmp_path), tmp_path / "store"
     sweep = start(healthy, settings)
     wait_until(lambda: len(list(store.glob("artifacts/report/*"))) >= 4, "four finished cells", 300)
-    family = [second_worker, *second_worker.children(recursive=True)]
-    assert len(family) > 1, "it runs a cell"
+    family = wait_until(lambda: in_the_middle_of_a_cell(healthy, second_worker), "cell of the second worker", 120)
     kill(*(one.pid for one in family))
     output = sweep.communicate(timeout=900)[0]
     assert sweep.returncode == 0, output
