@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY = passive
 export TOKENIZERS_PARALLELISM = false
 export PYTHONHASHSEED = 0
 
-.PHONY: help setup demo test test-faults test-service lint format readme bench idea images clean
+.PHONY: help setup demo test test-faults test-service lint format readme bench idea strategies images clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s $$'\t'
@@ -58,6 +58,9 @@ readme: $(READY) ## make the README's settings reference anew
 
 idea: $(READY) ## draw the README's picture anew
 	$(BIN)/python -m flows.idea docs/idea.png
+
+strategies: $(READY) ## draw the picture of all strategies anew
+	$(BIN)/python -m flows.strategy_picture docs/strategies.png
 
 bench: $(READY) ## measurements, printed as a table
 	$(BIN)/python -m pytest -m bench -s -q tests/bench

@@ -3,8 +3,26 @@
 from dataclasses import replace
 from typing import Any
 
-from flows.settings import Settings
+from flows.settings import Settings, Strategy
+from tasks.core.clustering import FREE_LINKAGES
+from tasks.core.placement import tuned_ahead
+from tasks.core.strategies import STRATEGIES
 from tasks.core.train_settings import TrainSettings
+
+
+def plan_options(settings: Settings, name: Strategy) -> dict[str, Any]:
+    """What the plan of a strategy depends on, by the names that it has in the settings, with `auto` resolved."""
+    plan, strategy = settings.plan, STRATEGIES[name]
+    share, placement = plan.share_of(name), plan.placement if strategy.placement else "auto"
+    chosen = {key: getattr(plan, key) for key in strategy.options if hasattr(plan, key)}
+    chosen["share"] = strategy.share if share == "auto" else None if share == "none" else share
+    if strategy.needs == "single_clusters" and plan.linkage not in FREE_LINKAGES:
+        chosen["linkage"] = FREE_LINKAGES[0]
+    if placement in ("auto", strategy.placement):
+        chosen.pop("placement", None)
+    if strategy.placement:
+        del chosen["num_tuned" if placement == "explicit" else "tuned"]
+    return chosen
 
 
 class Arguments:
@@ -25,23 +43,22 @@ class Arguments:
         """The estimator that plans are made from."""
         return {"estimator": self._settings.similarity.estimator}
 
-    def cluster(self, strategy: str, num_blocks: int, similar: Any) -> dict[str, Any]:
-        """The budget, and what only this strategy looks at."""
-        plan = self._settings.plan
-        share = None if plan.share == "none" else plan.share
-        common = {"strategy": strategy, "num_blocks": num_blocks}
-        if strategy == "fixed":
-            return {**common, "kept": plan.kept, "tuned": plan.tuned, "share": share}
-        common |= {"num_kept": plan.num_kept, "num_tuned": plan.num_tuned}
-        if strategy == "uniform":
-            return common
-        return common | {
-            "similarity": similar,
-            "estimator": self._settings.similarity.estimator,
-            "linkage": plan.linkage,
-            "share": share,
-            "keep_ends": plan.keep_ends,
-        }
+    @property
+    def single(self) -> dict[str, Any]:
+        """The support set, for each block alone: there is no last block whose states a final norm would follow."""
+        return {name: value for name, value in self.capture.items() if name != "final_norm"}
+
+    def iterative_drop(self, num_blocks: int) -> dict[str, Any]:
+        """The support set, how alike two blocks are, and how many stay, which ones in any case."""
+        chosen = plan_options(self._settings, "iterative_drop")
+        placement = chosen.get("placement") or STRATEGIES["iterative_drop"].placement or ""
+        protected = tuned_ahead(num_blocks, chosen.get("num_tuned", 0), placement, chosen.get("tuned", ()))
+        return {**self.capture, **self.similarity, "num_kept": chosen["num_kept"], "protected": protected}
+
+    def cluster(self, strategy: Strategy, num_blocks: int, evidence: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The budget, what only this strategy looks at, and the stages' results that its plan is made from."""
+        chosen = {"strategy": strategy, "num_blocks": num_blocks, **plan_options(self._settings, strategy)}
+        return chosen | (self.similarity if STRATEGIES[strategy].clusters else {}) | (evidence or {})
 
     def tune(self, seed: int) -> dict[str, Any]:
         """How the emulator's tuned blocks are trained."""

@@ -61,14 +61,15 @@ def make_candidates(settings: Settings, sizes: "Sizes") -> list[Candidate]:
 def combinations(settings: Settings) -> Iterator[dict[str, Any]]:
     """Values of strategy, num_kept, num_tuned and share; a list that is empty stands for what the settings say."""
     search, plan = settings.search, settings.plan
-    choices = (
-        search.strategy or settings.strategy,
-        search.num_kept or (plan.num_kept,),
-        search.num_tuned or (plan.num_tuned,),
-        search.share or (plan.share,),
-    )
-    for chosen in itertools.product(*choices):
-        yield dict(zip(LISTS, chosen, strict=True))
+    for strategy in search.strategy or settings.strategy:
+        choices = (
+            (strategy,),
+            search.num_kept or (plan.num_kept,),
+            search.num_tuned or (plan.num_tuned,),
+            search.share or (plan.share_of(strategy),),
+        )
+        for chosen in itertools.product(*choices):
+            yield dict(zip(LISTS, chosen, strict=True))
 
 
 def snippet(settings: Settings) -> str:
@@ -97,8 +98,11 @@ def _candidate(settings: Settings, values: dict[str, Any], sizes: "Sizes") -> tu
     except InputError as error:
         return repr(used), Candidate(_name(used), used, None, reason=str(error))
     arguments = Arguments(changed, "float32").cluster(values["strategy"], num_blocks, None)
-    if kept := arguments.get("kept"):
-        used |= {"num_kept": len(kept), "num_tuned": len(arguments["tuned"])}
+    # As the strategy resolves them: blocks that are named are counted, `auto` is what it stands for.
+    counted = {"num_kept": "kept", "num_tuned": "tuned"}
+    used |= {name: len(arguments[blocks]) for name, blocks in counted.items() if arguments.get(blocks)}
+    used |= {"share": arguments["share"] or "none"}
+    kept = arguments.get("kept")
     disclosed = sizes.disclosed(kept) if kept else sizes.least(used["num_kept"])
     reason = too_much(disclosed, limit) if disclosed > limit else None
     identity = repr(sorted(arguments.items(), key=lambda item: item[0]))
@@ -107,7 +111,7 @@ def _candidate(settings: Settings, values: dict[str, Any], sizes: "Sizes") -> tu
 
 def _name(values: dict[str, Any]) -> str:
     """`crash 6/4 all`: strategy, kept and tuned blocks, and sharing where the strategy can share."""
-    budget = f"{values['num_kept']}/{values['num_tuned']}" if "num_kept" in values else None
+    budget = f"{values['num_kept']}/{values['num_tuned']}" if {"num_kept", "num_tuned"} <= values.keys() else None
     return " ".join(word for word in (values["strategy"], budget, values.get("share")) if word)
 
 

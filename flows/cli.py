@@ -44,7 +44,12 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     demo = commands.add_parser("demo", help="the whole method on the embedded model and task")
     demo.set_defaults(run=_run, settings=DEMO, deployment="crash/demo")
-    run = commands.add_parser("run", help="the whole method on your model and task")
+    run = commands.add_parser(
+        "run",
+        help="the whole method on your model and task",
+        epilog=_strategies(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     run.add_argument("settings", type=Path, help="TOML file; the keys are listed in the README")
     run.set_defaults(run=_run, deployment="crash/run")
     sweep = commands.add_parser(
@@ -79,6 +84,14 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--store", help="folder or URL of the store, where it is not in home")
     add_commands(commands)
     return top
+
+
+def _strategies() -> str:
+    """Every strategy with its line and its source."""
+    from tasks.core.strategies import STRATEGIES
+
+    lines = [f"  {each.name:18} {each.line} [{each.source}]" for each in STRATEGIES.values()]
+    return "\n".join(["strategies, the ways to choose the emulator's blocks:", *lines])
 
 
 def _terminate(number: int, _frame: FrameType | None) -> None:

@@ -10,14 +10,17 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.running import Run, run_name, started
-from flows.settings import Settings
+from flows.settings import Settings, Strategy
 from tasks.capture import capture
 from tasks.cluster import cluster
+from tasks.core.strategies import STRATEGIES
 from tasks.emulate import emulate
 from tasks.evaluate import evaluate
+from tasks.iterative_drop import iterative_drop
 from tasks.plug_in import plug_in
 from tasks.report import report
 from tasks.similarity import similarity
+from tasks.single import single
 from tasks.store.artifacts import Ref
 from tasks.tune import tune
 
@@ -67,10 +70,24 @@ def full_model(run: Run) -> dict[str, Any]:
     return {"zero_shot": zero_shot, "fine_tuned": fine_tuned, "tuning": tuned}
 
 
-def one_strategy(run: Run, name: str, similar: Any) -> dict[str, Any]:
+def planned(run: Run, name: Strategy, similar: Any, label: str | None = None) -> Any:
+    """The plan of one way to choose blocks, from what it looks at: states in common, or runs of its own."""
+    inputs: dict[str, Any] = {"model": run.model, "task": run.task}
+    evidence, num_blocks = dict[str, Any](), run.model.num_blocks
+    if (needs := STRATEGIES[name].needs) == "single_clusters":
+        states = run(single, **inputs, **run.arguments.single)
+        evidence["similarity"] = run(similarity, "single", states=states, **run.arguments.similarity)
+    elif needs == "dropped":
+        evidence["dropped"] = run(iterative_drop, **inputs, **run.arguments.iterative_drop(num_blocks))
+    elif needs != "num_blocks":
+        evidence["similarity"] = similar
+    return run(cluster, label or name, **run.arguments.cluster(name, num_blocks, evidence))
+
+
+def one_strategy(run: Run, name: Strategy, similar: Any) -> dict[str, Any]:
     """The emulator of one way to choose blocks: scored as it is, tuned, and with its tuned blocks plugged in."""
     inputs, scores = {"model": run.model, "task": run.task}, run.arguments.evaluate
-    plan = run(cluster, name, **run.arguments.cluster(name, run.model.num_blocks, similar))
+    plan = planned(run, name, similar)
     emulator = emulator_of(run, name, plan)
     zero_shot = run(evaluate, f"{name} emulator", **inputs, emulator=emulator, **scores)
     tuned = tunings_of(run, name, plan, emulator)

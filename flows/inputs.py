@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from flows.arguments import plan_options
 from flows.settings import Settings
 from tasks.core.errors import InputError
-from tasks.core.plan import fixed_plan
+from tasks.core.strategies import rehearse
 from tasks.store.precision import resolve_precision
 from tasks.store.runtime import Runtime
 from tasks.store.sender import check_server
@@ -50,12 +51,13 @@ def check_budget(settings: Settings, num_blocks: int) -> None:
         raise InputError(
             f"plan.num_kept = {plan.num_kept}, but {name} has {num_blocks} blocks; keep at most {num_blocks}"
         )
-    if "fixed" in settings.strategy:
-        fixed_plan(num_blocks, plan.kept, plan.tuned)
-    if "crash" in settings.strategy and plan.num_tuned == 1:
-        raise InputError(
-            'plan.num_tuned = 1: which block is an explicit choice; use strategy = "fixed" with plan.tuned'
-        )
+    for strategy in settings.strategy:
+        chosen = plan_options(settings, strategy)
+        try:
+            rehearse(strategy, num_blocks, chosen)
+        except InputError as error:
+            given = ", ".join(f"plan.{key} = {value}" for key, value in chosen.items())
+            raise InputError(f"strategy {strategy} with {given}: {error}") from error
 
 
 def check_support(settings: Settings, facts: dict[str, Any]) -> None:
@@ -81,7 +83,7 @@ def needed_bytes(settings: Settings, model: Any) -> int:
     # Stored in 16 bits, as nearly all models are; where it is 32 the estimate is high by a factor of two.
     parameters = weights / 2
     plan, num_seeds = settings.plan, len(settings.tune.seeds)
-    tuned = parameters * plan.num_tuned / model.num_blocks
+    tuned = parameters * max(plan.num_tuned, len(plan.tuned)) / model.num_blocks
     largest = parameters if settings.full_tune.enabled else tuned
     emulators = len(settings.strategy) * weights * plan.num_kept / model.num_blocks
     returned = 4 * num_seeds * (2 * len(settings.strategy) * tuned + settings.full_tune.enabled * parameters)

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from flows.settings import Settings
+from tasks.core.strategies import STRATEGIES
 
 BEGIN, END = "<!-- settings: begin (make readme) -->", "<!-- settings: end -->"
 
@@ -17,7 +18,7 @@ BEGIN, END = "<!-- settings: begin (make readme) -->", "<!-- settings: end -->"
 def reference() -> str:
     """A table for each group of settings: key, values, default, meaning."""
     top = [name for name, field in Settings.model_fields.items() if not _group(field.annotation)]
-    parts = ["| key | values | default | meaning |\n|---|---|---|---|\n" + "\n".join(map(_top_row, top))]
+    parts = ["| key | values | default | meaning |\n|---|---|---|---|\n" + "\n".join(map(_top_row, top)), strategies()]
     for name, field in Settings.model_fields.items():
         if group := _group(field.annotation):
             rows = "\n".join(_row(f"{name}.{key}", inner) for key, inner in group.model_fields.items())
@@ -25,6 +26,16 @@ def reference() -> str:
                 f"**`[{name}]`** {group.__doc__}\n\n| key | values | default | meaning |\n|---|---|---|---|\n{rows}"
             )
     return "\n\n".join(parts)
+
+
+def strategies() -> str:
+    """A table of the strategies: what they choose, their own placement and sharing, their source."""
+    rows = [
+        f"| `{each.name}` | {each.line} | {each.placement or 'explicit'} | {each.share or 'none'} | {each.source} |"
+        for each in STRATEGIES.values()
+    ]
+    head = "| strategy | keeps | `plan.placement` | `plan.share` | source |\n|---|---|---|---|---|\n"
+    return f"{head}{chr(10).join(rows)}\n\nThe middle columns are what `auto` means."
 
 
 def updated(text: str) -> str:
@@ -68,6 +79,8 @@ def _values(annotation: Any) -> str:
         return _values(inner[0])
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_values(part) for part in inner if part is not type(None))
+    if origin is dict:
+        return f"a table of {_values(inner[1])} by strategy" if inner[0] is not str else "table"
     if origin is tuple:
         return f"list of {_values(inner[0])}"
     names = {int: "integer", float: "number", str: "text", bool: "true or false"}

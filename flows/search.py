@@ -10,13 +10,12 @@ from typing import Any
 from prefect import flow
 
 from flows.candidates import combinations, make_candidates, sizes_of
-from flows.crash import RUNNER, emulator_of, plugged_of, tunings_of
+from flows.crash import RUNNER, emulator_of, planned, plugged_of, tunings_of
 from flows.results import show_search
 from flows.running import run_name, started
 from flows.settings import Settings
 from flows.trials import Trial, picked, require_one, take_plans
 from tasks.capture import capture
-from tasks.cluster import cluster
 from tasks.frontier import frontier
 from tasks.proxies import proxies
 from tasks.similarity import similarity
@@ -59,8 +58,8 @@ def search(settings: Settings) -> Ref:
 
 def make_plan(trial: Trial, similar: Any) -> Any:
     """Which blocks this combination keeps and tunes."""
-    run, (strategy,) = trial.run, trial.run.settings.strategy
-    return run(cluster, trial.name, **run.arguments.cluster(strategy, run.model.num_blocks, similar))
+    (strategy,) = trial.run.settings.strategy
+    return planned(trial.run, strategy, similar, trial.name)
 
 
 def compare(trial: Trial) -> Any:

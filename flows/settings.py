@@ -4,18 +4,11 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from flows.group import Group
+from flows.plan_settings import PlanSettings, Share, Strategy
 from tasks.store.home import default_home
-
-Strategy = Literal["crash", "uniform", "fixed"]
-Share = Literal["none", "all", "frozen_only"]
-
-
-class Group(BaseModel):
-    """A table of settings; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Model(Group):
@@ -70,33 +63,6 @@ class Similarity(Group):
 
     estimator: Literal["linear_cka", "debiased_cka", "rbf_cka"] = "linear_cka"
     """The matrix that is clustered; all are computed and drawn."""
-
-
-class PlanSettings(Group):
-    """Which blocks the emulator keeps, which of them are tuned, which are shared."""
-
-    num_kept: PositiveInt
-    """Number of blocks the emulator keeps (clusters, for crash)."""
-    num_tuned: PositiveInt = 4
-    """Number of kept blocks that the data owner tunes."""
-    linkage: Literal["boundary", "average", "complete", "optimal"] = "boundary"
-    """How adjacent clusters are merged; boundary is the published rule."""
-    share: Share = "all"
-    """Who stands in for a removed block (crash, fixed): nobody, the nearest kept block, or the nearest frozen one."""
-    keep_ends: bool = False
-    """Let the first and last block represent their clusters."""
-    kept: tuple[int, ...] = ()
-    """Kept blocks of the strategy `fixed`."""
-    tuned: tuple[int, ...] = ()
-    """Tuned blocks of the strategy `fixed`."""
-
-    @model_validator(mode="after")
-    def _tuned_are_kept(self) -> "PlanSettings":
-        if self.num_tuned > self.num_kept:
-            raise ValueError(
-                f"num_tuned = {self.num_tuned} but num_kept = {self.num_kept}: tune at most as many as are kept"
-            )
-        return self
 
 
 class Tune(Group):

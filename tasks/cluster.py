@@ -1,6 +1,7 @@
 """Cluster: decide which blocks the emulator keeps, which of them are tuned, and who stands in for the others."""
 
 import json
+from typing import Any
 
 from tasks.store.artifacts import Ref
 from tasks.store.stage import stage
@@ -14,6 +15,7 @@ def cluster(
     strategy: str,
     num_blocks: int,
     similarity: Ref | None = None,
+    dropped: Ref | None = None,
     estimator: str | None = None,
     num_kept: int | None = None,
     num_tuned: int | None = None,
@@ -22,25 +24,31 @@ def cluster(
     keep_ends: bool | None = None,
     kept: tuple[int, ...] | None = None,
     tuned: tuple[int, ...] | None = None,
+    placement: str | None = None,
+    deviation: float | None = None,
+    seed: int | None = None,
 ) -> dict:
     """The plan of one strategy; arguments that the strategy does not use are left out (and so not part of its key).
 
-    Writes `plan.json` and, for strategies that cluster, `clusters.json`. Errors: InputError for an impossible budget.
+    similarity: of the support set's states, or for `single` of those of every block alone; dropped: of iterative_drop.
+    Writes `plan.json` and, where adjacent blocks are clustered, `clusters.json`; for `single`, `single_clusters.json`.
+    Errors: InputError for an impossible budget.
     """
-    from tasks.core import plan as plans
+    from tasks.core.plan import full_plan
+    from tasks.core.strategies import make_plan
 
-    if strategy == "crash":
-        assert similarity is not None
-        clusters = _clusters(work, similarity, estimator or "linear_cka", num_kept or 0, linkage or "boundary")
-        plan = plans.crash_plan(clusters, num_tuned or 0, share=share, keep_ends=bool(keep_ends))
-        (work.out / "clusters.json").write_text(json.dumps({"clusters": clusters, "linkage": linkage}))
-    elif strategy == "uniform":
-        plan = plans.uniform_plan(num_blocks, num_kept or 0, num_tuned or 0)
-    elif strategy == "fixed":
-        plan = plans.fixed_plan(num_blocks, kept or (), tuned or (), share=share)
+    if strategy == "full":
+        plan = full_plan(num_blocks)
     else:
-        assert strategy == "full", strategy
-        plan = plans.full_plan(num_blocks)
+        evidence = _evidence(work, strategy, num_blocks, similarity, dropped, estimator, num_kept or 0, linkage)
+        options: dict[str, Any] = {
+            "num_blocks": num_blocks,
+            "num_kept": num_kept,
+            "num_tuned": num_tuned,
+            "share": share,
+        }
+        options |= {"keep_ends": keep_ends, "kept": kept, "tuned": tuned, "placement": placement}
+        plan = make_plan(strategy, evidence, options | {"deviation": deviation, "seed": seed})
     (work.out / "plan.json").write_text(plan.to_json())
     return {
         "strategy": strategy,
@@ -53,11 +61,37 @@ def cluster(
     }
 
 
-def _clusters(work: Work, similarity: Ref, estimator: str, num_clusters: int, linkage: str) -> list[list[int]]:
+def _evidence(
+    work: Work,
+    strategy: str,
+    num_blocks: int,
+    similarity: Ref | None,
+    dropped: Ref | None,
+    estimator: str | None,
+    num_kept: int,
+    linkage: str | None,
+) -> Any:
+    """What the strategy's plan is made from."""
     from safetensors.numpy import load_file
 
-    from tasks.core.clustering import adjacent_clusters
+    from tasks.core.clustering import adjacent_clusters, similar_clusters
+    from tasks.core.strategies import needed
 
-    matrix = load_file(work.open(similarity) / "similarity.safetensors")[estimator]
+    needs = needed(strategy)
+    if needs == "num_blocks":
+        return num_blocks
+    if needs == "dropped":
+        assert dropped is not None
+        return json.loads((work.open(dropped) / "dropped.json").read_text())
+    assert similarity is not None
+    matrices = load_file(work.open(similarity) / "similarity.safetensors")
+    if needs in ("block_influence", "angular_distance"):
+        return matrices[needs]
     # State 0 is the embeddings, which no block made.
-    return adjacent_clusters(matrix[1:, 1:], num_clusters, linkage)
+    matrix = matrices[estimator or "linear_cka"][1:, 1:]
+    if needs == "clusters":
+        clusters, linkage = adjacent_clusters(matrix, num_kept, linkage or "boundary"), linkage or "boundary"
+    else:
+        clusters, linkage = similar_clusters(matrix, num_kept, linkage or "average"), linkage or "average"
+    (work.out / f"{needs}.json").write_text(json.dumps({"clusters": clusters, "linkage": linkage}))
+    return clusters

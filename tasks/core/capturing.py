@@ -36,12 +36,14 @@ def capture_states(
     max_tokens: int = 4096,
     pad_id: int = 0,
     progress: Callable[[list], Iterable] = iter,
+    blocks: Sequence[int] | None = None,
 ) -> States:
     """Run the examples in length-sorted batches of at most `max_tokens` padded tokens; reductions in float32.
 
     No language-model head is run, nothing behind the last block, and no more than two full states are alive at a time.
-    with_final_norm: take the last state after the model's final norm, as the published code does. Raises InputError
-    naming the first state that is not finite. Source: CRaSh, EMNLP 2023, section 3.1.
+    with_final_norm: take the last state after the model's final norm, as the published code does. blocks: what to
+    call the blocks of a rearranged model in errors. Raises InputError naming the first state that is not finite.
+    Source: CRaSh, EMNLP 2023, section 3.1.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -58,7 +60,7 @@ def capture_states(
         order.extend(indices)
     back = torch.tensor(order).argsort()
     stacked = _stack(pooled)[:, back]
-    _check_finite(stacked)
+    _check_finite(stacked, blocks or range(len(stacked) - 1))
     num_tokens = sum(example.num_tokens for example in examples)
     return States(stacked, _stack(last)[:, back], influence.result(), num_tokens)
 
@@ -90,10 +92,10 @@ def _stack(batches: list[list[Tensor]]) -> Tensor:
     return torch.stack([torch.cat(parts) for parts in zip(*batches, strict=True)])
 
 
-def _check_finite(states: Tensor) -> None:
+def _check_finite(states: Tensor, blocks: Sequence[int]) -> None:
     broken = (~states.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
     if broken:
-        name = "the embeddings" if broken[0] == 0 else f"block {broken[0] - 1}"
+        name = "the embeddings" if broken[0] == 0 else f"block {blocks[broken[0] - 1]}"
         raise InputError(
             f"the output of {name} holds NaN or infinite values; check the model's weights there, or compute in"
             " float32 (model.precision)"

@@ -1,4 +1,4 @@
-"""Cut a stack of blocks into runs of adjacent, similar blocks."""
+"""Cut a stack of blocks into runs of adjacent, similar blocks, or gather similar ones wherever they are."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -9,6 +9,8 @@ import numpy as np
 from tasks.core.errors import InputError
 
 LINKAGES = ("boundary", "average", "complete", "optimal")
+# Linkages that need no order of the blocks.
+FREE_LINKAGES = ("average", "complete")
 Clusters = list[list[int]]
 
 
@@ -24,14 +26,37 @@ def adjacent_clusters(cka: Any, num_clusters: int, linkage: str = "boundary") ->
     num_blocks = len(matrix)
     if linkage not in LINKAGES:
         raise InputError(f"linkage = {linkage!r}; choose from {', '.join(LINKAGES)}")
-    if not 1 <= num_clusters <= num_blocks:
-        raise InputError(f"num_clusters = {num_clusters}: make between 1 and {num_blocks}, the number of blocks")
+    _check_number(num_clusters, num_blocks)
     if linkage == "boundary":
         return _cut(num_blocks, _weakest_boundaries(adjacent_similarity(matrix), num_clusters - 1))
     if linkage == "optimal":
         return _optimal(matrix, num_clusters)
     score = np.mean if linkage == "average" else np.min
     return _merge_greedily(matrix, num_clusters, lambda left, right: float(score(matrix[np.ix_(left, right)])))
+
+
+def similar_clusters(similarity: Any, num_clusters: int, linkage: str = "average") -> Clusters:
+    """K clusters of blocks, adjacent or not, ordered by their first, from an N x N similarity matrix.
+
+    average, complete: merge the two clusters with the largest mean or smallest-member similarity, the leftmost two on a
+    tie (agglomerative clustering; CRaSh's single-forward variant). Errors as `adjacent_clusters`.
+    """
+    matrix = _checked(similarity).copy()
+    _check_number(num_clusters, len(matrix))
+    if linkage not in FREE_LINKAGES:
+        raise InputError(f"linkage = {linkage!r} of clusters that need not be adjacent; choose from average, complete")
+    clusters: Clusters = [[index] for index in range(len(matrix))]
+    np.fill_diagonal(matrix, -np.inf)
+    while len(clusters) > num_clusters:
+        left, right = sorted(np.unravel_index(np.argmax(matrix), matrix.shape))
+        weights = np.array([len(clusters[left]), len(clusters[right])], dtype=float)
+        both = matrix[[left, right]]
+        merged = weights @ both / weights.sum() if linkage == "average" else both.min(axis=0)
+        merged[left] = -np.inf
+        matrix[left, :] = matrix[:, left] = merged
+        matrix = np.delete(np.delete(matrix, right, axis=0), right, axis=1)
+        clusters[left] = sorted(clusters[left] + clusters.pop(int(right)))
+    return clusters
 
 
 def adjacent_similarity(cka: Any) -> np.ndarray:
@@ -104,6 +129,11 @@ def _segment_values(matrix: np.ndarray) -> np.ndarray:
     total = prefix[end, end] - prefix[begin, end] - prefix[end, begin] + prefix[begin, begin]
     size = np.maximum(end - begin, 1)
     return np.where(end > begin, total / size, -np.inf)
+
+
+def _check_number(num_clusters: int, num_blocks: int) -> None:
+    if not 1 <= num_clusters <= num_blocks:
+        raise InputError(f"num_clusters = {num_clusters}: make between 1 and {num_blocks}, the number of blocks")
 
 
 def _checked(cka: Any) -> np.ndarray:

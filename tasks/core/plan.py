@@ -4,12 +4,13 @@ Sources: CRaSh (EMNLP 2023, arXiv 2310.15477), sections 3.2 and 3.3; Offsite-Tun
 """
 
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from typing import Any
 
 from tasks.core.errors import InputError
+from tasks.core.placement import check_budget, check_indices, evenly, place_tuned, spread, tuned_ahead
 
 SHARES = (None, "all", "frozen_only")
 Layout = tuple[tuple[int, bool], ...]
@@ -33,8 +34,8 @@ class Plan:
     layout: Layout
 
     def __post_init__(self) -> None:
-        _check_indices("kept", self.kept, self.num_blocks)
-        _check_indices("tuned", self.tuned, self.num_blocks)
+        check_indices("kept", self.kept, self.num_blocks)
+        check_indices("tuned", self.tuned, self.num_blocks)
         if outside := sorted(set(self.tuned) - set(self.kept)):
             raise InputError(f"plan: tuned block {outside[0]} is not kept; kept are {list(self.kept)}")
         if self.share not in SHARES:
@@ -83,12 +84,17 @@ def make_layout(num_blocks: int, kept: Sequence[int], tuned: Sequence[int], shar
 
 
 def crash_plan(
-    clusters: Sequence[Sequence[int]], num_tuned: int = 4, share: str | None = "all", keep_ends: bool = False
+    clusters: Sequence[Sequence[int]],
+    num_tuned: int = 4,
+    share: str | None = "all",
+    keep_ends: bool = False,
+    placement: str = "centres",
+    tuned: Sequence[int] = (),
 ) -> Plan:
     """Keep the centre of each cluster of adjacent blocks; tune centres spread evenly (CRaSh, section 3.2).
 
     clusters: a partition of 0..N-1 into ascending runs. The centre of c_0..c_{s-1} is c_{floor(s/2)}; with keep_ends
-    the first cluster is represented by block 0 and the last by block N-1.
+    the first cluster is represented by block 0 and the last by block N-1. placement, tuned: see `place_tuned`.
     """
     members = [index for cluster in clusters for index in cluster]
     if not members or members != list(range(len(members))) or not all(clusters):
@@ -98,22 +104,49 @@ def crash_plan(
         if len(centres) < 2:
             raise InputError("keep_ends needs at least two clusters, one for each end")
         centres[0], centres[-1] = 0, len(members) - 1
-    kept = tuple(centres)
-    return _plan(len(members), kept, spread(kept, num_tuned), share)
+    return fixed_plan(len(members), centres, place_tuned(centres, num_tuned, placement, tuned), share)
 
 
-def uniform_plan(num_blocks: int, num_kept: int, num_tuned: int = 4) -> Plan:
+def uniform_plan(
+    num_blocks: int,
+    num_kept: int,
+    num_tuned: int = 4,
+    placement: str = "ends",
+    tuned: Sequence[int] = (),
+    share: str | None = None,
+) -> Plan:
     """Tune the blocks at both ends and keep others evenly spaced between them (Offsite-Tuning, section 3.2).
 
     Of the middle blocks the one at round(i (M-1) / (S-1)) is kept, with Python's half-to-even rounding.
+    placement, tuned: see `pool_plan`.
     """
-    _check_budget(num_blocks, num_kept, num_tuned)
-    low = num_tuned // 2
-    high = num_blocks - (num_tuned - low)
-    middle = range(low, high)
-    tuned = (*range(low), *range(high, num_blocks))
-    frozen = [middle[place] for place in evenly(len(middle), num_kept - num_tuned)]
-    return _plan(num_blocks, tuple(sorted((*tuned, *frozen))), tuned, None)
+
+    def choose(pool: Sequence[int], count: int) -> list[int]:
+        return [pool[place] for place in evenly(len(pool), count)]
+
+    return pool_plan(num_blocks, num_kept, num_tuned, choose, placement, tuned, share)
+
+
+def pool_plan(
+    num_blocks: int,
+    num_kept: int,
+    num_tuned: int,
+    choose: Callable[[Sequence[int], int], Sequence[int]],
+    placement: str,
+    tuned: Sequence[int] = (),
+    share: str | None = None,
+) -> Plan:
+    """Keep the blocks that are tuned, and of all others those that `choose(pool, count)` names.
+
+    placement: "ends" tunes the first floor(m/2) and the last m - floor(m/2) blocks of the model (Offsite-Tuning);
+    "explicit" those in `tuned`, whatever num_tuned says; with "centres" the pool is the whole model, and what is tuned
+    is spread evenly among the chosen (CRaSh). Raises InputError for a budget that cannot be met.
+    """
+    ahead = tuned_ahead(num_blocks, num_tuned, placement, tuned)
+    check_budget(num_blocks, num_kept, len(ahead) or num_tuned)
+    pool = [index for index in range(num_blocks) if index not in ahead]
+    kept = sorted((*ahead, *choose(pool, num_kept - len(ahead))))
+    return fixed_plan(num_blocks, kept, ahead or spread(kept, num_tuned), share)
 
 
 def fixed_plan(num_blocks: int, kept: Sequence[int], tuned: Sequence[int], share: str | None = None) -> Plan:
@@ -127,20 +160,16 @@ def full_plan(num_blocks: int) -> Plan:
     return _plan(num_blocks, every, every, None)
 
 
-def spread(kept: Sequence[int], num_tuned: int) -> tuple[int, ...]:
-    """Tuned blocks among the sorted kept ones: those at p_j = ceil(j (K-1) / (m-1)) (CRaSh's published plans)."""
-    _check_budget(len(kept), len(kept), num_tuned)
-    if num_tuned == 1:
-        raise InputError("num_tuned = 1: say which block, with strategy fixed and an explicit list of tuned blocks")
-    places = [math.ceil(j * (len(kept) - 1) / (num_tuned - 1)) for j in range(num_tuned)]
-    return tuple(kept[place] for place in places)
+def __getattr__(name: str) -> Any:
+    """One function a strategy, found by its name (`random_plan`) when it is asked for.
 
-
-def evenly(num_places: int, num_chosen: int) -> list[int]:
-    """`num_chosen` of 0..num_places-1, evenly spaced with both ends; the middle one for a single choice."""
-    if num_chosen == 1:
-        return [num_places // 2]
-    return [round(i * (num_places - 1) / (num_chosen - 1)) for i in range(num_chosen)]
+    Not imported: how a plan was made is no part of what is done with it, so neither of the keys of those stages.
+    """
+    if name.endswith("_plan"):
+        for strategy in import_module("tasks.core.strategies").STRATEGIES.values():
+            if strategy.plan.__name__ == name:
+                return strategy.plan
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _stand_in(position: int, kept: Sequence[int], tuned: Sequence[int], share: str) -> int:
@@ -157,22 +186,6 @@ def _stand_in(position: int, kept: Sequence[int], tuned: Sequence[int], share: s
 
 def _plan(num_blocks: int, kept: tuple[int, ...], tuned: tuple[int, ...], share: str | None) -> Plan:
     return Plan(num_blocks, kept, tuned, share, make_layout(num_blocks, kept, tuned, share))
-
-
-def _check_budget(num_blocks: int, num_kept: int, num_tuned: int) -> None:
-    if not 1 <= num_kept <= num_blocks:
-        raise InputError(f"num_kept = {num_kept}: keep between 1 and {num_blocks}, the number of blocks")
-    if not 1 <= num_tuned <= num_kept:
-        raise InputError(f"num_tuned = {num_tuned}: tune between 1 and {num_kept}, the number of kept blocks")
-
-
-def _check_indices(name: str, indices: tuple[int, ...], num_blocks: int) -> None:
-    if not indices:
-        raise InputError(f"plan: {name} is empty; name at least one block")
-    if list(indices) != sorted(set(indices)):
-        raise InputError(f"plan: {name} = {list(indices)} must be ascending without repetition")
-    if indices[0] < 0 or indices[-1] >= num_blocks:
-        raise InputError(f"plan: {name} = {list(indices)} leaves 0..{num_blocks - 1}, the blocks of the model")
 
 
 def _is_index(value: Any) -> bool:

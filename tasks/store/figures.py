@@ -13,6 +13,7 @@ ESTIMATORS = {
     "rbf_cka": "RBF CKA, median bandwidth, biased estimator",
     "angular_distance": "angular distance of the last token / π",
 }
+MARKERS = ("o", "s", "^", "D")
 KINDS = {"tuned": ORANGE, "frozen": BLUE, "copy": "#A9CCE3", "removed": "#E4E4E4"}
 
 
@@ -117,8 +118,10 @@ def scores(rows: Sequence[Mapping[str, Any]], metric: str, higher_is_better: boo
         "emulator_fine_tuned": "emulator\ntuned",
         "plug_in": "plug-in",
     }
-    made, axes = figure(7.2, 4.2)
     strategies = list(dict.fromkeys(row["strategy"] for row in rows if row["strategy"] != "full"))
+    made, axes = figure(7.2 if len(strategies) <= len(CYCLE) else 10.8, 4.2)
+    # However many there are, the three groups stay apart, and no two look alike.
+    step = min(0.14, 0.8 / len(strategies))
     for row in rows:
         if row["strategy"] == "full":
             tuned = row["setting"] == "full_fine_tuned"
@@ -126,12 +129,12 @@ def scores(rows: Sequence[Mapping[str, Any]], metric: str, higher_is_better: boo
             axes.axhline(row["value"], color=GREY, linestyle=style, linewidth=1.4, label=label)
     for number, strategy in enumerate(strategies):
         chosen = {row["setting"]: row for row in rows if row["strategy"] == strategy}
-        shift = (number - (len(strategies) - 1) / 2) * 0.14
+        shift = (number - (len(strategies) - 1) / 2) * step
         axes.errorbar(
             [place + shift for place in range(len(named))],
             [chosen[setting]["value"] for setting in named],
             [chosen[setting]["stderr"] or 0.0 for setting in named],
-            fmt="o",
+            fmt=MARKERS[number // len(CYCLE) % len(MARKERS)],
             color=CYCLE[number % len(CYCLE)],
             capsize=3,
             markersize=7,

@@ -5,9 +5,11 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 import torch
-from scipy.cluster.hierarchy import fcluster, is_valid_linkage
+from scipy.cluster.hierarchy import cut_tree, fcluster, is_valid_linkage
+from scipy.cluster.hierarchy import linkage as scipy_linkage
+from scipy.spatial.distance import squareform
 
-from tasks.core.clustering import LINKAGES, adjacent_clusters, adjacent_similarity, dendrogram
+from tasks.core.clustering import LINKAGES, adjacent_clusters, adjacent_similarity, dendrogram, similar_clusters
 from tasks.core.errors import InputError
 
 Clusters = list[list[int]]
@@ -181,3 +183,38 @@ def test_adjacent_similarity_is_the_first_diagonal():
 def test_refusals(matrix, num_clusters, linkage, message):
     with pytest.raises(InputError, match=message):
         adjacent_clusters(matrix, num_clusters, linkage)
+
+
+@pytest.mark.parametrize("linkage", ["average", "complete"])
+def test_free_clusters_are_those_of_scipy(linkage):
+    generator = np.random.default_rng(5)
+    apart = 0
+    for _ in range(200):
+        size = int(generator.integers(2, 25))
+        matrix = random_matrix(generator, size, ties=False)
+        num_clusters = int(generator.integers(1, size + 1))
+        labels = cut_tree(scipy_linkage(squareform(1 - matrix), linkage), num_clusters)[:, 0]
+        expected = sorted(np.flatnonzero(labels == label).tolist() for label in set(labels))
+        found = similar_clusters(matrix, num_clusters, linkage)
+        assert found == expected
+        apart += any(cluster != list(range(cluster[0], cluster[-1] + 1)) for cluster in found)
+    assert apart > 100, "most are no runs of adjacent blocks"
+
+
+def test_free_clusters_of_equal_blocks_merge_from_the_left():
+    assert similar_clusters(np.ones((4, 4)), 3) == [[0, 1], [2], [3]]
+    assert similar_clusters(torch.ones(4, 4), 2, "complete") == [[0, 1, 2], [3]]
+
+
+@pytest.mark.parametrize(
+    ("matrix", "num_clusters", "linkage", "message"),
+    [
+        (np.eye(3), 4, "average", "num_clusters = 4: make between 1 and 3"),
+        (np.eye(3), 0, "average", "num_clusters = 0"),
+        (np.eye(3), 2, "boundary", "choose from average, complete"),
+        (np.full((3, 3), np.nan), 2, "average", "not finite"),
+    ],
+)
+def test_free_clusters_that_cannot_be(matrix, num_clusters, linkage, message):
+    with pytest.raises(InputError, match=message):
+        similar_clusters(matrix, num_clusters, linkage)

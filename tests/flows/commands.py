@@ -27,7 +27,7 @@ num_rows = 32
 split = "train"
 [plan]
 num_kept = 6
-share = "frozen_only"
+share = {{crash = "frozen_only"}}
 [tune]
 learning_rate = 5e-4
 num_steps = 4

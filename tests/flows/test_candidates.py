@@ -66,7 +66,7 @@ def test_a_limit_that_no_plan_meets_says_the_least_possible():
 
 
 def test_a_search_in_which_nothing_can_be_says_why():
-    with pytest.raises(InputError, match=r"the first, crash 9/2 all: plan\.num_kept = 9, but m has 8 blocks"):
+    with pytest.raises(InputError, match=r"the first, crash 9/2 auto: plan\.num_kept = 9, but m has 8 blocks"):
         make_candidates(settings({"num_kept": [9, 10], "max_disclosed": 1}), SIZES)
 
 

@@ -89,6 +89,14 @@ class Chain:
         self.full, self.model = write_model(folder / "model", **model)
         self.task = people()
 
+    def saved(self, name: str) -> ModelSource:
+        """The model as it is in memory now, in a folder of that name."""
+        folder = self.store.root.parent / name
+        self.full.save_pretrained(folder)
+        for file in (DEMO / "model").glob("tokenizer*"):
+            shutil.copy(file, folder)
+        return resolve_model(str(folder))
+
     @property
     def num_computed(self) -> int:
         """How often a stage was computed and not found."""

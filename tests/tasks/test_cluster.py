@@ -7,7 +7,9 @@ import pytest
 from tasks.cluster import cluster
 from tasks.core.clustering import adjacent_clusters
 from tasks.core.errors import InputError
+from tasks.core.measured import angular_plan, block_influence_plan
 from tasks.core.plan import Plan, crash_plan, fixed_plan, full_plan, uniform_plan
+from tasks.core.strategies import make_plan
 from tasks.similarity import similarity
 from tasks.store.artifacts import Ref
 from tests.tasks.chain import CRASH, NUM_BLOCKS, Chain
@@ -36,6 +38,46 @@ def test_strategies_that_need_no_similarity(chain: Chain, arguments: dict, expec
     assert chain.read_plan(ref) == expected
     assert {path.name for path in chain.open(ref).iterdir()} == {"plan.json", "manifest.json"}
     require_summary(ref, expected, arguments["strategy"])
+
+
+OTHERS = {
+    "uniform_spread": {"placement": "ends"},
+    "uniform_deviation": {"deviation": 0.4},
+    "random": {"seed": 3},
+    "inverse_normal": {"placement": "explicit", "tuned": (1, 3), "num_tuned": None},
+    "reverse": {},
+}
+
+
+@pytest.mark.parametrize("strategy", OTHERS)
+def test_what_was_chosen_arrives_in_the_plan(chain: Chain, strategy: str) -> None:
+    arguments = UNIFORM | {"share": "frozen_only"} | OTHERS[strategy]
+    expected = make_plan(strategy, NUM_BLOCKS, arguments)
+    ref = chain.cluster(**arguments | {"strategy": strategy})
+    assert chain.read_plan(ref) == expected
+    assert expected.share == "frozen_only"
+    require_summary(ref, expected, strategy)
+
+
+def test_influence_and_angles_are_taken_from_the_similarity(chain: Chain) -> None:
+    tensors = chain.tensors(chain.similar, "similarity")
+    expected = {
+        "block_influence": block_influence_plan(tensors["block_influence"], 3, 2),
+        "angular": angular_plan(tensors["angular_distance"], 3, 2),
+    }
+    for strategy, plan in expected.items():
+        arguments = UNIFORM | {"strategy": strategy, "num_kept": 3, "similarity": chain.similar}
+        assert chain.read_plan(chain.cluster(**arguments)) == plan
+
+
+def test_centres_that_are_named_must_be_some(chain: Chain) -> None:
+    ref = chain.cluster(**CRASH, similarity=chain.similar)
+    kept, centre = chain.read_plan(ref).kept, chain.read_plan(ref).kept[1]
+    arguments = CRASH | {"placement": "explicit", "num_tuned": None, "similarity": chain.similar}
+    assert chain.read_plan(chain.cluster(**arguments, tuned=(centre,))).tuned == (centre,)
+    other = next(block for block in range(NUM_BLOCKS) if block not in kept)
+    with pytest.raises(InputError, match=rf"tuned block {other} is no centre of a cluster; the centres are \[0, "):
+        chain.cluster(**arguments, tuned=(other,))
 
 
 def require_summary(ref: Ref, plan: Plan, strategy: str) -> None:

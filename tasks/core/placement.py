@@ -1,0 +1,88 @@
+"""Which blocks are tuned: known before the others are chosen, or taken from those that were.
+
+Sources: Offsite-Tuning (arXiv 2302.04870), section 3.2 ("ends"); CRaSh (arXiv 2310.15477), section 3.2 ("centres").
+"""
+
+import math
+from collections.abc import Sequence
+
+from tasks.core.errors import InputError
+
+PLACEMENTS = ("ends", "centres", "explicit")
+
+
+def tuned_ahead(num_blocks: int, num_tuned: int, placement: str, tuned: Sequence[int] = ()) -> tuple[int, ...]:
+    """The tuned blocks where they are known before any is chosen ("ends", "explicit"); none for "centres"."""
+    if placement not in PLACEMENTS:
+        raise InputError(f"placement = {placement!r}; choose from {', '.join(PLACEMENTS)}")
+    if placement == "ends":
+        check_budget(num_blocks, num_blocks, num_tuned)
+        return ends(range(num_blocks), num_tuned)
+    if placement == "explicit":
+        chosen = tuple(sorted(tuned))
+        check_indices("tuned", chosen, num_blocks)
+        return chosen
+    return ()
+
+
+def place_tuned(
+    centres: Sequence[int], num_tuned: int, placement: str = "centres", tuned: Sequence[int] = ()
+) -> tuple[int, ...]:
+    """Which of the sorted centres are tuned, where the kept blocks are decided first.
+
+    "centres": spread evenly; "ends": the first floor(m/2) and last m - floor(m/2) centres; "explicit": those in
+    `tuned`. Raises InputError, with the centres, if one of them is no centre.
+    """
+    if placement == "centres":
+        return spread(centres, num_tuned)
+    if placement == "ends":
+        check_budget(len(centres), len(centres), num_tuned)
+        return ends(centres, num_tuned)
+    if placement != "explicit":
+        raise InputError(f"placement = {placement!r}; choose from {', '.join(PLACEMENTS)}")
+    if outside := sorted(set(tuned) - set(centres)):
+        raise InputError(f"tuned block {outside[0]} is no centre of a cluster; the centres are {list(centres)}")
+    return tuple(sorted(tuned))
+
+
+def ends(blocks: Sequence[int], num_tuned: int) -> tuple[int, ...]:
+    """The first floor(m/2) and the last m - floor(m/2) of these blocks."""
+    low = num_tuned // 2
+    return (*blocks[:low], *blocks[len(blocks) - (num_tuned - low) :])
+
+
+def spread(kept: Sequence[int], num_tuned: int) -> tuple[int, ...]:
+    """Tuned blocks among the sorted kept ones: those at p_j = ceil(j (K-1) / (m-1)) (CRaSh's published plans)."""
+    check_budget(len(kept), len(kept), num_tuned)
+    if num_tuned == 1:
+        raise InputError(
+            "num_tuned = 1: say which block, with placement explicit (or strategy fixed) and an explicit list of tuned"
+            " blocks, or place them at the ends"
+        )
+    places = [math.ceil(j * (len(kept) - 1) / (num_tuned - 1)) for j in range(num_tuned)]
+    return tuple(kept[place] for place in places)
+
+
+def evenly(num_places: int, num_chosen: int) -> list[int]:
+    """`num_chosen` of 0..num_places-1, evenly spaced with both ends; the middle one for a single choice."""
+    if num_chosen == 1:
+        return [num_places // 2]
+    return [round(i * (num_places - 1) / (num_chosen - 1)) for i in range(num_chosen)]
+
+
+def check_budget(num_blocks: int, num_kept: int, num_tuned: int) -> None:
+    """InputError unless 1 <= num_tuned <= num_kept <= num_blocks."""
+    if not 1 <= num_kept <= num_blocks:
+        raise InputError(f"num_kept = {num_kept}: keep between 1 and {num_blocks}, the number of blocks")
+    if not 1 <= num_tuned <= num_kept:
+        raise InputError(f"num_tuned = {num_tuned}: tune between 1 and {num_kept}, the number of kept blocks")
+
+
+def check_indices(name: str, indices: tuple[int, ...], num_blocks: int) -> None:
+    """InputError unless these are block indices, ascending and at least one. `name`: what they are, for the error."""
+    if not indices:
+        raise InputError(f"plan: {name} is empty; name at least one block")
+    if list(indices) != sorted(set(indices)):
+        raise InputError(f"plan: {name} = {list(indices)} must be ascending without repetition")
+    if indices[0] < 0 or indices[-1] >= num_blocks:
+        raise InputError(f"plan: {name} = {list(indices)} leaves 0..{num_blocks - 1}, the blocks of the model")
