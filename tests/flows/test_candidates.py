@@ -84,3 +84,17 @@ def test_the_snippet_is_the_plan_and_valid_settings():
     read = tomllib.loads(snippet(given))
     assert Settings.model_validate({**BASE, **read}).plan == given.plan
     assert Settings.model_validate({**BASE, **read}).strategy == given.strategy
+
+
+def test_each_strategy_shares_in_its_own_way_and_named_blocks_are_counted():
+    shared = settings({"strategy": ["crash", "uniform"]}, {"share": {"crash": "frozen_only"}})
+    assert [candidate.name for candidate in make_candidates(shared, SIZES)] == [
+        "crash 4/2 frozen_only",
+        "uniform 4/2 none",
+    ]
+    # What `auto` stands for and the same said in words are one plan.
+    said_twice = settings({"strategy": ["uniform"], "share": ["auto", "none"]})
+    (only,) = make_candidates(said_twice, SIZES)
+    assert only.name == "uniform 4/2 none"
+    explicit = settings({"strategy": ["reverse"]}, {"placement": "explicit", "tuned": [0, 2, 3]})
+    assert [candidate.name for candidate in make_candidates(explicit, SIZES)] == ["reverse 4/3 none"]
