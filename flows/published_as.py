@@ -1,6 +1,9 @@
 """Which row of the papers' tables a strategy of these settings is, if it is one."""
 
-from flows.settings import Settings
+from flows.settings import Settings, Strategy
+
+# Published without sharing, which is also what `auto` is for them.
+UNSHARED: tuple[Strategy, ...] = ("uniform", "uniform_spread")
 
 
 def published_as(settings: Settings) -> dict[str, str]:
@@ -12,10 +15,10 @@ def published_as(settings: Settings) -> dict[str, str]:
         return {}
     if distilled:
         return {"uniform": "distilled"}
-    known = {"uniform": "uniform"} if plan["share"] in ("auto", "none") else {}
-    known |= {"uniform_spread": "uniform_spread"}
+    share_of = settings.plan.share_of
+    known = {name: name for name in UNSHARED if share_of(name) in ("auto", "none")}
     ours = (values["similarity"]["estimator"], plan["linkage"], plan["keep_ends"])
     if ours == ("linear_cka", "boundary", False):
         names = {"auto": "crash", "all": "crash", "none": "crash without sharing"}
-        known |= {"crash": names[plan["share"]]} if plan["share"] in names else {}
+        known |= {"crash": names[share_of("crash")]} if share_of("crash") in names else {}
     return {name: row for name, row in known.items() if name in settings.strategy}

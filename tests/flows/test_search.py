@@ -52,7 +52,7 @@ def test_a_search_by_estimate_goes_on_as_a_measured_one_and_is_found_again(setti
     assert len(measured) == 2
     assert content["best"] == min(measured, key=lambda row: row["plug_in_loss"])["name"]
     assert "Best plan" in second.stdout
-    assert "uniform 8/2 frozen_only: discloses 67.9% of the parameters" in second.stdout
+    assert "uniform 8/2 none: discloses 67.9% of the parameters" in second.stdout
     best = tomllib.loads((result(settings) / "best.toml").read_text())
     assert f"{best['strategy'][0]} {best['plan']['num_kept']}/{best['plan']['num_tuned']}" in content["best"]
 
@@ -68,7 +68,7 @@ def test_a_limit_that_no_plan_meets_is_refused_before_anything_is_computed(setti
     home = f"place.home={tmp_path / 'home'}"
     refused = crash("search", str(settings), "--set", "search.max_disclosed=0.3", "--set", home)
     assert refused.returncode == 2
-    assert "the smallest, uniform 4/2 frozen_only, discloses 35.8%" in refused.stderr
+    assert "the smallest, uniform 4/2 none, discloses 35.8%" in refused.stderr
     assert "a single block with embeddings and head 11.7%" in refused.stderr
     assert not list(tmp_path.glob("home/store/artifacts/capture/*"))
 
@@ -77,7 +77,7 @@ def test_a_plan_that_fails_leaves_the_others_intact(settings):
     """At this rate tuning diverges for every plan: each is named, and the command ends with the first one's error."""
     failed = crash("search", str(settings), "--set", "tune.learning_rate=1e30")
     assert failed.returncode == 2, failed.stdout + failed.stderr
-    assert "no plan of the search could be measured; the first of 2, uniform 4/2 frozen_only" in failed.stderr
+    assert "no plan of the search could be measured; the first of 2, uniform 4/2 none" in failed.stderr
     assert "not finite" in failed.stderr
 
 
