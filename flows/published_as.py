@@ -16,7 +16,7 @@ def published_as(settings: Settings) -> dict[str, str]:
     if distilled:
         return {"uniform": "distilled"}
     share_of = settings.plan.share_of
-    known = {name: name for name in UNSHARED if share_of(name) in ("auto", "none")}
+    known: dict[str, str] = {name: name for name in UNSHARED if share_of(name) in ("auto", "none")}
     ours = (values["similarity"]["estimator"], plan["linkage"], plan["keep_ends"])
     if ours == ("linear_cka", "boundary", False):
         names = {"auto": "crash", "all": "crash", "none": "crash without sharing"}
