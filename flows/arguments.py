@@ -110,13 +110,19 @@ class Arguments:
         return TrainSettings(**chosen | {"learning_rate": rate, "seed": seed})
 
     @property
+    def proxies(self) -> dict[str, Any]:
+        """The owner's text on which an emulator is compared with the full model: the support set."""
+        support = self._settings.support.model_dump(include={"num_rows", "split", "max_tokens"})
+        return {**support, "precision": self._precision}
+
+    @property
     def plug_in(self) -> dict[str, Any]:
         """Whether the plugged model is written out."""
         return {"export": self._settings.export.plugged_model}
 
     @property
     def evaluate(self) -> dict[str, Any]:
-        """How each of the five settings is scored."""
+        """How each of the five settings is scored, and validated."""
         return {"precision": self._precision, "max_tokens": self._settings.evaluate.max_tokens}
 
 

@@ -71,9 +71,14 @@ def parser() -> argparse.ArgumentParser:
     cost.add_argument("--answer-tokens", type=int, help="mean tokens of its answers (a quarter of the row)")
     cost.add_argument("--json", action="store_true", help="print JSON instead of a table")
     cost.set_defaults(run=_plan_cost)
-    for command in (demo, run, sweep, cost):
+    search = commands.add_parser("search", help="the best plan at the task that discloses little enough of the model")
+    search.add_argument(
+        "settings", type=Path, help="TOML file as for `crash run`, with the limit and lists in [search]"
+    )
+    search.set_defaults(run=_run, deployment="search/run")
+    for command in (demo, run, sweep, cost, search):
         command.add_argument("--set", dest="changes", action="append", metavar="KEY=VALUE", help=SET_HELP)
-    for command in (demo, run):
+    for command in (demo, run, search):
         command.add_argument("--pool", action="store_true", help="run it on the work pool, and follow it from here")
     runs = commands.add_parser("runs", help="runs so far, their state and keys")
     runs.add_argument("--keys", action="store_true", help="also list the stages' keys")
@@ -115,9 +120,9 @@ def _run(options: argparse.Namespace) -> int:
 
         prepare_environment(Path(settings.place.home))
         return submit(options.deployment, settings)
-    from flows.launch import launch
+    from flows.launch import launch, launch_search
 
-    return launch(settings)
+    return (launch_search if options.deployment == "search/run" else launch)(settings)
 
 
 def _sweep(options: argparse.Namespace) -> int:

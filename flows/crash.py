@@ -87,7 +87,7 @@ def at_best_rate(
     return run(select, name, tunings=tunings, learning_rates=list(rates))
 
 
-def planned(run: Run, name: Strategy, similar: Any) -> Any:
+def planned(run: Run, name: Strategy, similar: Any, label: str | None = None) -> Any:
     """The plan of one way to choose blocks, from what it looks at: states in common, or runs of its own."""
     inputs: dict[str, Any] = {"model": run.model, "task": run.task}
     evidence, num_blocks = dict[str, Any](), run.model.num_blocks
@@ -98,28 +98,17 @@ def planned(run: Run, name: Strategy, similar: Any) -> Any:
         evidence["dropped"] = run(iterative_drop, **inputs, **run.arguments.iterative_drop(num_blocks))
     elif needs != "num_blocks":
         evidence["similarity"] = similar
-    return run(cluster, name, **run.arguments.cluster(name, num_blocks, evidence))
+    return run(cluster, label or name, **run.arguments.cluster(name, num_blocks, evidence))
 
 
 def one_strategy(run: Run, name: Strategy, similar: Any) -> dict[str, Any]:
     """The emulator of one way to choose blocks: scored as it is, tuned, and with its tuned blocks plugged in."""
     inputs, scores = {"model": run.model, "task": run.task}, run.arguments.evaluate
     plan = planned(run, name, similar)
-    emulator = run(emulate, name, model=run.model, plan=plan)
-    if run.settings.compress.method != "none":
-        emulator = run(compress, name, emulator=emulator, **run.arguments.compress)
-    if run.settings.distill.enabled:
-        emulator = run(distill, name, emulator=emulator, teacher=run.teacher, text=run.text, **run.arguments.distill)
+    emulator = emulator_of(run, name, plan)
     zero_shot = run(evaluate, f"{name} emulator", **inputs, emulator=emulator, **scores)
-    given = {"task": run.task, "plan": plan, "emulator": emulator}
-    tuned = [
-        at_best_rate(run, f"{name}, seed {seed}", seed, run.arguments.rates, run.arguments.tune, **given)
-        for seed in run.settings.tune.seeds
-    ]
-    plugged = [
-        run(plug_in, f"{name}, {seed}", model=run.model, plan=plan, tuned=blocks, **run.arguments.plug_in)
-        for seed, blocks in run.by_seed(tuned)
-    ]
+    tuned = tunings_of(run, name, plan, emulator)
+    plugged = plugged_of(run, name, plan, tuned)
     emulator_tuned = [
         run(evaluate, f"{name} emulator tuned, {seed}", **inputs, emulator=emulator, tuned=blocks, **scores)
         for seed, blocks in run.by_seed(tuned)
@@ -137,3 +126,30 @@ def one_strategy(run: Run, name: Strategy, similar: Any) -> dict[str, Any]:
         "plugged_in": plugged_in,
         "tuning": tuned,
     }
+
+
+def emulator_of(run: Run, name: str, plan: Any) -> Any:
+    """What is given away: the kept blocks, made cheaper or better by other means where the settings say so."""
+    emulator = run(emulate, name, model=run.model, plan=plan)
+    if run.settings.compress.method != "none":
+        emulator = run(compress, name, emulator=emulator, **run.arguments.compress)
+    if run.settings.distill.enabled:
+        emulator = run(distill, name, emulator=emulator, teacher=run.teacher, text=run.text, **run.arguments.distill)
+    return emulator
+
+
+def tunings_of(run: Run, name: str, plan: Any, emulator: Any) -> list[Any]:
+    """The emulator's tuned blocks, for each tuning seed."""
+    given = {"task": run.task, "plan": plan, "emulator": emulator}
+    return [
+        at_best_rate(run, f"{name}, seed {seed}", seed, run.arguments.rates, run.arguments.tune, **given)
+        for seed in run.settings.tune.seeds
+    ]
+
+
+def plugged_of(run: Run, name: str, plan: Any, tuned: list[Any]) -> list[Any]:
+    """The tuned blocks as they enter the full model, for each tuning seed."""
+    return [
+        run(plug_in, f"{name}, {seed}", model=run.model, plan=plan, tuned=blocks, **run.arguments.plug_in)
+        for seed, blocks in run.by_seed(tuned)
+    ]

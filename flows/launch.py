@@ -51,6 +51,22 @@ def launch_sweep(settings: Settings, axes: dict[str, list[Any]], at_once: int | 
     return 0
 
 
+def launch_search(settings: Settings) -> int:
+    """Run the `search` flow in this process; exit code."""
+    _prepare(settings)
+    from flows.candidates import make_candidates, sizes_of
+    from flows.inputs import Inputs
+
+    make_candidates(settings, sizes_of(Inputs(settings).model))
+    begun = time.monotonic()
+    from flows.search import search
+
+    _start(settings)
+    folder = open_store(settings.store_root, settings.store_url).open(search(settings))
+    _print_summary(settings, folder / "table.md", folder / "frontier.png", time.monotonic() - begun)
+    return 0
+
+
 def _prepare(settings: Settings) -> None:
     prepare_environment(Path(settings.place.home))
     check_prefect()

@@ -67,3 +67,23 @@ def _show_in_prefect(table: str, rows: list[dict[str, Any]], run: "Run", trackin
 
 def _was(computed: bool) -> str:
     return "computed" if computed else "found"
+
+
+def show_search(run: "Run", tracking: Tracking) -> None:
+    """Pass the table and the picture of a search on to MLflow and Prefect."""
+    from prefect.artifacts import create_markdown_artifact
+
+    assert run.report is not None
+    folder = run.runtime.open_store().open(run.report)
+    tracking.files([folder / "frontier.png"], "figures")
+    tracking.files([folder / name for name in ("table.csv", "table.md", "search.json", "best.toml")], "search")
+    rows = json.loads((folder / "search.json").read_text())["rows"]
+    shown = {f"{row['name']}/{name}": row[name] for row in rows for name in ("plug_in_loss", "gain", "privacy_gap")}
+    tracking.values({name: float(value) for name, value in shown.items() if value is not None})
+    table = (folder / "table.md").read_text()
+    tracking.describe(table, {"frontier.key": run.report.key})
+    try:
+        create_markdown_artifact(markdown=table, key="report", description="Every plan of the search")
+    except Exception as error:
+        # The store has the table; a server that is away costs only its copy.
+        logger.warning("Prefect did not take the table (%s)", type(error).__name__)

@@ -1,10 +1,11 @@
 """One run from start to end: inputs resolved and checked, tracking and records opened, everything closed again."""
 
+import copy
 import logging
 import os
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from tasks.store.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 # Stages whose artifact is what a whole run or sweep was for.
-RESULTS = ("report", "collect")
+RESULTS = ("report", "collect", "frontier")
 
 
 class Run:
@@ -64,10 +65,21 @@ class Run:
         self._futures.append(future)
         return future
 
+    def changed(self, settings: Settings) -> "Run":
+        """The same run with other settings, for some of its stages; it waits for these alone."""
+        part = copy.copy(self)
+        part.settings, part.arguments, part._futures = settings, Arguments(settings, self.facts["precision"]), []
+        return part
+
     def by_seed(self, values: list[Any]) -> Iterator[tuple[str, Any]]:
         """One value for each tuning seed, with a name for it."""
         for seed, value in zip(self.settings.tune.seeds, values, strict=True):
             yield f"seed {seed}", value
+
+    def wait(self) -> None:
+        """Wait for the stages so far, in the order in which they were asked for; the first that failed is raised."""
+        for future in self._futures:
+            future.result()
 
     def finish(self, last: Any) -> Ref:
         """Wait for all stages; the first that fails ends the run with its own error."""
@@ -82,8 +94,13 @@ class Run:
 
 
 @contextmanager
-def started(settings: Settings, flow_name: str) -> Iterator[Run]:
-    """Resolve and check the inputs, then open records and tracking for the time of the block."""
+def started(
+    settings: Settings, flow_name: str, name: str | None = None, show: Callable[[Run, Tracking], None] | None = None
+) -> Iterator[Run]:
+    """Resolve and check the inputs, then open records and tracking for the time of the block.
+
+    name: what the run is called; show: passes on what it found, by default the five settings.
+    """
     from flows.guard import guard_temporary_servers
     from flows.results import show_results
 
@@ -94,11 +111,11 @@ def started(settings: Settings, flow_name: str) -> Iterator[Run]:
     own = make_shared(settings, runtime)
     own.used.append(inputs.checked)
     run = Run(settings, inputs, runtime, own)
-    parameters = _parameters(settings, run.facts)
-    with recorded(settings, flow_name, run_name(settings), runtime, own, parameters, _digests(inputs)):
+    parameters = _parameters(settings, run.facts, flow_name)
+    with recorded(settings, flow_name, name or run_name(settings), runtime, own, parameters, _digests(inputs)):
         yield run
         assert run.report is not None
-        show_results(run, own.tracking)
+        (show or show_results)(run, own.tracking)
 
 
 def make_runtime(settings: Settings) -> Runtime:
@@ -207,11 +224,12 @@ def git_commit() -> str | None:
     return answer.stdout.strip() or None
 
 
-def _parameters(settings: Settings, facts: dict[str, Any]) -> dict[str, str]:
-    """Every setting that can change a result, flat; of folders only the name, of places nothing."""
+def _parameters(settings: Settings, facts: dict[str, Any], flow_name: str) -> dict[str, str]:
+    """Every setting that can change this flow's result, flat; of folders only the name, of places nothing."""
     flat: dict[str, str] = {}
     named = {".".join(place) for place in FOLDERS}
-    for group, values in settings.model_dump(mode="json", exclude={"place", "export"}).items():
+    unused = {"place", "export"} | ({"search"} if flow_name != "search" else set())
+    for group, values in settings.model_dump(mode="json", exclude=unused).items():
         if isinstance(values, dict):
             given = {f"{group}.{key}": value for key, value in values.items() if value is not None}
             flat |= {key: Path(value).name if key in named else str(value) for key, value in given.items()}

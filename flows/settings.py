@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from flows.emulator_settings import Compress, Distill
 from flows.group import Group
-from flows.plan_settings import PlanSettings, Strategy
+from flows.plan_settings import PlanSettings, Share, Strategy
 from flows.tune_settings import FullTune, Tune
 from tasks.store.home import default_home
 
@@ -74,6 +74,25 @@ class Evaluate(Group):
     """Padded tokens in one forward pass of scoring."""
 
 
+class Search(Group):
+    """Search for the best plan within a limit of disclosure (`crash search`). Empty lists: what the plan above says."""
+
+    max_disclosed: Annotated[float, Field(gt=0, le=1)] = 0.6
+    """Largest share of the full model's parameters in the emulator, embeddings and head included, each counted once."""
+    strategy: tuple[Strategy, ...] = ()
+    """Ways to choose blocks that are tried."""
+    num_kept: tuple[PositiveInt, ...] = ()
+    """Values of plan.num_kept that are tried."""
+    num_tuned: tuple[PositiveInt, ...] = ()
+    """Values of plan.num_tuned that are tried."""
+    share: tuple[Share, ...] = ()
+    """Values of plan.share that are tried."""
+    by: Literal["measured", "estimated"] = "measured"
+    """Tune and plug in every plan, or only those that the owner-side proxies rank best."""
+    num_measured: PositiveInt = 4
+    """Number of plans that are tuned and plugged in when the others are estimated."""
+
+
 class Export(Group):
     """What is written beside the report."""
 
@@ -119,6 +138,7 @@ class Settings(Group):
     tune: Tune = Tune()
     full_tune: FullTune = FullTune()
     evaluate: Evaluate = Evaluate()
+    search: Search = Search()
     export: Export = Export()
     place: Place = Place()
 

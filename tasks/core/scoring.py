@@ -84,17 +84,22 @@ def perplexity_with_error(losses: Sequence[float], weights: Sequence[float]) -> 
     """exp(sum of losses / sum of weights) and its standard error over documents.
 
     losses: negative log-likelihood of each document; weights: its number of tokens (or words).
-    The error is that of a ratio of two sums, carried through the exponential (delta method; Cochran, Sampling
-    Techniques, section 6.4).
+    The error is that of a ratio of two sums, carried through the exponential (delta method).
     """
-    total, n = sum(weights), len(losses)
-    rate = sum(losses) / total
+    rate, error = rate_with_error(losses, weights)
     # Saturated: an untrained emulator may be worse than guessing by far, and JSON knows no infinity.
     value = math.exp(min(rate, MAX_RATE))
-    if n < 2 or rate >= MAX_RATE:
-        return value, None
+    return value, None if error is None or rate >= MAX_RATE else value * error
+
+
+def rate_with_error(losses: Sequence[float], weights: Sequence[float]) -> tuple[float, float | None]:
+    """Sum of losses / sum of weights, and its standard error over documents (Cochran, Sampling Techniques, 6.4)."""
+    total, n = sum(weights), len(losses)
+    rate = sum(losses) / total
+    if n < 2:
+        return rate, None
     spread = sum((loss - rate * weight) ** 2 for loss, weight in zip(losses, weights, strict=True))
-    return value, value * math.sqrt(spread * n / (n - 1)) / total
+    return rate, math.sqrt(spread * n / (n - 1)) / total
 
 
 def jackknife_error(items: Sequence[Any], statistic: Callable[[list[Any]], float]) -> float | None:

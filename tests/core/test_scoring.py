@@ -10,7 +10,7 @@ import torch
 from tasks.core.blocks import with_layout
 from tasks.core.errors import InputError
 from tasks.core.plan import fixed_plan
-from tasks.core.scoring import jackknife_error, mean_with_error, perplexity_with_error, score_tokens
+from tasks.core.scoring import jackknife_error, mean_with_error, perplexity_with_error, rate_with_error, score_tokens
 from tests.core.families import FAMILIES, NUM_BLOCKS, VOCABULARY, tiny_model
 
 Request = tuple[list[int], list[int]]
@@ -95,6 +95,13 @@ def test_the_error_of_a_perplexity_is_that_of_a_bootstrap() -> None:
     again = np.exp(losses[picks].sum(1) / weights[picks].sum(1))
     assert value == pytest.approx(math.exp(losses.sum() / weights.sum()))
     assert error == pytest.approx(again.std(), rel=0.1)
+
+
+def test_a_rate_over_equal_weights_is_a_mean() -> None:
+    values = [2.0, 1.0, 4.0, 3.0]
+    mean, error = mean_with_error(values)
+    assert rate_with_error([3 * value for value in values], [3.0] * 4) == (pytest.approx(mean), pytest.approx(error))
+    assert rate_with_error([6.0], [2.0]) == (3.0, None)
 
 
 def test_the_jackknife_of_a_mean_is_the_error_of_the_mean() -> None:

@@ -1,0 +1,93 @@
+"""The best plan at a task among those that disclose little enough of the model, by loss on validation rows.
+
+model, task ─ capture ─ similarity ─ cluster ─ proxies ─ emulate ─ tune ─ plug_in ─ validate ─ frontier
+
+Run again, it goes on: what was computed is found in the store. Nothing here reads the scored split.
+"""
+
+from typing import Any
+
+from prefect import flow
+
+from flows.candidates import combinations, make_candidates, sizes_of
+from flows.crash import RUNNER, emulator_of, planned, plugged_of, tunings_of
+from flows.results import show_search
+from flows.running import run_name, started
+from flows.settings import Settings
+from flows.trials import Trial, picked, require_one, take_plans
+from tasks.capture import capture
+from tasks.frontier import frontier
+from tasks.proxies import proxies
+from tasks.similarity import similarity
+from tasks.store.artifacts import Ref
+from tasks.validate import validate
+
+
+def _flow_run_name() -> str:
+    """The name of the flow run about to start."""
+    from prefect.runtime import flow_run
+
+    return search_name(Settings.model_validate(flow_run.parameters["settings"]))
+
+
+@flow(name="search", flow_run_name=_flow_run_name, task_runner=RUNNER, persist_result=False)
+def search(settings: Settings) -> Ref:
+    """Tune and plug in the plans within the limit, or those that proxies rank best, and choose by validation loss."""
+    with started(settings, "search", search_name(settings), show_search) as run:
+        sizes = sizes_of(run.model)
+        trials = [Trial(candidate, run) for candidate in make_candidates(settings, sizes)]
+        states = run(capture, model=run.model, task=run.task, **run.arguments.capture)
+        similar = run(similarity, states=states, **run.arguments.similarity)
+        full = run(validate, "full", model=run.model, task=run.task, **run.arguments.evaluate)
+        for trial in trials:
+            if not trial.reason:
+                trial.found["plan"] = make_plan(trial, similar)
+        take_plans(trials, sizes, settings.search.max_disclosed)
+        for trial in trials:
+            if not trial.reason:
+                trial.found["proxies"] = compare(trial)
+        tried = picked(trials, settings.search)
+        for trial in tried:
+            trial.found |= measure(trial)
+        for trial in trials:
+            trial.settle()
+        require_one(tried)
+        facts = {**run.facts, "max_disclosed": settings.search.max_disclosed, "by": settings.search.by}
+        return run.finish(run(frontier, facts=facts, full=full, trials=[trial.described() for trial in trials]))
+
+
+def make_plan(trial: Trial, similar: Any) -> Any:
+    """Which blocks this combination keeps and tunes."""
+    (strategy,) = trial.run.settings.strategy
+    return planned(trial.run, strategy, similar, trial.name)
+
+
+def compare(trial: Trial) -> Any:
+    """How like the full model the plan's emulator is, on the owner's text."""
+    run = trial.run
+    inputs = {"model": run.model, "task": run.task, "plan": trial.found["plan"]}
+    return run(proxies, trial.name, **inputs, **run.arguments.proxies)
+
+
+def measure(trial: Trial) -> dict[str, Any]:
+    """The emulator, tuned and plugged in, and the validation loss of both for each tuning seed."""
+    run, name, plan = trial.run, trial.name, trial.found["plan"]
+    inputs = {"model": run.model, "task": run.task, **run.arguments.evaluate}
+    emulator = emulator_of(run, name, plan)
+    tuned = tunings_of(run, name, plan, emulator)
+    plugged = plugged_of(run, name, plan, tuned)
+    emulator_tuned = [
+        run(validate, f"{name} emulator tuned, {seed}", **inputs, emulator=emulator, tuned=blocks)
+        for seed, blocks in run.by_seed(tuned)
+    ]
+    plugged_in = [
+        run(validate, f"{name} plugged in, {seed}", **inputs, tuned=blocks) for seed, blocks in run.by_seed(plugged)
+    ]
+    return {"emulator": emulator, "emulator_tuned": emulator_tuned, "plugged_in": plugged_in}
+
+
+def search_name(settings: Settings) -> str:
+    """What the search is called in both UIs."""
+    strategies = tuple(dict.fromkeys(values["strategy"] for values in combinations(settings)))
+    named = run_name(settings.model_copy(update={"strategy": strategies}))
+    return f"search · {named} · at most {settings.search.max_disclosed:.0%}"

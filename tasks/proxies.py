@@ -1,0 +1,71 @@
+"""Proxies: how like the full model one plan's emulator is, on text of the owner's, without a tuning."""
+
+from typing import TYPE_CHECKING, Any
+
+from tasks.store.artifacts import Ref
+from tasks.store.models import ModelSource
+from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
+from tasks.store.task_sources import Split, TaskSource
+from tasks.store.work import Work
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from tasks.core.plan import Plan
+
+
+@stage(packages=("torch", "transformers", "tokenizers", "lm_eval"), code=TEXT_CODE + MODEL_CODE, gpu=True)
+def proxies(
+    work: Work,
+    model: ModelSource,
+    task: TaskSource,
+    plan: Ref,
+    *,
+    num_rows: int,
+    split: Split,
+    max_tokens: int,
+    precision: str,
+) -> dict[str, Any]:
+    """Gradient cosine, divergence of next tokens, and error of states of a plan's emulator against the full model.
+
+    Computed on the first `num_rows` rows of the support split, the owner's text from which the plan itself is made:
+    always prompt and answer, because losses are of answers. Writes `proxies.json` (`tasks.core.proxies.Proxies`, with
+    every tuned block). Errors: InputError where a number is not finite.
+    """
+    import json
+    from dataclasses import asdict
+
+    from tasks.core.plan import Plan
+    from tasks.core.proxies import measure_proxies
+    from tasks.store.examples import load_examples
+    from tasks.store.models import load_tokenizer
+
+    how = Plan.from_json((work.open(plan) / "plan.json").read_text())
+    tokenizer = load_tokenizer(model)
+    examples = load_examples(task, split, tokenizer, model.context, limit=num_rows)
+    found = measure_proxies(
+        *_pair(work, model, how, precision),
+        how,
+        examples.rows[:num_rows],
+        max_tokens=max_tokens,
+        pad_id=tokenizer.pad_token_id or 0,
+        progress=lambda batches: work.progress(batches, "batches"),
+    )
+    (work.out / "proxies.json").write_text(json.dumps(asdict(found), indent=2) + "\n")
+    values = {name: getattr(found, name) for name in ("gradient_cosine", "kl", "state_error")}
+    work.metric(None, **values)
+    return {**values, "num_rows": len(examples.rows[:num_rows]), "num_answer_tokens": found.num_answer_tokens}
+
+
+def _pair(work: Work, model: ModelSource, plan: "Plan", precision: str) -> "tuple[PreTrainedModel, PreTrainedModel]":
+    """The full model and the emulator over the same tensors; spread over several GPUs each has its own."""
+    from tasks.core.blocks import with_layout
+    from tasks.core.devices import EVERY, place
+    from tasks.store.models import load_model
+
+    if work.device != EVERY:
+        full = load_model(model, precision, work.device)
+        return full, with_layout(full, plan)
+    full = load_model(model, precision)
+    emulator = with_layout(full, plan)
+    return place(full, EVERY), place(emulator, EVERY)

@@ -1,0 +1,44 @@
+"""One variant of a model: as it is, with tuned blocks plugged in, or its emulator before or after tuning."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.core.errors import InputError
+from tasks.store.artifacts import Ref
+from tasks.store.models import ModelSource
+from tasks.store.work import Work
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def load_variant(
+    work: Work, model: ModelSource, emulator: Ref | None, tuned: Ref | None, precision: str
+) -> "PreTrainedModel":
+    """The model that is scored, in evaluation mode. InputError if tuned blocks do not fit what they are put into."""
+    from tasks.core.devices import place
+    from tasks.store.model_folder import quiet_transformers
+    from tasks.store.models import load_model
+    from tasks.store.weights import load_emulator
+
+    quiet_transformers()
+    variant = load_model(model, precision) if emulator is None else load_emulator(work.open(emulator), dtype=precision)
+    if tuned is not None:
+        variant = _with_tuned(variant, work.open(tuned), model, in_emulator=emulator is not None)
+    return place(variant, work.device).eval()
+
+
+def _with_tuned(variant: "PreTrainedModel", folder: Path, model: ModelSource, in_emulator: bool) -> "PreTrainedModel":
+    from tasks.core.plugging import admit, load_parts, plug_in_parts
+    from tasks.store.returned import read_returned
+
+    returned = read_returned(folder)
+    plan, how = returned.plan, returned.variant
+    if plan.num_blocks != model.num_blocks:
+        raise InputError(
+            f"the tuned blocks are of a model with {plan.num_blocks} blocks, {model.name} has {model.num_blocks}"
+        )
+    if not in_emulator:
+        return plug_in_parts(variant, admit(returned.tuned, variant, plan, how), plan, how.admitted)
+    load_parts(variant, returned.tuned | returned.kept, plan, how)
+    return variant

@@ -1,0 +1,47 @@
+"""Validate: the loss of one variant of a model on the validation split, on which choices may be made."""
+
+from typing import Any
+
+from tasks.store.artifacts import Ref
+from tasks.store.models import ModelSource
+from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
+from tasks.store.task_sources import TaskSource
+from tasks.store.work import Work
+
+VARIANT_CODE = (*TEXT_CODE, *MODEL_CODE, "tasks.store.returned", "tasks.store.variants")
+
+
+@stage(packages=("torch", "transformers", "tokenizers", "lm_eval"), code=VARIANT_CODE, gpu=True)
+def validate(
+    work: Work,
+    model: ModelSource,
+    task: TaskSource,
+    emulator: Ref | None = None,
+    tuned: Ref | None = None,
+    *,
+    precision: str = "float32",
+    max_tokens: int = 8192,
+) -> dict[str, Any]:
+    """Mean negative log-likelihood of the validation rows' answer tokens in nats; the scored split is never read.
+
+    emulator: take it instead of the full model. tuned: with these blocks, in the full model or in the emulator.
+    precision: number format of computing; max_tokens: padded tokens in one forward pass. Writes `loss.json`: `loss`,
+    `stderr` (over examples; None for a single one), `num_tokens` and `num_rows`.
+    """
+    import json
+
+    from tasks.core.scoring import rate_with_error, score_tokens
+    from tasks.store.examples import load_examples
+    from tasks.store.models import load_tokenizer
+    from tasks.store.variants import load_variant
+
+    examples = load_examples(task, "validation", load_tokenizer(model), model.context)
+    variant = load_variant(work, model, emulator, tuned, precision)
+    requests = [(row.prompt_ids, row.answer_ids) for row in examples.rows]
+    scored = score_tokens(variant, requests, model.context, max_tokens, work.progress)
+    weights = [len(row.answer_ids) for row in examples.rows]
+    loss, stderr = rate_with_error([-likelihood for likelihood, _ in scored], weights)
+    found = {"loss": loss, "stderr": stderr, "num_tokens": sum(weights), "num_rows": examples.num_rows}
+    (work.out / "loss.json").write_text(json.dumps(found, indent=2) + "\n")
+    work.metric(None, validation_loss=loss)
+    return found
