@@ -1,4 +1,4 @@
-"""A list anywhere in the settings makes a grid: its axes, and the settings of every cell."""
+"""A list anywhere in the settings makes a grid, and so do variants: its axes, and the settings of every cell."""
 
 import itertools
 import types
@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from flows.settings import Settings
+from flows.variants import AXIS, TABLE, put, require_setting, require_variants, variant_overrides
 from tasks.core.errors import InputError
 
 MAX_CELLS = 10_000
@@ -16,20 +17,27 @@ MAX_CELLS = 10_000
 def split_axes(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """Settings with the first value of every list, and the axes: dotted key to its values.
 
-    A setting that is a list by itself (strategy, tune.seeds, ...) is an axis when it holds lists. InputError for an
-    empty list.
+    A setting that is a list by itself (strategy, tune.seeds, ...) is an axis when it holds lists. The tables
+    `variants` are the first axis; what they change is not part of the settings. InputError for variants that cannot be.
     """
-    axes: dict[str, list[Any]] = {}
-    return _split(values, Settings, "", axes), axes
+    axes: dict[str, list[Any]] = {AXIS: values[TABLE]} if TABLE in values else {}
+    settings = {name: value for name, value in values.items() if name != TABLE}
+    base = _split(settings, Settings, "", axes)
+    if TABLE in values:
+        require_variants(values[TABLE], axes)
+    return base, axes
 
 
 def make_cells(base: Settings, axes: dict[str, list[Any]]) -> list[tuple[dict[str, Any], Settings]]:
     """Every combination in the order of the axes, the last one fastest: the axes' values, and the whole settings.
 
-    Raises InputError that names the cell whose settings cannot be.
+    Of a variant the value is its name. Raises InputError that names the cell whose settings cannot be.
     """
     for key, choices in axes.items():
-        _require_axis(key, choices)
+        if key == AXIS:
+            require_variants(choices, axes)
+        else:
+            _require_axis(key, choices)
     count = 1
     for choices in axes.values():
         count *= len(choices)
@@ -73,13 +81,7 @@ def _takes_lists(kind: Any) -> bool:
 
 
 def _require_axis(key: str, choices: Any) -> None:
-    group: Any = Settings
-    for part in key.split("."):
-        field = getattr(group, "model_fields", {}).get(part)
-        if field is None:
-            names = ", ".join(getattr(group, "model_fields", {}))
-            raise InputError(f"the grid has an axis {key}, but there is no such setting; choose from: {names}")
-        group = field.annotation
+    require_setting(key, f"the grid has an axis {key}")
     if not isinstance(choices, list) or not choices:
         raise InputError(f"the axis {key} of the grid has no values; give a list of at least one")
     if len({repr(choice) for choice in choices}) < len(choices):
@@ -87,17 +89,17 @@ def _require_axis(key: str, choices: Any) -> None:
 
 
 def _cell(values: dict[str, Any], chosen: dict[str, Any]) -> tuple[dict[str, Any], Settings]:
-    whole: dict[str, Any] = {name: dict(part) if isinstance(part, dict) else part for name, part in values.items()}
-    for key, value in chosen.items():
-        *tables, name = key.split(".")
-        group = whole
-        for table in tables:
-            group = group.setdefault(table, {})
-        group[name] = value
+    changes = {key: value for key, value in chosen.items() if key != AXIS}
+    if variant := chosen.get(AXIS):
+        changes |= variant_overrides(variant)
+        chosen = {**chosen, AXIS: variant["name"]}
+    for key, value in changes.items():
+        values = put(values, key, value)
     try:
-        return chosen, Settings.model_validate(whole)
+        return chosen, Settings.model_validate(values)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"]) or "settings"
         message = problem["msg"].removeprefix("Value error, ")
-        raise InputError(f"the cell {shown(chosen)}: {where}: {message}") from error
+        given = "" if isinstance(problem["input"], dict) else f" (given: {problem['input']!r})"
+        raise InputError(f"the cell {shown(chosen)}: {where}: {message}{given}") from error

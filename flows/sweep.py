@@ -14,6 +14,7 @@ from flows.grid import make_cells, shown
 from flows.progress import Progress
 from flows.running import make_runtime, make_shared, recorded, run_name
 from flows.settings import Settings
+from flows.variants import shown_values
 from tasks.collect import collect
 from tasks.core.errors import EnvironmentFault
 from tasks.store.artifacts import Ref
@@ -36,15 +37,16 @@ def sweep(settings: Settings, grid: Grid, at_once: PositiveInt | None = None, wh
     """Run every combination of the grid's values and collect the scores in one table.
 
     settings: of every cell, where the grid says nothing else. grid: dotted key to a list of values, for example
-    {"tune.learning_rate": [1e-4, 5e-4], "plan.num_kept": [4, 6, 8]}. at_once: cells at a time. where: on the work
-    pool, in this process, or on the pool when there is one.
+    {"tune.learning_rate": [1e-4, 5e-4], "plan.num_kept": [4, 6, 8]}; under `variant` a list of named sets of settings,
+    {"variant": [{"name": "no sharing", "plan.share": "none"}, ...]}. at_once: cells at a time. where: on the work pool,
+    in this process, or on the pool when there is one.
     """
     made = make_cells(settings, grid)
     runtime = make_runtime(settings)
     own = make_shared(settings, runtime)
     name = sweep_name(settings, grid)
     cells = [Cell(values, _labelled(cell, values, runtime.run_id)) for values, cell in made]
-    parameters = {f"grid.{key}": str(values) for key, values in grid.items()}
+    parameters = {f"grid.{key}": shown_values(key, values) for key, values in grid.items()}
     with recorded(settings, "sweep", name, runtime, own, parameters, {}):
         pooled = where == "pool" or (where == "auto" and on_pool())
         ended = run_on_pool(cells, runtime.run_id, at_once) if pooled else run_here(cells, at_once)
