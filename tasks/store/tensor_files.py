@@ -55,6 +55,10 @@ class StoredTensor:
     def num_bytes(self) -> int:
         return self.end - self.start
 
+    @property
+    def num_entries(self) -> int:
+        return prod(self.shape)
+
     def write_to(self, target: BinaryIO) -> None:
         """Copy the bytes verbatim through one small buffer."""
         buffer = memoryview(bytearray(min(COPY_BYTES, self.num_bytes)))
