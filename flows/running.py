@@ -21,6 +21,7 @@ from tasks.store.resources import Resources, machine_folder, usable_cores, visib
 from tasks.store.runtime import Runtime, Shared, sharing
 from tasks.store.servers import shown
 from tasks.store.stage import Stage
+from tasks.store.tensor_files import num_parameters
 from tasks.store.tracking import Tracking
 
 logger = logging.getLogger(__name__)
@@ -43,11 +44,13 @@ class Run:
             "model": Path(settings.model.name).name,
             "task": settings.task.name,
             "num_blocks": inputs.model.num_blocks,
+            "num_parameters": num_parameters(Path(inputs.model.path)),
             "precision": inputs.precision,
             "tuning_seeds": list(settings.tune.seeds),
             "support_split": settings.support.split,
             "num_kept": settings.plan.num_kept,
             "num_tuned": settings.plan.num_tuned,
+            "tuning_method": getattr(settings.tune, "method", "blocks"),
             **facts,
         }
         self._futures: list[Any] = []

@@ -6,7 +6,13 @@ from tasks.store.artifacts import Ref
 from tasks.store.stage import stage
 from tasks.store.work import Work
 
-PAGE_CODE = ("tasks.store.pages", "tasks.store.figures", "tasks.store.drawing")
+PAGE_CODE = (
+    "tasks.store.pages",
+    "tasks.store.figures",
+    "tasks.store.drawing",
+    "tasks.store.disclosed",
+    "tasks.store.cost_pages",
+)
 
 
 @stage(packages=("matplotlib", "scipy"), code=PAGE_CODE)
@@ -15,23 +21,38 @@ def report(
 ) -> dict:
     """Tables (`table.csv` long, `table_wide.csv`, `table.md`), `report.html`, `report.json`, and the pictures.
 
-    full: `zero_shot`, `fine_tuned` and `tuning`; strategies: for each its name, plan, evaluations and tunings, all as
-    references to artifacts, those of several seeds in the order of `facts["tuning_seeds"]`.
+    full: `zero_shot`, `fine_tuned` and `tuning`; strategies: for each its name, plan, emulator, evaluations and
+    tunings, all as references to artifacts, those of several seeds in the order of `facts["tuning_seeds"]`.
     """
     import json
     from dataclasses import asdict
 
     from tasks.store import pages
+    from tasks.store.disclosed import full_costs, method, strategy_costs
 
     comparison = _compare(full, strategies, facts["tuning_seeds"])
     (work.out / "table.csv").write_text(pages.long_csv(comparison))
     (work.out / "table_wide.csv").write_text(pages.wide_csv(comparison))
-    (work.out / "table.md").write_text(pages.markdown(comparison, facts))
-    content = {"facts": facts, "comparison": asdict(comparison), "rows": comparison.rows()}
+    costs = {each["name"]: strategy_costs(work, each, facts["num_parameters"]) for each in strategies}
+    if full["fine_tuned"]:
+        costs = {"full": full_costs(full)} | costs
+    (work.out / "table.md").write_text(pages.markdown(comparison, facts, costs))
+    content = {
+        "facts": facts,
+        "comparison": asdict(comparison),
+        "rows": comparison.rows() + [row for name, each in costs.items() for row in each.rows(name)],
+        "methods": {each["name"]: method(work, each) for each in strategies},
+        # Where the outcomes of single rows lie; they themselves stay there.
+        "scores": {each["name"]: [_place(ref) for ref in each["plugged_in"]] for each in strategies},
+    }
     (work.out / "report.json").write_text(json.dumps(content, indent=1, sort_keys=True))
     figures = _draw(work, comparison, full, strategies, similarity, facts["tuning_seeds"])
-    (work.out / "report.html").write_text(pages.page(comparison, facts, figures))
+    (work.out / "report.html").write_text(pages.page(comparison, facts, figures, costs))
     return {"strategies": [strategy.name for strategy in comparison.strategies]}
+
+
+def _place(ref: Ref) -> dict[str, str]:
+    return {"stage": ref.stage, "key": ref.key, "digest": ref.digest}
 
 
 def _compare(full: dict[str, Any], strategies: list[dict[str, Any]], seeds: list[int]) -> Any:

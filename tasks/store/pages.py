@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.comparison import Comparison, Mean, Strategy
+from tasks.core.disclosure import Costs
+from tasks.store.cost_pages import NOTE as COSTS_NOTE
+from tasks.store.cost_pages import cost_cells
 
 COLUMNS = {
     "emulator_zero_shot": "zero-shot",
@@ -56,9 +59,20 @@ def wide_csv(comparison: Comparison) -> str:
     return text.getvalue()
 
 
-def markdown(comparison: Comparison, facts: Mapping[str, Any]) -> str:
-    """The table as Markdown, aligned so that it can be read as plain text too."""
-    return "\n".join([caption(comparison, facts), "", *table(*wide_cells(comparison)), "", footnote(comparison), ""])
+def markdown(comparison: Comparison, facts: Mapping[str, Any], costs: Mapping[str, Costs]) -> str:
+    """The tables as Markdown, aligned so that they can be read as plain text too."""
+    scores = [caption(comparison, facts), "", *table(*wide_cells(comparison)), "", footnote(comparison), ""]
+    return "\n".join([*scores, *table(*named_costs(costs)), "", COSTS_NOTE, ""])
+
+
+def named_costs(costs: Mapping[str, Costs]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of what each emulator discloses and costs, and tuning the full model."""
+    figures = [
+        {str(row["setting"]): float(str(row["value"])) for row in each.rows(name)} for name, each in costs.items()
+    ]
+    header, rows = cost_cells(figures)
+    names = ["full model" if name == "full" else f"{name} emulator" for name in costs]
+    return ["", *header], [[name, *row] for name, row in zip(names, rows, strict=True)]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], num_names: int = 1) -> list[str]:
@@ -99,11 +113,10 @@ def footnote(comparison: Comparison) -> str:
     )
 
 
-def page(comparison: Comparison, facts: Mapping[str, Any], figures: Mapping[Path, str]) -> str:
+def page(
+    comparison: Comparison, facts: Mapping[str, Any], figures: Mapping[Path, str], costs: Mapping[str, Costs]
+) -> str:
     """The report as one page without scripts or outside files. figures: PNG to caption."""
-    header, rows = wide_cells(comparison)
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     listed = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd>" for name, value in facts.items())
     drawn = "".join(_figure(path, text) for path, text in figures.items())
     title = html.escape(caption(comparison, facts))
@@ -111,9 +124,17 @@ def page(comparison: Comparison, facts: Mapping[str, Any], figures: Mapping[Path
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
         f"<h1>Tuning without the full model</h1><p class=note>{title}</p>"
-        f'<div class=scroll><table id="settings"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        f"<p class=note>{html.escape(footnote(comparison))}</p>{drawn}<h2>Inputs</h2><dl>{listed}</dl></html>\n"
+        f"{html_table('settings', *wide_cells(comparison))}<p class=note>{html.escape(footnote(comparison))}</p>"
+        f"<h2>Disclosed, and what it costs</h2>{html_table('costs', *named_costs(costs))}"
+        f"<p class=note>{html.escape(COSTS_NOTE)}</p>{drawn}<h2>Inputs</h2><dl>{listed}</dl></html>\n"
     )
+
+
+def html_table(name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table that scrolls by itself where the page is too narrow."""
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class=scroll><table id="{name}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def shown(mean: Mean) -> str:

@@ -73,6 +73,11 @@ class StoredTensor:
                 left -= count
 
 
+def num_parameters(folder: Path) -> int:
+    """Entries of all tensors that a model folder stores; what is stored once counts once."""
+    return sum(tensor.num_entries for tensor in stored_tensors(folder).values())
+
+
 def read_header(file: Path) -> dict[str, StoredTensor]:
     """Every tensor of one safetensors file. InputError if the header is not one that fits the file."""
     size = file.stat().st_size
