@@ -30,7 +30,7 @@ def markdown(axes: Sequence[str], cells: Sequence[dict[str, Any]], rows: Sequenc
     """The table, and below it the cells that failed, each with its reason."""
     done = [cell for cell in cells if cell.get("report") is not None]
     failed = [cell for cell in cells if cell.get("report") is None]
-    metrics = sorted({str(row["metric"]) for row in rows})
+    metrics = sorted({str(row["metric"]) for row in rows if row["setting"] in (*FULL, *COLUMNS)})
     title = f"{len(done)} of {len(cells)} cells" + (f": {', '.join(metrics)}" if metrics else "")
     header = [*axes, "strategy", "full zero-shot", "full tuned", *COLUMNS.values()]
     lines = [line for cell in done for line in _lines(axes, cell, rows)]
