@@ -1,4 +1,4 @@
-"""A list anywhere in the settings makes a grid, and so do variants: its axes, and the settings of every cell."""
+"""A list anywhere in the settings makes a grid: its axes, and the settings of every cell."""
 
 import itertools
 import types
@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from flows import variants
 from flows.settings import Settings
-from flows.variants import AXIS, TABLE, put, require_setting, require_variants, variant_overrides
 from tasks.core.errors import InputError
 
 MAX_CELLS = 10_000
@@ -17,25 +17,24 @@ MAX_CELLS = 10_000
 def split_axes(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """Settings with the first value of every list, and the axes: dotted key to its values.
 
-    A setting that is a list by itself (strategy, tune.seeds, ...) is an axis when it holds lists. The tables
-    `variants` are the first axis; what they change is not part of the settings. InputError for variants that cannot be.
+    A setting that is a list by itself (strategy, tune.seeds, ...) is an axis when it holds lists; tables `variants`
+    are the axis `variant`. InputError for an empty list.
     """
-    axes: dict[str, list[Any]] = {AXIS: values[TABLE]} if TABLE in values else {}
-    settings = {name: value for name, value in values.items() if name != TABLE}
-    base = _split(settings, Settings, "", axes)
-    if TABLE in values:
-        require_variants(values[TABLE], axes)
-    return base, axes
+    axes: dict[str, list[Any]] = {}
+    if variants.TABLE in values:
+        axes[variants.AXIS] = values[variants.TABLE]
+        values = {name: value for name, value in values.items() if name != variants.TABLE}
+    return _split(values, Settings, "", axes), axes
 
 
 def make_cells(base: Settings, axes: dict[str, list[Any]]) -> list[tuple[dict[str, Any], Settings]]:
     """Every combination in the order of the axes, the last one fastest: the axes' values, and the whole settings.
 
-    Of a variant the value is its name. Raises InputError that names the cell whose settings cannot be.
+    Raises InputError that names the cell whose settings cannot be.
     """
     for key, choices in axes.items():
-        if key == AXIS:
-            require_variants(choices, axes)
+        if key == variants.AXIS:
+            variants.require_variants(choices, axes)
         else:
             _require_axis(key, choices)
     count = 1
@@ -81,7 +80,10 @@ def _takes_lists(kind: Any) -> bool:
 
 
 def _require_axis(key: str, choices: Any) -> None:
-    require_setting(key, f"the grid has an axis {key}")
+    try:
+        variants.setting_field(key)
+    except InputError as error:
+        raise InputError(f"the grid has an axis {key}: {error}") from error
     if not isinstance(choices, list) or not choices:
         raise InputError(f"the axis {key} of the grid has no values; give a list of at least one")
     if len({repr(choice) for choice in choices}) < len(choices):
@@ -89,17 +91,17 @@ def _require_axis(key: str, choices: Any) -> None:
 
 
 def _cell(values: dict[str, Any], chosen: dict[str, Any]) -> tuple[dict[str, Any], Settings]:
-    changes = {key: value for key, value in chosen.items() if key != AXIS}
-    if variant := chosen.get(AXIS):
-        changes |= variant_overrides(variant)
-        chosen = {**chosen, AXIS: variant["name"]}
-    for key, value in changes.items():
-        values = put(values, key, value)
+    whole, named = dict(values), dict(chosen)
+    if variant := chosen.get(variants.AXIS):
+        named[variants.AXIS] = variant[variants.NAME]
+    for key, value in {**chosen, **variants.overrides(variant or {})}.items():
+        if key != variants.AXIS:
+            variants.put(whole, key, value)
+    chosen = named
     try:
-        return chosen, Settings.model_validate(values)
+        return chosen, Settings.model_validate(whole)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"]) or "settings"
         message = problem["msg"].removeprefix("Value error, ")
-        given = "" if isinstance(problem["input"], dict) else f" (given: {problem['input']!r})"
-        raise InputError(f"the cell {shown(chosen)}: {where}: {message}{given}") from error
+        raise InputError(f"the cell {shown(chosen)}: {where}: {message}") from error

@@ -35,7 +35,7 @@ def show_results(run: "Run", tracking: Tracking) -> None:
 
 
 def flat_numbers(report: dict[str, Any]) -> dict[str, float]:
-    """`crash/plug_in`, `crash/plug_in_stderr`, `crash/disclosed_bytes`, ... from the report's rows."""
+    """`crash/plug_in`, `crash/plug_in_stderr`, ... from the report's rows."""
     numbers = {}
     for row in report["rows"]:
         name = "/".join(part for part in (row.get("strategy"), row["setting"]) if part)

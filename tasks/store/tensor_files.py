@@ -55,10 +55,6 @@ class StoredTensor:
     def num_bytes(self) -> int:
         return self.end - self.start
 
-    @property
-    def num_entries(self) -> int:
-        return prod(self.shape)
-
     def write_to(self, target: BinaryIO) -> None:
         """Copy the bytes verbatim through one small buffer."""
         buffer = memoryview(bytearray(min(COPY_BYTES, self.num_bytes)))
@@ -71,11 +67,6 @@ class StoredTensor:
                     raise InputError(f"{self.file} ends {left} bytes too early: it changed while it was read")
                 target.write(buffer[:count])
                 left -= count
-
-
-def num_parameters(folder: Path) -> int:
-    """Entries of all tensors that a model folder stores; what is stored once counts once."""
-    return sum(tensor.num_entries for tensor in stored_tensors(folder).values())
 
 
 def read_header(file: Path) -> dict[str, StoredTensor]:
@@ -117,6 +108,11 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     if absent := sorted(tensor for tensor, shard in shards.items() if tensor not in headers[shard]):
         raise InputError(f"{folder}: {len(absent)} tensors are not in the shards their index names, first {absent[0]}")
     return {tensor: headers[shard][tensor] for tensor, shard in shards.items()}
+
+
+def count_parameters(folder: Path) -> int:
+    """Parameters of a model folder, each counted once; reads headers only."""
+    return sum(prod(tensor.shape) for tensor in stored_tensors(folder).values())
 
 
 def read_index(file: Path) -> dict[str, str]:

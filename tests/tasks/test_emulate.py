@@ -37,8 +37,6 @@ def test_it_loads_without_this_project_as_the_kept_blocks(chain: Chain, share: s
     written = model.generate(IDS, max_new_tokens=5, do_sample=False)
     assert torch.equal(written, expected.generate(IDS, max_new_tokens=5, do_sample=False))
     assert ref.summary["depth"] == (3 if share is None else NUM_BLOCKS)
-    # However often a block runs, it is given away once; torch counts a tied head once as well.
-    assert ref.summary["num_parameters"] == sum(parameter.numel() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("share", [None, "all", "frozen_only"])
