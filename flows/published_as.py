@@ -8,6 +8,8 @@ def published_as(settings: Settings) -> dict[str, str]:
     values = settings.model_dump()
     plan = values["plan"]
     distilled = values.get("distill", {}).get("enabled", False)
+    if values["tune"].get("method", "blocks") != "blocks" or values["tune"].get("trained", "tuned") != "tuned":
+        return {}
     if values.get("compress", {}).get("method", "none") != "none" or plan.get("placement", "auto") != "auto":
         return {}
     if distilled:

@@ -13,6 +13,11 @@ from flows.settings import Settings
 from flows.variants import TABLE
 from tasks.core.errors import InputError
 
+# Sweeps that come with the project.
+READY = Path(__file__).parent / "tables"
+# Settings that name a folder, which may lie beside the file.
+FOLDERS = (("model", "name"), ("task", "data"), ("distill", "teacher"), ("distill", "data"))
+
 
 def read_settings(path: Path, changes: list[str] | None = None) -> Settings:
     """Settings of a TOML file with `--set` changes applied.
@@ -24,8 +29,12 @@ def read_settings(path: Path, changes: list[str] | None = None) -> Settings:
 
 
 def read_sweep(path: Path, changes: list[str] | None = None) -> tuple[Settings, dict[str, list[Any]]]:
-    """Settings of a TOML file in which lists make a grid: those of the first cell, and the axes. Raises InputError."""
-    values, text = _read(path, changes)
+    """Settings of a TOML file in which lists make a grid: those of the first cell, and the axes. Raises InputError.
+
+    A file that is not there is looked for among those that come with the project.
+    """
+    ready = READY / path
+    values, text = _read(ready if not path.exists() and ready.is_file() else path, changes)
     base, axes = split_axes(values)
     return _validated(base, path, text), axes
 
@@ -40,7 +49,8 @@ def _read(path: Path, changes: list[str] | None) -> tuple[dict[str, Any], str]:
         raise InputError(f"{path}: not valid TOML: {error}") from error
     for change in changes or []:
         _apply(values, change)
-    for table in [values, *values.get(TABLE, [])]:
+    variants = values.get(TABLE)
+    for table in [values, *(variants if isinstance(variants, list) else [])]:
         if isinstance(table, dict):
             _resolve_beside(table, path.resolve().parent)
     return values, text
@@ -75,7 +85,7 @@ def _apply(values: dict[str, Any], change: str) -> None:
 
 
 def _resolve_beside(values: dict[str, Any], folder: Path) -> None:
-    for table, key in (("model", "name"), ("task", "data")):
+    for table, key in FOLDERS:
         group: Any = values.get(table)
         if isinstance(group, dict) and key in group:
             given = group[key]
@@ -94,6 +104,8 @@ def _explain(problem: Any, path: Path, text: str) -> str:
     keys = [str(part) for part in problem["loc"]]
     name = ".".join(keys)
     where = f"{path}{_line_of(text, keys)}"
+    if keys == [TABLE]:
+        return f"{where}: variants are run side by side by `crash sweep`; `crash run` takes one"
     if problem["type"] == "extra_forbidden":
         return f"{where}: unknown setting {name}. {_suggest(keys)}"
     if problem["type"] == "missing":
@@ -107,7 +119,7 @@ def _line_of(text: str, keys: list[str]) -> str:
     """`:line` of the deepest key that stands in the file, or nothing (a key that came by --set)."""
     for key in reversed(keys):
         for number, line in enumerate(text.splitlines(), start=1):
-            if re.match(rf"\s*\[?\s*[\w.\"]*\b{re.escape(key)}\b\s*[\]=]", line):
+            if re.match(rf"\s*\[*\s*[\w.\"]*\b{re.escape(key)}\b\s*[\]=]", line):
                 return f":{number}"
     return ""
 

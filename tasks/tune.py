@@ -86,7 +86,7 @@ def _tune(
     if not work.rank:
         save_file({name: tensor.contiguous() for name, tensor in result.state.items()}, work.out / "tuned.safetensors")
         shutil.copyfile(work.open(plan) / "plan.json", work.out / "plan.json")
-    return {**result.summary(), "num_rows": len(rows.rows), "num_truncated": rows.num_truncated}
+    return {**result.summary(), **usage.peak(), "num_rows": len(rows.rows), "num_truncated": rows.num_truncated}
 
 
 def _network(
