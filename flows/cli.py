@@ -33,6 +33,13 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(code)
 
 
+READY = Path(__file__).parent / "tables"
+SWEEP = (
+    "Run every combination of what the settings give several values for, and collect the scores in one table. A list"
+    " anywhere in the settings is an axis (of a setting that is a list by itself, a list of lists). Tables"
+    " [[variants]], each with a name and the settings that it changes, are one axis together. tune.seeds stays inside a"
+    " cell."
+)
 SET_HELP = "change one setting; KEY= takes it back to its default"
 
 
@@ -53,9 +60,12 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("settings", type=Path, help="TOML file; the keys are listed in the README")
     run.set_defaults(run=_run, deployment="crash/run")
     sweep = commands.add_parser(
-        "sweep", help="a grid of runs and one table: a list anywhere in the settings is an axis"
+        "sweep",
+        help="a grid of runs and one table: a list anywhere in the settings is an axis",
+        description=SWEEP,
+        epilog=f"Ready files: {', '.join(sorted(path.name for path in READY.glob('*.toml')))}.",
     )
-    sweep.add_argument("settings", type=Path, help="TOML file as for `crash run`, with lists of values")
+    sweep.add_argument("settings", type=Path, help="TOML file as for `crash run`, or the name of a ready one")
     sweep.add_argument("--at-once", type=count, help="cells at a time (2 here, 16 on the work pool)")
     sweep.add_argument("--here", action="store_true", help="in this process, even if there is a work pool")
     sweep.set_defaults(run=_sweep)

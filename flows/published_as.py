@@ -7,6 +7,8 @@ from flows.settings import Settings
 def published_as(settings: Settings) -> dict[str, str]:
     """Strategy to its name in `tasks.core.published`; what was changed in another way than the papers is left out."""
     plan = settings.plan
+    if (settings.tune.method, settings.tune.trained) != ("blocks", "tuned"):
+        return {}
     if settings.compress.method != "none" or plan.placement != "auto":
         return {}
     if settings.distill.enabled:

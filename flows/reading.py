@@ -17,6 +17,11 @@ from tasks.store.task_sources import NAME_PLACE
 # Settings that name a folder, which may lie beside the file.
 FOLDERS = (("model", "name"), ("task", "data"), ("distill", "teacher"), ("distill", "data"))
 
+# Sweeps that come with the project.
+READY = Path(__file__).parent / "tables"
+# Settings that name a folder, which may lie beside the file.
+FOLDERS = (("model", "name"), ("task", "data"), ("distill", "teacher"), ("distill", "data"))
+
 
 def read_settings(path: Path, changes: list[str] | None = None) -> Settings:
     """Settings of a TOML file with `--set` changes applied.
@@ -28,8 +33,12 @@ def read_settings(path: Path, changes: list[str] | None = None) -> Settings:
 
 
 def read_sweep(path: Path, changes: list[str] | None = None) -> tuple[Settings, dict[str, list[Any]]]:
-    """Settings of a TOML file in which lists make a grid: those of the first cell, and the axes. Raises InputError."""
-    values, text = _read(path, changes)
+    """Settings of a TOML file in which lists make a grid: those of the first cell, and the axes. Raises InputError.
+
+    A file that is not there is looked for among those that come with the project.
+    """
+    ready = READY / path
+    values, text = _read(ready if not path.exists() and ready.is_file() else path, changes)
     base, axes = split_axes(values)
     return _validated(base, path, text), axes
 
@@ -44,7 +53,8 @@ def _read(path: Path, changes: list[str] | None) -> tuple[dict[str, Any], str]:
         raise InputError(f"{path}: not valid TOML: {error}") from error
     for change in changes or []:
         _apply(values, change)
-    for table in [values, *values.get(TABLE, [])]:
+    variants = values.get(TABLE)
+    for table in [values, *(variants if isinstance(variants, list) else [])]:
         if isinstance(table, dict):
             _resolve_beside(table, path.resolve().parent)
     return values, text
@@ -102,6 +112,8 @@ def _explain(problem: Any, path: Path, text: str) -> str:
     keys = [str(part) for part in problem["loc"]]
     name = ".".join(keys)
     where = f"{path}{_line_of(text, keys)}"
+    if keys == [TABLE]:
+        return f"{where}: variants are run side by side by `crash sweep`; `crash run` takes one"
     if problem["type"] == "extra_forbidden":
         return f"{where}: unknown setting {name}. {_suggest(keys)}"
     if problem["type"] == "missing":
@@ -115,7 +127,7 @@ def _line_of(text: str, keys: list[str]) -> str:
     """`:line` of the deepest key that stands in the file, or nothing (a key that came by --set)."""
     for key in reversed(keys):
         for number, line in enumerate(text.splitlines(), start=1):
-            if re.match(rf"\s*\[?\s*[\w.\"]*\b{re.escape(key)}\b\s*[\]=]", line):
+            if re.match(rf"\s*\[*\s*[\w.\"]*\b{re.escape(key)}\b\s*[\]=]", line):
                 return f":{number}"
     return ""
 

@@ -56,7 +56,8 @@ def setting_field(key: str) -> Any:
         if part not in fields:
             near = difflib.get_close_matches(part, fields, n=1)
             meant = f"did you mean {near[0]}? " if near else ""
-            raise InputError(f"there is no such setting; {meant}choose from: {', '.join(fields)}")
+            choices = f"choose from: {', '.join(fields)}" if fields else f"{key.rpartition('.')[0]} is a value"
+            raise InputError(f"there is no such setting; {meant}{choices}")
         field = fields[part]
         group = field.annotation
     return field

@@ -1,5 +1,6 @@
 """Collect: the scores of every cell of a sweep as one table."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from tasks.store.artifacts import Ref
@@ -7,6 +8,16 @@ from tasks.store.stage import stage
 from tasks.store.work import Work
 
 PAGE_CODE = ("tasks.store.sweep_pages", "tasks.store.sweep_sections", "tasks.store.spending", "tasks.store.pages")
+
+
+@dataclass(frozen=True)
+class Plugged:
+    """A strategy of a cell: the cell's values, the stage that wrote its emulator, the plug-in's outcomes by row."""
+
+    values: dict[str, Any]
+    strategy: str
+    emulator: str
+    outcomes: Any
 
 
 @stage(packages=("scipy",), code=PAGE_CODE)
@@ -47,10 +58,13 @@ def _cell(work: Work, cell: dict[str, Any]) -> dict[str, Any]:
     efforts = ref.summary.get("efforts", {})
     for strategy, figures in report["spending"].items():
         rows += [{**common, **row} for row in _figures(strategy, {**figures, **efforts.get(strategy, {})})]
-    return {"values": cell["values"], "rows": rows, "outcomes": load_file(folder / "outcomes.safetensors")}
+    outcomes = load_file(folder / "outcomes.safetensors")
+    return {"values": cell["values"], "rows": rows, "outcomes": outcomes, "emulators": report["emulators"]}
 
 
 def _published(facts: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    from dataclasses import asdict
+
     from tasks.core.published import published
 
     known_as = {"full": "full", **facts["published_as"]}.get(row["strategy"])
@@ -58,7 +72,7 @@ def _published(facts: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
         return {}
     budget = facts["num_blocks"], facts["num_kept"], facts["num_tuned"]
     found = published(facts["model"], facts["task"], row["metric"], budget, known_as, row["setting"])
-    return {"published": found[0], "source": found[1]} if found else {}
+    return asdict(found) | {"standard_errors": found.distance(row["value"], row["stderr"])} if found else {}
 
 
 def _figures(strategy: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
@@ -73,28 +87,32 @@ def _figures(strategy: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _tests(axes: list[str], cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Every plug-in against that of `uniform` in a cell that differs in nothing but the variant."""
-    groups: dict[str, list[tuple[dict[str, Any], str, Any]]] = {}
+    groups: dict[str, list[Plugged]] = {}
     for cell in cells:
         same = str([cell["values"][axis] for axis in axes if axis != "variant"])
         # In the order of the report: a file of tensors lists them by name.
         names = dict.fromkeys(row["strategy"] for row in cell["rows"] if row["strategy"] in cell["outcomes"])
-        groups.setdefault(same, []).extend((cell["values"], name, cell["outcomes"][name]) for name in names)
+        groups.setdefault(same, []).extend(
+            Plugged(cell["values"], name, cell["emulators"][name], cell["outcomes"][name]) for name in names
+        )
     return [test for group in groups.values() for test in _against_uniform(group)]
 
 
-def _against_uniform(group: list[tuple[dict[str, Any], str, Any]]) -> list[dict[str, Any]]:
+def _against_uniform(group: list["Plugged"]) -> list[dict[str, Any]]:
     from dataclasses import asdict
 
     from tasks.core.paired import holm, paired_test
 
-    baseline = next((place for place, (_, name, _) in enumerate(group) if name == "uniform"), None)
-    if baseline is None:
+    plain = [one for one in group if one.strategy == "uniform" and one.emulator == "emulate"]
+    # Several may draw evenly and differ in other settings; the one that is called so is meant.
+    plain.sort(key=lambda one: str(one.values.get("variant", "")).lower() != "uniform")
+    if not plain:
         return []
-    reference = group[baseline][2]
-    others = [each for place, each in enumerate(group) if place != baseline and len(each[2]) == len(reference)]
-    tests = [paired_test(outcomes, reference) for _, _, outcomes in others]
+    reference = plain[0]
+    others = [one for one in group if one is not reference and len(one.outcomes) == len(reference.outcomes)]
+    tests = [paired_test(one.outcomes, reference.outcomes) for one in others]
     corrected = holm([test.p_value for test in tests])
     return [
-        {"values": values, "strategy": name, "against": group[baseline][0], **asdict(test), "p_holm": p_holm}
-        for (values, name, _), test, p_holm in zip(others, tests, corrected, strict=True)
+        {"values": one.values, "strategy": one.strategy, "against": reference.values, **asdict(test), "p_holm": p_holm}
+        for one, test, p_holm in zip(others, tests, corrected, strict=True)
     ]

@@ -17,7 +17,7 @@ def report(
     """Tables (`table.csv` long, `table_wide.csv`, `table.md`), `report.html`, `report.json`, and the pictures.
 
     Also `outcomes.safetensors`: of every scored row the mean of the plug-in's outcomes over seeds, by strategy, where
-    the metric is a mean over rows; a sweep compares strategies by them, and they are shown nowhere.
+    the metric is a mean over rows or a perplexity; a sweep compares strategies by them, and they are shown nowhere.
     full: `zero_shot`, `fine_tuned` and `tuning`; strategies: for each its name, plan, evaluations and tunings, all as
     references to artifacts, those of several seeds in the order of `facts["tuning_seeds"]`.
     """
@@ -37,12 +37,14 @@ def report(
     (work.out / "table_wide.csv").write_text(pages.wide_csv(comparison))
     (work.out / "table.md").write_text(pages.markdown(comparison, facts))
     content = {"facts": facts, "comparison": asdict(comparison), "rows": comparison.rows(), "spending": spending}
+    # The stage that wrote each emulator: an evenly drawn one that was distilled is another method.
+    content["emulators"] = {each["name"]: each["emulator"].stage for each in strategies}
     (work.out / "report.json").write_text(json.dumps(content, indent=1, sort_keys=True))
     figures = _draw(work, comparison, full, strategies, similarity, facts["tuning_seeds"])
     (work.out / "report.html").write_text(pages.page(comparison, facts, figures, spending))
     return {
         "strategies": [strategy.name for strategy in comparison.strategies],
-        "efforts": {name: efforts(work, tunings) for name, (_, tunings) in given.items()},
+        "efforts": {name: efforts(tunings) for name, (_, tunings) in given.items()},
     }
 
 
@@ -73,7 +75,10 @@ def _compare(full: dict[str, Any], strategies: list[dict[str, Any]], seeds: list
 
 
 def _save_outcomes(work: Work, strategies: list[dict[str, Any]]) -> None:
-    """Rows of the mean over seeds, so that a right answer of two seeds in three counts two thirds."""
+    """Mean over seeds of each row, so that a right answer of two seeds in three counts two thirds; more is better.
+
+    Of a perplexity, its documents' log-likelihoods, scaled so that a difference of means is one of its logarithm.
+    """
     import json
 
     import numpy as np
@@ -81,9 +86,11 @@ def _save_outcomes(work: Work, strategies: list[dict[str, Any]]) -> None:
 
     outcomes = {}
     for each in strategies:
-        scores = [json.loads((work.open(ref) / "scores.json").read_text())["per_row"] for ref in each["plugged_in"]]
+        found = [json.loads((work.open(ref) / "scores.json").read_text()) for ref in each["plugged_in"]]
+        scores = [one["per_row"] or one["per_row_losses"] for one in found]
         if all(scores):
-            outcomes[each["name"]] = np.mean(np.asarray(scores, dtype=np.float64), axis=0)
+            sign = 1 if found[0]["higher_is_better"] else -1
+            outcomes[each["name"]] = sign * np.mean(np.asarray(scores, dtype=np.float64), axis=0)
     save_file(outcomes, work.out / OUTCOMES_FILE)
 
 

@@ -91,7 +91,7 @@ def _tune(
     )
     if not work.rank:
         write_returned(work.out, how, variant, result.state)
-    return {**result.summary(), "num_rows": len(rows.rows), "num_truncated": rows.num_truncated}
+    return {**result.summary(), **usage.peak(), "num_rows": len(rows.rows), "num_truncated": rows.num_truncated}
 
 
 def _network(

@@ -4,9 +4,13 @@ Sources: CRaSh (EMNLP 2023, arXiv 2310.15477), table 1: OPT-1.3B, 12 of 24 block
 Offsite-Tuning (arXiv 2302.04870): the same model, perplexity on WikiText.
 """
 
+import math
+from dataclasses import dataclass
 from pathlib import PurePath
 
 TASKS = ("openbookqa", "arc_easy", "arc_challenge", "webqs", "piqa", "sciq", "race", "hellaswag")
+# Standard error of one run in percent points, in the order of TASKS.
+ERRORS = (2.0, 1.0, 1.3, 1.0, 1.0, 1.0, 1.5, 0.5)
 BUDGET = (24, 12, 4)
 CRASH, OFT = "CRaSh, table 1", "Offsite-Tuning"
 
@@ -32,17 +36,32 @@ WIKITEXT = {
 }
 
 
+@dataclass(frozen=True)
+class Published:
+    """A published value in the metric's own unit, its standard error of one run where it is known, and the source."""
+
+    published: float
+    published_stderr: float | None
+    source: str
+
+    def distance(self, value: float, stderr: float | None) -> float | None:
+        """How many standard errors of the difference a value of ours lies above it; None where neither has one."""
+        error = math.hypot(stderr or 0.0, self.published_stderr or 0.0)
+        return (value - self.published) / error if error else None
+
+
 def published(
     model: str, task: str, metric: str, budget: tuple[int, int, int], strategy: str, setting: str
-) -> tuple[float, str] | None:
-    """(value in the metric's own unit, source), or None where nothing is published.
+) -> Published | None:
+    """What is published, or None.
 
     model: folder or hub id; budget: (blocks, kept, tuned); strategy: as in TABLE_1 ("full" whatever the budget).
     """
     if PurePath(model).name.lower() != "opt-1.3b" or (strategy != "full" and budget != BUDGET):
         return None
     if task in TASKS and metric in ("acc", "exact_match") and (strategy, setting) in TABLE_1:
-        return TABLE_1[strategy, setting][TASKS.index(task)] / 100, CRASH
+        place = TASKS.index(task)
+        return Published(TABLE_1[strategy, setting][place] / 100, ERRORS[place] / 100, CRASH)
     if task == "wikitext" and metric == "word_perplexity" and (strategy, setting) in WIKITEXT:
-        return WIKITEXT[strategy, setting], OFT
+        return Published(WIKITEXT[strategy, setting], None, OFT)
     return None

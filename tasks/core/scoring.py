@@ -29,6 +29,7 @@ class Scores:
     metric, value, stderr: the main metric and its standard error over rows (None where one row leaves none).
     num_rows: rows scored; metrics: every metric of the task; per_row: the main metric of each row, in order, where it
     is a mean over rows (else empty).
+    per_row_losses: of a perplexity its documents' losses in nats, scaled so that their mean is its logarithm.
     """
 
     metric: str
@@ -38,6 +39,7 @@ class Scores:
     higher_is_better: bool
     metrics: dict[str, float]
     per_row: list[float] = field(default_factory=list)
+    per_row_losses: list[float] = field(default_factory=list)
 
 
 def score_tokens(
@@ -100,6 +102,12 @@ def rate_with_error(losses: Sequence[float], weights: Sequence[float]) -> tuple[
         return rate, None
     spread = sum((loss - rate * weight) ** 2 for loss, weight in zip(losses, weights, strict=True))
     return rate, math.sqrt(spread * n / (n - 1)) / total
+
+
+def scaled_losses(losses: Sequence[float], weights: Sequence[float]) -> list[float]:
+    """Each document's loss, scaled so that the mean is sum(losses) / sum(weights), the logarithm of the perplexity."""
+    scale = len(losses) / sum(weights)
+    return [loss * scale for loss in losses]
 
 
 def jackknife_error(items: Sequence[Any], statistic: Callable[[list[Any]], float]) -> float | None:

@@ -69,6 +69,7 @@ def _score_lm_eval(scorer: Any, task: TaskSource) -> "Scores":
         higher_is_better=bool(definition.higher_is_better().get(main, not main.endswith("perplexity"))),
         metrics=metrics,
         per_row=[float(item) for item in items] if all(isinstance(item, int | float) for item in items) else [],
+        per_row_losses=_losses(definition, main, items),
     )
 
 
@@ -91,9 +92,20 @@ def _error(definition: "ConfigurableTask", metric: str, items: list[Any]) -> flo
     return jackknife_error(items, aggregation)
 
 
+def _losses(definition: "ConfigurableTask", metric: str, items: list[Any]) -> list[float]:
+    """Scaled losses of documents, where the metric is a perplexity over them."""
+    from lm_eval.api.metrics import weighted_perplexity
+
+    from tasks.core.scoring import scaled_losses
+
+    if definition.aggregation().get(metric) is not weighted_perplexity:
+        return []
+    return scaled_losses([-likelihood for likelihood, _ in items], [weight for _, weight in items])
+
+
 def _score_perplexity(scorer: Any, tokenizer: "PreTrainedTokenizerBase", task: TaskSource, max_length: int) -> "Scores":
     """Perplexity per token of the answers (instructions) or documents (text)."""
-    from tasks.core.scoring import Scores, perplexity_with_error
+    from tasks.core.scoring import Scores, perplexity_with_error, scaled_losses
     from tasks.store.examples import load_examples
 
     examples = load_examples(task, "scored", tokenizer, max_length)
@@ -109,7 +121,8 @@ def _score_perplexity(scorer: Any, tokenizer: "PreTrainedTokenizerBase", task: T
     totals, counts = zip(*documents.values(), strict=True)
     value, stderr = perplexity_with_error(totals, counts)
     metrics = {"perplexity": value, "loss": sum(totals) / sum(counts), "num_tokens": float(sum(counts))}
-    return Scores("perplexity", value, stderr, examples.num_rows, False, metrics)
+    per_document = scaled_losses(totals, counts)
+    return Scores("perplexity", value, stderr, examples.num_rows, False, metrics, per_row_losses=per_document)
 
 
 def _silent(items: Iterable[Any], **_: Any) -> Iterator[Any]:

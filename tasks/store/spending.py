@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasks.store.artifacts import Ref
-from tasks.store.work import METRICS_FILE, Work, read_metrics
+from tasks.store.work import Work
 
-# What a tuning's metrics call the memory that it holds; of a GPU the peak is known, of the process what it held.
-MEMORY_NAMES = ("memory_gib", "gpu0_peak_memory_gib")
 TUNED_FILE = "tuned.safetensors"
 # Of each figure: what it is, for the head of a column. Those of size follow from the inputs, those of effort belong to
 # the machine that computed them, and so to no artifact's content.
@@ -18,14 +16,14 @@ SIZES = {
     "returned_bytes": "returned",
     "trained_parameters": "trained",
 }
-EFFORTS = {"tuning_seconds": "tuning", "tuning_memory_gib": "memory"}
+EFFORTS = {"tuning_seconds": "tuning", "peak_memory_gib": "memory", "peak_gpu_memory_gib": "GPU memory"}
 NOTE = (
     "disclosed: distinct parameters of the emulator that is given away, as a share of the full model's, and its bytes;"
     " returned: the file of one tuning that comes back; trained: parameters of one tuning."
 )
 EFFORT_NOTE = (
-    "tuning: time of one training loop, mean over seeds; memory: the most of its process or of its first GPU; both on"
-    " the machine that computed them."
+    "tuning: time of one seed, over all its learning rates, mean over seeds; memory: the most that a process had, and"
+    " had on one GPU; all on the machine that computed them."
 )
 
 
@@ -47,13 +45,17 @@ def sizes(work: Work, emulator: Ref | None, tunings: Sequence[Ref], num_paramete
     return figures
 
 
-def efforts(work: Work, tunings: Sequence[Ref]) -> dict[str, float]:
-    """tuning_seconds: of one training loop, mean over tunings; tuning_memory_gib: of the process or its first GPU."""
+def efforts(tunings: Sequence[Ref]) -> dict[str, float]:
+    """tuning_seconds: of one seed's training loops, mean over seeds; peak_*: the most of all of them, where known."""
     if not tunings:
         return {}
-    seconds = [ref.summary["seconds"] for ref in tunings]
-    memory = max(_peak_memory(work, ref) for ref in tunings)
-    return {"tuning_seconds": sum(seconds) / len(seconds), "tuning_memory_gib": memory}
+    summaries = [ref.summary for ref in tunings]
+    # Of several learning rates, all were tuned to find one.
+    found = {"tuning_seconds": sum(one.get("all_seconds", one["seconds"]) for one in summaries) / len(summaries)}
+    for name in ("peak_memory_gib", "peak_gpu_memory_gib"):
+        if known := [one[name] for one in summaries if name in one]:
+            found[name] = max(known)
+    return found
 
 
 def unit(name: str) -> str:
@@ -80,8 +82,3 @@ def _scaled(value: float, units: Sequence[tuple[str, float]], space: str = "") -
         if value >= size:
             return f"{value / size:.3g}{space}{unit}"
     return f"{value:.0f}"
-
-
-def _peak_memory(work: Work, tuning: Ref) -> float:
-    entries = read_metrics(work.open(tuning) / METRICS_FILE)
-    return max((entry[name] for entry in entries for name in MEMORY_NAMES if name in entry), default=0.0)

@@ -18,12 +18,13 @@ SCORES_NOTE = (
 )
 TESTS_NOTE = (
     "Plug-in minus uniform's plug-in on the same scored rows, each row's outcome averaged over tuning seeds: mean"
-    " difference, its 95% interval (bootstrap over rows), the p-value of a paired permutation test, and the same"
-    " corrected for the number of comparisons (Holm). What another choice of tuning seeds would change is not in it."
+    " difference (positive is better; of a perplexity, of its negative logarithm), its 95% interval (bootstrap over"
+    " rows), the p-value of a paired permutation test, and the same corrected for the number of comparisons (Holm)."
+    " What another choice of tuning seeds would change is not in it."
 )
 PUBLISHED_NOTE = (
     "Ours beside what the papers print for the same model, task and budget; the last column is the difference in"
-    " standard errors of ours."
+    " standard errors of both."
 )
 
 
@@ -135,13 +136,13 @@ def _published(axes: list[str], rows: list[Row]) -> Section:
             row["strategy"],
             {**FULL, **COLUMNS}[row["setting"]],
             _text(row, row["setting"]),
-            f"{row['published']:.3f}",
-            f"{(row['value'] - row['published']) / row['stderr']:+.1f}" if row["stderr"] else "",
+            shown(Mean(row["published"], row["published_stderr"], 1, "")),
+            f"{row['standard_errors']:+.1f}" if row["standard_errors"] is not None else "",
         ]
         for row in rows
         if row.get("published") is not None
     ]
-    header = [*axes, "strategy", "setting", "ours", "published", "difference"]
+    header = [*axes, "strategy", "setting", "ours", "published", "difference (SE)"]
     return Section("Published", header, lines, len(axes) + 2, PUBLISHED_NOTE)
 
 

@@ -4,6 +4,8 @@ import time
 from contextlib import suppress
 
 GIB = 2**30
+# Linux counts resident memory in KiB.
+RESIDENT_UNIT = 2**10
 # The driver's figure is itself a mean over up to a second; asking costs milliseconds.
 UTILIZATION_SECONDS = 1.0
 
@@ -32,6 +34,17 @@ class Usage:
             self._ask_the_driver()
         for gpu in self._gpus:
             values |= self._read_gpu(gpu)
+        return {name: round(value, 4) for name, value in values.items()}
+
+    def peak(self) -> dict[str, float]:
+        """Most memory in GiB that this process had resident since it began, and had on any one of its GPUs."""
+        import resource
+
+        from torch import cuda
+
+        values = {"peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RESIDENT_UNIT / GIB}
+        if self._gpus:
+            values["peak_gpu_memory_gib"] = max(cuda.max_memory_allocated(gpu) for gpu in self._gpus) / GIB
         return {name: round(value, 4) for name, value in values.items()}
 
     def _read_gpu(self, gpu: int) -> dict[str, float]:

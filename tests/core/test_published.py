@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.core.published import BUDGET, TABLE_1, published
+from tasks.core.published import BUDGET, TABLE_1, Published, published
 
 # The column "mean" of the paper's table, which the cells have to give.
 MEANS = {
@@ -26,7 +26,9 @@ def test_the_cells_give_the_papers_means(row):
 def test_only_the_same_is_compared():
     found = published("facebook/opt-1.3b", "piqa", "acc", BUDGET, "crash", "plug_in")
     assert found is not None
-    assert found[0] == pytest.approx(0.732)
+    assert (found.published, found.published_stderr) == pytest.approx((0.732, 0.01))
+    assert found.distance(0.752, None) == pytest.approx(2)
+    assert found.distance(0.732 - 0.05, 0.0075**0.5 / 5) == pytest.approx(-2.5)
     assert published("/models/OPT-1.3B", "piqa", "acc", BUDGET, "crash", "plug_in") == found
     assert published("facebook/opt-6.7b", "piqa", "acc", BUDGET, "crash", "plug_in") is None
     assert published("facebook/opt-1.3b", "piqa", "acc", (24, 10, 4), "crash", "plug_in") is None
@@ -35,4 +37,5 @@ def test_only_the_same_is_compared():
     assert published("facebook/opt-1.3b", "piqa", "acc", BUDGET, "crash", "emulator_zero_shot") is None
     assert published("facebook/opt-1.3b", "piqa", "acc", (24, 24, 24), "full", "full_zero_shot") is not None
     wikitext = published("facebook/opt-1.3b", "wikitext", "word_perplexity", BUDGET, "distilled", "plug_in")
-    assert wikitext == (13.15, "Offsite-Tuning")
+    assert wikitext == Published(13.15, None, "Offsite-Tuning")
+    assert wikitext.distance(13.0, None) is None

@@ -7,6 +7,10 @@ import pytest
 
 from tests.flows.commands import artifacts, crash, small_settings, stages
 
+FIGURES = (
+    *("disclosed_share", "disclosed_parameters", "trained_parameters", "returned_bytes"),
+    *("tuning_seconds", "peak_memory_gib"),
+)
 pytestmark = pytest.mark.xdist_group("sweep")
 
 
@@ -42,6 +46,61 @@ def test_a_failed_cell_fails_alone_and_is_retried_alone(settings):
     assert "4 of 4 cells" in second.stdout
     assert {name: (home / "store/artifacts" / name).stat().st_ino for name in kept} == kept
     assert stages(set(artifacts(home / "store")))["report"] == 4
+
+
+VARIANTS = """
+[[variants]]
+name = "uniform"
+strategy = "uniform"
+[[variants]]
+name = "crash"
+strategy = "crash"
+[[variants]]
+name = "crash without sharing"
+strategy = "crash"
+plan.share = "none"
+"""
+
+
+def test_variants_compute_what_they_have_in_common_once(tmp_path):
+    settings = small_settings(tmp_path)
+    settings.write_text(settings.read_text().replace('strategy = ["uniform", "crash"]\n', "") + VARIANTS)
+    refused = crash("sweep", str(settings), "--set", "tune.seeds=[[0, 1]]", "--set", "plan.num_kept=[6, 99]")
+    assert refused.returncode == 2
+    assert "the cell variant=uniform, plan.num_kept=99" in refused.stderr
+    settings.write_text(settings.read_text().replace("plan.share", "plan.shar"))
+    refused = crash("sweep", str(settings))
+    assert refused.returncode == 2
+    assert "'crash without sharing' sets plan.shar" in refused.stderr
+    assert "did you mean share?" in refused.stderr
+    assert not list(tmp_path.glob("home/store/artifacts/capture/*"))
+
+    settings.write_text(settings.read_text().replace("plan.shar", "plan.share"))
+    done = crash("sweep", str(settings), "--set", "tune.seeds=[[0, 1]]")
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = stages(set(artifacts(tmp_path / "home/store")))
+    # The check of the inputs, and for the full model one plan and one tuning and one scoring for each seed.
+    assert made["capture"] == made["similarity"] == made["check"] == 1
+    # Both ways of crash keep the same blocks, but run them otherwise.
+    assert (made["cluster"], made["emulate"], made["tune"]) == (4, 3, 2 * (3 + 1))
+    assert made["evaluate"] == 1 + 2 + 3 * (1 + 2 + 2)
+    (folder,) = (tmp_path / "home/store/artifacts/collect").iterdir()
+    found = json.loads((folder / "sweep.json").read_text())
+    assert found["axes"] == ["tune.seeds", "variant"] or found["axes"] == ["variant", "tune.seeds"]
+    assert [test["values"]["variant"] for test in found["tests"]] == ["crash", "crash without sharing"]
+    assert {test["num_rows"] for test in found["tests"]} == {24}
+    rows = {(row["variant"], row["strategy"], row["setting"]): row for row in found["rows"]}
+    for variant, strategy in (("uniform", "uniform"), ("crash", "crash"), ("crash without sharing", "crash")):
+        own = {name: rows[variant, strategy, name]["value"] for name in FIGURES}
+        assert 0.4 < own["disclosed_share"] < 0.7, "six of twelve blocks and what is no block"
+        assert own["trained_parameters"] < own["disclosed_parameters"]
+        assert 4 * own["trained_parameters"] < own["returned_bytes"] < 4 * own["trained_parameters"] + 20_000
+        assert own["tuning_seconds"] > 0
+        assert 0.05 < own["peak_memory_gib"] < 8
+        assert rows[variant, strategy, "plug_in"]["num_seeds"] == 2
+    for name in ("table.csv", "table_wide.csv", "table.md", "table.html"):
+        assert "crash without sharing" in (folder / name).read_text()
+    assert "outcomes" not in (folder / "sweep.json").read_text()
 
 
 def test_bad_cells_are_refused_before_anything_is_computed(settings):

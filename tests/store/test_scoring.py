@@ -3,6 +3,7 @@
 import logging
 import math
 import random
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,8 @@ def test_perplexity_of_text_is_that_of_the_models_own_loss(shared: Path, tmp_pat
     assert scores.value == pytest.approx(math.exp(sum(losses) / sum(counts)), rel=1e-5)
     assert scores.stderr == pytest.approx(perplexity_with_error(losses, counts)[1], rel=1e-4)
     assert (scores.num_rows, scores.higher_is_better, scores.metric) == (3, False, "perplexity")
+    assert len(scores.per_row_losses) == 3
+    assert math.exp(statistics.mean(scores.per_row_losses)) == pytest.approx(scores.value)
 
 
 def test_perplexity_of_instructions_counts_answers_only(shared: Path, tmp_path: Path) -> None:

@@ -19,7 +19,12 @@ NUM_ROWS = 40
 
 
 def report(
-    store: Store, number: int, strategies: tuple[str, ...] = ("crash",), task: str = "people", model: str = "model"
+    store: Store,
+    number: int,
+    strategies: tuple[str, ...] = ("crash",),
+    task: str = "people",
+    model: str = "model",
+    emulator: str = "emulate",
 ) -> Ref:
     """A report as the stage of that name writes it; the plug-in answers number of ten rows right."""
     rows = [{"strategy": "full", "setting": "full_zero_shot", "value": 0.1, "stderr": 0.01}]
@@ -34,11 +39,12 @@ def report(
     spending |= {
         name: {"disclosed_parameters": 60, "disclosed_share": 0.6, "returned_bytes": 80} for name in strategies
     }
-    inputs = {"number": number, "strategies": list(strategies), "task": task, "model": model}
+    inputs = {"number": number, "strategies": list(strategies), "task": task, "model": model, "emulator": emulator}
     key = hashlib.sha256(canonical_json(inputs).encode()).hexdigest()
-    summary = {"efforts": {name: {"tuning_seconds": 2.5, "tuning_memory_gib": 0.25} for name in strategies}}
+    summary = {"efforts": {name: {"tuning_seconds": 2.5, "peak_memory_gib": 0.25} for name in strategies}}
     with store.publishing("report", key) as out:
         content = {"rows": rows, "comparison": {"metric": "acc"}, "facts": facts, "spending": spending}
+        content["emulators"] = dict.fromkeys(strategies, emulator)
         (out / "report.json").write_text(json.dumps(content))
         right = (np.arange(NUM_ROWS) % 10 < number).astype(np.float64)
         save_file({name: np.roll(right, place) for place, name in enumerate(strategies)}, out / "outcomes.safetensors")
@@ -120,6 +126,23 @@ def test_every_strategy_is_compared_with_uniform_on_the_same_rows(tmp_path):
     assert "Against uniform" in (folder / "table.md").read_text()
 
 
+def test_uniform_is_the_plain_one_wherever_it_stands(tmp_path):
+    store = Store(tmp_path)
+    cells = [
+        {"values": {"variant": "KD"}, "report": report(store, 7, ("uniform",), emulator="distill")},
+        {"values": {"variant": "uniform, longer"}, "report": report(store, 6, ("uniform",))},
+        {"values": {"variant": "Uniform"}, "report": report(store, 3, ("uniform",))},
+    ]
+    tests = json.loads((collected(tmp_path, ["variant"], cells) / "sweep.json").read_text())["tests"]
+    assert [(test["values"]["variant"], test["against"]["variant"]) for test in tests] == [
+        ("KD", "Uniform"),
+        ("uniform, longer", "Uniform"),
+    ]
+    assert [test["difference"] for test in tests] == pytest.approx([0.4, 0.3])
+    alone = json.loads((collected(tmp_path, ["variant"], cells[:1]) / "sweep.json").read_text())["tests"]
+    assert alone == [], "a distilled emulator is no uniform to compare with"
+
+
 def test_tasks_stand_side_by_side_with_their_mean(tmp_path):
     store = Store(tmp_path)
     cells = [
@@ -142,7 +165,8 @@ def test_published_numbers_stand_beside_ours(tmp_path):
     folder = collected(tmp_path, ["tune.num_steps"], [cell])
     [row] = [row for row in long(folder) if row["setting"] == "plug_in"]
     assert (float(row["published"]), row["source"]) == (pytest.approx(0.732), "CRaSh, table 1")
-    assert "-1.6" in (folder / "table.md").read_text(), "0.032 below, at an error of 0.02"
+    assert float(row["standard_errors"]) == pytest.approx(-0.032 / (0.02**2 + 0.01**2) ** 0.5)
+    assert "-1.4" in (folder / "table.md").read_text()
 
 
 def test_a_cell_that_was_retried_makes_another_table(tmp_path, cells):

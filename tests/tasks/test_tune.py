@@ -209,6 +209,7 @@ def test_it_learns_and_says_what_it_did(chain: Chain) -> None:
     assert expected.items() <= ref.summary.items()
     assert ref.summary["num_parameters"] == len(tuned) * block
     assert ref.summary["final_loss"] == losses[-1]
+    assert 0.05 < ref.summary["peak_memory_gib"] < 8
 
 
 def test_narrow_computing_returns_wide_blocks(chain: Chain) -> None:
