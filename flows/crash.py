@@ -106,6 +106,7 @@ def one_strategy(run: Run, name: str, similar: Any) -> dict[str, Any]:
     return {
         "name": name,
         "plan": plan,
+        "emulator": emulator,
         "emulator_zero_shot": zero_shot,
         "emulator_tuned": emulator_tuned,
         "plugged_in": plugged_in,

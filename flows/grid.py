@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from flows import variants
 from flows.settings import Settings
 from tasks.core.errors import InputError
 
@@ -16,10 +17,13 @@ MAX_CELLS = 10_000
 def split_axes(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """Settings with the first value of every list, and the axes: dotted key to its values.
 
-    A setting that is a list by itself (strategy, tune.seeds, ...) is an axis when it holds lists. InputError for an
-    empty list.
+    A setting that is a list by itself (strategy, tune.seeds, ...) is an axis when it holds lists; tables `variants`
+    are the axis `variant`. InputError for an empty list.
     """
     axes: dict[str, list[Any]] = {}
+    if variants.TABLE in values:
+        axes[variants.AXIS] = values[variants.TABLE]
+        values = {name: value for name, value in values.items() if name != variants.TABLE}
     return _split(values, Settings, "", axes), axes
 
 
@@ -29,7 +33,10 @@ def make_cells(base: Settings, axes: dict[str, list[Any]]) -> list[tuple[dict[st
     Raises InputError that names the cell whose settings cannot be.
     """
     for key, choices in axes.items():
-        _require_axis(key, choices)
+        if key == variants.AXIS:
+            variants.require_variants(choices, axes)
+        else:
+            _require_axis(key, choices)
     count = 1
     for choices in axes.values():
         count *= len(choices)
@@ -73,13 +80,10 @@ def _takes_lists(kind: Any) -> bool:
 
 
 def _require_axis(key: str, choices: Any) -> None:
-    group: Any = Settings
-    for part in key.split("."):
-        field = getattr(group, "model_fields", {}).get(part)
-        if field is None:
-            names = ", ".join(getattr(group, "model_fields", {}))
-            raise InputError(f"the grid has an axis {key}, but there is no such setting; choose from: {names}")
-        group = field.annotation
+    try:
+        variants.setting_field(key)
+    except InputError as error:
+        raise InputError(f"the grid has an axis {key}: {error}") from error
     if not isinstance(choices, list) or not choices:
         raise InputError(f"the axis {key} of the grid has no values; give a list of at least one")
     if len({repr(choice) for choice in choices}) < len(choices):
@@ -87,13 +91,13 @@ def _require_axis(key: str, choices: Any) -> None:
 
 
 def _cell(values: dict[str, Any], chosen: dict[str, Any]) -> tuple[dict[str, Any], Settings]:
-    whole: dict[str, Any] = {name: dict(part) if isinstance(part, dict) else part for name, part in values.items()}
-    for key, value in chosen.items():
-        *tables, name = key.split(".")
-        group = whole
-        for table in tables:
-            group = group.setdefault(table, {})
-        group[name] = value
+    whole, named = dict(values), dict(chosen)
+    if variant := chosen.get(variants.AXIS):
+        named[variants.AXIS] = variant[variants.NAME]
+    for key, value in {**chosen, **variants.overrides(variant or {})}.items():
+        if key != variants.AXIS:
+            variants.put(whole, key, value)
+    chosen = named
     try:
         return chosen, Settings.model_validate(whole)
     except ValidationError as error:

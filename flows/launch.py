@@ -47,7 +47,7 @@ def launch_sweep(settings: Settings, axes: dict[str, list[Any]], at_once: int | 
     _start(settings)
     table = sweep(settings, axes, at_once, "here" if here else "auto")
     folder = open_store(settings.store_root, settings.store_url).open(table)
-    _print_summary(settings, folder / "table.md", folder / "table.csv", time.monotonic() - begun)
+    _print_summary(settings, folder / "table.md", folder / "table.html", time.monotonic() - begun)
     return 0
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from flows.grid import split_axes
 from flows.settings import Settings
+from flows.variants import TABLE
 from tasks.core.errors import InputError
 
 
@@ -39,7 +40,9 @@ def _read(path: Path, changes: list[str] | None) -> tuple[dict[str, Any], str]:
         raise InputError(f"{path}: not valid TOML: {error}") from error
     for change in changes or []:
         _apply(values, change)
-    _resolve_beside(values, path.resolve().parent)
+    for table in [values, *values.get(TABLE, [])]:
+        if isinstance(table, dict):
+            _resolve_beside(table, path.resolve().parent)
     return values, text
 
 

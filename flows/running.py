@@ -14,6 +14,7 @@ from flows.environment import prefect_page
 from flows.inputs import Inputs
 from flows.logs import quiet_prefect
 from flows.progress import Progress
+from flows.published_as import published_as
 from flows.settings import Settings
 from tasks.core.errors import InterruptedRun
 from tasks.store.artifacts import Ref
@@ -21,6 +22,7 @@ from tasks.store.resources import Resources, machine_folder, usable_cores, visib
 from tasks.store.runtime import Runtime, Shared, sharing
 from tasks.store.servers import shown
 from tasks.store.stage import Stage
+from tasks.store.tensor_files import count_parameters
 from tasks.store.tracking import Tracking
 
 logger = logging.getLogger(__name__)
@@ -43,11 +45,13 @@ class Run:
             "model": Path(settings.model.name).name,
             "task": settings.task.name,
             "num_blocks": inputs.model.num_blocks,
+            "num_parameters": count_parameters(Path(inputs.model.path)),
             "precision": inputs.precision,
             "tuning_seeds": list(settings.tune.seeds),
             "support_split": settings.support.split,
             "num_kept": settings.plan.num_kept,
             "num_tuned": settings.plan.num_tuned,
+            "published_as": published_as(settings),
             **facts,
         }
         self._futures: list[Any] = []

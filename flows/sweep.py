@@ -3,6 +3,7 @@
 A cell that fails does not fail the others. Run again: what is done is found, what failed is tried again.
 """
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from prefect import flow
@@ -14,6 +15,7 @@ from flows.grid import make_cells, shown
 from flows.progress import Progress
 from flows.running import make_runtime, make_shared, recorded, run_name
 from flows.settings import Settings
+from flows.variants import NAME
 from tasks.collect import collect
 from tasks.core.errors import EnvironmentFault
 from tasks.store.artifacts import Ref
@@ -36,7 +38,8 @@ def sweep(settings: Settings, grid: Grid, at_once: PositiveInt | None = None, wh
     """Run every combination of the grid's values and collect the scores in one table.
 
     settings: of every cell, where the grid says nothing else. grid: dotted key to a list of values, for example
-    {"tune.learning_rate": [1e-4, 5e-4], "plan.num_kept": [4, 6, 8]}. at_once: cells at a time. where: on the work
+    {"tune.learning_rate": [1e-4, 5e-4], "plan.num_kept": [4, 6, 8]}; under `variant` named sets of settings, as in
+    [{"name": "not shared", "strategy": "crash", "plan.share": "none"}]. at_once: cells at a time. where: on the work
     pool, in this process, or on the pool when there is one.
     """
     made = make_cells(settings, grid)
@@ -44,7 +47,7 @@ def sweep(settings: Settings, grid: Grid, at_once: PositiveInt | None = None, wh
     own = make_shared(settings, runtime)
     name = sweep_name(settings, grid)
     cells = [Cell(values, _labelled(cell, values, runtime.run_id)) for values, cell in made]
-    parameters = {f"grid.{key}": str(values) for key, values in grid.items()}
+    parameters = {f"grid.{key}": ", ".join(_named(value) for value in values) for key, values in grid.items()}
     with recorded(settings, "sweep", name, runtime, own, parameters, {}):
         pooled = where == "pool" or (where == "auto" and on_pool())
         ended = run_on_pool(cells, runtime.run_id, at_once) if pooled else run_here(cells, at_once)
@@ -58,7 +61,7 @@ def sweep(settings: Settings, grid: Grid, at_once: PositiveInt | None = None, wh
             if outcome.report:
                 own.used.append(outcome.report)
         _show(runtime, own.tracking, table)
-    _require_all(ordered)
+    _require_all(ordered, runtime.open_store().open(table) / "table.html")
     return table
 
 
@@ -66,6 +69,10 @@ def sweep_name(settings: Settings, grid: dict[str, list[Any]]) -> str:
     """What the sweep is called in both UIs."""
     sizes = " × ".join(f"{len(values)} {key.rpartition('.')[2]}" for key, values in grid.items())
     return f"sweep · {run_name(settings)} · {sizes or 'one cell'}"
+
+
+def _named(value: Any) -> str:
+    return str(value[NAME]) if isinstance(value, dict) else str(value)
 
 
 def _labelled(settings: Settings, values: dict[str, Any], group: str) -> Settings:
@@ -87,16 +94,17 @@ def _show(runtime: Runtime, tracking: Any, table: Ref) -> None:
 
     folder = runtime.open_store().open(table)
     text = (folder / "table.md").read_text()
-    tracking.files([folder / name for name in ("table.csv", "table.md", "sweep.json")], "sweep")
+    tracking.files([folder / name for name in ("table.csv", "table_wide.csv", "table.md", "table.html")], "sweep")
     tracking.values({name: float(value) for name, value in table.summary.items()})
     tracking.describe(text, {"collect.key": table.key})
     create_markdown_artifact(markdown=text, key="table", description="Every cell")
 
 
-def _require_all(outcomes: list[Outcome]) -> None:
+def _require_all(outcomes: list[Outcome], table: Path) -> None:
     failed = [outcome for outcome in outcomes if outcome.error]
     if failed:
         raise EnvironmentFault(
             f"{len(failed)} of {len(outcomes)} cells failed, the first ({shown(failed[0].cell.values)}) with:"
-            f" {failed[0].error}. The table has the others; run the same command again to retry the failed alone"
+            f" {failed[0].error}. The table has the others ({table}); run the same command again to retry the failed"
+            " alone"
         )

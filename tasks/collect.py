@@ -6,34 +6,95 @@ from tasks.store.artifacts import Ref
 from tasks.store.stage import stage
 from tasks.store.work import Work
 
-PAGE_CODE = ("tasks.store.sweep_pages",)
+PAGE_CODE = ("tasks.store.sweep_pages", "tasks.store.sweep_sections", "tasks.store.spending", "tasks.store.pages")
 
 
-@stage(packages=(), code=PAGE_CODE)
+@stage(packages=("scipy",), code=PAGE_CODE)
 def collect(work: Work, *, axes: list[str], cells: list[dict[str, Any]]) -> dict:
-    """One table (`table.csv` long, `table.md`), and `sweep.json` with everything that is in it.
+    """One table: `table.csv` (long), `table_wide.csv` (tasks side by side), `table.md`, `table.html`, `sweep.json`.
 
-    axes: dotted names of the settings that differ; cells: for each its `values` on the axes (by name), and `report`,
-    a reference to its report, or `error`, what it ended with.
+    axes: names of what differs; cells: for each its `values` on the axes (by name), and `report`, a reference to its
+    report, or `error`, what it ended with. Every strategy is compared with `uniform` on the rows that both scored.
     """
     import json
 
     from tasks.store import sweep_pages
 
-    rows = [row for cell in cells for row in _rows(work, cell)]
-    (work.out / "table.csv").write_text(sweep_pages.long_csv(axes, rows))
-    (work.out / "table.md").write_text(sweep_pages.markdown(axes, cells, rows))
+    done = [_cell(work, cell) for cell in cells if cell.get("report") is not None]
     failed = [{"values": cell["values"], "error": cell["error"]} for cell in cells if cell.get("report") is None]
-    (work.out / "sweep.json").write_text(json.dumps({"axes": axes, "rows": rows, "failed": failed}, indent=1))
+    rows = [row for cell in done for row in cell["rows"]]
+    found = {"axes": axes, "rows": rows, "tests": _tests(axes, done), "failed": failed}
+    (work.out / "sweep.json").write_text(json.dumps(found, indent=1))
+    (work.out / "table.csv").write_text(sweep_pages.long_csv(found))
+    (work.out / "table_wide.csv").write_text(sweep_pages.wide_csv(found))
+    (work.out / "table.md").write_text(sweep_pages.markdown(found))
+    (work.out / "table.html").write_text(sweep_pages.page(found))
     return {"num_cells": len(cells), "num_failed": len(failed)}
 
 
-def _rows(work: Work, cell: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of a cell's report, each with the cell's values."""
+def _cell(work: Work, cell: dict[str, Any]) -> dict[str, Any]:
+    """The values of a cell, the rows of its report with these values, and its strategies' outcomes by scored row."""
     import json
 
-    ref: Ref | None = cell.get("report")
-    if ref is None:
+    from safetensors.numpy import load_file
+
+    ref: Ref = cell["report"]
+    folder = work.open(ref)
+    report = json.loads((folder / "report.json").read_text())
+    facts = report["facts"]
+    common = {**cell["values"], "model": facts["model"], "task": facts["task"]}
+    rows = [{**common, **row, **_published(facts, row)} for row in report["rows"]]
+    efforts = ref.summary.get("efforts", {})
+    for strategy, figures in report["spending"].items():
+        rows += [{**common, **row} for row in _figures(strategy, {**figures, **efforts.get(strategy, {})})]
+    return {"values": cell["values"], "rows": rows, "outcomes": load_file(folder / "outcomes.safetensors")}
+
+
+def _published(facts: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    from tasks.core.published import published
+
+    known_as = {"full": "full", **facts["published_as"]}.get(row["strategy"])
+    if known_as is None:
+        return {}
+    budget = facts["num_blocks"], facts["num_kept"], facts["num_tuned"]
+    found = published(facts["model"], facts["task"], row["metric"], budget, known_as, row["setting"])
+    return {"published": found[0], "source": found[1]} if found else {}
+
+
+def _figures(strategy: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """Sizes and efforts as rows of the long table, each with its unit for a metric."""
+    from tasks.store.spending import unit
+
+    return [
+        {"strategy": strategy, "setting": name, "metric": unit(name), "value": value, "stderr": None}
+        for name, value in figures.items()
+    ]
+
+
+def _tests(axes: list[str], cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every plug-in against that of `uniform` in a cell that differs in nothing but the variant."""
+    groups: dict[str, list[tuple[dict[str, Any], str, Any]]] = {}
+    for cell in cells:
+        same = str([cell["values"][axis] for axis in axes if axis != "variant"])
+        # In the order of the report: a file of tensors lists them by name.
+        names = dict.fromkeys(row["strategy"] for row in cell["rows"] if row["strategy"] in cell["outcomes"])
+        groups.setdefault(same, []).extend((cell["values"], name, cell["outcomes"][name]) for name in names)
+    return [test for group in groups.values() for test in _against_uniform(group)]
+
+
+def _against_uniform(group: list[tuple[dict[str, Any], str, Any]]) -> list[dict[str, Any]]:
+    from dataclasses import asdict
+
+    from tasks.core.paired import holm, paired_test
+
+    baseline = next((place for place, (_, name, _) in enumerate(group) if name == "uniform"), None)
+    if baseline is None:
         return []
-    report = json.loads((work.open(ref) / "report.json").read_text())
-    return [{**cell["values"], "metric": report["comparison"]["metric"], **row} for row in report["rows"]]
+    reference = group[baseline][2]
+    others = [each for place, each in enumerate(group) if place != baseline and len(each[2]) == len(reference)]
+    tests = [paired_test(outcomes, reference) for _, _, outcomes in others]
+    corrected = holm([test.p_value for test in tests])
+    return [
+        {"values": values, "strategy": name, "against": group[baseline][0], **asdict(test), "p_holm": p_holm}
+        for (values, name, _), test, p_holm in zip(others, tests, corrected, strict=True)
+    ]

@@ -6,7 +6,8 @@ from tasks.store.artifacts import Ref
 from tasks.store.stage import stage
 from tasks.store.work import Work
 
-PAGE_CODE = ("tasks.store.pages", "tasks.store.figures", "tasks.store.drawing")
+PAGE_CODE = ("tasks.store.pages", "tasks.store.figures", "tasks.store.drawing", "tasks.store.spending")
+OUTCOMES_FILE = "outcomes.safetensors"
 
 
 @stage(packages=("matplotlib", "scipy"), code=PAGE_CODE)
@@ -15,6 +16,8 @@ def report(
 ) -> dict:
     """Tables (`table.csv` long, `table_wide.csv`, `table.md`), `report.html`, `report.json`, and the pictures.
 
+    Also `outcomes.safetensors`: of every scored row the mean of the plug-in's outcomes over seeds, by strategy, where
+    the metric is a mean over rows; a sweep compares strategies by them, and they are shown nowhere.
     full: `zero_shot`, `fine_tuned` and `tuning`; strategies: for each its name, plan, evaluations and tunings, all as
     references to artifacts, those of several seeds in the order of `facts["tuning_seeds"]`.
     """
@@ -22,16 +25,25 @@ def report(
     from dataclasses import asdict
 
     from tasks.store import pages
+    from tasks.store.spending import efforts, sizes
 
     comparison = _compare(full, strategies, facts["tuning_seeds"])
+    num_parameters = facts.get("num_parameters")
+    given = {"full": (None, full.get("tuning", []))}
+    given |= {each["name"]: (each["emulator"], each["tuning"]) for each in strategies}
+    spending = {name: sizes(work, emulator, tunings, num_parameters) for name, (emulator, tunings) in given.items()}
+    _save_outcomes(work, strategies)
     (work.out / "table.csv").write_text(pages.long_csv(comparison))
     (work.out / "table_wide.csv").write_text(pages.wide_csv(comparison))
     (work.out / "table.md").write_text(pages.markdown(comparison, facts))
-    content = {"facts": facts, "comparison": asdict(comparison), "rows": comparison.rows()}
+    content = {"facts": facts, "comparison": asdict(comparison), "rows": comparison.rows(), "spending": spending}
     (work.out / "report.json").write_text(json.dumps(content, indent=1, sort_keys=True))
     figures = _draw(work, comparison, full, strategies, similarity, facts["tuning_seeds"])
-    (work.out / "report.html").write_text(pages.page(comparison, facts, figures))
-    return {"strategies": [strategy.name for strategy in comparison.strategies]}
+    (work.out / "report.html").write_text(pages.page(comparison, facts, figures, spending))
+    return {
+        "strategies": [strategy.name for strategy in comparison.strategies],
+        "efforts": {name: efforts(work, tunings) for name, (_, tunings) in given.items()},
+    }
 
 
 def _compare(full: dict[str, Any], strategies: list[dict[str, Any]], seeds: list[int]) -> Any:
@@ -58,6 +70,21 @@ def _compare(full: dict[str, Any], strategies: list[dict[str, Any]], seeds: list
             for each in strategies
         },
     )
+
+
+def _save_outcomes(work: Work, strategies: list[dict[str, Any]]) -> None:
+    """Rows of the mean over seeds, so that a right answer of two seeds in three counts two thirds."""
+    import json
+
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    outcomes = {}
+    for each in strategies:
+        scores = [json.loads((work.open(ref) / "scores.json").read_text())["per_row"] for ref in each["plugged_in"]]
+        if all(scores):
+            outcomes[each["name"]] = np.mean(np.asarray(scores, dtype=np.float64), axis=0)
+    save_file(outcomes, work.out / OUTCOMES_FILE)
 
 
 def _draw(

@@ -28,6 +28,8 @@ PENDING_SECONDS = 120.0
 SETTLE_SECONDS = 10.0
 # Older crashes are history, not work.
 RECENT = timedelta(days=1)
+# How a crash that is the end begins its message.
+GIVEN_UP = "given up"
 HEARTBEAT = "prefect.flow-run.heartbeat"
 OWN_FLOWS = ("crash", "sweep")
 PAGE = 50
@@ -97,7 +99,7 @@ def reap(pool: str, once: bool = False) -> int:
 def look(pool: str, watch: Watch, most: int) -> None:
     """One round: mark the dead, reschedule the crashed."""
     from prefect.client.orchestration import get_client
-    from prefect.states import AwaitingRetry, Crashed
+    from prefect.states import Crashed
 
     with get_client(sync_client=True) as client:
         unfinished = {run.id: run for run in _runs(client, pool, ["RUNNING", "PENDING", "CANCELLING"])}
@@ -111,15 +113,24 @@ def look(pool: str, watch: Watch, most: int) -> None:
             message = "its process is gone: no heartbeat for more than a minute"
             client.set_flow_run_state(run.id, Crashed(message=message), force=True)
             _crash_tasks(client, run.id)
-        crashed = [run for run in _crashed(client, pool) if run.run_count <= most]
+        crashed = [run for run in _crashed(client, pool) if not (run.state.message or "").startswith(GIVEN_UP)]
         settled = watch.settled(time.monotonic(), [run.state_id for run in crashed])
         for run in crashed:
-            if run.state_id not in settled:
-                continue
-            logger.info("%s (%s) crashed: scheduled again, %d of %d", run.name, run.id, run.run_count, most)
-            why = run.state.message or "it crashed"
-            message = f"scheduled again, {run.run_count} of {most}; finished stages are found. Before: {why}"
-            client.set_flow_run_state(run.id, AwaitingRetry(message=message), force=True)
+            if run.state_id in settled:
+                client.set_flow_run_state(run.id, _what_follows(run, most), force=True)
+
+
+def _what_follows(run: Any, most: int) -> Any:
+    """The state after a crash: scheduled once more, or crashed for good, which whoever follows the run is told."""
+    from prefect.states import AwaitingRetry, Crashed
+
+    why = run.state.message or "it crashed"
+    if run.run_count > most:
+        logger.info("%s (%s) crashed again: given up", run.name, run.id)
+        return Crashed(message=f"{GIVEN_UP} after it was scheduled again {most} times: {why}")
+    logger.info("%s (%s) crashed: scheduled again, %d of %d", run.name, run.id, run.run_count, most)
+    message = f"scheduled again, {run.run_count} of {most}; finished stages are found. Before: {why}"
+    return AwaitingRetry(message=message)
 
 
 def _runs(client: Any, pool: str, states: list[Any]) -> list[Any]:

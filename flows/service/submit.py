@@ -11,14 +11,15 @@ from uuid import UUID
 
 from flows.environment import check_prefect, prefect_page
 from flows.service.paging import pages
+from flows.service.reaper import GIVEN_UP
 from flows.settings import Settings
 from tasks.core import errors
 from tasks.core.errors import EnvironmentFault, InputError
 
 POLL_SECONDS = 1.0
-# The reaper looks every five seconds and lets a crash settle for ten; one that it does not take up within this time,
-# while the server answers, is the end.
-RESCHEDULE_SECONDS = 45.0
+# The reaper says of each crash what follows; where there is none, or it is only being started, this long is waited
+# while the server answers.
+RESCHEDULE_SECONDS = 180.0
 LOG_PAGE = 200
 # What Prefect calls a run that is scheduled once more.
 RESCHEDULED = "AwaitingRetry"
@@ -67,7 +68,7 @@ class Settled:
         if state is None or not state.is_final():
             self._crashed_since = None
             return False
-        if not state.is_crashed():
+        if not state.is_crashed() or (state.message or "").startswith(GIVEN_UP):
             return True
         self._crashed_since = self._crashed_since or time.monotonic()
         return time.monotonic() - self._crashed_since > RESCHEDULE_SECONDS

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.comparison import Comparison, Mean, Strategy
+from tasks.store.spending import NOTE as SPENDING_NOTE
+from tasks.store.spending import SIZES
+from tasks.store.spending import shown as spending_shown
 
 COLUMNS = {
     "emulator_zero_shot": "zero-shot",
@@ -22,7 +25,7 @@ STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:62rem;margin:2rem auto;padding:0 1.5rem}
 h1{font-size:1.7rem;margin:0 0 .3rem}h2{font-size:1.2rem;margin:2.2rem 0 .6rem}
 table{border-collapse:collapse;margin:.6rem 0}th,td{padding:.35rem .8rem;text-align:right;border-bottom:1px solid #ddd}
-th:first-child,td:first-child{text-align:left}th,td{white-space:nowrap}th{font-weight:600;border-bottom:2px solid #999}
+th.name,td.name{text-align:left}th,td{white-space:nowrap}th{font-weight:600;border-bottom:2px solid #999}
 .scroll{overflow-x:auto}.note{color:#555;font-size:.92rem}img{max-width:100%;height:auto;display:block}
 figure{margin:1rem 0}figcaption{color:#555;font-size:.92rem}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem}
@@ -99,11 +102,13 @@ def footnote(comparison: Comparison) -> str:
     )
 
 
-def page(comparison: Comparison, facts: Mapping[str, Any], figures: Mapping[Path, str]) -> str:
-    """The report as one page without scripts or outside files. figures: PNG to caption."""
-    header, rows = wide_cells(comparison)
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+def page(
+    comparison: Comparison,
+    facts: Mapping[str, Any],
+    figures: Mapping[Path, str],
+    spending: Mapping[str, Mapping[str, Any]],
+) -> str:
+    """The report as one page without scripts or outside files. figures: PNG to caption; spending: see `sizes`."""
     listed = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd>" for name, value in facts.items())
     drawn = "".join(_figure(path, text) for path, text in figures.items())
     title = html.escape(caption(comparison, facts))
@@ -111,9 +116,34 @@ def page(comparison: Comparison, facts: Mapping[str, Any], figures: Mapping[Path
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
         f"<h1>Tuning without the full model</h1><p class=note>{title}</p>"
-        f'<div class=scroll><table id="settings"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        f"<p class=note>{html.escape(footnote(comparison))}</p>{drawn}<h2>Inputs</h2><dl>{listed}</dl></html>\n"
+        f"{html_table('settings', *wide_cells(comparison))}<p class=note>{html.escape(footnote(comparison))}</p>"
+        f"<h2>What is given away and what comes back</h2>{html_table('spending', *spending_cells(spending))}"
+        f"<p class=note>{SPENDING_NOTE}</p>{drawn}<h2>Inputs</h2><dl>{listed}</dl></html>\n"
     )
+
+
+def html_table(name: str, header: Sequence[str], rows: Sequence[Sequence[str]], num_names: int = 1) -> str:
+    """A table of texts that scrolls by itself where it is too wide; the first columns are names, the others numbers."""
+
+    def line(kind: str, cells: Sequence[str]) -> str:
+        opened = [f"<{kind} class=name>"] * num_names + [f"<{kind}>"] * (len(cells) - num_names)
+        return "".join(f"{tag}{html.escape(cell)}</{kind}>" for tag, cell in zip(opened, cells, strict=True))
+
+    head = line("th", header)
+    body = "".join(f"<tr>{line('td', row)}</tr>" for row in rows)
+    return f'<div class=scroll><table id="{name}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def spending_cells(spending: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of what each strategy discloses and costs."""
+    rows = [
+        [
+            "full model" if name == "full" else f"{name} emulator",
+            *(spending_shown(key, figures.get(key)) for key in SIZES),
+        ]
+        for name, figures in spending.items()
+    ]
+    return ["", *SIZES.values()], rows
 
 
 def shown(mean: Mean) -> str:

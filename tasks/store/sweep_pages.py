@@ -1,67 +1,88 @@
-"""The table of a sweep as text: CSV with one row for each score, Markdown with one row for each cell and strategy."""
+"""The tables of a sweep as text: CSV long and wide, Markdown, and one self-contained HTML page."""
 
 import csv
+import html
 import io
 from collections.abc import Sequence
 from typing import Any
 
-from tasks.core.comparison import Mean
-from tasks.store.pages import COLUMNS, shown, table
+from tasks.store.pages import STYLE, html_table, table
+from tasks.store.sweep_sections import Section, sections, wide
 
-NOTE = (
-    "Each row is one run. ± is the standard error over the run's tuning seeds, or with one seed over the scored rows;"
-    " gain = plug-in − full zero-shot; leak = tuned emulator − full zero-shot; privacy gap = plug-in − tuned emulator."
-)
-DIFFERENCES = ("gain", "leak", "privacy_gap")
-FULL = ("full_zero_shot", "full_fine_tuned")
+AGAIN = "Run the same command again to retry them alone."
 
 
-def long_csv(axes: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
-    """One row for each cell, strategy and setting."""
+def long_csv(found: dict[str, Any]) -> str:
+    """One row for each cell, strategy and setting or figure; of a cell that failed one row with its error."""
+    rows = [*found["rows"], *({**each["values"], "error": each["error"]} for each in found["failed"])]
+    names = list(dict.fromkeys([*found["axes"], *(name for row in rows for name in row)]))
     text = io.StringIO()
-    names = list(dict.fromkeys([*axes, *(name for row in rows for name in row)]))
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
 
 
-def markdown(axes: Sequence[str], cells: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> str:
-    """The table, and below it the cells that failed, each with its reason."""
-    done = [cell for cell in cells if cell.get("report") is not None]
-    failed = [cell for cell in cells if cell.get("report") is None]
-    metrics = sorted({str(row["metric"]) for row in rows})
-    title = f"{len(done)} of {len(cells)} cells" + (f": {', '.join(metrics)}" if metrics else "")
-    header = [*axes, "strategy", "full zero-shot", "full tuned", *COLUMNS.values()]
-    lines = [line for cell in done for line in _lines(axes, cell, rows)]
-    # Nothing was tuned in full where the ceiling is switched off.
-    shown_columns = [place for place in range(len(header)) if not lines or any(line[place] for line in lines)]
-    header, lines = (
-        [header[place] for place in shown_columns],
-        [[line[place] for place in shown_columns] for line in lines],
+def wide_csv(found: dict[str, Any]) -> str:
+    """One row for each strategy and setting, tasks side by side; of a cell that failed its error in the last column."""
+    header, rows = wide(found["axes"], found["rows"])
+    names = [axis for axis in found["axes"] if axis != "task.name"]
+    width = len(header)
+    failed = [
+        [*(each["values"][name] for name in names), *[None] * (width - len(names)), each["error"]]
+        for each in found["failed"]
+    ]
+    text = io.StringIO()
+    lines: Sequence[Sequence[Any]] = [[*header, "error"], *([*row, None] for row in rows), *failed]
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """Every table with its note, and the cells that failed, each with its reason."""
+    parts = [title(found), ""]
+    for section in sections(found):
+        parts += [f"**{section.title}**", "", *table(section.header, section.rows, section.num_names), ""]
+        parts += [section.note, ""]
+    if found["failed"]:
+        parts += [f"**Failed** {AGAIN}", ""]
+        parts += [f"- {_named(each['values'])}: {each['error']}" for each in found["failed"]]
+        parts += [""]
+    return "\n".join(parts)
+
+
+def page(found: dict[str, Any]) -> str:
+    """The same as one page without scripts or outside files."""
+    failed = "".join(
+        f"<li>{html.escape(_named(each['values']))}: {html.escape(each['error'])}</li>" for each in found["failed"]
     )
-    parts = [title, "", *table(header, lines, len(axes) + 1), "", NOTE]
-    if failed:
-        parts += ["", "Failed (run the same command again to retry them alone):", ""]
-        parts += [f"- {_named(cell['values'])}: {cell['error']}" for cell in failed]
-    return "\n".join([*parts, ""])
+    told = f"<h2>Failed</h2><p class=note>{AGAIN}</p><ul>{failed}</ul>" if failed else ""
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Sweep</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}{WIDE_STYLE}</style>'
+        f"<h1>Sweep</h1><p class=note>{html.escape(title(found))}</p>"
+        f"{''.join(map(_html, sections(found)))}{told}</html>\n"
+    )
 
 
-def _lines(axes: Sequence[str], cell: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    own = [row for row in rows if all(row[name] == cell["values"][name] for name in axes)]
-    scores = {(row["strategy"], row["setting"]): row for row in own}
-    full = [_text(scores.get(("full", setting)), setting) for setting in FULL]
-    values = [str(cell["values"][name]) for name in axes]
-    names = dict.fromkeys(row["strategy"] for row in own if row["strategy"] != "full")
-    return [[*values, name, *full, *(_text(scores.get((name, each)), each) for each in COLUMNS)] for name in names]
+def title(found: dict[str, Any]) -> str:
+    """How many cells ended well, and what they are scored by."""
+    done = {repr([row[axis] for axis in found["axes"]]) for row in found["rows"]}
+    scored = [row for row in found["rows"] if row.get("num_seeds")]
+    metrics, tasks, models = (sorted({str(row[name]) for row in scored}) for name in ("metric", "task", "model"))
+    what = f": {', '.join(tasks)} with {', '.join(models)}, {', '.join(metrics)}" if scored else ""
+    return f"{len(done)} of {len(done) + len(found['failed'])} cells{what}"
 
 
-def _text(row: dict[str, Any] | None, setting: str) -> str:
-    if row is None:
-        return ""
-    if setting in DIFFERENCES:
-        return f"{row['value']:+.3f}"
-    return shown(Mean(row["value"], row["stderr"], row["num_seeds"], row["error_over"]))
+WIDE_STYLE = """
+body{max-width:78rem}table{font-size:.92rem}th,td{padding:.3rem .6rem}
+"""
+
+
+def _html(section: Section) -> str:
+    name = section.title.lower().replace(" ", "-").replace(",", "")
+    made = html_table(name, section.header, section.rows, section.num_names)
+    return f"<h2>{html.escape(section.title)}</h2>{made}<p class=note>{html.escape(section.note)}</p>"
 
 
 def _named(values: dict[str, Any]) -> str:

@@ -110,6 +110,11 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     return {tensor: headers[shard][tensor] for tensor, shard in shards.items()}
 
 
+def count_parameters(folder: Path) -> int:
+    """Parameters of a model folder, each counted once; reads headers only."""
+    return sum(prod(tensor.shape) for tensor in stored_tensors(folder).values())
+
+
 def read_index(file: Path) -> dict[str, str]:
     """Tensor name to shard file name, every one of which lies beside the index."""
     try:

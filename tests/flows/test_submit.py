@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from flows.service import submit
-from flows.service.reaper import POLL_SECONDS, SETTLE_SECONDS
+from flows.service.reaper import GIVEN_UP, POLL_SECONDS, SETTLE_SECONDS
 from flows.service.submit import RESCHEDULE_SECONDS, follow
 
 
@@ -32,11 +32,12 @@ def clock(monkeypatch) -> Clock:
 
 
 def state(name: str) -> SimpleNamespace:
-    """What is asked of a state of Prefect."""
+    """What is asked of a state of Prefect; "Crashed: why" has a message."""
+    name, _, message = name.partition(": ")
     final = name in ("Completed", "Crashed")
     return SimpleNamespace(
         name=name,
-        message=None,
+        message=message or None,
         timestamp=datetime(2026, 1, 1),
         is_final=lambda: final,
         is_crashed=lambda: name == "Crashed",
@@ -69,6 +70,13 @@ def test_a_crash_that_nobody_takes_up_is_the_end(clock):
 def test_a_crash_that_is_taken_up_is_not(clock):
     course = {0: "Running", 10: "Crashed", 10 + RESCHEDULE_SECONDS - 5: "Running", 200: "Completed"}
     assert follow(client(clock, course), uuid4()).name == "Completed"
+
+
+def test_a_crash_that_is_given_up_is_the_end_at_once(clock):
+    began = clock.now
+    crashed = f"Crashed: {GIVEN_UP} after it was scheduled again 2 times: it died"
+    assert follow(client(clock, {0: "Running", 10: "Crashed", 25: crashed}), uuid4()).name == "Crashed"
+    assert clock.now - began < 30
 
 
 def test_the_time_of_an_outage_does_not_count(clock):

@@ -167,6 +167,7 @@ def test_killed_again_and_again_it_is_given_up(run, healthy):
         kill(*alive)
     output = run.command.communicate(timeout=END_SECONDS)[0]
     assert run.command.returncode == 4, output
+    assert "given up after it was scheduled again 2 times" in output
     assert run.flow_run["state_type"] == "CRASHED"
     assert run.attempts() == 3
 

@@ -1,10 +1,13 @@
-"""Collect: every cell's scores in one table, and what failed beside it."""
+"""Collect: every cell's scores in one table, what failed beside it, and every strategy against uniform."""
 
 import csv
+import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tasks.collect import collect
 from tasks.store.artifacts import Ref, Store
@@ -12,20 +15,34 @@ from tasks.store.keys import canonical_json
 from tasks.store.runtime import Runtime
 
 SETTINGS = ("emulator_zero_shot", "emulator_fine_tuned", "plug_in", "gain", "leak", "privacy_gap")
+NUM_ROWS = 40
 
 
-def report(store: Store, number: int) -> Ref:
-    """A report as the stage of that name writes it."""
-    import hashlib
-
+def report(
+    store: Store, number: int, strategies: tuple[str, ...] = ("crash",), task: str = "people", model: str = "model"
+) -> Ref:
+    """A report as the stage of that name writes it; the plug-in answers number of ten rows right."""
     rows = [{"strategy": "full", "setting": "full_zero_shot", "value": 0.1, "stderr": 0.01}]
-    rows += [{"strategy": "crash", "setting": name, "value": number / 10, "stderr": None} for name in SETTINGS]
+    for place, strategy in enumerate(strategies):
+        rows += [
+            {"strategy": strategy, "setting": name, "value": number / 10 + place, "stderr": 0.02} for name in SETTINGS
+        ]
     rows = [{**row, "metric": "acc", "num_seeds": 1, "error_over": "rows"} for row in rows]
-    inputs = {"number": number}
+    facts = {"model": model, "task": task, "num_blocks": 24, "num_kept": 12, "num_tuned": 4}
+    facts["published_as"] = {name: name for name in strategies}
+    spending = {"full": {"trained_parameters": 100}}
+    spending |= {
+        name: {"disclosed_parameters": 60, "disclosed_share": 0.6, "returned_bytes": 80} for name in strategies
+    }
+    inputs = {"number": number, "strategies": list(strategies), "task": task, "model": model}
     key = hashlib.sha256(canonical_json(inputs).encode()).hexdigest()
+    summary = {"efforts": {name: {"tuning_seconds": 2.5, "tuning_memory_gib": 0.25} for name in strategies}}
     with store.publishing("report", key) as out:
-        (out / "report.json").write_text(json.dumps({"rows": rows, "comparison": {"metric": "acc"}}))
-        return store.publish("report", key, out, inputs).ref
+        content = {"rows": rows, "comparison": {"metric": "acc"}, "facts": facts, "spending": spending}
+        (out / "report.json").write_text(json.dumps(content))
+        right = (np.arange(NUM_ROWS) % 10 < number).astype(np.float64)
+        save_file({name: np.roll(right, place) for place, name in enumerate(strategies)}, out / "outcomes.safetensors")
+        return store.publish("report", key, out, inputs, summary=summary).ref
 
 
 @pytest.fixture
@@ -38,22 +55,94 @@ def cells(tmp_path: Path) -> list[dict]:
     ]
 
 
+def collected(tmp_path: Path, axes: list[str], cells: list[dict]) -> Path:
+    """Folder of the table."""
+    return Store(tmp_path).open(collect.run(Runtime(store=str(tmp_path)), axes=axes, cells=cells))
+
+
+def long(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
+
+
 def test_one_row_a_cell_and_the_failed_one_by_name(tmp_path, cells):
     axes = ["plan.num_kept", "tune.learning_rate"]
-    ref = collect.run(Runtime(store=str(tmp_path)), axes=axes, cells=cells)
-    folder = Store(tmp_path).open(ref)
+    folder = collected(tmp_path, axes, cells)
     text = (folder / "table.md").read_text()
-    assert text.startswith("2 of 3 cells: acc\n")
+    assert text.startswith("2 of 3 cells: people with model, acc\n")
     assert "| 4 " in text
     assert "| 6 " in text
     assert "- plan.num_kept=8, tune.learning_rate=0.0001: the loss is not finite" in text
     assert "full tuned" not in text, "nobody tuned the full model"
-    rows = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
-    assert len(rows) == 2 * 7
-    assert {row["plan.num_kept"] for row in rows} == {"4", "6"}
+    rows = long(folder)
     plugged = {row["plan.num_kept"]: float(row["value"]) for row in rows if row["setting"] == "plug_in"}
     assert plugged == {"4": 0.3, "6": 0.5}
-    assert ref.summary == {"num_cells": 3, "num_failed": 1}
+    [failed] = [row for row in rows if row["error"]]
+    assert (failed["plan.num_kept"], failed["error"]) == ("8", "the loss is not finite")
+    wide = (folder / "table_wide.csv").read_text().splitlines()
+    assert wide[-1].endswith("the loss is not finite")
+    page = (folder / "table.html").read_text()
+    assert "the loss is not finite" in page
+    assert "<script" not in page
+    assert "http" not in page
+
+
+def test_sizes_and_efforts_are_rows_with_their_unit(tmp_path, cells):
+    folder = collected(tmp_path, ["plan.num_kept"], cells[:1])
+    figures = {(row["strategy"], row["setting"]): (row["value"], row["metric"]) for row in long(folder)}
+    assert figures["crash", "disclosed_parameters"] == ("60", "parameters")
+    assert figures["crash", "disclosed_share"] == ("0.6", "share")
+    assert figures["crash", "tuning_seconds"] == ("2.5", "s")
+    assert figures["full", "trained_parameters"] == ("100", "parameters")
+    text = (folder / "table.md").read_text()
+    assert "60%" in text
+    assert "2.5 s" in text
+    assert "0.25 GiB" in text
+
+
+def test_every_strategy_is_compared_with_uniform_on_the_same_rows(tmp_path):
+    store = Store(tmp_path)
+    cells = [
+        {"values": {"variant": "plain", "tune.num_steps": 1}, "report": report(store, 3, ("uniform",))},
+        {"values": {"variant": "ours", "tune.num_steps": 1}, "report": report(store, 8, ("crash",))},
+        {"values": {"variant": "same", "tune.num_steps": 1}, "report": report(store, 3, ("random",))},
+        {"values": {"variant": "ours", "tune.num_steps": 2}, "report": report(store, 9, ("crash",))},
+    ]
+    folder = collected(tmp_path, ["variant", "tune.num_steps"], cells)
+    tests = json.loads((folder / "sweep.json").read_text())["tests"]
+    assert [test["values"]["variant"] for test in tests] == ["ours", "same"], "of two steps there is no uniform"
+    better, same = tests
+    assert better["against"] == {"variant": "plain", "tune.num_steps": 1}
+    assert better["difference"] == pytest.approx(0.5)
+    assert better["low"] <= 0.5 <= better["high"]
+    assert better["p_value"] < 0.001
+    assert better["p_holm"] == pytest.approx(2 * better["p_value"])
+    assert (same["difference"], same["p_value"]) == (0.0, 1.0)
+    assert "Against uniform" in (folder / "table.md").read_text()
+
+
+def test_tasks_stand_side_by_side_with_their_mean(tmp_path):
+    store = Store(tmp_path)
+    cells = [
+        {"values": {"task.name": task}, "report": report(store, number, task=task)}
+        for task, number in (("piqa", 4), ("sciq", 6))
+    ]
+    folder = collected(tmp_path, ["task.name"], cells)
+    wide = list(csv.DictReader((folder / "table_wide.csv").read_text().splitlines()))
+    [plugged] = [row for row in wide if row["setting"] == "plug_in"]
+    assert (float(plugged["piqa"]), float(plugged["sciq"]), float(plugged["mean"])) == (0.4, 0.6, 0.5)
+    assert float(plugged["mean stderr"]) == pytest.approx(0.02 / 2**0.5)
+    assert "By task" in (folder / "table.md").read_text()
+
+
+def test_published_numbers_stand_beside_ours(tmp_path):
+    cell = {
+        "values": {"tune.num_steps": 1},
+        "report": report(Store(tmp_path), 7, task="piqa", model="facebook/opt-1.3b"),
+    }
+    folder = collected(tmp_path, ["tune.num_steps"], [cell])
+    [row] = [row for row in long(folder) if row["setting"] == "plug_in"]
+    assert (float(row["published"]), row["source"]) == (pytest.approx(0.732), "CRaSh, table 1")
+    assert "-1.6" in (folder / "table.md").read_text(), "0.032 below, at an error of 0.02"
 
 
 def test_a_cell_that_was_retried_makes_another_table(tmp_path, cells):
@@ -67,5 +156,6 @@ def test_a_cell_that_was_retried_makes_another_table(tmp_path, cells):
 
 
 def test_nothing_but_failures_is_still_a_table(tmp_path, cells):
-    ref = collect.run(Runtime(store=str(tmp_path)), axes=["plan.num_kept"], cells=cells[2:])
-    assert (Store(tmp_path).open(ref) / "table.md").read_text().startswith("0 of 1 cells\n")
+    folder = collected(tmp_path, ["plan.num_kept"], cells[2:])
+    assert (folder / "table.md").read_text().startswith("0 of 1 cells\n")
+    assert "the loss is not finite" in (folder / "table_wide.csv").read_text()
