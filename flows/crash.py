@@ -2,6 +2,8 @@
 
 model, task ─ capture ─ similarity ─ cluster ─ emulate ─┬─ tune ─ plug_in ─┐
                                                         └─ evaluate ───────┴─ report
+
+The strategies `single` and `iterative_drop` look at runs of their own: the stages of those names stand before cluster.
 """
 
 from typing import Any

@@ -56,8 +56,13 @@ def check_budget(settings: Settings, num_blocks: int) -> None:
         try:
             rehearse(strategy, num_blocks, chosen)
         except InputError as error:
-            given = ", ".join(f"plan.{key} = {value}" for key, value in chosen.items())
+            given = ", ".join(f"plan.{key} = {_written(value)}" for key, value in chosen.items())
             raise InputError(f"strategy {strategy} with {given}: {error}") from error
+
+
+def _written(value: Any) -> Any:
+    """As a settings file has it."""
+    return "none" if value is None else list(value) if isinstance(value, tuple) else value
 
 
 def check_support(settings: Settings, facts: dict[str, Any]) -> None:
@@ -83,7 +88,7 @@ def needed_bytes(settings: Settings, model: Any) -> int:
     # Stored in 16 bits, as nearly all models are; where it is 32 the estimate is high by a factor of two.
     parameters = weights / 2
     plan, num_seeds = settings.plan, len(settings.tune.seeds)
-    tuned = parameters * max(plan.num_tuned, len(plan.tuned)) / model.num_blocks
+    tuned = parameters * max(plan.num_tuned_blocks, len(plan.tuned)) / model.num_blocks
     largest = parameters if settings.full_tune.enabled else tuned
     emulators = len(settings.strategy) * weights * plan.num_kept / model.num_blocks
     returned = 4 * num_seeds * (2 * len(settings.strategy) * tuned + settings.full_tune.enabled * parameters)

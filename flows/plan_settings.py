@@ -73,6 +73,11 @@ class PlanSettings(Group):
             )
         return self
 
+    @property
+    def num_tuned_blocks(self) -> int:
+        """How many are tuned, however they are placed."""
+        return len(self.tuned) if self.placement == "explicit" else self.num_tuned
+
     def share_of(self, strategy: Strategy) -> Share:
         """What is said about one strategy."""
         return self.share.get(strategy, "auto") if isinstance(self.share, dict) else self.share

@@ -1,9 +1,7 @@
 """Which row of the papers' tables a strategy of these settings is, if it is one."""
 
-from flows.settings import Settings, Strategy
-
-# Published without sharing, which is also what `auto` is for them.
-UNSHARED: tuple[Strategy, ...] = ("uniform", "uniform_spread")
+from flows.arguments import plan_options
+from flows.settings import Settings
 
 
 def published_as(settings: Settings) -> dict[str, str]:
@@ -15,10 +13,10 @@ def published_as(settings: Settings) -> dict[str, str]:
         return {}
     if distilled:
         return {"uniform": "distilled"}
-    share_of = settings.plan.share_of
-    known: dict[str, str] = {name: name for name in UNSHARED if share_of(name) in ("auto", "none")}
+    shares = {name: plan_options(settings, name)["share"] for name in settings.strategy}
+    known = {name: name for name in ("uniform", "uniform_spread") if shares.get(name, "all") is None}
     ours = (values["similarity"]["estimator"], plan["linkage"], plan["keep_ends"])
     if ours == ("linear_cka", "boundary", False):
-        names = {"auto": "crash", "all": "crash", "none": "crash without sharing"}
-        known |= {"crash": names[share_of("crash")]} if share_of("crash") in names else {}
-    return {name: row for name, row in known.items() if name in settings.strategy}
+        names = {"all": "crash", None: "crash without sharing"}
+        known |= {"crash": names[shares["crash"]]} if shares.get("crash", "") in names else {}
+    return known

@@ -51,7 +51,7 @@ class Run:
             "tuning_seeds": list(settings.tune.seeds),
             "support_split": settings.support.split,
             "num_kept": settings.plan.num_kept,
-            "num_tuned": settings.plan.num_tuned,
+            "num_tuned": settings.plan.num_tuned_blocks,
             "published_as": published_as(settings),
             **facts,
         }

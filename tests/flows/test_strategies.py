@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from flows.arguments import Arguments, plan_options
+from flows.grid import make_cells, split_axes
 from flows.inputs import check_budget
+from flows.published_as import published_as
 from flows.reading import read_settings
 from flows.settings import Settings
 from flows.strategy_picture import plans
@@ -15,6 +17,8 @@ from tasks.core.errors import InputError
 from tasks.core.placement import ends
 from tasks.core.strategies import STRATEGIES
 from tests.flows.commands import artifacts, crash, small_settings, stages
+
+OFT = {"uniform": "uniform", "uniform_spread": "uniform_spread"}
 
 
 def settings(strategy: Any = "crash", **plan: Any) -> Settings:
@@ -53,6 +57,34 @@ def test_one_way_to_share_is_for_all_and_a_table_for_those_in_it() -> None:
 
 
 @pytest.mark.parametrize(
+    ("plan", "rows"),
+    [
+        ({}, {"uniform": "uniform", "uniform_spread": "uniform_spread", "crash": "crash"}),
+        (
+            {"share": "none"},
+            {"uniform": "uniform", "uniform_spread": "uniform_spread", "crash": "crash without sharing"},
+        ),
+        ({"share": "all"}, {"crash": "crash"}),
+        ({"share": {"crash": "frozen_only", "uniform": "all"}}, {"uniform_spread": "uniform_spread"}),
+        ({"linkage": "average"}, OFT),
+        ({"placement": "ends"}, {}),
+    ],
+)
+def test_published_rows_are_those_of_the_same_placement_and_sharing(plan: dict[str, Any], rows: dict[str, str]) -> None:
+    assert published_as(settings(["uniform", "uniform_spread", "crash", "random"], **plan)) == rows
+
+
+def test_in_a_grid_a_list_of_ways_to_share_is_an_axis_and_a_table_is_none() -> None:
+    base, axes = split_axes({"plan": {"num_kept": 4, "share": ["none", {"crash": "all"}]}})
+    assert axes == {"plan.share": ["none", {"crash": "all"}]}
+    assert base["plan"]["share"] == "none"
+    assert split_axes({"plan": {"num_kept": 4, "share": {"crash": "all"}}})[1] == {}
+    cells = make_cells(settings(["crash", "uniform"]), axes)
+    shares = [[plan_options(cell, name)["share"] for name in cell.strategy] for _, cell in cells]
+    assert shares == [[None, None], ["all", None]]
+
+
+@pytest.mark.parametrize(
     ("plan", "protected"),
     [
         ({}, ()),
@@ -75,7 +107,7 @@ def test_tuned_blocks_that_are_known_ahead_are_not_dropped(plan: dict[str, Any],
         ("uniform_deviation", {"deviation": 0.9}, r"deviation = 0.9 leaves 1 of the 8 .* deviate by at most 0.75"),
         ("normal", {"placement": "explicit", "tuned": (3, 12)}, r"leaves 0\.\.11, the blocks of the model"),
         ("crash", {"placement": "explicit", "tuned": range(7)}, "num_tuned = 7: tune between 1 and 6"),
-        ("fixed", {"kept": (0, 1), "tuned": (2,)}, "strategy fixed with .* tuned block 2 is not kept"),
+        ("fixed", {"kept": (0, 1), "tuned": (2,)}, r"fixed with plan.kept = \[0, 1\], .* tuned block 2 is not kept"),
     ],
 )
 def test_budgets_that_no_plan_meets_are_refused(strategy: str, plan: dict[str, Any], message: str) -> None:
@@ -103,7 +135,8 @@ def test_names_and_numbers_that_do_not_exist(tmp_path: Path, changes: list[str],
 
 
 def test_an_explicit_placement_needs_no_number_of_tuned_blocks() -> None:
-    assert settings(num_kept=2, placement="explicit", tuned=(1,)).plan.num_tuned == 4
+    assert settings(num_kept=2, placement="explicit", tuned=(1,)).plan.num_tuned_blocks == 1
+    assert settings(num_kept=5, tuned=(1,)).plan.num_tuned_blocks == 4
 
 
 def test_the_help_lists_every_strategy_with_its_line_and_source() -> None:

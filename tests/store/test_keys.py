@@ -214,6 +214,8 @@ print(json.dumps(changed))
 USERS = {
     "tasks/core/pooling.py": ({"capture"}, {"similarity", "cluster", "emulate", "tune", "plug_in"}),
     "tasks/core/clustering.py": ({"cluster"}, {"capture", "emulate", "tune", "plug_in", "evaluate"}),
+    "tasks/core/strategies.py": ({"cluster"}, {"capture", "similarity", "emulate", "tune", "plug_in", "evaluate"}),
+    "tasks/core/sampling.py": ({"cluster"}, {"capture", "similarity", "emulate", "tune", "plug_in", "evaluate"}),
     "tasks/core/training.py": ({"tune"}, {"capture", "similarity", "cluster", "emulate", "plug_in", "evaluate"}),
     "tasks/store/rows.py": ({"capture", "tune", "evaluate"}, {"similarity", "cluster", "emulate"}),
     "tasks/tune.py": ({"tune"}, {"capture", "similarity", "cluster", "emulate", "plug_in", "evaluate", "report"}),
