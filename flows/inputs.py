@@ -85,6 +85,7 @@ def check_budget(settings: Settings, num_blocks: int) -> None:
             given = ", ".join(f"plan.{key} = {_written(value)}" for key, value in chosen.items())
             raise InputError(f"strategy {strategy} with {given}: {error}") from error
     _check_frozen(settings)
+    _check_trained(settings, num_blocks)
 
 
 def _written(value: Any) -> Any:
@@ -106,14 +107,9 @@ def _check_frozen(settings: Settings) -> None:
         )
 
 
-def check_variant(settings: Settings, num_blocks: int, model_folder: Path) -> None:
-    """Refuse a way of tuning that this model or every plan of these settings lacks something for. Raises InputError."""
+def _check_trained(settings: Settings, num_blocks: int) -> None:
+    """Refuse to train what every plan of these settings lacks."""
     variant, plan = make_variant(settings), settings.plan
-    if variant.method == "adapter" and settings.export.plugged_model:
-        raise InputError(
-            'export.plugged_model = true, but a Hugging Face folder cannot hold the modules of tune.method = "adapter";'
-            " choose from blocks, lora, bitfit, or do not export"
-        )
     if variant.trained != "tuned" and set(settings.strategy) != {"fixed"} and plan.num_tuned_blocks == plan.num_kept:
         raise InputError(
             f'tune.trained = "{variant.trained}", but plan.num_tuned = plan.num_kept = {plan.num_kept}: no kept'
@@ -121,6 +117,17 @@ def check_variant(settings: Settings, num_blocks: int, model_folder: Path) -> No
         )
     if "fixed" in settings.strategy:
         variant.require_something(fixed_plan(num_blocks, plan.kept, plan.tuned))
+
+
+def check_variant(settings: Settings, num_blocks: int, model_folder: Path) -> None:
+    """Refuse a way of tuning that this model or every plan of these settings lacks something for. Raises InputError."""
+    _check_trained(settings, num_blocks)
+    variant = make_variant(settings)
+    if variant.method == "adapter" and settings.export.plugged_model:
+        raise InputError(
+            'export.plugged_model = true, but a Hugging Face folder cannot hold the modules of tune.method = "adapter";'
+            " choose from blocks, lora, bitfit, or do not export"
+        )
     if variant.is_default and not settings.tune.gradient_checkpointing:
         return
     # Needs torch, which takes seconds to import.

@@ -14,11 +14,11 @@ from tasks.core.blocks import get_blocks, with_layout
 from tasks.core.errors import InputError
 from tasks.core.plugging import admit, load_parts, plug_in_parts
 from tasks.core.variant import Variant
-from tasks.evaluate import load_variant
 from tasks.plug_in import plug_in
 from tasks.store.artifacts import Ref, Store
 from tasks.store.returned import read_returned
 from tasks.store.runtime import Runtime
+from tasks.store.variants import load_variant
 from tasks.store.work import Work
 from tasks.tune import tune
 from tests.tasks.chain import Chain, logits, plain
