@@ -42,10 +42,7 @@ def paired_test(first: Sequence[float], second: Sequence[float], seed: int = 0) 
         return Paired(1, mean, mean, mean, 1.0)
     generator = np.random.Generator(np.random.PCG64(seed))
     moved = difference != 0
-    if moved.sum() < 2:
-        p_value = 1.0
-    else:
-        p_value = _swapped(one[moved], other[moved], generator)
+    p_value = _swapped(one[moved], other[moved], generator) if moved.sum() > 1 else 1.0
     if np.ptp(difference) == 0:
         return Paired(len(one), mean, mean, mean, p_value)
     interval = stats.bootstrap(
