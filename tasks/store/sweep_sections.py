@@ -11,6 +11,7 @@ from tasks.store.pages import COLUMNS, shown
 
 Row = dict[str, Any]
 FULL = {"full_zero_shot": "full zero-shot", "full_fine_tuned": "full tuned"}
+FAILED = "failed"
 DIFFERENCES = ("gain", "leak", "privacy_gap")
 SCORES_NOTE = (
     "Each row is one run. ± is the standard error over the run's tuning seeds, or with one seed over the scored rows;"
@@ -41,8 +42,8 @@ class Section:
 
 def sections(found: dict[str, Any]) -> list[Section]:
     """Every table that has rows. found: axes, rows (long), tests, failed."""
-    axes, rows = found["axes"], found["rows"]
-    made = [_scores(axes, rows), _by_task(axes, rows), _tests(axes, found["tests"])]
+    axes, rows, failed = found["axes"], found["rows"], [each["values"] for each in found["failed"]]
+    made = [_scores(axes, rows, failed), _by_task(axes, rows, failed), _tests(axes, found["tests"])]
     made += [_spending(axes, rows), _published(axes, rows)]
     return [section for section in made if section.rows]
 
@@ -50,14 +51,18 @@ def sections(found: dict[str, Any]) -> list[Section]:
 def wide(axes: Sequence[str], rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
     """Header, and for each strategy and setting the value and standard error of each task, and their mean.
 
-    Tasks stand side by side; of everything else that differs there is a column of names.
+    Tasks stand side by side; of everything else that differs there is a column of names. Scores of the full model that
+    are the same for several variants stand there once, without a variant.
     """
     names = [axis for axis in axes if axis != "task.name"]
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     scores: dict[tuple, dict[str, Row]] = {}
     for row in rows:
         if row["setting"] in (*FULL, *COLUMNS):
-            where = (*(str(row[name]) for name in names), row["strategy"], row["setting"])
+            own = (*(str(row[name]) for name in names), row["strategy"], row["setting"])
+            common = (*("" if name == "variant" else str(row[name]) for name in names), row["strategy"], row["setting"])
+            there = scores.get(common, {}).get(row["task"], row)
+            where = common if row["strategy"] == "full" and there["value"] == row["value"] else own
             scores.setdefault(where, {})[row["task"]] = row
     header = [*names, "strategy", "setting", *(part for task in tasks for part in (task, f"{task} stderr"))]
     table = []
@@ -70,7 +75,7 @@ def wide(axes: Sequence[str], rows: Sequence[Row]) -> tuple[list[str], list[list
     return [*header, "mean", "mean stderr"], table
 
 
-def _scores(axes: list[str], rows: list[Row]) -> Section:
+def _scores(axes: list[str], rows: list[Row], failed: list[Row]) -> Section:
     header = [*axes, "strategy", *FULL.values(), *COLUMNS.values()]
     lines = []
     for values, own in _by_cell(axes, rows):
@@ -78,21 +83,30 @@ def _scores(axes: list[str], rows: list[Row]) -> Section:
         full = [_text(scores.get(("full", setting)), setting) for setting in FULL]
         for name in _strategies(own):
             lines.append([*values, name, *full, *(_text(scores.get((name, each)), each) for each in COLUMNS)])
+    if lines:
+        empty = [""] * (len(header) - len(axes) - 2)
+        lines += [[*(str(values[axis]) for axis in axes), FAILED, *empty, ""] for values in failed]
     header, lines = _without_empty(header, lines)
     return Section("Scores", header, lines, len(axes) + 1, SCORES_NOTE)
 
 
-def _by_task(axes: list[str], rows: list[Row]) -> Section:
+def _by_task(axes: list[str], rows: list[Row], failed: list[Row]) -> Section:
     """The shape of the papers' tables, where there are several tasks."""
     header, table = wide(axes, rows)
-    num_names = len([axis for axis in axes if axis != "task.name"]) + 2
+    others = [axis for axis in axes if axis != "task.name"]
+    num_names = len(others) + 2
     if len(header) - num_names <= 4:
         return Section("By task", [], [], 0, "")
     names = [name for name in header[num_names:] if not name.endswith("stderr")]
+    ended = {(*(str(values[axis]) for axis in others), values.get("task.name")) for values in failed}
     lines = []
     for line in table:
         pairs = zip(line[num_names::2], line[num_names + 1 :: 2], strict=True)
-        numbers = ["" if value is None else shown(Mean(value, stderr, 1, "")) for value, stderr in pairs]
+        place = line[: len(others)]
+        numbers = [
+            shown(Mean(value, stderr, 1, "")) if value is not None else FAILED if (*place, name) in ended else ""
+            for name, (value, stderr) in zip(names, pairs, strict=True)
+        ]
         lines.append([*map(str, line[:num_names]), *numbers])
     note = "Tasks side by side, and their mean where every task has the setting and none is scored by perplexity."
     return Section("By task", [*header[:num_names], *names], lines, num_names, note)

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from tasks.core.paired import holm, paired_test
 
@@ -57,3 +58,12 @@ def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
     assert holm([]) == []
+
+
+@pytest.mark.parametrize(("num_better", "num_worse"), [(1, 0), (4, 0), (5, 1), (9, 4)])
+def test_few_rows_that_differ_are_exact_whatever_stays_equal(num_better, num_worse):
+    """Of binary outcomes the test is the sign test, whose p-value is a sum of binomial chances."""
+    first = np.r_[np.ones(num_better), np.zeros(num_worse), np.ones(200)]
+    second = np.r_[np.zeros(num_better), np.ones(num_worse), np.ones(200)]
+    expected = stats.binomtest(num_better, num_better + num_worse).pvalue
+    assert paired_test(first, second).p_value == pytest.approx(expected)

@@ -157,6 +157,26 @@ def test_tasks_stand_side_by_side_with_their_mean(tmp_path):
     assert "By task" in (folder / "table.md").read_text()
 
 
+def test_what_variants_share_stands_once_and_what_failed_in_its_place(tmp_path):
+    store = Store(tmp_path)
+    cells = [
+        {"values": {"variant": name, "task.name": task}, "report": report(store, number, task=task)}
+        for name, number in (("a", 4), ("b", 6))
+        for task in ("piqa", "sciq")
+    ]
+    cells[0] = {"values": cells[0]["values"], "report": None, "error": "the loss is not finite"}
+    folder = collected(tmp_path, ["variant", "task.name"], cells)
+    wide = list(csv.DictReader((folder / "table_wide.csv").read_text().splitlines()))
+    [full] = [row for row in wide if row["strategy"] == "full"]
+    assert (full["variant"], full["piqa"], full["sciq"]) == ("", "0.1", "0.1")
+    lines = (folder / "table.md").read_text().splitlines()
+    [failed] = [line for line in lines if line.startswith("| a ") and "piqa" in line]
+    assert [cell.strip() for cell in failed.split("|")][1:4] == ["a", "piqa", "failed"]
+    [plugged] = [line for line in lines if line.startswith("| a ") and "plug_in" in line]
+    assert "failed" in plugged
+    assert "0.400" in plugged
+
+
 def test_published_numbers_stand_beside_ours(tmp_path):
     cell = {
         "values": {"tune.num_steps": 1},
