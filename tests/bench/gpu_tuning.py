@@ -26,8 +26,10 @@ from tasks.core.training import train
 from tasks.core.variant import Variant
 
 SHAPE = {"hidden_size": 2048, "ffn_dim": 8192, "num_hidden_layers": 24, "num_attention_heads": 32}
-TINY = {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 24, "num_attention_heads": 4, "vocab_size": 512}
+TINY = {"hidden_size": 64, "ffn_dim": 256, "num_hidden_layers": 24, "num_attention_heads": 4, "vocab_size": 512}
 NUM_TOKENS, WARMUP_STEPS, TIMED_STEPS = 512, 5, 30
+# Enough to see that it runs.
+TINY_TOKENS, TINY_STEPS = 32, 2
 # Dense bfloat16 peak in FLOP/s, from the vendors' data sheets.
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 # Tokens per second and memory in MB, batch 1, block 512, one GPU (not named in the paper's table).
@@ -56,7 +58,15 @@ def ways(num_blocks: int) -> dict[str, tuple[Plan, Variant]]:
     return {name: found[name] for name in PUBLISHED if name in found}
 
 
-def measure(name: str, shape: dict[str, int], plan: Plan, variant: Variant, device: str) -> Measured:
+def measure(
+    name: str,
+    shape: dict[str, int],
+    plan: Plan,
+    variant: Variant,
+    device: str,
+    num_tokens: int = NUM_TOKENS,
+    num_steps: int = TIMED_STEPS,
+) -> Measured:
     """Tune on rows that are all answer, and time the steps behind the first few."""
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -66,9 +76,9 @@ def measure(name: str, shape: dict[str, int], plan: Plan, variant: Variant, devi
     trained = make_trained(with_layout(full, plan), plan, variant)
     del full
     generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(4, config.vocab_size, (WARMUP_STEPS + TIMED_STEPS, NUM_TOKENS), generator=generator).tolist()
+    ids = torch.randint(4, config.vocab_size, (WARMUP_STEPS + num_steps, num_tokens), generator=generator).tolist()
     rows = [Example((row[0],), tuple(row[1:]), number) for number, row in enumerate(ids)]
-    settings = TrainSettings(learning_rate=1e-5, num_steps=len(rows), batch_size=1, max_tokens=NUM_TOKENS)
+    settings = TrainSettings(learning_rate=1e-5, num_steps=len(rows), batch_size=1, max_tokens=num_tokens)
     moments: list[float] = []
 
     def note(step: int, _: dict[str, float]) -> None:
@@ -79,15 +89,15 @@ def measure(name: str, shape: dict[str, int], plan: Plan, variant: Variant, devi
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
     result = train(trained, rows, [], settings, device=device, precision="bfloat16", on_metrics=note)
-    seconds = (moments[-1] - moments[WARMUP_STEPS - 1]) / TIMED_STEPS
+    seconds = (moments[-1] - moments[WARMUP_STEPS - 1]) / num_steps
     memory = torch.cuda.max_memory_allocated() / 2**20 if device != "cpu" else float("nan")
-    once = TrainSettings(learning_rate=1e-5, num_steps=1, batch_size=1, max_tokens=NUM_TOKENS)
+    once = TrainSettings(learning_rate=1e-5, num_steps=1, batch_size=1, max_tokens=num_tokens)
     with FlopCounterMode(display=False) as counter:
         train(trained, rows[:1], [], once, device=device, precision="bfloat16")
     peak = next((PEAKS[kind] for kind in PEAKS if device != "cpu" and kind in torch.cuda.get_device_name()), None)
     flops = float(counter.get_total_flops())
     utilisation = flops / seconds / peak if peak else None
-    return Measured(name, NUM_TOKENS / seconds, memory, result.num_parameters, flops, utilisation)
+    return Measured(name, num_tokens / seconds, memory, result.num_parameters, flops, utilisation)
 
 
 def table(found: list[Measured]) -> str:
@@ -109,9 +119,9 @@ def main() -> None:
     options = parser.parse_args()
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
     shape: dict[str, Any] = TINY if options.tiny else SHAPE
-    found = []
+    found, size = [], (TINY_TOKENS, TINY_STEPS) if options.tiny else (NUM_TOKENS, TIMED_STEPS)
     for name, (plan, variant) in ways(shape["num_hidden_layers"]).items():
-        found.append(measure(name, shape, plan, variant, device))
+        found.append(measure(name, shape, plan, variant, device, *size))
         if device != "cpu":
             torch.cuda.empty_cache()
     print(f"{torch.cuda.get_device_name() if device != 'cpu' else 'CPU'}, torch {torch.__version__}\n")

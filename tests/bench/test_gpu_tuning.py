@@ -5,12 +5,13 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from tests.bench.gpu_tuning import PUBLISHED, SHAPE, TINY, measure, table, ways
+from tests.bench.gpu_tuning import PUBLISHED, SHAPE, TINY, TINY_STEPS, TINY_TOKENS, measure, table, ways
 
 
 def test_the_four_ways_run_and_train_what_they_say() -> None:
     """On a tiny shape; part of the tests, so that the measurement works when a GPU is there."""
-    found = [measure(name, TINY, plan, variant, "cpu") for name, (plan, variant) in ways(24).items()]
+    size = (TINY_TOKENS, TINY_STEPS)
+    found = [measure(name, TINY, plan, variant, "cpu", *size) for name, (plan, variant) in ways(24).items()]
     by_name = {each.name: each for each in found}
     assert list(by_name) == list(PUBLISHED)
     assert all(each.tokens_per_second > 0 and each.utilisation is None for each in found)
