@@ -20,6 +20,7 @@ from tasks.core.plan import Plan, fixed_plan, full_plan, uniform_plan
 from tasks.core.scoring import score_tokens
 from tasks.core.shapes import Shape, shape_of
 from tasks.core.train_settings import TrainSettings
+from tasks.core.trained import TunedBlocks
 from tasks.core.training import train
 from tasks.core.workloads import Lengths, sorted_passes, training_passes
 from tests.core.families import FAMILIES, NUM_BLOCKS, VOCABULARY
@@ -96,7 +97,9 @@ def test_operations_of_tuning(family: str, plan: str) -> None:
     assert num_steps == 1
     expected = costs.forward_flops(shape, depth.positions, epoch.times(2))
     expected += costs.backward_flops(shape, depth, epoch.times(2))
-    assert counted(lambda: train(emulator, made, examples, [], settings)) == pytest.approx(expected, rel=0.03)
+    assert counted(lambda: train(TunedBlocks(emulator, made), examples, [], settings)) == pytest.approx(
+        expected, rel=0.03
+    )
 
 
 @contextmanager
