@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # Rows of a split that are looked at; its number of rows is counted.
 NUM_SAMPLED = 512
-# Measured over the training rows of the eight published tasks (1,000 or fewer each, shared/data) with OPT's tokenizer.
+# Measured over the training rows of the eight published tasks (slices of 1,000 or fewer each) with OPT's tokenizer.
 CHARACTERS_PER_TOKEN = 4.5
 
 Size = tuple[int, int]
