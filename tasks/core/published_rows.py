@@ -1,8 +1,8 @@
 """The eight published question-answering tasks as lengths, for estimates where their rows are not at hand.
 
-Lengths are quantiles in tokens of OPT's (GPT-2's) tokenizer, measured with `tasks.store.measuring` over slices
-of the public data sets (500 to 1,000 rows of a split) as lm-eval 0.4.13 words them. The tokenizer of LLaMA 2 makes 8
-to 14% more of the same text. The slice of HellaSwag is mostly ActivityNet, whose rows are shorter than those from WikiHow.
+Lengths are quantiles in tokens of OPT's (GPT-2's) tokenizer, measured with `tasks.store.measuring` over slices of the
+public data sets (500 to 1,000 rows of a split) as lm-eval 0.4.13 words them. The tokenizer of LLaMA 2 makes 8 to 14%
+more of the same text. The slice of HellaSwag is mostly ActivityNet, whose rows are shorter than those from WikiHow.
 Numbers of rows are those of the official splits as lm-eval's definitions name them, RACE's those of the articles of
 `high`; where a task has no validation split that it does not score, 5% of its training rows are held out.
 """
