@@ -47,8 +47,10 @@ def test_each_stage_is_computed_once_in_total_and_both_have_the_same(objects, tm
     for folder, before in zip(folders, ((), ELSEWHERE), strict=True):
         folder.mkdir()
         workers.append(start(small_settings(folder), objects.url, *before))
+    waited = 0
     for worker in workers:
         _, err = worker.communicate(timeout=500)
+        waited += err.count("waiting for ")
         if "unshare failed" in err:
             pytest.skip(f"host names of one's own are not allowed here: {err.strip()}")
         assert worker.returncode == 0, err
@@ -58,7 +60,8 @@ def test_each_stage_is_computed_once_in_total_and_both_have_the_same(objects, tm
     assert len(first["refs"]) == len(published(objects)) == NUM_STAGES
     # The check of the inputs comes before a run has its record.
     assert first["computed"] + second["computed"] == NUM_STAGES - 1
-    assert min(first["computed"], second["computed"]) > 0, "both had their share"
+    # Who is first at one stage is often first at the next one, so that the other may compute none at all.
+    assert waited > 0, "they met: one waited for what the other one was computing"
     for folder in folders:
         here = artifacts(folder / "home/store")
         assert here.items() <= published(objects).items(), "the same digests everywhere"
