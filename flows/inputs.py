@@ -11,6 +11,7 @@ from tasks.core.strategies import rehearse
 from tasks.store.precision import resolve_precision
 from tasks.store.runtime import Runtime
 from tasks.store.sender import check_server
+from tasks.store.tensor_files import weight_bytes
 
 # Room for the smallest useful run; what a run really needs is estimated from the model's size.
 MIN_FREE_BYTES = 200 * 2**20
@@ -156,7 +157,7 @@ def check_support(settings: Settings, facts: dict[str, Any]) -> None:
 
 def needed_bytes(settings: Settings, model: Any) -> int:
     """Disk that the run takes at most: emulators, tuned blocks in float32, and the checkpoints of what runs at once."""
-    weights = sum(path.stat().st_size for path in Path(model.path).glob("*.safetensors"))
+    weights = weight_bytes(Path(model.path))
     # Stored in 16 bits, as nearly all models are; where it is 32 the estimate is high by a factor of two.
     parameters = weights / 2
     plan, num_seeds = settings.plan, len(settings.tune.seeds)

@@ -13,9 +13,9 @@ def compress(work: Work, emulator: Ref, *, how: Compression) -> dict:
     Errors: InputError where the plan freezes nothing, or no weight has the rank.
     """
     from tasks.store.compressed import summary, write_compressed
-    from tasks.store.tensor_files import stored_tensors
+    from tasks.store.tensor_files import count_parameters, weight_bytes
 
     tally = write_compressed(work.open(emulator), how, work.out)
-    num_bytes = sum(path.stat().st_size for path in work.out.glob("*.safetensors"))
-    num_parameters = sum(tensor.num_entries for tensor in stored_tensors(work.out).values())
+    num_bytes = weight_bytes(work.out)
+    num_parameters = count_parameters(work.out)
     return {"num_bytes": num_bytes, "num_parameters": num_parameters, **summary(tally, how)}

@@ -61,7 +61,7 @@ def _distill(
     from tasks.store.distilled import keeps_zeros, require_places, write_distilled
     from tasks.store.examples import load_examples
     from tasks.store.models import load_model, load_tokenizer, resolve_model
-    from tasks.store.tensor_files import stored_tensors
+    from tasks.store.tensor_files import count_parameters, weight_bytes
     from tasks.store.usage import Usage
     from tasks.store.weights import load_emulator, read_plan
 
@@ -104,8 +104,8 @@ def _distill(
     if not work.rank:
         write_distilled(folder, result.state, work.out)
     size = {
-        "num_bytes": sum(path.stat().st_size for path in work.out.glob("*.safetensors")),
-        "num_parameters": sum(tensor.num_entries for tensor in stored_tensors(folder).values()),
+        "num_bytes": weight_bytes(work.out),
+        "num_parameters": count_parameters(folder),
         "num_trained": result.num_parameters,
     }
     return {**result.summary(), **size, "num_rows": len(rows.rows)}

@@ -18,12 +18,12 @@ def emulate(work: Work, model: ModelSource, plan: Ref) -> dict:
     from pathlib import Path
 
     from tasks.core.plan import Plan
-    from tasks.store.tensor_files import count_parameters
+    from tasks.store.tensor_files import count_parameters, weight_bytes
     from tasks.store.weights import write_emulator
 
     how = Plan.from_json((work.open(plan) / "plan.json").read_text())
     write_emulator(Path(model.path), how, work.out)
-    num_bytes = sum(path.stat().st_size for path in work.out.glob("*.safetensors"))
+    num_bytes = weight_bytes(work.out)
     num_parameters = count_parameters(work.out)
     return {
         "num_kept": len(how.kept),

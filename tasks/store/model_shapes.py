@@ -8,6 +8,7 @@ from tasks.core.errors import EnvironmentFault, InputError
 from tasks.store import model_files
 from tasks.store.model_folder import load_config, quiet_transformers
 from tasks.store.models import HUB_ID
+from tasks.store.tensor_files import weight_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,7 +29,7 @@ def read_shape(name: str, revision: str | None = None) -> "Shape":
     model_files.require_decoder(config, folder)
     context = model_files.longest_input(config, model_files.read_tokenizer_config(folder))
     shape = shape_of(load_config(folder), context)
-    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    weights = weight_bytes(folder)
     return replace(shape, stored_bytes=weights / shape.parameters) if weights else shape
 
 

@@ -55,10 +55,6 @@ class StoredTensor:
     def num_bytes(self) -> int:
         return self.end - self.start
 
-    @property
-    def num_entries(self) -> int:
-        return prod(self.shape)
-
     def write_to(self, target: BinaryIO) -> None:
         """Copy the bytes verbatim through one small buffer."""
         buffer = memoryview(bytearray(min(COPY_BYTES, self.num_bytes)))
@@ -117,6 +113,11 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
 def count_parameters(folder: Path) -> int:
     """Parameters of a model folder, each counted once; reads headers only."""
     return sum(prod(tensor.shape) for tensor in stored_tensors(folder).values())
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of all safetensors files of a folder."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def read_index(file: Path) -> dict[str, str]:
