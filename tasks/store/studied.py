@@ -1,0 +1,51 @@
+"""What passes between the analyses of a study and its pages: artifacts in, figures with the numbers behind them out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One finished analysis: the folder of its artifact, and the facts that its stage returned."""
+
+    folder: Path
+    summary: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Studied:
+    """One model on one data set. analyses: by stage, and by label behind " · " where a stage ran more than once."""
+
+    label: str
+    model: str
+    task: str
+    facts: Mapping[str, Any]
+    analyses: Mapping[str, Analysis]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What a reader can point at in a heatmap: values [rows][columns] with their names."""
+
+    rows: Sequence[str]
+    columns: Sequence[str]
+    values: Sequence[Sequence[float]]
+    unit: str
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One figure: what it shows, as a picture and as the numbers behind it.
+
+    name: file stem, unique in the study; caption: data, n, estimator and units; png, csv: files under the page's
+    folder; matrices: by panel title, for pictures that a reader can point at.
+    """
+
+    name: str
+    title: str
+    caption: str
+    png: Path
+    csv: Path
+    matrices: Mapping[str, Matrix]
