@@ -1,17 +1,13 @@
 """Distill: train an emulator's frozen blocks on generic text to do what the blocks between the tuned ones did."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tasks.core.errors import DivergedError, EnvironmentFault
 from tasks.core.train_settings import TrainSettings
 from tasks.store.artifacts import Ref
 from tasks.store.models import ModelSource
 from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
 from tasks.store.task_sources import TaskSource
 from tasks.store.work import Work
-
-if TYPE_CHECKING:
-    from tasks.core.progress import TrainResult
 
 
 @stage(
@@ -58,6 +54,7 @@ def _distill(
     """The stage in this process, which is alone or one of several that do the same; the first of them writes."""
     from tasks.core.devices import EVERY
     from tasks.core.distilling import FrozenBlocks
+    from tasks.core.training import train
     from tasks.store.distilled import keeps_zeros, require_places, write_distilled
     from tasks.store.examples import load_examples
     from tasks.store.models import load_model, load_tokenizer, resolve_model
@@ -84,7 +81,7 @@ def _distill(
     rows = load_examples(text, "train", tokenizer, length)
     validation = load_examples(text, "validation", tokenizer, length) if settings.eval_steps else None
     usage = Usage(work.device, work.rank)
-    result = _train(
+    result = train(
         trained,
         rows.rows,
         validation.rows if validation else [],
@@ -100,6 +97,7 @@ def _distill(
         ),
         should_stop=work.stop_requested,
         progress=lambda steps: work.progress(steps, "steps"),
+        group="distill",
     )
     if not work.rank:
         write_distilled(folder, result.state, work.out)
@@ -109,13 +107,3 @@ def _distill(
         "num_trained": result.num_parameters,
     }
     return {**result.summary(), **size, "num_rows": len(rows.rows)}
-
-
-def _train(*arguments: Any, **options: Any) -> "TrainResult":
-    """The training loop, whose advice names the settings of this stage."""
-    from tasks.core.training import train
-
-    try:
-        return train(*arguments, **options)
-    except (DivergedError, EnvironmentFault) as error:
-        raise type(error)(str(error).replace("tune.", "distill.")) from error

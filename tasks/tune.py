@@ -1,7 +1,9 @@
 """Tune: train the tuned blocks inside the emulator, on data that never leaves its owner."""
 
+import time
 from typing import TYPE_CHECKING, Any
 
+from tasks.core.errors import DivergedError
 from tasks.core.train_settings import TrainSettings
 from tasks.core.variant import WHOLE_BLOCKS, Variant
 from tasks.store.artifacts import Ref
@@ -31,22 +33,30 @@ def tune(
     settings: TrainSettings,
     precision: str,
     variant: Variant = WHOLE_BLOCKS,
+    may_diverge: bool = False,
 ) -> dict:
     """Train on the task's training split; the emulator, or with `model` the blocks of the full model.
 
     Exactly one of emulator and model is given. variant: which tensors are trained, and how; by default whole tuned
     blocks. Writes `tuned.safetensors` (what was trained, in float32), `variant.json` and `plan.json`, and
     `emulator.safetensors` where frozen blocks were trained; nothing else of the model. Errors: DivergedError when loss
-    or gradient is not finite, InputError where the plan or the family leaves nothing to train.
+    or gradient is not finite, InputError where the plan or the family leaves nothing to train. may_diverge: one of
+    several, of which the best is taken: then to diverge is a result (`diverged`: why), and no file is written.
     """
     from tasks.store.ranks import process_group, run_ranks
 
     arguments: dict[str, Any] = {"task": task, "plan": plan, "emulator": emulator, "model": model}
     arguments |= {"settings": settings, "precision": precision, "variant": variant}
     if work.num_processes > 1 and work.rank is None:
-        return run_ranks(work, (__name__, "tune"), arguments)
+        return run_ranks(work, (__name__, "tune"), arguments | {"may_diverge": may_diverge})
+    began = time.monotonic()
     with process_group(work):
-        return _tune(work, **arguments)
+        try:
+            return _tune(work, **arguments)
+        except DivergedError as error:
+            if not may_diverge:
+                raise
+            return {"diverged": str(error), "seconds": round(time.monotonic() - began, 3)}
 
 
 def _tune(

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.errors import InputError
+from tasks.core.errors import DivergedError, InputError
 from tasks.select import select
 from tasks.store.artifacts import Ref
+from tasks.tune import tune
 from tests.tasks.chain import Chain
 
 RATES = [1e-60, 2e-2, 1e-3]
@@ -58,4 +59,27 @@ def test_a_tuning_without_validation_cannot_be_chosen(chain: Chain) -> None:
     count = chain.num_artifacts("select")
     with pytest.raises(InputError, match=r"learning rate 0\.001 was not validated.*give tune\.eval_steps"):
         selected(chain, [chain.tune(eval_steps=3), chain.tune()], [1e-2, 1e-3])
+    assert chain.num_artifacts("select") == count
+
+
+@pytest.fixture(scope="module")
+def diverged(chain: Chain) -> Ref:
+    settings = {"learning_rate": 1e30, "schedule": "constant", "eval_steps": 3}
+    return tune.run(chain.runtime, **chain.tuning(**settings), may_diverge=True)
+
+
+def test_a_rate_at_which_a_tuning_diverges_loses(chain: Chain, diverged: Ref) -> None:
+    good = chain.tune(eval_steps=3)
+    ref = selected(chain, [diverged, good], [1e30, 1e-3])
+    assert (ref.summary["learning_rate"], ref.summary["num_diverged"]) == (1e-3, 1)
+    assert contents(chain.open(ref)) == contents(chain.open(good))
+    assert "validation_loss_at_1e+30" not in ref.summary
+    assert ref.summary["all_seconds"] > good.summary["seconds"]
+    assert contents(chain.open(diverged)).keys() <= {"metrics.jsonl"}, "nothing that could be plugged in"
+
+
+def test_where_all_diverge_the_first_is_told(chain: Chain, diverged: Ref) -> None:
+    count = chain.num_artifacts("select")
+    with pytest.raises(DivergedError, match=r"at every learning rate .*not finite .* rate 1e\+30"):
+        selected(chain, [diverged, diverged], [1e30, 1e29])
     assert chain.num_artifacts("select") == count
