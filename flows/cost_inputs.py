@@ -7,12 +7,11 @@ from typing import Any
 from flows.inputs import check_budget, check_variant
 from flows.settings import Settings
 from tasks.core.errors import InputError
-from tasks.core.factored import require_rank
 from tasks.core.published_rows import PUBLISHED_ROWS
 from tasks.core.shapes import Shape
 from tasks.core.workloads import Lengths, Workload
+from tasks.store.emulator_checks import check_shapes
 from tasks.store.measuring import measure
-from tasks.store.model_folder import load_config
 from tasks.store.model_shapes import config_folder, own_tokenizer, read_shape
 
 # Words of the part that validates, each a token or a little more: Merity et al. 2016 (arXiv 1609.07843), Table 1.
@@ -61,9 +60,10 @@ def check_cell(settings: Settings, shape: Shape) -> None:
     folder = config_folder(settings.model.name, settings.model.revision)
     check_budget(settings, shape.num_blocks)
     check_variant(settings, shape.num_blocks, folder)
-    how = settings.compress.compression
-    if how is not None and how.method == "low_rank":
-        require_rank(load_config(folder), how)
+    teacher = settings.distill.teacher if settings.distill.enabled else None
+    check_shapes(
+        folder, settings.compress.compression, config_folder(teacher, None) if teacher else None, teacher or ""
+    )
 
 
 def num_validating_tokens(settings: Settings, shape: Shape) -> int:

@@ -60,6 +60,7 @@ def trained_of(settings: Settings, shape: Shape) -> Trained:
     return Trained(
         extra=None if variant.method == "blocks" else matrices + vectors,
         products=matrices,
+        behind=variant.method == "adapter",
         tuned=variant.trained != "frozen",
         frozen=variant.trained != "tuned",
         head=variant.lm_head,

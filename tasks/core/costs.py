@@ -82,13 +82,15 @@ class Trained:
     """What is trained of an emulator: all weights of some blocks, or a few parameters in or beside them.
 
     extra: parameters of a block that are trained, None for all of its own; products: those of them that are matrices
-    beside its own; tuned, frozen: in which kept blocks (all positions of frozen ones follow, copies of tuned ones not);
-    head: whether the head is trained too; best: whether the best state is kept; recompute: whether activations are computed
-    a second time instead of kept (gradient checkpointing).
+    beside its own; behind: whether they stand behind the block, so that its own backward pass is not needed for them;
+    tuned, frozen: in which kept blocks (all positions of frozen ones follow, copies of tuned ones not); head: whether
+    the head is trained too; best: whether the best state is kept; recompute: whether activations are computed a second
+    time instead of kept (gradient checkpointing).
     """
 
     extra: int | None = None
     products: int = 0
+    behind: bool = False
     tuned: bool = True
     frozen: bool = False
     head: bool = False
@@ -106,7 +108,7 @@ class Trained:
     def above(self, depth: Depth) -> int:
         """Number of positions that a backward pass goes through."""
         lowest = [depth.lowest] * self.tuned + [depth.lowest_frozen] * self.frozen
-        return depth.positions - min(lowest)
+        return depth.positions - min(lowest) - self.behind
 
 
 def forward_flops(shape: Shape, depth: Depth, passes: Passes, trained: Trained | None = None) -> float:
