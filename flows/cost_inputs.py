@@ -61,9 +61,8 @@ def check_cell(settings: Settings, shape: Shape) -> None:
     check_budget(settings, shape.num_blocks)
     check_variant(settings, shape.num_blocks, folder)
     teacher = settings.distill.teacher if settings.distill.enabled else None
-    check_shapes(
-        folder, settings.compress.compression, config_folder(teacher, None) if teacher else None, teacher or ""
-    )
+    teaching = config_folder(teacher, None) if teacher else None
+    check_shapes(folder, settings.compress.compression, teaching, teacher)
 
 
 def num_validating_tokens(settings: Settings, shape: Shape) -> int:

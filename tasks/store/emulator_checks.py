@@ -21,9 +21,8 @@ def check_emulators(
     block: int | None,
 ) -> None:
     """InputError for a rank that no weight has, a teacher of another shape, or text shorter than one block."""
-    check_shapes(
-        Path(model.path), compression, None if teacher is None else Path(teacher.path), teacher and teacher.name
-    )
+    folder, called = (Path(teacher.path), teacher.name) if teacher else (None, None)
+    check_shapes(Path(model.path), compression, folder, called)
     if text is not None:
         assert block is not None, "text is cut into blocks"
         require_long_enough(text, model, block)
