@@ -83,9 +83,7 @@ def at_best_rate(
     """A tuning; of several learning rates that with the lowest validation loss, the test split unseen."""
     if len(rates) == 1:
         return run(tune, name, **inputs, **settings(seed, rates[0]))
-    tunings = [
-        run(tune, f"{name}, rate {rate:g}", **inputs, **settings(seed, rate), may_diverge=True) for rate in rates
-    ]
+    tunings = [run(tune, f"{name}, rate {rate:g}", **inputs, **settings(seed, rate)) for rate in rates]
     return run(select, name, tunings=tunings, learning_rates=list(rates))
 
 

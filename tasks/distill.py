@@ -12,7 +12,7 @@ from tasks.store.work import Work
 
 @stage(
     packages=("torch", "transformers", "tokenizers", "accelerate"),
-    code=(*TEXT_CODE, *MODEL_CODE, "tasks.store.compressed", "tasks.store.distilled"),
+    code=(*TEXT_CODE, *MODEL_CODE, "tasks.store.compressed", "tasks.store.distilled", "tasks.store.windows"),
     gpu=True,
 )
 def distill(
@@ -28,8 +28,9 @@ def distill(
 ) -> dict:
     """An emulator folder like the one that is given, its frozen blocks trained (Offsite-Tuning, section 3.3).
 
-    text: documents, cut into windows of at most `block` tokens. Zeros of a pruned emulator stay; metrics have both
-    parts of the loss. Errors: InputError where the plan freezes nothing, DivergedError when a number is not finite.
+    text: documents one after another, in windows of `block` tokens, or the model's context if that is shorter. Zeros of
+    a pruned emulator stay; metrics have both parts of the loss. Errors: InputError where the plan freezes nothing,
+    DivergedError when a number is not finite.
     """
     from tasks.store.ranks import process_group, run_ranks
 
@@ -56,11 +57,11 @@ def _distill(
     from tasks.core.distilling import FrozenBlocks
     from tasks.core.training import train
     from tasks.store.distilled import keeps_zeros, require_places, write_distilled
-    from tasks.store.examples import load_examples
     from tasks.store.models import load_model, load_tokenizer, resolve_model
     from tasks.store.tensor_files import count_parameters, weight_bytes
     from tasks.store.usage import Usage
     from tasks.store.weights import load_emulator, read_plan
+    from tasks.store.windows import load_windows
 
     folder = work.open(emulator)
     source, plan = resolve_model(str(folder), store=work.store), read_plan(folder)
@@ -78,13 +79,12 @@ def _distill(
     require_places(folder, trained.state())
     tokenizer = load_tokenizer(source)
     length = min(block, source.context)
-    rows = load_examples(text, "train", tokenizer, length)
-    validation = load_examples(text, "validation", tokenizer, length) if settings.eval_steps else None
+    rows = load_windows(text, "train", tokenizer, length)
     usage = Usage(work.device, work.rank)
     result = train(
         trained,
-        rows.rows,
-        validation.rows if validation else [],
+        rows,
+        load_windows(text, "validation", tokenizer, length) if settings.eval_steps else [],
         settings,
         device=work.device,
         precision=precision,
@@ -106,4 +106,4 @@ def _distill(
         "num_parameters": count_parameters(folder),
         "num_trained": result.num_parameters,
     }
-    return {**result.summary(), **size, "num_rows": len(rows.rows)}
+    return {**result.summary(), **size, "num_rows": rows.num_rows, "num_windows": len(rows)}

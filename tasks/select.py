@@ -13,8 +13,8 @@ def select(work: Work, *, tunings: list[Ref], learning_rates: list[float]) -> di
     """The files of the tuning with the lowest validation loss, of equals the first, and its summary.
 
     One that diverged is worse than any other. The summary says its `learning_rate`, the loss of each that did not
-    diverge as `validation_loss_at_{rate}`, and `num_diverged`; `all_seconds` is what all of them took. Errors:
-    DivergedError where all diverged, InputError for a tuning that was not validated.
+    diverge as `validation_loss_at_{rate}`, and `num_diverged`; `all_seconds` is what all of them took, `peak_*` the
+    most that one took. Errors: DivergedError where all diverged, InputError for a tuning that was not validated.
     """
     losses = [_validation_loss(rate, ref) for rate, ref in zip(learning_rates, tunings, strict=True)]
     found = {rate: loss for rate, loss in zip(learning_rates, losses, strict=True) if math.isfinite(loss)}
@@ -27,9 +27,15 @@ def select(work: Work, *, tunings: list[Ref], learning_rates: list[float]) -> di
         **tunings[best].summary,
         "learning_rate": learning_rates[best],
         "num_diverged": len(losses) - len(found),
+        **_most_memory(tunings),
         "all_seconds": round(sum(ref.summary["seconds"] for ref in tunings), 3),
         **{f"validation_loss_at_{rate:g}": loss for rate, loss in found.items()},
     }
+
+
+def _most_memory(tunings: list[Ref]) -> dict[str, float]:
+    names = {name for ref in tunings for name in ref.summary if name.startswith("peak_")}
+    return {name: max(ref.summary.get(name, 0.0) for ref in tunings) for name in sorted(names)}
 
 
 def _validation_loss(rate: float, tuning: Ref) -> float:

@@ -33,30 +33,29 @@ def tune(
     settings: TrainSettings,
     precision: str,
     variant: Variant = WHOLE_BLOCKS,
-    may_diverge: bool = False,
 ) -> dict:
     """Train on the task's training split; the emulator, or with `model` the blocks of the full model.
 
     Exactly one of emulator and model is given. variant: which tensors are trained, and how; by default whole tuned
     blocks. Writes `tuned.safetensors` (what was trained, in float32), `variant.json` and `plan.json`, and
     `emulator.safetensors` where frozen blocks were trained; nothing else of the model. Errors: DivergedError when loss
-    or gradient is not finite, InputError where the plan or the family leaves nothing to train. may_diverge: one of
-    several, of which the best is taken: then to diverge is a result (`diverged`: why), and no file is written.
+    or gradient is not finite, InputError where the plan or the family leaves nothing to train. One that may diverge
+    (`settings.may_diverge`) and does has the reason as its result: `diverged` in the summary and in `diverged.json`.
     """
     from tasks.store.ranks import process_group, run_ranks
 
     arguments: dict[str, Any] = {"task": task, "plan": plan, "emulator": emulator, "model": model}
     arguments |= {"settings": settings, "precision": precision, "variant": variant}
     if work.num_processes > 1 and work.rank is None:
-        return run_ranks(work, (__name__, "tune"), arguments | {"may_diverge": may_diverge})
+        return run_ranks(work, (__name__, "tune"), arguments)
     began = time.monotonic()
     with process_group(work):
         try:
             return _tune(work, **arguments)
         except DivergedError as error:
-            if not may_diverge:
+            if not settings.may_diverge:
                 raise
-            return {"diverged": str(error), "seconds": round(time.monotonic() - began, 3)}
+            return _diverged(work, error, time.monotonic() - began)
 
 
 def _tune(
@@ -120,3 +119,12 @@ def _network(
         return load_emulator(folder, dtype=dtype), resolve_model(str(folder), store=work.store)
     assert model is not None
     return with_layout(load_model(model, "stored" if dtype == "auto" else dtype), plan), model
+
+
+def _diverged(work: Work, error: DivergedError, seconds: float) -> dict[str, Any]:
+    """What is left of a tuning that diverged where it may."""
+    from tasks.store.returned import write_diverged
+
+    if not work.rank:
+        write_diverged(work.out, str(error))
+    return {"diverged": str(error), "seconds": round(seconds, 3)}

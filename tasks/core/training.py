@@ -63,7 +63,6 @@ def train(
     if not team.in_step:
         place(trained.model, EVERY if device == EVERY else accelerator.device)
     run = _Tuning(trained, examples, validation, settings, accelerator, team, pad_id, checkpoint, group)
-    began = time.monotonic()
     run.resume()
     try:
         with recomputing(trained.model, settings.gradient_checkpointing):
@@ -72,7 +71,7 @@ def train(
         if not is_memory_fault(error):
             raise
         raise run.out_of_memory() from error
-    return run.finish(time.monotonic() - began)
+    return run.finish()
 
 
 def _all_steps(
@@ -121,7 +120,7 @@ class _Tuning:
         self.num_steps = num_training_steps(settings, len(examples))
         self.progress = Progress()
         self.validation = self.division.passes(validation) if validation else None
-        self._tokens, self._since = 0, time.monotonic()
+        self._tokens, self._since, self._before = 0, time.monotonic(), 0.0
 
     @property
     def is_over(self) -> bool:
@@ -172,6 +171,7 @@ class _Tuning:
         """Everything that the next step depends on."""
         if self.checkpoint is None:
             return
+        self.progress.seconds = self.seconds
         tensors, facts = self.state.take(self.progress)
         if self.team.rank == 0:
             self.checkpoint.save(tensors, facts)
@@ -182,8 +182,14 @@ class _Tuning:
         if (saved := self.team.from_first(found)) is not None:
             self.progress = self.state.put(*saved)
             self.division.max_tokens = self.progress.max_tokens or self.settings.max_tokens
+            self._before = self.progress.seconds
 
-    def finish(self, seconds: float) -> TrainResult:
+    @property
+    def seconds(self) -> float:
+        """Time of training so far, that of processes before this one included."""
+        return self._before + time.monotonic() - self._since
+
+    def finish(self) -> TrainResult:
         """Put the state that is kept into the model."""
         progress = self.progress
         if progress.best:
@@ -194,7 +200,7 @@ class _Tuning:
             if not tensor.isfinite().all():
                 raise self._diverged(f"{name} is not finite after the last step, {progress.step}")
         num_parameters = sum(parameter.numel() for parameter in self.parameters)
-        return TrainResult.of(progress, self.num_steps, num_parameters, self.team.size, seconds, state)
+        return TrainResult.of(progress, self.num_steps, num_parameters, self.team.size, self.seconds, state)
 
     def _gradient(self, step: int, rows: Sequence[Example], num_answers: int) -> float:
         """Leave the gradient of the mean loss over the batch's answers; the sum of their losses in nats."""
