@@ -11,6 +11,7 @@ from flows.grid import make_cells, shown
 from flows.reading import read_sweep
 from flows.settings import Settings
 from flows.stage_costs import Cost
+from tasks.core import costs
 from tasks.core.errors import InputError
 from tasks.core.workloads import Workload
 
@@ -80,7 +81,7 @@ def estimate_cells(cells: "Sequence[tuple[dict[str, Any], Settings]]", rows: "Wo
         try:
             shape = inputs.shape(cell)
             inputs.check(cell, shape)
-            estimate.add(cell, shape, inputs.workload(cell, shape), inputs.num_validating(cell, shape))
+            estimate.add(cell, shape, inputs.workload(cell, shape), inputs.num_validating(cell))
         except InputError as error:
             if not values:
                 raise
@@ -93,6 +94,7 @@ def summary(estimate: Estimate, device: Device, num_cells: int) -> dict[str, Any
     found = list(estimate.stages.values())
     stages = [_row(name, [cost for cost in found if cost.stage == name], device) for name in STAGES]
     total = _row("total", found, device) | {"working_disk_bytes": max(cost.working_disk for cost in found)}
+    total["checkpoint_bytes"] = total["working_disk_bytes"] / costs.NUM_CHECKPOINTS
     return {
         "cells": num_cells,
         "stages_asked_for": estimate.num_asked,
@@ -133,7 +135,8 @@ def text(facts: dict[str, Any], cells: list[Settings]) -> str:
             *lines,
             f"Common work is counted once: {shared} stages of the cells are found, not computed.",
             f"Hours on one {device} (assumed; short rows reach less). Peak memory is that of the largest stage.",
-            f"While a tuning runs, its checkpoint takes up to {_bytes(total['working_disk_bytes'])} of disk more.",
+            f"A checkpoint, every checkpoint_steps steps, weighs up to {_bytes(total['checkpoint_bytes'])}; while one is"
+            f" written, the last one is still there: {_bytes(total['working_disk_bytes'])} of disk more.",
         ]
     )
 

@@ -16,6 +16,8 @@ from tasks.store.model_shapes import config_folder, own_tokenizer, read_shape
 
 # Words of the part that validates, each a token or a little more: Merity et al. 2016 (arXiv 1609.07843), Table 1.
 VALIDATING_TOKENS = {"Salesforce/wikitext:wikitext-103-raw-v1": 217_646}
+# A context that cuts no document, as windows are filled across their ends.
+UNCUT = 2**30
 
 
 class Known:
@@ -35,12 +37,12 @@ class Known:
         key = ("rows", cell.model.name, cell.task)
         return self._once(key, lambda: self._rows or workload_of(cell, shape))
 
-    def num_validating(self, cell: Settings, shape: Shape) -> int | None:
+    def num_validating(self, cell: Settings) -> int | None:
         """Tokens of the text that validates a distillation."""
         if not (cell.distill.enabled and cell.distill.eval_steps):
             return None
-        key = ("text", cell.model.name, cell.distill.data, cell.distill.block)
-        return self._once(key, lambda: num_validating_tokens(cell, shape))
+        key = ("text", cell.model.name, cell.distill.data)
+        return self._once(key, lambda: num_validating_tokens(cell))
 
     def check(self, cell: Settings, shape: Shape) -> None:
         """What a run refuses before it computes anything, as far as the model's config tells."""
@@ -65,7 +67,7 @@ def check_cell(settings: Settings, shape: Shape) -> None:
     check_shapes(folder, settings.compress.compression, teaching, teacher)
 
 
-def num_validating_tokens(settings: Settings, shape: Shape) -> int:
+def num_validating_tokens(settings: Settings) -> int:
     """Tokens of the text on which a distillation is validated: measured where it lies here, else from the table.
 
     InputError where neither helps.
@@ -75,8 +77,7 @@ def num_validating_tokens(settings: Settings, shape: Shape) -> int:
     data = settings.distill.data
     assert data is not None
     if Path(data).expanduser().exists():
-        context = min(settings.distill.block, shape.context)
-        found = measure(resolve_text(data), own_tokenizer(settings.model.name), context).validation
+        found = measure(resolve_text(data), own_tokenizer(settings.model.name), UNCUT).validation
         return round(sum(found.tokens) / len(found.tokens) * found.num_rows)
     if data not in VALIDATING_TOKENS:
         raise InputError(

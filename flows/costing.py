@@ -152,12 +152,8 @@ class _Run:
         given: dict[str, Any],
     ) -> str:
         """A tuning; of several learning rates the best one's files, once more."""
-        several = {"may_diverge": True} if len(tunings) > 1 else {}
-        tuned = [
-            self.note(lambda: self.costs.tune(stage, depth, trained), stage, **given, **how, **several)
-            for how in tunings
-        ]
-        if not several:
+        tuned = [self.note(lambda: self.costs.tune(stage, depth, trained), stage, **given, **how) for how in tunings]
+        if len(tuned) == 1:
             return tuned[0]
         return self.note(lambda: self.costs.select(depth, trained), "select", tunings=tuned, learning_rates=rates)
 

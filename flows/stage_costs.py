@@ -133,7 +133,9 @@ class StageCosts:
         flops = self._taught_flops(depth, passes) + costs.backward_flops(self.shape, depth, passes, trained)
         if how.eval_steps:
             assert self.num_validating is not None
-            validating = -(-self.num_validating // block) * block * float(-(-how.num_steps // how.eval_steps))
+            # All tokens but the first are predicted, in windows that begin with the last one of the window before.
+            windows = -(-(self.num_validating - 1) // (block - 1))
+            validating = windows * block * float(-(-how.num_steps // how.eval_steps))
             flops += self._taught_flops(depth, Passes(validating, validating * block, validating, largest, largest))
         memory = costs.tune_bytes(self.shape, depth, passes, self.precision, trained)
         memory += costs.FORMATS[self.precision] * self.shape.parameters

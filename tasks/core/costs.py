@@ -24,6 +24,8 @@ WIDE = 4
 LOGIT_COPIES = 4
 FORMATS = {"float32": 4, "bfloat16": 2}
 NUM_CKA = 3
+# While one is written, the one before it is still there.
+NUM_CHECKPOINTS = 2
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,7 @@ def states_bytes(shape: Shape, num_rows: int) -> float:
 
 def checkpoint_bytes(count: int, best: bool) -> float:
     """Disk of a tuning while it runs: values, two moments, perhaps a best state; once written, once being written."""
-    return 2.0 * WIDE * (3 + best) * count
+    return float(NUM_CHECKPOINTS * WIDE * (3 + best) * count)
 
 
 def _own_parameters(shape: Shape, depth: Depth, trained: Trained) -> int:
