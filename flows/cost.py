@@ -135,8 +135,8 @@ def text(facts: dict[str, Any], cells: list[Settings]) -> str:
             *lines,
             f"Common work is counted once: {shared} stages of the cells are found, not computed.",
             f"Hours on one {device} (assumed; short rows reach less). Peak memory is that of the largest stage.",
-            f"A checkpoint, every checkpoint_steps steps, weighs up to {_bytes(total['checkpoint_bytes'])}; while one is"
-            f" written, the last one is still there: {_bytes(total['working_disk_bytes'])} of disk more.",
+            f"A checkpoint, every checkpoint_steps steps, weighs up to {_bytes(total['checkpoint_bytes'])}; while one"
+            f" is written, the last one is still there: {_bytes(total['working_disk_bytes'])} of disk more.",
         ]
     )
 

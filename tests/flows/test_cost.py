@@ -1,6 +1,7 @@
 """`crash plan-cost`: where its numbers come from, what is counted once, and what is refused."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,9 @@ def test_a_config_alone_is_enough(model: str, tmp_path: Path, capsys: pytest.Cap
     printed = capsys.readouterr().out
     for word in ("capture", "evaluate", "full_tune", "total", "GPU hours", "A100 at 40% of 312 TFLOP/s"):
         assert word in printed
+    # All blocks of the full model: values and two moments.
+    (weight,) = re.findall(r"A checkpoint, every checkpoint_steps steps, weighs up to ([0-9.]+) GB", printed)
+    assert float(weight) == pytest.approx(12 * 24 * read_shape(model).block / 1e9, abs=0.01)
 
 
 def test_common_work_is_counted_once(model: str) -> None:
