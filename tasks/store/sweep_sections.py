@@ -141,8 +141,11 @@ def _spending(axes: list[str], rows: list[Row]) -> Section:
         found = {(row["strategy"], row["setting"]): row["value"] for row in own}
         for name in ["full", *_strategies(own)]:
             shown_figures = [spending.shown(key, found.get((name, key))) for key in figures]
-            if any(shown_figures):
-                lines.append([*values, name, *shown_figures])
+            # The full model's tuning is no variant's, and stands there once.
+            where = ["" if axis == "variant" else value for axis, value in zip(axes, values, strict=True)]
+            line = [*(where if name == "full" else values), name, *shown_figures]
+            if any(shown_figures) and line not in lines:
+                lines.append(line)
     header, lines = _without_empty([*axes, "strategy", *figures.values()], lines)
     return Section(
         "Given away, and taken to tune", header, lines, len(axes) + 1, f"{spending.NOTE} {spending.EFFORT_NOTE}"

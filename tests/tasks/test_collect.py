@@ -13,6 +13,7 @@ from tasks.collect import collect
 from tasks.store.artifacts import Ref, Store
 from tasks.store.keys import canonical_json
 from tasks.store.runtime import Runtime
+from tasks.store.sweep_sections import sections
 
 SETTINGS = ("emulator_zero_shot", "emulator_fine_tuned", "plug_in", "gain", "leak", "privacy_gap")
 NUM_ROWS = 40
@@ -103,6 +104,21 @@ def test_sizes_and_efforts_are_rows_with_their_unit(tmp_path, cells):
     assert "60%" in text
     assert "2.5 s" in text
     assert "0.25 GiB" in text
+
+
+def test_the_full_models_tuning_stands_there_once(tmp_path):
+    store = Store(tmp_path)
+    cells = [
+        {"values": {"variant": name, "plan.num_kept": 4}, "report": report(store, 3, (name,))}
+        for name in ("uniform", "crash")
+    ]
+    found = json.loads((collected(tmp_path, ["variant", "plan.num_kept"], cells) / "sweep.json").read_text())
+    section = next(each for each in sections(found) if each.title.startswith("Given away"))
+    assert [line[:3] for line in section.rows] == [
+        ["", "4", "full"],
+        *([name, "4", name] for name in ("uniform", "crash")),
+    ]
+    assert section.rows[0][section.header.index("trained")] == "100"
 
 
 def test_strategies_may_be_an_axis_themselves(tmp_path):
