@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 DOTS_PER_INCH = 130
 # Okabe and Ito's palette.
@@ -49,3 +50,18 @@ def save(made: "Figure", path: Path) -> None:
     """Write a PNG with the same bytes for the same picture."""
     details: dict[str, Any] = {"Software": None}
     made.savefig(path, dpi=DOTS_PER_INCH, metadata=details)
+
+
+def box_of(image: "AxesImage") -> tuple[float, float, float, float]:
+    """Where the cells of a heatmap (`imshow`) are in its finished figure, for a reader who points at them.
+
+    Left, outer edge of the first row, right, outer edge of the last row: shares of the picture from its top left.
+    """
+    figure: Any = image.axes.get_figure()
+    # The layout, and an equal aspect, are settled when a figure is drawn.
+    figure.draw_without_rendering()
+    left, right, bottom, top = image.get_extent()
+    first, last = (top, bottom) if image.origin == "upper" else (bottom, top)
+    corners = image.axes.transData.transform([(left, first), (right, last)]) / (figure.bbox.width, figure.bbox.height)
+    (left, first), (right, last) = corners.tolist()
+    return left, 1 - first, right, 1 - last
