@@ -76,14 +76,17 @@ def _changes(
     """[R, N]: how far each matrix moved."""
     import torch
 
-    from tasks.store.block_matrices import changed_matrices, squared_change
+    from tasks.store.block_matrices import model_tensors, squared_change, tuned_tensors
 
     if other is not None and tuned is not None:
         raise InputError("compare the weights with either another model or tuned blocks, not with both")
     if other is not None and other.num_blocks != model.num_blocks:
         raise InputError(f"{model.name} has {model.num_blocks} blocks, {other.name} has {other.num_blocks}")
-    folder = Path(other.path) if other is not None else work.open(tuned) if tuned is not None else Path()
-    after = changed_matrices(folder, other.num_blocks if other is not None else None)
+    if other is not None:
+        after = model_tensors(Path(other.path), other.num_blocks)
+    else:
+        assert tuned is not None
+        after = tuned_tensors(work.open(tuned))
     change, num_matched = torch.full((len(names), model.num_blocks), torch.nan), 0
     for role in roles:
         for block, before in zip(role.blocks, role.tensors, strict=True):

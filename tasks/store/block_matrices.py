@@ -1,7 +1,7 @@
 """The matrices of a model folder's blocks, read in parts: the same entries of all blocks at a time."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -49,15 +49,13 @@ def read_roles(folder: Path, num_blocks: int) -> list[Role]:
 
     Raises InputError where the folder does not hold the weights of `num_blocks` blocks, or no matrix.
     """
-    stored = stored_tensors(folder)
-    names = BlockNames(stored, num_blocks, folder)
     found: dict[tuple[str, tuple[int, ...]], dict[int, StoredTensor]] = defaultdict(dict)
-    for name, tensor in stored.items():
-        place = names.place(name)
-        if place and len(tensor.shape) in (2, 3) and tensor.dtype in FLOATS and tensor.num_bytes:
-            found[place.rest, tensor.shape][place.block] = tensor
+    tensors_of = model_tensors(folder, num_blocks)
+    for (block, name), tensor in tensors_of.items():
+        if len(tensor.shape) in (2, 3) and tensor.dtype in FLOATS and tensor.num_bytes:
+            found[name, tensor.shape][block] = tensor
     if not found:
-        formats = ", ".join(sorted({tensor.dtype for tensor in stored.values()}))
+        formats = ", ".join(sorted({tensor.dtype for tensor in tensors_of.values()}))
         raise InputError(f"{folder}: no block has a matrix of {', '.join(FLOATS)}; its tensors are {formats}")
     return [
         Role(name, sorted(tensors), [tensors[block] for block in sorted(tensors)])
@@ -65,15 +63,18 @@ def read_roles(folder: Path, num_blocks: int) -> list[Role]:
     ]
 
 
-def changed_matrices(folder: Path, num_blocks: int | None) -> Mapping[tuple[int, str], StoredTensor]:
-    """The tensors of another model folder of `num_blocks` blocks, or of a tuning, by block and name within it."""
-    if num_blocks is None:
-        parts = {name: name.split(".", 1) for name in (header := read_header(folder / "tuned.safetensors"))}
-        return {(int(part[0]), part[1]): header[name] for name, part in parts.items() if part[0].isdigit() and part[1:]}
+def model_tensors(folder: Path, num_blocks: int) -> dict[tuple[int, str], StoredTensor]:
+    """The tensors of the blocks of a model folder, by block and name within it. Errors as `read_roles`."""
     stored = stored_tensors(folder)
     names = BlockNames(stored, num_blocks, folder)
     places = {name: names.place(name) for name in stored}
     return {(place.block, place.rest): stored[name] for name, place in places.items() if place}
+
+
+def tuned_tensors(folder: Path) -> dict[tuple[int, str], StoredTensor]:
+    """The same of what a tuning returned; what belongs to no block, such as a head, is left out."""
+    parts = {name: (name.partition("."), tensor) for name, tensor in read_header(folder / "tuned.safetensors").items()}
+    return {(int(block), rest): tensor for (block, _, rest), tensor in parts.values() if block.isdigit()}
 
 
 def squared_change(before: StoredTensor, after: StoredTensor, what: str) -> float:
