@@ -10,6 +10,7 @@ from tasks.store.task_sources import TaskSource
 from tasks.store.work import Work
 
 if TYPE_CHECKING:
+    from tasks.core.batching import Example
     from tasks.core.progress import TrainResult
 
 
@@ -36,7 +37,7 @@ def lens(
     block's lens, nats), `agreement_logit`, `agreement_tuned` (share of positions with the same likeliest token), [N].
     Errors: InputError for fewer than two rows, one block, or a state that is not finite; DivergedError.
     """
-    from tasks.core.lens import every_token, make_lens, measure_curves
+    from tasks.core.lens import every_token
     from tasks.core.lens_training import TrainedLens
     from tasks.store.examples import load_examples
     from tasks.store.lens_files import write_lens
@@ -48,10 +49,8 @@ def lens(
         every_token(load_examples(task, split, tokenizer, length, limit=num_rows).rows[:num_rows])
         for split in ("train", "validation")
     )
-    network = load_model(model, "stored" if precision == "bfloat16" else precision)
-    trained = TrainedLens(network)
     result = _train(
-        trained,
+        TrainedLens(load_model(model, "stored" if precision == "bfloat16" else precision)),
         rows,
         held_out if settings.eval_steps else [],
         settings,
@@ -64,29 +63,31 @@ def lens(
         progress=lambda steps: work.progress(steps, "steps"),
     )
     write_lens(work.out, result.state, model)
-    measured = {"logit": make_lens(network), "tuned": trained.lens}
-    curves = {
-        name: measure_curves(network, each, held_out, max_tokens=settings.max_tokens, pad_id=pad_id)
-        for name, each in measured.items()
-    }
-    _write_curves(work, curves)
-    return {
-        **result.summary(),
-        "num_rows": len(rows),
-        "num_held_out_rows": len(held_out),
-        "num_positions": curves["tuned"].num_positions,
-        **{f"mean_kl_{name}": float(each.kl[:-1].mean()) for name, each in curves.items()},
-    }
+    measured = _measure(work, model, held_out, precision, max_tokens=settings.max_tokens, pad_id=pad_id)
+    return {**result.summary(), "num_rows": len(rows), "num_held_out_rows": len(held_out), **measured}
 
 
-def _write_curves(work: Work, curves: dict[str, Any]) -> None:
+def _measure(
+    work: Work, model: ModelSource, rows: "list[Example]", precision: str, **options: Any
+) -> dict[str, float | int]:
+    """Write the curves of the lens that was written and of the untrained one; their means over all blocks but the last.
+
+    The model is loaded anew: what has trained a lens holds two number formats.
+    """
     from safetensors.torch import save_file
 
-    from tasks.store.lens_files import CURVES_FILE
+    from tasks.core.lens import make_lens, measure_curves
+    from tasks.store.lens_files import CURVES_FILE, load_lens
+    from tasks.store.models import load_model
 
+    network = load_model(model, precision, work.device)
+    lenses = {"logit": make_lens(network), "tuned": load_lens(work.out, model, network)}
+    curves = {name: measure_curves(network, each, rows, **options) for name, each in lenses.items()}
     tensors = {f"kl_{name}": each.kl.float() for name, each in curves.items()}
     tensors |= {f"agreement_{name}": each.agreement.float() for name, each in curves.items()}
     save_file(tensors, work.out / CURVES_FILE)
+    means = {f"mean_kl_{name}": float(each.kl[:-1].mean()) for name, each in curves.items()}
+    return {"num_positions": curves["tuned"].num_positions, **means}
 
 
 def _train(*arguments: Any, **options: Any) -> "TrainResult":

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.core.batching import Batch
-from tasks.core.divergences import kl_divergence, positions_at_once
+from tasks.core.divergences import kl_divergence, log_probabilities, positions_at_once
 from tasks.core.errors import InputError
 from tasks.core.lens import Lens, make_lens, predicting, read_out, states_at
 
@@ -25,7 +25,7 @@ class LensLoss(nn.Module):
         self._read = read_out(model)
 
     def forward(self, batch: Batch) -> tuple[Tensor, int]:
-        """InputError names a block whose output is not finite."""
+        """InputError names what is not finite of the model; what is not of the lens is in the sum."""
         # Its output is the target, and dropout would blur it.
         self.model.eval()
         with torch.no_grad():
@@ -85,7 +85,7 @@ class _StreamedKl(torch.autograd.Function):
         step = positions_at_once(1, read(final[:1]).shape[-1])
         for start in range(0, len(final), step):
             part = slice(start, start + step)
-            target = read(final[part]).float().log_softmax(-1)
+            target = log_probabilities(read(final[part]), "the model")
             for block in range(len(translated)):
                 with torch.set_grad_enabled(wanted):
                     state = translated[block, part].detach().requires_grad_(wanted)
