@@ -61,9 +61,12 @@ class Run:
         }
         # Of several models and tasks in one flow run all stages are waited for together.
         self._futures: list[Any] = [] if futures is None else futures
+        # Before the labels of its stages, where there are several models or tasks.
+        self.prefix = ""
         self.report: Ref | None = None
 
     def __call__(self, stage: Stage, label: str = "", **arguments: Any) -> Any:
+        label = " · ".join(part for part in (self.prefix, label) if part)
         future = stage.submit(self.runtime, label, **arguments)
         self._futures.append(future)
         return future

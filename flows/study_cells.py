@@ -26,15 +26,14 @@ FACTS = ("num_blocks", "num_parameters", "precision", "support_split")
 class StudyCell:
     """One model on one data set, and what is asked about it. analyses: future by stage and label."""
 
-    def __init__(self, label: str, settings: Settings, run: Run, others: Others, alone: bool) -> None:
+    def __init__(self, label: str, run: Run, others: Others) -> None:
         self.label = label
-        self.settings = settings
         self.run = run
         self.others = others
+        self.settings = run.settings
         self.model, self.task = str(run.facts["model"]), str(run.facts["task"])
         self.facts = {name: run.facts[name] for name in FACTS}
         self.analyses: dict[str, Any] = {}
-        self._alone = alone
         self._made: dict[str, Any] = {}
 
     def __call__(self, stage: Stage, label: str = "", **arguments: Any) -> Any:
@@ -45,7 +44,7 @@ class StudyCell:
 
     def aside(self, stage: Stage, label: str = "", **arguments: Any) -> Any:
         """Ask for what other analyses need."""
-        return self.run(stage, " · ".join(part for part in (self.shown, label) if part), **arguments)
+        return self.run(stage, label, **arguments)
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """What several parts need, asked for by the first of them."""
@@ -54,9 +53,9 @@ class StudyCell:
         return self._made[name]
 
     @property
-    def shown(self) -> str:
-        """The label, where there are other cells."""
-        return "" if self._alone else self.label
+    def rows(self) -> tuple[Any, ...]:
+        """What its support set is made of; CKA compares models on the same rows."""
+        return self.run.task, self.run.arguments.capture
 
 
 def make_cells_of(settings: Settings, grid: Grid) -> list[tuple[str, Settings]]:
@@ -67,7 +66,7 @@ def make_cells_of(settings: Settings, grid: Grid) -> list[tuple[str, Settings]]:
     labels = [_label(values, cell, grid) for values, cell in made]
     if len(set(labels)) < len(labels):
         labels = [shown(values) for values, _ in made]
-    return [(label, cell) for label, (_, cell) in zip(labels, made, strict=True)]
+    return [(label, _one_seed(cell)) for label, (_, cell) in zip(labels, made, strict=True)]
 
 
 def open_inputs(cells: list[tuple[str, Settings]]) -> list[tuple[Inputs, Others]]:
@@ -100,10 +99,12 @@ def opened(
     own.used.extend(each.checked for each, _ in inputs)
     futures: list[Any] = []
     cells = [
-        StudyCell(label, cell, Run(cell, found, runtime, own, futures), others, len(made) == 1)
+        StudyCell(label, Run(cell, found, runtime, own, futures), others)
         for (label, cell), (found, others) in zip(made, inputs, strict=True)
     ]
-    run = cells[0].run
+    for each in cells if len(cells) > 1 else ():
+        each.run.prefix = each.label
+    run = Run(made[0][1], inputs[0][0], runtime, own, futures)
     parameters = shown_parameters(settings, run.facts if len(cells) == 1 else {}, "study")
     parameters |= {f"grid.{key}": ", ".join(map(str, values)) for key, values in grid.items() if key != variants.AXIS}
     digests = {name: digest for found, _ in inputs for name, digest in digests_of(found).items()}
@@ -120,6 +121,12 @@ def study_name(settings: Settings, cells: list[tuple[str, Settings]]) -> str:
     named = [_one_or_number(models, "models"), _one_or_number(tasks, "tasks")]
     label = [settings.place.label] if settings.place.label else []
     return " · ".join(["study", *named, *label])
+
+
+def _one_seed(cell: Settings) -> Settings:
+    """A landscape lies through one tuning of each kind: that of the first seed."""
+    tune = cell.tune.model_copy(update={"seeds": cell.tune.seeds[:1]})
+    return cell.model_copy(update={"tune": tune})
 
 
 def _one_or_number(names: list[str], what: str) -> str:

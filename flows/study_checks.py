@@ -85,7 +85,9 @@ def study_bytes(settings: Settings, model: "ModelSource") -> int:
 
 def tunes(settings: Settings) -> bool:
     """Whether anything is tuned for this study."""
-    return settings.study.against == "plug_in" or "landscape" in settings.study.parts
+    study = settings.study
+    rewinds = "importance" in study.parts and study.rewound
+    return study.against == "plug_in" or "landscape" in study.parts or rewinds
 
 
 def _store(settings: Settings) -> Store:

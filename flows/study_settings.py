@@ -17,7 +17,7 @@ class Study(Group):
     parts: Annotated[tuple[Part, ...], Field(min_length=1)] = PARTS
     """What is looked at; each part can be chosen alone."""
     num_samples: tuple[Annotated[int, Field(ge=4)], ...] = (64, 256)
-    """Support sizes beside support.num_rows at which similarity is computed again; larger ones are passed over."""
+    """Subsets of the support set on which similarity is computed again; sizes beyond support.num_rows are left out."""
     poolings: tuple[Pooling, ...] = ("mean", "last")
     """Poolings beside support.pooling for which similarity is computed again."""
     num_bootstraps: PositiveInt = 100
@@ -28,16 +28,24 @@ class Study(Group):
     """Optimizer steps of the tuned lens, one affine translator for each block."""
     lens_learning_rate: PositiveFloat = 1e-3
     """Peak learning rate of the tuned lens."""
+    lens_batch_size: PositiveInt = 32
+    """Rows of one optimizer step of the tuned lens."""
     lens_rows: PositiveInt = 512
-    """Rows of the support split that the tuned lens is trained on."""
+    """Training rows from which the tuned lens learns; distances are taken on as many rows of the support split."""
+    lens_block: PositiveInt = 512
+    """Tokens of a row that the tuned lens sees at most."""
     trajectory_rows: PositiveInt = 2
-    """Rows of which the top token at every block and position is shown."""
+    """Rows of which the likeliest token at every block and position is shown."""
+    trajectory_positions: PositiveInt = 16
+    """Last positions of a row that are shown."""
     distance_tokens: PositiveInt = 2048
     """Tokens over which distances between the blocks' predicted distributions are means."""
     importance_rows: PositiveInt = 256
     """Validation rows on which blocks are deleted and replaced."""
     pairs: bool = True
     """Also run every block at every other one's position (N x N evaluations)."""
+    rewound: bool = True
+    """Also tune the model, and undo the tuning of one block at a time."""
     points: tuple[str, ...] = ()
     """Models that the landscape lies through: `initial`, `full`, a strategy, a name of `other`; empty: all of them."""
     other: dict[str, str] = Field(default_factory=dict)
@@ -46,10 +54,10 @@ class Study(Group):
     """Points on the path between two models."""
     resolution_plane: Annotated[int, Field(ge=2)] = 25
     """Points on each axis of the plane through three models."""
-    extent: tuple[float, float] = (-0.5, 1.5)
+    extent: tuple[float, float] = (-4.0, 4.0)
     """First and last coordinate of the plane; the first model lies at 0, the two others at 1."""
     axes: Literal["raw", "filter"] = "raw"
-    """Directions as they are, or each filter scaled to the norm of the first model's."""
+    """Directions of the plane as they are, or each filter scaled to the norm of the first model's."""
     landscape_rows: PositiveInt = 64
     """Validation rows on which every point of the landscape is evaluated."""
 
