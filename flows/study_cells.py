@@ -12,7 +12,7 @@ from flows.logs import quiet_prefect
 from flows.parameters import digests_of, shown_parameters
 from flows.running import Run, make_runtime, make_shared, recorded
 from flows.settings import Settings
-from flows.study_checks import Others, check_study, study_bytes
+from flows.study_checks import Others, check_study, find_others, require_something, study_bytes
 from flows.sweep import Grid
 from tasks.core.errors import CrashError, InputError
 from tasks.store.stage import Stage
@@ -59,10 +59,13 @@ class StudyCell:
 
 
 def make_cells_of(settings: Settings, grid: Grid) -> list[tuple[str, Settings]]:
-    """Label and settings of every cell. Raises InputError for axes that a study does not have."""
+    """Label and settings of every cell, its first seed alone. Raises InputError for what a study cannot have."""
     if unknown := [key for key in grid if key not in AXES]:
         raise InputError(f"a study has no axis {unknown[0]}: lists make cells of {', '.join(AXES)} alone")
     made = make_cells(settings, grid)
+    for _, cell in made:
+        check_study(cell)
+    require_something([cell for _, cell in made])
     labels = [_label(values, cell, grid) for values, cell in made]
     if len(set(labels)) < len(labels):
         labels = [shown(values) for values, _ in made]
@@ -74,8 +77,7 @@ def open_inputs(cells: list[tuple[str, Settings]]) -> list[tuple[Inputs, Others]
     found = []
     for label, settings in cells:
         try:
-            inputs = Inputs(settings, study_bytes)
-            found.append((inputs, check_study(settings, inputs)))
+            found.append((Inputs(settings, study_bytes), find_others(settings)))
         except CrashError as error:
             if len(cells) == 1:
                 raise
@@ -136,5 +138,5 @@ def _one_or_number(names: list[str], what: str) -> str:
 def _label(values: dict[str, Any], cell: Settings, grid: Grid) -> str:
     """What tells a cell from the others, or of one alone its model and task."""
     parts = {"model.name": Path(cell.model.name).name, "task.name": cell.task.name}
-    named = [parts.get(key, str(values[key])) for key in grid]
+    named = [parts.get(key, str(values[key])) for key in AXES if key in grid]
     return " · ".join(named or parts.values())

@@ -1,9 +1,10 @@
 """What a study is given beside model and task, refused where it cannot be: before anything is computed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.inputs import MIN_FREE_BYTES, Inputs, needed_bytes
+from flows.inputs import MIN_FREE_BYTES, needed_bytes
 from flows.settings import Settings
 from tasks.core.errors import InputError
 from tasks.store.artifacts import Ref, Store
@@ -17,8 +18,8 @@ TUNED_STAGES = ("tune", "select", "plug_in")
 INITIAL, FULL = "initial", "full"
 
 
-def check_study(settings: Settings, inputs: Inputs) -> Others:
-    """Refuse what these settings or this model cannot have; the artifacts of study.other. Raises InputError."""
+def check_study(settings: Settings) -> None:
+    """Refuse what contradicts itself. Raises InputError."""
     study = settings.study
     if taken := {INITIAL, FULL, *settings.strategy} & set(study.other):
         raise InputError(f"study.other names {sorted(taken)[0]!r}, which is a model of the study's own; rename it")
@@ -35,8 +36,23 @@ def check_study(settings: Settings, inputs: Inputs) -> Others:
         )
     if FULL in study.points and not settings.full_tune.enabled:
         raise InputError('study.points has "full", but full_tune.enabled = false: switch it on, or leave "full" out')
+
+
+def find_others(settings: Settings) -> Others:
+    """The artifacts of study.other. Raises InputError where one is not there."""
     store = _store(settings)
-    return {name: find_tuned(store, name, given) for name, given in study.other.items()}
+    return {name: find_tuned(store, name, given) for name, given in settings.study.other.items()}
+
+
+def require_something(cells: Sequence[Settings]) -> None:
+    """Raises InputError where data sets alone are to be compared and there is one only."""
+    if all(cell.study.parts == ("datasets",) for cell in cells):
+        sets = {(cell.model.name, cell.task.name, cell.task.data, cell.task.kind) for cell in cells}
+        if len(sets) <= len({each[0] for each in sets}):
+            raise InputError(
+                'study.parts = ["datasets"] compares data sets, and there is one only: give task.name a list of'
+                " several, or write [[variants]] that differ in [task]"
+            )
 
 
 def points_of(settings: Settings, everything: bool = False) -> tuple[str, ...]:
