@@ -38,7 +38,10 @@ class StudyCell:
 
     def __call__(self, stage: Stage, label: str = "", **arguments: Any) -> Any:
         """Ask for an analysis that the page draws."""
-        future = self.aside(stage, label, **arguments)
+        return self.show(stage, self.aside(stage, label, **arguments), label)
+
+    def show(self, stage: Stage, future: Any, label: str = "") -> Any:
+        """Let the page draw an analysis that was asked for."""
         self.analyses[stage.full_name(label)] = future
         return future
 

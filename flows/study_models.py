@@ -18,18 +18,19 @@ if TYPE_CHECKING:
 def captured(cell: StudyCell) -> Any:
     """The support set's states, as plans are made from."""
     inputs = {"model": cell.run.model, "task": cell.run.task, **cell.run.arguments.capture}
-    return cell.once("capture", lambda: cell(capture, **inputs))
+    return cell.once("capture", lambda: cell.aside(capture, **inputs))
+
+
+def similar(cell: StudyCell) -> Any:
+    """How alike these states are."""
+    return cell.once(
+        "similarity", lambda: cell.aside(similarity, states=captured(cell), **cell.run.arguments.similarity)
+    )
 
 
 def plan_of(cell: StudyCell, strategy: "Strategy") -> Any:
     """Which blocks a strategy keeps and tunes."""
-
-    def similar() -> Any:
-        return cell.aside(similarity, states=captured(cell), **cell.run.arguments.similarity)
-
-    return cell.once(
-        f"plan {strategy}", lambda: planned(cell.run, strategy, cell.once("similarity", similar), strategy)
-    )
+    return cell.once(f"plan {strategy}", lambda: planned(cell.run, strategy, similar(cell), strategy))
 
 
 def full_tuned(cell: StudyCell) -> Any:

@@ -4,17 +4,16 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tasks.importance import importance
-from tasks.landscape import landscape
-
 from flows.study_cells import StudyCell
 from flows.study_checks import FULL, INITIAL, points_of
-from flows.study_models import captured, full_tuned, plan_of, plugged, tunes_blocks, variant_of
+from flows.study_models import captured, full_tuned, plan_of, plugged, similar, tunes_blocks, variant_of
 from tasks.capture import capture
 from tasks.core.train_settings import TrainSettings
 from tasks.cross import cross
 from tasks.datasets import datasets
 from tasks.distances import distances
+from tasks.importance import importance
+from tasks.landscape import landscape
 from tasks.lens import lens
 from tasks.similarity import similarity
 from tasks.structure import structure
@@ -26,7 +25,8 @@ def look_at_similarity(cell: StudyCell) -> None:
     """How alike the blocks' states are, the modules that this makes, and what both depend on."""
     study, estimator = cell.settings.study, cell.run.arguments.similarity
     states, draws = captured(cell), {"num_bootstraps": study.num_bootstraps}
-    cell(similarity, states=states, **estimator)
+    cell.show(capture, states)
+    cell.show(similarity, similar(cell))
     cell(structure, states=states, num_samples=study.num_samples, **draws, **estimator)
     for pooling in study.poolings:
         if pooling != cell.settings.support.pooling:
