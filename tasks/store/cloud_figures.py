@@ -27,12 +27,12 @@ def draw_datasets(cells: Sequence[Studied], out: Path) -> list[Drawn]:
     if not found:
         return []
     models = [(title, analysis, tensors(analysis, "datasets")) for title, analysis in found.values()]
-    made, axes = panels(len(models), 3, 12.6, 3.9 * len(models) + 0.8)
+    made, axes = panels(len(models), 3, 11.4, 3.7 * len(models) + 0.8)
     distance = models[0][1].summary["distance"]
     high = max(float(one[analysis.summary["distance"]].max()) for _, analysis, one in models)
     for places, (title, analysis, one) in zip(axes, models, strict=True):
         facts = analysis.summary
-        _matrix(made, places[0], title, facts["names"], one, facts["distance"], high)
+        _matrix(places[0], title, facts["names"], one, facts["distance"], high)
         _map(places[1], facts, one["map"])
         _rows(places[2], facts, one["rows"], one["row_dataset"])
     headed(
@@ -45,20 +45,19 @@ def draw_datasets(cells: Sequence[Studied], out: Path) -> list[Drawn]:
 
 
 def _matrix(
-    made: Any, axes: "Axes", title: str, names: Sequence[str], one: dict[str, np.ndarray], distance: str, high: float
+    axes: "Axes", title: str, names: Sequence[str], one: dict[str, np.ndarray], distance: str, high: float
 ) -> None:
     """Distances; on the diagonal, in brackets, what two halves of one data set have."""
     values, halves = one[distance], one[f"{distance}_halves"]
-    image = axes.imshow(values, cmap="viridis_r", vmin=0.0, vmax=high)
+    axes.imshow(values, cmap="viridis_r", vmin=0.0, vmax=high)
     for row, column in np.ndindex(values.shape):
         value = values[row, column]
         words = f"({halves[row]:.2f})" if row == column else f"{value:.2f}"
         color = "white" if value > high / 2 else "black"
         axes.text(column, row, words, ha="center", va="center", fontsize=8, color=color)
-    dressed(axes, title, "", "")
+    dressed(axes, f"{title}: {NAMES[distance]}", "", "")
     axes.set_xticks(range(len(names)), list(names), rotation=30, ha="right")
     axes.set_yticks(range(len(names)), list(names))
-    made.colorbar(image, ax=axes, label=NAMES[distance], shrink=0.8)
 
 
 def _map(axes: "Axes", facts: Any, places: np.ndarray) -> None:

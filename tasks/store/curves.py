@@ -13,6 +13,7 @@ STYLES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D")
 # Above this many points markers hide the line.
 MAX_MARKED = 30
+INCHES_PER_LETTER = 0.075
 
 
 def style(number: int) -> dict[str, Any]:
@@ -32,11 +33,15 @@ def depth_line(axes: "Axes", values: np.ndarray, number: int, label: str, relati
 
     Values lie at offset, offset + 1, ..., of a network whose last block is behind the last value by `offset`.
     """
+    from matplotlib.ticker import MaxNLocator
+
     places = np.arange(len(values)) + offset
     if relative:
         places = places / max(len(values) - 1 + 2 * offset, 1)
     look = style(number) | ({"marker": ""} if len(values) > MAX_MARKED else {})
     axes.plot(places, values, label=label, **look)
+    if not relative:
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
 
 
 def dressed(axes: "Axes", title: str, xlabel: str, ylabel: str) -> None:
@@ -56,4 +61,6 @@ def depth_label(relative: bool) -> str:
 def legend(made: Any, axes: "Axes") -> None:
     """One legend below all panels, of one panel's lines."""
     lines, labels = axes.get_legend_handles_labels()
-    made.legend(lines, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False, fontsize=9)
+    columns = int(made.get_figwidth() / (0.75 + INCHES_PER_LETTER * max(map(len, labels))))
+    columns = max(1, min(4, columns, len(labels)))
+    made.legend(lines, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)

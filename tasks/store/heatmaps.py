@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 PANEL_INCHES = 3.1
 MAX_COLUMNS = 4
+MAX_CURVES = 3  # panels of curves in a row, which are wider
 MAX_MODELS = 5
 MAX_TICKS = 9
 # Larger matrices are read by colour alone.
@@ -24,13 +25,17 @@ MAX_WRITTEN = 7
 
 @dataclass(frozen=True)
 class Panel:
-    """One heatmap: matrix [rows, columns] with names of both; modules: runs of rows that are outlined."""
+    """One heatmap: matrix [rows, columns] with names of both; modules: runs of rows that are outlined.
+
+    hides_diagonal: leave out what is known of the diagonal, in the picture alone.
+    """
 
     title: str
     matrix: np.ndarray
     rows: Sequence[str]
     columns: Sequence[str]
     modules: Sequence[Sequence[int]] = ()
+    hides_diagonal: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Look:
 def draw_heatmaps(grid: Sequence[Sequence[Panel | None]], look: Look, out: Path) -> Drawn:
     """`<name>.png` of the panels as they lie in the grid, all with the same colours, and `<name>.csv`."""
     shown = [panel for row in grid for panel in row if panel is not None]
-    values = np.concatenate([panel.matrix.ravel() for panel in shown])
+    values = np.concatenate([_visible(panel).ravel() for panel in shown])
     low, high = look.limits
     low = float(np.nanmin(values)) if low is None else low
     high = float(np.nanmax(values)) if high is None else high
@@ -64,7 +69,7 @@ def draw_heatmaps(grid: Sequence[Sequence[Panel | None]], look: Look, out: Path)
                 place.set_visible(False)
                 continue
             image = place.imshow(
-                panel.matrix, cmap=look.colours, origin="lower", vmin=low, vmax=high, aspect="equal", zorder=1
+                _visible(panel), cmap=look.colours, origin="lower", vmin=low, vmax=high, aspect="equal", zorder=1
             )
             _dress(place, panel, look, (low + high) / 2)
     assert image is not None, "a figure has a panel"
@@ -106,9 +111,9 @@ def placed(cells: Sequence[Studied]) -> list[list[Studied | None]]:
     return wrapped(cells)
 
 
-def wrapped(items: Sequence[Any]) -> list[list[Any]]:
-    """Rows of at most 4, the last filled with None."""
-    columns = min(MAX_COLUMNS, len(items))
+def wrapped(items: Sequence[Any], most: int = MAX_COLUMNS) -> list[list[Any]]:
+    """As few rows of at most `most` as possible, of equal length, the last filled with None."""
+    columns = -(-len(items) // -(-len(items) // most))
     filled = [*items, *[None] * (-len(items) % columns)]
     return [filled[start : start + columns] for start in range(0, len(filled), columns)]
 
@@ -134,7 +139,7 @@ def _dress(axes: "Axes", panel: Panel, look: Look, middle: float) -> None:
         _outline(axes, module[0] - 0.5, len(module))
     if max(panel.matrix.shape) <= MAX_WRITTEN:
         for row, column in np.ndindex(panel.matrix.shape):
-            value = panel.matrix[row, column]
+            value = _visible(panel)[row, column]
             is_dark = (value < middle) != look.colours.endswith("_r")
             words: dict[str, Any] = {
                 "ha": "center",
@@ -143,7 +148,13 @@ def _dress(axes: "Axes", panel: Panel, look: Look, middle: float) -> None:
                 "color": "white" if is_dark else "black",
             }
             if np.isfinite(value):
-                axes.text(column, row, f"{value:.2f}", **words)
+                axes.text(column, row, f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}", **words)
+
+
+def _visible(panel: Panel) -> np.ndarray:
+    if not panel.hides_diagonal:
+        return panel.matrix
+    return np.where(np.eye(len(panel.matrix)) == 1, np.nan, panel.matrix)
 
 
 def _ticks(put: Any, names: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from tasks.store.curves import depth_label, depth_line, dressed, legend, style
 from tasks.store.drawing import headed, panels, save
-from tasks.store.heatmaps import drawn, wrapped, write_table
+from tasks.store.heatmaps import MAX_CURVES, drawn, wrapped, write_table
 from tasks.store.similarity_figures import SHORT, rows_of, tensors, variants
 from tasks.store.studied import Drawn, Studied
 
@@ -74,7 +74,8 @@ def _rows_modules(cells: Sequence[Studied], out: Path) -> Drawn:
     for place, title in zip(axes[0], ("modularity", "agreement with the modules of all rows"), strict=True):
         place.set_xscale("log", base=2)
         place.xaxis.set_major_formatter("{x:.0f}")
-        place.set_ylim(min(0.0, place.get_ylim()[0]), max(1.04, place.get_ylim()[1]) if "agree" in title else None)
+        low, high = place.get_ylim()
+        place.set_ylim(min(0.0, low), max(1.04, high) if "agree" in title else 1.1 * high)
         dressed(place, title, "rows", "adjusted Rand index" if "agree" in title else "modularity")
     legend(made, axes[0][0])
     headed(made, "Modules by number of rows", "means over random subsets of the support rows")
@@ -90,7 +91,7 @@ def _rows_modules(cells: Sequence[Studied], out: Path) -> Drawn:
 
 def _curves(name: str, title: str, words: str, found: dict[str, Lines], cells: Sequence[Studied], out: Path) -> Drawn:
     """One panel for each entry, on a common axis; the legend is that of the entry with most lines."""
-    rows = wrapped(list(found))
+    rows = wrapped(list(found), MAX_CURVES)
     made, axes = panels(len(rows), len(rows[0]), max(5.4, 3.6 * len(rows[0])), 2.9 * len(rows) + 1.0)
     estimator = cells[0].analyses["structure"].summary["estimator"]
     values = np.concatenate([line for lines in found.values() for _, line in lines])

@@ -112,9 +112,9 @@ def _heatmaps(
 def _adjacent(cells: Sequence[Studied], found: Mapping[str, Mapping[str, np.ndarray]], out: Path) -> Drawn:
     """State 0 is the embeddings, which no block made: neighbours are blocks."""
     relative = len({len(found[cell.label]["linear_cka"]) for cell in cells}) > 1
-    made, axes = panels(1, len(ESTIMATORS), 13.2, 3.6)
+    made, axes = panels(2, 2, 9.6, 6.4)
     table = []
-    for place, measure in zip(axes[0], ESTIMATORS, strict=True):
+    for place, measure in zip([*axes[0], *axes[1]], ESTIMATORS, strict=True):
         for number, cell in enumerate(cells):
             values = np.diagonal(found[cell.label][measure][1:, 1:], 1)
             depth_line(place, values, number, cell.label, relative, 0.5)

@@ -9,7 +9,17 @@ import numpy as np
 from tasks.store.cloud_figures import draw_datasets
 from tasks.store.curves import depth_line, dressed, legend
 from tasks.store.drawing import BLUE, GREY, INK, VERMILION, headed, panels, save
-from tasks.store.heatmaps import Look, Panel, block_names, draw_heatmaps, drawn, placed, wrapped, write_table
+from tasks.store.heatmaps import (
+    MAX_CURVES,
+    Look,
+    Panel,
+    block_names,
+    draw_heatmaps,
+    drawn,
+    placed,
+    wrapped,
+    write_table,
+)
 from tasks.store.sensitivity_figures import draw_sensitivity
 from tasks.store.similarity_figures import SHORT, draw_cross, draw_similarity, rows_of, tensors
 from tasks.store.studied import Drawn, Studied
@@ -49,7 +59,7 @@ def _modularity(cells: Sequence[Studied], out: Path) -> Drawn:
     place.bar(spots, scores, width=0.55, color=BLUE, zorder=2, label="modularity")
     place.errorbar(spots, scores, band, fmt="none", ecolor=INK, capsize=4, linewidth=1.1, zorder=4, label="95 % (rows)")
     chance = [one["modularity_by_chance"] for one in facts]
-    place.scatter(spots, chance, marker="_", s=900, color=VERMILION, linewidths=2, zorder=3, label="without modules")
+    place.scatter(spots, chance, marker="_", s=900, color=VERMILION, linewidths=2, zorder=3, label="diagonals shuffled")
     top = float(max((scores + band).max(), max(chance)))
     for spot, one, score, width in zip(spots, facts, scores, band, strict=True):
         words = f"{one['num_modules']} module{'s' if one['num_modules'] > 1 else ''}\np = {one['p_value']:.2g}"
@@ -114,7 +124,7 @@ def _modules(cells: Sequence[Studied], found: Sequence[dict[str, np.ndarray]], o
 
 
 def _boundaries(cells: Sequence[Studied], found: Sequence[dict[str, np.ndarray]], out: Path) -> Drawn:
-    rows = wrapped(list(zip(cells, found, strict=True)))
+    rows = wrapped(list(zip(cells, found, strict=True)), MAX_CURVES)
     made, axes = panels(len(rows), len(rows[0]), max(5.4, 3.6 * len(rows[0])), 2.9 * len(rows) + 1.0)
     table, last = [], axes[0][0]
     for places, items in zip(axes, rows, strict=True):

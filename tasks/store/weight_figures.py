@@ -7,7 +7,7 @@ import numpy as np
 
 from tasks.store.curves import dressed, legend, style
 from tasks.store.drawing import headed, panels, save
-from tasks.store.heatmaps import Look, Panel, block_names, draw_heatmaps, drawn, wrapped, write_table
+from tasks.store.heatmaps import MAX_CURVES, Look, Panel, block_names, draw_heatmaps, drawn, wrapped, write_table
 from tasks.store.similarity_figures import tensors, variants
 from tasks.store.studied import Analysis, Drawn, Studied
 
@@ -44,10 +44,10 @@ def _distances(title: str, number: int, analysis: Analysis, found: dict[str, np.
     size = np.sqrt(square[:, :, None] + square[:, None, :])
     relative = np.divide(found["distance"], size, out=np.zeros_like(size), where=size != 0)
     names = block_names(found["norm"].shape[1])
-    shown = [
-        Panel(role, matrix, names, names)
-        for role, matrix in zip(_short(analysis.summary["roles"]), relative, strict=True)
-    ]
+    roles = _short(analysis.summary["roles"])
+    shown = [Panel(role, one, names, names, hides_diagonal=True) for role, one in zip(roles, relative, strict=True)]
+    between = relative[:, ~np.eye(len(names), dtype=bool)]
+    between = between[np.isfinite(between)]
     look = Look(
         name="weights-distance" + (f"-{number + 1}" if number else ""),
         title=f"How far apart are the blocks' matrices? {title}",
@@ -58,12 +58,14 @@ def _distances(title: str, number: int, analysis: Analysis, found: dict[str, np.
         unit="relative Frobenius distance",
         note="|A − B| / √(|A|² + |B|²), no unit",
         colours="viridis_r",
+        # Independent matrices differ by noise around 1, which must not look like structure.
+        limits=(min(0.9, between.min(initial=1.0)), max(1.05, between.max(initial=1.0))),
     )
     return draw_heatmaps(wrapped(shown), look, out)
 
 
 def _variance(found: dict[str, tuple[Analysis, dict[str, np.ndarray]]], out: Path) -> Drawn:
-    rows = wrapped(list(found))
+    rows = wrapped(list(found), MAX_CURVES)
     made, axes = panels(len(rows), len(rows[0]), max(5.8, 3.9 * len(rows[0])), 3.1 * len(rows) + 1.2)
     names = list(dict.fromkeys(role for analysis, _ in found.values() for role in _short(analysis.summary["roles"])))
     table = []
@@ -79,14 +81,14 @@ def _variance(found: dict[str, tuple[Analysis, dict[str, np.ndarray]]], out: Pat
             table += [
                 (title, role, block, float(variance[block]), float(norm[block])) for block in range(len(variance))
             ]
-        place.set_yscale("log")
+        place.set_ylim(0, 1.08 * float(np.sqrt(np.nanmax(one["variance"]))) or 1.0)
         dressed(place, title, "block", "standard deviation of entries")
     legend(made, max((place for row in axes for place in row), key=lambda place: len(place.get_lines())))
     headed(made, "Spread of the blocks' weights", "standard deviation of a matrix's entries")
     save(made, out / "weights-variance.png")
     write_table(out / "weights-variance.csv", ("model", "matrix", "block", "variance", "frobenius_norm"), table)
     caption = (
-        "Standard deviation of the entries of each matrix of each block, in the unit of the weights, logarithmic axis;"
+        "Standard deviation of the entries of each matrix of each block, in the unit of the weights;"
         " the table has variances and Frobenius norms."
     )
     return drawn(out, "weights-variance", "Spread of the blocks' weights", caption)
