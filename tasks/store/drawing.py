@@ -33,6 +33,27 @@ def figure(width: float, height: float) -> "tuple[Figure, Axes]":
     return made, made.add_subplot()
 
 
+def panels(rows: int, columns: int, width: float, height: float) -> "tuple[Figure, list[list[Axes]]]":
+    """A figure of several panels, axes[row][column]. Size of the whole figure in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(made)
+    return made, [list(row) for row in made.subplots(rows, columns, squeeze=False)]
+
+
+def headed(made: "Figure", title: str, note: str = "") -> None:
+    """A bold title over all panels of a figure, on the left, and a grey note under it."""
+    height = made.get_figheight()
+    top, line = 1 - 0.08 / height, 0.24 / height
+    made.text(0.008, top, title, va="top", fontsize=12, fontweight="bold", color=INK)
+    made.text(0.008, top - line, note, va="top", fontsize=9, color="#555555")
+    # Room for both above the panels, whatever the height.
+    engine: Any = made.get_layout_engine()
+    engine.set(rect=(0, 0, 1, 1 - (0.56 if note else 0.34) / height))
+
+
 def titled(axes: "Axes", title: str, note: str = "", **labels: str) -> None:
     """A bold title on the left, a grey note under it, and axis labels."""
     axes.set_title(title + ("\n" if note else ""), loc="left", fontsize=12, fontweight="bold", color=INK)

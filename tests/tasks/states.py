@@ -13,8 +13,10 @@ def published_states(store: Store, states: torch.Tensor, **arguments: object) ->
     """An artifact of states [N+1, n, d]; arguments: of the capture that it is said to come from."""
     inputs = {"stage": "capture", "arguments": arguments, "content": states.double().nan_to_num(0.5).sum().item()}
     key = hashlib.sha256(canonical_json(inputs).encode()).hexdigest()
+    cosine = torch.nn.functional.cosine_similarity(states[:-1].nan_to_num(), states[1:].nan_to_num(), dim=-1)
+    tensors = {"states": states, "last": states.clone(), "block_influence": 1 - cosine.mean(1)}
     with store.publishing("capture", key) as out:
-        save_file({"states": states.contiguous(), "last": states.contiguous().clone()}, out / "states.safetensors")
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, out / "states.safetensors")
         return store.publish("capture", key, out, inputs).ref
 
 
