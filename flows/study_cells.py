@@ -56,6 +56,11 @@ class StudyCell:
         return self._made[name]
 
     @property
+    def inputs(self) -> dict[str, Any]:
+        """Model and task, as stages take them."""
+        return {"model": self.run.model, "task": self.run.task}
+
+    @property
     def rows(self) -> tuple[Any, ...]:
         """What its support set is made of; CKA compares models on the same rows."""
         return self.run.task, self.run.arguments.capture

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 def captured(cell: StudyCell) -> Any:
     """The support set's states, as plans are made from."""
-    inputs = {"model": cell.run.model, "task": cell.run.task, **cell.run.arguments.capture}
-    return cell.once("capture", lambda: cell.aside(capture, **inputs))
+    return cell.once("capture", lambda: cell.aside(capture, **cell.inputs, **cell.run.arguments.capture))
 
 
 def similar(cell: StudyCell) -> Any:

@@ -24,22 +24,20 @@ from tasks.weights import weights
 def look_at_similarity(cell: StudyCell) -> None:
     """How alike the blocks' states are, the modules that this makes, and what both depend on."""
     study, estimator = cell.settings.study, cell.run.arguments.similarity
-    states, draws = captured(cell), {"num_bootstraps": study.num_bootstraps}
+    states, draws = captured(cell), {"num_bootstraps": study.num_bootstraps, **estimator}
     cell.show(capture, states)
     cell.show(similarity, similar(cell))
-    cell(structure, states=states, num_samples=study.num_samples, **draws, **estimator)
+    cell(structure, states=states, num_samples=study.num_samples, **draws)
     for pooling in study.poolings:
         if pooling != cell.settings.support.pooling:
-            inputs = {"model": cell.run.model, "task": cell.run.task}
-            pooled = cell(capture, pooling, **inputs, **cell.run.arguments.capture | {"pooling": pooling})
-            cell(structure, pooling, states=pooled, **draws, **estimator)
+            pooled = cell(capture, pooling, **cell.inputs, **cell.run.arguments.capture | {"pooling": pooling})
+            cell(structure, pooling, states=pooled, **draws)
 
 
 def look_through_lenses(cell: StudyCell) -> None:
     """What each block would predict: a trained lens, single rows, and distances between blocks."""
-    study, run = cell.settings.study, cell.run
-    inputs, precision = {"model": run.model, "task": run.task}, run.arguments.evaluate["precision"]
-    max_tokens, split = cell.settings.evaluate.max_tokens, cell.settings.support.split
+    study, split = cell.settings.study, cell.settings.support.split
+    precision, max_tokens = (cell.run.arguments.evaluate[name] for name in ("precision", "max_tokens"))
     steps = TrainSettings(
         learning_rate=study.lens_learning_rate,
         num_steps=study.lens_steps,
@@ -47,13 +45,13 @@ def look_through_lenses(cell: StudyCell) -> None:
         warmup_steps=study.lens_steps // 10,
         max_tokens=max_tokens,
     )
-    rows = {"num_rows": study.lens_rows, "precision": precision}
-    trained = cell(lens, **inputs, settings=steps, block=study.lens_block, **rows)
+    rows: dict[str, Any] = {"num_rows": study.lens_rows, "precision": precision}
+    trained = cell(lens, **cell.inputs, settings=steps, block=study.lens_block, **rows)
     plans = {name: plan_of(cell, name) for name in cell.settings.strategy}
-    shown = {"num_rows": study.trajectory_rows, "num_positions": study.trajectory_positions, "split": split}
-    cell(trajectory, **inputs, lens=trained, plans=plans, **shown, precision=precision)
-    tokens = {"num_tokens": study.distance_tokens, "max_tokens": max_tokens, "split": split}
-    cell(distances, **inputs, lens=trained, **tokens, **rows)
+    shown: dict[str, Any] = {"num_rows": study.trajectory_rows, "num_positions": study.trajectory_positions}
+    cell(trajectory, **cell.inputs, lens=trained, plans=plans, split=split, precision=precision, **shown)
+    tokens: dict[str, Any] = {"num_tokens": study.distance_tokens, "max_tokens": max_tokens}
+    cell(distances, **cell.inputs, lens=trained, split=split, **tokens, **rows)
 
 
 def look_at_importance(cell: StudyCell) -> None:
@@ -61,7 +59,7 @@ def look_at_importance(cell: StudyCell) -> None:
     study = cell.settings.study
     chosen = {"num_rows": study.importance_rows, "pairs": study.pairs, **cell.run.arguments.evaluate}
     tuned = {"tuned": tuned_model(cell)} if study.rewound else {}
-    cell(importance, model=cell.run.model, task=cell.run.task, **tuned, **chosen)
+    cell(importance, **cell.inputs, **tuned, **chosen)
 
 
 def look_at_landscape(cell: StudyCell) -> None:
@@ -69,7 +67,7 @@ def look_at_landscape(cell: StudyCell) -> None:
     study, order = cell.settings.study, points_of(cell.settings)
     chosen = study.model_dump(include={"resolution_line", "resolution_plane", "extent", "axes"})
     points = {name: point(cell, name) for name in order}
-    inputs = {"model": cell.run.model, "task": cell.run.task, "points": points, "order": list(order)}
+    inputs: dict[str, Any] = {**cell.inputs, "points": points, "order": list(order)}
     cell(landscape, **inputs, num_rows=study.landscape_rows, **chosen, **cell.run.arguments.evaluate)
 
 
@@ -84,16 +82,16 @@ def between(cells: Sequence[StudyCell]) -> None:
     similar = [cell for cell in cells if "similarity" in cell.settings.study.parts]
     for first, second in itertools.combinations(similar, 2):
         if first.run.model != second.run.model and first.rows == second.rows:
-            label = f"{first.label} against {second.label}"
-            first(cross, label, first=captured(first), second=captured(second))
+            first(cross, f"against {second.label}", first=captured(first), second=captured(second))
     sets: dict[str, list[StudyCell]] = {}
     for cell in cells:
         if "datasets" in cell.settings.study.parts:
             sets.setdefault(cell.run.model.weights, []).append(cell)
     for same_model in sets.values():
         if len(same_model) > 1:
-            states = [captured(cell) for cell in same_model]
-            same_model[0](datasets, states=states, names=tuple(cell.label for cell in same_model))
+            tasks = tuple(cell.task for cell in same_model)
+            names = tasks if len(set(tasks)) == len(tasks) else tuple(cell.label for cell in same_model)
+            same_model[0](datasets, states=[captured(cell) for cell in same_model], names=names)
     # Last, as the emulator or plugged model has to be there before it can be captured.
     for cell in similar:
         for strategy in cell.settings.strategy if cell.settings.study.against else ():
@@ -101,10 +99,10 @@ def between(cells: Sequence[StudyCell]) -> None:
             inputs = {"model": variant, "task": cell.run.task, **cell.run.arguments.capture}
             name = f"{strategy} {cell.settings.study.against}".replace("_", "-")
             states = cell.aside(capture, name, **inputs)
-            cell(cross, f"full model against {name}", first=captured(cell), second=states)
+            cell(cross, f"against {name}", first=captured(cell), second=states)
 
 
-def point(cell: StudyCell, name: str) -> Any:
+def point(cell: StudyCell, name: Any) -> Any:
     """A model of the landscape: the initial one, or the artifact of a tuning."""
     if name == INITIAL:
         return None

@@ -5,13 +5,13 @@ from typing import Any
 from tasks.store.stage import stage
 from tasks.store.work import Work
 
-PAGE_CODE = (
-    "tasks.store.study_pages",
-    "tasks.store.study_script",
-    "tasks.store.study_sections",
-    "tasks.store.studied",
-    "tasks.store.pages",
-    "tasks.store.drawing",
+PAGE_CODE = tuple(
+    f"tasks.store.{name}"
+    for name in (
+        *("study_pages", "study_script", "study_sections", "study_numbers", "studied", "pages", "spending"),
+        *("drawing", "figures", "curves", "heatmaps", "structure_figures", "similarity_figures", "cloud_figures"),
+        *("sensitivity_figures", "weight_figures"),
+    )
 )
 
 
@@ -25,8 +25,9 @@ def findings(work: Work, *, cells: list[dict[str, Any]]) -> dict:
     import json
 
     from tasks.store.studied import Analysis, Studied
+    from tasks.store.study_numbers import numbers
     from tasks.store.study_pages import flat, markdown, page
-    from tasks.store.study_sections import draw, numbers
+    from tasks.store.study_sections import draw
 
     def opened(cell: dict[str, Any]) -> Studied:
         analyses = {name: Analysis(work.open(ref), ref.summary) for name, ref in cell["analyses"].items()}

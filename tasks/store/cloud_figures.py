@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.store.curves import MARKERS, dressed
-from tasks.store.drawing import CYCLE, INK, headed, panels, save
+from tasks.store.drawing import CYCLE, INK, boxes_of, headed, panels, save
 from tasks.store.heatmaps import drawn, write_table
 from tasks.store.similarity_figures import tensors, variants
-from tasks.store.studied import Analysis, Drawn, Matrix, Studied
+from tasks.store.studied import Analysis, Box, Drawn, Matrix, Studied
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
 NAMES = {"energy": "energy distance", "mmd": "maximum mean discrepancy", "frechet": "Fréchet distance"}
 
@@ -30,26 +31,32 @@ def draw_datasets(cells: Sequence[Studied], out: Path) -> list[Drawn]:
     made, axes = panels(len(models), 3, 11.4, 3.7 * len(models) + 0.8)
     distance = models[0][1].summary["distance"]
     high = max(float(one[analysis.summary["distance"]].max()) for _, analysis, one in models)
+    images = []
     for places, (title, analysis, one) in zip(axes, models, strict=True):
         facts = analysis.summary
-        _matrix(places[0], title, facts["names"], one, facts["distance"], high)
+        image = _matrix(places[0], title, facts["names"], one, facts["distance"], high)
         _map(places[1], facts, one["map"])
         _rows(places[2], facts, one["rows"], one["row_dataset"])
+        images.append(image)
     headed(
         made, "How far apart are the data sets?", f"{NAMES[distance]} of the states behind the last block; no pairing"
     )
     save(made, out / "datasets.png")
     table = [row for title, analysis, one in models for row in _table(title, analysis.summary["names"], one)]
     write_table(out / "datasets.csv", ("model", "kind", "data set", "other", "x", "y"), table)
-    return [drawn(out, "datasets", "How far apart are the data sets?", _caption(models), _matrices(models))]
+    return [
+        drawn(
+            out, "datasets", "How far apart are the data sets?", _caption(models), _matrices(models, boxes_of(images))
+        )
+    ]
 
 
 def _matrix(
     axes: "Axes", title: str, names: Sequence[str], one: dict[str, np.ndarray], distance: str, high: float
-) -> None:
+) -> "AxesImage":
     """Distances; on the diagonal, in brackets, what two halves of one data set have."""
     values, halves = one[distance], one[f"{distance}_halves"]
-    axes.imshow(values, cmap="viridis_r", vmin=0.0, vmax=high)
+    image = axes.imshow(values, cmap="viridis_r", vmin=0.0, vmax=high)
     for row, column in np.ndindex(values.shape):
         value = values[row, column]
         words = f"({halves[row]:.2f})" if row == column else f"{value:.2f}"
@@ -58,6 +65,7 @@ def _matrix(
     dressed(axes, f"{title}: {NAMES[distance]}", "", "")
     axes.set_xticks(range(len(names)), list(names), rotation=30, ha="right")
     axes.set_yticks(range(len(names)), list(names))
+    return image
 
 
 def _map(axes: "Axes", facts: Any, places: np.ndarray) -> None:
@@ -115,9 +123,9 @@ def _caption(models: Sequence[tuple[str, Analysis, Any]]) -> str:
     )
 
 
-def _matrices(models: Sequence[tuple[str, Analysis, dict[str, np.ndarray]]]) -> dict[str, Matrix]:
-    return {
-        title: Matrix(facts["names"], facts["names"], one[facts["distance"]].tolist(), f"{NAMES[facts['distance']]}")
-        for title, analysis, one in models
-        for facts in [analysis.summary]
-    }
+def _matrices(models: Sequence[tuple[str, Analysis, dict[str, np.ndarray]]], boxes: Sequence[Box]) -> dict[str, Matrix]:
+    found = {}
+    for (title, analysis, one), box in zip(models, boxes, strict=True):
+        names, distance = analysis.summary["names"], analysis.summary["distance"]
+        found[title] = Matrix(names, names, one[distance].tolist(), NAMES[distance], box)
+    return found

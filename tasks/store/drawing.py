@@ -1,5 +1,6 @@
 """What all pictures have in common: size, type, colours that colour-blind readers can tell apart."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,16 +74,20 @@ def save(made: "Figure", path: Path) -> None:
     made.savefig(path, dpi=DOTS_PER_INCH, metadata=details)
 
 
-def box_of(image: "AxesImage") -> tuple[float, float, float, float]:
-    """Where the cells of a heatmap (`imshow`) are in its finished figure, for a reader who points at them.
+def boxes_of(images: "Sequence[AxesImage]") -> list[tuple[float, float, float, float]]:
+    """Where the cells of a finished figure's heatmaps (`imshow`) are, for a reader who points at them.
 
     Left, outer edge of the first row, right, outer edge of the last row: shares of the picture from its top left.
     """
-    figure: Any = image.axes.get_figure()
+    made: Any = images[0].axes.get_figure()
     # The layout, and an equal aspect, are settled when a figure is drawn.
-    figure.draw_without_rendering()
+    made.draw_without_rendering()
+    return [_box(image, made.bbox.width, made.bbox.height) for image in images]
+
+
+def _box(image: "AxesImage", width: float, height: float) -> tuple[float, float, float, float]:
     left, right, bottom, top = image.get_extent()
     first, last = (top, bottom) if image.origin == "upper" else (bottom, top)
-    corners = image.axes.transData.transform([(left, first), (right, last)]) / (figure.bbox.width, figure.bbox.height)
+    corners = image.axes.transData.transform([(left, first), (right, last)]) / (width, height)
     (left, first), (right, last) = corners.tolist()
     return left, 1 - first, right, 1 - last

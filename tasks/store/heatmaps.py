@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.store.drawing import INK, VERMILION, headed, panels, save
+from tasks.store.drawing import INK, VERMILION, boxes_of, headed, panels, save
 from tasks.store.studied import Drawn, Matrix, Studied
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def draw_heatmaps(grid: Sequence[Sequence[Panel | None]], look: Look, out: Path)
     high = float(np.nanmax(values)) if high is None else high
     width, height = PANEL_INCHES * len(grid[0]) + 1.1, PANEL_INCHES * len(grid) + 0.9
     made, axes = panels(len(grid), len(grid[0]), max(width, 5.4), height)
-    image = None
+    images = []
     for places, row in zip(axes, grid, strict=True):
         for place, panel in zip(places, row, strict=True):
             if panel is None:
@@ -71,9 +71,10 @@ def draw_heatmaps(grid: Sequence[Sequence[Panel | None]], look: Look, out: Path)
             image = place.imshow(
                 _visible(panel), cmap=look.colours, origin="lower", vmin=low, vmax=high, aspect="equal", zorder=1
             )
+            images.append(image)
             _dress(place, panel, look, (low + high) / 2)
-    assert image is not None, "a figure has a panel"
-    made.colorbar(image, ax=[place for row in axes for place in row], label=look.unit, shrink=0.85, aspect=28)
+    assert images, "a figure has a panel"
+    made.colorbar(images[0], ax=[place for row in axes for place in row], label=look.unit, shrink=0.85, aspect=28)
     headed(made, look.title, look.note)
     save(made, out / f"{look.name}.png")
     table = [
@@ -83,7 +84,8 @@ def draw_heatmaps(grid: Sequence[Sequence[Panel | None]], look: Look, out: Path)
     ]
     write_table(out / f"{look.name}.csv", ("panel", "row", "column", "value"), table)
     matrices = {
-        panel.title: Matrix(list(panel.rows), list(panel.columns), panel.matrix.tolist(), look.unit) for panel in shown
+        panel.title: Matrix(list(panel.rows), list(panel.columns), panel.matrix.tolist(), look.unit, box)
+        for panel, box in zip(shown, boxes_of(images), strict=True)
     }
     return drawn(out, look.name, look.title, look.caption, matrices)
 

@@ -23,16 +23,15 @@ NOTE = (
 
 
 def page(cells: Sequence[Studied], numbers: Sequence[Mapping[str, Any]], sections: Sequence[Section]) -> str:
-    """The whole page, without outside files. numbers: as `study_sections.numbers` gives them."""
+    """The whole page, without outside files. numbers: as `study_numbers.numbers` gives them."""
     title = html.escape(heading(cells))
     links = "".join(f'<a href="#{each.name}">{html.escape(each.title)}</a>' for each in sections)
-    drawn = "".join(map(_section, sections))
-    answers = html_table("answers", *number_cells(cells, numbers)) if numbers else ""
+    drawn = "".join(_section(each, cells, numbers) for each in sections)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}{OWN_STYLE}</style>'
         f"<h1>What the blocks do</h1><p class=note>{title}</p><nav>{links}</nav>"
-        f"{html_table('inputs', *input_cells(cells))}{answers}<p class=note>{NOTE}</p>"
+        f"{html_table('inputs', *input_cells(cells))}<p class=note>{NOTE}</p>"
         f"{drawn}<script>{SCRIPT}</script></html>\n"
     )
 
@@ -87,10 +86,11 @@ def shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else "" if value is None else str(value)
 
 
-def _section(section: Section) -> str:
-    figures = "".join(map(_figure, section.figures))
-    intro = html.escape(section.intro)
-    return f'<h2 id="{section.name}">{html.escape(section.title)}</h2><p>{intro}</p>{figures}'
+def _section(section: Section, cells: Sequence[Studied], numbers: Sequence[Mapping[str, Any]]) -> str:
+    own = [each for each in numbers if each["stage"] in section.stages]
+    answers = html_table(f"{section.name}-numbers", *number_cells(cells, own)) if own else ""
+    intro, figures = html.escape(section.intro), "".join(map(_figure, section.figures))
+    return f'<h2 id="{section.name}">{html.escape(section.title)}</h2><p>{intro}</p>{answers}{figures}'
 
 
 def _figure(drawn: Drawn) -> str:
@@ -101,7 +101,7 @@ def _figure(drawn: Drawn) -> str:
     inside = f'<script type="application/json">{cells}</script>' if matrices else ""
     title, link = html.escape(drawn.title), _data("text/csv", drawn.csv)
     return (
-        f'<figure id="{html.escape(drawn.name)}"><h3>{title}</h3><div class="picture{" cells" if matrices else ""}">'
+        f'<figure id="{html.escape(drawn.name)}"><div class="picture{" cells" if matrices else ""}">'
         f'<img alt="{title}" src="{picture}">{inside}</div><figcaption>{html.escape(drawn.caption)}'
         f' <a download="{drawn.csv.name}" href="{link}">{drawn.csv.name}</a></figcaption></figure>'
     )

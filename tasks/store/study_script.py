@@ -3,7 +3,7 @@
 STYLE = """
 body{max-width:78rem}table{font-size:.92rem}th,td{padding:.3rem .6rem}
 nav{margin:1rem 0}nav a{margin-right:1.2rem}a{color:#0072B2}
-figure{margin:2rem 0;border-top:1px solid #ddd;padding-top:1rem}h3{font-size:1rem;margin:0 0 .4rem}
+figure{margin:2rem 0;border-top:1px solid #ddd;padding-top:1rem}
 .picture{position:relative;display:inline-block;max-width:100%}.picture img{width:100%}
 .cells{cursor:crosshair}.cell{position:absolute;outline:2px solid #222;box-shadow:0 0 0 3px #fff;pointer-events:none}
 .value{position:absolute;background:#222;color:#fff;padding:.2rem .5rem;font-size:.85rem;border-radius:3px;

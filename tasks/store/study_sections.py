@@ -1,20 +1,23 @@
-"""What a study's page consists of: the parts with their figures, and the numbers that answer a question."""
+"""What a study's page consists of: its parts with their figures, in the order in which they are read."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from tasks.store import structure_figures as structure
 from tasks.store.studied import Drawn, Studied
+
+Draw = Callable[[Sequence[Studied], Path], list[Drawn]]
 
 
 @dataclass(frozen=True)
 class Section:
-    """One part of the page. name: word for links; intro: what its figures can tell, and what not."""
+    """One part of the page. name: word for links; intro: what its figures can tell, and what not; stages: its own."""
 
     name: str
     title: str
     intro: str
+    stages: Sequence[str]
     figures: Sequence[Drawn]
 
 
@@ -25,60 +28,53 @@ class Part:
     name: str
     title: str
     intro: str
-    draw: Callable[[Sequence[Studied], Path], list[Drawn]]
+    stages: Sequence[str]
+    draws: Sequence[Draw]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A fact of a stage that answers a question, in words and with its unit."""
-
-    stage: str
-    fact: str
-    words: str
-
-
-PARTS: tuple[Part, ...] = ()
-ANSWERS: tuple[Answer, ...] = (
-    Answer("similarity", "lowest_adjacent", "lowest similarity of neighbouring blocks"),
-    Answer("similarity", "highest_adjacent", "highest similarity of neighbouring blocks"),
+PARTS: tuple[Part, ...] = (
+    Part(
+        "similarity",
+        "Similarity",
+        "How alike the states behind every two blocks are, on the same rows. Biased CKA is high for any two states with"
+        " more dimensions than rows; the debiased estimator is not.",
+        ("similarity", "cross"),
+        (structure.draw_similarity, structure.draw_cross),
+    ),
+    Part(
+        "structure",
+        "Modules",
+        "Whether neighbouring blocks form groups, how many, and how sure that is: by rows, pooling and data set.",
+        ("structure",),
+        (structure.draw_structure,),
+    ),
+    Part(
+        "weights",
+        "Weights",
+        "How the blocks' matrices of the same role differ, and how far tuning moved them. Blocks with unlike weights"
+        " may do alike things: distances of weights say little about functions.",
+        ("weights",),
+        (structure.draw_weights,),
+    ),
+    Part(
+        "datasets",
+        "Data sets",
+        "How far apart several data sets lie in one model's states. Their rows are not paired, so that CKA would mean"
+        " nothing here.",
+        ("datasets",),
+        (structure.draw_datasets,),
+    ),
 )
 
 
 def draw(cells: Sequence[Studied], out: Path) -> list[Section]:
     """Draw every part that has something to show."""
-    made = [Section(part.name, part.title, part.intro, part.draw(cells, out)) for part in PARTS]
+    made = [
+        Section(
+            part.name, part.title, part.intro, part.stages, [each for draw in part.draws for each in draw(cells, out)]
+        )
+        for part in PARTS
+    ]
     names = [drawn.name for section in made for drawn in section.figures]
     assert len(set(names)) == len(names), f"two figures of one name among {names}"
     return [section for section in made if section.figures]
-
-
-def numbers(cells: Sequence[Studied]) -> list[dict[str, Any]]:
-    """Every answer that was found: `stage`, `fact`, `label` of the analysis, `words`, and `values` by cell."""
-    found = []
-    for answer in ANSWERS:
-        labels = dict.fromkeys(label for cell in cells for label in _labels(cell, answer.stage))
-        for label in labels:
-            values = {cell.label: value for cell in cells if (value := _value(cell, answer, label)) is not None}
-            if values:
-                found.append(
-                    {
-                        "stage": answer.stage,
-                        "fact": answer.fact,
-                        "label": label,
-                        "words": answer.words,
-                        "values": values,
-                    }
-                )
-    return found
-
-
-def _labels(cell: Studied, stage: str) -> list[str]:
-    """Labels of a stage's analyses; of an analysis without one the empty text."""
-    split = [name.partition(" · ") for name in cell.analyses]
-    return [label for name, _, label in split if name == stage]
-
-
-def _value(cell: Studied, answer: Answer, label: str) -> Any:
-    analysis = cell.analyses.get(f"{answer.stage} · {label}" if label else answer.stage)
-    summary: Mapping[str, Any] = analysis.summary if analysis else {}
-    return summary.get(answer.fact)

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from tasks.store.drawing import box_of, figure, save
+from tasks.store.drawing import boxes_of, figure, save
 from tasks.store.studied import Analysis, Box, Drawn, Matrix, Studied
+from tasks.store.study_numbers import numbers
 from tasks.store.study_pages import flat, markdown, page
-from tasks.store.study_sections import Section, numbers
+from tasks.store.study_sections import Section
 from tests.store.browsing import browsing
 
 VALUES = [[0.125, 2.0, float("nan")], [1.0, -3.5, 12345.678]]
@@ -31,7 +32,7 @@ def heatmap(folder: Path, name: str, origin: str) -> Drawn:
     made, axes = figure(6.0, 4.0)
     image = axes.imshow(VALUES, origin=origin, aspect="equal")
     axes.set_title("a heatmap")
-    box = box_of(image)
+    (box,) = boxes_of([image])
     save(made, folder / f"{name}.png")
     (folder / f"{name}.csv").write_text("row,column,value\n0,0,0.125\n")
     names = {"rows": ["upper", "</script>lower"], "columns": ["a", "b", "c"]}
@@ -46,7 +47,7 @@ def written(tmp_path: Path) -> Path:
     plain = Drawn(plain.name, plain.title, plain.caption, plain.png, plain.csv, {})
     figures = [heatmap(tmp_path, "matrix", "upper"), heatmap(tmp_path, "plane", "lower"), plain]
     cells = [studied("small", 0.5), studied("large", 0.25)]
-    sections = [Section("similarity", "Similarity", "What it tells.", figures)]
+    sections = [Section("similarity", "Similarity", "What it tells.", ("similarity",), figures)]
     (tmp_path / "study.html").write_text(page(cells, numbers(cells), sections))
     return tmp_path / "study.html"
 
@@ -91,7 +92,7 @@ def test_the_box_is_where_the_cells_are_drawn(tmp_path: Path) -> None:
         made, axes = figure(5.0, 3.0)
         image = axes.imshow([[0.0, 1.0], [1.0, 1.0]], cmap="gray", origin=origin)
         axes.set_title("moves the axes down")
-        box = box_of(image)
+        (box,) = boxes_of([image])
         save(made, tmp_path / "box.png")
         picture = imread(tmp_path / "box.png")
         corners = [shade(picture, box, *place) for place in ((0.05, 0.05), (0.45, 0.45))]
