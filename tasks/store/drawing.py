@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
+    Corners = tuple[float, float, float, float]
+
 DOTS_PER_INCH = 130
 # Okabe and Ito's palette.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY = (
@@ -75,19 +77,27 @@ def save(made: "Figure", path: Path) -> None:
 
 
 def boxes_of(images: "Sequence[AxesImage]") -> list[tuple[float, float, float, float]]:
-    """Where the cells of a finished figure's heatmaps (`imshow`) are, for a reader who points at them.
+    """Where the cells of a finished figure's heatmaps (`imshow`) are, as `boxes_at` gives it."""
+    places = []
+    for image in images:
+        left, right, bottom, top = image.get_extent()
+        first, last = (top, bottom) if image.origin == "upper" else (bottom, top)
+        places.append((image.axes, (left, first, right, last)))
+    return boxes_at(places)
 
-    Left, outer edge of the first row, right, outer edge of the last row: shares of the picture from its top left.
+
+def boxes_at(places: "Sequence[tuple[Axes, Corners]]") -> list[tuple[float, float, float, float]]:
+    """Where cells of a finished figure are, for a reader who points at them.
+
+    places: axes, and in their units the left edge of the cells, the outer edge of the first row, the right edge, and
+    the outer edge of the last row. The same as shares of the picture from its top left corner.
     """
-    made: Any = images[0].axes.get_figure()
+    made: Any = places[0][0].get_figure()
     # The layout, and an equal aspect, are settled when a figure is drawn.
     made.draw_without_rendering()
-    return [_box(image, made.bbox.width, made.bbox.height) for image in images]
-
-
-def _box(image: "AxesImage", width: float, height: float) -> tuple[float, float, float, float]:
-    left, right, bottom, top = image.get_extent()
-    first, last = (top, bottom) if image.origin == "upper" else (bottom, top)
-    corners = image.axes.transData.transform([(left, first), (right, last)]) / (width, height)
-    (left, first), (right, last) = corners.tolist()
-    return left, 1 - first, right, 1 - last
+    size, found = (made.bbox.width, made.bbox.height), []
+    for axes, (left, first, right, last) in places:
+        corners = axes.transData.transform([(left, first), (right, last)]) / size
+        (left, first), (right, last) = corners.tolist()
+        found.append((left, 1 - first, right, 1 - last))
+    return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.store.drawing import BLUE, GREY, INK, VERMILION, figure, plain, save
+from tasks.store.drawing import BLUE, GREY, INK, VERMILION, boxes_of, figure, plain, save
 from tasks.store.studied import Drawn, Matrix, Studied
 
 if TYPE_CHECKING:
@@ -132,21 +132,20 @@ def _pairs(cells: Sequence[_Cell], out: Path) -> Drawn:
     increases = {cell.label: [[loss - cell.loss for loss in row] for row in cell.pairs] for cell in cells}
     every = [value for matrix in increases.values() for row in matrix for value in row if math.isfinite(value)]
     norm = _norm(every)
-    image: AxesImage | None = None
+    images: list[AxesImage] = []
     for place, axes in enumerate(panels.flat):
         if place >= len(cells):
             axes.set_visible(False)
             continue
         matrix = increases[cells[place].label]
-        image = axes.imshow(matrix, cmap="PuOr_r", norm=norm, origin="lower")
+        images.append(axes.imshow(matrix, cmap="PuOr_r", norm=norm, origin="lower"))
         step = max(1, len(matrix) // 12)
         axes.set_xticks(range(0, len(matrix), step))
         axes.set_yticks(range(0, len(matrix), step))
         axes.set_xlabel("block that runs there")
         axes.set_ylabel("position")
         axes.set_title(cells[place].label, loc="left", fontsize=11, fontweight="bold", color=INK)
-    assert image is not None
-    made.colorbar(image, ax=panels, label="increase of the loss, nats a token", shrink=0.9, format="%g")
+    made.colorbar(images[0], ax=panels, label="increase of the loss, nats a token", shrink=0.9, format="%g")
     save(made, out / "importance_pairs.png")
     _write_pairs(cells, out / "importance_pairs.csv")
     caption = (
@@ -160,8 +159,9 @@ def _pairs(cells: Sequence[_Cell], out: Path) -> Drawn:
             [f"block {index}" for index in range(len(matrix))],
             matrix,
             "nats a token",
+            box,
         )
-        for label, matrix in increases.items()
+        for (label, matrix), box in zip(increases.items(), boxes_of(images), strict=True)
     }
     files = out / "importance_pairs.png", out / "importance_pairs.csv"
     return Drawn("importance_pairs", "One block in the place of another", caption, *files, matrices)

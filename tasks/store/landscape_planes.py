@@ -3,10 +3,11 @@
 import csv
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.store.drawing import INK, figure, save
+from tasks.store.drawing import INK, boxes_at, figure, save
 from tasks.store.landscape_figures import Seen, counts, metric_words
 from tasks.store.studied import Drawn, Matrix
 
@@ -26,10 +27,12 @@ def draw_contours(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
     panels = made.subplots(len(seen), 2, squeeze=False)
     scale = _loss_scale([_array(each, "plane_loss") for each in seen])
     matrices: dict[str, Matrix] = {}
+    places: list[Any] = []
     for (left, right), each in zip(panels, seen, strict=True):
         words = metric_words(each.facts["metric"])
         matrices |= {f"{each.label}: loss": _matrix(each, "plane_loss", "nats a token")}
         matrices |= {f"{each.label}: {words}": _matrix(each, "plane_metric", words)}
+        places += [(axes, _corners(each)) for axes in (left, right)]
         drawn = _contour(left, each, "plane_loss", scale, "viridis_r")
         made.colorbar(drawn, ax=left, label="loss, nats a token", **_ticks(scale))
         colours = "viridis" if each.facts["higher_is_better"] else "viridis_r"
@@ -39,6 +42,8 @@ def draw_contours(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
         # Beneath the axis labels, where no contour is.
         left.legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(0.0, -0.13), ncols=3, frameon=False)
     save(made, out / f"{name}.png")
+    boxes = boxes_at(places)
+    matrices = {title: replace(matrix, box=box) for (title, matrix), box in zip(matrices.items(), boxes, strict=True)}
     _write(seen, out / f"{name}.csv")
     caption = f"{_caption(seen)} Bright is good. Grey: not finite."
     return Drawn(name, "The plane through three models", caption, out / f"{name}.png", out / f"{name}.csv", matrices)
@@ -176,6 +181,13 @@ def _marked(seen: Seen) -> list[tuple[str, tuple[float, float, float], float]]:
     losses = {line[end]: line[f"{end}_loss"] for line in seen.facts["lines"] for end in ("begin", "end")}
     places = seen.tensors["plane_points"]
     return [(name, tuple(place), losses[name]) for name, place in zip(seen.facts["points"], places, strict=True)]
+
+
+def _corners(seen: Seen) -> tuple[float, float, float, float]:
+    """A cell around every point of the grid; half of those at its edge is beyond the contours."""
+    (x, y) = (seen.tensors["plane_x"], seen.tensors["plane_y"])
+    wide, high = (x[1] - x[0]) / 2, (y[1] - y[0]) / 2
+    return x[0] - wide, y[0] - high, x[-1] + wide, y[-1] + high
 
 
 def _matrix(seen: Seen, name: str, unit: str) -> Matrix:

@@ -32,7 +32,7 @@ class Studied:
 class Matrix:
     """What a reader can point at in a heatmap: values [rows][columns] with their names.
 
-    box: where it is in the picture, as `tasks.store.drawing.boxes_of` gives it; without it only the CSV has the values.
+    box: where it is in the picture, as `tasks.store.drawing.boxes_at` gives it; without it only the CSV has the values.
     """
 
     rows: Sequence[str]

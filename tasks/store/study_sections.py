@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.store import structure_figures as structure
+from tasks.store.importance_figures import draw_importance
+from tasks.store.landscape_figures import draw_landscape
 from tasks.store.studied import Drawn, Studied
 
 Draw = Callable[[Sequence[Studied], Path], list[Drawn]]
@@ -47,6 +49,22 @@ PARTS: tuple[Part, ...] = (
         "Whether neighbouring blocks form groups, how many, and how sure that is: by rows, pooling and data set.",
         ("structure",),
         (structure.draw_structure,),
+    ),
+    Part(
+        "importance",
+        "Importance",
+        "What is lost without a block, with another in its place, and when its tuning is undone. The smaller the loss"
+        " without a block, the more its neighbours can stand in for it.",
+        ("importance",),
+        (draw_importance,),
+    ),
+    Part(
+        "landscape",
+        "Loss landscape",
+        "Where tuned models lie. Two of them are linearly connected where the loss on the straight line between them"
+        " rises no further than at its ends.",
+        ("landscape",),
+        (draw_landscape,),
     ),
     Part(
         "weights",
