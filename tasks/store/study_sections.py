@@ -61,8 +61,8 @@ PARTS: tuple[Part, ...] = (
     Part(
         "landscape",
         "Loss landscape",
-        "Where tuned models lie. Two of them are linearly connected where the loss on the straight line between them"
-        " rises no further than at its ends.",
+        "Where tuned models lie. Two of them are linearly connected where the loss on the line between them rises less"
+        " than 2 % above the straight line between their losses; the largest rise is the barrier.",
         ("landscape",),
         (draw_landscape,),
     ),
