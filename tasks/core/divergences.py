@@ -16,13 +16,13 @@ from tasks.core.errors import InputError
 DISTANCES = ("kl", "js", "hellinger", "total_variation", "wasserstein", "cosine")
 # What stands for a token that is ruled out (-inf): its probability is 0, and 0 times this is 0 and not NaN.
 LOWEST = -1e4
-# Numbers in each of the few vocabulary-wide tensors that exist at a time: 64 MiB in float32.
-WIDE_NUMBERS = 1 << 24
+# Numbers in each of the few tensors from which pairs are made, 16 MiB in float32: larger ones leave the CPU's caches.
+PAIRED_NUMBERS = 1 << 22
 
 
-def positions_at_once(num_distributions: int, vocabulary: int) -> int:
-    """Positions whose distributions [N, positions, vocabulary] make one tensor of at most 64 MiB, at least one."""
-    return max(1, WIDE_NUMBERS // (num_distributions * vocabulary))
+def positions_at_once(num_distributions: int, vocabulary: int, num_numbers: int) -> int:
+    """Positions whose distributions [N, positions, vocabulary] are at most so many numbers, at least one."""
+    return max(1, num_numbers // (num_distributions * vocabulary))
 
 
 def log_probabilities(logits: Tensor, name: str) -> Tensor:
@@ -64,8 +64,11 @@ class Distances:
 
         ground: a cost of moving mass for Wasserstein, |ground of a token - ground of the other|.
         """
-        for name, values in _summed(ours.clamp_min(LOWEST), ground.clamp_min(LOWEST)).items():
-            self.sums[name] += values
+        step = positions_at_once(len(ours), ours.shape[-1], PAIRED_NUMBERS)
+        for start in range(0, ours.shape[1], step):
+            part = slice(start, start + step)
+            for name, values in _summed(ours[:, part].clamp_min(LOWEST), ground[part].clamp_min(LOWEST)).items():
+                self.sums[name] += values
         self.num_positions += ours.shape[1]
 
     def means(self) -> Mapping[str, Tensor]:

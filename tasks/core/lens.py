@@ -17,6 +17,10 @@ from tasks.core.divergences import kl_divergence, log_probabilities, positions_a
 from tasks.core.errors import InputError
 from tasks.core.passes import base_model_and_head, capture_blocks
 
+# Numbers in the distributions of all blocks at some positions, 128 MiB in float32. Each time the head's matrix is read
+# from memory once a block, which at a vocabulary of 150,000 costs more than all that is computed of a few positions.
+HELD_NUMBERS = 1 << 25
+
 ReadOut = Callable[[Tensor], Tensor]
 
 
@@ -116,7 +120,7 @@ def lens_predictions(lens: Lens, read: ReadOut, states: Sequence[Tensor]) -> Ite
     The vocabulary-wide numbers of a few positions exist at a time. InputError names what holds NaN.
     """
     vocabulary = read(states[-1][:1]).shape[-1]
-    step = positions_at_once(len(states), vocabulary)
+    step = positions_at_once(len(states), vocabulary, HELD_NUMBERS)
     for start in range(0, len(states[-1]), step):
         found = states[-1].new_empty(0)
         for block, state in enumerate(states):

@@ -15,6 +15,9 @@ from tasks.core.divergences import kl_divergence, log_probabilities, positions_a
 from tasks.core.errors import InputError
 from tasks.core.lens import Lens, make_lens, predicting, read_out, states_at
 
+# Numbers in one block's distributions at some positions, 64 MiB in float32; a gradient takes about six of these.
+STREAMED_NUMBERS = 1 << 24
+
 
 class LensLoss(nn.Module):
     """batch -> (sum of KL(output || lens) over positions, mean over blocks, in nats; number of positions)."""
@@ -82,7 +85,7 @@ class _StreamedKl(torch.autograd.Function):
         wanted = ctx.needs_input_grad[0]
         gradient = torch.zeros_like(translated)
         total = torch.zeros((), device=translated.device)
-        step = positions_at_once(1, read(final[:1]).shape[-1])
+        step = positions_at_once(1, read(final[:1]).shape[-1], STREAMED_NUMBERS)
         for start in range(0, len(final), step):
             part = slice(start, start + step)
             target = log_probabilities(read(final[part]), "the model")

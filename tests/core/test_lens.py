@@ -81,11 +81,11 @@ def test_training_lowers_the_divergence_of_every_family(family: str) -> None:
     )
 
 
-@pytest.mark.parametrize("wide_numbers", [1 << 24, 3 * VOCABULARY])
+@pytest.mark.parametrize("num_numbers", [1 << 24, 3 * VOCABULARY])
 def test_the_loss_and_its_gradient_are_those_of_the_plain_formula(
-    wide_numbers: int, monkeypatch: pytest.MonkeyPatch
+    num_numbers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.core.divergences.WIDE_NUMBERS", wide_numbers)
+    monkeypatch.setattr("tasks.core.lens_training.STREAMED_NUMBERS", num_numbers)
     model, lens = tiny_model("llama").requires_grad_(False), random_lens(tiny_model("llama"))
     batch = collate(rows(3), 0)
     summed, count = LensLoss(model, lens)(batch)
@@ -153,7 +153,7 @@ def test_curves_are_those_of_a_plain_loop(family: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_distances_at_chosen_positions_are_those_of_a_plain_loop(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.core.divergences.WIDE_NUMBERS", 2 * NUM_BLOCKS * VOCABULARY)
+    monkeypatch.setattr("tasks.core.lens.HELD_NUMBERS", 2 * NUM_BLOCKS * VOCABULARY)
     model, expected = tiny_model(family), Distances(NUM_BLOCKS)
     lens, read = random_lens(model), read_out(model)
     wanted = spread_positions([len(row.answer_ids) for row in rows()], 9)
