@@ -2,10 +2,11 @@
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.store.drawing import CYCLE, INK, plain, save
+from tasks.store.drawing import CYCLE, INK, boxes_of, plain, save
 from tasks.store.studied import Analysis, Drawn, Matrix, Studied
 from tasks.store.trajectory_figures import draw_trajectories, panels
 
@@ -99,6 +100,7 @@ def _draw_distances(shown: Sequence[tuple[str, Studied, Analysis]], name: str, l
     rows, columns = (len(DISTANCES) // PANELS_A_ROW, PANELS_A_ROW) if alone else (len(DISTANCES), len(shown))
     made, grid = panels(rows, columns, 3.5 * columns, 3.1 * rows + 0.4)
     matrices: dict[str, Matrix] = {}
+    images = []
     for place, (distance, (words, unit)) in enumerate(DISTANCES.items()):
         line = [grid[place // PANELS_A_ROW][place % PANELS_A_ROW]] if alone else grid[place]
         highest = max(float(tensors[distance].max()) for tensors in values)
@@ -109,6 +111,7 @@ def _draw_distances(shown: Sequence[tuple[str, Studied, Analysis]], name: str, l
             axes.set_title(panel, loc="left", fontsize=10 if alone else 9, color=INK)
             blocks = [f"block {block}" for block in range(len(matrix))]
             matrices[panel] = Matrix(blocks, blocks, matrix.tolist(), unit)
+            images.append(image)
         made.colorbar(image, ax=line, label=unit, shrink=0.85)
     made.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
     lines = [
@@ -127,6 +130,8 @@ def _draw_distances(shown: Sequence[tuple[str, Studied, Analysis]], name: str, l
         " of order 1 with tokens on the line of the model's own surprisal, in nats. "
         + " ".join(_distance_data(*each) for each in shown)
     )
+    boxes = zip(matrices.items(), boxes_of(images), strict=True)
+    matrices = {panel: replace(matrix, box=box) for (panel, matrix), box in boxes}
     return _finished(name, title, caption, made, out, lines, matrices)
 
 

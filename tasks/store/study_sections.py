@@ -7,6 +7,7 @@ from pathlib import Path
 from tasks.store import structure_figures as structure
 from tasks.store.importance_figures import draw_importance
 from tasks.store.landscape_figures import draw_landscape
+from tasks.store.lens_figures import draw_lens
 from tasks.store.studied import Drawn, Studied
 
 Draw = Callable[[Sequence[Studied], Path], list[Drawn]]
@@ -49,6 +50,14 @@ PARTS: tuple[Part, ...] = (
         "Whether neighbouring blocks form groups, how many, and how sure that is: by rows, pooling and data set.",
         ("structure",),
         (structure.draw_structure,),
+    ),
+    Part(
+        "lens",
+        "Predictions",
+        "What each block would predict if the model ended there, read through a lens: the model's own norm and head"
+        " (logit lens), or these behind an affine map that was trained for the block (tuned lens).",
+        ("lens", "distances", "trajectory"),
+        (draw_lens,),
     ),
     Part(
         "importance",

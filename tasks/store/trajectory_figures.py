@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.store.drawing import INK, save
+from tasks.store.drawing import INK, boxes_of, save
 from tasks.store.studied import Analysis, Drawn, Matrix, Studied
 
 # Rows of an analysis that get a picture; the table has all of them.
@@ -48,16 +48,16 @@ def _draw(name: str, label: str, cell: Studied, lens: str, row: Mapping[str, Any
     made, grid = panels(*shape, shape[1] * width + 0.8, shape[0] * height + 0.5)
     axes = [each for line in grid for each in line]
     highest = max(max(line) for values in variants.values() for line in values["kl"]) or 1.0
-    matrices, image = {}, None
+    names, images = [readable(token) for token in tokens], {}
     for each, (variant, values) in zip(axes, variants.items(), strict=True):
         panel = "full model" if variant == "full" else f"blocks dropped: {variant}"
-        image = _panel(each, panel, values, tokens, depth, highest)
-        blocks = [f"block {source}" for source in values["sources"]]
-        matrices[panel] = Matrix(blocks, [readable(token) for token in tokens], values["kl"], "nats")
+        images[panel] = _panel(each, panel, values, tokens, depth, highest)
     for each in axes[1:] if beside else axes[:-1]:
         each.set(**{"ylabel" if beside else "xlabel": ""})
     size: dict[str, Any] = {"shrink": 0.8} if beside else {"shrink": 0.9 / len(axes), "anchor": (0.0, 1.0)}
-    made.colorbar(image, ax=axes, label="KL from the full model's output, nats", aspect=25, **size)
+    made.colorbar(
+        next(iter(images.values())), ax=axes, label="KL from the full model's output, nats", aspect=25, **size
+    )
     title = f"How a prediction comes about: {label}, row {row['row']}"
     made.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
     caption = (
@@ -70,6 +70,13 @@ def _draw(name: str, label: str, cell: Studied, lens: str, row: Mapping[str, Any
     png, table = out / f"{name}.png", out / f"{name}.csv"
     save(made, png)
     _write(table, row)
+    blocks = [f"block {block}" for block in range(depth)]
+    matrices = {
+        panel: Matrix(blocks, names, _full_depth(values, depth).tolist(), "nats", box)
+        for (panel, values), box in zip(
+            zip(images, variants.values(), strict=True), boxes_of(list(images.values())), strict=True
+        )
+    }
     return Drawn(name, title, caption, png, table, matrices)
 
 
@@ -77,12 +84,14 @@ def _panel(axes: Any, title: str, values: Mapping[str, Any], tokens: Sequence[st
     """One model: a line for each block of the full one, the first at the bottom."""
     import numpy as np
 
-    grid = np.full((depth, len(tokens)), np.nan)
-    for source, line in zip(values["sources"], values["kl"], strict=True):
-        grid[source] = line
     axes.set_facecolor(DROPPED)
     image = axes.imshow(
-        np.ma.masked_invalid(grid), cmap="cividis", origin="lower", aspect="auto", vmin=0.0, vmax=highest
+        np.ma.masked_invalid(_full_depth(values, depth)),
+        cmap="cividis",
+        origin="lower",
+        aspect="auto",
+        vmin=0.0,
+        vmax=highest,
     )
     for source, line, kl in zip(values["sources"], values["top"], values["kl"], strict=True):
         for column, token in enumerate(line):
@@ -99,6 +108,15 @@ def _panel(axes: Any, title: str, values: Mapping[str, Any], tokens: Sequence[st
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     return image
+
+
+def _full_depth(values: Mapping[str, Any], depth: int) -> Any:
+    """KL by block of the full model and position; NaN for blocks that were dropped."""
+    import numpy as np
+
+    grid = np.full((depth, len(values["kl"][0])), np.nan)
+    grid[values["sources"]] = values["kl"]
+    return grid
 
 
 def readable(token: str) -> str:

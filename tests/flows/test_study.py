@@ -39,11 +39,11 @@ study.parts = ["similarity", "datasets"]
 """
 # Of the first cell every stage; of the second its states, compared with those of its emulators, once for each pooling.
 STAGES = {"capture": 8, "structure": 4, "similarity": 2, "cross": 4, "datasets": 1, "weights": 1, "lens": 1}
-STAGES |= {"trajectory": 1, "distances": 1, "importance": 1, "landscape": 1, "findings": 1, "tune": 3, "plug_in": 2}
+STAGES |= {"trajectory": 1, "distances": 2, "importance": 1, "landscape": 1, "findings": 1, "tune": 3, "plug_in": 2}
 
 # Some of the figures of every part that has heatmaps.
 HEATMAPS = {"similarity-linear-cka", "cross-debiased-cka", "modules", "importance_pairs", "landscape_plane"}
-HEATMAPS |= {"weights-distance", "datasets"}
+HEATMAPS |= {"weights-distance", "datasets", "lens_distances_tuned", "lens_distances_logit", "lens_trajectory_1_1"}
 # Where the first row and column of a picture's first heatmap meet, in the window.
 LOWEST = """(() => { const picture = document.querySelector('#NAME .picture'); picture.scrollIntoView();
 const { box: [left, first, right, last], rows, columns } = JSON.parse(picture.querySelector('script').textContent)[0];
