@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,9 @@ def test_one_cell(tmp_path: Path) -> None:
     assert [line["token"] for line in lines(picture)][: len(TOKENS)] == TOKENS
     assert len(lines(picture)) == (5 + 2) * len(TOKENS)
     assert list(picture.matrices) == ["full model", "blocks dropped: uniform"]
-    assert picture.matrices["blocks dropped: uniform"].rows == ["block 0", "block 4"]
+    dropped = picture.matrices["blocks dropped: uniform"]
+    assert dropped.rows == [f"block {block}" for block in range(5)]
+    assert [math.isnan(line[0]) for line in dropped.values] == [False, True, True, True, False]
 
 
 def test_several_cells_some_of_which_lack_a_part(tmp_path: Path) -> None:
