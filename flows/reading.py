@@ -19,8 +19,6 @@ FOLDERS = (("model", "name"), ("task", "data"), ("distill", "teacher"), ("distil
 
 # Sweeps that come with the project.
 READY = Path(__file__).parent / "tables"
-# Settings that name a folder, which may lie beside the file.
-FOLDERS = (("model", "name"), ("task", "data"), ("distill", "teacher"), ("distill", "data"))
 
 
 def read_settings(path: Path, changes: list[str] | None = None) -> Settings:
