@@ -74,8 +74,8 @@ def _modularity(cells: Sequence[Studied], out: Path) -> Drawn:
         f" of them explain ({measure}, n = {num_rows} support rows): 1 for modules whose blocks are the same and share"
         " nothing with others, 0 where these explain everything. Bars: 95 % by bootstrap of the rows. Red: the mean"
         " over similarities whose diagonals are shuffled, which keeps the decay with distance and has no modules; p:"
-        " the share of these with a cut of the same modularity. A single module is suggested where p > 0.05; in brackets:"
-        " the share of the bootstraps that suggest as many."
+        " the share of these with a cut of the same modularity. A single module is suggested where p > 0.05; in"
+        " brackets: the share of the bootstraps that suggest as many."
     )
     return drawn(out, "modularity", "How modular is the stack of blocks?", caption)
 
