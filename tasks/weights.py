@@ -47,12 +47,9 @@ def weights(work: Work, model: ModelSource, *, other: ModelSource | None = None,
         variance[row, blocks] = found.variances.float()
         distance[row, blocks[:, None], blocks] = found.distances.float()
     tensors: dict[str, Tensor] = {"norm": norm, "variance": variance, "distance": distance}
-    facts: dict[str, Any] = {
-        "roles": names,
-        "num_blocks": model.num_blocks,
-        "num_entries": sum(role.num_entries * len(role.blocks) for role in roles),
-        "mean_relative_distance": _mean_of_pairs(relative_distance(distance, norm)),
-    }
+    num_entries = sum(role.num_entries * len(role.blocks) for role in roles)
+    facts: dict[str, Any] = {"roles": names, "num_blocks": model.num_blocks, "num_entries": num_entries}
+    facts["mean_relative_distance"] = _mean_of_pairs(relative_distance(distance, norm))
     if other is not None or tuned is not None:
         tensors["change"] = _changes(work, model, roles, names, other, tuned)
         size = float(norm.double().square().nansum().sqrt())

@@ -41,8 +41,8 @@ class BlockMatrices:
             raise InputError(
                 f"{self.name} of block {self.blocks[broken[0]]} holds NaN or infinite values; check the model's weights"
             )
-        self._products += entries @ entries.T
-        self._sums += entries.sum(dim=1)
+        self._products += (entries @ entries.T).cpu()
+        self._sums += entries.sum(dim=1).cpu()
         self._count += entries.shape[1]
 
     def result(self) -> MatrixStatistics:

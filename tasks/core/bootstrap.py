@@ -13,7 +13,7 @@ from torch import Tensor
 from tasks.core.cka import MIN_ROWS, centre, kernels
 from tasks.core.clustering import Clusters, adjacent_similarity
 from tasks.core.errors import InputError
-from tasks.core.modularity import best_modules, modularity_score
+from tasks.core.modularity import Cuts, modularity_score
 
 # Kernel, and whether the estimator is debiased.
 ESTIMATORS = {"linear_cka": ("linear", False), "debiased_cka": ("linear", True), "rbf_cka": ("rbf", False)}
@@ -39,8 +39,9 @@ class RowSample:
 
         An unbiased HSIC sums over pairs of different rows, and a row is no pair with itself.
         """
-        chosen = torch.as_tensor(np.unique(rows) if self.debiased else np.asarray(rows))
-        flat = torch.empty(len(self._kernels), len(chosen) ** 2, dtype=torch.float64)
+        device = self._kernels.device
+        chosen = torch.as_tensor(np.unique(rows) if self.debiased else np.asarray(rows), device=device)
+        flat = torch.empty(self.num_states, len(chosen) ** 2, dtype=torch.float64, device=device)
         for index, gram in enumerate(self._kernels):
             centred = centre(gram.index_select(0, chosen).index_select(1, chosen).double(), self.debiased).flatten()
             norm = centred.norm()
@@ -49,21 +50,23 @@ class RowSample:
                     f"block {index} is the same for {len(chosen)} of its rows: take other or more examples"
                 )
             torch.div(centred, norm, out=flat[index])
-        return (flat @ flat.T).fill_diagonal_(1.0).numpy()
+        return (flat @ flat.T).fill_diagonal_(1.0).cpu().numpy()
 
 
 @dataclass(frozen=True)
 class Spread:
-    """What resampling the rows gives. B resamples, N blocks.
+    """What resampling the rows gives, each time cut into as many modules as all rows are. B resamples, N blocks.
 
     adjacent: [B, N-1] similarity of neighbours; scores: [B] modularity; agreement: [B] adjusted Rand index with the
-    modules of all rows (1: the same, 0: as alike as by chance); together: [N, N] share in which two blocks are in one
-    module; boundaries: [N-1] share in which blocks i and i+1 are in different ones.
+    modules of all rows (1: the same, 0: as alike as by chance); counts: [B] number of modules that is suggested;
+    together: [N, N] share in which two blocks are in one module; boundaries: [N-1] share in which blocks i and i+1 are
+    in different ones.
     """
 
     adjacent: np.ndarray
     scores: np.ndarray
     agreement: np.ndarray
+    counts: np.ndarray
     together: np.ndarray
 
     @property
@@ -109,17 +112,19 @@ def adjusted_rand(first: Sequence[Sequence[int]], second: Sequence[Sequence[int]
 def _spread(sample: RowSample, modules: Clusters, draws: Iterator[np.ndarray], num_resamples: int) -> Spread:
     if num_resamples < 2:
         raise InputError(f"{num_resamples} resamples show no spread; take at least 2")
-    adjacent, scores, agreement = [], [], []
+    adjacent, scores, agreement, counts = [], [], [], []
     together = np.zeros((sample.num_states, sample.num_states))
     for rows in draws:
         matrix = sample.similarity(rows)
-        found, _ = best_modules(matrix)
+        cuts = Cuts(matrix)
+        found = cuts.into(len(modules))
+        counts.append(len(cuts.suggested()))
         adjacent.append(adjacent_similarity(matrix))
         scores.append(modularity_score(matrix, found))
         agreement.append(adjusted_rand(found, modules))
         for module in found:
             together[np.ix_(module, module)] += 1 / num_resamples
-    return Spread(np.stack(adjacent), np.array(scores), np.array(agreement), together)
+    return Spread(np.stack(adjacent), np.array(scores), np.array(agreement), np.array(counts), together)
 
 
 def _draws(num_rows: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:

@@ -28,17 +28,20 @@ def style(number: int) -> dict[str, Any]:
     }
 
 
-def depth_line(axes: "Axes", values: np.ndarray, number: int, label: str, relative: bool, offset: float) -> None:
+def depth_line(
+    axes: "Axes", values: np.ndarray, number: int, label: str, relative: bool, offset: float, color: Any = None
+) -> None:
     """One line over the blocks, the first value at `offset`; relative: over the share of the depth, for any depths.
 
-    Values lie at offset, offset + 1, ..., of a network whose last block is behind the last value by `offset`.
+    Values lie at offset, offset + 1, ..., of a network whose last block is behind the last value by `offset`. color:
+    instead of that of the number, for lines with an order.
     """
     from matplotlib.ticker import MaxNLocator
 
     places = np.arange(len(values)) + offset
     if relative:
         places = places / max(len(values) - 1 + 2 * offset, 1)
-    look = style(number) | ({"marker": ""} if len(values) > MAX_MARKED else {})
+    look = style(number) | ({"marker": ""} if len(values) > MAX_MARKED else {}) | ({"color": color} if color else {})
     axes.plot(places, values, label=label, **look)
     if not relative:
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
@@ -51,6 +54,13 @@ def dressed(axes: "Axes", title: str, xlabel: str, ylabel: str) -> None:
     axes.set_xlabel(xlabel, fontsize=9)
     axes.set_ylabel(ylabel, fontsize=9)
     axes.tick_params(labelsize=8)
+
+
+def shades(count: int) -> list[tuple[float, ...]]:
+    """Colours of lines with an order, dark ones last."""
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](0.85 * (1 - place)) for place in np.linspace(0, 1, count)]
 
 
 def depth_label(relative: bool) -> str:

@@ -1,6 +1,7 @@
 """Heatmaps side by side on a common scale, and the tables behind them."""
 
 import csv
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ PANEL_INCHES = 3.1
 MAX_COLUMNS = 4
 MAX_CURVES = 3  # panels of curves in a row, which are wider
 MAX_MODELS = 5
+TITLE_LETTERS = 38  # what fits above a panel
 MAX_TICKS = 9
 # Larger matrices are read by colour alone.
 MAX_WRITTEN = 7
@@ -131,7 +133,7 @@ def block_names(num_blocks: int) -> list[str]:
 
 
 def _dress(axes: "Axes", panel: Panel, look: Look, middle: float) -> None:
-    axes.set_title(panel.title, loc="left", fontsize=9.5, color=INK)
+    axes.set_title(textwrap.fill(panel.title, TITLE_LETTERS), loc="left", fontsize=9.5, color=INK)
     axes.set_xlabel(look.xlabel, fontsize=9)
     axes.set_ylabel(look.ylabel, fontsize=9)
     axes.tick_params(labelsize=8)

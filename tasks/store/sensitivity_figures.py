@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.store.curves import depth_label, depth_line, dressed, legend, style
+from tasks.store.curves import depth_label, depth_line, dressed, legend, shades, style
 from tasks.store.drawing import headed, panels, save
 from tasks.store.heatmaps import MAX_CURVES, drawn, wrapped, write_table
 from tasks.store.similarity_figures import SHORT, rows_of, tensors, variants
@@ -57,7 +57,7 @@ def _rows_curves(cells: Sequence[Studied], out: Path) -> Drawn:
         sizes = one["num_samples"].tolist()
         found[cell.label] = [(f"{size} rows", line) for size, line in zip(sizes, one["adjacent_by_size"], strict=True)]
     words = "Similarity of neighbouring blocks by number of rows, means over random subsets"
-    return _curves("sensitivity-rows", "What the number of rows decides", words, found, cells, out)
+    return _curves("sensitivity-rows", "What the number of rows decides", words, found, cells, out, ordered=True)
 
 
 def _rows_modules(cells: Sequence[Studied], out: Path) -> Drawn:
@@ -89,7 +89,15 @@ def _rows_modules(cells: Sequence[Studied], out: Path) -> Drawn:
     return drawn(out, "sensitivity-modules", "Modules by number of rows", caption)
 
 
-def _curves(name: str, title: str, words: str, found: dict[str, Lines], cells: Sequence[Studied], out: Path) -> Drawn:
+def _curves(
+    name: str,
+    title: str,
+    words: str,
+    found: dict[str, Lines],
+    cells: Sequence[Studied],
+    out: Path,
+    ordered: bool = False,
+) -> Drawn:
     """One panel for each entry, on a common axis; the legend is that of the entry with most lines."""
     rows = wrapped(list(found), MAX_CURVES)
     made, axes = panels(len(rows), len(rows[0]), max(5.4, 3.6 * len(rows[0])), 2.9 * len(rows) + 1.0)
@@ -97,6 +105,8 @@ def _curves(name: str, title: str, words: str, found: dict[str, Lines], cells: S
     values = np.concatenate([line for lines in found.values() for _, line in lines])
     low, high = float(values.min()), float(values.max())
     labels = list(dict.fromkeys(label for lines in found.values() for label, _ in lines))
+    labels = sorted(labels, key=lambda label: int(label.split()[0])) if ordered else labels
+    colours = shades(len(labels)) if ordered else [None] * len(labels)
     table, widest = [], axes[0][0]
     for place, panel in zip(
         (each for row in axes for each in row), (each for row in rows for each in row), strict=True
@@ -106,7 +116,7 @@ def _curves(name: str, title: str, words: str, found: dict[str, Lines], cells: S
             continue
         relative = len({len(line) for _, line in found[panel]}) > 1
         for label, line in found[panel]:
-            depth_line(place, line, labels.index(label), label, relative, 0.5)
+            depth_line(place, line, labels.index(label), label, relative, 0.5, colours[labels.index(label)])
             table += [(panel, label, block, block + 1, float(value)) for block, value in enumerate(line)]
         place.set_ylim(low - 0.05 * (high - low) - 1e-6, high + 0.05 * (high - low) + 1e-6)
         dressed(place, panel, depth_label(relative), SHORT[estimator])

@@ -14,24 +14,22 @@ from tasks.store.studied import Analysis, Drawn, Studied
 
 def draw_weights(cells: Sequence[Studied], out: Path) -> list[Drawn]:
     """For every model distances between its blocks' matrices and their variance, and where known how far they moved."""
-    found = {title: (analysis, tensors(analysis, "weights")) for title, analysis in _once(cells).items()}
-    if not found:
-        return []
-    figures = [_distances(title, number, *one, out) for number, (title, one) in enumerate(found.items())]
-    figures.append(_variance(found, out))
-    moved = {title: one for title, one in found.items() if "change" in one[1]}
-    return figures + ([_changes(moved, out)] if moved else [])
-
-
-def _once(cells: Sequence[Studied]) -> dict[str, Analysis]:
-    """By title; cells of one model share what does not depend on the data."""
-    titles: dict[Path, tuple[str, Analysis]] = {}
+    models: dict[str, Analysis] = {}
+    moved: dict[str, Analysis] = {}
     for cell in cells:
         for words, analysis in variants(cell, "weights"):
-            # What a tuning moved is of a cell, not of its model.
-            name = cell.label if words else cell.model
-            titles.setdefault(analysis.folder, (f"{name}{words}", analysis))
-    return dict(titles.values())
+            # Weights are those of a model; what a tuning moved is of a cell.
+            models.setdefault(cell.model, analysis)
+            if "relative_change" in analysis.summary:
+                moved[f"{cell.label}{words}"] = analysis
+    if not models:
+        return []
+    found = {title: (analysis, tensors(analysis, "weights")) for title, analysis in models.items()}
+    figures = [_distances(title, number, *one, out) for number, (title, one) in enumerate(found.items())]
+    figures.append(_variance(found, out))
+    if moved:
+        figures.append(_changes({title: (one, tensors(one, "weights")) for title, one in moved.items()}, out))
+    return figures
 
 
 def _short(roles: Sequence[str]) -> list[str]:

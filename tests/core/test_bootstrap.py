@@ -10,7 +10,7 @@ from sklearn.metrics import adjusted_rand_score
 from tasks.core.bootstrap import RowSample, adjusted_rand, bootstrap, subsample
 from tasks.core.cka import linear_cka, rbf_cka
 from tasks.core.errors import InputError
-from tasks.core.modularity import best_modules
+from tasks.core.modularity import Cuts
 
 MODULES = [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9, 10, 11]]
 
@@ -41,10 +41,11 @@ def test_a_sample_is_the_cka_of_its_rows() -> None:
 @pytest.mark.parametrize("estimator", ["linear_cka", "debiased_cka", "rbf_cka"])
 def test_planted_modules_are_stable(estimator: str) -> None:
     sample = RowSample(modular_states(), estimator)
-    found, _ = best_modules(sample.similarity(range(60)))
+    found = Cuts(sample.similarity(range(60))).suggested()
     assert found == MODULES
     spread = bootstrap(sample, found, 20)
     assert spread.agreement.mean() == 1.0
+    assert np.mean(spread.counts == 3) > 0.8
     assert np.array_equal(np.round(spread.boundaries, 9), [0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0])
 
 
@@ -57,9 +58,10 @@ def test_the_deviation_is_that_of_captures_of_other_rows() -> None:
 
 def test_what_has_no_structure_is_not_stable() -> None:
     sample = RowSample(structureless_states(), "debiased_cka")
-    found, _ = best_modules(sample.similarity(range(60)))
+    found = Cuts(sample.similarity(range(60))).into(3)
     spread = bootstrap(sample, found, 40)
-    assert spread.agreement.mean() < 0.5
+    assert spread.agreement.mean() < 0.7
+    assert np.median(spread.counts) == 1
     planted = bootstrap(RowSample(modular_states(), "debiased_cka"), MODULES, 40)
     assert spread.scores.mean() < 0.3 * planted.scores.mean()
 

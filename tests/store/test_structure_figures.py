@@ -42,7 +42,7 @@ PARTS: dict[str, tuple[Draw, list[str]]] = {
         ],
     ),
     "cross": (draw_cross, ["cross-linear-cka", "cross-debiased-cka", "cross-rbf-cka"]),
-    "weights": (draw_weights, ["weights-distance", "weights-variance", "weights-change"]),
+    "weights": (draw_weights, ["weights-distance", "weights-distance-2", "weights-variance", "weights-change"]),
     "datasets": (draw_datasets, ["datasets"]),
 }
 
@@ -109,6 +109,15 @@ def test_planted_modules_are_in_the_tables(cells: list[Studied], tmp_path: Path)
     ends = [int(row["block"]) for row in figures["module-boundaries"] if float(row["boundaries"]) > 0.9]
     small, large = ([lengths[0] - 1, lengths[0] + lengths[1] - 1] for lengths in MODULES.values())
     assert ends == small * 2 + large * 2
+
+
+def test_weights_are_of_a_model_and_their_change_of_a_cell(cells: list[Studied], tmp_path: Path) -> None:
+    figures = {figure.name: figure for figure in draw_weights(cells, tmp_path)}
+    assert {row["model"] for row in table(figures["weights-variance"])} == {"small", "large"}
+    assert list(figures["weights-change"].matrices) == [cell.label for cell in cells]
+    stored = load_file(cells[0].analyses["weights"].folder / "weights.safetensors")
+    percent = 100 * stored["change"] / stored["norm"]
+    np.testing.assert_allclose(figures["weights-change"].matrices[cells[0].label].values, percent, rtol=1e-6)
 
 
 def test_panels_have_one_scale_of_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
