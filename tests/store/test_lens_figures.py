@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,17 @@ def test_one_cell(tmp_path: Path) -> None:
     assert [line["token"] for line in lines(picture)][: len(TOKENS)] == TOKENS
     assert len(lines(picture)) == (5 + 2) * len(TOKENS)
     assert list(picture.matrices) == ["full model", "blocks dropped: uniform"]
-    assert picture.matrices["blocks dropped: uniform"].rows == ["block 0", "block 4"]
+    dropped = picture.matrices["blocks dropped: uniform"]
+    assert dropped.columns == [readable(token) for token in TOKENS]
+    assert [[math.isnan(value) for value in line] for line in dropped.values] == [
+        [block not in (0, 4)] * len(TOKENS) for block in range(5)
+    ]
+    for each in (apart, picture):
+        for matrix in each.matrices.values():
+            assert matrix.box is not None
+            left, first, right, last = matrix.box
+            assert 0 < left < right < 1
+            assert 0 < last < first < 1, "block 0 is at the bottom"
 
 
 def test_several_cells_some_of_which_lack_a_part(tmp_path: Path) -> None:
