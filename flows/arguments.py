@@ -90,7 +90,7 @@ class Arguments:
     def tune(self, seed: int, rate: float | None = None) -> dict[str, Any]:
         """What of the emulator is trained, and how; whole tuned blocks need no word. rate: the first by default."""
         variant = make_variant(self._settings)
-        settings = self._train_settings(seed, rate or self.rates[0])
+        settings = self._train_settings(seed, rate, self.rates)
         return {
             "settings": settings,
             "precision": self._precision,
@@ -99,15 +99,16 @@ class Arguments:
 
     def full_tune(self, seed: int, rate: float | None = None) -> dict[str, Any]:
         """How every block of the full model is trained. rate: the first by default."""
-        return {"settings": self._train_settings(seed, rate or self.full_rates[0]), "precision": self._precision}
+        return {"settings": self._train_settings(seed, rate, self.full_rates), "precision": self._precision}
 
-    def _train_settings(self, seed: int, rate: float) -> TrainSettings:
+    def _train_settings(self, seed: int, rate: float | None, rates: tuple[float, ...]) -> TrainSettings:
         known = {field.name for field in fields(TrainSettings)}
         chosen = self._settings.tune.model_dump(include=known)
         if chosen["num_epochs"] is None and chosen["num_steps"] is None:
             # The published length for models of about a billion parameters.
             chosen["num_epochs"] = 5
-        return TrainSettings(**chosen | {"learning_rate": rate, "seed": seed})
+        own = {"learning_rate": rate or rates[0], "seed": seed, "may_diverge": len(rates) > 1}
+        return TrainSettings(**chosen | own)
 
     @property
     def proxies(self) -> dict[str, Any]:

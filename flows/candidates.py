@@ -49,6 +49,11 @@ def make_candidates(settings: Settings, sizes: "Sizes") -> list[Candidate]:
 
     Raises InputError where none can be tried; it says the least that can be disclosed.
     """
+    if settings.compress.method == "low_rank":
+        raise InputError(
+            'compress.method = "low_rank" in a search: what such an emulator discloses does not follow from its plan;'
+            " search without it, then run the best plan with it"
+        )
     found: dict[str, Candidate] = {}
     for values in combinations(settings):
         identity, candidate = _candidate(settings, values, sizes)

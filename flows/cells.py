@@ -117,6 +117,10 @@ def _outcome(cell: Cell, future: Future) -> Outcome:
         return Outcome(cell, report=future.result())
     except CrashError as error:
         return _failed(cell, str(error))
+    except Exception as error:
+        # Our mistake, or a package's: the other cells have nothing to do with it.
+        logger.exception("the cell %s failed", shown(cell.values))
+        return _failed(cell, f"{type(error).__name__}: {error}")
 
 
 def _failed(cell: Cell, error: str) -> Outcome:

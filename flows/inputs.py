@@ -1,12 +1,13 @@
 """What a run is given, resolved to contents and refused where it cannot be: before anything is computed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from flows.arguments import grids, make_variant, plan_options
+from flows.grid import shown
 from flows.settings import Settings
-from tasks.core.errors import InputError
+from tasks.core.errors import CrashError, InputError
 from tasks.core.plan import fixed_plan
 from tasks.core.strategies import rehearse
 from tasks.store.precision import resolve_precision
@@ -71,6 +72,15 @@ class Inputs:
         if settings.distill.enabled and settings.distill.teacher:
             wanted["teacher"] = self.teacher
         return wanted
+
+
+def check_cells(cells: Iterable[tuple[dict[str, Any], Settings]]) -> None:
+    """Refuse a sweep of which one cell cannot run; the error names the cell."""
+    for values, settings in cells:
+        try:
+            Inputs(settings)
+        except CrashError as error:
+            raise type(error)(f"the cell {shown(values)}: {error}") from error
 
 
 def check_budget(settings: Settings, num_blocks: int) -> None:

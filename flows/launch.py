@@ -9,7 +9,7 @@ from typing import Any
 from flows.environment import check_prefect, prepare_environment
 from flows.guard import start_temporary_server
 from flows.settings import Settings
-from tasks.core.errors import CrashError, EnvironmentFault
+from tasks.core.errors import EnvironmentFault
 from tasks.store.fronted import open_store
 from tasks.store.sender import warm_up
 from tasks.store.servers import shown
@@ -37,14 +37,9 @@ def launch_sweep(settings: Settings, axes: dict[str, list[Any]], at_once: int | 
     """Run the `sweep` flow in this process, its cells on the work pool where there is one; exit code."""
     _prepare(settings)
     from flows.grid import make_cells
-    from flows.grid import shown as shown_cell
-    from flows.inputs import Inputs
+    from flows.inputs import check_cells
 
-    for values, cell in make_cells(settings, axes):
-        try:
-            Inputs(cell)
-        except CrashError as error:
-            raise type(error)(f"the cell {shown_cell(values)}: {error}") from error
+    check_cells(make_cells(settings, axes))
     begun = time.monotonic()
     from flows.sweep import sweep
 

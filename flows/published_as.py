@@ -1,27 +1,38 @@
 """Which row of the papers' tables a strategy of these settings is, if it is one."""
 
+from flows.arguments import make_variant
 from flows.plan_settings import Strategy
-from flows.settings import Settings
+from flows.settings import Settings, Support
+
+# What of the support set changes no plan, or follows from the task.
+FREE_SUPPORT = {"max_tokens", "split"}
 
 
 def published_as(settings: Settings) -> dict[str, str]:
-    """Strategy to its name in `tasks.core.published`; what was changed in another way than the papers is left out."""
-    plan = settings.plan
-    if (settings.tune.method, settings.tune.trained) != ("blocks", "tuned"):
+    """Strategy, and `full`, to its name in `tasks.core.published`; what differs from the papers is left out."""
+    task = settings.task
+    if any((task.num_train, task.num_validation, task.num_test)):
         return {}
-    if settings.compress.method != "none" or plan.placement != "auto":
+    known: dict[str, str] = {name: row for name, row in _strategies(settings).items() if name in settings.strategy}
+    return {"full": "full", **known}
+
+
+def _strategies(settings: Settings) -> dict[str, str]:
+    plan, distill = settings.plan, settings.distill
+    if not make_variant(settings).is_default or settings.compress.method != "none" or plan.placement != "auto":
         return {}
-    if settings.distill.enabled:
-        known = {"uniform": "distilled"} if plan.share_of("uniform") in ("auto", "none") else {}
-    else:
-        names: tuple[Strategy, ...] = ("uniform", "uniform_spread")
-        known = {name: name for name in names if plan.share_of(name) in ("auto", "none")} | _crash(settings)
-    return {name: row for name, row in known.items() if name in settings.strategy}
+    unshared: tuple[Strategy, ...] = ("uniform", "uniform_spread")
+    plain: dict[str, str] = {name: name for name in unshared if plan.share_of(name) in ("auto", "none")}
+    if distill.enabled:
+        return {"uniform": "distilled"} if "uniform" in plain and distill.teacher is None else {}
+    return plain | _crash(settings)
 
 
 def _crash(settings: Settings) -> dict[str, str]:
-    plan = settings.plan
+    plan, support = settings.plan, settings.support
     if (settings.similarity.estimator, plan.linkage, plan.keep_ends) != ("linear_cka", "boundary", False):
+        return {}
+    if support.model_dump(exclude=FREE_SUPPORT) != Support().model_dump(exclude=FREE_SUPPORT):
         return {}
     rows = {"auto": "crash", "all": "crash", "none": "crash without sharing"}
     share = plan.share_of("crash")

@@ -63,9 +63,11 @@ def make_plan(trial: Trial, similar: Any) -> Any:
 
 
 def compare(trial: Trial) -> Any:
-    """How like the full model the plan's emulator is, on the owner's text."""
-    run = trial.run
-    inputs = {"model": run.model, "task": run.task, "plan": trial.found["plan"]}
+    """How like the full model the emulator is that would be given away, on the owner's text."""
+    run, plan = trial.run, trial.found["plan"]
+    inputs = {"model": run.model, "task": run.task, "plan": plan}
+    if run.settings.compress.method != "none" or run.settings.distill.enabled:
+        inputs["emulator"] = emulator_of(run, trial.name, plan)
     return run(proxies, trial.name, **inputs, **run.arguments.proxies)
 
 

@@ -166,6 +166,22 @@ class Settings(Group):
             )
         return self
 
+    @model_validator(mode="after")
+    def _tuning_leaves_what_was_compressed(self) -> "Settings":
+        compressed, tune = self.compress.method, self.tune
+        if tune.trained == "tuned" or compressed == "none":
+            return self
+        where = f'tune.trained = "{tune.trained}" with compress.method = "{compressed}"'
+        if compressed in ("prune", "quantise"):
+            undone = "fill what was pruned" if compressed == "prune" else "take the weights off their levels"
+            raise ValueError(f'{where}: training frozen blocks would {undone}; train "tuned", or choose low_rank')
+        if tune.method == "lora":
+            raise ValueError(
+                f"{where}: LoRA has no place on weights in two factors; choose tune.method from blocks, adapter, bitfit"
+                ' or train "tuned"'
+            )
+        return self
+
     @property
     def store_root(self) -> Path:
         """Folder of the artifact store, or the one in front of it."""

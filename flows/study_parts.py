@@ -52,6 +52,7 @@ def look_through_lenses(cell: StudyCell) -> None:
     cell(trajectory, **cell.inputs, lens=trained, plans=plans, split=split, precision=precision, **shown)
     tokens: dict[str, Any] = {"num_tokens": study.distance_tokens, "max_tokens": max_tokens}
     cell(distances, **cell.inputs, lens=trained, split=split, **tokens, **rows)
+    cell(distances, "logit lens", **cell.inputs, split=split, **tokens, **rows)
 
 
 def look_at_importance(cell: StudyCell) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from prefect import flow
+from prefect.runtime import deployment
 from pydantic import Field, PositiveInt
 
 from flows.cells import Cell, Outcome, on_pool, run_here, run_on_pool
 from flows.crash import RUNNER
 from flows.grid import make_cells, shown
+from flows.inputs import check_cells
 from flows.progress import Progress
 from flows.running import make_runtime, make_shared, recorded, run_name
 from flows.settings import Settings
@@ -43,6 +45,9 @@ def sweep(settings: Settings, grid: Grid, at_once: PositiveInt | None = None, wh
     pool, in this process, or on the pool when there is one.
     """
     made = make_cells(settings, grid)
+    if deployment.id:
+        # Started from a form: no command line has looked at the cells before.
+        check_cells(made)
     runtime = make_runtime(settings)
     own = make_shared(settings, runtime)
     name = sweep_name(settings, grid)

@@ -24,17 +24,19 @@ class Plugged:
 def collect(work: Work, *, axes: list[str], cells: list[dict[str, Any]]) -> dict:
     """One table: `table.csv` (long), `table_wide.csv` (tasks side by side), `table.md`, `table.html`, `sweep.json`.
 
-    axes: names of what differs; cells: for each its `values` on the axes (by name), and `report`, a reference to its
-    report, or `error`, what it ended with. Every strategy is compared with `uniform` on the rows that both scored.
+    axes: names of what differs (of strategies every row says its own); cells: for each its `values` on the axes (by
+    name), and `report`, a reference to its report, or `error`, what it ended with. Every strategy is compared with
+    `uniform` on the rows that both scored.
     """
     import json
 
     from tasks.store import sweep_pages
 
+    axes = [axis for axis in axes if axis != "strategy"]
     done = [_cell(work, cell) for cell in cells if cell.get("report") is not None]
     failed = [{"values": cell["values"], "error": cell["error"]} for cell in cells if cell.get("report") is None]
     rows = [row for cell in done for row in cell["rows"]]
-    found = {"axes": axes, "rows": rows, "tests": _tests(axes, done), "failed": failed}
+    found = {"axes": axes, "rows": rows, "tests": _tests(axes, done), "failed": failed, "num_done": len(done)}
     (work.out / "sweep.json").write_text(json.dumps(found, indent=1))
     (work.out / "table.csv").write_text(sweep_pages.long_csv(found))
     (work.out / "table_wide.csv").write_text(sweep_pages.wide_csv(found))
@@ -67,7 +69,7 @@ def _published(facts: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
 
     from tasks.core.published import published
 
-    known_as = {"full": "full", **facts["published_as"]}.get(row["strategy"])
+    known_as = facts["published_as"].get(row["strategy"])
     if known_as is None:
         return {}
     budget = facts["num_blocks"], facts["num_kept"], facts["num_tuned"]
@@ -86,7 +88,7 @@ def _figures(strategy: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _tests(axes: list[str], cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every plug-in against that of `uniform` in a cell that differs in nothing but the variant."""
+    """Every plug-in against that of `uniform` in a cell that differs in nothing but the variant or the strategy."""
     groups: dict[str, list[Plugged]] = {}
     for cell in cells:
         same = str([cell["values"][axis] for axis in axes if axis != "variant"])

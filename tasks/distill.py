@@ -1,8 +1,7 @@
 """Distill: train an emulator's frozen blocks on generic text to do what the blocks between the tuned ones did."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tasks.core.errors import DivergedError, EnvironmentFault
 from tasks.core.train_settings import TrainSettings
 from tasks.store.artifacts import Ref
 from tasks.store.models import ModelSource
@@ -10,13 +9,10 @@ from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
 from tasks.store.task_sources import TaskSource
 from tasks.store.work import Work
 
-if TYPE_CHECKING:
-    from tasks.core.progress import TrainResult
-
 
 @stage(
     packages=("torch", "transformers", "tokenizers", "accelerate"),
-    code=(*TEXT_CODE, *MODEL_CODE, "tasks.store.compressed", "tasks.store.distilled"),
+    code=(*TEXT_CODE, *MODEL_CODE, "tasks.store.compressed", "tasks.store.distilled", "tasks.store.windows"),
     gpu=True,
 )
 def distill(
@@ -32,8 +28,9 @@ def distill(
 ) -> dict:
     """An emulator folder like the one that is given, its frozen blocks trained (Offsite-Tuning, section 3.3).
 
-    text: documents, cut into windows of at most `block` tokens. Zeros of a pruned emulator stay; metrics have both
-    parts of the loss. Errors: InputError where the plan freezes nothing, DivergedError when a number is not finite.
+    text: documents one after another, in windows of `block` tokens, or the model's context if that is shorter. Zeros of
+    a pruned emulator stay; metrics have both parts of the loss. Errors: InputError where the plan freezes nothing,
+    DivergedError when a number is not finite.
     """
     from tasks.store.ranks import process_group, run_ranks
 
@@ -58,12 +55,13 @@ def _distill(
     """The stage in this process, which is alone or one of several that do the same; the first of them writes."""
     from tasks.core.devices import EVERY
     from tasks.core.distilling import FrozenBlocks
+    from tasks.core.training import train
     from tasks.store.distilled import keeps_zeros, require_places, write_distilled
-    from tasks.store.examples import load_examples
     from tasks.store.models import load_model, load_tokenizer, resolve_model
     from tasks.store.tensor_files import count_parameters, weight_bytes
     from tasks.store.usage import Usage
     from tasks.store.weights import load_emulator, read_plan
+    from tasks.store.windows import load_windows
 
     folder = work.open(emulator)
     source, plan = resolve_model(str(folder), store=work.store), read_plan(folder)
@@ -81,13 +79,12 @@ def _distill(
     require_places(folder, trained.state())
     tokenizer = load_tokenizer(source)
     length = min(block, source.context)
-    rows = load_examples(text, "train", tokenizer, length)
-    validation = load_examples(text, "validation", tokenizer, length) if settings.eval_steps else None
+    rows = load_windows(text, "train", tokenizer, length)
     usage = Usage(work.device, work.rank)
-    result = _train(
+    result = train(
         trained,
-        rows.rows,
-        validation.rows if validation else [],
+        rows,
+        load_windows(text, "validation", tokenizer, length) if settings.eval_steps else [],
         settings,
         device=work.device,
         precision=precision,
@@ -100,6 +97,7 @@ def _distill(
         ),
         should_stop=work.stop_requested,
         progress=lambda steps: work.progress(steps, "steps"),
+        group="distill",
     )
     if not work.rank:
         write_distilled(folder, result.state, work.out)
@@ -108,14 +106,4 @@ def _distill(
         "num_parameters": count_parameters(folder),
         "num_trained": result.num_parameters,
     }
-    return {**result.summary(), **size, "num_rows": len(rows.rows)}
-
-
-def _train(*arguments: Any, **options: Any) -> "TrainResult":
-    """The training loop, whose advice names the settings of this stage."""
-    from tasks.core.training import train
-
-    try:
-        return train(*arguments, **options)
-    except (DivergedError, EnvironmentFault) as error:
-        raise type(error)(str(error).replace("tune.", "distill.")) from error
+    return {**result.summary(), **size, "num_rows": rows.num_rows, "num_windows": len(rows)}

@@ -1,4 +1,4 @@
-"""Proxies: how like the full model one plan's emulator is, on text of the owner's, without a tuning."""
+"""Proxies: how like the full model an emulator is, on text of the owner's, without a tuning."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,15 @@ def proxies(
     task: TaskSource,
     plan: Ref,
     *,
+    emulator: Ref | None = None,
     num_rows: int,
     split: Split,
     max_tokens: int,
     precision: str,
 ) -> dict[str, Any]:
-    """Gradient cosine, divergence of next tokens, and error of states of a plan's emulator against the full model.
+    """Gradient cosine, divergence of next tokens, and error of states of an emulator against the full model.
 
+    emulator: one that was compressed or distilled; by default that of the plan, which needs no memory of its own.
     Computed on the first `num_rows` rows of the support split, the owner's text from which the plan itself is made:
     always prompt and answer, because losses are of answers. Writes `proxies.json` (`tasks.core.proxies.Proxies`, with
     every tuned block). Errors: InputError where a number is not finite.
@@ -44,7 +46,7 @@ def proxies(
     tokenizer = load_tokenizer(model)
     examples = load_examples(task, split, tokenizer, model.context, limit=num_rows)
     found = measure_proxies(
-        *_pair(work, model, how, precision),
+        *_pair(work, model, emulator, how, precision),
         how,
         examples.rows[:num_rows],
         max_tokens=max_tokens,
@@ -57,15 +59,22 @@ def proxies(
     return {**values, "num_rows": len(examples.rows[:num_rows]), "num_answer_tokens": found.num_answer_tokens}
 
 
-def _pair(work: Work, model: ModelSource, plan: "Plan", precision: str) -> "tuple[PreTrainedModel, PreTrainedModel]":
-    """The full model and the emulator over the same tensors; spread over several GPUs each has its own."""
+def _pair(
+    work: Work, model: ModelSource, emulator: Ref | None, plan: "Plan", precision: str
+) -> "tuple[PreTrainedModel, PreTrainedModel]":
+    """The full model and the emulator: over the same tensors, unless it has others or both are spread over GPUs."""
     from tasks.core.blocks import with_layout
     from tasks.core.devices import EVERY, place
     from tasks.store.models import load_model
+    from tasks.store.weights import load_emulator
 
+    if emulator is not None:
+        full = load_model(model, precision)
+        given = load_emulator(work.open(emulator), dtype=precision)
+        return place(full, work.device), place(given, work.device)
     if work.device != EVERY:
         full = load_model(model, precision, work.device)
         return full, with_layout(full, plan)
     full = load_model(model, precision)
-    emulator = with_layout(full, plan)
-    return place(full, EVERY), place(emulator, EVERY)
+    own = with_layout(full, plan)
+    return place(full, EVERY), place(own, EVERY)

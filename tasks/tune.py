@@ -1,7 +1,9 @@
 """Tune: train the tuned blocks inside the emulator, on data that never leaves its owner."""
 
+import time
 from typing import TYPE_CHECKING, Any
 
+from tasks.core.errors import DivergedError
 from tasks.core.train_settings import TrainSettings
 from tasks.core.variant import WHOLE_BLOCKS, Variant
 from tasks.store.artifacts import Ref
@@ -37,7 +39,8 @@ def tune(
     Exactly one of emulator and model is given. variant: which tensors are trained, and how; by default whole tuned
     blocks. Writes `tuned.safetensors` (what was trained, in float32), `variant.json` and `plan.json`, and
     `emulator.safetensors` where frozen blocks were trained; nothing else of the model. Errors: DivergedError when loss
-    or gradient is not finite, InputError where the plan or the family leaves nothing to train.
+    or gradient is not finite, InputError where the plan or the family leaves nothing to train. One that may diverge
+    (`settings.may_diverge`) and does has the reason as its result: `diverged` in the summary and in `diverged.json`.
     """
     from tasks.store.ranks import process_group, run_ranks
 
@@ -45,8 +48,14 @@ def tune(
     arguments |= {"settings": settings, "precision": precision, "variant": variant}
     if work.num_processes > 1 and work.rank is None:
         return run_ranks(work, (__name__, "tune"), arguments)
+    began = time.monotonic()
     with process_group(work):
-        return _tune(work, **arguments)
+        try:
+            return _tune(work, **arguments)
+        except DivergedError as error:
+            if not settings.may_diverge:
+                raise
+            return _diverged(work, error, time.monotonic() - began)
 
 
 def _tune(
@@ -110,3 +119,12 @@ def _network(
         return load_emulator(folder, dtype=dtype), resolve_model(str(folder), store=work.store)
     assert model is not None
     return with_layout(load_model(model, "stored" if dtype == "auto" else dtype), plan), model
+
+
+def _diverged(work: Work, error: DivergedError, seconds: float) -> dict[str, Any]:
+    """What is left of a tuning that diverged where it may."""
+    from tasks.store.returned import write_diverged
+
+    if not work.rank:
+        write_diverged(work.out, str(error))
+    return {"diverged": str(error), "seconds": round(seconds, 3)}

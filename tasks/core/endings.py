@@ -11,21 +11,21 @@ def not_finite(**values: float) -> str | None:
     return next((name for name, value in values.items() if not math.isfinite(value)), None)
 
 
-def diverged(what: str, learning_rate: float, progress: Progress, where: str = "") -> DivergedError:
-    """A number that is not finite. where: numbers of the rows it came from, never the rows."""
+def diverged(group: str, what: str, learning_rate: float, progress: Progress, where: str = "") -> DivergedError:
+    """A number that is not finite. group: of the settings; where: numbers of the rows it came from, never the rows."""
     rows, look = (f", {where}", ", or look at those rows") if where else ("", "")
     return DivergedError(
-        f"{what}, learning rate {learning_rate:.3g}{rows}; {_kept(progress)}. Lower tune.learning_rate{look}"
+        f"{what}, learning rate {learning_rate:.3g}{rows}; {_kept(progress)}. Lower {group}.learning_rate{look}"
     )
 
 
-def out_of_memory(progress: Progress, num_steps: int) -> EnvironmentFault:
-    """Memory that did not suffice, for the second time where it could be tried twice."""
+def out_of_memory(group: str, progress: Progress, num_steps: int) -> EnvironmentFault:
+    """Memory that did not suffice, for the second time where it could be tried twice. group: of the settings."""
     limit = progress.max_tokens
     again = f", although forward passes were halved to {limit} tokens" if limit else ""
     return EnvironmentFault(
-        f"out of memory after {progress.step} of {num_steps} steps{again}; {_kept(progress)}. Lower tune.max_tokens or"
-        ' plan.num_tuned, take more GPUs (place.gpus_per_stage, with place.parallel = "layers" or "sharded"), or'
+        f"out of memory after {progress.step} of {num_steps} steps{again}; {_kept(progress)}. Lower {group}.max_tokens"
+        ' or plan.num_tuned, take more GPUs (place.gpus_per_stage, with place.parallel = "layers" or "sharded"), or'
         ' compute in model.precision = "bfloat16"'
     )
 

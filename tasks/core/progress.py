@@ -28,7 +28,8 @@ class Checkpoint(Protocol):
 class Progress:
     """max_tokens: of a forward pass, once memory did not suffice for what the settings say.
 
-    num_stale: validations in a row that were no better than the best.
+    num_stale: validations in a row that were no better than the best. seconds: until the last save, of all processes
+    that came after one another.
     """
 
     step: int = 0
@@ -41,6 +42,7 @@ class Progress:
     max_tokens: int | None = None
     out_of_memory_step: int | None = None
     num_stale: int = 0
+    seconds: float = 0.0
 
     def validated(self, value: float, state: dict[str, Tensor]) -> None:
         """Take in the validation loss behind the last step; of the best state a copy is kept."""
@@ -84,7 +86,7 @@ class TrainResult:
         seconds: float,
         state: dict[str, Tensor],
     ) -> "TrainResult":
-        """num_steps: those that were planned; seconds: of this process alone, without what a resumed one began with."""
+        """num_steps: those that were planned; seconds: from the first step, without what a killed process lost."""
         return TrainResult(
             num_steps=progress.step,
             final_loss=progress.loss,

@@ -10,8 +10,8 @@ SCHEDULES = ("cosine", "linear", "constant")
 # No setting of a tuning and in no key: as with threads and kinds of device, sums are taken in another order (and where
 # a model has dropout, other values drop out), and what one GPU has computed is not computed again on eight.
 PARALLEL = ("layers", "data", "sharded")
-# What says how often progress is saved and where activations lie, not what is computed.
-NOT_CONTENT = ("checkpoint_steps", "gradient_checkpointing")
+# What says how often progress is saved, where activations lie and whether divergence ends a run, not what is computed.
+NOT_CONTENT = ("checkpoint_steps", "gradient_checkpointing", "may_diverge")
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class TrainSettings:
     eval_steps: steps between validations, whose best state is kept; None keeps the last state.
     patience: validations in a row without a better loss, after which the tuning ends; None goes on to the last step.
     gradient_checkpointing: compute activations a second time in the backward pass instead of keeping them.
+    may_diverge: one of several tunings of which the best is taken, so that to diverge is a result, not an error.
     """
 
     learning_rate: float
@@ -38,6 +39,7 @@ class TrainSettings:
     seed: int = 0
     patience: int | None = None
     gradient_checkpointing: bool = False
+    may_diverge: bool = False
 
     def __post_init__(self) -> None:
         if (self.num_steps is None) == (self.num_epochs is None):

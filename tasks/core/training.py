@@ -12,7 +12,7 @@ from tasks.core.batching import Example, training_batch
 from tasks.core.devices import EVERY, place
 from tasks.core.dividing import Division
 from tasks.core.endings import diverged, not_finite, out_of_memory
-from tasks.core.errors import DivergedError, InputError, InterruptedRun
+from tasks.core.errors import DivergedError, EnvironmentFault, InputError, InterruptedRun
 from tasks.core.formats import make_accelerator, set_formats
 from tasks.core.losses import summed_loss
 from tasks.core.memory import is_memory_fault, recomputing, release
@@ -43,6 +43,7 @@ def train(
     on_metrics: Metrics = lambda step, values: None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    group: str = "tune",
 ) -> TrainResult:
     """Train some tensors of a model in place; afterwards they hold the state that is to be kept.
 
@@ -51,7 +52,8 @@ def train(
     interruption. With parallel "data" or "sharded" every process of torch's process group calls this with the same
     arguments; the first one reads and writes the checkpoint. Raises DivergedError before the optimizer step at which
     loss or gradient is not finite, InterruptedRun after saving when should_stop() is true in any process, InputError
-    when there is nothing to train on, EnvironmentFault when memory does not suffice a second time.
+    when there is nothing to train on, EnvironmentFault when memory does not suffice a second time; their advice names
+    the settings of `group`.
     """
     if not examples:
         raise InputError("there are no training rows")
@@ -60,8 +62,7 @@ def train(
     team = make_team(parallel, accelerator.device)
     if not team.in_step:
         place(trained.model, EVERY if device == EVERY else accelerator.device)
-    run = _Tuning(trained, examples, validation, settings, accelerator, team, pad_id, checkpoint)
-    began = time.monotonic()
+    run = _Tuning(trained, examples, validation, settings, accelerator, team, pad_id, checkpoint, group)
     run.resume()
     try:
         with recomputing(trained.model, settings.gradient_checkpointing):
@@ -69,8 +70,8 @@ def train(
     except (RuntimeError, MemoryError) as error:
         if not is_memory_fault(error):
             raise
-        raise out_of_memory(run.progress, run.num_steps) from error
-    return run.finish(time.monotonic() - began)
+        raise run.out_of_memory() from error
+    return run.finish()
 
 
 def _all_steps(
@@ -103,8 +104,9 @@ class _Tuning:
         team: Team,
         pad_id: int,
         checkpoint: Checkpoint | None,
+        group: str,
     ) -> None:
-        self.examples, self.settings, self.checkpoint = examples, settings, checkpoint
+        self.examples, self.settings, self.checkpoint, self.group = examples, settings, checkpoint, group
         self.trained, self.accelerator, self.team = trained, accelerator, team
         self.division = Division(team, settings.max_tokens, pad_id, accelerator.device)
         torch.manual_seed(settings.seed)
@@ -118,7 +120,7 @@ class _Tuning:
         self.num_steps = num_training_steps(settings, len(examples))
         self.progress = Progress()
         self.validation = self.division.passes(validation) if validation else None
-        self._tokens, self._since = 0, time.monotonic()
+        self._tokens, self._since, self._before = 0, time.monotonic(), 0.0
 
     @property
     def is_over(self) -> bool:
@@ -169,6 +171,7 @@ class _Tuning:
         """Everything that the next step depends on."""
         if self.checkpoint is None:
             return
+        self.progress.seconds = self.seconds
         tensors, facts = self.state.take(self.progress)
         if self.team.rank == 0:
             self.checkpoint.save(tensors, facts)
@@ -179,8 +182,14 @@ class _Tuning:
         if (saved := self.team.from_first(found)) is not None:
             self.progress = self.state.put(*saved)
             self.division.max_tokens = self.progress.max_tokens or self.settings.max_tokens
+            self._before = self.progress.seconds
 
-    def finish(self, seconds: float) -> TrainResult:
+    @property
+    def seconds(self) -> float:
+        """Time of training so far, that of processes before this one included."""
+        return self._before + time.monotonic() - self._since
+
+    def finish(self) -> TrainResult:
         """Put the state that is kept into the model."""
         progress = self.progress
         if progress.best:
@@ -191,7 +200,7 @@ class _Tuning:
             if not tensor.isfinite().all():
                 raise self._diverged(f"{name} is not finite after the last step, {progress.step}")
         num_parameters = sum(parameter.numel() for parameter in self.parameters)
-        return TrainResult.of(progress, self.num_steps, num_parameters, self.team.size, seconds, state)
+        return TrainResult.of(progress, self.num_steps, num_parameters, self.team.size, self.seconds, state)
 
     def _gradient(self, step: int, rows: Sequence[Example], num_answers: int) -> float:
         """Leave the gradient of the mean loss over the batch's answers; the sum of their losses in nats."""
@@ -200,7 +209,7 @@ class _Tuning:
             self._cut_finer(step, rows)
             total, num_faults = self._try_gradient(rows, num_answers)
             if num_faults:
-                raise out_of_memory(self.progress, self.num_steps)
+                raise self.out_of_memory()
         self.team.average_gradients()
         return total
 
@@ -224,7 +233,7 @@ class _Tuning:
     def _cut_finer(self, step: int, rows: Sequence[Example]) -> None:
         """From here on, forward passes of half the size: as many tokens a step, and so the same loss."""
         if self.progress.max_tokens is not None:
-            raise out_of_memory(self.progress, self.num_steps)
+            raise self.out_of_memory()
         largest = self.division.largest(rows)
         self.progress.max_tokens = self.division.max_tokens = max(1, largest // 2)
         self.progress.out_of_memory_step = step + 1
@@ -232,8 +241,8 @@ class _Tuning:
         release()
         logger.warning(
             "out of memory at step %d of %d in a forward pass of %d tokens: tried again, and continued, with at most %d"
-            " and accumulation; batch and loss stay as they are. A lower tune.max_tokens avoids it",
-            *(step + 1, self.num_steps, largest, self.progress.max_tokens),
+            " and accumulation; batch and loss stay as they are. A lower %s.max_tokens avoids it",
+            *(step + 1, self.num_steps, largest, self.progress.max_tokens, self.group),
         )
 
     def _speed(self, num_tokens: int) -> float:
@@ -245,5 +254,9 @@ class _Tuning:
             where = f"training rows {[row.row for row in rows]}"
             raise self._diverged(f"the {what} is not finite at step {step + 1} of {self.num_steps}", where)
 
+    def out_of_memory(self) -> EnvironmentFault:
+        """Memory does not suffice, and no smaller forward pass is left to try."""
+        return out_of_memory(self.group, self.progress, self.num_steps)
+
     def _diverged(self, what: str, where: str = "") -> DivergedError:
-        return diverged(what, self.optimizer.param_groups[0]["lr"], self.progress, where)
+        return diverged(self.group, what, self.optimizer.param_groups[0]["lr"], self.progress, where)

@@ -73,7 +73,7 @@ def draw_surfaces(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
             ends = {"color": "white", "mec": INK, "mew": 1.2, "marker": marker, "linestyle": "none"}
             axes.plot([px], [py], [height], markersize=7, zorder=11, label=point, **ends)
         axes.legend(fontsize=9, loc="upper left", frameon=False)
-        axes.view_init(elev=34, azim=_azimuth(each, np.asarray(shown.filled(high))))
+        axes.view_init(elev=34, azim=_azimuth(each, np.ma.filled(shown, high)))
         _surface_axes(axes, each, scale)
     save(made, out / f"{name}.png")
     _write(seen, out / f"{name}.csv")

@@ -4,12 +4,15 @@
 of a parameter in the block, `{module}.lora_A` or `{module}.lora_B`, or `adapter.{down, up}.{weight, bias}`.
 `emulator.safetensors`, in the same names, are frozen blocks that were trained: only the tuned emulator needs them.
 `variant.json` says what was trained and how (without it: whole tuned blocks), `plan.json` of which model.
+`diverged.json` stands alone, where nothing came of the tuning.
 """
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.core.errors import DivergedError
 from tasks.core.plan import Plan
 from tasks.core.variant import Variant
 
@@ -20,7 +23,8 @@ TUNED_FILE = "tuned.safetensors"
 EMULATOR_FILE = "emulator.safetensors"
 VARIANT_FILE = "variant.json"
 PLAN_FILE = "plan.json"
-# Everything that can be in such a folder.
+DIVERGED_FILE = "diverged.json"
+# Everything that a tuning can leave that did not diverge.
 FILES = (TUNED_FILE, EMULATOR_FILE, VARIANT_FILE, PLAN_FILE)
 
 
@@ -48,10 +52,20 @@ def write_returned(folder: Path, plan: Plan, variant: Variant, state: "dict[str,
     (folder / PLAN_FILE).write_text(plan.to_json())
 
 
+def write_diverged(folder: Path, reason: str) -> None:
+    """Write why there is nothing to return."""
+    (folder / DIVERGED_FILE).write_text(json.dumps({"diverged": reason}))
+
+
 def read_returned(folder: Path) -> Returned:
-    """InputError where a file does not say what it must; names and shapes are checked against the model."""
+    """DivergedError where nothing came of the tuning, InputError where a file does not say what it must.
+
+    Names and shapes are checked against the model by who puts the tensors into it.
+    """
     from safetensors.torch import load_file
 
+    if (folder / DIVERGED_FILE).exists():
+        raise DivergedError(json.loads((folder / DIVERGED_FILE).read_text())["diverged"])
     variant, kept = folder / VARIANT_FILE, folder / EMULATOR_FILE
     return Returned(
         Plan.from_json((folder / PLAN_FILE).read_text()),

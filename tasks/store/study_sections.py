@@ -7,6 +7,7 @@ from pathlib import Path
 from tasks.store import structure_figures as structure
 from tasks.store.importance_figures import draw_importance
 from tasks.store.landscape_figures import draw_landscape
+from tasks.store.lens_figures import draw_lens
 from tasks.store.studied import Drawn, Studied
 
 Draw = Callable[[Sequence[Studied], Path], list[Drawn]]
@@ -51,6 +52,14 @@ PARTS: tuple[Part, ...] = (
         (structure.draw_structure,),
     ),
     Part(
+        "lens",
+        "Predictions",
+        "What each block would predict if the model ended there, read through a lens: the model's own norm and head"
+        " (logit lens), or these behind an affine map that was trained for the block (tuned lens).",
+        ("lens", "distances", "trajectory"),
+        (draw_lens,),
+    ),
+    Part(
         "importance",
         "Importance",
         "What is lost without a block, with another in its place, and when its tuning is undone. The smaller the loss"
@@ -61,8 +70,8 @@ PARTS: tuple[Part, ...] = (
     Part(
         "landscape",
         "Loss landscape",
-        "Where tuned models lie. Two of them are linearly connected where the loss on the straight line between them"
-        " rises no further than at its ends.",
+        "Where tuned models lie. Two of them are linearly connected where the loss on the line between them rises less"
+        " than 2 % above the straight line between their losses; the largest rise is the barrier.",
         ("landscape",),
         (draw_landscape,),
     ),

@@ -67,11 +67,10 @@ def page(found: dict[str, Any]) -> str:
 
 def title(found: dict[str, Any]) -> str:
     """How many cells ended well, and what they are scored by."""
-    done = {repr([row[axis] for axis in found["axes"]]) for row in found["rows"]}
     scored = [row for row in found["rows"] if row.get("num_seeds")]
     metrics, tasks, models = (sorted({str(row[name]) for row in scored}) for name in ("metric", "task", "model"))
     what = f": {', '.join(tasks)} with {', '.join(models)}, {', '.join(metrics)}" if scored else ""
-    return f"{len(done)} of {len(done) + len(found['failed'])} cells{what}"
+    return f"{found['num_done']} of {found['num_done'] + len(found['failed'])} cells{what}"
 
 
 WIDE_STYLE = """

@@ -25,7 +25,7 @@ TESTS_NOTE = (
 )
 PUBLISHED_NOTE = (
     "Ours beside what the papers print for the same model, task and budget; the last column is the difference in"
-    " standard errors of both."
+    " standard errors of both. Offsite-Tuning does not say how its perplexity of WikiText is counted; ours is per word."
 )
 
 
@@ -85,9 +85,14 @@ def _scores(axes: list[str], rows: list[Row], failed: list[Row]) -> Section:
             lines.append([*values, name, *full, *(_text(scores.get((name, each)), each) for each in COLUMNS)])
     if lines:
         empty = [""] * (len(header) - len(axes) - 2)
-        lines += [[*(str(values[axis]) for axis in axes), FAILED, *empty, ""] for values in failed]
+        lines += [[*(str(values[axis]) for axis in axes), _failed(values), *empty, ""] for values in failed]
     header, lines = _without_empty(header, lines)
     return Section("Scores", header, lines, len(axes) + 1, SCORES_NOTE)
+
+
+def _failed(values: Row) -> str:
+    """In the place of a strategy's name; where strategies are an axis, which ones."""
+    return f"{FAILED} ({', '.join(values['strategy'])})" if "strategy" in values else FAILED
 
 
 def _by_task(axes: list[str], rows: list[Row], failed: list[Row]) -> Section:
@@ -134,9 +139,10 @@ def _spending(axes: list[str], rows: list[Row]) -> Section:
     lines = []
     for values, own in _by_cell(axes, rows):
         found = {(row["strategy"], row["setting"]): row["value"] for row in own}
-        for name in _strategies(own):
+        for name in ["full", *_strategies(own)]:
             shown_figures = [spending.shown(key, found.get((name, key))) for key in figures]
-            lines.append([*values, name, *shown_figures])
+            if any(shown_figures):
+                lines.append([*values, name, *shown_figures])
     header, lines = _without_empty([*axes, "strategy", *figures.values()], lines)
     return Section(
         "Given away, and taken to tune", header, lines, len(axes) + 1, f"{spending.NOTE} {spending.EFFORT_NOTE}"

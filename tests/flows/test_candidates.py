@@ -5,6 +5,7 @@ import tomllib
 import pytest
 
 from flows.candidates import make_candidates, snippet
+from flows.emulator_settings import Compress
 from flows.settings import Settings
 from tasks.core.errors import InputError
 from tasks.core.sizes import Sizes
@@ -98,3 +99,9 @@ def test_each_strategy_shares_in_its_own_way_and_named_blocks_are_counted():
     assert only.name == "uniform 4/2 none"
     explicit = settings({"strategy": ["reverse"]}, {"placement": "explicit", "tuned": [0, 2, 3]})
     assert [candidate.name for candidate in make_candidates(explicit, SIZES)] == ["reverse 4/3 none"]
+
+
+def test_of_low_rank_emulators_the_plan_does_not_say_what_they_disclose():
+    low_rank = settings({}).model_copy(update={"compress": Compress(method="low_rank", rank=2)})
+    with pytest.raises(InputError, match="search without it, then run the best plan with it"):
+        make_candidates(low_rank, SIZES)

@@ -22,6 +22,33 @@ from flows.settings import Settings
     ],
 )
 def test_each_strategy_by_its_own_sharing(share: Any, expected: dict[str, str]) -> None:
-    settings = {"model": {"name": "m"}, "task": {"name": "t"}, "plan": {"num_kept": 6, "share": share}}
+    assert known(plan={"num_kept": 6, "share": share}) == {"full": "full", **expected}
+
+
+def known(**changes: Any) -> dict[str, str]:
+    settings = {"model": {"name": "m"}, "task": {"name": "t"}, "plan": {"num_kept": 6}, **changes}
     settings["strategy"] = ["uniform", "uniform_spread", "crash"]
-    assert published_as(Settings.model_validate(settings)) == expected
+    return published_as(Settings.model_validate(settings))
+
+
+DISTILLED = {"enabled": True, "data": "text", "num_steps": 9, "warmup_steps": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"task": {"name": "t", "num_test": 64}}, set()),
+        ({"task": {"name": "t", "num_train": 64}}, set()),
+        ({"tune": {"lm_head": True}}, {"full"}),
+        ({"tune": {"freeze_bottom": True}}, {"full"}),
+        ({"tune": {"method": "lora"}}, {"full"}),
+        ({"support": {"pooling": "last"}}, {"full", "uniform", "uniform_spread"}),
+        ({"support": {"split": "train", "max_tokens": 64}}, {"full", "uniform", "uniform_spread", "crash"}),
+        ({"similarity": {"estimator": "debiased_cka"}}, {"full", "uniform", "uniform_spread"}),
+        ({"distill": DISTILLED}, {"full", "uniform"}),
+        ({"distill": DISTILLED | {"teacher": "other"}}, {"full"}),
+        ({"compress": {"method": "prune", "ratio": 0.5}}, {"full"}),
+    ],
+)
+def test_what_was_done_otherwise_is_not_compared(changes: dict[str, Any], expected: set[str]) -> None:
+    assert set(known(**changes)) == expected

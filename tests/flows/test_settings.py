@@ -96,6 +96,12 @@ def test_epochs_and_steps_exclude_one_another(tmp_path):
     ("changes", "message"),
     [
         (["tune.eval_steps=2", "tune.learning_rates=[1e-4, 1e-4]"], "names a rate twice"),
+        (["tune.trained=all", "compress.method=prune", "compress.ratio=0.5"], "would fill what was pruned; train"),
+        (["tune.trained=frozen", "compress.method=quantise", "compress.bits=4"], "take the weights off their levels"),
+        (
+            ["tune.trained=all", "tune.method=lora", "compress.method=low_rank", "compress.rank=2"],
+            "LoRA has no place on weights in two factors; choose tune.method from blocks, adapter, bitfit",
+        ),
         (
             ["tune.trained=frozen", "tune.freeze_bottom=true"],
             'about tuned blocks, of which trained = "frozen"',

@@ -71,7 +71,7 @@ def test_one_way_to_share_is_for_all_and_a_table_for_those_in_it() -> None:
     ],
 )
 def test_published_rows_are_those_of_the_same_placement_and_sharing(plan: dict[str, Any], rows: dict[str, str]) -> None:
-    assert published_as(settings(["uniform", "uniform_spread", "crash", "random"], **plan)) == rows
+    assert published_as(settings(["uniform", "uniform_spread", "crash", "random"], **plan)) == {"full": "full", **rows}
 
 
 def test_in_a_grid_a_list_of_ways_to_share_is_an_axis_and_a_table_is_none() -> None:

@@ -39,7 +39,19 @@ study.parts = ["similarity", "datasets"]
 """
 # Of the first cell every stage; of the second its states, compared with those of its emulators, once for each pooling.
 STAGES = {"capture": 8, "structure": 4, "similarity": 2, "cross": 4, "datasets": 1, "weights": 1, "lens": 1}
-STAGES |= {"trajectory": 1, "distances": 1, "importance": 1, "landscape": 1, "findings": 1, "tune": 3, "plug_in": 2}
+STAGES |= {"trajectory": 1, "distances": 2, "importance": 1, "landscape": 1, "findings": 1, "tune": 3, "plug_in": 2}
+
+# Some of the figures of every part that has heatmaps.
+HEATMAPS = {"similarity-linear-cka", "cross-debiased-cka", "modules", "importance_pairs", "landscape_plane"}
+HEATMAPS |= {"weights-distance", "datasets", "lens_distances_tuned", "lens_distances_logit", "lens_trajectory_1_1"}
+# Where the first row and column of a picture's first heatmap meet, in the window.
+LOWEST = """(() => { const picture = document.querySelector('#NAME .picture'); picture.scrollIntoView();
+const { box: [left, first, right, last], rows, columns } = JSON.parse(picture.querySelector('script').textContent)[0];
+const frame = picture.getBoundingClientRect();
+const x = left + 0.75 * (right - left) / columns.length, y = first + 0.75 * (last - first) / rows.length;
+window.scrollBy(0, frame.top + frame.height * y - window.innerHeight / 2);
+const moved = picture.getBoundingClientRect();
+return [moved.left + moved.width * x, moved.top + moved.height * y] })()"""
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +88,11 @@ def test_every_part_of_a_study_is_on_its_page_and_found_again(settings, tmp_path
             "Array.from(document.querySelectorAll('nav a')).map(link => !!document.querySelector(link.hash))"
         )
         assert links == [True] * 6
+        assert set(shown.ask("Array.from(document.querySelectorAll('figure:has(.cells)'), one => one.id)")) >= HEATMAPS
+        for name in HEATMAPS:
+            shown.point(*shown.ask(LOWEST.replace("NAME", name)))
+            words = shown.ask(f"document.querySelector('#{name} .value').textContent")
+            assert re.fullmatch(r".+, .+: (-?[0-9.e+-]+.*|no value)", words), (name, words)
         assert shown.errors == []
 
     second = crash("study", str(settings))

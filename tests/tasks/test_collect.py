@@ -34,7 +34,7 @@ def report(
         ]
     rows = [{**row, "metric": "acc", "num_seeds": 1, "error_over": "rows"} for row in rows]
     facts = {"model": model, "task": task, "num_blocks": 24, "num_kept": 12, "num_tuned": 4}
-    facts["published_as"] = {name: name for name in strategies}
+    facts["published_as"] = {name: name for name in ("full", *strategies)}
     spending = {"full": {"trained_parameters": 100}}
     spending |= {
         name: {"disclosed_parameters": 60, "disclosed_share": 0.6, "returned_bytes": 80} for name in strategies
@@ -103,6 +103,25 @@ def test_sizes_and_efforts_are_rows_with_their_unit(tmp_path, cells):
     assert "60%" in text
     assert "2.5 s" in text
     assert "0.25 GiB" in text
+
+
+def test_strategies_may_be_an_axis_themselves(tmp_path):
+    store = Store(tmp_path)
+    cells = [
+        {"values": {"strategy": ["uniform"], "plan.num_kept": 4}, "report": report(store, 3, ("uniform",))},
+        {"values": {"strategy": ["crash"], "plan.num_kept": 4}, "report": report(store, 8, ("crash",))},
+        {"values": {"strategy": ["random"], "plan.num_kept": 4}, "report": None, "error": "no memory"},
+    ]
+    folder = collected(tmp_path, ["strategy", "plan.num_kept"], cells)
+    found = json.loads((folder / "sweep.json").read_text())
+    assert [(test["strategy"], test["num_rows"]) for test in found["tests"]] == [("crash", NUM_ROWS)]
+    assert {row["strategy"] for row in found["rows"]} == {"full", "uniform", "crash"}
+    text = (folder / "table.md").read_text()
+    assert text.startswith("2 of 3 cells")
+    header = next(line for line in text.splitlines() if line.startswith("| plan.num_kept"))
+    assert header.count("strategy") == 1
+    assert "full zero-shot" in header
+    assert "| failed (random) " in text
 
 
 def test_every_strategy_is_compared_with_uniform_on_the_same_rows(tmp_path):

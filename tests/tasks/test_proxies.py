@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from tasks.compress import compress
 from tasks.core.blocks import with_layout
+from tasks.core.compression import Compression
 from tasks.core.proxies import measure_proxies
 from tasks.proxies import proxies
 from tasks.store.artifacts import Ref
@@ -45,3 +47,14 @@ def test_a_second_call_is_a_hit(chain: Chain) -> None:
     assert measured(chain, chain.plan) == first
     assert chain.num_computed == count
     assert measured(chain, chain.plan, num_rows=4).key != first.key
+
+
+def test_an_emulator_that_was_changed_is_measured_itself(chain: Chain) -> None:
+    plain = chain.emulate(chain.plan)
+    pruned = compress.run(chain.runtime, emulator=plain, how=Compression("prune", ratio=0.9))
+    by_plan, itself, changed = (
+        measured(chain, chain.plan, **more).summary for more in ({}, {"emulator": plain}, {"emulator": pruned})
+    )
+    assert itself == pytest.approx(by_plan, rel=1e-5)
+    assert changed["kl"] > 1.1 * by_plan["kl"]
+    assert changed["gradient_cosine"] < by_plan["gradient_cosine"]

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.errors import InputError
+from tasks.core.errors import DivergedError, InputError
+from tasks.plug_in import plug_in
 from tasks.select import select
 from tasks.store.artifacts import Ref
 from tests.tasks.chain import Chain
@@ -39,9 +40,17 @@ def test_the_lowest_validation_loss_is_taken_as_it_is(chain: Chain, order: list[
     assert contents(chain.open(ref)) == contents(chain.open(tunings[best]))
     assert ref.summary["learning_rate"] == rates[best]
     assert [ref.summary[f"validation_loss_at_{rate:g}"] for rate in rates] == losses
-    own = tunings[best].summary
+    peaks = {name: max(each.summary[name] for each in tunings) for name in own_peaks(tunings[best])}
+    own = tunings[best].summary | peaks
     assert {name: ref.summary[name] for name in own} == own
     assert ref.summary["all_seconds"] == pytest.approx(sum(each.summary["seconds"] for each in tunings), abs=1e-3)
+
+
+def own_peaks(ref: Ref) -> list[str]:
+    """Names of its measures of memory."""
+    found = [name for name in ref.summary if name.startswith("peak_")]
+    assert found
+    return found
 
 
 def validation_losses(chain: Chain, ref: Ref) -> list[float]:
@@ -58,4 +67,33 @@ def test_a_tuning_without_validation_cannot_be_chosen(chain: Chain) -> None:
     count = chain.num_artifacts("select")
     with pytest.raises(InputError, match=r"learning rate 0\.001 was not validated.*give tune\.eval_steps"):
         selected(chain, [chain.tune(eval_steps=3), chain.tune()], [1e-2, 1e-3])
+    assert chain.num_artifacts("select") == count
+
+
+@pytest.fixture(scope="module")
+def diverged(chain: Chain) -> Ref:
+    return chain.tune(learning_rate=1e30, schedule="constant", eval_steps=3, may_diverge=True)
+
+
+def test_a_rate_at_which_a_tuning_diverges_loses(chain: Chain, diverged: Ref) -> None:
+    good = chain.tune(eval_steps=3)
+    ref = selected(chain, [diverged, good], [1e30, 1e-3])
+    assert (ref.summary["learning_rate"], ref.summary["num_diverged"]) == (1e-3, 1)
+    assert contents(chain.open(ref)) == contents(chain.open(good))
+    assert "validation_loss_at_1e+30" not in ref.summary
+    assert ref.summary["all_seconds"] > good.summary["seconds"]
+    assert contents(chain.open(diverged)).keys() <= {"diverged.json", "metrics.jsonl"}, "nothing to be plugged in"
+
+
+def test_alone_it_is_found_and_ends_the_run_all_the_same(chain: Chain, diverged: Ref) -> None:
+    alone = chain.tune(learning_rate=1e30, schedule="constant", eval_steps=3)
+    assert alone == diverged, "whether it may diverge changes no number"
+    with pytest.raises(DivergedError, match=r"not finite .* rate 1e\+30"):
+        plug_in.run(chain.runtime, model=chain.model, plan=chain.plan, tuned=alone)
+
+
+def test_where_all_diverge_the_first_is_told(chain: Chain, diverged: Ref) -> None:
+    count = chain.num_artifacts("select")
+    with pytest.raises(DivergedError, match=r"at every learning rate .*not finite .* rate 1e\+30"):
+        selected(chain, [diverged, diverged], [1e30, 1e29])
     assert chain.num_artifacts("select") == count
