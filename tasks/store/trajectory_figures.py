@@ -1,12 +1,14 @@
 """Pictures of predictions that come about block by block, in a model and in ones that lost some (CRaSh, figure 3)."""
 
-import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tasks.store.drawing import INK, boxes_of, save
+from tasks.store.drawing import INK, boxes_of, headed, panels, save
+from tasks.store.heatmaps import drawn, write_table
 from tasks.store.studied import Analysis, Drawn, Matrix, Studied
 
 # Rows of an analysis that get a picture; the table has all of them.
@@ -18,24 +20,14 @@ DROPPED = "#E8E8E8"
 CONTROLS = {"\n": "⏎", "\r": "⏎", "\t": "⇥", " ": "␣"}
 
 
-def panels(rows: int, columns: int, width: float, height: float) -> Any:
-    """(figure, axes[row][column]). Size of the whole figure in inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    made = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(made)
-    return made, [list(row) for row in made.subplots(rows, columns, squeeze=False)]
-
-
 def draw_trajectories(shown: Sequence[tuple[str, Studied, Analysis]], out: Path) -> list[Drawn]:
     """One picture for each of the first rows of each analysis; (label, cell, analysis) are those of a study."""
-    drawn = []
+    figures = []
     for number, (label, cell, analysis) in enumerate(shown, 1):
         told = json.loads((analysis.folder / "trajectory.json").read_text())
         for place, row in enumerate(told["rows"][:ROWS_SHOWN], 1):
-            drawn.append(_draw(f"lens_trajectory_{number}_{place}", label, cell, told["lens"], row, out))
-    return drawn
+            figures.append(_draw(f"lens_trajectory_{number}_{place}", label, cell, told["lens"], row, out))
+    return figures
 
 
 def _draw(name: str, label: str, cell: Studied, lens: str, row: Mapping[str, Any], out: Path) -> Drawn:
@@ -48,18 +40,25 @@ def _draw(name: str, label: str, cell: Studied, lens: str, row: Mapping[str, Any
     made, grid = panels(*shape, shape[1] * width + 0.8, shape[0] * height + 0.5)
     axes = [each for line in grid for each in line]
     highest = max(max(line) for values in variants.values() for line in values["kl"]) or 1.0
-    names, images = [readable(token) for token in tokens], {}
+    matrices, images = {}, []
     for each, (variant, values) in zip(axes, variants.items(), strict=True):
         panel = "full model" if variant == "full" else f"blocks dropped: {variant}"
-        images[panel] = _panel(each, panel, values, tokens, depth, highest)
+        grid_values = _over_depth(values, depth)
+        images.append(_panel(each, panel, grid_values, values, highest))
+        _label(each, tokens, depth)
+        names = [f"block {block}" for block in range(depth)], [readable(token) for token in tokens]
+        matrices[panel] = Matrix(*names, grid_values, "nats")
     for each in axes[1:] if beside else axes[:-1]:
         each.set(**{"ylabel" if beside else "xlabel": ""})
     size: dict[str, Any] = {"shrink": 0.8} if beside else {"shrink": 0.9 / len(axes), "anchor": (0.0, 1.0)}
-    made.colorbar(
-        next(iter(images.values())), ax=axes, label="KL from the full model's output, nats", aspect=25, **size
-    )
+    made.colorbar(images[-1], ax=axes, label="KL from the full model's output, nats", aspect=25, **size)
     title = f"How a prediction comes about: {label}, row {row['row']}"
-    made.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
+    headed(made, title)
+    save(made, out / f"{name}.png")
+    _write(out / f"{name}.csv", row)
+    boxed = {
+        panel: replace(matrix, box=box) for (panel, matrix), box in zip(matrices.items(), boxes_of(images), strict=True)
+    }
     caption = (
         f"{cell.model} on {cell.task}, row {row['row']}, n = {len(tokens)} positions (its last ones). Each cell shows"
         f" the likeliest next token that the {lens} lens reads behind a block, after the token below the column; the"
@@ -67,56 +66,41 @@ def _draw(name: str, label: str, cell: Studied, lens: str, row: Mapping[str, Any
         " distribution, in nats; grey: blocks that were dropped. Of a model with dropped blocks each block is read by"
         " its own translator, the last one as the model reads it."
     )
-    png, table = out / f"{name}.png", out / f"{name}.csv"
-    save(made, png)
-    _write(table, row)
-    blocks = [f"block {block}" for block in range(depth)]
-    matrices = {
-        panel: Matrix(blocks, names, _full_depth(values, depth).tolist(), "nats", box)
-        for (panel, values), box in zip(
-            zip(images, variants.values(), strict=True), boxes_of(list(images.values())), strict=True
-        )
-    }
-    return Drawn(name, title, caption, png, table, matrices)
+    return drawn(out, name, title, caption, boxed)
 
 
-def _panel(axes: Any, title: str, values: Mapping[str, Any], tokens: Sequence[str], depth: int, highest: float) -> Any:
+def _over_depth(values: Mapping[str, Any], depth: int) -> list[list[float]]:
+    """KL [depth][T], NaN where a block was dropped."""
+    by_block = dict(zip(values["sources"], values["kl"], strict=True))
+    nothing = [math.nan] * len(values["kl"][0])
+    return [by_block.get(block, nothing) for block in range(depth)]
+
+
+def _panel(axes: Any, title: str, grid: Sequence[Sequence[float]], values: Mapping[str, Any], highest: float) -> Any:
     """One model: a line for each block of the full one, the first at the bottom."""
     import numpy as np
 
     axes.set_facecolor(DROPPED)
-    image = axes.imshow(
-        np.ma.masked_invalid(_full_depth(values, depth)),
-        cmap="cividis",
-        origin="lower",
-        aspect="auto",
-        vmin=0.0,
-        vmax=highest,
-    )
+    shown = np.ma.masked_invalid(np.array(grid))
+    image = axes.imshow(shown, cmap="cividis", origin="lower", aspect="auto", vmin=0.0, vmax=highest)
     for source, line, kl in zip(values["sources"], values["top"], values["kl"], strict=True):
         for column, token in enumerate(line):
             color = "white" if kl[column] < 0.5 * highest else INK
-            axes.text(
-                column, source, readable(token), ha="center", va="center", fontsize=7, color=color, parse_math=False
-            )
-    labels = axes.set_xticks(range(len(tokens)), [readable(token) for token in tokens], fontsize=7, rotation=30)
-    for tick in labels:
-        tick.label1.set_parse_math(False)
-    axes.set_yticks(range(depth), [str(block) for block in range(depth)], fontsize=7)
+            look = {"ha": "center", "va": "center", "fontsize": 7, "color": color, "parse_math": False}
+            axes.text(column, source, readable(token), **look)
     axes.set_title(title, loc="left", fontsize=10, color=INK)
-    axes.set(xlabel="after this token", ylabel="block")
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
     return image
 
 
-def _full_depth(values: Mapping[str, Any], depth: int) -> Any:
-    """KL by block of the full model and position; NaN for blocks that were dropped."""
-    import numpy as np
-
-    grid = np.full((depth, len(values["kl"][0])), np.nan)
-    grid[values["sources"]] = values["kl"]
-    return grid
+def _label(axes: Any, tokens: Sequence[str], depth: int) -> None:
+    """Tokens below, blocks on the left, no frame."""
+    axes.set_xticks(range(len(tokens)), [readable(token) for token in tokens], fontsize=7, rotation=30)
+    for tick in axes.get_xticklabels():
+        tick.set_parse_math(False)
+    axes.set_yticks(range(depth), [str(block) for block in range(depth)], fontsize=7)
+    axes.set(xlabel="after this token", ylabel="block")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
 
 
 def readable(token: str) -> str:
@@ -132,13 +116,12 @@ def readable(token: str) -> str:
 
 def _write(file: Path, row: Mapping[str, Any]) -> None:
     """One line for each variant, block and position."""
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(
-            ["row", "variant", "block", "position", "token", "likeliest", "probability", "entropy_nats", "kl_nats"]
-        )
-        for variant, values in row["variants"].items():
-            for place, source in enumerate(values["sources"]):
-                for position, token in enumerate(row["tokens"]):
-                    told = (values[part][place][position] for part in ("top", "probability", "entropy", "kl"))
-                    writer.writerow([row["row"], variant, source, position, token, *told])
+    header = ("row", "variant", "block", "position", "token", "likeliest", "probability", "entropy_nats", "kl_nats")
+    parts = ("top", "probability", "entropy", "kl")
+    lines = [
+        (row["row"], variant, source, position, token, *(values[part][place][position] for part in parts))
+        for variant, values in row["variants"].items()
+        for place, source in enumerate(values["sources"])
+        for position, token in enumerate(row["tokens"])
+    ]
+    write_table(file, header, lines)

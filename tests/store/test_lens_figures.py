@@ -103,8 +103,16 @@ def test_one_cell(tmp_path: Path) -> None:
     assert len(lines(picture)) == (5 + 2) * len(TOKENS)
     assert list(picture.matrices) == ["full model", "blocks dropped: uniform"]
     dropped = picture.matrices["blocks dropped: uniform"]
-    assert dropped.rows == [f"block {block}" for block in range(5)]
-    assert [math.isnan(line[0]) for line in dropped.values] == [False, True, True, True, False]
+    assert dropped.columns == [readable(token) for token in TOKENS]
+    assert [[math.isnan(value) for value in line] for line in dropped.values] == [
+        [block not in (0, 4)] * len(TOKENS) for block in range(5)
+    ]
+    for each in (apart, picture):
+        for matrix in each.matrices.values():
+            assert matrix.box is not None
+            left, first, right, last = matrix.box
+            assert 0 < left < right < 1
+            assert 0 < last < first < 1, "block 0 is at the bottom"
 
 
 def test_several_cells_some_of_which_lack_a_part(tmp_path: Path) -> None:
