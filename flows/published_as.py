@@ -13,7 +13,7 @@ def published_as(settings: Settings) -> dict[str, str]:
     task = settings.task
     if any((task.num_train, task.num_validation, task.num_test)):
         return {}
-    known = {name: row for name, row in _strategies(settings).items() if name in settings.strategy}
+    known: dict[str, str] = {name: row for name, row in _strategies(settings).items() if name in settings.strategy}
     return {"full": "full", **known}
 
 
