@@ -1,6 +1,7 @@
 """Distill: train an emulator's frozen blocks on generic text to do what the blocks between the tuned ones did."""
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tasks.core.train_settings import TrainSettings
 from tasks.store.artifacts import Ref
@@ -8,6 +9,9 @@ from tasks.store.models import ModelSource
 from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
 from tasks.store.task_sources import TaskSource
 from tasks.store.work import Work
+
+if TYPE_CHECKING:
+    from tasks.core.distilling import FrozenBlocks
 
 
 @stage(
@@ -53,34 +57,24 @@ def _distill(
     precision: str,
 ) -> dict:
     """The stage in this process, which is alone or one of several that do the same; the first of them writes."""
-    from tasks.core.devices import EVERY
-    from tasks.core.distilling import FrozenBlocks
     from tasks.core.training import train
-    from tasks.store.distilled import keeps_zeros, require_places, write_distilled
-    from tasks.store.models import load_model, load_tokenizer, resolve_model
+    from tasks.store.distilled import write_distilled
+    from tasks.store.models import load_tokenizer, resolve_model
     from tasks.store.tensor_files import count_parameters, weight_bytes
     from tasks.store.usage import Usage
-    from tasks.store.weights import load_emulator, read_plan
     from tasks.store.windows import load_windows
 
     folder = work.open(emulator)
-    source, plan = resolve_model(str(folder), store=work.store), read_plan(folder)
-    # Trained tensors stay wide in narrow training: they are taken from the stored values, not from rounded ones.
-    network = load_emulator(folder, dtype="auto" if precision == "bfloat16" else precision)
-    trained = FrozenBlocks(
-        network,
-        plan,
-        load_model(teacher, "stored" if precision == "bfloat16" else precision),
-        hidden_weight,
-        precision=precision,
-        spread=work.device == EVERY,
-        keep_zeros=keeps_zeros(folder),
-    )
-    require_places(folder, trained.state())
+    source = resolve_model(str(folder), store=work.store)
+    trained = _frozen(work, folder, teacher, hidden_weight, precision)
     tokenizer = load_tokenizer(source)
     length = min(block, source.context)
     rows = load_windows(text, "train", tokenizer, length)
     usage = Usage(work.device, work.rank)
+
+    def on_metrics(step: int, values: dict[str, float]) -> None:
+        work.metric(step, **({} if work.rank else values | trained.parts.take()), **usage.read())
+
     result = train(
         trained,
         rows,
@@ -92,18 +86,37 @@ def _distill(
         parallel="data" if work.num_processes > 1 else "layers",
         pad_id=tokenizer.pad_token_id or 0,
         checkpoint=work.checkpoint(),
-        on_metrics=lambda step, values: work.metric(
-            step, **({} if work.rank else values | trained.parts.take()), **usage.read()
-        ),
+        on_metrics=on_metrics,
         should_stop=work.stop_requested,
         progress=lambda steps: work.progress(steps, "steps"),
         group="distill",
     )
     if not work.rank:
         write_distilled(folder, result.state, work.out)
-    size = {
-        "num_bytes": weight_bytes(work.out),
-        "num_parameters": count_parameters(folder),
-        "num_trained": result.num_parameters,
-    }
-    return {**result.summary(), **size, "num_rows": rows.num_rows, "num_windows": len(rows)}
+    size = {"num_bytes": weight_bytes(work.out), "num_parameters": count_parameters(folder)}
+    counts = {"num_trained": result.num_parameters, "num_rows": rows.num_rows, "num_windows": len(rows)}
+    return {**result.summary(), **size, **counts}
+
+
+def _frozen(work: Work, folder: Path, teacher: ModelSource, hidden_weight: float, precision: str) -> "FrozenBlocks":
+    """The emulator's frozen blocks beside their teacher. InputError where training would undo how it was made."""
+    from tasks.core.devices import EVERY
+    from tasks.core.distilling import FrozenBlocks
+    from tasks.store.distilled import keeps_zeros, require_places
+    from tasks.store.models import load_model
+    from tasks.store.weights import load_emulator, read_plan
+
+    narrow = precision == "bfloat16"
+    # Trained tensors stay wide in narrow training: they are taken from the stored values, not from rounded ones.
+    network = load_emulator(folder, dtype="auto" if narrow else precision)
+    trained = FrozenBlocks(
+        network,
+        read_plan(folder),
+        load_model(teacher, "stored" if narrow else precision),
+        hidden_weight,
+        precision=precision,
+        spread=work.device == EVERY,
+        keep_zeros=keeps_zeros(folder),
+    )
+    require_places(folder, trained.state())
+    return trained

@@ -1,20 +1,12 @@
 """The demo's comparison: every cell is possible, with the strategies and settings that it names."""
 
 from pathlib import Path
-from typing import get_args
-
-import pytest
 
 from flows.grid import make_cells
 from flows.inputs import check_budget
 from flows.reading import READY, read_sweep
-from flows.settings import Settings, Strategy
-
-MISSING = [name for name in ("random", "reverse", "block_influence") if name not in get_args(Strategy)]
-MISSING += [] if "distill" in Settings.model_fields else ["distill"]
 
 
-@pytest.mark.skipif(bool(MISSING), reason=f"not here yet: {', '.join(MISSING)}")
 def test_every_cell_of_the_demos_sweep_is_possible():
     cells = make_cells(*read_sweep(READY / "demo.toml"))
     assert [values["variant"] for values, _ in cells] == [

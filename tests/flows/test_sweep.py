@@ -1,10 +1,12 @@
 """The real command: a grid in one process, where a failed cell fails alone and is retried alone."""
 
 import json
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
+from flows.cells import Cell, Outcome, _outcome
 from tests.flows.commands import artifacts, crash, small_settings, stages
 
 FIGURES = (
@@ -46,6 +48,15 @@ def test_a_failed_cell_fails_alone_and_is_retried_alone(settings):
     assert "4 of 4 cells" in second.stdout
     assert {name: (home / "store/artifacts" / name).stat().st_ino for name in kept} == kept
     assert stages(set(artifacts(home / "store")))["report"] == 4
+
+
+def test_a_mistake_of_ours_in_one_cell_leaves_the_others(caplog):
+    ended: Future = Future()
+    ended.set_exception(ValueError("a bug"))
+    cell = Cell({"plan.num_kept": 5}, None)
+    assert _outcome(cell, ended) == Outcome(cell, error="ValueError: a bug")
+    assert "the cell plan.num_kept=5 failed" in caplog.text
+    assert "Traceback" in caplog.text
 
 
 VARIANTS = """
