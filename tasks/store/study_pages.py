@@ -88,7 +88,8 @@ def shown(value: Any) -> str:
 
 def _section(section: Section, cells: Sequence[Studied], numbers: Sequence[Mapping[str, Any]]) -> str:
     own = [each for each in numbers if each["stage"] in section.stages]
-    answers = html_table(f"{section.name}-numbers", *number_cells(cells, own)) if own else ""
+    having = [cell for cell in cells if any(cell.label in each["values"] for each in own)]
+    answers = html_table(f"{section.name}-numbers", *number_cells(having, own)) if own else ""
     intro, figures = html.escape(section.intro), "".join(map(_figure, section.figures))
     return f'<h2 id="{section.name}">{html.escape(section.title)}</h2><p>{intro}</p>{answers}{figures}'
 
@@ -102,7 +103,7 @@ def _figure(drawn: Drawn) -> str:
     title, link = html.escape(drawn.title), _data("text/csv", drawn.csv)
     return (
         f'<figure id="{html.escape(drawn.name)}"><div class="picture{" cells" if matrices else ""}">'
-        f'<img alt="{title}" src="{picture}">{inside}</div><figcaption>{html.escape(drawn.caption)}'
+        f'<img alt="{title}" src="{picture}">{inside}</div><figcaption><b>{title}</b> {html.escape(drawn.caption)}'
         f' <a download="{drawn.csv.name}" href="{link}">{drawn.csv.name}</a></figcaption></figure>'
     )
 

@@ -70,8 +70,9 @@ PARTS: tuple[Part, ...] = (
     Part(
         "landscape",
         "Loss landscape",
-        "Where tuned models lie. Two of them are linearly connected where the loss on the line between them rises less"
-        " than 2 % above the straight line between their losses; the largest rise is the barrier.",
+        "Where tuned models lie. The barrier between two models is the largest rise of the loss on the line between"
+        " them over the straight line between their losses; up to 2 % of the mean of both they are called linearly"
+        " connected.",
         ("landscape",),
         (draw_landscape,),
     ),
