@@ -103,7 +103,7 @@ def _figure(drawn: Drawn) -> str:
     title, link = html.escape(drawn.title), _data("text/csv", drawn.csv)
     return (
         f'<figure id="{html.escape(drawn.name)}"><div class="picture{" cells" if matrices else ""}">'
-        f'<img alt="{title}" src="{picture}">{inside}</div><figcaption><b>{title}</b> {html.escape(drawn.caption)}'
+        f'<img alt="{title}" src="{picture}">{inside}</div><figcaption><b>{title}</b><br>{html.escape(drawn.caption)}'
         f' <a download="{drawn.csv.name}" href="{link}">{drawn.csv.name}</a></figcaption></figure>'
     )
 

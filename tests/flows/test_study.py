@@ -12,6 +12,7 @@ from flows.study_cells import make_cells_of, open_inputs
 from tasks.core.errors import InputError
 from tests.flows.commands import DEMO, artifacts, crash, small_settings, stages
 from tests.store.browsing import browsing
+from tests.tasks.chain import write_model
 
 pytestmark = pytest.mark.xdist_group("study")
 STUDY = f"""
@@ -107,6 +108,22 @@ def test_a_part_alone_computes_nothing_else(settings, tmp_path):
     done = crash("study", str(settings), *alone)
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(stages(set(artifacts(tmp_path / "home/store")))) == {"check", "weights", "findings"}
+
+
+def test_models_of_different_width_are_compared_on_the_same_rows(settings, tmp_path):
+    write_model(tmp_path / "small")
+    both = f'model.name=["{DEMO / "model"}", "{tmp_path / "small"}"]'
+    alone = ["--set", both, "--set", "variants=", "--set", "study.against=", "--set", "study.poolings=[]"]
+    where = ["--set", 'study.parts=["similarity"]', "--set", f"place.home={tmp_path / 'home'}"]
+    done = crash("study", str(settings), *alone, *where)
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = stages(set(artifacts(tmp_path / "home/store")))
+    assert (made["capture"], made["structure"], made["cross"], made["tune"]) == (2, 2, 1, 0)
+    (written,) = tmp_path.glob("home/store/artifacts/findings/*/study.json")
+    found = {(each["fact"], each["label"]): each["values"] for each in json.loads(written.read_text())["numbers"]}
+    assert found["num_modules", ""].keys() == {"model", "small"}
+    assert found["mean_best_match", "against small"].keys() == {"model"}
+    assert "model, small on people" in done.stdout
 
 
 @pytest.mark.parametrize(
