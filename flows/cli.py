@@ -170,7 +170,8 @@ def _study(options: argparse.Namespace) -> int:
 
 
 def _plan_cost(options: argparse.Namespace) -> int:
-    from flows.cost import choose_device, given_rows, plan_cost
+    from flows.cost import choose_device, plan_cost
+    from flows.cost_inputs import given_rows
 
     device = choose_device(options.gpu, options.tflops, options.utilisation)
     rows = given_rows(options.rows, options.tokens_per_row, options.answer_tokens)

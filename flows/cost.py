@@ -3,19 +3,20 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from flows.cost_inputs import Known
 from flows.costing import STAGES, Estimate
-from flows.grid import make_cells
+from flows.grid import make_cells, shown
 from flows.reading import read_sweep
 from flows.settings import Settings
 from flows.stage_costs import Cost
+from tasks.core import costs
 from tasks.core.errors import InputError
-from tasks.core.published_rows import PUBLISHED_ROWS
-from tasks.core.shapes import Shape
-from tasks.core.workloads import Lengths, Workload
-from tasks.store.measuring import measure
-from tasks.store.model_shapes import own_tokenizer, read_shape
+from tasks.core.workloads import Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # Dense products in bfloat16 with float32 sums, in TFLOP/s, from the makers' data sheets (SXM modules where there are
 # several; the sheets' larger numbers are for sparse matrices).
@@ -55,64 +56,37 @@ def choose_device(gpu: str | None, tflops: float | None, utilisation: float) -> 
 
 
 def plan_cost(path: Path, changes: list[str] | None, rows: "Workload | None", device: Device, as_json: bool) -> int:
-    """Print the estimate of a settings file, with lists as axes, as `crash sweep` reads it."""
+    """Print the estimate of a settings file, with lists as axes, as `crash sweep` reads it. InputError for a search."""
     settings, axes = read_sweep(path, changes)
-    cells = [cell for _, cell in make_cells(settings, axes)]
+    if "search" in settings.model_fields_set or any(key.startswith("search.") for key in axes):
+        raise InputError(
+            f"{path} has a table [search], and how many of its plans are tuned is known only when they are made;"
+            " plan-cost prices runs and sweeps. Take it out with --set search= to price the run that is in the file,"
+            " and give lists in its place (plan.num_kept, ...) to price the plans as a sweep"
+        )
+    cells = make_cells(settings, axes)
     estimate = estimate_cells(cells, rows)
     facts = summary(estimate, device, len(cells))
-    print(json.dumps(facts, indent=2) if as_json else text(facts, cells))
+    print(json.dumps(facts, indent=2) if as_json else text(facts, [cell for _, cell in cells]))
     return 0
 
 
-def estimate_cells(cells: list[Settings], rows: "Workload | None" = None) -> Estimate:
-    """All stages of all cells. Models' configs and tasks' rows are read once each."""
-    estimate = Estimate()
-    shapes: dict[tuple, Shape] = {}
-    workloads: dict[tuple, Workload] = {}
-    for cell in cells:
-        model = (cell.model.name, cell.model.revision)
-        if model not in shapes:
-            shapes[model] = read_shape(*model)
-        shape, task = shapes[model], (cell.model.name, cell.task)
-        if task not in workloads:
-            workloads[task] = rows or workload_of(cell, shape)
-        estimate.add(cell, shape, workloads[task])
+def estimate_cells(cells: "Sequence[tuple[dict[str, Any], Settings]]", rows: "Workload | None" = None) -> Estimate:
+    """All stages of all cells, which are as from `make_cells`. Models' configs and tasks' rows are read once each.
+
+    InputError where a cell cannot be run with its model; of several it is named.
+    """
+    estimate, inputs = Estimate(), Known(rows)
+    for values, cell in cells:
+        try:
+            shape = inputs.shape(cell)
+            inputs.check(cell, shape)
+            estimate.add(cell, shape, inputs.workload(cell, shape), inputs.num_validating(cell))
+        except InputError as error:
+            if not values:
+                raise
+            raise InputError(f"the cell {shown(values)}: {error}") from error
     return estimate
-
-
-def workload_of(settings: Settings, shape: Shape) -> Workload:
-    """The task's rows as lengths: measured where they lie here, else from the table. InputError where neither helps."""
-    from tasks.store.task_files import find_definition, merged
-    from tasks.store.task_sources import own_folder, resolve_task
-
-    task = settings.task
-    data = own_folder(task.name, task.data, task.kind)
-    in_yaml = data is None and task.kind == "lm_eval" and merged(find_definition(task.name))["dataset_path"] == "json"
-    if data is not None or in_yaml:
-        return measure(resolve_task(task.model_dump()), own_tokenizer(settings.model.name), shape.context)
-    if task.name not in PUBLISHED_ROWS:
-        raise InputError(
-            f"task {task.name!r}: its rows are not here, and their number and length are known only of"
-            f" {', '.join(PUBLISHED_ROWS)}. Give task.data, or --rows TRAIN,VALIDATION,SCORED and --tokens-per-row"
-        )
-    return PUBLISHED_ROWS[task.name].workload()
-
-
-def given_rows(rows: str | None, tokens: int | None, answers: int | None) -> Workload | None:
-    """A workload from the command line; None where nothing is given. InputError unless both are."""
-    if rows is None and tokens is None:
-        return None
-    try:
-        train, validation, scored = (int(part) for part in (rows or "").split(","))
-    except ValueError:
-        raise InputError("--rows: write three numbers, as in --rows 4957,500,500, and --tokens-per-row too") from None
-    if tokens is None or min(train, validation, scored, tokens) < 1 or (answers or 1) > tokens:
-        raise InputError(
-            "--rows and --tokens-per-row belong together, all at least 1, and an answer is part of its row"
-        )
-    length = answers or max(1, tokens // 4)
-    train_rows, validation_rows, scored_rows = (Lengths(n, (tokens,), length) for n in (train, validation, scored))
-    return Workload(train_rows, validation_rows, scored_rows, scored)
 
 
 def summary(estimate: Estimate, device: Device, num_cells: int) -> dict[str, Any]:
@@ -120,6 +94,7 @@ def summary(estimate: Estimate, device: Device, num_cells: int) -> dict[str, Any
     found = list(estimate.stages.values())
     stages = [_row(name, [cost for cost in found if cost.stage == name], device) for name in STAGES]
     total = _row("total", found, device) | {"working_disk_bytes": max(cost.working_disk for cost in found)}
+    total["checkpoint_bytes"] = total["working_disk_bytes"] / costs.NUM_CHECKPOINTS
     return {
         "cells": num_cells,
         "stages_asked_for": estimate.num_asked,
@@ -160,7 +135,8 @@ def text(facts: dict[str, Any], cells: list[Settings]) -> str:
             *lines,
             f"Common work is counted once: {shared} stages of the cells are found, not computed.",
             f"Hours on one {device} (assumed; short rows reach less). Peak memory is that of the largest stage.",
-            f"While a tuning runs, its checkpoint takes up to {_bytes(total['working_disk_bytes'])} of disk more.",
+            f"A checkpoint, every checkpoint_steps steps, weighs up to {_bytes(total['checkpoint_bytes'])}; while one"
+            f" is written, the last one is still there: {_bytes(total['working_disk_bytes'])} of disk more.",
         ]
     )
 

@@ -4,15 +4,14 @@ A stage is known by its arguments and parents, as in the store: what several cel
 """
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flows.arguments import Arguments
-from flows.plan_sizes import depth_of, trained_of
+from flows.plan_sizes import compressed, depth_of, trained_of
+from flows.published_as import published_as
 from flows.settings import Settings, Strategy
 from flows.stage_costs import Cost, StageCosts
-from tasks.core import costs
 from tasks.core.costs import Depth, Trained
 from tasks.core.shapes import Shape
 from tasks.core.strategies import STRATEGIES
@@ -31,10 +30,10 @@ class Estimate:
         self.stages: dict[str, Cost] = {}
         self.num_asked = 0
 
-    def add(self, settings: Settings, shape: Shape, workload: Workload) -> None:
-        """All stages of one run."""
+    def add(self, settings: Settings, shape: Shape, workload: Workload, num_validating: int | None = None) -> None:
+        """All stages of one run. num_validating: see `StageCosts`."""
         precision = self.precision if settings.model.precision == "auto" else settings.model.precision
-        _Run(self, settings, shape, workload, precision).all()
+        _Run(self, settings, shape, StageCosts(settings, shape, workload, precision, num_validating)).all()
 
     def stage(self, cost: Callable[[], Cost], name: str, **arguments: Any) -> str:
         """Note a stage, if it is new; its identity."""
@@ -46,23 +45,40 @@ class Estimate:
 
 
 class _Run:
-    def __init__(self, all_: Estimate, settings: Settings, shape: Shape, workload: Workload, precision: str) -> None:
-        self.note, self.settings, self.shape, self.precision = all_.stage, settings, shape, precision
-        self.costs = StageCosts(settings, shape, workload, precision)
-        self.model = {"model": settings.model.name, "revision": settings.model.revision}
-        self.inputs = {**self.model, "task": settings.task.model_dump()}
-        self.arguments = Arguments(settings, precision)
+    def __init__(self, all_: Estimate, settings: Settings, shape: Shape, stage_costs: StageCosts) -> None:
+        self.note, self.settings, self.shape, self.costs = all_.stage, settings, shape, stage_costs
+        self.model = {"name": settings.model.name, "revision": settings.model.revision}
+        self.inputs = {"model": self.model, "task": settings.task.model_dump()}
+        self.arguments = Arguments(settings, stage_costs.precision)
+        self.trained = trained_of(settings, shape)
 
     def all(self) -> None:
         """The stages in the order of the flow."""
-        self.note(lambda: self.costs.small("check"), "check", **self.inputs)
+        self.note(lambda: self.costs.small("check"), "check", **self.inputs, **self.wanted())
         states = self.note(self.costs.capture, "capture", **self.inputs, **self.arguments.capture)
         similar = self.note(self.costs.similarity, "similarity", states=states, **self.arguments.similarity)
-        for name in self.settings.strategy:
-            self.one_strategy(name, similar)
-        self.full_model()
-        everything = self.settings.model_dump(exclude={"place"})
-        self.note(lambda: self.costs.small("report"), "report", settings=everything)
+        strategies = [self.one_strategy(name, similar) for name in self.settings.strategy]
+        found = {"full": self.full_model(), "strategies": strategies, "similarity": similar}
+        self.note(lambda: self.costs.small("report"), "report", facts=self.facts(), **found)
+
+    def wanted(self) -> dict[str, Any]:
+        """What is wanted of emulators and checked with the inputs."""
+        distill = self.settings.distill
+        text = {"text": distill.data, "block": distill.block, "teacher": distill.teacher} if distill.enabled else {}
+        return {"compression": self.settings.compress.compression, **text}
+
+    def facts(self) -> dict[str, Any]:
+        """What a report says beside its stages' results."""
+        settings, plan = self.settings, self.settings.plan
+        return {
+            **self.inputs,
+            "precision": self.costs.precision,
+            "tuning_seeds": settings.tune.seeds,
+            "support_split": settings.support.split,
+            "num_kept": plan.num_kept,
+            "num_tuned": plan.num_tuned_blocks,
+            "published_as": published_as(settings),
+        }
 
     def planned(self, name: Strategy, similar: str) -> dict[str, Any]:
         """Arguments of the stage that makes the plan, after the stages that only this strategy looks at."""
@@ -78,73 +94,70 @@ class _Run:
             evidence["similarity"] = similar
         return self.arguments.cluster(name, num_blocks, evidence)
 
-    def one_strategy(self, name: Strategy, similar: str) -> None:
+    def one_strategy(self, name: Strategy, similar: str) -> dict[str, Any]:
         """As in the flow: plan, emulator, its scores, tunings, and the scores that follow from each."""
         chosen = self.planned(name, similar)
         depth = depth_of(chosen)
         plan = self.note(lambda: self.costs.small("cluster"), "cluster", **chosen)
-        emulator = self.note(lambda: self.costs.emulate(depth), "emulate", **self.model, plan=plan)
-        emulator = self.changed(emulator, depth)
-        self.evaluate(depth.positions, costs.emulator_parameters(self.shape, depth), emulator)
-        trained = trained_of(self.settings, self.shape)
-        for tunings in self.tunings(self.arguments.rates):
-            tuned = [
-                self.note(
-                    lambda: self.costs.tune("tune", depth, trained), "tune", **self.inputs, emulator=emulator, tune=one
-                )
-                for one in tunings
-            ]
-            tuned = self.selected(tuned, depth, trained)
-            self.evaluate(depth.positions, costs.emulator_parameters(self.shape, depth), emulator, tuned)
-            plugged = self.note(lambda: self.costs.plug_in(depth), "plug_in", tuned=tuned, **self.arguments.plug_in)
-            self.evaluate(self.shape.num_blocks, self.shape.parameters, None, [plugged])
-
-    def changed(self, emulator: str, depth: Depth) -> str:
-        """The emulator as it is compressed and distilled, where the settings ask for that."""
-        groups = self.settings.model_dump()
-        compress, distill = groups.get("compress") or {}, groups.get("distill") or {}
-        if compress.get("method", "none") != "none":
-            emulator = self.note(
-                lambda: replace(self.costs.emulate(depth), stage="compress"),
-                "compress",
-                emulator=emulator,
-                how=compress,
+        emulator, depth = self.emulator_of(plan, depth)
+        found: dict[str, Any] = {"name": name, "plan": plan, "emulator_zero_shot": self.evaluate(depth, emulator)}
+        rates = self.arguments.rates
+        for seed in self.settings.tune.seeds:
+            tunings = [self.arguments.tune(seed, rate) for rate in rates]
+            given = {"task": self.inputs["task"], "emulator": emulator}
+            tuned = self.at_best_rate("tune", depth, self.trained, tunings, rates, given)
+            plugged = self.note(
+                lambda: self.costs.plug_in(depth, self.trained),
+                "plug_in",
+                **{"model": self.model, "plan": plan, "tuned": tuned, **self.arguments.plug_in},
             )
-        if distill.get("enabled"):
-            emulator = self.note(lambda: self.costs.distill(depth, distill), "distill", emulator=emulator, how=distill)
-        return emulator
+            found[f"seed {seed}"] = [self.evaluate(depth, emulator, tuned), self.evaluate(None, None, plugged)]
+        return found
 
-    def full_model(self) -> None:
+    def emulator_of(self, plan: str, depth: Depth) -> tuple[str, Depth]:
+        """The emulator, compressed and distilled where the settings ask for that, and what decides its costs."""
+        emulator = self.note(lambda: self.costs.emulate(depth), "emulate", model=self.model, plan=plan)
+        if self.settings.compress.method != "none":
+            cheaper = depth = compressed(depth, self.settings, self.shape)
+            given = {"emulator": emulator, **self.arguments.compress}
+            emulator = self.note(lambda: self.costs.compress(cheaper), "compress", **given)
+        if self.settings.distill.enabled:
+            teacher = self.settings.distill.teacher
+            given = {"emulator": emulator, "text": self.settings.distill.data, **self.arguments.distill}
+            given |= {"teacher": {"name": teacher, "revision": None} if teacher else self.model}
+            emulator = self.note(lambda: self.costs.distill(depth), "distill", **given)
+        return emulator, depth
+
+    def full_model(self) -> list[str]:
         """The full model's scores, and every block tuned where that is asked for."""
-        num_blocks, parameters = self.shape.num_blocks, self.shape.parameters
-        self.evaluate(num_blocks, parameters, None)
+        found, rates = [self.evaluate(None)], self.arguments.full_rates
         if not self.settings.full_tune.enabled:
-            return
-        depth = Depth(num_blocks, num_blocks, num_blocks)
-        best = Trained(best=self.settings.tune.eval_steps is not None)
+            return found
+        num_blocks, tune = self.shape.num_blocks, self.settings.tune
+        whole = Trained(best=tune.eval_steps is not None, recompute=tune.gradient_checkpointing)
         self.note(lambda: self.costs.small("cluster"), "cluster", strategy="full", num_blocks=num_blocks)
-        for tunings in self.tunings(self.arguments.full_rates):
-            tuned = [
-                self.note(lambda: self.costs.tune("full_tune", depth, best), "full_tune", **self.inputs, tune=one)
-                for one in tunings
-            ]
-            self.evaluate(num_blocks, parameters, None, self.selected(tuned, depth, best))
+        for seed in tune.seeds:
+            tunings = [self.arguments.full_tune(seed, rate) for rate in rates]
+            tuned = self.at_best_rate("full_tune", Depth.whole(num_blocks), whole, tunings, rates, self.inputs)
+            found.append(self.evaluate(None, None, tuned))
+        return found
 
-    def selected(self, tunings: list[str], depth: Depth, trained: Trained) -> list[str]:
-        """Of several learning rates the best one's files, once more."""
-        if len(tunings) == 1:
-            return tunings
-        return [self.note(lambda: self.costs.select(depth, trained), "select", tunings=tunings)]
+    def at_best_rate(
+        self,
+        stage: str,
+        depth: Depth,
+        trained: Trained,
+        tunings: Sequence[dict[str, Any]],
+        rates: Sequence[float],
+        given: dict[str, Any],
+    ) -> str:
+        """A tuning; of several learning rates the best one's files, once more."""
+        tuned = [self.note(lambda: self.costs.tune(stage, depth, trained), stage, **given, **how) for how in tunings]
+        if len(tuned) == 1:
+            return tuned[0]
+        return self.note(lambda: self.costs.select(depth, trained), "select", tunings=tuned, learning_rates=rates)
 
-    def evaluate(self, positions: int, num_parameters: float, emulator: str | None, tuned: list | None = None) -> None:
-        """The scores of the model or of an emulator, as it is or with tuned blocks."""
+    def evaluate(self, depth: Depth | None, emulator: str | None = None, tuned: str | None = None) -> str:
+        """The scores of the full model or of an emulator, as it is or with tuned blocks."""
         given = {**self.inputs, "emulator": emulator, "tuned": tuned, **self.arguments.evaluate}
-        self.note(lambda: self.costs.evaluate(positions, num_parameters), "evaluate", **given)
-
-    def tunings(self, rates: tuple[float, ...]) -> list[list[dict[str, Any]]]:
-        """What tells one tuning from the others: for each seed one for each learning rate."""
-        tune = self.settings.tune.model_dump(exclude={"seeds", "learning_rate", "learning_rates", "checkpoint_steps"})
-        return [
-            [{**tune, "seed": seed, "rate": rate, "precision": self.precision} for rate in rates]
-            for seed in self.settings.tune.seeds
-        ]
+        return self.note(lambda: self.costs.evaluate(depth), "evaluate", **given)

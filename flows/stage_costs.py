@@ -1,16 +1,14 @@
 """What each stage of a run costs, from its settings, the model's shape and the task's lengths."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
+from flows.arguments import Arguments
 from flows.settings import Settings
 from tasks.core import costs, workloads
 from tasks.core.costs import Depth, Passes, Trained
 from tasks.core.shapes import Shape
 from tasks.core.workloads import Workload
 
-# As in flows/arguments.py, where neither steps nor epochs are given.
-DEFAULT_EPOCHS = 5
 # Manifest, plan, scores and the like beside an artifact's tensors, and a report with its pictures: as the demo's are.
 SMALL_BYTES, REPORT_BYTES = 2000, 700_000
 
@@ -29,10 +27,17 @@ class Cost:
 
 
 class StageCosts:
-    """The cost of each stage of one run, by the stage's name."""
+    """The cost of each stage of one run, by the stage's name.
 
-    def __init__(self, settings: Settings, shape: Shape, workload: Workload, precision: str) -> None:
+    num_validating: tokens of the text that validates a distillation, where there is one that is validated.
+    """
+
+    def __init__(
+        self, settings: Settings, shape: Shape, workload: Workload, precision: str, num_validating: int | None = None
+    ) -> None:
         self.settings, self.shape, self.precision = settings, shape, precision
+        self.num_validating = num_validating
+        self.whole = Depth.whole(shape.num_blocks)
         task = settings.task
         self.workload = workload.limited(task.num_train, task.num_validation, task.num_test)
 
@@ -48,7 +53,7 @@ class StageCosts:
         passes = workloads.sorted_passes(rows, self.shape.context, support.max_tokens)
         return Cost(
             "capture",
-            costs.forward_flops(self.shape, self.shape.num_blocks, passes),
+            costs.forward_flops(self.shape, self.whole, passes),
             costs.forward_bytes(self.shape, self.shape.parameters, passes, self.precision),
             costs.states_bytes(self.shape, rows.num_rows) + SMALL_BYTES,
         )
@@ -76,28 +81,33 @@ class StageCosts:
         disk = self.shape.stored_bytes * costs.emulator_parameters(self.shape, depth)
         return Cost("emulate", disk=disk + SMALL_BYTES)
 
-    def evaluate(self, positions: int, num_parameters: float) -> Cost:
-        """The scored rows through so many blocks."""
+    def compress(self, depth: Depth) -> Cost:
+        """The emulator once more, its frozen blocks made cheaper; on the CPU, one weight after the other."""
+        return replace(self.emulate(depth), stage="compress")
+
+    def evaluate(self, depth: Depth | None) -> Cost:
+        """The scored rows through the emulator; through the full model where there is none."""
+        emulated = None if depth is None else costs.emulator_parameters(self.shape, depth)
         wanted = self.settings.evaluate.max_tokens
         passes = workloads.sorted_passes(self.workload.scored, self.shape.context, wanted)
-        flops = costs.forward_flops(self.shape, positions, passes)
-        memory = costs.forward_bytes(self.shape, num_parameters, passes, self.precision)
+        flops = costs.forward_flops(self.shape, depth or self.whole, passes)
+        memory = costs.forward_bytes(self.shape, emulated or self.shape.parameters, passes, self.precision)
         return Cost("evaluate", flops, memory, SMALL_BYTES)
 
     def tune(self, stage: str, depth: Depth, trained: Trained) -> Cost:
         """All steps and validations of one tuning."""
-        settings, context = self.settings.tune, self.shape.context
+        settings, context = Arguments(self.settings, self.precision).tune(seed=0)["settings"], self.shape.context
         epoch, per_epoch = workloads.training_passes(
             self.workload.train, context, settings.batch_size, settings.max_tokens
         )
-        num_steps = settings.num_steps or (settings.num_epochs or DEFAULT_EPOCHS) * per_epoch
+        num_steps = settings.num_steps or settings.num_epochs * per_epoch
         passes = epoch.times(num_steps / per_epoch)
-        flops = costs.forward_flops(self.shape, depth.positions, passes)
+        flops = costs.forward_flops(self.shape, depth, passes, trained)
         flops += costs.backward_flops(self.shape, depth, passes, trained)
         if settings.eval_steps:
             checks = workloads.sorted_passes(self.workload.validation, context, settings.max_tokens)
             checks = checks.times(-(-num_steps // settings.eval_steps))
-            flops += costs.forward_flops(self.shape, depth.positions, checks)
+            flops += costs.forward_flops(self.shape, depth, checks, trained)
         count = costs.trained_parameters(self.shape, depth, trained)
         return Cost(
             stage,
@@ -107,28 +117,44 @@ class StageCosts:
             costs.checkpoint_bytes(count, trained.best),
         )
 
-    def distill(self, depth: Depth, how: dict[str, Any]) -> Cost:
-        """Steps on generic text: the teacher forward, the emulator forward and, for its frozen blocks, backward."""
-        block, rows, num_steps = min(how["block"], self.shape.context), how["batch_size"], how["num_steps"]
-        tokens = float(rows * block * num_steps)
+    def distill(self, depth: Depth) -> Cost:
+        """Steps on windows of generic text: the teacher forward, the emulator forward, and backward for frozen blocks.
+
+        Every `eval_steps`, and at the end, all windows that validate go forward through both.
+        """
+        how = self.settings.distill
+        assert how.num_steps is not None
+        block = min(how.block, self.shape.context)
         # Rows of one length: the largest pass is one batch, or what of it fits.
-        largest = min(rows * block, max(block, how.get("max_tokens") or self.settings.tune.max_tokens))
+        largest = block * min(how.batch_size, max(1, how.max_tokens // block))
+        tokens = float(how.batch_size * block * how.num_steps)
         passes = Passes(tokens, tokens * block, tokens, largest, largest)
-        trained = Trained(tuned=False, frozen=True)
-        flops = costs.forward_flops(self.shape, self.shape.num_blocks, replace(passes, answers=0))
-        flops += costs.forward_flops(self.shape, depth.positions, passes)
-        flops += costs.backward_flops(self.shape, replace(depth, lowest=0), passes, trained)
+        trained = Trained(tuned=False, frozen=True, best=how.eval_steps is not None)
+        flops = self._taught_flops(depth, passes) + costs.backward_flops(self.shape, depth, passes, trained)
+        if how.eval_steps:
+            assert self.num_validating is not None
+            # All tokens but the first are predicted, in windows that begin with the last one of the window before.
+            windows = -(-(self.num_validating - 1) // (block - 1))
+            validating = windows * block * float(-(-how.num_steps // how.eval_steps))
+            flops += self._taught_flops(depth, Passes(validating, validating * block, validating, largest, largest))
         memory = costs.tune_bytes(self.shape, depth, passes, self.precision, trained)
         memory += costs.FORMATS[self.precision] * self.shape.parameters
         count = costs.trained_parameters(self.shape, depth, trained)
-        disk = self.shape.stored_bytes * costs.emulator_parameters(self.shape, depth) + SMALL_BYTES
-        return Cost("distill", flops, memory, disk, costs.checkpoint_bytes(count, best=False))
+        disk = replace(self.emulate(depth), stage="distill", flops=flops, memory=memory)
+        return replace(disk, working_disk=costs.checkpoint_bytes(count, trained.best))
 
-    def plug_in(self, depth: Depth) -> Cost:
+    def plug_in(self, depth: Depth, trained: Trained) -> Cost:
         """The tuned blocks in the format in which the model is loaded; with export the full model beside them."""
         exported = self.shape.parameters if self.settings.export.plugged_model else 0
-        return Cost("plug_in", disk=self.shape.loaded_bytes * (depth.tuned * self.shape.block + exported) + SMALL_BYTES)
+        tuned = depth.tuned * trained.tuned * self.shape.block + trained.head * self.shape.head
+        return Cost("plug_in", disk=self.shape.loaded_bytes * (tuned + exported) + SMALL_BYTES)
 
     def select(self, depth: Depth, trained: Trained) -> Cost:
         """The files of the best of several tunings, once more."""
         return Cost("select", disk=costs.WIDE * costs.trained_parameters(self.shape, depth, trained) + SMALL_BYTES)
+
+    def _taught_flops(self, depth: Depth, passes: Passes) -> float:
+        """The teacher forward, without its head and up to the last block that is asked for, and the emulator."""
+        teacher = Depth.whole(self.shape.num_blocks if depth.taught is None else depth.taught)
+        flops = costs.forward_flops(self.shape, teacher, replace(passes, answers=0))
+        return flops + costs.forward_flops(self.shape, depth, passes)

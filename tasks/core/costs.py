@@ -11,8 +11,9 @@ that fused attention never writes, and without the inputs of frozen matrices, wh
 own code does write those squares (BLOOM, Gemma 2) keeps more, 1.7 times as much on short rows.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from tasks.core.compression import is_worth_two, rank_within
 from tasks.core.scoring import HEAD_ROWS
 from tasks.core.shapes import Shape
 
@@ -23,6 +24,8 @@ WIDE = 4
 LOGIT_COPIES = 4
 FORMATS = {"float32": 4, "bfloat16": 2}
 NUM_CKA = 3
+# While one is written, the one before it is still there.
+NUM_CHECKPOINTS = 2
 
 
 @dataclass(frozen=True)
@@ -50,27 +53,46 @@ class Passes:
 class Depth:
     """What of a plan decides costs.
 
-    positions: blocks that run one after another; kept: blocks that are stored; tuned: blocks that are trained; lowest:
-    position of the lowest of them; repeats_tuned: whether frozen copies of tuned blocks stand in for others.
+    positions: blocks that run one after another; kept: blocks that are stored; tuned: those of them that a data owner
+    trains, lowest: position of the lowest one; copies: positions at which frozen copies of tuned blocks stand in for
+    others; lowest_frozen: position of the lowest frozen block; taught: blocks of the full model that run where it is
+    the teacher, None for all; factored: elements of a frozen block's matrices in two factors, None where they are
+    whole.
     """
 
     positions: int
     kept: int
     tuned: int
     lowest: int = 0
-    repeats_tuned: bool = False
+    copies: int = 0
+    lowest_frozen: int = 0
+    taught: int | None = None
+    factored: int | None = None
+
+    @classmethod
+    def whole(cls, num_blocks: int) -> "Depth":
+        """The full model, every block of which is tuned."""
+        return cls(num_blocks, num_blocks, num_blocks)
+
+    def frozen_block(self, shape: Shape) -> int:
+        """Parameters of a frozen block."""
+        return shape.block if self.factored is None else self.factored + shape.vectors
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What is trained of an emulator: all weights of some blocks, or a few parameters beside them.
+    """What is trained of an emulator: all weights of some blocks, or a few parameters in or beside them.
 
-    extra: parameters beside a block's own that are trained, None for its own; tuned, frozen: in which kept blocks (all
-    positions of frozen ones follow); head: whether the head is trained too; best: whether the best state is kept;
-    recompute: whether activations are computed a second time instead of kept (gradient checkpointing).
+    extra: parameters of a block that are trained, None for all of its own; products: those of them that are matrices
+    beside its own; behind: whether they stand behind the block, so that its own backward pass is not needed for them;
+    tuned, frozen: in which kept blocks (all positions of frozen ones follow, copies of tuned ones not); head: whether
+    the head is trained too; best: whether the best state is kept; recompute: whether activations are computed a second
+    time instead of kept (gradient checkpointing).
     """
 
     extra: int | None = None
+    products: int = 0
+    behind: bool = False
     tuned: bool = True
     frozen: bool = False
     head: bool = False
@@ -83,25 +105,35 @@ class Trained:
 
     def positions(self, depth: Depth) -> int:
         """Number of positions that run trained tensors."""
-        return depth.tuned * self.tuned + (depth.positions - depth.tuned) * self.frozen
+        return depth.tuned * self.tuned + (depth.positions - depth.tuned - depth.copies) * self.frozen
+
+    def above(self, depth: Depth) -> int:
+        """Number of positions that a backward pass goes through."""
+        lowest = [depth.lowest] * self.tuned + [depth.lowest_frozen] * self.frozen
+        return depth.positions - min(lowest) - self.behind
 
 
-def forward_flops(shape: Shape, positions: int, passes: Passes) -> float:
-    """Operations of forward passes through as many blocks, with the head at answer positions."""
-    weights = positions * shape.matrices + shape.around
-    return 2 * weights * passes.tokens + _attention(shape, positions, passes) + 2 * shape.head * passes.answers
+def forward_flops(shape: Shape, depth: Depth, passes: Passes, trained: Trained | None = None) -> float:
+    """Operations of forward passes, with the head at answer positions."""
+    weights = _matrices(shape, depth, depth.positions) + shape.around
+    if trained:
+        weights += trained.products * trained.positions(depth)
+    return 2 * weights * passes.tokens + _attention(shape, depth.positions, passes) + 2 * shape.head * passes.answers
 
 
 def backward_flops(shape: Shape, depth: Depth, passes: Passes, trained: Trained | None = None) -> float:
-    """Operations of the backward passes of tuning: through every position from the lowest tuned one upwards."""
+    """Operations of the backward passes of tuning: through every position from the lowest trained one upwards."""
     trained = trained or Trained()
-    above = depth.positions - depth.lowest
-    inputs = 2 * shape.matrices * above * passes.tokens + 2 * shape.head * passes.answers
-    per_block = shape.matrices if trained.extra is None else trained.extra
-    weights = 2 * per_block * trained.positions(depth) * passes.tokens
-    weights += 2 * shape.head * passes.answers * trained.head
-    again = forward_flops(shape, above, passes) - 2 * shape.head * passes.answers if trained.recompute else 0.0
-    return inputs + weights + 2 * _attention(shape, above, passes) + again
+    above, headless = trained.above(depth), replace(passes, answers=0.0)
+    beside = trained.products * trained.positions(depth)
+    weights = beside
+    if trained.extra is None:
+        of_frozen = trained.positions(depth) - depth.tuned * trained.tuned
+        weights = depth.tuned * trained.tuned * shape.matrices + of_frozen * _frozen_matrices(shape, depth)
+    products = 2 * (_matrices(shape, depth, above) + beside + weights) * passes.tokens
+    head = 2 * shape.head * passes.answers * (1 + trained.head)
+    again = forward_flops(shape, replace(depth, positions=above), headless, trained) if trained.recompute else 0.0
+    return products + head + 2 * _attention(shape, above, passes) + again
 
 
 def similarity_flops(shape: Shape, num_rows: int) -> float:
@@ -123,13 +155,15 @@ def tune_bytes(shape: Shape, depth: Depth, passes: Passes, precision: str, train
     """Peak memory of tuning: frozen weights, trained ones with optimizer, saved activations, logits of answers."""
     trained, size = trained or Trained(), FORMATS[precision]
     count = trained_parameters(shape, depth, trained)
-    own = 0 if trained.extra is not None else trained.blocks(depth)
-    frozen = shape.outside + (depth.kept - own + depth.repeats_tuned * depth.tuned) * shape.block
+    # A block of which something beside it is trained stays in the narrow format; a copy of a tuned one is one more.
+    own = _own_parameters(shape, depth, trained) if trained.extra is None else 0
+    repeated = depth.tuned * shape.block if depth.copies else 0
+    frozen = emulator_parameters(shape, depth) - own + repeated
     per_trained = TRAINED_BYTES + WIDE * trained.best
     if trained.extra is None and precision != "float32":
         # Autocast keeps a narrow copy of each wide matrix until the backward pass is through.
         per_trained += size
-    above = depth.positions - depth.lowest
+    above = trained.above(depth)
     return (
         size * frozen
         + per_trained * count
@@ -158,13 +192,26 @@ def saved_bytes(shape: Shape, above: int, num_trained: int, size: int, trained: 
 def trained_parameters(shape: Shape, depth: Depth, trained: Trained | None = None) -> int:
     """Number of parameters that are trained."""
     trained = trained or Trained()
-    per_block = shape.block if trained.extra is None else trained.extra
-    return trained.blocks(depth) * per_block + shape.head * trained.head
+    inside = _own_parameters(shape, depth, trained) if trained.extra is None else trained.blocks(depth) * trained.extra
+    return inside + (shape.head + shape.head_vectors) * trained.head
 
 
 def emulator_parameters(shape: Shape, depth: Depth) -> int:
     """Parameters that are given away: every kept block once, and all that is outside the blocks."""
-    return depth.kept * shape.block + shape.outside
+    return depth.tuned * shape.block + (depth.kept - depth.tuned) * depth.frozen_block(shape) + shape.outside
+
+
+def factored_matrices(shape: Shape, rank: int | float) -> int:
+    """Elements of a block's matrices with its linear ones in two factors of this rank, where that makes them smaller.
+
+    rank: a number, or a share of the full rank. InputError where that is rank 0.
+    """
+    saved = 0
+    for num_in, num_out in shape.linears:
+        found = rank_within(rank, num_in, num_out)
+        if is_worth_two(found, num_in, num_out):
+            saved += num_in * num_out - found * (num_in + num_out)
+    return shape.matrices - saved
 
 
 def states_bytes(shape: Shape, num_rows: int) -> float:
@@ -174,7 +221,23 @@ def states_bytes(shape: Shape, num_rows: int) -> float:
 
 def checkpoint_bytes(count: int, best: bool) -> float:
     """Disk of a tuning while it runs: values, two moments, perhaps a best state; once written, once being written."""
-    return 2.0 * WIDE * (3 + best) * count
+    return float(NUM_CHECKPOINTS * WIDE * (3 + best) * count)
+
+
+def _own_parameters(shape: Shape, depth: Depth, trained: Trained) -> int:
+    """Parameters of the blocks that are trained whole."""
+    of_frozen = (depth.kept - depth.tuned) * depth.frozen_block(shape) * trained.frozen
+    return depth.tuned * shape.block * trained.tuned + of_frozen
+
+
+def _frozen_matrices(shape: Shape, depth: Depth) -> int:
+    return shape.matrices if depth.factored is None else depth.factored
+
+
+def _matrices(shape: Shape, depth: Depth, above: int) -> int:
+    """Elements that a token is multiplied with in so many of the upper positions, which hold all tuned blocks."""
+    whole = min(above, depth.tuned + depth.copies)
+    return whole * shape.matrices + (above - whole) * _frozen_matrices(shape, depth)
 
 
 def _attention(shape: Shape, positions: int, passes: Passes) -> float:

@@ -9,6 +9,9 @@ from transformers.activations import ACT2FN
 
 from tasks.core.anatomy import find_blocks, get_stack, text_config
 from tasks.core.errors import InputError
+from tasks.core.factored import linear_shapes
+from tasks.core.parts import block_parameters
+from tasks.core.variant import Variant
 
 # Under which name families keep the width inside the feed-forward part; without any it is four times the width.
 HIDDEN_KEYS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
@@ -23,21 +26,22 @@ class Shape:
     """Sizes of one decoder-only model. All are numbers of elements.
 
     num_blocks, width: N and d. matrices, vectors: parameters of one block with two dimensions or more, and with one;
-    sides: rows and columns of all its matrices.
-    attention_width, key_width: heads times head size, of queries and of keys. hidden_width: inside the feed-forward
-    part, where `is_gated` says that two matrices lead into it. normed: elements of one token that go into a block's
-    norms, which `has_layer_norms` tells from root mean square norms; activation_copies: tensors that the activation
-    keeps for its gradient. outside: parameters that belong to no block; head: those
-    multiplied for one position's logits; around: those multiplied for each token outside the blocks (projections of
-    narrow embeddings); vocabulary: logits of one position; context: tokens it takes; stored_bytes,
-    loaded_bytes: of one parameter, in files and in memory.
+    linears: sides (in, out) of its linear modules; biases: of its vectors those that BitFit trains. attention_width,
+    key_width: heads times head size, of queries and of keys. hidden_width: inside the feed-forward part, where
+    `is_gated` says that two matrices lead into it. normed: elements of one token that go into a block's norms, which
+    `has_layer_norms` tells from root mean square norms; activation_copies: tensors that the activation keeps for its
+    gradient. outside: parameters that belong to no block; head: those multiplied for one position's logits,
+    head_vectors: those added to them; around: those multiplied for each token outside the blocks (projections of narrow
+    embeddings); vocabulary: logits of one position; context: tokens it takes; stored_bytes, loaded_bytes: of one
+    parameter, in files and in memory.
     """
 
     num_blocks: int
     width: int
     matrices: int
-    sides: int
     vectors: int
+    linears: tuple[tuple[int, int], ...]
+    biases: int
     attention_width: int
     key_width: int
     hidden_width: int
@@ -47,6 +51,7 @@ class Shape:
     activation_copies: int
     outside: int
     head: int
+    head_vectors: int
     around: int
     vocabulary: int
     context: int
@@ -57,6 +62,11 @@ class Shape:
     def block(self) -> int:
         """Parameters of one block."""
         return self.matrices + self.vectors
+
+    @property
+    def sides(self) -> int:
+        """Rows and columns of all linear modules of one block."""
+        return sum(map(sum, self.linears))
 
     @property
     def parameters(self) -> int:
@@ -80,6 +90,7 @@ def shape_of(config: PreTrainedConfig, context: int) -> Shape:
     sizes = [parameter.shape for parameter in blocks[0].parameters()]
     inside = {id(parameter) for parameter in blocks.parameters()}
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    head_parameters = model.get_output_embeddings().parameters()
     stack = [parameter for parameter in get_stack(model).modules() if isinstance(parameter, torch.nn.Linear)]
     around = {id(module.weight): module.weight.numel() for module in stack if id(module.weight) not in inside}
     around.pop(id(embedding), None)
@@ -93,8 +104,9 @@ def shape_of(config: PreTrainedConfig, context: int) -> Shape:
         num_blocks=len(blocks),
         width=width,
         matrices=matrices,
-        sides=sum(sum(size) for size in sizes if len(size) == 2),
         vectors=sum(size.numel() for size in sizes if len(size) == 1),
+        linears=tuple((each.num_in, each.num_out) for each in linear_shapes(blocks[0]).values()),
+        biases=sum(bias.numel() for bias in block_parameters(blocks[0], Variant("bitfit")).values()),
         attention_width=query,
         key_width=key,
         hidden_width=hidden,
@@ -104,6 +116,7 @@ def shape_of(config: PreTrainedConfig, context: int) -> Shape:
         activation_copies=_kept(text),
         outside=sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in inside),
         head=head.numel(),
+        head_vectors=sum(parameter.numel() for parameter in head_parameters) - head.numel(),
         around=sum(around.values()),
         vocabulary=head.shape[0],
         context=context,

@@ -21,26 +21,32 @@ def check_emulators(
     block: int | None,
 ) -> None:
     """InputError for a rank that no weight has, a teacher of another shape, or text shorter than one block."""
-    if compression is not None and compression.method == "low_rank":
-        from tasks.core.factored import require_rank
-
-        require_rank(load_config(Path(model.path)), compression)
-    if teacher is not None:
-        require_same_shape(model, teacher)
+    folder, called = (Path(teacher.path), teacher.name) if teacher else (None, None)
+    check_shapes(Path(model.path), compression, folder, called)
     if text is not None:
         assert block is not None, "text is cut into blocks"
         require_long_enough(text, model, block)
 
 
-def require_same_shape(model: ModelSource, teacher: ModelSource) -> None:
-    """InputError unless the teacher has the model's depth, width and vocabulary."""
+def check_shapes(model: Path, compression: Compression | None, teacher: Path | None, called: str | None) -> None:
+    """What of it the configs in two folders tell. called: what the teacher is called."""
+    if compression is not None and compression.method == "low_rank":
+        from tasks.core.factored import require_rank
+
+        require_rank(load_config(model), compression)
+    if teacher is not None:
+        require_same_shape(model, teacher, called)
+
+
+def require_same_shape(model: Path, teacher: Path, called: str | None) -> None:
+    """InputError unless the teacher in a folder has the depth, width and vocabulary of the model in another."""
     from tasks.core.anatomy import text_config
 
-    ours, theirs = (text_config(load_config(Path(source.path))) for source in (model, teacher))
+    ours, theirs = (text_config(load_config(folder)) for folder in (model, teacher))
     for name, unit in COMMON.items():
         own, other = getattr(ours, name), getattr(theirs, name)
         if own != other:
             raise InputError(
-                f"distill.teacher = {teacher.name!r} has {name} {other} ({unit}), the model {own}: a teacher needs the"
+                f"distill.teacher = {called!r} has {name} {other} ({unit}), the model {own}: a teacher needs the"
                 " depth, width and vocabulary of the model; leave distill.teacher out to take the model itself"
             )

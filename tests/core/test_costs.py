@@ -64,7 +64,7 @@ def test_operations_of_capture(family: str) -> None:
     model, shape = network(family)
     examples = rows()
     passes = sorted_passes(lengths_of(examples), CONTEXT, 96)
-    expected = costs.forward_flops(shape, NUM_BLOCKS, Passes(passes.tokens, passes.squares, 0, 0, 0))
+    expected = costs.forward_flops(shape, Depth.whole(NUM_BLOCKS), Passes(passes.tokens, passes.squares, 0, 0, 0))
     assert counted(lambda: capture_states(model, examples, max_tokens=96)) == pytest.approx(expected, rel=0.02)
 
 
@@ -74,15 +74,15 @@ def test_operations_of_scoring(family: str) -> None:
     requests = [(row.prompt_ids, row.answer_ids) for row in rows()]
     # The last token is no input.
     found = Lengths.of([(len(before) + len(scored) - 1, len(scored)) for before, scored in requests])
-    expected = costs.forward_flops(shape, NUM_BLOCKS, sorted_passes(found, CONTEXT, 96))
+    expected = costs.forward_flops(shape, Depth.whole(NUM_BLOCKS), sorted_passes(found, CONTEXT, 96))
     assert counted(lambda: score_tokens(model.eval(), requests, CONTEXT, 96)) == pytest.approx(expected, rel=0.02)
 
 
 PLANS: dict[str, tuple[Plan, Depth]] = {
     "uniform": (uniform_plan(NUM_BLOCKS, 4, 2), Depth(4, 4, 2)),
     "upper": (fixed_plan(NUM_BLOCKS, [0, 2, 3, 5], [3, 5]), Depth(4, 4, 2, lowest=2)),
-    "shared": (fixed_plan(NUM_BLOCKS, [0, 3, 5], [3], "all"), Depth(NUM_BLOCKS, 3, 1, 3, True)),
-    "full": (full_plan(NUM_BLOCKS), Depth(NUM_BLOCKS, NUM_BLOCKS, NUM_BLOCKS)),
+    "shared": (fixed_plan(NUM_BLOCKS, [0, 3, 5], [3], "all"), Depth(NUM_BLOCKS, 3, 1, 3, 1)),
+    "full": (full_plan(NUM_BLOCKS), Depth.whole(NUM_BLOCKS)),
 }
 
 
@@ -95,7 +95,7 @@ def test_operations_of_tuning(family: str, plan: str) -> None:
     settings = TrainSettings(learning_rate=1e-3, num_epochs=2, batch_size=len(examples), max_tokens=96)
     epoch, num_steps = training_passes(lengths_of(examples), CONTEXT, settings.batch_size, settings.max_tokens)
     assert num_steps == 1
-    expected = costs.forward_flops(shape, depth.positions, epoch.times(2))
+    expected = costs.forward_flops(shape, depth, epoch.times(2))
     expected += costs.backward_flops(shape, depth, epoch.times(2))
     assert counted(lambda: train(TunedBlocks(emulator, made), examples, [], settings)) == pytest.approx(
         expected, rel=0.03
@@ -143,7 +143,7 @@ def test_saved_activations(family: str, plan: str) -> None:
 def test_memory_of_tuning_is_weights_optimizer_and_activations() -> None:
     _, shape = network("llama")
     depth, none = Depth(4, 4, 2), Passes(0, 0, 0, 0, 0)
-    full = Depth(NUM_BLOCKS, NUM_BLOCKS, NUM_BLOCKS)
+    full = Depth.whole(NUM_BLOCKS)
     wide = costs.tune_bytes(shape, full, none, "float32")
     assert wide == 4 * shape.outside + 16 * NUM_BLOCKS * shape.block
     assert costs.tune_bytes(shape, depth, none, "float32") == 4 * (shape.outside + 2 * shape.block) + 32 * shape.block
@@ -159,5 +159,5 @@ def test_recomputing_costs_one_more_forward_pass() -> None:
     _, shape = network("opt")
     depth, passes = Depth(4, 4, 2), Passes(100, 1000, 10, 100, 10)
     twice = costs.backward_flops(shape, depth, passes, Trained(recompute=True))
-    headless = costs.forward_flops(shape, 4, Passes(100, 1000, 0, 100, 0))
+    headless = costs.forward_flops(shape, depth, Passes(100, 1000, 0, 100, 0))
     assert twice == pytest.approx(costs.backward_flops(shape, depth, passes) + headless)

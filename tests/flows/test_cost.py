@@ -1,6 +1,7 @@
 """`crash plan-cost`: where its numbers come from, what is counted once, and what is refused."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,11 @@ from typing import Any
 import pytest
 
 from flows.cli import main, parser
-from flows.cost import PEAKS, UTILISATION, choose_device, estimate_cells, given_rows, workload_of
+from flows.cost import PEAKS, UTILISATION, choose_device, estimate_cells
+from flows.cost_inputs import given_rows, workload_of
 from flows.grid import make_cells, split_axes
 from flows.reading import read_settings
 from flows.settings import Settings
-from flows.stage_costs import StageCosts
-from tasks.core import costs
 from tasks.core.errors import EnvironmentFault, InputError
 from tasks.core.published_rows import PUBLISHED_ROWS
 from tasks.core.workloads import NUM_QUANTILES, Lengths, Workload, sorted_passes, training_passes
@@ -33,6 +33,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_config("opt-1.3b-table1", tmp_path_factory.mktemp("shape") / "model"))
 
 
+DISTILL = {"enabled": True, "data": "Salesforce/wikitext:wikitext-103-raw-v1", "num_steps": 1000, "batch_size": 8}
+DISTILL |= {"warmup_steps": 10}
+
+
 def settings(name: str, **groups: Any) -> Settings:
     values = {"model": {"name": name}, "task": {"name": "arc_easy"}, "plan": {"num_kept": 12}, **groups}
     return Settings.model_validate(values)
@@ -40,7 +44,7 @@ def settings(name: str, **groups: Any) -> Settings:
 
 def stages(*cells: Settings) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
-    for cost in estimate_cells(list(cells)).stages.values():
+    for cost in estimate_cells([({}, cell) for cell in cells]).stages.values():
         found.setdefault(cost.stage, []).append(cost)
     return found
 
@@ -54,6 +58,9 @@ def test_a_config_alone_is_enough(model: str, tmp_path: Path, capsys: pytest.Cap
     printed = capsys.readouterr().out
     for word in ("capture", "evaluate", "full_tune", "total", "GPU hours", "A100 at 40% of 312 TFLOP/s"):
         assert word in printed
+    # All blocks of the full model: values and two moments.
+    (weight,) = re.findall(r"A checkpoint, every checkpoint_steps steps, weighs up to ([0-9.]+) GB", printed)
+    assert float(weight) == pytest.approx(12 * 24 * read_shape(model).block / 1e9, abs=0.01)
 
 
 def test_common_work_is_counted_once(model: str) -> None:
@@ -108,12 +115,12 @@ def test_an_emulator_of_explicit_blocks_is_trained_from_its_lowest_tuned_one(mod
 
 
 def test_distillation_is_a_stage_of_its_own(model: str) -> None:
-    shape, depth = read_shape(model), costs.Depth(12, 12, 4)
-    run = StageCosts(settings(model), shape, PUBLISHED_ROWS["arc_easy"].workload(), "bfloat16")
-    cost = run.distill(depth, {"block": 512, "batch_size": 8, "num_steps": 1000})
+    shape = read_shape(model)
+    (cost,) = stages(settings(model, strategy="uniform", distill=DISTILL))["distill"]
     tokens = 8 * 512 * 1000
-    # The teacher's and the student's forward passes, the student's backward pass with 8 of 12 blocks' weights.
-    products = 2 * (24 + 12 + 12 + 8) * shape.matrices * tokens + 4 * shape.head * tokens
+    # The teacher forward up to its last two blocks, the student forward, and backward down to its first two blocks with
+    # the weights of 8 of 12 blocks.
+    products = 2 * (22 + 12 + 10 + 8) * shape.matrices * tokens + 4 * shape.head * tokens
     assert products < cost.flops < 1.1 * products
     assert cost.memory > 2 * shape.parameters + 16 * 8 * shape.block
 

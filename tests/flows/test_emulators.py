@@ -185,5 +185,5 @@ def test_a_teacher_of_another_width_or_vocabulary_is_refused(tmp_path: Path) -> 
     }.items():
         _, teacher = write_model(tmp_path / name, **change)
         with pytest.raises(InputError, match=f"has {name} .* a teacher needs the depth, width and vocabulary"):
-            require_same_shape(model, teacher)
-    require_same_shape(model, model)
+            require_same_shape(Path(model.path), Path(teacher.path), teacher.name)
+    require_same_shape(Path(model.path), Path(model.path), model.name)

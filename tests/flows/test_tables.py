@@ -2,18 +2,33 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from transformers import PreTrainedModel
 
+from flows.arguments import Arguments, make_variant
 from flows.cli import main
-from flows.cost import estimate_cells
+from flows.cost import UTILISATION, choose_device, estimate_cells, summary
 from flows.grid import make_cells
-from flows.inputs import check_budget
+from flows.inputs import check_budget, check_variant
+from flows.plan_sizes import depth_of_plan, trained_of
 from flows.reading import read_sweep
 from flows.settings import Settings
-from tasks.core.anatomy import require_rebuildable
-from tasks.core.plan import uniform_plan
+from tasks.core.anatomy import get_blocks, require_rebuildable, skeleton
+from tasks.core.blocks import with_layout
+from tasks.core.clustering import adjacent_clusters
+from tasks.core.costs import trained_parameters
+from tasks.core.distilling import FrozenBlocks, segments
+from tasks.core.plan import Plan
+from tasks.core.shapes import shape_of
+from tasks.core.strategies import STRATEGIES, make_plan
+from tasks.core.trained import make_trained
+from tasks.core.variant import Variant
+from tasks.store.emulator_checks import check_emulators
 from tasks.store.model_shapes import read_shape
+from tasks.store.models import ModelSource
 from tests.flows.published_shapes import SHAPES, write_config
 
 TABLES = Path(__file__).resolve().parents[2] / "flows" / "tables"
@@ -43,16 +58,75 @@ def test_the_dimensions_are_the_published_ones(table: tuple[str, Path, Path]) ->
     assert read_shape(str(model)).parameters == SHAPES[name][1]
 
 
-def test_every_cell_has_a_plan(table: tuple[str, Path, Path]) -> None:
-    name, file, model = table
-    cells, config = cells_of(file, model), SHAPES[name][0]()
+def plans_of(cell: Settings, num_blocks: int, seed: int) -> list[Plan]:
+    """The plan of each strategy, by the arguments of the flow, from similarities that are drawn."""
+    similar = np.random.default_rng(seed).random((num_blocks + 1, num_blocks + 1))
+    similar = (similar + similar.T) / 2
+    found = []
+    for name in cell.strategy:
+        chosen = Arguments(cell, "bfloat16").cluster(name, num_blocks)
+        if (needs := STRATEGIES[name].needs) == "clusters":
+            evidence: Any = adjacent_clusters(similar[1:, 1:], chosen["num_kept"], chosen["linkage"])
+        else:
+            evidence = {"num_blocks": num_blocks, "block_influence": similar[0, 1:], "angular_distance": similar}[needs]
+        found.append(make_plan(name, evidence, chosen))
+    return found
+
+
+def test_every_cell_can_be_laid_out(table: tuple[str, Path, Path]) -> None:
+    """Everything short of weights, on a model without memory: plan, emulator, what of it is trained and distilled."""
+    name, file, folder = table
+    cells, config = cells_of(file, folder), SHAPES[name][0]()
     assert len(cells) == NUM_CELLS[name]
-    num_blocks = config.num_hidden_layers
-    for cell in cells:
+    model, num_blocks = skeleton(config), config.num_hidden_layers
+    source = ModelSource(
+        **{"path": str(folder), "name": name, "weights": "", "tokenizer": "", "num_blocks": num_blocks},
+        **{"family": config.model_type, "context": config.max_position_embeddings},
+    )
+    seen: set[tuple[Plan, Variant, bool]] = set()
+    for seed, cell in enumerate(cells):
         check_budget(cell, num_blocks)
-    budgets = {(cell.plan.num_kept, cell.plan.num_tuned) for cell in cells}
-    for num_kept, num_tuned in budgets:
-        require_rebuildable(config, uniform_plan(num_blocks, num_kept, num_tuned).kept)
+        check_variant(cell, num_blocks, folder)
+        check_emulators(source, cell.compress.compression, None, None, None)
+        for plan in plans_of(cell, num_blocks, seed):
+            assert (len(plan.kept), len(plan.tuned)) == (cell.plan.num_kept, cell.plan.num_tuned)
+            if (wanted := (plan, make_variant(cell), cell.distill.enabled)) not in seen:
+                seen.add(wanted)
+                lay_out(model, plan, cell)
+
+
+def lay_out(model: PreTrainedModel, plan: Plan, cell: Settings) -> None:
+    """The emulator as a run makes it, as its folder describes it, and with what is trained of it."""
+    require_rebuildable(model.config, plan.kept)
+    emulator = with_layout(model, plan)
+    assert len(get_blocks(emulator)) == len(plan.layout)
+    shape, depth = shape_of(model.config, cell.distill.block), depth_of_plan(plan)
+    trained = make_trained(emulator, plan, make_variant(cell)).parameters()
+    expected = trained_parameters(shape, depth, trained_of(cell, shape))
+    assert sum(parameter.numel() for parameter in trained) == expected
+    if cell.distill.enabled:
+        assert segments(plan)
+        frozen = FrozenBlocks(emulator, plan, model, cell.distill.hidden_weight).parameters()
+        assert sum(parameter.numel() for parameter in frozen) == (depth.kept - depth.tuned) * shape.block
+
+
+def test_checkpoints_of_real_models_are_rare(table: tuple[str, Path, Path]) -> None:
+    """Each is some ten gigabytes: they are written a few times in a tuning, not at every fiftieth step."""
+    _, file, model = table
+    for cell in cells_of(file, model):
+        assert cell.tune.checkpoint_steps == 500
+        assert cell.distill.checkpoint_steps == 1000 or not cell.distill.enabled
+
+
+def test_the_readme_has_what_the_command_prints(table: tuple[str, Path, Path]) -> None:
+    name, file, model = table
+    cells = make_cells(*read_sweep(file, [f"model.name={model}"]))
+    total = summary(estimate_cells(cells), choose_device(None, None, UTILISATION), len(cells))["total"]
+    numbers = [f"{total['flops'] / 1e18:.1f} EFLOP", f"{total['gpu_hours']:.1f}"]
+    numbers += [f"{total[size] / 1e9:.0f} GB" for size in ("peak_memory_bytes", "disk_bytes")]
+    lines = (TABLES.parents[1] / "README.md").read_text().splitlines()
+    (row,) = [line for line in lines if line.startswith(f"| [{name}.toml]")]
+    assert row.endswith(f"| {len(cells)} | {' | '.join(numbers)} |")
 
 
 def test_every_file_has_an_estimate(
@@ -90,6 +164,6 @@ def test_table_1_has_the_published_rows_and_budgets(tmp_path: Path) -> None:
 def test_a_cell_alone_costs_less_than_its_sweep(table: tuple[str, Path, Path]) -> None:
     _, file, model = table
     cells = cells_of(file, model)
-    whole = sum(cost.flops for cost in estimate_cells(cells).stages.values())
-    alone = [sum(cost.flops for cost in estimate_cells([cell]).stages.values()) for cell in cells]
+    whole = sum(cost.flops for cost in estimate_cells([({}, cell) for cell in cells]).stages.values())
+    alone = [sum(cost.flops for cost in estimate_cells([({}, cell)]).stages.values()) for cell in cells]
     assert max(alone) < whole < sum(alone)

@@ -1,0 +1,189 @@
+"""What cells have in common is counted once, as the flow's own keys have it; what cannot be run is not priced."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers.models.gpt2 import GPT2Config
+from transformers.models.llama import LlamaConfig
+
+from flows.arguments import Arguments
+from flows.cli import parser
+from flows.cost import estimate_cells
+from flows.cost_inputs import VALIDATING_TOKENS
+from flows.grid import make_cells
+from flows.reading import read_sweep
+from flows.settings import Settings
+from flows.stage_costs import Cost
+from tasks.core.errors import InputError
+from tasks.store.artifacts import Ref
+from tasks.tune import tune
+
+TEXT = "Salesforce/wikitext:wikitext-103-raw-v1"
+SIZES = {"vocab_size": 1000, "max_position_embeddings": 256}
+DISTILL = {"enabled": True, "data": TEXT, "num_steps": 300, "batch_size": 4, "warmup_steps": 0, "block": 64}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Folders with nothing but a config: one family with biases, one without."""
+    root = tmp_path_factory.mktemp("models")
+    llama = LlamaConfig(**SIZES, hidden_size=64, intermediate_size=160, num_hidden_layers=8, num_attention_heads=4)
+    configs = {"llama": llama, "gpt2": GPT2Config(vocab_size=1000, n_embd=64, n_layer=8, n_head=4, n_positions=256)}
+    for name, config in configs.items():
+        config.architectures = [{"llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel"}[name]]
+        config.save_pretrained(root / name)
+    return {name: str(root / name) for name in configs}
+
+
+def cells_of(model: str, axes: dict[str, list[Any]], **groups: Any) -> list[tuple[dict[str, Any], Settings]]:
+    values = {"model": {"name": model}, "task": {"name": "arc_easy"}, "plan": {"num_kept": 4, "num_tuned": 2}}
+    return make_cells(Settings.model_validate(values | {"strategy": "uniform"} | groups), axes)
+
+
+def counts(model: str, axes: dict[str, list[Any]], **groups: Any) -> Counter:
+    return Counter(cost.stage for cost in estimate_cells(cells_of(model, axes, **groups)).stages.values())
+
+
+def one(model: str, stage: str, **groups: Any) -> list[Cost]:
+    found = estimate_cells(cells_of(model, {}, **groups)).stages.values()
+    return [cost for cost in found if cost.stage == stage]
+
+
+AXES: list[tuple[str, list[Any], int, dict[str, Any]]] = [
+    ("tune.method", ["blocks", "lora", "adapter", "bitfit"], 4, {}),
+    ("tune.trained", ["tuned", "frozen", "all"], 3, {}),
+    ("tune.lm_head", [False, True], 2, {}),
+    ("tune.adapter_size", [4, 8], 2, {"method": "adapter"}),
+    ("tune.adapter_size", [4, 8], 1, {"method": "lora"}),
+    ("tune.lora_rank", [2, 4], 2, {"method": "lora"}),
+    ("tune.lora_alpha", [16, 32], 1, {}),
+    ("tune.gradient_checkpointing", [False, True], 1, {}),
+    ("tune.checkpoint_steps", [50, 60], 1, {}),
+]
+
+
+@pytest.mark.parametrize(("key", "values", "num_tuned", "tuning"), AXES, ids=[str(axis[:2]) for axis in AXES])
+def test_the_full_model_is_tuned_once(
+    models: dict[str, str], key: str, values: list[Any], num_tuned: int, tuning: dict[str, Any]
+) -> None:
+    found = counts(models["gpt2"], {key: values}, tune=tuning)
+    assert (found["full_tune"], found["tune"], found["report"]) == (1, num_tuned, num_tuned)
+
+
+def test_patience_that_ends_a_tuning_makes_another_one(models: dict[str, str]) -> None:
+    found = counts(models["gpt2"], {"tune.patience": [1, 2]}, tune={"eval_steps": 10})
+    assert (found["full_tune"], found["tune"]) == (2, 2)
+
+
+def test_a_distillation_is_computed_once(models: dict[str, str]) -> None:
+    axes: dict[str, list[Any]] = {"distill.checkpoint_steps": [50, 60]}
+    found = counts(models["gpt2"], axes, distill=DISTILL)
+    assert (found["distill"], found["tune"], found["report"]) == (1, 1, 1)
+    assert counts(models["gpt2"], {"distill.seed": [0, 1]}, distill=DISTILL)["distill"] == 2
+    teachers = {"distill.teacher": [models["gpt2"], models["llama"]]}
+    assert counts(models["gpt2"], teachers, distill=DISTILL)["distill"] == 2
+
+
+def test_what_a_compression_does_not_look_at_makes_no_other_one(models: dict[str, str]) -> None:
+    low_rank = {"method": "low_rank", "rank": 0.25}
+    assert counts(models["gpt2"], {"compress.seed": [0, 1]}, compress=low_rank)["compress"] == 1
+    drawn = low_rank | {"rank_choice": "sampling"}
+    assert counts(models["gpt2"], {"compress.seed": [0, 1]}, compress=drawn)["compress"] == 2
+
+
+@pytest.mark.parametrize("key", ["tune.adapter_size", "tune.gradient_checkpointing", "tune.seeds", "tune.method"])
+def test_as_many_as_the_stages_own_keys(models: dict[str, str], key: str) -> None:
+    """The estimate's identities against those under which the store would keep what the flow computes."""
+    choices = {"adapter_size": [4, 8], "gradient_checkpointing": [False, True], "seeds": [[0], [0, 1]]}
+    values = choices.get(key.removeprefix("tune."), ["blocks", "lora", "bitfit"])
+    cells = cells_of(models["gpt2"], {key: values})
+    ref = Ref(stage="emulate", key="0" * 64, digest="0" * 64, summary={})
+    keys = {
+        tune.key(task=None, plan=ref, emulator=ref, **Arguments(cell, "bfloat16").tune(seed))[0]
+        for _, cell in cells
+        for seed in cell.tune.seeds
+    }
+    found = Counter(cost.stage for cost in estimate_cells(cells).stages.values())
+    assert found["tune"] == len(keys)
+
+
+def test_a_validated_distillation_costs_more(models: dict[str, str], tmp_path: Path) -> None:
+    (once,) = one(models["gpt2"], "distill", distill=DISTILL)
+    (validated,) = one(models["gpt2"], "distill", distill=DISTILL | {"eval_steps": 100})
+    steps = 4 * 64 * 300
+    windows = -(-(VALIDATING_TOKENS[TEXT] - 1) // 63)
+    assert validated.flops > once.flops
+    # Forward through teacher and emulator: less than a step's, which goes backward too.
+    assert validated.flops - once.flops < once.flops * windows * 64 * 3 / steps
+    assert validated.memory > once.memory
+    assert validated.working_disk == pytest.approx(once.working_disk * 4 / 3)
+    (tmp_path / "train.txt").write_text("word " * 9000)
+    (tmp_path / "validation.txt").write_text("word " * 900)
+    here = DISTILL | {"data": str(tmp_path)}
+    (short,) = one(models["gpt2"], "distill", distill=here | {"eval_steps": 100})
+    # 4,500 characters are about 1,000 tokens, 16 windows.
+    assert short.flops - once.flops == pytest.approx((validated.flops - once.flops) * 16 / windows)
+
+
+def test_factors_are_cheaper(models: dict[str, str]) -> None:
+    dense, factored = (
+        {
+            stage: one(models["llama"], stage, compress=how)[0]
+            for stage in ("emulate", "compress", "evaluate", "tune", "plug_in")
+        }
+        for how in ({"method": "prune", "ratio": 0.5}, {"method": "low_rank", "rank": 0.25})
+    )
+    assert factored["compress"].disk < dense["compress"].disk == dense["emulate"].disk
+    for stage in ("evaluate", "tune"):
+        assert factored[stage].flops < dense[stage].flops
+        assert factored[stage].memory < dense[stage].memory
+    assert (factored["emulate"], factored["plug_in"]) == (dense["emulate"], dense["plug_in"])
+    distilled, cheaper = (
+        one(models["llama"], "distill", distill=DISTILL, compress=how)[0]
+        for how in ({}, {"method": "low_rank", "rank": 0.25})
+    )
+    assert cheaper.flops < distilled.flops
+    assert (cheaper.disk, cheaper.working_disk) < (distilled.disk, distilled.working_disk)
+
+
+@pytest.mark.parametrize(
+    ("family", "key", "value", "message"),
+    [
+        ("gpt2", "plan.num_kept", 99, r"plan\.num_kept=99: plan\.num_kept = 99, but .* has 8 blocks"),
+        ("llama", "tune.method", "bitfit", r'tune\.method=bitfit: tune\.method = "bitfit", but .* no biases'),
+        ("gpt2", "plan.num_tuned", 1, r"plan\.num_tuned=1: strategy crash .*num_tuned = 1"),
+        ("gpt2", "compress.rank", 0.001, r"compress\.rank=0\.001: compress\.rank = 0\.001: .* rank 0"),
+        ("gpt2", "distill.teacher", "other", r"distill\.teacher=.*: distill\.teacher = .* has hidden_size 96"),
+    ],
+)
+def test_what_a_run_refuses_is_not_priced(
+    models: dict[str, str], tmp_path: Path, family: str, key: str, value: Any, message: str
+) -> None:
+    groups: dict[str, Any] = {"strategy": "crash"}
+    first: dict[str, Any] = {"plan.num_kept": 4, "tune.method": "blocks", "plan.num_tuned": 2, "compress.rank": 0.25}
+    if key == "compress.rank":
+        groups["compress"] = {"method": "low_rank", "rank": 0.25}
+    if key == "distill.teacher":
+        groups["distill"] = DISTILL
+        GPT2Config(vocab_size=1000, n_embd=96, n_layer=8, n_head=4).save_pretrained(tmp_path / "other")
+        value, first[key] = str(tmp_path / "other"), models["gpt2"]
+    cells = cells_of(models[family], {key: [first[key], value]}, **groups)
+    with pytest.raises(InputError, match=f"^the cell {message}"):
+        estimate_cells(cells)
+    estimate_cells(cells[:1])
+
+
+def test_a_search_is_not_priced_as_a_run(models: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text(
+        f'[model]\nname = "{models["gpt2"]}"\n[task]\nname = "piqa"\n[plan]\nnum_kept = 4\nnum_tuned = 2\n'
+        "[search]\nnum_kept = [4, 6]\n"
+    )
+    options = parser().parse_args(["plan-cost", str(path)])
+    with pytest.raises(InputError, match=r"has a table \[search\].*--set search="):
+        options.run(options)
+    options = parser().parse_args(["plan-cost", str(path), "--set", "search="])
+    assert options.run(options) == 0
+    assert len(make_cells(*read_sweep(path, ["search="]))) == 1
