@@ -36,6 +36,27 @@ def check_study(settings: Settings) -> None:
         )
     if FULL in study.points and not settings.full_tune.enabled:
         raise InputError('study.points has "full", but full_tune.enabled = false: switch it on, or leave "full" out')
+    _check_plugged(settings)
+
+
+def _check_plugged(settings: Settings) -> None:
+    """Refuse plug-ins that are no change of the full model's own weights."""
+    study = settings.study
+    on_landscape = "landscape" in study.parts and set(points_of(settings)) & set(settings.strategy)
+    against = "similarity" in study.parts and study.against == "plug_in"
+    if not (on_landscape or against):
+        return
+    wanted = 'study.against = "plug_in"' if against else "a plug-in among study.points"
+    if settings.tune.method == "adapter":
+        raise InputError(
+            f'tune.method = "adapter" with {wanted}: adapters are modules of their own, not weights of the full model;'
+            " choose from blocks, lora, bitfit"
+        )
+    if settings.tune.trained == "frozen":
+        raise InputError(
+            f'tune.trained = "frozen" with {wanted}: frozen blocks stay with the emulator, so that nothing is plugged'
+            " in; choose from tuned, all"
+        )
 
 
 def find_others(settings: Settings) -> Others:

@@ -9,20 +9,24 @@ from tasks.store.studied import Studied
 
 @dataclass(frozen=True)
 class Answer:
-    """A fact of a stage, in words and with its unit. fact: one that ends with * stands for all that begin so."""
+    """A fact of a stage, in words and with its unit. fact: one that ends with * stands for all that begin so.
+
+    named: what an analysis's label is, where it does not say so itself.
+    """
 
     stage: str
     fact: str
     words: str
+    named: str = ""
 
 
 ANSWERS: tuple[Answer, ...] = (
     Answer("similarity", "lowest_adjacent", "lowest similarity of neighbouring blocks"),
     Answer("similarity", "highest_adjacent", "highest similarity of neighbouring blocks"),
-    Answer("structure", "num_modules", "modules that the similarity suggests"),
-    Answer("structure", "modularity", "modularity"),
-    Answer("structure", "p_value", "p of such a modularity without modules"),
-    Answer("structure", "stability", "agreement of the modules over bootstraps (1: the same)"),
+    Answer("structure", "num_modules", "modules that the similarity suggests", "pooling"),
+    Answer("structure", "modularity", "modularity", "pooling"),
+    Answer("structure", "p_value", "p of such a modularity without modules", "pooling"),
+    Answer("structure", "stability", "agreement of the modules over bootstraps (1: the same)", "pooling"),
     Answer("cross", "mean_best_match", "most alike block of the other network, mean (debiased CKA)"),
     Answer("cross", "mean_same_depth", "block of the same depth, mean (debiased CKA)"),
     Answer("lens", "mean_kl_logit", "KL from the output to the logit lens, mean over blocks (nats)"),
@@ -50,6 +54,7 @@ def numbers(cells: Sequence[Studied]) -> list[dict[str, Any]]:
             summaries = {cell.label: cell.analyses[name].summary for cell in cells if name in cell.analyses}
             values = {label: summary[fact] for label, summary in summaries.items() if fact in summary}
             words = answer.words if fact == answer.fact else f"{answer.words}, {_rest(fact, answer)}"
+            words += f" ({f'{answer.named} {label}'.strip()})" if label else ""
             found.append({"stage": answer.stage, "fact": fact, "label": label, "words": words, "values": values})
     return found
 

@@ -57,11 +57,7 @@ def input_cells(cells: Sequence[Studied]) -> tuple[list[str], list[list[str]]]:
 
 def number_cells(cells: Sequence[Studied], numbers: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the answers: one row each, cells side by side."""
-
-    def words(each: Mapping[str, Any]) -> str:
-        return f"{each['words']} ({each['label']})" if each["label"] else str(each["words"])
-
-    rows = [[words(each), *(shown(each["values"].get(cell.label)) for cell in cells)] for each in numbers]
+    rows = [[str(each["words"]), *(shown(each["values"].get(cell.label)) for cell in cells)] for each in numbers]
     return ["", *(cell.label for cell in cells)], rows
 
 

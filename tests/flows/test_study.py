@@ -137,6 +137,8 @@ def test_models_of_different_width_are_compared_on_the_same_rows(settings, tmp_p
         (['study.parts=["lens", "lens"]'], "names one twice"),
         (['study.points=["initial", "crahs"]'], r"has 'crahs'; choose from initial, full, uniform, crash"),
         (['study.points=["initial"]'], "needs at least two models; choose from initial, full, uniform, crash"),
+        (["tune.method=adapter"], "adapters are modules of their own.*choose from blocks, lora, bitfit"),
+        (["tune.trained=frozen"], "nothing is plugged in; choose from tuned, all"),
         (["study.extent=[4, -4]"], "give the smaller coordinate first"),
         (["study.num_samples=[2]"], "greater than or equal to 4"),
         (['study.other={full="x"}'], "a model of the study's own; rename it"),
