@@ -87,7 +87,7 @@ def test_every_part_of_a_study_is_on_its_page_and_found_again(settings, tmp_path
         links = shown.ask(
             "Array.from(document.querySelectorAll('nav a')).map(link => !!document.querySelector(link.hash))"
         )
-        assert links == [True] * 6
+        assert links == [True] * 7
         assert set(shown.ask("Array.from(document.querySelectorAll('figure:has(.cells)'), one => one.id)")) >= HEATMAPS
         for name in HEATMAPS:
             shown.point(*shown.ask(LOWEST.replace("NAME", name)))
