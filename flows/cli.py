@@ -40,6 +40,11 @@ SWEEP = (
     " [[variants]], each with a name and the settings that it changes, are one axis together. tune.seeds stays inside a"
     " cell."
 )
+STUDY = (
+    "Similarity of the blocks' states, tuned lens and distances of their predictions, importance of blocks, loss"
+    " landscape, weights and data sets, on one page. Lists at model.name and task.name, or tables [[variants]], make"
+    " several models and data sets side by side; study.parts chooses what is looked at."
+)
 SET_HELP = "change one setting; KEY= takes it back to its default"
 
 
@@ -86,9 +91,14 @@ def parser() -> argparse.ArgumentParser:
         "settings", type=Path, help="TOML file as for `crash run`, with the limit and lists in [search]"
     )
     search.set_defaults(run=_run, deployment="search/run")
-    for command in (demo, run, sweep, cost, search):
+    study = commands.add_parser(
+        "study", help="what a model's blocks do, which matter, where tuned models lie", description=STUDY
+    )
+    study.add_argument("settings", type=Path, help="TOML file as for `crash run`, with what to look at in [study]")
+    study.set_defaults(run=_study)
+    for command in (demo, run, sweep, cost, search, study):
         command.add_argument("--set", dest="changes", action="append", metavar="KEY=VALUE", help=SET_HELP)
-    for command in (demo, run, search):
+    for command in (demo, run, search, study):
         command.add_argument("--pool", action="store_true", help="run it on the work pool, and follow it from here")
     runs = commands.add_parser("runs", help="runs so far, their state and keys")
     runs.add_argument("--keys", action="store_true", help="also list the stages' keys")
@@ -142,6 +152,21 @@ def _sweep(options: argparse.Namespace) -> int:
     from flows.launch import launch_sweep
 
     return launch_sweep(settings, axes, options.at_once, options.here)
+
+
+def _study(options: argparse.Namespace) -> int:
+    from flows.reading import read_study
+
+    settings, axes = read_study(options.settings, options.changes)
+    if options.pool:
+        from flows.environment import prepare_environment
+        from flows.service.submit import submit
+
+        prepare_environment(Path(settings.place.home))
+        return submit("study/run", settings, axes)
+    from flows.launch import launch_study
+
+    return launch_study(settings, axes)
 
 
 def _plan_cost(options: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
 """What a run is given, resolved to contents and refused where it cannot be: before anything is computed."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ MIN_SUPPORT_ROWS = 4
 class Inputs:
     """Model and task, resolved to contents and checked; nothing has been computed yet."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, needed: Callable[[Settings, Any], int] | None = None) -> None:
+        """needed: bytes of disk that a flow takes at most, where it is not that of a crash run."""
         from tasks.check import check
         from tasks.store.models import resolve_model
         from tasks.store.task_sources import resolve_task
@@ -40,7 +41,7 @@ class Inputs:
         # What was computed before is served from a store that cannot be written; what was not fails at its lock.
         # A run that goes on has used part of its disk already: what it still needs is not known.
         if store.find(check.name, check.key(**inputs)[0]) is None:
-            store.check_writable(needed_bytes(settings, self.model))
+            store.check_writable((needed or needed_bytes)(settings, self.model))
         elif store.writable():
             store.check_writable(MIN_FREE_BYTES)
         if settings.tracking_uri:

@@ -66,6 +66,21 @@ def launch_search(settings: Settings) -> int:
     return 0
 
 
+def launch_study(settings: Settings, axes: dict[str, list[Any]]) -> int:
+    """Run the `study` flow in this process; exit code."""
+    _prepare(settings)
+    from flows.study_cells import make_cells_of, open_inputs
+
+    open_inputs(make_cells_of(settings, axes))
+    begun = time.monotonic()
+    from flows.study import study
+
+    _start(settings)
+    folder = open_store(settings.store_root, settings.store_url).open(study(settings, axes))
+    _print_summary(settings, folder / "study.md", folder / "study.html", time.monotonic() - begun)
+    return 0
+
+
 def _prepare(settings: Settings) -> None:
     prepare_environment(Path(settings.place.home))
     check_prefect()

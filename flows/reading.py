@@ -3,6 +3,7 @@
 import difflib
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tasks.core.errors import InputError
 from tasks.store.task_sources import NAME_PLACE
 
 # Settings that name a folder, which may lie beside the file.
-FOLDERS = (("model", "name"), ("task", "data"), ("distill", "teacher"), ("distill", "data"))
+FOLDERS = (("model", "name"), ("task", "data"), ("distill", "teacher"), ("distill", "data"), ("study", "other"))
 
 # Sweeps that come with the project.
 READY = Path(__file__).parent / "tables"
@@ -39,6 +40,15 @@ def read_sweep(path: Path, changes: list[str] | None = None) -> tuple[Settings, 
     values, text = _read(ready if not path.exists() and ready.is_file() else path, changes)
     base, axes = split_axes(values)
     return _validated(base, path, text), axes
+
+
+def read_study(path: Path, changes: list[str] | None = None) -> tuple[Settings, dict[str, list[Any]]]:
+    """As `read_sweep`: lists of models and tasks make the cells of a study. Raises InputError."""
+    from flows.study_cells import make_cells_of
+
+    settings, axes = read_sweep(path, changes)
+    make_cells_of(settings, axes)
+    return settings, axes
 
 
 def _read(path: Path, changes: list[str] | None) -> tuple[dict[str, Any], str]:
@@ -90,10 +100,14 @@ def _resolve_beside(values: dict[str, Any], folder: Path) -> None:
     for table, key in FOLDERS:
         group: Any = values.get(table)
         if isinstance(group, dict) and key in group:
-            given = group[key]
-            group[key] = (
-                [_beside(part, folder) for part in given] if isinstance(given, list) else _beside(given, folder)
-            )
+            group[key] = each_folder(group[key], lambda text: _beside(text, folder))
+
+
+def each_folder(given: Any, change: Callable[[Any], Any]) -> Any:
+    """A setting that names a folder, changed: one, a list of them, or a table of them by name."""
+    if isinstance(given, dict):
+        return {name: change(part) for name, part in given.items()}
+    return [change(part) for part in given] if isinstance(given, list) else change(given)
 
 
 def _beside(text: Any, folder: Path) -> Any:

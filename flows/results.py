@@ -87,3 +87,22 @@ def show_search(run: "Run", tracking: Tracking) -> None:
     except Exception as error:
         # The store has the table; a server that is away costs only its copy.
         logger.warning("Prefect did not take the table (%s)", type(error).__name__)
+
+
+def show_study(run: "Run", tracking: Tracking) -> None:
+    """Pass the page, the figures and the numbers of a study on to MLflow and Prefect."""
+    from prefect.artifacts import create_markdown_artifact
+
+    assert run.report is not None
+    folder = run.runtime.open_store().open(run.report)
+    tracking.files(sorted(folder.glob("*.png")), "figures")
+    tracking.files(sorted(folder.glob("*.csv")), "numbers")
+    tracking.files([folder / name for name in ("study.html", "study.md", "study.json")], "study")
+    tracking.values({name: float(value) for name, value in run.report.summary.items()})
+    table = (folder / "study.md").read_text()
+    tracking.describe(table, {"findings.key": run.report.key})
+    try:
+        create_markdown_artifact(markdown=table, key="report", description="The study in numbers")
+    except Exception as error:
+        # The store has the page; a server that is away costs only its copy.
+        logger.warning("Prefect did not take the numbers (%s)", type(error).__name__)

@@ -14,9 +14,9 @@ from flows.arguments import Arguments
 from flows.environment import prefect_page
 from flows.inputs import Inputs
 from flows.logs import quiet_prefect
+from flows.parameters import digests_of, shown_parameters
 from flows.progress import Progress
 from flows.published_as import published_as
-from flows.reading import FOLDERS
 from flows.settings import Settings
 from tasks.core.errors import InterruptedRun
 from tasks.store.artifacts import Ref
@@ -29,13 +29,15 @@ from tasks.store.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 # Stages whose artifact is what a whole run or sweep was for.
-RESULTS = ("report", "collect", "frontier")
+RESULTS = ("report", "collect", "frontier", "findings")
 
 
 class Run:
     """Calls stages: `run(stage, label, **arguments)` submits the Prefect task and remembers its future."""
 
-    def __init__(self, settings: Settings, inputs: Inputs, runtime: Runtime, own: Shared) -> None:
+    def __init__(
+        self, settings: Settings, inputs: Inputs, runtime: Runtime, own: Shared, futures: list[Any] | None = None
+    ) -> None:
         self.settings = settings
         self.model = inputs.model
         self.task = inputs.task
@@ -57,10 +59,14 @@ class Run:
             "published_as": published_as(settings),
             **facts,
         }
-        self._futures: list[Any] = []
+        # Of several models and tasks in one flow run all stages are waited for together.
+        self._futures: list[Any] = [] if futures is None else futures
+        # Before the labels of its stages, where there are several models or tasks.
+        self.prefix = ""
         self.report: Ref | None = None
 
     def __call__(self, stage: Stage, label: str = "", **arguments: Any) -> Any:
+        label = " · ".join(part for part in (self.prefix, label) if part)
         future = stage.submit(self.runtime, label, **arguments)
         self._futures.append(future)
         return future
@@ -111,8 +117,8 @@ def started(
     own = make_shared(settings, runtime)
     own.used.append(inputs.checked)
     run = Run(settings, inputs, runtime, own)
-    parameters = _parameters(settings, run.facts, flow_name)
-    with recorded(settings, flow_name, name or run_name(settings), runtime, own, parameters, _digests(inputs)):
+    parameters = shown_parameters(settings, run.facts, flow_name)
+    with recorded(settings, flow_name, name or run_name(settings), runtime, own, parameters, digests_of(inputs)):
         yield run
         assert run.report is not None
         (show or show_results)(run, own.tracking)
@@ -222,22 +228,3 @@ def git_commit() -> str | None:
         return None
     answer = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True)
     return answer.stdout.strip() or None
-
-
-def _parameters(settings: Settings, facts: dict[str, Any], flow_name: str) -> dict[str, str]:
-    """Every setting that can change this flow's result, flat; of folders only the name, of places nothing."""
-    flat: dict[str, str] = {}
-    named = {".".join(place) for place in FOLDERS}
-    unused = {"place", "export"} | ({"search"} if flow_name != "search" else set())
-    for group, values in settings.model_dump(mode="json", exclude=unused).items():
-        if isinstance(values, dict):
-            given = {f"{group}.{key}": value for key, value in values.items() if value is not None}
-            flat |= {key: Path(value).name if key in named else str(value) for key, value in given.items()}
-        else:
-            flat[group] = ", ".join(values)
-    return flat | {f"fact.{key}": str(value) for key, value in facts.items() if key.startswith(("num_", "precision"))}
-
-
-def _digests(inputs: Inputs) -> dict[str, str]:
-    digests = {f"model {inputs.model.family}": inputs.model.weights, f"task {inputs.task.name}": inputs.task.digest}
-    return digests | ({"distill text": inputs.text.digest} if inputs.text else {})

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from flows.emulator_settings import Compress, Distill
 from flows.group import Group
 from flows.plan_settings import PlanSettings, Share, Strategy
+from flows.study_settings import Study
 from flows.tune_settings import FullTune, Tune
 from tasks.store.home import default_home
 
@@ -139,6 +140,7 @@ class Settings(Group):
     full_tune: FullTune = FullTune()
     evaluate: Evaluate = Evaluate()
     search: Search = Search()
+    study: Study = Study()
     export: Export = Export()
     place: Place = Place()
 

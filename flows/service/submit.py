@@ -10,10 +10,11 @@ from typing import Any
 from uuid import UUID
 
 from flows.environment import check_prefect, prefect_page
-from flows.reading import FOLDERS
+from flows.reading import FOLDERS, each_folder
 from flows.service.paging import pages
 from flows.service.reaper import GIVEN_UP
 from flows.settings import Settings
+from flows.variants import AXIS, NAME, overrides
 from tasks.core import errors
 from tasks.core.errors import EnvironmentFault, InputError
 from tasks.store.task_sources import NAME_PLACE
@@ -30,15 +31,16 @@ LATE = timedelta(seconds=5)
 NOISE = ("deployment step", "deployment pull step", "Finished in state Completed()")
 
 
-def submit(deployment: str, settings: Settings) -> int:
-    """Run a deployment with these settings, print what it logs, and its table; exit code."""
+def submit(deployment: str, settings: Settings, grid: dict[str, list[Any]] | None = None) -> int:
+    """Run a deployment with these settings, print what it logs, and its table; exit code. grid: of a study."""
     if not os.environ.get("PREFECT_API_URL"):
         raise InputError("--pool needs a Prefect server: start one with `crash up`, or set PREFECT_API_URL")
     check_prefect()
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
-        run = start(client, deployment, {"settings": portable(settings)})
+        given = {"settings": portable(settings)} | ({} if grid is None else {"grid": portable_grid(grid)})
+        run = start(client, deployment, given)
         print(f"{deployment} runs on the pool: {prefect_page(str(run))}")
         print("Ctrl-C stops looking, not the run.\n")
         final = follow(client, run, _printer(client, run))
@@ -53,11 +55,28 @@ def portable(settings: Settings) -> dict[str, Any]:
     """Settings as flow parameters: only what was set, so that places are the worker's own; folders absolute."""
     values = settings.model_dump(mode="json", exclude_unset=True)
     for group, key in FOLDERS:
-        text = values.get(group, {}).get(key)
-        # Of a place for several tasks, the part that they have in common.
-        if text and Path(text.partition(NAME_PLACE)[0] or ".").exists():
-            values[group][key] = str(Path(text).absolute())
+        if given := values.get(group, {}).get(key):
+            values[group][key] = each_folder(given, _absolute)
     return values
+
+
+def portable_grid(grid: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Axes as flow parameters: folders absolute, those inside variants too."""
+    folders = {".".join(place) for place in FOLDERS}
+
+    def changed(key: str, value: Any) -> Any:
+        if key != AXIS:
+            return each_folder(value, _absolute) if key in folders else value
+        flat = {name: changed(name, part) for name, part in overrides(value).items()}
+        return {NAME: value[NAME], **flat}
+
+    return {key: [changed(key, value) for value in values] for key, values in grid.items()}
+
+
+def _absolute(text: Any) -> Any:
+    # Of a place for several tasks, the part that they have in common.
+    known = isinstance(text, str) and Path(text.partition(NAME_PLACE)[0] or ".").exists()
+    return str(Path(text).absolute()) if known else text
 
 
 class Settled:

@@ -6,7 +6,7 @@ the unbiased HSIC of Song et al. 2012; angular distance: Gromov et al. 2024 (240
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ def linear_cka(states: Tensor, debiased: bool = False, names: Sequence[str] | No
     representations, which the debiased one is not. Costs N Gram matrices [n, n] and one product [N, n^2][n^2, N].
     names: what to call each state in errors. Raises InputError for n <= 3, a constant state, NaN or infinity.
     """
-    return _cka(states, _linear_gram, debiased, names)
+    return _cka(states, "linear", debiased, names)
 
 
 def rbf_cka(states: Tensor, debiased: bool = False, names: Sequence[str] | None = None) -> Tensor:
@@ -33,7 +33,7 @@ def rbf_cka(states: Tensor, debiased: bool = False, names: Sequence[str] | None 
 
     states: [N, n, d]. Errors as `linear_cka`.
     """
-    return _cka(states, _rbf_gram, debiased, names)
+    return _cka(states, "rbf", debiased, names)
 
 
 def angular_distance(states: Tensor) -> Tensor:
@@ -66,25 +66,56 @@ class BlockInfluence:
         return torch.tensor([self._sums[block] / self._counts[block] for block in sorted(self._sums)])
 
 
-def _cka(states: Tensor, gram: Callable[[Tensor], Tensor], debiased: bool, names: Sequence[str] | None) -> Tensor:
-    if states.ndim != 3:
-        raise InputError(f"states must be [states, rows, width]; the shape is {list(states.shape)}")
-    num_states, num_rows, _ = states.shape
-    if num_rows < MIN_ROWS:
-        raise InputError(f"{num_rows} rows are too few to compare representations; give at least {MIN_ROWS}")
-    centre = _u_centred if debiased else _centred
+def unit_kernels(states: Tensor, kernel: str, debiased: bool = False, names: Sequence[str] | None = None) -> Tensor:
+    """Centred kernels of norm 1, [N, n^2] float64: the CKA of two representations of the same rows is their product.
+
+    states: [N, n, d]; kernel: "linear" or "rbf". debiased: centred so that the product is the unbiased HSIC. Errors as
+    `linear_cka`.
+    """
+    num_states, num_rows, _ = _checked(states)
     flat = torch.empty(num_states, num_rows * num_rows, dtype=torch.float64, device=states.device)
+    for index, gram in enumerate(kernels(states, kernel, names)):
+        noise = torch.finfo(_working_type(states)).eps * gram.norm()
+        torch.div(
+            centred := centre(gram, debiased).flatten(), _norm(centred, noise, _name(names, index)), out=flat[index]
+        )
+    return flat
+
+
+def kernels(states: Tensor, kernel: str, names: Sequence[str] | None = None) -> Iterator[Tensor]:
+    """The kernel [n, n] of each state, float64 and not centred, of columns that are centred and scaled to size 1.
+
+    Arguments and errors as `unit_kernels`.
+    """
+    _checked(states)
     # One buffer for all: fresh memory for each state costs as much time as the arithmetic on it.
     room = torch.empty_like(states[0], dtype=_working_type(states))
     for index, state in enumerate(states):
-        name = names[index] if names else f"block {index}"
-        kernel = gram(_prepared(state, name, room)).double()
-        noise = torch.finfo(room.dtype).eps * kernel.norm()
-        kernel = centre(kernel).flatten()
-        torch.div(kernel, _norm(kernel, noise, name), out=flat[index])
+        yield KERNELS[kernel](_prepared(state, _name(names, index), room)).double()
+
+
+def centre(gram: Tensor, debiased: bool) -> Tensor:
+    """A kernel [n, n] without its means, perhaps in place; debiased: U-centred."""
+    return _u_centred(gram) if debiased else _centred(gram)
+
+
+def _cka(states: Tensor, kernel: str, debiased: bool, names: Sequence[str] | None) -> Tensor:
+    flat = unit_kernels(states, kernel, debiased, names)
     similarity = flat @ flat.T
     similarity.fill_diagonal_(1.0)
-    return similarity.to(states.dtype if states.dtype == torch.float64 else torch.float32)
+    return similarity.to(_working_type(states))
+
+
+def _checked(states: Tensor) -> torch.Size:
+    if states.ndim != 3:
+        raise InputError(f"states must be [states, rows, width]; the shape is {list(states.shape)}")
+    if (num_rows := states.shape[1]) < MIN_ROWS:
+        raise InputError(f"{num_rows} rows are too few to compare representations; give at least {MIN_ROWS}")
+    return states.shape
+
+
+def _name(names: Sequence[str] | None, index: int) -> str:
+    return names[index] if names else f"block {index}"
 
 
 def _working_type(states: Tensor) -> torch.dtype:
@@ -152,3 +183,6 @@ def _u_centred(gram: Tensor) -> Tensor:
     rows = hollow.sum(dim=1) / (n - 2)
     total = hollow.sum() / ((n - 1) * (n - 2))
     return (hollow - rows.unsqueeze(0) - rows.unsqueeze(1) + total).fill_diagonal_(0.0)
+
+
+KERNELS = {"linear": _linear_gram, "rbf": _rbf_gram}

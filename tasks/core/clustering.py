@@ -22,7 +22,7 @@ def adjacent_clusters(cka: Any, num_clusters: int, linkage: str = "boundary") ->
     segmentation with the largest mean similarity within clusters, by dynamic programming, O(N^2 K).
     Raises InputError for a matrix that is not square, symmetric and finite, or an impossible number of clusters.
     """
-    matrix = _checked(cka)
+    matrix = checked_similarity(cka)
     num_blocks = len(matrix)
     if linkage not in LINKAGES:
         raise InputError(f"linkage = {linkage!r}; choose from {', '.join(LINKAGES)}")
@@ -41,7 +41,7 @@ def similar_clusters(similarity: Any, num_clusters: int, linkage: str = "average
     average, complete: merge the two clusters with the largest mean or smallest-member similarity, the leftmost two on a
     tie (agglomerative clustering; CRaSh's single-forward variant). Errors as `adjacent_clusters`.
     """
-    matrix = _checked(similarity).copy()
+    matrix = checked_similarity(similarity).copy()
     _check_number(num_clusters, len(matrix))
     if linkage not in FREE_LINKAGES:
         raise InputError(f"linkage = {linkage!r} of clusters that need not be adjacent; choose from average, complete")
@@ -61,7 +61,7 @@ def similar_clusters(similarity: Any, num_clusters: int, linkage: str = "average
 
 def adjacent_similarity(cka: Any) -> np.ndarray:
     """[N-1] similarities a_i of blocks i and i+1."""
-    return np.diagonal(_checked(cka), offset=1).copy()
+    return np.diagonal(checked_similarity(cka), offset=1).copy()
 
 
 def dendrogram(cka: Any) -> np.ndarray:
@@ -80,6 +80,20 @@ def dendrogram(cka: Any) -> np.ndarray:
         rows.append([left, right, max(0.0, 1.0 - similarity[boundary]), size[new]])
         name = [new if current in (left, right) else current for current in name]
     return np.array(rows, dtype=float).reshape(-1, 4)
+
+
+def checked_similarity(cka: Any) -> np.ndarray:
+    """The matrix [N, N] in float64. InputError unless it is square, symmetric and finite."""
+    matrix = np.asarray(cka.detach().cpu() if hasattr(cka, "detach") else cka, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not len(matrix):
+        raise InputError(f"the similarity matrix must be square, one row a block; its shape is {matrix.shape}")
+    if not np.isfinite(matrix).all():
+        # One broken block spoils an entry of every row, but all of its own.
+        block = int(np.argmax((~np.isfinite(matrix)).sum(axis=1)))
+        raise InputError(f"the similarity of block {block} is not finite; check its captured states")
+    if not np.allclose(matrix, matrix.T, atol=1e-4):
+        raise InputError("the similarity matrix must be symmetric")
+    return matrix
 
 
 def _weakest_boundaries(similarity: np.ndarray, count: int) -> list[int]:
@@ -134,16 +148,3 @@ def _segment_values(matrix: np.ndarray) -> np.ndarray:
 def _check_number(num_clusters: int, num_blocks: int) -> None:
     if not 1 <= num_clusters <= num_blocks:
         raise InputError(f"num_clusters = {num_clusters}: make between 1 and {num_blocks}, the number of blocks")
-
-
-def _checked(cka: Any) -> np.ndarray:
-    matrix = np.asarray(cka.detach().cpu() if hasattr(cka, "detach") else cka, dtype=np.float64)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not len(matrix):
-        raise InputError(f"the similarity matrix must be square, one row a block; its shape is {matrix.shape}")
-    if not np.isfinite(matrix).all():
-        # One broken block spoils an entry of every row, but all of its own.
-        block = int(np.argmax((~np.isfinite(matrix)).sum(axis=1)))
-        raise InputError(f"the similarity of block {block} is not finite; check its captured states")
-    if not np.allclose(matrix, matrix.T, atol=1e-4):
-        raise InputError("the similarity matrix must be symmetric")
-    return matrix

@@ -61,9 +61,7 @@ def score_tokens(
             f"an answer of {longest} tokens does not fit into the {max_length} that the model takes; leave its row"
             " out, or take a model with a longer context"
         )
-    shared: dict[tuple[int, ...], list[int]] = {}
-    for number, (before, scored) in enumerate(requests):
-        shared.setdefault((*before, *scored)[-(max_length + 1) : -1], []).append(number)
+    shared = _by_inputs(requests, max_length)
     inputs = list(shared)
     batches: Iterable[list[int]] = list(token_batches([Example(ids, ()) for ids in inputs], max_tokens))
     answers: dict[int, tuple[float, bool]] = {}
@@ -72,6 +70,19 @@ def score_tokens(
         wanted = [(row, number, requests[number][1]) for row, ids in enumerate(rows) for number in shared[ids]]
         answers |= _score_batch(model, rows, wanted)
     return [answers[number] for number in range(len(requests))]
+
+
+def request_batches(
+    requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int, max_tokens: int
+) -> list[list[int]]:
+    """Numbers of the requests that `score_tokens` scores in one forward pass, pass by pass.
+
+    To score each list by itself gives the numbers of scoring all at once, bit for bit.
+    """
+    shared = _by_inputs(requests, max_length)
+    inputs = list(shared)
+    batches = token_batches([Example(ids, ()) for ids in inputs], max_tokens)
+    return [[number for at in batch for number in shared[inputs[at]]] for batch in batches]
 
 
 def mean_with_error(values: Sequence[float]) -> tuple[float, float | None]:
@@ -118,6 +129,16 @@ def jackknife_error(items: Sequence[Any], statistic: Callable[[list[Any]], float
     left = [statistic([item for at, item in enumerate(items) if at % groups != group]) for group in range(groups)]
     mean = sum(left) / groups
     return math.sqrt((groups - 1) / groups * sum((value - mean) ** 2 for value in left))
+
+
+def _by_inputs(
+    requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int
+) -> dict[tuple[int, ...], list[int]]:
+    """What goes into the model, and the requests that are read off it."""
+    shared: dict[tuple[int, ...], list[int]] = {}
+    for number, (before, scored) in enumerate(requests):
+        shared.setdefault((*before, *scored)[-(max_length + 1) : -1], []).append(number)
+    return shared
 
 
 @torch.inference_mode()

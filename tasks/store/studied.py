@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# Left, outer edge of the first row, right, outer edge of the last row: shares of the picture from its top left corner.
+Box = tuple[float, float, float, float]
+
 
 @dataclass(frozen=True)
 class Analysis:
@@ -27,12 +30,16 @@ class Studied:
 
 @dataclass(frozen=True)
 class Matrix:
-    """What a reader can point at in a heatmap: values [rows][columns] with their names."""
+    """What a reader can point at in a heatmap: values [rows][columns] with their names.
+
+    box: where it is in the picture, as `tasks.store.drawing.boxes_at` gives it; without it only the CSV has the values.
+    """
 
     rows: Sequence[str]
     columns: Sequence[str]
     values: Sequence[Sequence[float]]
     unit: str
+    box: Box | None = None
 
 
 @dataclass(frozen=True)

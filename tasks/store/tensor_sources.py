@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, BinaryIO
 
+from tasks.core.errors import InputError
 from tasks.store.tensor_files import COPY_BYTES, StoredTensor
 
 if TYPE_CHECKING:
@@ -85,3 +86,17 @@ def read_stored(stored: StoredTensor) -> "Tensor":
     if not stored.num_bytes:
         return torch.empty(stored.shape, dtype=dtype)
     return torch.frombuffer(content.getbuffer(), dtype=dtype).reshape(stored.shape)
+
+
+def read_entries(stored: StoredTensor, begin: int, end: int) -> "Tensor":
+    """Entries begin .. end - 1 of a stored tensor of one of `FLOATS` as a row, without reading the others."""
+    import torch
+
+    names = {code: name for name, code in DTYPES.items()}
+    item = FLOATS[stored.dtype]
+    with stored.file.open("rb", buffering=0) as source:
+        source.seek(stored.start + begin * item)
+        content = bytearray(source.read((end - begin) * item))
+    if len(content) != (end - begin) * item:
+        raise InputError(f"{stored.file} ends too early: it changed while it was read")
+    return torch.frombuffer(content, dtype=getattr(torch, names[stored.dtype]))

@@ -5,6 +5,7 @@ that is away costs a warning. What is left over is delivered by the next run wit
 """
 
 import logging
+import re
 import threading
 import time
 from pathlib import Path
@@ -76,8 +77,12 @@ class Tracking:
 
     def _show_curves(self, key: str, values: list[list[Any]]) -> None:
         """Losses of every tuning side by side on the page of the whole run."""
-        label = self._named[key][1].replace(",", "")
-        curves = [[f"{name}/{label}", value, at, step] for name, value, at, step in values if name in CURVES and step]
+        label = self._named[key][1]
+        curves = [
+            [metric_name(f"{name}/{label}"), value, at, step]
+            for name, value, at, step in values
+            if name in CURVES and step
+        ]
         if label and curves:
             self.journal.write("metrics", run="", values=curves)
 
@@ -101,7 +106,8 @@ class Tracking:
 
     def values(self, numbers: dict[str, float]) -> None:
         """Final numbers of the whole run."""
-        self.journal.write("metrics", run="", values=[[name, value, now(), 0] for name, value in numbers.items()])
+        values = [[metric_name(name), value, now(), 0] for name, value in numbers.items()]
+        self.journal.write("metrics", run="", values=values)
 
     def files(self, paths: list[Path], folder: str = "") -> None:
         """Show files among the run's artifacts."""
@@ -135,9 +141,14 @@ class Tracking:
         return self._sender.url(self.mlflow_run_id) if self.mlflow_run_id else None
 
 
+def metric_name(text: str) -> str:
+    """A metric's name without what MLflow refuses; parts of a label become levels."""
+    return re.sub(r"[^\w\-. :/]", "", text.replace(" · ", "/"))
+
+
 def _numbers(summary: dict[str, Any]) -> dict[str, float]:
     return {
-        name: float(value)
+        metric_name(name): float(value)
         for name, value in summary.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }

@@ -75,6 +75,17 @@ def test_a_run_is_shown_complete_also_when_its_stages_were_cached(uri, client, t
     assert tracking.mlflow_run_id
 
 
+def test_labels_of_any_text_become_names_that_mlflow_takes(uri, client, tmp_path):
+    tracking = Tracking(uri, "names", tmp_path / "journal", "run")
+    report(tracking, tmp_path, False)
+    tracking.values({"structure.modularity/model.name=a/one · last": 0.5, "barrier_é (×2)": 1.0})
+    assert tracking.close("FINISHED")
+    found = client.search_runs([client.get_experiment_by_name("names").experiment_id])
+    (run,) = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
+    own = {"structure.modularity/model.namea/one/last": 0.5, "barrier_é 2": 1.0}
+    assert run.data.metrics == {"crash/plug_in": 0.9, "loss/crash": 0.5, **own}
+
+
 def test_curves_are_live(uri, client, tmp_path):
     tracking = Tracking(uri, "live", tmp_path / "journal", "run")
     done = artifact(tmp_path / "artifact")

@@ -1,0 +1,128 @@
+"""The parts of a study: which analyses each of them asks for."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flows.study_cells import StudyCell
+from flows.study_checks import FULL, INITIAL, points_of
+from flows.study_models import captured, full_tuned, plan_of, plugged, similar, tunes_blocks, variant_of
+from tasks.capture import capture
+from tasks.core.train_settings import TrainSettings
+from tasks.cross import cross
+from tasks.datasets import datasets
+from tasks.distances import distances
+from tasks.importance import importance
+from tasks.landscape import landscape
+from tasks.lens import lens
+from tasks.similarity import similarity
+from tasks.structure import structure
+from tasks.trajectory import trajectory
+from tasks.weights import weights
+
+
+def look_at_similarity(cell: StudyCell) -> None:
+    """How alike the blocks' states are, the modules that this makes, and what both depend on."""
+    study, estimator = cell.settings.study, cell.run.arguments.similarity
+    states, draws = captured(cell), {"num_bootstraps": study.num_bootstraps, **estimator}
+    cell.show(capture, states)
+    cell.show(similarity, similar(cell))
+    cell(structure, states=states, num_samples=study.num_samples, **draws)
+    for pooling in study.poolings:
+        if pooling != cell.settings.support.pooling:
+            pooled = cell(capture, pooling, **cell.inputs, **cell.run.arguments.capture | {"pooling": pooling})
+            cell(structure, pooling, states=pooled, **draws)
+
+
+def look_through_lenses(cell: StudyCell) -> None:
+    """What each block would predict: a trained lens, single rows, and distances between blocks."""
+    study, split = cell.settings.study, cell.settings.support.split
+    precision, max_tokens = (cell.run.arguments.evaluate[name] for name in ("precision", "max_tokens"))
+    steps = TrainSettings(
+        learning_rate=study.lens_learning_rate,
+        num_steps=study.lens_steps,
+        batch_size=study.lens_batch_size,
+        warmup_steps=study.lens_steps // 10,
+        max_tokens=max_tokens,
+    )
+    rows: dict[str, Any] = {"num_rows": study.lens_rows, "precision": precision}
+    trained = cell(lens, **cell.inputs, settings=steps, block=study.lens_block, **rows)
+    plans = {name: plan_of(cell, name) for name in cell.settings.strategy}
+    shown: dict[str, Any] = {"num_rows": study.trajectory_rows, "num_positions": study.trajectory_positions}
+    cell(trajectory, **cell.inputs, lens=trained, plans=plans, split=split, precision=precision, **shown)
+    tokens: dict[str, Any] = {"num_tokens": study.distance_tokens, "max_tokens": max_tokens}
+    cell(distances, **cell.inputs, lens=trained, split=split, **tokens, **rows)
+    cell(distances, "logit lens", **cell.inputs, split=split, **tokens, **rows)
+
+
+def look_at_importance(cell: StudyCell) -> None:
+    """What the loss becomes without a block, with another in its place, and with its tuning undone."""
+    study = cell.settings.study
+    chosen = {"num_rows": study.importance_rows, "pairs": study.pairs, **cell.run.arguments.evaluate}
+    tuned = {"tuned": tuned_model(cell)} if study.rewound else {}
+    cell(importance, **cell.inputs, **tuned, **chosen)
+
+
+def look_at_landscape(cell: StudyCell) -> None:
+    """Losses between the tuned models and the initial one."""
+    study, order = cell.settings.study, points_of(cell.settings)
+    chosen = study.model_dump(include={"resolution_line", "resolution_plane", "extent", "axes"})
+    points = {name: point(cell, name) for name in order}
+    inputs: dict[str, Any] = {**cell.inputs, "points": points, "order": list(order)}
+    cell(landscape, **inputs, num_rows=study.landscape_rows, **chosen, **cell.run.arguments.evaluate)
+
+
+def look_at_weights(cell: StudyCell) -> None:
+    """Norms, variances and distances of the blocks' matrices; where the study tunes, also how far they moved."""
+    tuned = {"tuned": tuned_model(cell)} if tunes_blocks(cell) else {}
+    cell(weights, model=cell.run.model, **tuned)
+
+
+def between(cells: Sequence[StudyCell]) -> None:
+    """What is said of several cells together: models on the same rows, and data sets in one model."""
+    similar = [cell for cell in cells if "similarity" in cell.settings.study.parts]
+    for first, second in itertools.combinations(similar, 2):
+        if first.run.model != second.run.model and first.rows == second.rows:
+            first(cross, f"against {second.label}", first=captured(first), second=captured(second))
+    sets: dict[str, list[StudyCell]] = {}
+    for cell in cells:
+        if "datasets" in cell.settings.study.parts:
+            sets.setdefault(cell.run.model.weights, []).append(cell)
+    for same_model in sets.values():
+        if len(same_model) > 1:
+            tasks = tuple(cell.task for cell in same_model)
+            names = tasks if len(set(tasks)) == len(tasks) else tuple(cell.label for cell in same_model)
+            same_model[0](datasets, states=[captured(cell) for cell in same_model], names=names)
+    # Last, as the emulator or plugged model has to be there before it can be captured.
+    for cell in similar:
+        for strategy in cell.settings.strategy if cell.settings.study.against else ():
+            variant = variant_of(cell, strategy)
+            inputs = {"model": variant, "task": cell.run.task, **cell.run.arguments.capture}
+            name = f"{strategy} {cell.settings.study.against}".replace("_", "-")
+            states = cell.aside(capture, name, **inputs)
+            cell(cross, f"against {name}", first=captured(cell), second=states)
+
+
+def point(cell: StudyCell, name: Any) -> Any:
+    """A model of the landscape: the initial one, or the artifact of a tuning."""
+    if name == INITIAL:
+        return None
+    if name == FULL:
+        return full_tuned(cell)
+    return cell.others.get(name) or plugged(cell, name)
+
+
+def tuned_model(cell: StudyCell) -> Any:
+    """The fully tuned model, or where none is wanted the first strategy's plug-in."""
+    return full_tuned(cell) if cell.settings.full_tune.enabled else plugged(cell, cell.settings.strategy[0])
+
+
+ANALYSES: dict[str, Callable[[StudyCell], Any]] = {
+    "similarity": look_at_similarity,
+    "lens": look_through_lenses,
+    "importance": look_at_importance,
+    "landscape": look_at_landscape,
+    "weights": look_at_weights,
+    # Of several cells together, see `between`; its states are those of the support set.
+    "datasets": lambda cell: captured(cell),
+}

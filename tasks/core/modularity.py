@@ -1,0 +1,191 @@
+"""Is a stack of blocks made of modules, and of how many?
+
+Similarity falls with the distance between two blocks even where there are no modules, and some blocks (late ones,
+mostly) are more alike to all others than some. So what counts is how much more alike two blocks of one module are than
+is to be expected from their *distance* and from the *level* of each of the two: similarity is modelled as
+a_i + a_j + f(|i - j|) by least squares, and modules, which are runs of adjacent blocks, are sought in what that leaves.
+
+Sources: modularity: Newman 2006 (PNAS 103:8577); a null that keeps each node's level and the decay with distance:
+Expert et al. 2011 (PNAS 108:7663), here additive; division by the modularity of perfect modules (assortativity):
+Newman 2003 (Phys. Rev. E 67:026126); number of runs: Schwarz 1978, Yao 1988 (Stat. Probab. Lett. 6:181). Similarity
+that is high inside runs of blocks: CRaSh, EMNLP 2023, section 3.1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from tasks.core.clustering import Clusters, checked_similarity
+from tasks.core.errors import InputError
+
+MIN_BLOCKS = 3
+SIGNIFICANCE = 0.05
+# Gains that differ by less are rounding of float32 similarities.
+ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class Modularity:
+    """modules: what the matrix suggests, a single one where chance does as well; score: theirs (`modularity_score`).
+
+    by_chance: mean score of what is suggested where there are no modules; p_value: share of such similarities with a
+    cut of the same modularity; gains: [N] modularity of the best cuts into 1, 2, ... N runs, in units of similarity.
+    """
+
+    score: float
+    by_chance: float
+    p_value: float
+    modules: Clusters
+    gains: np.ndarray
+
+
+def modularity(similarity: Any, num_shuffles: int = 200, seed: int = 0) -> Modularity:
+    """The modular structure of an N x N similarity matrix of the blocks (larger is more alike), N >= 3.
+
+    Chance: the entries of each diagonal are shuffled, which keeps the decay with distance and breaks up modules.
+    Neighbouring entries of a real matrix are alike also where there are no modules, so `p_value` is a lower bound: a
+    small score with a small p is a drift that is no sum of levels, and no modules. Of fewer than 6 blocks there is too
+    little to tell them by. Raises InputError for a matrix that is not square, symmetric and finite, or N < 3.
+    """
+    matrix = _checked(similarity)
+    cuts = Cuts(matrix)
+    modules = cuts.suggested()
+    generator = np.random.default_rng(seed)
+    chance = [_shuffled(matrix, generator) for _ in range(num_shuffles)]
+    reached = sum(gain >= cuts.gains.max() - ROUNDING for gain, _ in chance)
+    p_value = (reached + 1) / (num_shuffles + 1)
+    if p_value > SIGNIFICANCE:
+        modules = cuts.into(1)
+    return Modularity(
+        score=modularity_score(matrix, modules),
+        by_chance=float(np.mean([score for _, score in chance])),
+        p_value=p_value,
+        modules=modules,
+        gains=cuts.gains,
+    )
+
+
+def modularity_score(similarity: Any, modules: Sequence[Sequence[int]]) -> float:
+    """How much more alike two blocks are for being in one module; the unit is that of the similarity.
+
+    Newman's modularity of the cut, the sum over pairs inside modules of (similarity - what distance and levels of the
+    two blocks explain), over the same sum for a matrix that is 1 inside modules and 0 across. That is the coefficient
+    of "in one module" in the least squares regression of similarity on it, the distance and both blocks (Frisch, Waugh
+    and Lovell). 1: blocks of a module are the same and all others have nothing in common; 0: distance and levels
+    explain everything, or there is one module; below 0: blocks across boundaries are more alike. A cut that levels and
+    distance cannot be told from (single blocks cut off at the ends; any cut of 3 or 4 blocks) scores 0.
+    """
+    matrix = _checked(similarity)
+    inside = _inside(len(matrix), modules)
+    upper = np.triu_indices(len(matrix), 1)
+    perfect = float((_unexplained(inside.astype(float)) * inside)[upper].sum())
+    if perfect <= ROUNDING:
+        return 0.0
+    return float((_unexplained(matrix) * inside)[upper].sum()) / perfect
+
+
+class Cuts:
+    """The best cuts of one similarity matrix [N, N] into 1, 2, ... N runs of adjacent blocks.
+
+    gains: [N], the largest modularity of that many runs, in units of similarity, exact by dynamic programming, O(N^3).
+    Errors as `modularity`.
+    """
+
+    def __init__(self, similarity: Any) -> None:
+        self._left = _unexplained(_checked(similarity))
+        gain, size = _run_gains(self._left), len(self._left) + 1
+        best = np.full((size, size), -np.inf)
+        self._begin = np.zeros((size, size), dtype=int)
+        best[0, 0] = 0.0
+        for count in range(1, size):
+            totals = best[count - 1][:, None] + gain
+            self._begin[count], best[count] = totals.argmax(axis=0), totals.max(axis=0)
+        self.gains = best[1:, -1]
+
+    def into(self, num_modules: int) -> Clusters:
+        """The best cut into that many runs."""
+        edges = [len(self.gains)]
+        for count in range(num_modules, 0, -1):
+            edges.append(int(self._begin[count, edges[-1]]))
+        return [list(range(begin, end)) for begin, end in pairwise(reversed(edges))]
+
+    def suggested(self) -> Clusters:
+        """The cut with the smallest Schwarz criterion: pairs * log(mean square left) + parameters * log(pairs).
+
+        Parameters of K > 1 runs are K - 1 boundaries and the score. Single blocks are cut off only where that explains
+        more than noise, unlike by the largest modularity.
+        """
+        num_blocks = len(self.gains)
+        upper = np.triu_indices(num_blocks, 1)
+        inside = np.stack([_inside(num_blocks, self.into(count))[upper] for count in range(1, num_blocks + 1)])
+        perfect = inside.sum(axis=1) - np.square(inside @ _explained(num_blocks)).sum(axis=1)
+        explained = np.divide(self.gains**2, perfect, out=np.zeros(num_blocks), where=perfect > ROUNDING)
+        square = (self._left[upper] ** 2).sum() - np.where(self.gains > 0, explained, 0.0)
+        num_pairs = len(upper[0])
+        parameters = np.where(np.arange(num_blocks) > 0, np.arange(1, num_blocks + 1), 0)
+        score = num_pairs * np.log(np.maximum(square / num_pairs, ROUNDING**2)) + parameters * np.log(num_pairs)
+        return self.into(1 + int(np.argmin(score)))
+
+
+def _run_gains(left: np.ndarray) -> np.ndarray:
+    """[N+1, N+1]: modularity of the run of blocks begin .. end - 1, from a two-dimensional prefix sum."""
+    num_blocks = len(left)
+    prefix = np.zeros((num_blocks + 1, num_blocks + 1))
+    prefix[1:, 1:] = left.cumsum(0).cumsum(1)
+    diagonal = np.diagonal(prefix)
+    gain = (diagonal[None, :] - prefix - prefix.T + diagonal[:, None]) / 2
+    edges = np.arange(num_blocks + 1)
+    return np.where(edges[:, None] < edges[None, :], gain, -np.inf)
+
+
+def _unexplained(matrix: np.ndarray) -> np.ndarray:
+    """The matrix less a_i + a_j + f(|i - j|) by least squares over its pairs; its main diagonal is 0."""
+    basis, upper = _explained(len(matrix)), np.triu_indices(len(matrix), 1)
+    values = matrix[upper]
+    result = np.zeros_like(matrix)
+    result[upper] = values - basis @ (basis.T @ values)
+    return result + result.T
+
+
+@cache
+def _explained(num_blocks: int) -> np.ndarray:
+    """[pairs, rank]: orthonormal basis of all that levels of blocks and distances can explain."""
+    left, right = np.triu_indices(num_blocks, 1)
+    pairs = np.arange(len(left))
+    design = np.zeros((len(left), 2 * num_blocks - 1))
+    design[pairs, left] = design[pairs, right] = 1.0
+    design[pairs, num_blocks - 1 + right - left] = 1.0
+    vectors, sizes, _ = np.linalg.svd(design, full_matrices=False)
+    return vectors[:, sizes > 1e-9 * sizes[0]]
+
+
+def _shuffled(matrix: np.ndarray, generator: np.random.Generator) -> tuple[float, float]:
+    """Largest modularity, and score of the suggested modules, after shuffling each diagonal."""
+    shuffled = np.zeros_like(matrix)
+    for distance in range(1, len(matrix)):
+        places = np.arange(len(matrix) - distance)
+        shuffled[places, places + distance] = generator.permutation(np.diagonal(matrix, distance))
+    shuffled += shuffled.T + np.diag(np.diagonal(matrix))
+    cuts = Cuts(shuffled)
+    return float(cuts.gains.max()), modularity_score(shuffled, cuts.suggested())
+
+
+def _inside(num_blocks: int, modules: Sequence[Sequence[int]]) -> np.ndarray:
+    """[N, N]: whether two blocks are in one module."""
+    if sorted(block for module in modules for block in module) != list(range(num_blocks)):
+        raise InputError(f"modules {[list(module) for module in modules]} must hold each of {num_blocks} blocks once")
+    label = np.empty(num_blocks, dtype=int)
+    for number, module in enumerate(modules):
+        label[list(module)] = number
+    return label[:, None] == label[None, :]
+
+
+def _checked(similarity: Any) -> np.ndarray:
+    matrix = checked_similarity(similarity)
+    if len(matrix) < MIN_BLOCKS:
+        raise InputError(f"{len(matrix)} blocks are too few to tell modules apart; it takes at least {MIN_BLOCKS}")
+    return matrix

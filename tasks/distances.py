@@ -1,0 +1,62 @@
+"""Distances: how far apart are the predictions that a lens reads behind every two blocks?"""
+
+from tasks.store.artifacts import Ref
+from tasks.store.models import ModelSource
+from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
+from tasks.store.task_sources import Split, TaskSource
+from tasks.store.work import Work
+
+
+@stage(
+    packages=("torch", "transformers", "tokenizers", "lm_eval"),
+    code=(*TEXT_CODE, *MODEL_CODE, "tasks.store.lens_files"),
+    gpu=True,
+)
+def distances(
+    work: Work,
+    model: ModelSource,
+    task: TaskSource,
+    lens: Ref | None = None,
+    *,
+    num_rows: int,
+    split: Split,
+    num_tokens: int,
+    max_tokens: int,
+    precision: str,
+) -> dict:
+    """Functional distances between all blocks, means over `num_tokens` positions spread over the first `num_rows` rows.
+
+    lens: a tuned lens of this model; the logit lens without one. Writes `distances.safetensors`, float32 [N, N] each:
+    `kl` (row i, column j: KL(p_i || p_j), nats), `js` (nats), `hellinger`, `total_variation`, `cosine` (1 - cos),
+    `wasserstein` (order 1, over the line of the model's own surprisal, nats). max_tokens: padded tokens in one pass.
+    Errors: InputError for fewer than two rows or positions, numbers that are not finite, a lens of another model.
+    """
+    from safetensors.torch import save_file
+
+    from tasks.core.functional import functional_distances
+    from tasks.core.lens import every_token
+    from tasks.store.examples import load_examples
+    from tasks.store.lens_files import chosen_lens
+    from tasks.store.models import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    rows = every_token(load_examples(task, split, tokenizer, model.context, limit=num_rows).rows[:num_rows])
+    network = load_model(model, precision, work.device)
+    found = functional_distances(
+        network,
+        chosen_lens(work, lens, model, network),
+        rows,
+        num_tokens,
+        max_tokens=max_tokens,
+        pad_id=tokenizer.pad_token_id or 0,
+        progress=lambda batches: work.progress(batches, "batches"),
+    )
+    means = found.means()
+    save_file({name: matrix.float().contiguous() for name, matrix in means.items()}, work.out / "distances.safetensors")
+    return {
+        "lens": "logit" if lens is None else "tuned",
+        "num_blocks": found.num_distributions,
+        "num_rows": len(rows),
+        "num_positions": found.num_positions,
+        **{f"adjacent_{name}": float(matrix.diagonal(1).mean()) for name, matrix in means.items()},
+    }

@@ -1,0 +1,45 @@
+"""Findings: everything that a study's analyses found, drawn, and gathered on one page."""
+
+from typing import Any
+
+from tasks.store.stage import stage
+from tasks.store.work import Work
+
+PAGE_CODE = tuple(
+    f"tasks.store.{name}"
+    for name in (
+        *("study_pages", "study_script", "study_sections", "study_numbers", "studied", "pages", "spending"),
+        *("drawing", "figures", "curves", "heatmaps", "structure_figures", "similarity_figures", "cloud_figures"),
+        *("sensitivity_figures", "weight_figures", "importance_figures", "landscape_figures", "landscape_planes"),
+        *("lens_figures", "trajectory_figures"),
+    )
+)
+
+
+@stage(packages=("matplotlib",), code=PAGE_CODE)
+def findings(work: Work, *, cells: list[dict[str, Any]]) -> dict:
+    """`study.html`, one self-contained page; every figure as PNG and as the CSV behind it; `study.md`, `study.json`.
+
+    cells: of each model on each data set `label`, `model`, `task`, `facts`, and `analyses`: by stage and label the
+    references to the artifacts. Returns the numbers that answer a question, by cell where there are several.
+    """
+    import json
+
+    from tasks.store.studied import Analysis, Studied
+    from tasks.store.study_numbers import numbers
+    from tasks.store.study_pages import flat, markdown, page
+    from tasks.store.study_sections import draw
+
+    def opened(cell: dict[str, Any]) -> Studied:
+        analyses = {name: Analysis(work.open(ref), ref.summary) for name, ref in cell["analyses"].items()}
+        return Studied(cell["label"], cell["model"], cell["task"], cell["facts"], analyses)
+
+    studied = [opened(cell) for cell in cells]
+    sections = draw(studied, work.out)
+    found = numbers(studied)
+    (work.out / "study.html").write_text(page(studied, found, sections))
+    (work.out / "study.md").write_text(markdown(studied, found))
+    figures = [drawn.name for section in sections for drawn in section.figures]
+    content = {"cells": [cell.label for cell in studied], "numbers": found, "figures": figures}
+    (work.out / "study.json").write_text(json.dumps(content, indent=1, sort_keys=True))
+    return {"num_figures": len(figures), **flat(found)}

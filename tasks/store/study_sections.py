@@ -1,0 +1,108 @@
+"""What a study's page consists of: its parts with their figures, in the order in which they are read."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.store import structure_figures as structure
+from tasks.store.importance_figures import draw_importance
+from tasks.store.landscape_figures import draw_landscape
+from tasks.store.lens_figures import draw_lens
+from tasks.store.studied import Drawn, Studied
+
+Draw = Callable[[Sequence[Studied], Path], list[Drawn]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the page. name: word for links; intro: what its figures can tell, and what not; stages: its own."""
+
+    name: str
+    title: str
+    intro: str
+    stages: Sequence[str]
+    figures: Sequence[Drawn]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A section before its figures are drawn."""
+
+    name: str
+    title: str
+    intro: str
+    stages: Sequence[str]
+    draws: Sequence[Draw]
+
+
+PARTS: tuple[Part, ...] = (
+    Part(
+        "similarity",
+        "Similarity",
+        "How alike the states behind every two blocks are, on the same rows. Biased CKA is high for any two states with"
+        " more dimensions than rows; the debiased estimator is not.",
+        ("similarity", "cross"),
+        (structure.draw_similarity, structure.draw_cross),
+    ),
+    Part(
+        "structure",
+        "Modules",
+        "Whether neighbouring blocks form groups, how many, and how sure that is: by rows, pooling and data set.",
+        ("structure",),
+        (structure.draw_structure,),
+    ),
+    Part(
+        "lens",
+        "Predictions",
+        "What each block would predict if the model ended there, read through a lens: the model's own norm and head"
+        " (logit lens), or these behind an affine map that was trained for the block (tuned lens).",
+        ("lens", "distances", "trajectory"),
+        (draw_lens,),
+    ),
+    Part(
+        "importance",
+        "Importance",
+        "What is lost without a block, with another in its place, and when its tuning is undone. The smaller the loss"
+        " without a block, the more its neighbours can stand in for it.",
+        ("importance",),
+        (draw_importance,),
+    ),
+    Part(
+        "landscape",
+        "Loss landscape",
+        "Where tuned models lie. The barrier between two models is the largest rise of the loss on the line between"
+        " them over the straight line between their losses; up to 2 % of the mean of both they are called linearly"
+        " connected.",
+        ("landscape",),
+        (draw_landscape,),
+    ),
+    Part(
+        "weights",
+        "Weights",
+        "How the blocks' matrices of the same role differ, and how far tuning moved them. Blocks with unlike weights"
+        " may do alike things: distances of weights say little about functions.",
+        ("weights",),
+        (structure.draw_weights,),
+    ),
+    Part(
+        "datasets",
+        "Data sets",
+        "How far apart several data sets lie in one model's states. Their rows are not paired, so that CKA would mean"
+        " nothing here.",
+        ("datasets",),
+        (structure.draw_datasets,),
+    ),
+)
+
+
+def draw(cells: Sequence[Studied], out: Path) -> list[Section]:
+    """Draw every part that has something to show."""
+    made = [
+        Section(
+            part.name, part.title, part.intro, part.stages, [each for draw in part.draws for each in draw(cells, out)]
+        )
+        for part in PARTS
+    ]
+    names = [drawn.name for section in made for drawn in section.figures]
+    assert len(set(names)) == len(names), f"two figures of one name among {names}"
+    return [section for section in made if section.figures]

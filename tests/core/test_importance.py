@@ -1,0 +1,107 @@
+"""Importance with reuse equals scoring every changed model by itself, exactly."""
+
+import pytest
+import torch
+from torch import nn
+
+from tasks.core.anatomy import get_blocks
+from tasks.core.batching import Example
+from tasks.core.blocks import aliased, rearranged
+from tasks.core.errors import InputError
+from tasks.core.importance import deletions, replacements, rewindings, row_losses
+from tasks.core.scoring import score_tokens
+from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model
+
+LIMITS = {"max_length": 64, "max_tokens": 18}
+
+
+def rows() -> list[Example]:
+    """Rows of different lengths, two of them alike in all but the last token."""
+    generator = torch.Generator().manual_seed(3)
+    made = []
+    for number, (before, after) in enumerate([(3, 2), (7, 1), (1, 4), (5, 3), (2, 2)]):
+        ids = torch.randint(3, 64, (before + after,), generator=generator).tolist()
+        made.append(Example(tuple(ids[:before]), tuple(ids[before:]), number))
+    return [*made, Example(made[1].prompt_ids, (made[1].answer_ids[0] ^ 1,), 5)]
+
+
+def naive(model: nn.Module) -> torch.Tensor:
+    """[R] losses of one model on all rows, as `validate` computes them."""
+    requests = [(row.prompt_ids, row.answer_ids) for row in rows()]
+    found = score_tokens(model, requests, LIMITS["max_length"], LIMITS["max_tokens"])
+    return torch.tensor([-likelihood for likelihood, _ in found], dtype=torch.float64)
+
+
+def without(model: nn.Module, index: int) -> nn.Module:
+    return rearranged(model, [(other, False) for other in range(NUM_BLOCKS) if other != index])
+
+
+def replaced(model: nn.Module, index: int, other: int) -> nn.Module:
+    return rearranged(model, [(other if place == index else place, False) for place in range(NUM_BLOCKS)])
+
+
+# A little memory holds the states of some batches, at some positions.
+@pytest.mark.parametrize(
+    ("family", "max_bytes"), [*((family, 1 << 30) for family in FAMILIES), ("qwen3", 40_000), ("bloom", 0)]
+)
+def test_deleting_and_replacing_equal_the_naive_way(family: str, max_bytes: int) -> None:
+    model = tiny_model(family)
+    found = row_losses(model, [*deletions(model), *replacements(model)], rows(), max_bytes=max_bytes, **LIMITS)
+    deleted, pairs = found.varied[:NUM_BLOCKS], found.varied[NUM_BLOCKS:].view(NUM_BLOCKS, NUM_BLOCKS, -1)
+    assert torch.equal(found.whole, naive(model))
+    for index in range(NUM_BLOCKS):
+        assert torch.equal(deleted[index], naive(without(model, index)))
+        # In place of itself a block changes nothing.
+        assert torch.equal(pairs[index, index], found.whole)
+    for index, other in [(0, 5), (2, 1), (5, 0), (3, 4)]:
+        assert torch.equal(pairs[index, other], naive(replaced(model, index, other)))
+        assert not torch.equal(pairs[index, other], found.whole)
+    assert len({round(float(losses.sum()), 6) for losses in deleted}) == NUM_BLOCKS
+    assert found.num_tokens.tolist() == [len(row.answer_ids) for row in rows()]
+
+
+def test_the_loss_is_that_of_the_framework() -> None:
+    model = tiny_model("llama")
+    found = row_losses(model, deletions(model), rows(), **LIMITS)
+    for index in (0, 4):
+        for row, loss in zip(rows(), found.varied[index], strict=True):
+            ids = torch.tensor([[*row.prompt_ids, *row.answer_ids]])
+            labels = ids.clone()
+            labels[:, : len(row.prompt_ids)] = -100
+            expected = float(without(model, index)(ids, labels=labels).loss) * len(row.answer_ids)
+            assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+@torch.no_grad()
+def test_rewinding() -> None:
+    initial = tiny_model("qwen3")
+    tuned = aliased(initial)
+    for index in (1, 4):
+        get_blocks(tuned)[index] = get_blocks(tiny_model("qwen3", seed=7))[index]
+    found = row_losses(tuned, rewindings(tuned, initial, [1, 2, 4]), rows(), **LIMITS)
+    for place, others in [(0, [4]), (2, [1])]:
+        by_hand = aliased(initial)
+        for index in others:
+            get_blocks(by_hand)[index] = get_blocks(tuned)[index]
+        assert torch.equal(found.varied[place], naive(by_hand))
+    # Block 2 was never tuned.
+    assert torch.equal(found.varied[1], found.whole)
+    assert not torch.equal(found.varied[0], found.whole)
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = tiny_model("gemma3")
+    values = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    row_losses(model, [*deletions(model), *replacements(model)], rows(), **LIMITS)
+    assert all(torch.equal(tensor, values[name]) for name, tensor in model.state_dict().items())
+    assert not any(module._forward_pre_hooks or "forward" in vars(module) for module in model.modules())
+
+
+def test_bad_input() -> None:
+    model = tiny_model("llama")
+    with pytest.raises(InputError, match="single block"):
+        deletions(rearranged(model, [(0, False)]))
+    with torch.no_grad():
+        get_blocks(model)[2].mlp.down_proj.weight[0, 0] = float("nan")
+    with pytest.raises(InputError, match="not finite before any block is changed"):
+        row_losses(model, deletions(model), rows(), **LIMITS)

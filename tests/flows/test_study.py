@@ -1,0 +1,187 @@
+"""The real command: a study of two data sets with every part, found again when run again, and its page in a browser."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from flows.reading import read_study
+from flows.service.submit import portable_grid
+from flows.study_cells import make_cells_of, open_inputs
+from tasks.core.errors import InputError
+from tests.flows.commands import DEMO, artifacts, crash, small_settings, stages
+from tests.store.browsing import browsing
+from tests.tasks.chain import write_model
+
+pytestmark = pytest.mark.xdist_group("study")
+STUDY = f"""
+[study]
+num_samples = [8, 16]
+poolings = ["last"]
+num_bootstraps = 5
+against = "emulator"
+lens_steps = 4
+lens_rows = 16
+lens_batch_size = 8
+trajectory_rows = 1
+trajectory_positions = 8
+distance_tokens = 64
+importance_rows = 8
+resolution_line = 3
+resolution_plane = 3
+landscape_rows = 4
+[[variants]]
+name = "questions"
+[[variants]]
+name = "biographies"
+task = {{name = "biographies", kind = "text", data = "{DEMO / "text"}"}}
+study.parts = ["similarity", "datasets"]
+"""
+# Of the first cell every stage; of the second its states, compared with those of its emulators, once for each pooling.
+STAGES = {"capture": 8, "structure": 4, "similarity": 2, "cross": 4, "datasets": 1, "weights": 1, "lens": 1}
+STAGES |= {"trajectory": 1, "distances": 2, "importance": 1, "landscape": 1, "findings": 1, "tune": 3, "plug_in": 2}
+
+# Some of the figures of every part that has heatmaps.
+HEATMAPS = {"similarity-linear-cka", "cross-debiased-cka", "modules", "importance_pairs", "landscape_plane"}
+HEATMAPS |= {"weights-distance", "datasets", "lens_distances_tuned", "lens_distances_logit", "lens_trajectory_1_1"}
+# Where the first row and column of a picture's first heatmap meet, in the window.
+LOWEST = """(() => { const picture = document.querySelector('#NAME .picture'); picture.scrollIntoView();
+const { box: [left, first, right, last], rows, columns } = JSON.parse(picture.querySelector('script').textContent)[0];
+const frame = picture.getBoundingClientRect();
+const x = left + 0.75 * (right - left) / columns.length, y = first + 0.75 * (last - first) / rows.length;
+window.scrollBy(0, frame.top + frame.height * y - window.innerHeight / 2);
+const moved = picture.getBoundingClientRect();
+return [moved.left + moved.width * x, moved.top + moved.height * y] })()"""
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of seconds."""
+    path = small_settings(tmp_path_factory.mktemp("study"))
+    path.write_text(path.read_text() + STUDY)
+    return path
+
+
+def page_of(settings: Path) -> Path:
+    folders = (settings.parent / "home/store/artifacts/findings").iterdir()
+    return max(folders, key=lambda path: path.stat().st_mtime) / "study.html"
+
+
+def test_every_part_of_a_study_is_on_its_page_and_found_again(settings, tmp_path):
+    store = settings.parent / "home/store"
+    first = crash("study", str(settings))
+    assert first.returncode == 0, first.stdout + first.stderr
+    kept = artifacts(store)
+    made = stages(set(kept))
+    assert {name: made[name] for name in STAGES} == STAGES
+    page = page_of(settings)
+    assert str(page) in first.stdout
+    content = json.loads((page.parent / "study.json").read_text())
+    assert content["cells"] == ["questions", "biographies"]
+    figures = content["figures"]
+    assert sorted(path.stem for path in page.parent.glob("*.png")) == sorted(figures)
+    assert sorted(path.stem for path in page.parent.glob("*.csv")) == sorted(figures)
+    with browsing(page) as shown:
+        assert shown.ask("Array.from(document.images).map(image => image.naturalWidth > 100)") == [True] * len(figures)
+        assert shown.ask("document.documentElement.scrollWidth <= window.innerWidth"), "nothing is cut at laptop width"
+        links = shown.ask("Array.from(document.querySelectorAll('nav a'), link => link.hash)")
+        assert len(links) == 7
+        assert all(shown.ask(f"!!document.querySelector('{link}')") for link in links)
+        assert set(shown.ask("Array.from(document.querySelectorAll('figure:has(.cells)'), one => one.id)")) >= HEATMAPS
+        for name in HEATMAPS:
+            shown.point(*shown.ask(LOWEST.replace("NAME", name)))
+            words = shown.ask(f"document.querySelector('#{name} .value').textContent")
+            assert re.fullmatch(r".+, .+: (-?[0-9.e+-]+.*|no value)", words), (name, words)
+        assert shown.errors == []
+
+    second = crash("study", str(settings))
+    assert second.returncode == 0, second.stderr
+    assert artifacts(store) == kept
+    listed = crash("runs", "--home", str(settings.parent / "home")).stdout
+    newest = next(line for line in listed.splitlines() if "study" in line)
+    assert newest.split()[3] == "0", "nothing was computed the second time"
+
+
+def test_a_part_alone_computes_nothing_else(settings, tmp_path):
+    alone = ["--set", 'study.parts=["weights"]', "--set", f"place.home={tmp_path / 'home'}", "--set", "variants="]
+    done = crash("study", str(settings), *alone)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(stages(set(artifacts(tmp_path / "home/store")))) == {"check", "weights", "findings"}
+
+
+def test_models_of_different_width_are_compared_on_the_same_rows(settings, tmp_path):
+    write_model(tmp_path / "small")
+    both = f'model.name=["{DEMO / "model"}", "{tmp_path / "small"}"]'
+    alone = ["--set", both, "--set", "variants=", "--set", "study.against=", "--set", "study.poolings=[]"]
+    where = ["--set", 'study.parts=["similarity"]', "--set", f"place.home={tmp_path / 'home'}"]
+    done = crash("study", str(settings), *alone, *where)
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = stages(set(artifacts(tmp_path / "home/store")))
+    assert (made["capture"], made["structure"], made["cross"], made["tune"]) == (2, 2, 1, 0)
+    (written,) = tmp_path.glob("home/store/artifacts/findings/*/study.json")
+    found = {(each["fact"], each["label"]): each["values"] for each in json.loads(written.read_text())["numbers"]}
+    assert found["num_modules", ""].keys() == {"model", "small"}
+    assert found["mean_best_match", "against small"].keys() == {"model"}
+    assert "model, small on people" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            ['study.parts=["lenses"]'],
+            r"study\.parts\.0: Input should be 'similarity', 'lens', 'importance', 'landscape'",
+        ),
+        (["study.part=lens"], r"unknown setting study\.part\. Did you mean parts\? Choose from: parts, num_samples"),
+        (['study.parts=["lens", "lens"]'], "names one twice"),
+        (['study.points=["initial", "crahs"]'], r"has 'crahs'; choose from initial, full, uniform, crash"),
+        (['study.points=["initial"]'], "needs at least two models; choose from initial, full, uniform, crash"),
+        (["tune.method=adapter"], "adapters are modules of their own.*choose from blocks, lora, bitfit"),
+        (["tune.trained=frozen"], "nothing is plugged in; choose from tuned, all"),
+        (["study.extent=[4, -4]"], "give the smaller coordinate first"),
+        (["study.num_samples=[2]"], "greater than or equal to 4"),
+        (['study.other={full="x"}'], "a model of the study's own; rename it"),
+        (['study.points=["full", "crash"]', "full_tune.enabled=false"], 'points has "full", but full_tune.enabled'),
+        (["plan.num_kept=[5, 6]", "variants="], "a study has no axis plan.num_kept: lists make cells of model.name"),
+        (['study.parts=["datasets"]', "variants="], "there is one only: give task.name a list"),
+    ],
+)
+def test_bad_settings_are_refused_with_their_name_and_the_choices(settings, changes, message):
+    with pytest.raises(InputError, match=message):
+        read_study(settings, changes)
+
+
+def test_a_missing_tuning_is_refused_before_anything_is_computed(settings, tmp_path):
+    changes = [f"place.home={tmp_path / 'home'}", 'study.other={old="abc"}', "variants="]
+    with pytest.raises(InputError, match=r"study\.other\.old = 'abc': there is no such tuning in .*--keys"):
+        open_inputs(make_cells_of(*read_study(settings, changes)))
+    assert not list(tmp_path.glob("home/store/artifacts/capture/*"))
+
+
+def test_cells_are_named_by_what_tells_them_apart(settings):
+    base, axes = read_study(settings, ['model.name=["a/one", "b/two"]', "variants="])
+    assert [label for label, _ in make_cells_of(base, axes)] == ["one", "two"]
+    base, axes = read_study(settings, ['model.name=["a/one", "b/one"]', "variants="])
+    assert [label for label, _ in make_cells_of(base, axes)] == ["model.name=a/one", "model.name=b/one"]
+    base, axes = read_study(settings, ['model.name=["a/one", "b/two"]'])
+    labels = ["one · questions", "one · biographies", "two · questions", "two · biographies"]
+    assert sorted(label for label, _ in make_cells_of(base, axes)) == sorted(labels)
+    base, axes = read_study(settings, ["tune.seeds=[3, 4]", "variants="])
+    assert [cell.tune.seeds for _, cell in make_cells_of(base, axes)] == [(3,)]
+
+
+def test_folders_of_a_grid_are_absolute_on_the_pool(settings, monkeypatch):
+    monkeypatch.chdir(DEMO)
+    base, axes = read_study(settings, ['model.name=["model", "hub/name"]'])
+    found = portable_grid(axes)
+    assert found["model.name"] == [str(DEMO / "model"), "hub/name"]
+    assert [each["name"] for each in found["variant"]] == ["questions", "biographies"]
+    assert found["variant"][1]["task.data"] == str(DEMO / "text")
+    assert [label for label, _ in make_cells_of(base, found)] == [label for label, _ in make_cells_of(base, axes)]
+
+
+def test_the_demos_study_is_valid():
+    made = make_cells_of(*read_study(DEMO / "study.toml"))
+    assert {part for _, cell in made for part in cell.study.parts} >= {"lens", "landscape", "datasets"}
+    assert re.search(r"crash study flows/demo/study.toml", (DEMO / "study.toml").read_text())

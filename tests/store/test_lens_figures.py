@@ -1,0 +1,155 @@
+"""Pictures of lenses: drawn from what stages write, with the same numbers beside them, whatever the tokens are."""
+
+import csv
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tasks.core.divergences import DISTANCES
+from tasks.store.lens_figures import draw_lens
+from tasks.store.studied import Analysis, Drawn, Studied
+from tasks.store.trajectory_figures import readable
+
+LENS_FACTS = {"num_positions": 70, "num_held_out_rows": 6, "num_steps": 5, "num_rows": 12}
+DISTANCE_FACTS = {"num_positions": 40, "num_rows": 8}
+# What would be mathematics, a line break, letters that the font lacks, a part of a letter.
+TOKENS = [" the", "$x^2", "\n", "漢字", "\ufffd", "considerably"]
+
+
+def curves(folder: Path, num_blocks: int) -> Analysis:
+    folder.mkdir(parents=True)
+    names = ("kl_logit", "kl_tuned", "agreement_logit", "agreement_tuned")
+    tensors = {name: torch.rand(num_blocks, generator=torch.Generator().manual_seed(len(name))) for name in names}
+    tensors["kl_logit"][-1] = tensors["kl_tuned"][-1] = 0.0
+    save_file(tensors, folder / "curves.safetensors")
+    return Analysis(folder, LENS_FACTS)
+
+
+def distances(folder: Path, num_blocks: int, lens: str) -> Analysis:
+    folder.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(num_blocks)
+    save_file(
+        {name: torch.rand(num_blocks, num_blocks, generator=generator) for name in DISTANCES},
+        folder / "distances.safetensors",
+    )
+    return Analysis(folder, DISTANCE_FACTS | {"lens": lens})
+
+
+def variant(sources: list[int], tokens: list[str]) -> dict[str, Any]:
+    numbers = {name: [[0.1 * source] * len(tokens) for source in sources] for name in ("probability", "entropy", "kl")}
+    return {"sources": sources, "top": [tokens for _ in sources], **numbers}
+
+
+def trajectory(folder: Path, num_blocks: int, tokens: list[str], num_rows: int = 1) -> Analysis:
+    folder.mkdir(parents=True)
+    variants = {"full": variant(list(range(num_blocks)), tokens), "uniform": variant([0, num_blocks - 1], tokens)}
+    rows = [{"row": number, "tokens": tokens, "variants": variants} for number in range(num_rows)]
+    (folder / "trajectory.json").write_text(json.dumps({"lens": "tuned", "rows": rows}))
+    return Analysis(folder, {"lens": "tuned"})
+
+
+def cell(label: str, **analyses: Analysis) -> Studied:
+    return Studied(
+        label, f"model of {label}", "people", {}, {name.replace("__", " · "): each for name, each in analyses.items()}
+    )
+
+
+def lines(drawn: Drawn) -> list[dict[str, str]]:
+    with drawn.csv.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def size(file: Path) -> tuple[int, int]:
+    data = file.read_bytes()
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    return struct.unpack(">II", data[16:24])
+
+
+def test_one_cell(tmp_path: Path) -> None:
+    given = {
+        "lens": curves(tmp_path / "lens", 5),
+        "distances": distances(tmp_path / "distances", 5, "tuned"),
+        "trajectory": trajectory(tmp_path / "trajectory", 5, TOKENS),
+    }
+    depth, apart, picture = draw_lens([cell("demo", **given)], tmp_path)
+    assert [each.name for each in (depth, apart, picture)] == [
+        "lens_depth",
+        "lens_distances_tuned",
+        "lens_trajectory_1_1",
+    ]
+    for each in (depth, apart, picture):
+        assert each.png == tmp_path / f"{each.name}.png"
+        assert 600 < size(each.png)[0] < 1900
+        assert "model of demo" in each.caption
+        assert "n = " in each.caption
+    table = lines(depth)
+    assert [line["block"] for line in table] == list("01234")
+    assert float(table[4]["agreement_tuned"]) == pytest.approx(
+        float(torch.rand(5, generator=torch.Generator().manual_seed(len("agreement_tuned")))[4])
+    )
+    assert len(lines(apart)) == len(DISTANCES) * 25
+    assert len(apart.matrices) == len(DISTANCES)
+    for line in lines(apart):
+        if line["distance"] == "kl":
+            values = apart.matrices["KL(row ‖ column)"].values
+            assert float(line["value"]) == pytest.approx(values[int(line["row"])][int(line["column"])])
+    assert [line["token"] for line in lines(picture)][: len(TOKENS)] == TOKENS
+    assert len(lines(picture)) == (5 + 2) * len(TOKENS)
+    assert list(picture.matrices) == ["full model", "blocks dropped: uniform"]
+    dropped = picture.matrices["blocks dropped: uniform"]
+    assert dropped.columns == [readable(token) for token in TOKENS]
+    assert [[math.isnan(value) for value in line] for line in dropped.values] == [
+        [block not in (0, 4)] * len(TOKENS) for block in range(5)
+    ]
+    for each in (apart, picture):
+        for matrix in each.matrices.values():
+            assert matrix.box is not None
+            left, first, right, last = matrix.box
+            assert 0 < left < right < 1
+            assert 0 < last < first < 1, "block 0 is at the bottom"
+
+
+def test_several_cells_some_of_which_lack_a_part(tmp_path: Path) -> None:
+    cells = [
+        cell(
+            "a",
+            lens=curves(tmp_path / "a1", 4),
+            distances__tuned=distances(tmp_path / "a2", 4, "tuned"),
+            distances__logit=distances(tmp_path / "a3", 4, "logit"),
+        ),
+        cell("b", distances=distances(tmp_path / "b", 6, "tuned")),
+        cell("c", trajectory=trajectory(tmp_path / "c", 3, [" a"] * 20, num_rows=5)),
+        cell("d"),
+    ]
+    drawn = {each.name: each for each in draw_lens(cells, tmp_path)}
+    assert list(drawn) == [
+        "lens_depth",
+        "lens_distances_tuned",
+        "lens_distances_logit",
+        *(f"lens_trajectory_1_{number}" for number in (1, 2, 3)),
+    ]
+    tuned = drawn["lens_distances_tuned"]
+    assert {line["cell"] for line in lines(tuned)} == {"a · tuned", "b"}
+    assert len(tuned.matrices) == 2 * len(DISTANCES)
+    assert len(tuned.matrices["b: Hellinger"].values) == 6
+    assert size(drawn["lens_trajectory_1_1"].png)[0] < 2000, "stacked where side by side would be too wide"
+    assert draw_lens([cells[3]], tmp_path) == []
+
+
+def test_more_models_than_fit_into_one_figure(tmp_path: Path) -> None:
+    cells = [cell(str(at), distances=distances(tmp_path / str(at), 3, "logit")) for at in range(5)]
+    first, second = draw_lens(cells, tmp_path)
+    assert (first.name, second.name) == ("lens_distances_logit", "lens_distances_logit_2")
+    assert {line["cell"] for line in lines(first)} == set("0123")
+    assert next(iter(second.matrices)) == "KL(row ‖ column)"
+
+
+def test_tokens_as_a_picture_can_show_them() -> None:
+    assert [readable(token) for token in TOKENS] == ["the", "$x^2", "⏎", "□□", "\ufffd", "conside…"]
+    assert (readable("  "), readable("\x00"), readable("")) == ("␣␣", "□", "")

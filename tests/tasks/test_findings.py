@@ -1,0 +1,70 @@
+"""Findings: figures of what there is, the page and its numbers, and a key that every picture's code is part of."""
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import findings as module
+from tasks.findings import PAGE_CODE, findings
+from tasks.store.artifacts import Ref
+from tests.tasks.chain import Chain
+
+ROOT = Path(module.__file__).parents[1]
+# What reads artifacts and settings; nothing here draws.
+NO_DRAWING = {"artifacts", "stage", "work", "manifests"}
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    return Chain(tmp_path_factory.mktemp("findings"))
+
+
+def cell(label: str, **analyses: Ref) -> dict[str, Any]:
+    facts = {"num_blocks": 6, "precision": "float32"}
+    return {"label": label, "model": label, "task": "people", "facts": facts, "analyses": analyses}
+
+
+def test_what_a_cell_lacks_is_not_drawn_and_the_others_are(chain: Chain) -> None:
+    both = findings.run(chain.runtime, cells=[cell("one", similarity=chain.similar), cell("two")])
+    folder = chain.open(both)
+    content = json.loads((folder / "study.json").read_text())
+    assert content["cells"] == ["one", "two"]
+    assert both.summary["num_figures"] == len(content["figures"]) > 4
+    assert all(name.startswith(("similarity-", "adjacent", "block")) for name in content["figures"]), content["figures"]
+    assert {each["fact"]: each["values"] for each in content["numbers"]} == {
+        name: {"one": chain.similar.summary[name]} for name in ("lowest_adjacent", "highest_adjacent")
+    }
+    assert both.summary["similarity.lowest_adjacent"] == pytest.approx(chain.similar.summary["lowest_adjacent"])
+    for name in content["figures"]:
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert len((folder / f"{name}.csv").read_text().splitlines()) > 1
+    assert (folder / "study.html").read_text().count("<figure") == len(content["figures"])
+
+
+def test_a_study_without_any_analysis_is_a_page_all_the_same(chain: Chain) -> None:
+    none = findings.run(chain.runtime, cells=[cell("one")])
+    assert none.summary == {"num_figures": 0}
+    assert "<figure" not in (chain.open(none) / "study.html").read_text()
+
+
+def test_the_code_of_every_picture_is_part_of_the_key() -> None:
+    """A picture whose code changes must be drawn anew."""
+    seen, waiting = set[str](), ["tasks.findings"]
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name.rpartition(".")[2] in NO_DRAWING:
+            continue
+        seen.add(name)
+        tree = ast.parse((ROOT / f"{name.replace('.', '/')}.py").read_text())
+        named = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+        named += [
+            f"tasks.store.{alias.name}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module == "tasks.store"
+            for alias in node.names
+        ]
+        waiting += [each for each in named if each.startswith("tasks.store.")]
+    assert seen - {"tasks.findings"} == set(PAGE_CODE)
