@@ -57,6 +57,7 @@ def _distill(
     precision: str,
 ) -> dict:
     """The stage in this process, which is alone or one of several that do the same; the first of them writes."""
+    from tasks.core.endings import Names
     from tasks.core.training import train
     from tasks.store.distilled import write_distilled
     from tasks.store.models import load_tokenizer, resolve_model
@@ -89,7 +90,7 @@ def _distill(
         on_metrics=on_metrics,
         should_stop=work.stop_requested,
         progress=lambda steps: work.progress(steps, "steps"),
-        group="distill",
+        names=Names("distill.learning_rate", "distill.max_tokens"),
     )
     if not work.rank:
         write_distilled(folder, result.state, work.out)

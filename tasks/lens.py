@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from tasks.core.errors import DivergedError
 from tasks.core.train_settings import TrainSettings
 from tasks.store.models import ModelSource
 from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
@@ -11,7 +10,6 @@ from tasks.store.work import Work
 
 if TYPE_CHECKING:
     from tasks.core.batching import Example
-    from tasks.core.progress import TrainResult
 
 
 @stage(
@@ -37,8 +35,10 @@ def lens(
     block's lens, nats), `agreement_logit`, `agreement_tuned` (share of positions with the same likeliest token), [N].
     Errors: InputError for fewer than two rows, one block, or a state that is not finite; DivergedError.
     """
+    from tasks.core.endings import Names
     from tasks.core.lens import every_token
     from tasks.core.lens_training import TrainedLens
+    from tasks.core.training import train
     from tasks.store.examples import load_examples
     from tasks.store.lens_files import write_lens
     from tasks.store.models import load_model, load_tokenizer
@@ -49,7 +49,7 @@ def lens(
         every_token(load_examples(task, split, tokenizer, length, limit=num_rows).rows[:num_rows])
         for split in ("train", "validation")
     )
-    result = _train(
+    result = train(
         TrainedLens(load_model(model, "stored" if precision == "bfloat16" else precision)),
         rows,
         held_out if settings.eval_steps else [],
@@ -61,6 +61,7 @@ def lens(
         on_metrics=lambda step, values: work.metric(step, **values),
         should_stop=work.stop_requested,
         progress=lambda steps: work.progress(steps, "steps"),
+        names=Names("study.lens_learning_rate", "evaluate.max_tokens"),
     )
     write_lens(work.out, result.state, model)
     measured = _measure(work, model, held_out, precision, max_tokens=settings.max_tokens, pad_id=pad_id)
@@ -88,13 +89,3 @@ def _measure(
     save_file(tensors, work.out / CURVES_FILE)
     means = {f"mean_kl_{name}": float(each.kl[:-1].mean()) for name, each in curves.items()}
     return {"num_positions": curves["tuned"].num_positions, **means}
-
-
-def _train(*arguments: Any, **options: Any) -> "TrainResult":
-    """The training loop, whose advice names the setting of a study."""
-    from tasks.core.training import train
-
-    try:
-        return train(*arguments, **options)
-    except DivergedError as error:
-        raise DivergedError(str(error).replace("tune.learning_rate", "study.lens_learning_rate")) from error

@@ -11,7 +11,7 @@ import torch
 from tasks.core.batching import Example, training_batch
 from tasks.core.devices import EVERY, place
 from tasks.core.dividing import Division
-from tasks.core.endings import diverged, not_finite, out_of_memory
+from tasks.core.endings import Names, diverged, not_finite, out_of_memory
 from tasks.core.errors import DivergedError, EnvironmentFault, InputError, InterruptedRun
 from tasks.core.formats import make_accelerator, set_formats
 from tasks.core.losses import summed_loss
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["TrainResult", "TrainSettings", "learning_rate_factor", "num_training_steps", "train"]
 
+TUNE = Names()
 Metrics = Callable[[int, dict[str, float]], None]
 
 
@@ -43,7 +44,7 @@ def train(
     on_metrics: Metrics = lambda step, values: None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
-    group: str = "tune",
+    names: Names = TUNE,
 ) -> TrainResult:
     """Train some tensors of a model in place; afterwards they hold the state that is to be kept.
 
@@ -52,8 +53,8 @@ def train(
     interruption. With parallel "data" or "sharded" every process of torch's process group calls this with the same
     arguments; the first one reads and writes the checkpoint. Raises DivergedError before the optimizer step at which
     loss or gradient is not finite, InterruptedRun after saving when should_stop() is true in any process, InputError
-    when there is nothing to train on, EnvironmentFault when memory does not suffice a second time; their advice names
-    the settings of `group`.
+    when there is nothing to train on, EnvironmentFault when memory does not suffice a second time; their advice calls
+    the settings by `names`.
     """
     if not examples:
         raise InputError("there are no training rows")
@@ -62,7 +63,7 @@ def train(
     team = make_team(parallel, accelerator.device)
     if not team.in_step:
         place(trained.model, EVERY if device == EVERY else accelerator.device)
-    run = _Tuning(trained, examples, validation, settings, accelerator, team, pad_id, checkpoint, group)
+    run = _Tuning(trained, examples, validation, settings, accelerator, team, pad_id, checkpoint, names)
     run.resume()
     try:
         with recomputing(trained.model, settings.gradient_checkpointing):
@@ -104,9 +105,9 @@ class _Tuning:
         team: Team,
         pad_id: int,
         checkpoint: Checkpoint | None,
-        group: str,
+        names: Names,
     ) -> None:
-        self.examples, self.settings, self.checkpoint, self.group = examples, settings, checkpoint, group
+        self.examples, self.settings, self.checkpoint, self.names = examples, settings, checkpoint, names
         self.trained, self.accelerator, self.team = trained, accelerator, team
         self.division = Division(team, settings.max_tokens, pad_id, accelerator.device)
         torch.manual_seed(settings.seed)
@@ -241,8 +242,8 @@ class _Tuning:
         release()
         logger.warning(
             "out of memory at step %d of %d in a forward pass of %d tokens: tried again, and continued, with at most %d"
-            " and accumulation; batch and loss stay as they are. A lower %s.max_tokens avoids it",
-            *(step + 1, self.num_steps, largest, self.progress.max_tokens, self.group),
+            " and accumulation; batch and loss stay as they are. A lower %s avoids it",
+            *(step + 1, self.num_steps, largest, self.progress.max_tokens, self.names.max_tokens),
         )
 
     def _speed(self, num_tokens: int) -> float:
@@ -256,7 +257,7 @@ class _Tuning:
 
     def out_of_memory(self) -> EnvironmentFault:
         """Memory does not suffice, and no smaller forward pass is left to try."""
-        return out_of_memory(self.group, self.progress, self.num_steps)
+        return out_of_memory(self.names, self.progress, self.num_steps)
 
     def _diverged(self, what: str, where: str = "") -> DivergedError:
-        return diverged(self.group, what, self.optimizer.param_groups[0]["lr"], self.progress, where)
+        return diverged(self.names, what, self.optimizer.param_groups[0]["lr"], self.progress, where)

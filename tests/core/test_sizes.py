@@ -28,7 +28,7 @@ def test_the_share_is_that_of_the_emulators_own_tensors(family: str, share: str 
 
 
 def test_the_demos_emulator_on_disk_has_as_many(tmp_path: Path) -> None:
-    from flows.cli import DEMO
+    from flows.command_line import DEMO
     from tasks.store.weights import write_emulator
 
     folder = DEMO.parent / "model"
