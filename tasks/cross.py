@@ -18,33 +18,34 @@ def cross(work: Work, first: Ref, second: Ref) -> dict:
     """CKA between all states of two captures: model against model, or full model against emulator or plug-in.
 
     Writes `cross.safetensors`: `linear_cka`, `debiased_cka`, `rbf_cka`, each [N1+1, N2+1] float32 with state 0 the
-    embeddings. Widths and depths may differ. In the summary, by the debiased estimator and without the embeddings:
-    `mean_best_match`, the mean over the first's blocks of the most alike block of the second, and where both are
-    equally deep `mean_same_depth`. Errors: InputError where the captures are not of the same rows.
+    embeddings. Widths and depths may differ. In the summary, as 1 - CKA by the debiased estimator and without the
+    embeddings: `unlike_best_match`, the mean over the first's blocks of the most alike block of the second, and where
+    both are equally deep `unlike_same_depth`. Errors: InputError where the captures are not of the same rows.
     """
     from safetensors.torch import load_file, save_file
 
+    from tasks.core.cka import ESTIMATORS
     from tasks.core.cross_cka import cross_cka
 
     folders = [work.open(ref) for ref in (first, second)]
     _require_same_rows(*folders)
     left, right = (load_file(folder / "states.safetensors")["states"] for folder in folders)
     names = [_names(len(left), "first"), _names(len(right), "second")]
-    kinds = {"linear_cka": ("linear", False), "debiased_cka": ("linear", True), "rbf_cka": ("rbf", False)}
     matrices = {
         name: cross_cka(left, right, kernel, debiased, *names).contiguous()
-        for name, (kernel, debiased) in kinds.items()
+        for name, (kernel, debiased) in ESTIMATORS.items()
     }
     save_file(matrices, work.out / "cross.safetensors")
-    blocks = matrices["debiased_cka"][1:, 1:]
+    # Of what is hardly changed every CKA is 1 to the digits that a table shows; what is missing to 1 is not.
+    unlike = 1.0 - matrices["debiased_cka"][1:, 1:].double()
     facts = {
-        "num_blocks": blocks.shape[0],
-        "num_other_blocks": blocks.shape[1],
+        "num_blocks": unlike.shape[0],
+        "num_other_blocks": unlike.shape[1],
         "num_rows": left.shape[1],
-        "mean_best_match": float(blocks.max(dim=1).values.mean()),
+        "unlike_best_match": float(unlike.min(dim=1).values.mean()),
     }
-    if blocks.shape[0] == blocks.shape[1]:
-        facts["mean_same_depth"] = float(blocks.diagonal().mean())
+    if unlike.shape[0] == unlike.shape[1]:
+        facts["unlike_same_depth"] = float(unlike.diagonal().mean())
     return facts
 
 

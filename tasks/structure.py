@@ -27,11 +27,11 @@ def structure(
 
     states: of `capture`; estimator: linear_cka, debiased_cka or rbf_cka; num_bootstraps: resamples of the rows, and
     subsets of each size; num_samples: sizes of subsets, of which those below the number of rows count.
-    Writes `structure.safetensors`: `similarity` [N, N], `module` [N] (number of each block's module), `gains` [N]
-    (modularity of the best cut into 1, 2, ... N modules), `adjacent` [N-1], of the bootstrap `adjacent_deviation`
-    [N-1], `together` [N, N], `boundaries` [N-1], `scores` and `counts` [B] (see `Spread`), and by number of rows
-    `num_samples` [M], `adjacent_by_size` and `adjacent_deviation_by_size` [M, N-1], `score_by_size` and
-    `agreement_by_size` [M] (means; the last size is all rows). Similarities are CKA, without unit.
+    Writes `structure.safetensors`, CKA without unit: `similarity` [N, N], `module` [N] (number of each block's run in
+    the best cut into two or more, also where chance does as well), `gains` [N] (modularity of the best cut into 1, 2,
+    ... N runs), `adjacent` [N-1], of the bootstrap `adjacent_deviation` [N-1], `together` [N, N], `boundaries` [N-1],
+    `scores` and `counts` [B] (see `Spread`), and by number of rows `num_samples` [M], `adjacent_by_size` and
+    `adjacent_deviation_by_size` [M, N-1], `score_by_size` and `agreement_by_size` [M] (means; the last is all rows).
     Errors: InputError as `linear_cka`, or for fewer than 3 blocks or 2 bootstraps.
     """
     from safetensors.torch import load_file, save_file
@@ -43,26 +43,29 @@ def structure(
     sample = RowSample(load_file(work.open(states) / "states.safetensors")["states"][1:], estimator)
     similarity = sample.similarity(range(sample.num_rows))
     found = modularity(similarity, seed=seed)
-    spread = bootstrap(sample, found.modules, num_bootstraps, seed)
+    spread = bootstrap(sample, found.cut, num_bootstraps, seed)
     sizes = [size for size in sorted(set(num_samples)) if size < sample.num_rows]
     subsets = {
-        size: subsample(sample, found.modules, size, num_bootstraps, seed)
+        size: subsample(sample, found.cut, size, num_bootstraps, seed)
         for size in work.progress(sizes, "numbers of rows")
     }
     tensors = _tensors(similarity, found, spread) | _by_size(sample, similarity, found, subsets)
     save_file(tensors, work.out / "structure.safetensors")
+    facts = {"estimator": estimator, "num_blocks": len(similarity), "num_rows": sample.num_rows}
+    return facts | {"num_bootstraps": num_bootstraps} | _facts(found, spread)
+
+
+def _facts(found: "Modularity", spread: "Spread") -> dict[str, Any]:
+    """Of the best cut, which has `num_runs`; `num_modules` alone is 1 where chance does as well."""
     return {
-        "estimator": estimator,
-        "num_blocks": len(similarity),
-        "num_rows": sample.num_rows,
-        "num_bootstraps": num_bootstraps,
         "modularity": found.score,
         "modularity_deviation": float(spread.scores.std(ddof=1)),
         "modularity_by_chance": found.by_chance,
         "p_value": found.p_value,
         "num_modules": len(found.modules),
+        "num_runs": len(found.cut),
         "stability": float(spread.agreement.mean()),
-        "same_number": float((spread.counts == len(found.modules)).mean()),
+        "same_number": float((spread.counts == len(found.cut)).mean()),
     }
 
 
@@ -72,7 +75,7 @@ def _tensors(similarity: Any, found: "Modularity", spread: "Spread") -> "dict[st
 
     return {
         "similarity": _stored(similarity),
-        "module": _stored([number for number, module in enumerate(found.modules) for _ in module]),
+        "module": _stored([number for number, run in enumerate(found.cut) for _ in run]),
         "gains": _stored(found.gains),
         "adjacent": _stored(adjacent_similarity(similarity)),
         "adjacent_deviation": _stored(spread.deviation()),

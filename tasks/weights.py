@@ -23,33 +23,23 @@ def weights(work: Work, model: ModelSource, *, other: ModelSource | None = None,
 
     other: a second model of the same shape, or tuned: blocks that were tuned (not both); then also how far each matrix
     moved. Writes `weights.safetensors`, with R names of matrices (`roles` of the summary) and N blocks: `norm`,
-    `variance` (of the entries) [R, N], `distance` [R, N, N], and `change` [R, N], all Frobenius, float32. NaN stands
-    where a block has no such matrix, or two have it in different shapes; a block that was not tuned has change 0.
+    `variance` (of the entries) [R, N], `distance` and `relative` (`relative_distance`) [R, N, N], and `change` [R, N],
+    all Frobenius, float32. NaN stands where a block has no such matrix, or two have it in different shapes; a block
+    that was not tuned has change 0. `mean_relative_distance` is left out where no two blocks can be compared.
     Errors: InputError where weights are not finite, or the second model is of another shape.
     """
-    import torch
     from safetensors.torch import save_file
 
-    from tasks.core.block_weights import BlockMatrices, relative_distance
     from tasks.store.block_matrices import read_roles
 
     roles = read_roles(Path(model.path), model.num_blocks)
     names = list(dict.fromkeys(role.name for role in roles))
-    shape = (len(names), model.num_blocks)
-    norm, variance = torch.full(shape, torch.nan), torch.full(shape, torch.nan)
-    distance = torch.full((*shape, model.num_blocks), torch.nan)
-    for role in work.progress(roles, "matrices"):
-        matrices = BlockMatrices(role.name, role.blocks)
-        for part in role.parts():
-            matrices.update(part)
-        found, row, blocks = matrices.result(), names.index(role.name), torch.tensor(role.blocks)
-        norm[row, blocks] = found.norms.float()
-        variance[row, blocks] = found.variances.float()
-        distance[row, blocks[:, None], blocks] = found.distances.float()
-    tensors: dict[str, Tensor] = {"norm": norm, "variance": variance, "distance": distance}
+    tensors = _statistics(work, roles, names, model.num_blocks)
+    norm = tensors["norm"]
     num_entries = sum(role.num_entries * len(role.blocks) for role in roles)
     facts: dict[str, Any] = {"roles": names, "num_blocks": model.num_blocks, "num_entries": num_entries}
-    facts["mean_relative_distance"] = _mean_of_pairs(relative_distance(distance, norm))
+    if (mean := _mean_of_pairs(tensors["relative"])) is not None:
+        facts["mean_relative_distance"] = mean
     if other is not None or tuned is not None:
         tensors["change"] = _changes(work, model, roles, names, other, tuned)
         size = float(norm.double().square().nansum().sqrt())
@@ -58,13 +48,33 @@ def weights(work: Work, model: ModelSource, *, other: ModelSource | None = None,
     return facts
 
 
-def _mean_of_pairs(distance: "Tensor") -> float:
-    """Mean over roles and pairs of different blocks, of those that can be compared; 0 where there are none."""
+def _statistics(work: Work, roles: "list[Role]", names: list[str], num_blocks: int) -> "dict[str, Tensor]":
+    """`norm`, `variance` [R, N], `distance` and `relative` [R, N, N]."""
+    import torch
+
+    from tasks.core.block_weights import BlockMatrices, relative_distance
+
+    shape = (len(names), num_blocks)
+    norm, variance = torch.full(shape, torch.nan), torch.full(shape, torch.nan)
+    distance = torch.full((*shape, num_blocks), torch.nan)
+    for role in work.progress(roles, "matrices"):
+        matrices = BlockMatrices(role.name, role.blocks)
+        for part in role.parts():
+            matrices.update(part)
+        found, row, blocks = matrices.result(), names.index(role.name), torch.tensor(role.blocks)
+        norm[row, blocks] = found.norms.float()
+        variance[row, blocks] = found.variances.float()
+        distance[row, blocks[:, None], blocks] = found.distances.float()
+    return {"norm": norm, "variance": variance, "distance": distance, "relative": relative_distance(distance, norm)}
+
+
+def _mean_of_pairs(distance: "Tensor") -> float | None:
+    """Mean over roles and pairs of different blocks, of those that can be compared."""
     import torch
 
     rows, columns = torch.triu_indices(distance.shape[-1], distance.shape[-1], 1)
     values = distance[:, rows, columns]
-    return float(values.nanmean()) if values.isfinite().any() else 0.0
+    return float(values.nanmean()) if values.isfinite().any() else None
 
 
 def _changes(

@@ -10,13 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.core.cka import MIN_ROWS, centre, kernels
+from tasks.core.cka import ESTIMATORS, MIN_ROWS, centre, checked_norm, kernels
 from tasks.core.clustering import Clusters, adjacent_similarity
 from tasks.core.errors import InputError
 from tasks.core.modularity import Cuts, modularity_score
-
-# Kernel, and whether the estimator is debiased.
-ESTIMATORS = {"linear_cka": ("linear", False), "debiased_cka": ("linear", True), "rbf_cka": ("rbf", False)}
 
 
 class RowSample:
@@ -31,36 +28,36 @@ class RowSample:
             raise InputError(f"estimator = {estimator!r}; choose from {', '.join(ESTIMATORS)}")
         kernel, self.debiased = ESTIMATORS[estimator]
         self._kernels = torch.stack([gram.float() for gram in kernels(states, kernel, names)])
-
+        self._names = names or [f"block {index}" for index in range(len(states))]
         self.num_states, self.num_rows, _ = self._kernels.shape
 
     def similarity(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """[N, N] float64 of these rows, which may repeat; to the debiased estimator a repeated row is one row.
 
-        An unbiased HSIC sums over pairs of different rows, and a row is no pair with itself.
+        An unbiased HSIC sums over pairs of different rows, and a row is no pair with itself. Raises InputError where the
+        rows of a state do not differ by more than rounding.
         """
         device = self._kernels.device
         chosen = torch.as_tensor(np.unique(rows) if self.debiased else np.asarray(rows), device=device)
         flat = torch.empty(self.num_states, len(chosen) ** 2, dtype=torch.float64, device=device)
         for index, gram in enumerate(self._kernels):
-            centred = centre(gram.index_select(0, chosen).index_select(1, chosen).double(), self.debiased).flatten()
-            norm = centred.norm()
-            if not norm > 0:
-                raise InputError(
-                    f"block {index} is the same for {len(chosen)} of its rows: take other or more examples"
-                )
-            torch.div(centred, norm, out=flat[index])
+            own = gram.index_select(0, chosen).index_select(1, chosen).double()
+            # As of all rows: what is left of equal rows is rounding, and the kernel is no more exact than its type.
+            noise = torch.finfo(gram.dtype).eps * own.norm()
+            name = f"{self._names[index]} in {len(chosen)} rows that were drawn"
+            centred = centre(own, self.debiased).flatten()
+            torch.div(centred, checked_norm(centred, noise, name), out=flat[index])
         return (flat @ flat.T).fill_diagonal_(1.0).cpu().numpy()
 
 
 @dataclass(frozen=True)
 class Spread:
-    """What resampling the rows gives, each time cut into as many modules as all rows are. B resamples, N blocks.
+    """What resampling the rows gives, each time cut into as many runs as all rows are. B resamples, N blocks.
 
     adjacent: [B, N-1] similarity of neighbours; scores: [B] modularity; agreement: [B] adjusted Rand index with the
-    modules of all rows (1: the same, 0: as alike as by chance); counts: [B] number of modules that is suggested;
-    together: [N, N] share in which two blocks are in one module; boundaries: [N-1] share in which blocks i and i+1 are
-    in different ones.
+    cut of all rows (1: the same, 0: as alike as by chance); counts: [B] number of runs of the best cut (`Cuts.best`);
+    together: [N, N] share in which two blocks are in one run; boundaries: [N-1] share in which blocks i and i+1 are in
+    different ones. Nothing is left out for its p.
     """
 
     adjacent: np.ndarray
@@ -82,18 +79,18 @@ class Spread:
         return self.adjacent.std(axis=0, ddof=1)
 
 
-def bootstrap(sample: RowSample, modules: Clusters, num_resamples: int, seed: int = 0) -> Spread:
-    """As many rows, drawn with replacement. modules: those of all rows. InputError unless num_resamples >= 2."""
-    return _spread(sample, modules, _draws(sample.num_rows, num_resamples, seed), num_resamples)
+def bootstrap(sample: RowSample, cut: Clusters, num_resamples: int, seed: int = 0) -> Spread:
+    """As many rows, drawn with replacement. cut: that of all rows. InputError unless num_resamples >= 2."""
+    return _spread(sample, cut, _draws(sample.num_rows, num_resamples, seed), num_resamples)
 
 
-def subsample(sample: RowSample, modules: Clusters, num_rows: int, num_resamples: int, seed: int = 0) -> Spread:
+def subsample(sample: RowSample, cut: Clusters, num_rows: int, num_resamples: int, seed: int = 0) -> Spread:
     """`num_rows` of the rows, drawn without replacement. InputError unless 4 <= num_rows <= n."""
     if not MIN_ROWS <= num_rows <= sample.num_rows:
         raise InputError(f"{num_rows} of {sample.num_rows} rows: take between {MIN_ROWS} and all of them")
     generator = np.random.default_rng(seed)
     draws = (generator.permutation(sample.num_rows)[:num_rows] for _ in range(num_resamples))
-    return _spread(sample, modules, draws, num_resamples)
+    return _spread(sample, cut, draws, num_resamples)
 
 
 def adjusted_rand(first: Sequence[Sequence[int]], second: Sequence[Sequence[int]]) -> float:
@@ -109,7 +106,7 @@ def adjusted_rand(first: Sequence[Sequence[int]], second: Sequence[Sequence[int]
     return 1.0 if highest == expected else float((together - expected) / (highest - expected))
 
 
-def _spread(sample: RowSample, modules: Clusters, draws: Iterator[np.ndarray], num_resamples: int) -> Spread:
+def _spread(sample: RowSample, cut: Clusters, draws: Iterator[np.ndarray], num_resamples: int) -> Spread:
     if num_resamples < 2:
         raise InputError(f"{num_resamples} resamples show no spread; take at least 2")
     adjacent, scores, agreement, counts = [], [], [], []
@@ -117,11 +114,11 @@ def _spread(sample: RowSample, modules: Clusters, draws: Iterator[np.ndarray], n
     for rows in draws:
         matrix = sample.similarity(rows)
         cuts = Cuts(matrix)
-        found = cuts.into(len(modules))
-        counts.append(len(cuts.suggested()))
+        found = cuts.into(len(cut))
+        counts.append(len(cuts.best()))
         adjacent.append(adjacent_similarity(matrix))
         scores.append(modularity_score(matrix, found))
-        agreement.append(adjusted_rand(found, modules))
+        agreement.append(adjusted_rand(found, cut))
         for module in found:
             together[np.ix_(module, module)] += 1 / num_resamples
     return Spread(np.stack(adjacent), np.array(scores), np.array(agreement), np.array(counts), together)

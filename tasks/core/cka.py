@@ -15,6 +15,8 @@ from tasks.core.errors import InputError
 
 # The unbiased estimator divides by n (n - 3).
 MIN_ROWS = 4
+# Kernel, and whether the estimator is debiased.
+ESTIMATORS = {"linear_cka": ("linear", False), "debiased_cka": ("linear", True), "rbf_cka": ("rbf", False)}
 
 
 def linear_cka(states: Tensor, debiased: bool = False, names: Sequence[str] | None = None) -> Tensor:
@@ -76,9 +78,8 @@ def unit_kernels(states: Tensor, kernel: str, debiased: bool = False, names: Seq
     flat = torch.empty(num_states, num_rows * num_rows, dtype=torch.float64, device=states.device)
     for index, gram in enumerate(kernels(states, kernel, names)):
         noise = torch.finfo(_working_type(states)).eps * gram.norm()
-        torch.div(
-            centred := centre(gram, debiased).flatten(), _norm(centred, noise, _name(names, index)), out=flat[index]
-        )
+        centred = centre(gram, debiased).flatten()
+        torch.div(centred, checked_norm(centred, noise, _name(names, index)), out=flat[index])
     return flat
 
 
@@ -97,6 +98,20 @@ def kernels(states: Tensor, kernel: str, names: Sequence[str] | None = None) -> 
 def centre(gram: Tensor, debiased: bool) -> Tensor:
     """A kernel [n, n] without its means, perhaps in place; debiased: U-centred."""
     return _u_centred(gram) if debiased else _centred(gram)
+
+
+def checked_norm(kernel: Tensor, noise: Tensor, name: str) -> Tensor:
+    """Norm of a centred kernel; InputError where it is but `noise`.
+
+    Debiasing leaves only rounding where all rows are equally alike or but one differs.
+    """
+    norm = kernel.norm()
+    if not norm > noise:
+        raise InputError(
+            f"the representation of {name} has no structure between rows that could be compared; take other or more"
+            " examples, or the biased estimator"
+        )
+    return norm
 
 
 def _cka(states: Tensor, kernel: str, debiased: bool, names: Sequence[str] | None) -> Tensor:
@@ -134,17 +149,6 @@ def _prepared(state: Tensor, name: str, room: Tensor) -> Tensor:
     if size <= 8 * torch.finfo(room.dtype).eps * torch.maximum(lowest.abs(), highest.abs()):
         raise InputError(f"the representation of {name} is the same for every row, so nothing can be compared with it")
     return room.div_(size)
-
-
-def _norm(kernel: Tensor, noise: Tensor, name: str) -> Tensor:
-    """Norm of a centred kernel. Debiasing leaves only rounding where all rows are equally alike or but one differs."""
-    norm = kernel.norm()
-    if not norm > noise:
-        raise InputError(
-            f"the representation of {name} has no structure between rows that could be compared; take other or more"
-            " examples, or the biased estimator"
-        )
-    return norm
 
 
 def _linear_gram(state: Tensor) -> Tensor:

@@ -30,15 +30,18 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Modularity:
-    """modules: what the matrix suggests, a single one where chance does as well; score: theirs (`modularity_score`).
+    """cut: the best cut into two or more runs (`Cuts.best`); score: its `modularity_score`, whatever the chance.
 
-    by_chance: mean score of what is suggested where there are no modules; p_value: share of such similarities with a
-    cut of the same modularity; gains: [N] modularity of the best cuts into 1, 2, ... N runs, in units of similarity.
+    by_chance: mean score of the best cuts of similarities without modules; p_value: share of these with a cut of the
+    same modularity. modules: what the matrix suggests: the cut, or a single one where chance does as well (p above
+    0.05) or the Schwarz criterion prefers none. Of all these modules alone depend on that threshold, so that the score
+    can be compared between models. gains: [N] modularity of the best cuts into 1, 2, ... N runs, in units of similarity.
     """
 
     score: float
     by_chance: float
     p_value: float
+    cut: Clusters
     modules: Clusters
     gains: np.ndarray
 
@@ -53,18 +56,17 @@ def modularity(similarity: Any, num_shuffles: int = 200, seed: int = 0) -> Modul
     """
     matrix = _checked(similarity)
     cuts = Cuts(matrix)
-    modules = cuts.suggested()
+    cut = cuts.best()
     generator = np.random.default_rng(seed)
     chance = [_shuffled(matrix, generator) for _ in range(num_shuffles)]
     reached = sum(gain >= cuts.gains.max() - ROUNDING for gain, _ in chance)
-    p_value = (reached + 1) / (num_shuffles + 1)
-    if p_value > SIGNIFICANCE:
-        modules = cuts.into(1)
+    p_value = float((reached + 1) / (num_shuffles + 1))
     return Modularity(
-        score=modularity_score(matrix, modules),
+        score=modularity_score(matrix, cut),
         by_chance=float(np.mean([score for _, score in chance])),
         p_value=p_value,
-        modules=modules,
+        cut=cut,
+        modules=cuts.suggested() if p_value <= SIGNIFICANCE else cuts.into(1),
         gains=cuts.gains,
     )
 
@@ -114,10 +116,20 @@ class Cuts:
         return [list(range(begin, end)) for begin, end in pairwise(reversed(edges))]
 
     def suggested(self) -> Clusters:
-        """The cut with the smallest Schwarz criterion: pairs * log(mean square left) + parameters * log(pairs).
+        """The cut with the smallest Schwarz criterion: `best`, or a single run where no cut explains more than noise."""
+        return self.into(1 + int(np.argmin(self._schwarz())))
 
-        Parameters of K > 1 runs are K - 1 boundaries and the score. Single blocks are cut off only where that explains
-        more than noise, unlike by the largest modularity.
+    def best(self) -> Clusters:
+        """The cut into two or more runs with the smallest Schwarz criterion.
+
+        By the largest modularity single blocks would be cut off that explain no more than noise.
+        """
+        return self.into(2 + int(np.argmin(self._schwarz()[1:])))
+
+    def _schwarz(self) -> np.ndarray:
+        """[N]: pairs * log(mean square left) + parameters * log(pairs) of the best cuts into 1, 2, ... N runs.
+
+        Parameters of K > 1 runs are K - 1 boundaries and the score.
         """
         num_blocks = len(self.gains)
         upper = np.triu_indices(num_blocks, 1)
@@ -127,8 +139,7 @@ class Cuts:
         square = (self._left[upper] ** 2).sum() - np.where(self.gains > 0, explained, 0.0)
         num_pairs = len(upper[0])
         parameters = np.where(np.arange(num_blocks) > 0, np.arange(1, num_blocks + 1), 0)
-        score = num_pairs * np.log(np.maximum(square / num_pairs, ROUNDING**2)) + parameters * np.log(num_pairs)
-        return self.into(1 + int(np.argmin(score)))
+        return num_pairs * np.log(np.maximum(square / num_pairs, ROUNDING**2)) + parameters * np.log(num_pairs)
 
 
 def _run_gains(left: np.ndarray) -> np.ndarray:
@@ -164,14 +175,14 @@ def _explained(num_blocks: int) -> np.ndarray:
 
 
 def _shuffled(matrix: np.ndarray, generator: np.random.Generator) -> tuple[float, float]:
-    """Largest modularity, and score of the suggested modules, after shuffling each diagonal."""
+    """Largest modularity, and score of the best cut, after shuffling each diagonal."""
     shuffled = np.zeros_like(matrix)
     for distance in range(1, len(matrix)):
         places = np.arange(len(matrix) - distance)
         shuffled[places, places + distance] = generator.permutation(np.diagonal(matrix, distance))
     shuffled += shuffled.T + np.diag(np.diagonal(matrix))
     cuts = Cuts(shuffled)
-    return float(cuts.gains.max()), modularity_score(shuffled, cuts.suggested())
+    return float(cuts.gains.max()), modularity_score(shuffled, cuts.best())
 
 
 def _inside(num_blocks: int, modules: Sequence[Sequence[int]]) -> np.ndarray:

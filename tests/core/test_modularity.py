@@ -93,13 +93,15 @@ def test_the_score_is_what_modules_add_to_a_decay_with_distance(modules: Modules
 def test_a_decay_with_distance_alone_is_no_module(rate: float) -> None:
     found = modularity(decaying(16, rate))
     assert found.modules == [list(range(16))]
-    assert found.score == 0.0
+    assert found.score == pytest.approx(0.0, abs=1e-9)
+    assert len(found.cut) > 1
 
 
 def test_levels_of_blocks_and_a_drift_that_slows_down_are_no_modules() -> None:
     levels = np.random.default_rng(0).random(16)
     found = modularity(decaying(16) + np.add.outer(levels, levels))
-    assert (len(found.modules), found.score) == (1, 0.0)
+    assert len(found.modules) == 1
+    assert found.score == pytest.approx(0.0, abs=1e-9)
     # Linear CKA of a random walk of states: what early blocks add is large against what is there.
     steps = np.arange(1, 25)
     walk = modularity(np.minimum.outer(steps, steps) / np.maximum.outer(steps, steps))
@@ -109,7 +111,23 @@ def test_levels_of_blocks_and_a_drift_that_slows_down_are_no_modules() -> None:
 def test_noise_around_a_decay_suggests_one_module_and_scores_as_chance_does() -> None:
     found = [modularity(noisy(decaying(16), 0.05, seed), seed=seed) for seed in range(20)]
     assert sum(len(one.modules) == 1 for one in found) >= 17, "one in twenty is expected to be taken for modules"
-    assert np.mean([one.score for one in found]) < 0.01
+    scores, chance = (np.array([getattr(one, name) for one in found]) for name in ("score", "by_chance"))
+    assert (scores > 0).all()
+    assert scores.mean() == pytest.approx(chance.mean(), rel=0.2)
+
+
+def test_the_score_knows_no_threshold_of_p() -> None:
+    """From noise to modules in small steps: p falls below 0.05 on the way, and the score does not jump there."""
+    steps = np.linspace(0.0, 0.2, 41)
+    found = [modularity(noisy(planted(runs(5, 3, 8), inside=0.5 + step, across=0.5), 0.08, 3)) for step in steps]
+    assert found[0].p_value > 0.05 > found[-1].p_value
+    assert {len(one.modules) for one in found} >= {1, 3}
+    for one in found:
+        assert one.score > 0.01
+        assert len(one.cut) > 1
+        assert one.modules in (one.cut, [list(range(16))])
+    gate = next(place for place, one in enumerate(found) if len(one.modules) > 1)
+    assert found[gate].score - found[gate - 1].score < 0.02
 
 
 def test_modules_are_found_under_noise() -> None:

@@ -122,7 +122,7 @@ def test_models_of_different_width_are_compared_on_the_same_rows(settings, tmp_p
     (written,) = tmp_path.glob("home/store/artifacts/findings/*/study.json")
     found = {(each["fact"], each["label"]): each["values"] for each in json.loads(written.read_text())["numbers"]}
     assert found["num_modules", ""].keys() == {"model", "small"}
-    assert found["mean_best_match", "against small"].keys() == {"model"}
+    assert found["unlike_best_match", "against small"].keys() == {"model"}
     assert "model, small on people" in done.stdout
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tasks.core.cka import linear_cka
 from tasks.core.errors import InputError
 from tasks.cross import cross
 from tasks.store.artifacts import Ref
@@ -32,8 +33,8 @@ def test_a_model_against_itself_is_its_similarity(chain: Chain, name: str) -> No
     ref = cross.run(chain.runtime, first=chain.capture(), second=chain.capture())
     found, own = chain.tensors(ref, "cross")[name], chain.tensors(chain.similar, "similarity")[name]
     torch.testing.assert_close(found, own, atol=1e-5, rtol=0)
-    assert ref.summary["mean_same_depth"] == pytest.approx(1.0, abs=1e-6)
-    assert ref.summary["mean_best_match"] == pytest.approx(1.0, abs=1e-6)
+    assert ref.summary["unlike_same_depth"] == pytest.approx(0.0, abs=1e-6)
+    assert ref.summary["unlike_best_match"] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_another_model_may_have_another_width_and_depth(chain: Chain, other: Ref) -> None:
@@ -44,9 +45,21 @@ def test_another_model_may_have_another_width_and_depth(chain: Chain, other: Ref
     first, second = first - first.mean(0), second - second.mean(0)
     expected = (first.T @ second).norm() ** 2 / ((first.T @ first).norm() * (second.T @ second).norm())
     assert found["linear_cka"][2, 2].item() == pytest.approx(expected.item(), abs=1e-5)
-    best = found["debiased_cka"][1:, 1:].max(dim=1).values.mean().item()
+    best = 1 - found["debiased_cka"][1:, 1:].double().max(dim=1).values.mean().item()
     facts = {"num_blocks": NUM_BLOCKS, "num_other_blocks": 4, "num_rows": NUM_ROWS}
-    assert ref.summary == facts | {"mean_best_match": pytest.approx(best)}
+    assert ref.summary == facts | {"unlike_best_match": pytest.approx(best)}
+
+
+def test_a_small_difference_is_not_lost_in_the_digits_of_one(chain: Chain) -> None:
+    states = random_states()
+    moved = states + 1e-2 * torch.randn(states.shape, generator=torch.Generator().manual_seed(9))
+    first, second = (published_states(chain.store, each) for each in (states, moved))
+    found = cross.run(chain.runtime, first=first, second=second).summary["unlike_same_depth"]
+    assert f"{1 - found:.3g}" == "1"
+    pairs = torch.stack([states, moved], dim=1)[1:].double()
+    expected = [1 - linear_cka(pair, debiased=True)[0, 1].item() for pair in pairs]
+    assert found == pytest.approx(sum(expected) / len(expected), abs=1e-6)
+    assert found > 1e-5
 
 
 @pytest.mark.parametrize("change", [{"split": "validation", "num_rows": 6}, {"part": "prompt"}, {"num_rows": 11}])

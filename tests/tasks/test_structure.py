@@ -34,11 +34,26 @@ def test_numbers_are_those_of_the_captured_blocks(chain: Chain) -> None:
     torch.testing.assert_close(found["adjacent"], expected.diagonal(1), atol=1e-5, rtol=0)
     cuts = Cuts(found["similarity"])
     np.testing.assert_allclose(found["gains"], cuts.gains, atol=1e-5)
-    modules = cuts.into(facts["num_modules"])
-    assert found["module"].tolist() == [number for number, module in enumerate(modules) for _ in module]
-    assert facts["modularity"] == pytest.approx(modularity_score(found["similarity"], modules), abs=1e-5)
+    cut = cuts.into(facts["num_runs"])
+    assert found["module"].tolist() == [number for number, run in enumerate(cut) for _ in run]
+    assert facts["modularity"] == pytest.approx(modularity_score(found["similarity"], cut), abs=1e-5)
     assert (facts["num_blocks"], facts["num_rows"]) == (NUM_BLOCKS, NUM_ROWS)
     assert 0 < facts["p_value"] <= 1
+
+
+def test_where_chance_does_as_well_only_the_number_of_modules_says_so(chain: Chain) -> None:
+    """States without modules: score, its spread and the stability are those of the best cut, whatever its p."""
+    generator = torch.Generator().manual_seed(4)
+    ref = run(chain, published_states(chain.store, torch.randn(11, 40, 8, generator=generator)))
+    found, facts = chain.tensors(ref, "structure"), ref.summary
+    assert facts["p_value"] > 0.05
+    assert facts["num_modules"] == 1
+    assert facts["num_runs"] == len(set(found["module"].tolist())) > 1
+    assert facts["modularity"] > 0.0
+    assert facts["modularity_deviation"] > 0.0
+    assert facts["stability"] < 1.0
+    assert (found["agreement_by_size"][:2] < 1.0).all()
+    assert facts["same_number"] == pytest.approx((found["counts"] == facts["num_runs"]).float().mean().item())
 
 
 def test_sizes_end_with_all_rows_and_larger_ones_are_left_out(chain: Chain) -> None:

@@ -43,6 +43,9 @@ def test_every_matrix_of_every_family(family: str, tmp_path: Path, runtime: Runt
         whole = torch.linalg.matrix_norm(matrices.unsqueeze(0) - matrices.unsqueeze(1))
         torch.testing.assert_close(found["distance"][row].double(), whole, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(found["norm"][row].double(), torch.linalg.matrix_norm(matrices), rtol=1e-5, atol=0)
+        norms = torch.linalg.matrix_norm(matrices).square()
+        relative = whole / (norms.unsqueeze(0) + norms.unsqueeze(1)).sqrt()
+        torch.testing.assert_close(found["relative"][row].double(), relative, rtol=1e-5, atol=1e-5)
         variance = matrices.flatten(1).var(dim=1, correction=0)
         torch.testing.assert_close(found["variance"][row].double(), variance, rtol=1e-5, atol=0)
     assert ref.summary["num_entries"] == sum(tensor.numel() for tensors in expected.values() for tensor in tensors)
@@ -93,6 +96,14 @@ def test_a_matrix_that_some_blocks_lack_or_have_in_another_shape(tmp_path: Path,
     assert found["distance"][0, 0, 1].item() == pytest.approx(6**0.5)
     assert found["distance"][0, :2, 2].isnan().all()
     assert found["norm"][1].isnan().tolist() == [True, False, True]
+
+
+def test_where_no_two_blocks_can_be_compared_no_distance_is_said(tmp_path: Path, runtime: Runtime, own: object) -> None:
+    folder = tmp_path / "unlike"
+    folder.mkdir()
+    tensors = {"layers.0.a.weight": torch.ones(2, 3), "layers.1.a.weight": torch.ones(3, 2)}
+    save_file(tensors, folder / "model.safetensors")
+    assert "mean_relative_distance" not in weights.run(runtime, model=source(folder, num_blocks=2)).summary
 
 
 def test_broken_weights_are_named(chain: Chain, tmp_path: Path) -> None:
