@@ -34,8 +34,8 @@ class RowSample:
     def similarity(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """[N, N] float64 of these rows, which may repeat; to the debiased estimator a repeated row is one row.
 
-        An unbiased HSIC sums over pairs of different rows, and a row is no pair with itself. Raises InputError where the
-        rows of a state do not differ by more than rounding.
+        An unbiased HSIC sums over pairs of different rows, and a row is no pair with itself. Raises InputError where
+        the rows of a state do not differ by more than rounding.
         """
         device = self._kernels.device
         chosen = torch.as_tensor(np.unique(rows) if self.debiased else np.asarray(rows), device=device)

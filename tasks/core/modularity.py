@@ -34,8 +34,8 @@ class Modularity:
 
     by_chance: mean score of the best cuts of similarities without modules; p_value: share of these with a cut of the
     same modularity. modules: what the matrix suggests: the cut, or a single one where chance does as well (p above
-    0.05) or the Schwarz criterion prefers none. Of all these modules alone depend on that threshold, so that the score
-    can be compared between models. gains: [N] modularity of the best cuts into 1, 2, ... N runs, in units of similarity.
+    0.05) or the Schwarz criterion prefers none. Only `modules` depend on that threshold, so that scores of several
+    models can be compared. gains: [N] modularity of the best cuts into 1, 2, ... N runs, in units of similarity.
     """
 
     score: float
@@ -116,7 +116,7 @@ class Cuts:
         return [list(range(begin, end)) for begin, end in pairwise(reversed(edges))]
 
     def suggested(self) -> Clusters:
-        """The cut with the smallest Schwarz criterion: `best`, or a single run where no cut explains more than noise."""
+        """The cut with the smallest Schwarz criterion: `best`, or one run where no cut explains more than noise."""
         return self.into(1 + int(np.argmin(self._schwarz())))
 
     def best(self) -> Clusters:

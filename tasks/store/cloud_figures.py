@@ -11,6 +11,7 @@ from tasks.store.drawing import CYCLE, INK, boxes_of, headed, panels, save
 from tasks.store.heatmaps import drawn, write_table
 from tasks.store.similarity_figures import tensors, variants
 from tasks.store.studied import Analysis, Box, Drawn, Matrix, Studied
+from tasks.store.studied_models import model_key, model_titles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,13 +22,14 @@ NAMES = {"energy": "energy distance", "mmd": "maximum mean discrepancy", "freche
 
 def draw_datasets(cells: Sequence[Studied], out: Path) -> list[Drawn]:
     """For every model: distances between data sets, their map in a plane, and all rows on two principal components."""
-    found: dict[Path, tuple[str, Analysis]] = {}
+    titles = model_titles(cells)
+    found: dict[tuple[str, Path], Analysis] = {}
     for cell in cells:
         for words, analysis in variants(cell, "datasets"):
-            found.setdefault(analysis.folder, (f"{cell.model}{words}", analysis))
+            found.setdefault((f"{titles[model_key(cell)]}{words}", analysis.folder), analysis)
     if not found:
         return []
-    models = [(title, analysis, tensors(analysis, "datasets")) for title, analysis in found.values()]
+    models = [(title, analysis, tensors(analysis, "datasets")) for (title, _), analysis in found.items()]
     made, axes = panels(len(models), 3, 11.4, 3.7 * len(models) + 0.8)
     distance = models[0][1].summary["distance"]
     high = max(float(one[analysis.summary["distance"]].max()) for _, analysis, one in models)
@@ -46,7 +48,11 @@ def draw_datasets(cells: Sequence[Studied], out: Path) -> list[Drawn]:
     write_table(out / "datasets.csv", ("model", "kind", "data set", "other", "x", "y"), table)
     return [
         drawn(
-            out, "datasets", "How far apart are the data sets?", _caption(models), _matrices(models, boxes_of(images))
+            out,
+            "datasets",
+            "How far apart are the data sets?",
+            _caption(models, cells),
+            _matrices(models, boxes_of(images)),
         )
     ]
 
@@ -111,16 +117,23 @@ def _table(title: str, names: Sequence[str], one: dict[str, np.ndarray]) -> list
     return rows
 
 
-def _caption(models: Sequence[tuple[str, Analysis, Any]]) -> str:
+def _caption(models: Sequence[tuple[str, Analysis, Any]], cells: Sequence[Studied]) -> str:
     facts = models[0][1].summary
-    counts = ", ".join(f"{name} {count}" for name, count in zip(facts["names"], facts["num_rows"], strict=True))
+    counts = list(dict.fromkeys(_counts(analysis.summary) for _, analysis, _ in models))
+    rows = counts[0] if len(counts) == 1 else "; ".join(f"{title}: {_counts(one.summary)}" for title, one, _ in models)
+    splits = ", ".join(dict.fromkeys(str(split) for cell in cells if (split := cell.facts.get("support_split"))))
     return (
         f"Left: {NAMES[facts['distance']]} between the pooled states behind the last block of each data set's support"
-        f" rows ({counts}), in units of the pooled states' root mean square distance from their mean (the maximum mean"
-        " discrepancy has no unit); it needs no pairing of rows. In brackets: between two halves of one data set, which"
-        " is what sampling alone makes of half the rows. Middle: classical scaling of these distances. Right: every row"
-        " on the two principal components of all rows, each data set counting the same."
+        f" rows{f' from the {splits} split' if splits else ''} (n = {rows}), in units of the pooled"
+        " states' root mean square distance from their mean (the maximum mean discrepancy has no unit); it needs no"
+        " pairing of rows. In brackets: between two halves of one data set, which is what sampling alone makes of half"
+        " the rows. Middle: classical scaling of these distances. Right: every row on the two principal components of"
+        " all rows, each data set counting the same."
     )
+
+
+def _counts(facts: Any) -> str:
+    return ", ".join(f"{count} of {name}" for name, count in zip(facts["names"], facts["num_rows"], strict=True))
 
 
 def _matrices(models: Sequence[tuple[str, Analysis, dict[str, np.ndarray]]], boxes: Sequence[Box]) -> dict[str, Matrix]:

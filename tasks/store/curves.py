@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 STYLES = ("-", "--", ":", "-.")
-MARKERS = ("o", "s", "^", "D")
+MARKERS = ("o", "s", "^", "D", "P", "X", "v", "*")
 # Above this many points markers hide the line.
 MAX_MARKED = 30
 INCHES_PER_LETTER = 0.075
@@ -44,6 +44,7 @@ def depth_line(
     look = style(number) | ({"marker": ""} if len(values) > MAX_MARKED else {}) | ({"color": color} if color else {})
     axes.plot(places, values, label=label, **look)
     if not relative:
+        axes.set_xlim(-0.5, len(values) + 2 * offset - 0.5)
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
 
 
@@ -68,9 +69,12 @@ def depth_label(relative: bool) -> str:
     return "relative depth (0 first block, 1 last)" if relative else "block"
 
 
-def legend(made: Any, axes: "Axes") -> None:
-    """One legend below all panels, of one panel's lines."""
-    lines, labels = axes.get_legend_handles_labels()
+def legend(made: Any, *panels: "Axes") -> None:
+    """One legend below all panels, of these panels' lines, each label once."""
+    found = [zip(*axes.get_legend_handles_labels()[::-1], strict=True) for axes in panels]
+    handles = {label: line for each in reversed(found) for label, line in each}
+    labels = list(dict.fromkeys(label for axes in panels for label in axes.get_legend_handles_labels()[1]))
+    lines = [handles[label] for label in labels]
     columns = int(made.get_figwidth() / (0.75 + INCHES_PER_LETTER * max(map(len, labels))))
     columns = max(1, min(4, columns, len(labels)))
     made.legend(lines, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)

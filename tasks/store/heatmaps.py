@@ -11,6 +11,7 @@ import numpy as np
 
 from tasks.store.drawing import INK, VERMILION, boxes_of, headed, panels, save
 from tasks.store.studied import Drawn, Matrix, Studied
+from tasks.store.studied_models import by_model, model_key
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +30,8 @@ MAX_WRITTEN = 7
 class Panel:
     """One heatmap: matrix [rows, columns] with names of both; modules: runs of rows that are outlined.
 
-    hides_diagonal: leave out what is known of the diagonal, in the picture alone.
+    is_doubtful: outlined by dots, as chance does as well; hides_diagonal: leave out what is known of the diagonal, in
+    the picture alone.
     """
 
     title: str
@@ -37,6 +39,7 @@ class Panel:
     rows: Sequence[str]
     columns: Sequence[str]
     modules: Sequence[Sequence[int]] = ()
+    is_doubtful: bool = False
     hides_diagonal: bool = False
 
 
@@ -107,9 +110,9 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
 
 def placed(cells: Sequence[Studied]) -> list[list[Studied | None]]:
     """Rows and columns of panels: data sets below one another, models side by side where that gives a full grid."""
-    models = list(dict.fromkeys(cell.model for cell in cells))
+    models = list(by_model(cells))
     tasks = list(dict.fromkeys(cell.task for cell in cells))
-    at = {(cell.task, cell.model): cell for cell in cells}
+    at = {(cell.task, model_key(cell)): cell for cell in cells}
     if len(tasks) > 1 and len(models) <= MAX_MODELS and len(at) == len(cells):
         return [[at.get((task, model)) for model in models] for task in tasks]
     return wrapped(cells)
@@ -137,10 +140,10 @@ def _dress(axes: "Axes", panel: Panel, look: Look, middle: float) -> None:
     axes.set_xlabel(look.xlabel, fontsize=9)
     axes.set_ylabel(look.ylabel, fontsize=9)
     axes.tick_params(labelsize=8)
-    _ticks(axes.set_xticks, panel.columns)
-    _ticks(axes.set_yticks, panel.rows)
+    axes.set_xticks(*_ticks(panel.columns, "\nemb"))
+    axes.set_yticks(*_ticks(panel.rows, "emb" + 4 * "\N{NO-BREAK SPACE}"))
     for module in panel.modules:
-        _outline(axes, module[0] - 0.5, len(module))
+        _outline(axes, module[0] - 0.5, len(module), ":" if panel.is_doubtful else "-")
     if max(panel.matrix.shape) <= MAX_WRITTEN:
         for row, column in np.ndindex(panel.matrix.shape):
             value = _visible(panel)[row, column]
@@ -161,16 +164,17 @@ def _visible(panel: Panel) -> np.ndarray:
     return np.where(np.eye(len(panel.matrix)) == 1, np.nan, panel.matrix)
 
 
-def _ticks(put: Any, names: Sequence[str]) -> None:
+def _ticks(names: Sequence[str], apart: str) -> tuple[list[int], list[str]]:
+    """Places and words of an axis. apart: the embeddings, out of the way of block 0, where names are close."""
     step = max(1, -(-len(names) // MAX_TICKS))
-    # Blocks with round numbers, where a state without number comes first.
-    first = 1 if names[0] == "emb" and step > 1 else 0
-    places = ([0] if first else []) + list(range(first, len(names), step))
-    places = [place for place in places if not (first and place == 1)]
-    put(places, [names[place] for place in places])
+    first = int(names[0] == "emb")
+    places = list(range(first, len(names), step))
+    words = [names[place] for place in places]
+    return ([0, *places], [apart if step > 1 else "emb", *words]) if first else (places, words)
 
 
-def _outline(axes: "Axes", corner: float, size: int) -> None:
+def _outline(axes: "Axes", corner: float, size: int, dashes: str) -> None:
     from matplotlib.patches import Rectangle
 
-    axes.add_patch(Rectangle((corner, corner), size, size, fill=False, edgecolor=VERMILION, linewidth=1.6, zorder=3))
+    look: dict[str, Any] = {"edgecolor": VERMILION, "linewidth": 1.6, "linestyle": dashes}
+    axes.add_patch(Rectangle((corner, corner), size, size, fill=False, zorder=3, **look))

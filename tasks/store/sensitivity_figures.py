@@ -9,21 +9,23 @@ import numpy as np
 from tasks.store.curves import depth_label, depth_line, dressed, legend, shades, style
 from tasks.store.drawing import headed, panels, save
 from tasks.store.heatmaps import MAX_CURVES, drawn, wrapped, write_table
-from tasks.store.similarity_figures import SHORT, rows_of, tensors, variants
+from tasks.store.similarity_figures import SHORT, tensors, variants
 from tasks.store.studied import Drawn, Studied
+from tasks.store.studied_models import by_model, data_of, model_titles, num_rows, support_rows
 
 Lines = list[tuple[str, np.ndarray]]
 
 
 def draw_sensitivity(cells: Sequence[Studied], out: Path) -> list[Drawn]:
-    """Number of rows (`structure`), pooling (`structure · <pooling>`) and data set (cells of one model)."""
+    """Number of rows (`structure`), pooling (`structure · <pooling>`) and data set (cells of one model's weights)."""
     having = [cell for cell in cells if "structure" in cell.analyses]
     sized = [cell for cell in having if len(tensors(cell.analyses["structure"], "structure")["num_samples"]) > 1]
     figures = [_rows_curves(sized, out), _rows_modules(sized, out)] if sized else []
     pooled = {cell.label: _by_variant(cell) for cell in having if len(variants(cell, "structure")) > 1}
     if pooled:
         words = "Similarity of neighbouring blocks by how tokens are pooled into the state of a row"
-        figures.append(_curves("sensitivity-pooling", "What pooling decides", words, pooled, having, out))
+        shown = [cell for cell in having if cell.label in pooled]
+        figures.append(_curves("sensitivity-pooling", "What pooling decides", words, pooled, shown, out))
     by_task = _by_task(having)
     if by_task:
         words = "Similarity of neighbouring blocks by data set, one panel a model"
@@ -42,12 +44,15 @@ def _by_variant(cell: Studied) -> Lines:
 
 
 def _by_task(cells: Sequence[Studied]) -> dict[str, Lines]:
-    models = list(dict.fromkeys(cell.model for cell in cells))
-    lines = {
-        model: [(cell.task, _adjacent(cell.analyses["structure"])) for cell in cells if cell.model == model]
-        for model in models
-    }
-    return {model: found for model, found in lines.items() if len(found) > 1}
+    """Of models on more than one data set a line a cell, under its label where one data set has several."""
+    titles, found = model_titles(cells), {}
+    for key, own in by_model(cells).items():
+        tasks = [cell.task for cell in own]
+        if len(set(tasks)) > 1:
+            names = tasks if len(set(tasks)) == len(tasks) else [cell.label for cell in own]
+            lines = [_adjacent(cell.analyses["structure"]) for cell in own]
+            found[titles[key]] = list(zip(names, lines, strict=True))
+    return found
 
 
 def _rows_curves(cells: Sequence[Studied], out: Path) -> Drawn:
@@ -71,7 +76,7 @@ def _rows_modules(cells: Sequence[Studied], out: Path) -> Drawn:
         table += [
             (cell.label, *row) for row in zip(*(each.tolist() for each in (sizes, scores, agreement)), strict=True)
         ]
-    for place, title in zip(axes[0], ("modularity", "agreement with the modules of all rows"), strict=True):
+    for place, title in zip(axes[0], ("modularity", "agreement with the cut of all rows"), strict=True):
         place.set_xscale("log", base=2)
         place.xaxis.set_major_formatter("{x:.0f}")
         low, high = place.get_ylim()
@@ -83,8 +88,9 @@ def _rows_modules(cells: Sequence[Studied], out: Path) -> Drawn:
     write_table(out / "sensitivity-modules.csv", ("cell", "num_rows", "modularity", "agreement"), table)
     estimator = cells[0].analyses["structure"].summary["estimator"]
     caption = (
-        f"Modularity ({SHORT[estimator]}) and agreement of the modules with those of all rows (adjusted Rand index, 1"
-        " the same, 0 as by chance), means over random subsets of the support rows; the last point is all rows."
+        f"Modularity of the best cut into two or more runs of blocks ({SHORT[estimator]}) and agreement of the cut with"
+        " that of all rows (adjusted Rand index, 1 the same, 0 as by chance), means over random subsets of the support"
+        f" rows of {data_of(cells)}; the last point is all rows, n = {num_rows(cells, 'structure')}."
     )
     return drawn(out, "sensitivity-modules", "Modules by number of rows", caption)
 
@@ -126,5 +132,5 @@ def _curves(
     headed(made, title, f"{SHORT[estimator]} of neighbouring blocks")
     save(made, out / f"{name}.png")
     write_table(out / f"{name}.csv", ("panel", "line", "block", "next", "value"), table)
-    num_rows = rows_of(cells, "structure")
-    return drawn(out, name, title, f"{words}; {SHORT[estimator]}, no unit, n = {num_rows} support rows unless said.")
+    caption = f"{words}; {SHORT[estimator]}, no unit, {support_rows(cells, 'structure')} unless said."
+    return drawn(out, name, title, caption)

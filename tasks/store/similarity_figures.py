@@ -1,6 +1,6 @@
 """Figures of the similarity between states: of one model, of several side by side, and of two against each other."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from tasks.store.drawing import headed, panels, save
 from tasks.store.figures import ESTIMATORS
 from tasks.store.heatmaps import Look, Panel, draw_heatmaps, drawn, placed, state_names, wrapped, write_table
 from tasks.store.studied import Analysis, Drawn, Studied
+from tasks.store.studied_models import num_rows, support_rows
 
 SHORT = {
     "linear_cka": "linear CKA (biased)",
@@ -31,7 +32,8 @@ def draw_similarity(cells: Sequence[Studied], out: Path) -> list[Drawn]:
 
 def draw_cross(cells: Sequence[Studied], out: Path) -> list[Drawn]:
     """Heatmaps of one network's states against another's, each estimator in a row, on a common scale."""
-    pairs = [(f"{cell.label}{words}", analysis) for cell in cells for words, analysis in variants(cell, "cross")]
+    having = [cell for cell in cells if variants(cell, "cross")]
+    pairs = [(f"{cell.label}{words}", analysis) for cell in having for words, analysis in variants(cell, "cross")]
     if not pairs:
         return []
     figures = []
@@ -44,9 +46,9 @@ def draw_cross(cells: Sequence[Studied], out: Path) -> list[Drawn]:
             name=f"cross-{estimator.replace('_', '-')}",
             title="Two networks on the same rows",
             caption=f"Similarity of every state of a network with every state of another. {ESTIMATORS[estimator]}, no"
-            f" unit; rows: {_rows(analysis for _, analysis in pairs)}. State emb is the embeddings.",
+            f" unit, {support_rows(having, 'cross')}, the same for both. State emb is the embeddings.",
             unit=SHORT[estimator],
-            note=f"{ESTIMATORS[estimator]}; n = {_rows(analysis for _, analysis in pairs)} rows",
+            note=f"{ESTIMATORS[estimator]}; n = {num_rows(having, 'cross')} support rows",
             xlabel="block of the other network",
             limits=(None, 1.0),
         )
@@ -70,29 +72,18 @@ def tensors(analysis: Analysis, name: str) -> dict[str, np.ndarray]:
     return load_file(analysis.folder / f"{name}.safetensors")
 
 
-def rows_of(cells: Sequence[Studied], stage: str) -> str:
-    """How many rows the cells' analyses are of: one number, or from-to."""
-    return _rows(cell.analyses[stage] for cell in cells)
-
-
-def _rows(analyses: Iterable[Analysis]) -> str:
-    counts = sorted({analysis.summary["num_rows"] for analysis in analyses})
-    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-
-
 def _heatmaps(
     cells: Sequence[Studied], found: Mapping[str, Mapping[str, np.ndarray]], measure: str, out: Path
 ) -> Drawn:
     is_cka = "cka" in measure
-    num_rows = rows_of(cells, "similarity")
     look = Look(
         name=f"similarity-{measure.replace('_', '-')}",
         title="Similarity of all blocks' outputs" if is_cka else "Angle between all blocks' outputs",
         caption=f"{ESTIMATORS[measure].capitalize() if not is_cka else ESTIMATORS[measure]} between the states behind"
-        f" every two blocks, n = {num_rows} support rows of each data set, no unit; the colours of all panels are the"
+        f" every two blocks, {support_rows(cells, 'similarity')}, no unit; the colours of all panels are the"
         " same. State emb is the embeddings.",
         unit=SHORT[measure],
-        note=f"{ESTIMATORS[measure]}; n = {num_rows} support rows",
+        note=f"{ESTIMATORS[measure]}; n = {num_rows(cells, 'similarity')} support rows",
         # Bright is alike, here too.
         colours="viridis" if is_cka else "viridis_r",
         limits=(None, 1.0) if is_cka else (0.0, None),
@@ -119,16 +110,18 @@ def _adjacent(cells: Sequence[Studied], found: Mapping[str, Mapping[str, np.ndar
             values = np.diagonal(found[cell.label][measure][1:, 1:], 1)
             depth_line(place, values, number, cell.label, relative, 0.5)
             table += [(cell.label, measure, block, block + 1, float(value)) for block, value in enumerate(values)]
-        dressed(place, SHORT[measure], depth_label(relative), "blocks i and i + 1")
-    num_rows = rows_of(cells, "similarity")
+        where = "relative depth of the boundary (0 first block, 1 last)" if relative else "between blocks"
+        dressed(place, ESTIMATORS[measure], where, SHORT[measure])
     legend(made, axes[0][0])
-    headed(made, "Similarity of neighbouring blocks", f"four measures; n = {num_rows} support rows")
+    headed(
+        made, "Similarity of neighbouring blocks", f"four measures; n = {num_rows(cells, 'similarity')} support rows"
+    )
     save(made, out / "similarity-adjacent.png")
     write_table(out / "similarity-adjacent.csv", ("cell", "measure", "block", "next", "value"), table)
     caption = (
-        f"Similarity of each block's output with the next block's by four measures, n = {num_rows} support rows of each"
-        " data set, no unit. The biased estimators are high also for unrelated states where there are fewer rows than"
-        " dimensions; an angle is a distance, so alike is low."
+        "Similarity of each block's output with the next block's by four measures,"
+        f" {support_rows(cells, 'similarity')}, no unit. The biased estimators are high also for unrelated"
+        " states where there are fewer rows than dimensions; an angle is a distance, so alike is low."
     )
     return drawn(out, "similarity-adjacent", "Similarity of neighbouring blocks", caption)
 
@@ -143,12 +136,12 @@ def _influence(cells: Sequence[Studied], found: Mapping[str, Mapping[str, np.nda
         table += [(cell.label, block, float(value)) for block, value in enumerate(values)]
     dressed(axes[0][0], "", depth_label(relative), "1 − cos(input, output)")
     legend(made, axes[0][0])
-    num_rows = rows_of(cells, "similarity")
-    headed(made, "How much each block changes its input", f"block influence, mean over tokens of {num_rows} rows")
+    note = f"block influence, mean over tokens of {num_rows(cells, 'similarity')} rows"
+    headed(made, "How much each block changes its input", note)
     save(made, out / "block-influence.png")
     write_table(out / "block-influence.csv", ("cell", "block", "value"), table)
     caption = (
-        f"Block influence (ShortGPT): mean over all tokens of n = {num_rows} support rows of 1 − cosine of a block's"
-        " input and output, no unit; high means that the block changes its input much."
+        f"Block influence (ShortGPT): mean over all tokens of the rows of 1 − cosine of a block's input and output,"
+        f" {support_rows(cells, 'similarity')}, no unit; high means that the block changes its input much."
     )
     return drawn(out, "block-influence", "How much each block changes its input", caption)

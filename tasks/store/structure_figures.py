@@ -1,13 +1,12 @@
-"""Figures of a study's similarity, structure, weights and data sets; those of modules are drawn here."""
+"""Figures of the modules: how modular, which blocks, where they end."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.store.cloud_figures import draw_datasets
 from tasks.store.curves import depth_line, dressed, legend
 from tasks.store.drawing import BLUE, GREY, INK, VERMILION, headed, panels, save
 from tasks.store.heatmaps import (
@@ -22,17 +21,16 @@ from tasks.store.heatmaps import (
     write_table,
 )
 from tasks.store.sensitivity_figures import draw_sensitivity
-from tasks.store.similarity_figures import SHORT, draw_cross, draw_similarity, rows_of, tensors
+from tasks.store.similarity_figures import SHORT, tensors
 from tasks.store.studied import Drawn, Studied
-from tasks.store.weight_figures import draw_weights
+from tasks.store.studied_models import num_rows, support_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_cross", "draw_datasets", "draw_similarity", "draw_structure", "draw_weights"]
-
 # Standard deviations on either side that hold 95 % of a normal distribution.
 BAND = 1.96
+PALE = "#A9CCE3"
 
 
 def draw_structure(cells: Sequence[Studied], out: Path) -> list[Drawn]:
@@ -59,23 +57,24 @@ def _modularity(cells: Sequence[Studied], out: Path) -> Drawn:
     made, axes = panels(1, 1, max(5.4, 1.25 * len(cells) + 2.4), 4.2)
     _bars(axes[0][0], cells)
     legend(made, axes[0][0])
-    measure, num_rows = SHORT[facts[0]["estimator"]], rows_of(cells, "structure")
-    headed(made, "How modular is the stack of blocks?", f"{measure}; n = {num_rows} support rows")
+    measure = SHORT[facts[0]["estimator"]]
+    headed(made, "How modular is the stack of blocks?", f"{measure}; n = {num_rows(cells, 'structure')} support rows")
     save(made, out / "modularity.png")
     columns = ["modularity", "modularity_deviation", "modularity_by_chance", "p_value"]
-    columns += ["num_modules", "stability", "same_number"]
+    columns += ["num_modules", "num_runs", "stability", "same_number"]
     table = [
         (cell.label, one["num_blocks"], *(one[name] for name in columns))
         for cell, one in zip(cells, facts, strict=True)
     ]
     write_table(out / "modularity.csv", ("cell", "num_blocks", *columns), table)
     caption = (
-        "How much more alike two blocks are for being in one module, beyond what their distance and the level of each"
-        f" of them explain ({measure}, n = {num_rows} support rows): 1 for modules whose blocks are the same and share"
-        " nothing with others, 0 where these explain everything. Bars: 95 % by bootstrap of the rows. Red: the mean"
-        " over similarities whose diagonals are shuffled, which keeps the decay with distance and has no modules; p:"
-        " the share of these with a cut of the same modularity. A single module is suggested where p > 0.05; in"
-        " brackets: the share of the bootstraps that suggest as many."
+        "How much more alike two blocks are for being in one run of the best cut, beyond what their distance and the"
+        f" level of each of them explain ({measure}, {support_rows(cells, 'structure')}): 1 for runs whose blocks are"
+        " the same and share nothing with others, 0 where these explain everything. Whiskers: 95 % by bootstrap of the"
+        " rows. Red: the mean over best cuts of similarities whose diagonals are shuffled, which keeps the decay with"
+        " distance and has no modules; p: the share of these with a cut of the same modularity. Pale: no modules, as"
+        " chance does as well (p > 0.05) or no cut explains more than noise; the height is that of the best cut all the"
+        " same. In brackets: the share of the bootstraps whose best cut has as many runs."
     )
     return drawn(out, "modularity", "How modular is the stack of blocks?", caption)
 
@@ -84,14 +83,19 @@ def _bars(axes: "Axes", cells: Sequence[Studied]) -> None:
     facts, spots = [cell.analyses["structure"].summary for cell in cells], np.arange(len(cells))
     scores, chance = (np.array([one[name] for one in facts]) for name in ("modularity", "modularity_by_chance"))
     band = BAND * np.array([one["modularity_deviation"] for one in facts])
-    axes.bar(spots, scores, width=0.55, color=BLUE, zorder=2, label="modularity")
-    axes.errorbar(spots, scores, band, fmt="none", ecolor=INK, capsize=4, linewidth=1.1, zorder=4, label="95 % (rows)")
-    axes.scatter(spots, chance, marker="_", s=900, color=VERMILION, linewidths=2, zorder=3, label="diagonals shuffled")
+    pale = np.array([one["num_modules"] == 1 for one in facts])
+    for own, color, label in ((~pale, BLUE, "modularity"), (pale, PALE, "modularity, no more than by chance")):
+        if own.any():
+            axes.bar(spots[own], scores[own], width=0.55, color=color, zorder=2, label=label)
+    wide = band > 0
+    if wide.any():
+        look: dict[str, Any] = {"fmt": "none", "ecolor": INK, "capsize": 4, "linewidth": 1.1, "zorder": 4}
+        axes.errorbar(spots[wide], scores[wide], band[wide], label="95 % (rows)", **look)
+    axes.hlines(chance, spots - 0.14, spots + 0.14, VERMILION, linewidth=2, zorder=3, label="diagonals shuffled")
     reach = np.maximum(scores + band, chance)
     top = max(float(reach.max()), 0.01)
     for spot, one, high in zip(spots.tolist(), facts, reach.tolist(), strict=True):
-        count = f"{one['num_modules']} module{'s' if one['num_modules'] > 1 else ''} ({one['same_number']:.0%})"
-        axes.text(spot, high + 0.03 * top, f"{count}\np = {one['p_value']:.2g}", ha="center", fontsize=8.5)
+        axes.text(spot, max(high, 0.0) + 0.03 * top, _verdict(one), ha="center", fontsize=8.5)
     axes.set_ylim(min(0.0, float((scores - band).min())), 1.28 * top)
     # A single bar is no wall.
     edge = max(0.6, 1.6 - len(cells) / 2)
@@ -101,17 +105,25 @@ def _bars(axes: "Axes", cells: Sequence[Studied]) -> None:
     axes.grid(axis="y", color="#E6E6E6", zorder=0)
 
 
+def _verdict(facts: Mapping[str, Any]) -> str:
+    """What stands above a bar."""
+    share = f"({facts['same_number']:.0%})"
+    found = f"{facts['num_modules']} modules" if facts["num_modules"] > 1 else f"none; best cut {facts['num_runs']}"
+    return f"{found} {share}\np = {facts['p_value']:.2g}"
+
+
 def _modules(cells: Sequence[Studied], found: Sequence[dict[str, np.ndarray]], out: Path) -> Drawn:
     at = {cell.label: one for cell, one in zip(cells, found, strict=True)}
     num_bootstraps = cells[0].analyses["structure"].summary["num_bootstraps"]
     look = Look(
         name="modules",
         title="Which blocks are in one module, and how surely?",
-        caption=f"Share of {num_bootstraps} bootstraps of the n = {rows_of(cells, 'structure')} support rows in which"
-        " two blocks are in the same module. Outlined: the modules found in all rows. Above each panel: mean agreement"
-        " of the bootstraps' modules with these (adjusted Rand index, 1 the same, 0 as by chance).",
+        caption=f"Share of {num_bootstraps} bootstraps of the rows ({support_rows(cells, 'structure')}) in whose best"
+        " cut two blocks are in the same run. Outlined: the best cut of all rows, dotted where chance does as well."
+        " Above each panel: mean agreement of the bootstraps' cuts with it (adjusted Rand index, 1 the same, 0 as by"
+        f" chance). {SHORT[cells[0].analyses['structure'].summary['estimator']]}, shares without unit.",
         unit="share of bootstraps",
-        note=f"{num_bootstraps} bootstraps of {rows_of(cells, 'structure')} rows; outlined: modules of all rows",
+        note=f"{num_bootstraps} bootstraps of {num_rows(cells, 'structure')} rows; outlined: best cut of all rows",
         colours="cividis",
         limits=(0.0, 1.0),
     )
@@ -120,11 +132,12 @@ def _modules(cells: Sequence[Studied], found: Sequence[dict[str, np.ndarray]], o
             None
             if cell is None
             else Panel(
-                f"{cell.label} (agreement {cell.analyses['structure'].summary['stability']:.2f})",
+                f"{cell.label} (agreement {(facts := cell.analyses['structure'].summary)['stability']:.2f})",
                 (one := at[cell.label])["together"],
                 names := block_names(len(one["module"])),
                 names,
                 runs(one["module"]),
+                is_doubtful=facts["num_modules"] == 1,
             )
             for cell in row
         ]
@@ -145,16 +158,15 @@ def _boundaries(cells: Sequence[Studied], found: Sequence[dict[str, np.ndarray]]
         _boundary_panel(place, cell, one)
         columns = [one[name].tolist() for name in ("adjacent", "adjacent_deviation", "boundaries")]
         table += [(cell.label, block, block + 1, *row) for block, row in enumerate(zip(*columns, strict=True))]
-    legend(made, max(chain.from_iterable(axes), key=lambda place: len(place.get_legend_handles_labels()[1])))
-    num_rows = rows_of(cells, "structure")
-    headed(made, "Where modules end", f"n = {num_rows} support rows")
+    legend(made, *chain.from_iterable(axes))
+    headed(made, "Where modules end", f"n = {num_rows(cells, 'structure')} support rows")
     save(made, out / "module-boundaries.png")
     header = ("cell", "block", "next", "similarity", "deviation", "boundaries")
     write_table(out / "module-boundaries.csv", header, table)
     caption = (
-        f"Line: similarity of neighbouring blocks, n = {num_rows} support rows, no unit, with 1.96 standard deviations"
-        " over bootstraps of the rows. Bars: share of the bootstraps whose best modules end there (same axis, 0 to 1)."
-        " Dashed: where they end in all rows."
+        f"Line: similarity of neighbouring blocks, {support_rows(cells, 'structure')}, no unit, with 1.96 standard"
+        " deviations over bootstraps of the rows. Bars: share of the bootstraps in whose best cut a run ends there"
+        " (same axis, 0 to 1). Dashed: where runs end in the best cut of all rows; dotted where chance does as well."
     )
     return drawn(out, "module-boundaries", "Where modules end", caption)
 
@@ -166,8 +178,10 @@ def _boundary_panel(axes: "Axes", cell: Studied, one: dict[str, np.ndarray]) -> 
     axes.bar(spots, one["boundaries"], width=0.8, color=GREY, alpha=0.45, label=words)
     depth_line(axes, adjacent, 0, "similarity of neighbours", False, 0.5)
     axes.fill_between(spots, adjacent - band, adjacent + band, color=BLUE, alpha=0.25, label="95 % (rows)")
+    is_doubtful = cell.analyses["structure"].summary["num_modules"] == 1
+    words, dashes = ("boundary of all rows, as by chance", ":") if is_doubtful else ("boundary of all rows", "--")
     for number, module in enumerate(runs(one["module"])[1:]):
-        label = "boundary of all rows" if number == 0 else None
-        axes.axvline(module[0] - 0.5, color=VERMILION, linestyle="--", linewidth=1.2, label=label)
+        label = None if number else words
+        axes.axvline(module[0] - 0.5, color=VERMILION, linestyle=dashes, linewidth=1.2, label=label)
     axes.set_ylim(min(0.0, float((adjacent - band).min())), 1.04)
     dressed(axes, cell.label, "block", SHORT[cell.analyses["structure"].summary["estimator"]])

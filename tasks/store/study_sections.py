@@ -4,11 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.store import structure_figures as structure
+from tasks.store.cloud_figures import draw_datasets
 from tasks.store.importance_figures import draw_importance
 from tasks.store.landscape_figures import draw_landscape
 from tasks.store.lens_figures import draw_lens
+from tasks.store.similarity_figures import draw_cross, draw_similarity
+from tasks.store.structure_figures import draw_structure
 from tasks.store.studied import Drawn, Studied
+from tasks.store.weight_figures import draw_weights
 
 Draw = Callable[[Sequence[Studied], Path], list[Drawn]]
 
@@ -42,14 +45,14 @@ PARTS: tuple[Part, ...] = (
         "How alike the states behind every two blocks are, on the same rows. Biased CKA is high for any two states with"
         " more dimensions than rows; the debiased estimator is not.",
         ("similarity", "cross"),
-        (structure.draw_similarity, structure.draw_cross),
+        (draw_similarity, draw_cross),
     ),
     Part(
         "structure",
         "Modules",
         "Whether neighbouring blocks form groups, how many, and how sure that is: by rows, pooling and data set.",
         ("structure",),
-        (structure.draw_structure,),
+        (draw_structure,),
     ),
     Part(
         "lens",
@@ -82,7 +85,7 @@ PARTS: tuple[Part, ...] = (
         "How the blocks' matrices of the same role differ, and how far tuning moved them. Blocks with unlike weights"
         " may do alike things: distances of weights say little about functions.",
         ("weights",),
-        (structure.draw_weights,),
+        (draw_weights,),
     ),
     Part(
         "datasets",
@@ -90,7 +93,7 @@ PARTS: tuple[Part, ...] = (
         "How far apart several data sets lie in one model's states. Their rows are not paired, so that CKA would mean"
         " nothing here.",
         ("datasets",),
-        (structure.draw_datasets,),
+        (draw_datasets,),
     ),
 )
 

@@ -10,25 +10,28 @@ from tasks.store.drawing import headed, panels, save
 from tasks.store.heatmaps import MAX_CURVES, Look, Panel, block_names, draw_heatmaps, drawn, wrapped, write_table
 from tasks.store.similarity_figures import tensors, variants
 from tasks.store.studied import Analysis, Drawn, Studied
+from tasks.store.studied_models import model_key, model_titles
 
 
 def draw_weights(cells: Sequence[Studied], out: Path) -> list[Drawn]:
     """For every model distances between its blocks' matrices and their variance, and where known how far they moved."""
     models: dict[str, Analysis] = {}
     moved: dict[str, Analysis] = {}
+    titles, tuned = model_titles(cells), []
     for cell in cells:
         for words, analysis in variants(cell, "weights"):
             # Weights are those of a model; what a tuning moved is of a cell.
-            models.setdefault(cell.model, analysis)
+            models.setdefault(titles[model_key(cell)], analysis)
             if "relative_change" in analysis.summary:
                 moved[f"{cell.label}{words}"] = analysis
+                tuned.append(cell)
     if not models:
         return []
     found = {title: (analysis, tensors(analysis, "weights")) for title, analysis in models.items()}
     figures = [_distances(title, number, *one, out) for number, (title, one) in enumerate(found.items())]
     figures.append(_variance(found, out))
     if moved:
-        figures.append(_changes({title: (one, tensors(one, "weights")) for title, one in moved.items()}, out))
+        figures.append(_changes({title: (one, tensors(one, "weights")) for title, one in moved.items()}, tuned, out))
     return figures
 
 
@@ -38,9 +41,7 @@ def _short(roles: Sequence[str]) -> list[str]:
 
 def _distances(title: str, number: int, analysis: Analysis, found: dict[str, np.ndarray], out: Path) -> Drawn:
     """Of every matrix, relative to the norms: 1 is what independent matrices have."""
-    square = found["norm"].astype(np.float64) ** 2
-    size = np.sqrt(square[:, :, None] + square[:, None, :])
-    relative = np.divide(found["distance"], size, out=np.zeros_like(size), where=size != 0)
+    relative = found["relative"]
     names = block_names(found["norm"].shape[1])
     roles = _short(analysis.summary["roles"])
     shown = [Panel(role, one, names, names, hides_diagonal=True) for role, one in zip(roles, relative, strict=True)]
@@ -49,10 +50,10 @@ def _distances(title: str, number: int, analysis: Analysis, found: dict[str, np.
     look = Look(
         name="weights-distance" + (f"-{number + 1}" if number else ""),
         title=f"How far apart are the blocks' matrices? {title}",
-        caption=f"Frobenius distance of the matrices of every two blocks of {title}, over the root of the sum of their"
-        " squared norms: 0 for equal matrices, 1 for orthogonal ones such as independent random ones, √2 for opposite"
-        " ones. Entries are compared in place, so blocks that do the same with neurons in another order are far apart."
-        " White: no such pair.",
+        caption=f"Frobenius distance of the matrices of every two blocks of {title}, without data, over the root of the"
+        " sum of their squared norms: 0 for equal matrices, 1 for orthogonal ones such as independent random ones, √2"
+        " for opposite ones. Entries are compared in place, so blocks that do the same with neurons in another order are"
+        " far apart. White: no such pair.",
         unit="relative Frobenius distance",
         note="|A − B| / √(|A|² + |B|²), no unit",
         colours="viridis_r",
@@ -86,13 +87,14 @@ def _variance(found: dict[str, tuple[Analysis, dict[str, np.ndarray]]], out: Pat
     save(made, out / "weights-variance.png")
     write_table(out / "weights-variance.csv", ("model", "matrix", "block", "variance", "frobenius_norm"), table)
     caption = (
-        "Standard deviation of the entries of each matrix of each block, in the unit of the weights;"
-        " the table has variances and Frobenius norms."
+        f"Standard deviation of the entries of each matrix of each block of {', '.join(found)} as it is before any"
+        " tuning, without data, over all entries of the matrix, in the unit of the weights; the table has variances and"
+        " Frobenius norms."
     )
     return drawn(out, "weights-variance", "Spread of the blocks' weights", caption)
 
 
-def _changes(found: dict[str, tuple[Analysis, dict[str, np.ndarray]]], out: Path) -> Drawn:
+def _changes(found: dict[str, tuple[Analysis, dict[str, np.ndarray]]], cells: Sequence[Studied], out: Path) -> Drawn:
     shown = []
     for title, (analysis, one) in found.items():
         ratio = np.divide(one["change"], one["norm"], out=np.zeros_like(one["norm"]), where=one["norm"] != 0)
@@ -102,7 +104,7 @@ def _changes(found: dict[str, tuple[Analysis, dict[str, np.ndarray]]], out: Path
         name="weights-change",
         title="How far did a tuning move each matrix?",
         caption="Frobenius norm of the change of each matrix in percent of its norm before; 0 in blocks that were not"
-        " tuned.",
+        f" tuned. Tuned on the training rows of {', '.join(dict.fromkeys(cell.task for cell in cells))}.",
         unit="change, % of the norm",
         note="|after − before| / |before|",
         ylabel="",

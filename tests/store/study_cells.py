@@ -67,6 +67,12 @@ class Cells:
         ]
         return self.analysis(weights.run(self.runtime, model=sources[0], other=sources[1]))
 
+    def without_modules(self) -> Studied:
+        """A cell of blocks that have nothing in common."""
+        states = torch.randn(12, ROWS, 24, generator=torch.Generator().manual_seed(2))
+        done = {"structure": self.analysis(self.structure(published_states(self.store, states)))}
+        return Studied("noise · questions", "noise", "questions", {"support_split": "train"}, done)
+
     def all(self) -> list[Studied]:
         """Of each model one analysis of its data sets, shared by its cells."""
         found, moved = [], self.weights()
@@ -86,5 +92,6 @@ class Cells:
                     "datasets": clouds,
                 }
                 done = {name: self.analysis(ref) for name, ref in analyses.items()} | {"weights": moved}
-                found.append(Studied(f"{model} · {task}", model, task, {}, done))
+                facts = {"weights": f"digest of {model}", "support_split": "train"}
+                found.append(Studied(f"{model} · {task}", model, task, facts, done))
         return found

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,15 @@ import pytest
 from matplotlib.image import imread
 from safetensors.numpy import load_file
 
-from tasks.store.heatmaps import Look, Panel, draw_heatmaps
+from tasks.store.cloud_figures import draw_datasets
+from tasks.store.heatmaps import Look, Panel, draw_heatmaps, placed, state_names
 from tasks.store.resources import Resources
 from tasks.store.runtime import Runtime, Shared, sharing
-from tasks.store.structure_figures import draw_cross, draw_datasets, draw_similarity, draw_structure, draw_weights
+from tasks.store.similarity_figures import draw_cross, draw_similarity
+from tasks.store.structure_figures import draw_structure
 from tasks.store.studied import Drawn, Studied
+from tasks.store.studied_models import model_titles
+from tasks.store.weight_figures import draw_weights
 from tests.store.study_cells import MODULES, ROWS, Cells
 
 Draw = Callable[[Sequence[Studied], Path], list[Drawn]]
@@ -52,7 +57,8 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Studied]]:
     folder = tmp_path_factory.mktemp("figures")
     runtime = Runtime(store=str(folder / "store"), run_id=str(folder))
     with sharing(runtime, Shared(Resources(2))):
-        yield Cells(runtime, folder).all()
+        made = Cells(runtime, folder)
+        yield [*made.all(), made.without_modules()]
 
 
 def table(figure: Drawn) -> list[dict[str, str]]:
@@ -102,7 +108,7 @@ def test_the_table_of_a_heatmap_is_its_matrix(cells: list[Studied], tmp_path: Pa
 
 
 def test_planted_modules_are_in_the_tables(cells: list[Studied], tmp_path: Path) -> None:
-    figures = {figure.name: table(figure) for figure in draw_structure(cells, tmp_path)}
+    figures = {figure.name: table(figure) for figure in draw_structure(cells[:4], tmp_path)}
     assert [int(row["num_modules"]) for row in figures["modularity"]] == [3, 3, 3, 3]
     for row in figures["modularity"]:
         assert float(row["modularity"]) > float(row["modularity_by_chance"])
@@ -111,10 +117,94 @@ def test_planted_modules_are_in_the_tables(cells: list[Studied], tmp_path: Path)
     assert ends == small * 2 + large * 2
 
 
+def test_a_score_that_chance_reaches_is_shown_as_it_is_and_named_no_module(
+    cells: list[Studied], tmp_path: Path
+) -> None:
+    figures = {figure.name: figure for figure in draw_structure(cells, tmp_path)}
+    row = table(figures["modularity"])[-1]
+    assert (row["cell"], row["num_modules"]) == ("noise · questions", "1")
+    assert int(row["num_runs"]) > 1
+    assert float(row["p_value"]) > 0.05
+    assert float(row["modularity"]) > 0.0
+    assert float(row["modularity_deviation"]) > 0.0
+    assert float(row["stability"]) < 1.0
+
+
+def regrouped(cells: Sequence[Studied], names: Sequence[tuple[str, str, str, str]]) -> list[Studied]:
+    """The cells as if they were others. names: label, model, task and digest of each."""
+    return [
+        replace(cell, label=label, model=model, task=task, facts={"weights": digest, "support_split": "train"})
+        for cell, (label, model, task, digest) in zip(cells, names, strict=True)
+    ]
+
+
+def test_revisions_of_a_model_are_kept_apart(cells: list[Studied], tmp_path: Path) -> None:
+    names = [(f"{rev} · {task}", "opt", task, rev) for rev in ("main", "v2") for task in ("people", "sciq")]
+    grid = regrouped(cells[:4], names)
+    figures = {figure.name: figure for figure in draw_structure(grid, tmp_path)}
+    lines = {(row["panel"], row["line"]) for row in table(figures["sensitivity-data"])}
+    assert lines == {(f"opt · {rev}", task) for rev in ("main", "v2") for task in ("people", "sciq")}
+    figures = {figure.name: figure for figure in draw_weights(grid, tmp_path)}
+    assert {row["model"] for row in table(figures["weights-variance"])} == {"opt · main", "opt · v2"}
+    assert {"weights-distance", "weights-distance-2"} < set(figures)
+    assert set(draw_datasets(grid, tmp_path)[0].matrices) == {"opt · main", "opt · v2"}
+    # Below one another data sets, side by side revisions.
+    assert [[cell and cell.label for cell in row] for row in placed(grid)] == [
+        ["main · people", "v2 · people"],
+        ["main · sciq", "v2 · sciq"],
+    ]
+
+
+def test_models_of_one_name_are_told_apart_by_their_labels(cells: list[Studied], tmp_path: Path) -> None:
+    grid = regrouped(cells[:2], [("a/opt · people", "opt", "people", "1"), ("b/opt · people", "opt", "people", "2")])
+    assert model_titles(grid) == {"1": "opt · a/opt · people", "2": "opt · b/opt · people"}
+    same = regrouped(cells[:4], [(f"{name} · x", "opt", "x", name[0]) for name in ("a1", "a2", "b1", "b2")])
+    assert model_titles(same) == {"a": "a1 · x, a2 · x", "b": "b1 · x, b2 · x"}
+
+
+def test_one_data_set_seen_twice_is_no_comparison_of_data_sets(cells: list[Studied], tmp_path: Path) -> None:
+    grid = regrouped(cells[:2], [("bf16", "opt", "people", "1"), ("fp32", "opt", "people", "1")])
+    assert "sensitivity-data" not in {figure.name for figure in draw_structure(grid, tmp_path)}
+    names = [("short", "opt", "people", "1"), ("long", "opt", "people", "1"), ("other", "opt", "sciq", "1")]
+    figures = {figure.name: figure for figure in draw_structure(regrouped(cells[:3], names), tmp_path)}
+    assert {row["line"] for row in table(figures["sensitivity-data"])} == {"short", "long", "other"}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_captions_say_data_and_split(cells: list[Studied], part: str, tmp_path: Path) -> None:
+    """Of every figure but those of weights, which no data has a part in."""
+    names = [("questions", "opt", "people", "1"), ("long", "opt", "sciq", "1")]
+    for figure in PARTS[part][0](regrouped(cells[:2], names), tmp_path):
+        if figure.name in ("weights-distance", "weights-variance"):
+            assert "without data" in figure.caption
+        elif figure.name == "weights-change":
+            assert "training rows of people, sciq" in figure.caption
+        elif figure.name == "datasets":
+            assert f"train split (n = {ROWS} of questions, {ROWS} of weather)" in figure.caption
+        else:
+            assert "questions: people (train split); long: sciq (train split)" in figure.caption
+            assert f"n = {ROWS}" in figure.caption
+
+
+def test_block_0_has_its_tick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen = []
+    from matplotlib.figure import Figure
+
+    keep = lambda self, *args, **words: seen.append(self)  # noqa: E731
+    monkeypatch.setattr(Figure, "savefig", keep)
+    for count in (6, 12, 33):
+        names = state_names(count)
+        draw_heatmaps([[Panel("one", np.eye(count), names, names)]], Look("one", "One", "A caption", "unit"), tmp_path)
+        for axis in (seen[-1].axes[0].xaxis, seen[-1].axes[0].yaxis):
+            words = [label.get_text().strip() for label in axis.get_ticklabels()]
+            assert words[:2] == ["emb", "0"]
+            assert axis.get_ticklocs()[:2].tolist() == [0, 1]
+
+
 def test_weights_are_of_a_model_and_their_change_of_a_cell(cells: list[Studied], tmp_path: Path) -> None:
     figures = {figure.name: figure for figure in draw_weights(cells, tmp_path)}
     assert {row["model"] for row in table(figures["weights-variance"])} == {"small", "large"}
-    assert list(figures["weights-change"].matrices) == [cell.label for cell in cells]
+    assert list(figures["weights-change"].matrices) == [cell.label for cell in cells[:4]]
     stored = load_file(cells[0].analyses["weights"].folder / "weights.safetensors")
     percent = 100 * stored["change"] / stored["norm"]
     np.testing.assert_allclose(figures["weights-change"].matrices[cells[0].label].values, percent, rtol=1e-6)
