@@ -119,8 +119,9 @@ def _table(title: str, names: Sequence[str], one: dict[str, np.ndarray]) -> list
 
 def _caption(models: Sequence[tuple[str, Analysis, Any]], cells: Sequence[Studied]) -> str:
     facts = models[0][1].summary
-    counts = list(dict.fromkeys(_counts(analysis.summary) for _, analysis, _ in models))
-    rows = counts[0] if len(counts) == 1 else "; ".join(f"{title}: {_counts(one.summary)}" for title, one, _ in models)
+    counts = {title: _counts(analysis.summary, cells) for title, analysis, _ in models}
+    rows = "; ".join(f"{title}: {words}" for title, words in counts.items())
+    rows = rows if len(set(counts.values())) > 1 else next(iter(counts.values()))
     splits = ", ".join(dict.fromkeys(str(split) for cell in cells if (split := cell.facts.get("support_split"))))
     return (
         f"Left: {NAMES[facts['distance']]} between the pooled states behind the last block of each data set's support"
@@ -132,8 +133,11 @@ def _caption(models: Sequence[tuple[str, Analysis, Any]], cells: Sequence[Studie
     )
 
 
-def _counts(facts: Any) -> str:
-    return ", ".join(f"{count} of {name}" for name, count in zip(facts["names"], facts["num_rows"], strict=True))
+def _counts(facts: Any, cells: Sequence[Studied]) -> str:
+    """Rows of each data set; where it goes by its cell's label, also the data set that this is."""
+    tasks = {cell.label: f"{cell.label}: {cell.task}" for cell in cells if cell.label != cell.task}
+    names = [tasks.get(name, name) for name in facts["names"]]
+    return ", ".join(f"{count} of {name}" for name, count in zip(names, facts["num_rows"], strict=True))
 
 
 def _matrices(models: Sequence[tuple[str, Analysis, dict[str, np.ndarray]]], boxes: Sequence[Box]) -> dict[str, Matrix]:

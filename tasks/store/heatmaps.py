@@ -30,8 +30,8 @@ MAX_WRITTEN = 7
 class Panel:
     """One heatmap: matrix [rows, columns] with names of both; modules: runs of rows that are outlined.
 
-    is_doubtful: outlined by dots, as chance does as well; hides_diagonal: leave out what is known of the diagonal, in
-    the picture alone.
+    is_doubtful: outlined by dots, for runs that are no modules; hides_diagonal: leave out what is known of the
+    diagonal, in the picture alone.
     """
 
     title: str

@@ -84,7 +84,7 @@ def _bars(axes: "Axes", cells: Sequence[Studied]) -> None:
     scores, chance = (np.array([one[name] for one in facts]) for name in ("modularity", "modularity_by_chance"))
     band = BAND * np.array([one["modularity_deviation"] for one in facts])
     pale = np.array([one["num_modules"] == 1 for one in facts])
-    for own, color, label in ((~pale, BLUE, "modularity"), (pale, PALE, "modularity, no more than by chance")):
+    for own, color, label in ((~pale, BLUE, "modularity"), (pale, PALE, "modularity, but no modules")):
         if own.any():
             axes.bar(spots[own], scores[own], width=0.55, color=color, zorder=2, label=label)
     wide = band > 0
@@ -119,7 +119,7 @@ def _modules(cells: Sequence[Studied], found: Sequence[dict[str, np.ndarray]], o
         name="modules",
         title="Which blocks are in one module, and how surely?",
         caption=f"Share of {num_bootstraps} bootstraps of the rows ({support_rows(cells, 'structure')}) in whose best"
-        " cut two blocks are in the same run. Outlined: the best cut of all rows, dotted where chance does as well."
+        " cut two blocks are in the same run. Outlined: the best cut of all rows, dotted where it makes no modules."
         " Above each panel: mean agreement of the bootstraps' cuts with it (adjusted Rand index, 1 the same, 0 as by"
         f" chance). {SHORT[cells[0].analyses['structure'].summary['estimator']]}, shares without unit.",
         unit="share of bootstraps",
@@ -166,7 +166,7 @@ def _boundaries(cells: Sequence[Studied], found: Sequence[dict[str, np.ndarray]]
     caption = (
         f"Line: similarity of neighbouring blocks, {support_rows(cells, 'structure')}, no unit, with 1.96 standard"
         " deviations over bootstraps of the rows. Bars: share of the bootstraps in whose best cut a run ends there"
-        " (same axis, 0 to 1). Dashed: where runs end in the best cut of all rows; dotted where chance does as well."
+        " (same axis, 0 to 1). Dashed: where runs end in the best cut of all rows; dotted where it makes no modules."
     )
     return drawn(out, "module-boundaries", "Where modules end", caption)
 
@@ -179,7 +179,7 @@ def _boundary_panel(axes: "Axes", cell: Studied, one: dict[str, np.ndarray]) -> 
     depth_line(axes, adjacent, 0, "similarity of neighbours", False, 0.5)
     axes.fill_between(spots, adjacent - band, adjacent + band, color=BLUE, alpha=0.25, label="95 % (rows)")
     is_doubtful = cell.analyses["structure"].summary["num_modules"] == 1
-    words, dashes = ("boundary of all rows, as by chance", ":") if is_doubtful else ("boundary of all rows", "--")
+    words, dashes = ("boundary of all rows, but no modules", ":") if is_doubtful else ("boundary of all rows", "--")
     for number, module in enumerate(runs(one["module"])[1:]):
         label = None if number else words
         axes.axvline(module[0] - 0.5, color=VERMILION, linestyle=dashes, linewidth=1.2, label=label)

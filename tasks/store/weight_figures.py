@@ -52,8 +52,8 @@ def _distances(title: str, number: int, analysis: Analysis, found: dict[str, np.
         title=f"How far apart are the blocks' matrices? {title}",
         caption=f"Frobenius distance of the matrices of every two blocks of {title}, without data, over the root of the"
         " sum of their squared norms: 0 for equal matrices, 1 for orthogonal ones such as independent random ones, √2"
-        " for opposite ones. Entries are compared in place, so blocks that do the same with neurons in another order are"
-        " far apart. White: no such pair.",
+        " for opposite ones. Entries are compared in place, so blocks that do the same with neurons in another order"
+        " are far apart. White: no such pair.",
         unit="relative Frobenius distance",
         note="|A − B| / √(|A|² + |B|²), no unit",
         colours="viridis_r",

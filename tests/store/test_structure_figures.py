@@ -173,16 +173,16 @@ def test_one_data_set_seen_twice_is_no_comparison_of_data_sets(cells: list[Studi
 @pytest.mark.parametrize("part", PARTS)
 def test_captions_say_data_and_split(cells: list[Studied], part: str, tmp_path: Path) -> None:
     """Of every figure but those of weights, which no data has a part in."""
-    names = [("questions", "opt", "people", "1"), ("long", "opt", "sciq", "1")]
+    names = [("questions", "opt", "people", "1"), ("weather", "opt", "sciq", "1")]
     for figure in PARTS[part][0](regrouped(cells[:2], names), tmp_path):
         if figure.name in ("weights-distance", "weights-variance"):
             assert "without data" in figure.caption
         elif figure.name == "weights-change":
             assert "training rows of people, sciq" in figure.caption
         elif figure.name == "datasets":
-            assert f"train split (n = {ROWS} of questions, {ROWS} of weather)" in figure.caption
+            assert f"train split (n = {ROWS} of questions: people, {ROWS} of weather: sciq)" in figure.caption
         else:
-            assert "questions: people (train split); long: sciq (train split)" in figure.caption
+            assert "questions: people (train split); weather: sciq (train split)" in figure.caption
             assert f"n = {ROWS}" in figure.caption
 
 
