@@ -1,4 +1,8 @@
-"""Distances: how far apart are the predictions that a lens reads behind every two blocks?"""
+"""Distances: how far apart are the predictions that a lens reads behind every two blocks?
+
+`distances.safetensors`, float32 [N, N] each: `kl` (row i, column j: KL(p_i || p_j), nats), `js` (nats), `hellinger`,
+`total_variation`, `cosine` (1 - cos), `wasserstein` (order 1, over the line of the model's own surprisal, nats).
+"""
 
 from tasks.store.artifacts import Ref
 from tasks.store.models import ModelSource
@@ -26,9 +30,7 @@ def distances(
 ) -> dict:
     """Functional distances between all blocks, means over `num_tokens` positions spread over the first `num_rows` rows.
 
-    lens: a tuned lens of this model; the logit lens without one. Writes `distances.safetensors`, float32 [N, N] each:
-    `kl` (row i, column j: KL(p_i || p_j), nats), `js` (nats), `hellinger`, `total_variation`, `cosine` (1 - cos),
-    `wasserstein` (order 1, over the line of the model's own surprisal, nats). max_tokens: padded tokens in one pass.
+    lens: a tuned lens of this model; the logit lens without one. max_tokens: padded tokens in one pass.
     Errors: InputError for fewer than two rows or positions, numbers that are not finite, a lens of another model.
     """
     from safetensors.torch import save_file

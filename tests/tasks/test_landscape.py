@@ -89,7 +89,11 @@ def test_loss_and_metric_are_those_of_validate_and_evaluate(chain: Chain, points
     ref = run(chain, points, split="scored")
     tensors, facts = read(chain, ref)
     assert (facts["metric"], facts["higher_is_better"]) == ("acc", True)
-    assert ref.summary["barrier_initial_full"] == facts["lines"][1]["height"] >= 0
+    line = facts["lines"][1]
+    assert ref.summary["barrier_initial_full"] == line["height"] >= 0
+    for name, fact in [("stderr_of_barrier", "stderr"), ("place_of_barrier", "place"), ("metric_drop", "metric_drop")]:
+        assert ref.summary[f"{name}_initial_full"] == line[fact]
+    assert ref.summary["split"] == facts["split"] == "scored"
     for row, name in [(0, "crash"), (1, "full")]:
         scores = evaluate.run(chain.runtime, model=chain.model, task=chain.task, tuned=points[name])
         assert scores.summary["metric"] == "acc"
