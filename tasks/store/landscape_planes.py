@@ -100,10 +100,11 @@ def _marker(number: int, outside: float) -> dict[str, Any]:
     from matplotlib.patheffects import withStroke
 
     sign = POINT_MARKERS[number] if number < len(POINT_MARKERS) else f"${number + 1}$"
-    look: dict[str, Any] = {"marker": sign, "markersize": 8, "linestyle": "none", "mec": INK, "mew": 1.4}
+    look: dict[str, Any] = {"marker": sign, "markersize": 8, "linestyle": "none"}
     if outside < IN_PLANE:
-        return {**look, "mfc": "white"}
-    return {**look, "mfc": "none", "path_effects": [withStroke(linewidth=3.2, foreground="white")]}
+        return {**look, "mfc": INK, "mec": "white", "mew": 1.0}
+    rim = [withStroke(linewidth=3.2, foreground="white")]
+    return {**look, "mfc": "none", "mec": INK, "mew": 1.4, "path_effects": rim}
 
 
 def _named(point: str, outside: float) -> str:

@@ -121,7 +121,7 @@ def _draw_distances(shown: Sequence[tuple[str, Studied, Analysis]], name: str, l
             # The unit stands here, as beside the bar it would look like a label of the next panel.
             heading = textwrap.fill(f"{titles[-1]}, {unit}", TITLE_LETTERS)
             axes.set_title(heading, loc="left", fontsize=10 if alone else 9, color=INK)
-        made.colorbar(images[-1], ax=line, shrink=0.85)
+        made.colorbar(images[-1], ax=line, shrink=0.85, format="%.3g")
     headed(made, title)
     save(made, out / f"{name}.png")
     lines = [

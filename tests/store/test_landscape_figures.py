@@ -12,7 +12,7 @@ import torch
 from matplotlib.image import imread
 from safetensors.torch import save_file
 
-from tasks.store.drawing import save
+from tasks.store.drawing import INK, save
 from tasks.store.importance_figures import draw_importance
 from tasks.store.landscape_figures import draw_landscape
 from tasks.store.studied import Analysis, Drawn, Studied
@@ -192,7 +192,7 @@ def test_points_outside_the_plane_say_so(tmp_path: Path, out: Path, made: dict[s
         assert legends(axes) == expected
         shown = [line for line in axes.get_lines() if line.get_marker() not in ("", "None", None)]
         assert len({line.get_marker() for line in shown}) == len(names) == len(shown)
-        assert [line.get_markerfacecolor() for line in shown] == ["white"] * 2 + ["none"] * 11
+        assert [line.get_markerfacecolor() for line in shown] == [INK] * 2 + ["none"] * 11
     for each in drawn[1:]:
         assert "the first three models, initial (origin), crash (first) and tuned 0 (second)" in each.caption
         assert "all points in the plane" not in each.caption
