@@ -4,6 +4,8 @@
 `total_variation`, `cosine` (1 - cos), `wasserstein` (order 1, over the line of the model's own surprisal, nats).
 """
 
+from typing import Any
+
 from tasks.store.artifacts import Ref
 from tasks.store.models import ModelSource
 from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
@@ -44,21 +46,17 @@ def distances(
     tokenizer = load_tokenizer(model)
     rows = every_token(load_examples(task, split, tokenizer, model.context, limit=num_rows).rows[:num_rows])
     network = load_model(model, precision, work.device)
-    found = functional_distances(
-        network,
-        chosen_lens(work, lens, model, network),
-        rows,
-        num_tokens,
-        max_tokens=max_tokens,
-        pad_id=tokenizer.pad_token_id or 0,
-        progress=lambda batches: work.progress(batches, "batches"),
-    )
+    options: Any = {"max_tokens": max_tokens, "pad_id": tokenizer.pad_token_id or 0}
+    options["progress"] = lambda batches: work.progress(batches, "batches")
+    reader = chosen_lens(work, lens, model, network)
+    found = functional_distances(network, reader, rows, num_tokens, **options)
     means = found.means()
     save_file({name: matrix.float().contiguous() for name, matrix in means.items()}, work.out / "distances.safetensors")
     return {
         "lens": "logit" if lens is None else "tuned",
         "num_blocks": found.num_distributions,
         "num_rows": len(rows),
+        "split": split,
         "num_positions": found.num_positions,
         **{f"adjacent_{name}": float(matrix.diagonal(1).mean()) for name, matrix in means.items()},
     }

@@ -144,14 +144,8 @@ def _pairs(cells: Sequence[_Cell], out: Path) -> Drawn:
         if place >= len(cells):
             axes.set_visible(False)
             continue
-        matrix = increases[cells[place].label]
-        images.append(axes.imshow(matrix, cmap="PuOr_r", norm=norm, origin="lower"))
-        step = max(1, len(matrix) // 12)
-        axes.set_xticks(range(0, len(matrix), step))
-        axes.set_yticks(range(0, len(matrix), step))
-        axes.set_xlabel("block that runs there")
-        axes.set_ylabel("position")
-        axes.set_title(cells[place].label, loc="left", fontsize=11, fontweight="bold", color=INK)
+        label = cells[place].label
+        images.append(_pair_panel(axes, label, increases[label], norm))
     made.colorbar(images[0], ax=panels, label="increase of the loss, nats a token", shrink=0.9, format="%g")
     title = "One block in the place of another"
     headed(made, title, _note(cells))
@@ -174,6 +168,16 @@ def _pairs(cells: Sequence[_Cell], out: Path) -> Drawn:
     }
     files = out / "importance_pairs.png", out / "importance_pairs.csv"
     return Drawn("importance_pairs", title, caption, *files, matrices)
+
+
+def _pair_panel(axes: "Axes", label: str, matrix: Sequence[Sequence[float]], norm: Any) -> "AxesImage":
+    step = max(1, len(matrix) // 12)
+    axes.set_xticks(range(0, len(matrix), step))
+    axes.set_yticks(range(0, len(matrix), step))
+    axes.set_xlabel("block that runs there")
+    axes.set_ylabel("position")
+    axes.set_title(label, loc="left", fontsize=11, fontweight="bold", color=INK)
+    return axes.imshow(matrix, cmap="PuOr_r", norm=norm, origin="lower")
 
 
 def _note(cells: Sequence[_Cell]) -> str:
