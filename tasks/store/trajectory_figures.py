@@ -63,7 +63,7 @@ def _draw(name: str, label: str, cell: Studied, told: Mapping[str, Any], row: Ma
     boxed = {
         panel: replace(matrix, box=box) for (panel, matrix), box in zip(matrices.items(), boxes_of(images), strict=True)
     }
-    return drawn(out, name, title, _caption(cell, told, row, count), boxed)
+    return replace(drawn(out, name, title, _caption(cell, told, row, count), boxed), private=True)
 
 
 def _layout(num_panels: int, num_positions: int) -> tuple[int, int, int]:

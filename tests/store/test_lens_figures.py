@@ -94,7 +94,8 @@ def test_one_cell(tmp_path: Path) -> None:
         assert 600 < size(each.png)[0] < 1900
         assert "model of demo" in each.caption
         assert "n = " in each.caption
-        assert "of the validation split" in each.caption
+        assert "validation" in each.caption
+        assert each.private == (each is picture), "its words are those of rows"
     table = lines(depth)
     assert [line["block"] for line in table] == list("01234")
     assert float(table[4]["agreement_tuned"]) == pytest.approx(
