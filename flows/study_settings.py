@@ -53,7 +53,7 @@ class Study(Group):
     resolution_line: Annotated[int, Field(ge=2)] = 25
     """Points on the path between two models."""
     resolution_plane: Annotated[int, Field(ge=2)] = 25
-    """Points on each axis of the plane through three models."""
+    """Points on each axis of the plane through three models; the paper has 50, at four times the evaluations."""
     extent: tuple[float, float] = (-4.0, 4.0)
     """First and last coordinate of the plane; the first model lies at 0, the two others at 1."""
     axes: Literal["raw", "filter"] = "raw"

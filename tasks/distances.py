@@ -1,4 +1,10 @@
-"""Distances: how far apart are the predictions that a lens reads behind every two blocks?"""
+"""Distances: how far apart are the predictions that a lens reads behind every two blocks?
+
+`distances.safetensors`, float32 [N, N] each: `kl` (row i, column j: KL(p_i || p_j), nats), `js` (nats), `hellinger`,
+`total_variation`, `cosine` (1 - cos), `wasserstein` (order 1, over the line of the model's own surprisal, nats).
+"""
+
+from typing import Any
 
 from tasks.store.artifacts import Ref
 from tasks.store.models import ModelSource
@@ -26,9 +32,7 @@ def distances(
 ) -> dict:
     """Functional distances between all blocks, means over `num_tokens` positions spread over the first `num_rows` rows.
 
-    lens: a tuned lens of this model; the logit lens without one. Writes `distances.safetensors`, float32 [N, N] each:
-    `kl` (row i, column j: KL(p_i || p_j), nats), `js` (nats), `hellinger`, `total_variation`, `cosine` (1 - cos),
-    `wasserstein` (order 1, over the line of the model's own surprisal, nats). max_tokens: padded tokens in one pass.
+    lens: a tuned lens of this model; the logit lens without one. max_tokens: padded tokens in one pass.
     Errors: InputError for fewer than two rows or positions, numbers that are not finite, a lens of another model.
     """
     from safetensors.torch import save_file
@@ -42,21 +46,17 @@ def distances(
     tokenizer = load_tokenizer(model)
     rows = every_token(load_examples(task, split, tokenizer, model.context, limit=num_rows).rows[:num_rows])
     network = load_model(model, precision, work.device)
-    found = functional_distances(
-        network,
-        chosen_lens(work, lens, model, network),
-        rows,
-        num_tokens,
-        max_tokens=max_tokens,
-        pad_id=tokenizer.pad_token_id or 0,
-        progress=lambda batches: work.progress(batches, "batches"),
-    )
+    options: Any = {"max_tokens": max_tokens, "pad_id": tokenizer.pad_token_id or 0}
+    options["progress"] = lambda batches: work.progress(batches, "batches")
+    reader = chosen_lens(work, lens, model, network)
+    found = functional_distances(network, reader, rows, num_tokens, **options)
     means = found.means()
     save_file({name: matrix.float().contiguous() for name, matrix in means.items()}, work.out / "distances.safetensors")
     return {
         "lens": "logit" if lens is None else "tuned",
         "num_blocks": found.num_distributions,
         "num_rows": len(rows),
+        "split": split,
         "num_positions": found.num_positions,
         **{f"adjacent_{name}": float(matrix.diagonal(1).mean()) for name, matrix in means.items()},
     }

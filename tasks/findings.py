@@ -12,7 +12,7 @@ PAGE_CODE = tuple(
         *("drawing", "figures", "curves", "heatmaps", "structure_figures", "similarity_figures", "cloud_figures"),
         "studied_models",
         *("sensitivity_figures", "weight_figures", "importance_figures", "landscape_figures", "landscape_planes"),
-        *("lens_figures", "trajectory_figures"),
+        *("lens_figures", "trajectory_figures", "scales"),
     )
 )
 

@@ -1,4 +1,10 @@
-"""Importance: what the loss becomes without a block, with another in its place, or with its tuning undone."""
+"""Importance: what the loss becomes without a block, with another in its place, or with its tuning undone.
+
+`importance.safetensors`, float64: `loss` [1]; `deleted`, `deleted_stderr` [N], the second of the difference to `loss`,
+over rows; `pairs`, `pairs_stderr` [N, N] with block j at position i in row i; `tuned_loss` [1], `rewound`,
+`rewound_stderr` [K] and `tuned_blocks` [K] (int64). What was not asked for is not there. Losses are nats an answer
+token, perplexities are exp of these.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -36,16 +42,12 @@ def importance(
     """Losses over answer tokens, in nats, of a model whose blocks are changed one at a time.
 
     tuned: a tuning (of `tune` or `plug_in`) whose blocks are also rewound one at a time; pairs: also run every block at
-    every other's position. Writes `importance.safetensors`, float64: `loss` [1]; `deleted`, `deleted_stderr` [N], the
-    second of the difference to `loss`, over rows; `pairs`, `pairs_stderr` [N, N] with block j at position i in row i;
-    `tuned_loss` [1], `rewound`, `rewound_stderr` [K] and `tuned_blocks` [K] (int64). What was not asked for is not
-    there. Perplexities are exp of these. Of several GPUs the first is used.
+    every other's position. Of several GPUs the first is used.
     Errors: InputError for fewer than two rows, a model whose own loss is not finite, or a tuning of another model.
     """
     from safetensors.torch import save_file
 
     from tasks.core.devices import EVERY
-    from tasks.core.importance import deletions, replacements, row_losses
     from tasks.store.examples import load_examples
     from tasks.store.models import load_model, load_tokenizer
     from tasks.store.points import load_tuned_model
@@ -56,18 +58,27 @@ def importance(
     network = load_model(model, precision, "cuda:0" if work.device == EVERY else work.device)
     options: Any = {"max_length": model.context, "max_tokens": max_tokens}
     options["progress"] = lambda variations: work.progress(variations, "variations")
-    variations = deletions(network)
-    num_blocks = len(variations)
-    found = row_losses(network, variations + (replacements(network) if pairs else []), examples.rows, **options)
-    tensors = {"loss": _mean(found, found.whole)}
-    tensors |= _with_errors("deleted", found, found.varied[:num_blocks])
-    if pairs:
-        by_pair = _with_errors("pairs", found, found.varied[num_blocks:])
-        tensors |= {name: values.view(num_blocks, num_blocks) for name, values in by_pair.items()}
+    tensors, num_tokens = _changed(network, examples.rows, pairs, options)
     if tuned is not None:
         tensors |= _rewound(network, *load_tuned_model(network, work.open(tuned), "tuned"), examples.rows, options)
     save_file(tensors, work.out / "importance.safetensors")
-    return _summary(tensors) | {"num_rows": examples.num_rows, "num_tokens": int(found.num_tokens.sum())}
+    return {"num_rows": examples.num_rows, "num_tokens": num_tokens, "split": split, **_summary(tensors)}
+
+
+def _changed(
+    network: "PreTrainedModel", rows: "Sequence[Example]", pairs: bool, options: "Mapping[str, Any]"
+) -> "tuple[dict[str, Tensor], int]":
+    """Losses as it is, without each block and with others in their places; and how many answer tokens there are."""
+    from tasks.core.importance import deletions, replacements, row_losses
+
+    variations = deletions(network)
+    num_blocks = len(variations)
+    found = row_losses(network, variations + (replacements(network) if pairs else []), rows, **options)
+    tensors = {"loss": _mean(found, found.whole), **_with_errors("deleted", found, found.varied[:num_blocks])}
+    if pairs:
+        by_pair = _with_errors("pairs", found, found.varied[num_blocks:])
+        tensors |= {name: values.view(num_blocks, num_blocks) for name, values in by_pair.items()}
+    return tensors, int(found.num_tokens.sum())
 
 
 def _rewound(
@@ -107,14 +118,20 @@ def _with_errors(name: str, found: "RowLosses", varied: "Tensor") -> "dict[str, 
 
 
 def _summary(tensors: "dict[str, Tensor]") -> dict[str, Any]:
-    """The model's loss, and which block is missed most and least."""
+    """The model's loss and perplexity, and which block is missed most and least."""
+    from tasks.store.task_measure import perplexity
+
     added = tensors["deleted"] - tensors["loss"]
+    tuned = float(tensors["tuned_loss"]) if "tuned_loss" in tensors else None
     return {
         "loss": float(tensors["loss"]),
+        "perplexity": perplexity(float(tensors["loss"])),
         "num_blocks": len(added),
         "most_important": int(added.argmax()),
         "least_important": int(added.argmin()),
         "largest_increase": float(added.max()),
         "smallest_increase": float(added.min()),
-        **({"tuned_loss": float(tensors["tuned_loss"])} if "tuned_loss" in tensors else {}),
+        "largest_perplexity": perplexity(float(tensors["deleted"].max())),
+        "smallest_perplexity": perplexity(float(tensors["deleted"].min())),
+        **({} if tuned is None else {"tuned_loss": tuned, "tuned_perplexity": perplexity(tuned)}),
     }

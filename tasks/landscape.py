@@ -1,4 +1,11 @@
-"""Landscape: loss and task metric on lines and on a plane between tunings of one model."""
+"""Landscape: loss and task metric on lines and on a plane between tunings of one model.
+
+`landscape.safetensors`, float64: `line_places` [n] from 0 to 1, `line_loss` and `line_metric` [L, n]; `plane_x` and
+`plane_y` [m], `plane_loss` and `plane_metric` [m, m] with y in rows; `plane_points` [P, 3]: x, y and the distance from
+the plane over that from the origin, of each point (those outside are projected). Losses are nats an answer token.
+`landscape.json`: names, what each line's barrier is (`tasks.core.landscape.Barrier`), the metric's name, the split, and
+how the axes lie.
+"""
 
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,17 +60,9 @@ def landscape(
     points: tunings of the full model by name (of `tune` with the full plan, or of `plug_in`), None for the model
     itself; order: their names in order. axes: of the plane, "raw" (1 is where the other point lies) or "filter"
     (normalised by filter: 1 is a step as long as the origin's own weights). resolution_plane below 2: no plane.
-    Writes `landscape.safetensors`, float64: `line_places` [n] from 0 to 1, `line_loss` and `line_metric` [L, n];
-    `plane_x` and `plane_y` [m], `plane_loss` and `plane_metric` [m, m] with y in rows; `plane_points` [P, 3]: x, y and
-    the distance from the plane over that from the origin, of each point (those outside are projected). Losses are nats
-    an answer token. `landscape.json`: names, what each line's barrier is (`tasks.core.landscape.Barrier`), the metric's
-    name, and how the axes lie. Errors: InputError for fewer than two points or rows, equal points, three on one line,
-    tunings of another model, adapters, or values that are not finite at a point.
+    Errors: InputError for fewer than two points or rows, equal points, three on one line, tunings of another model,
+    adapters, or values that are not finite at a point or between two.
     """
-    import json
-
-    from safetensors.torch import save_file
-
     from tasks.core.devices import EVERY
     from tasks.store.models import load_model, load_tokenizer
     from tasks.store.points import load_points
@@ -71,22 +70,41 @@ def landscape(
 
     _require_points(points, order)
     network = load_model(model, precision, "cpu" if work.device == EVERY else work.device)
-    folders = {name: None if (ref := points[name]) is None else work.open(ref) for name in order}
-    states = load_points(network, folders)
+    states = load_points(network, {name: None if (ref := points[name]) is None else work.open(ref) for name in order})
     limits: Any = {"num_rows": num_rows, "max_length": model.context, "max_tokens": max_tokens}
     measure = TaskMeasure(network, load_tokenizer(model), task, split, **limits)
     tensors, lines = _lines(work, network, states, measure, resolution_line)
-    facts: dict[str, Any] = {"points": order, "lines": lines, "metric": measure.metric}
+    facts: dict[str, Any] = {"points": order, "lines": lines, "split": split, "metric": measure.metric}
     facts |= {"higher_is_better": measure.higher_is_better, "num_tokens": measure.num_tokens}
     if len(order) > 2 and resolution_plane > 1:
         plane, how = _plane(work, network, states, measure, axes, extent, resolution_plane)
         tensors, facts = tensors | plane, facts | {"plane": how}
-    save_file(tensors, work.out / "landscape.safetensors")
+    _write(work, tensors, facts)
+    return {"num_rows": measure.num_rows, "num_points": len(order), **_summary(facts)}
+
+
+def _write(work: Work, tensors: "Mapping[str, Tensor]", facts: "Mapping[str, Any]") -> None:
+    import json
+
+    from safetensors.torch import save_file
+
+    save_file(dict(tensors), work.out / "landscape.safetensors")
     (work.out / "landscape.json").write_text(json.dumps(facts, indent=2) + "\n")
-    summary: dict[str, Any] = {"metric": measure.metric, "num_rows": measure.num_rows, "num_points": len(order)}
+
+
+def _summary(facts: "Mapping[str, Any]") -> dict[str, Any]:
+    """What every path's barrier is, by the names of its ends."""
+    lines = facts["lines"]
+    summary: dict[str, Any] = {"metric": facts["metric"], "split": facts["split"]}
     for line in lines:
         between = f"{line['begin']}_{line['end']}"
-        summary |= {f"barrier_{between}": line["height"], f"connected_{between}": line["connected"]}
+        summary |= {
+            f"barrier_{between}": line["height"],
+            f"stderr_of_barrier_{between}": line["stderr"],
+            f"place_of_barrier_{between}": line["place"],
+            f"metric_drop_{between}": line["metric_drop"],
+            f"connected_{between}": line["connected"],
+        }
     return summary | {"num_changed_blocks": len({block for line in lines for block in line["changed_blocks"]})}
 
 
@@ -121,7 +139,7 @@ def _lines(
         name = f"{begin} to {end}"
         found = survey(mixture, coordinates, measure, progress=partial(work.progress, description=name))
         _require_finite({begin: found[0], end: found[-1]})
-        between = asdict(barrier(places, found, measure.higher_is_better))
+        between = asdict(barrier(places, found, measure.higher_is_better, (begin, end)))
         own = {"begin": begin, "end": end, "changed_blocks": mixture.changed_blocks}
         ends = {"begin_loss": found[0].loss, "end_loss": found[-1].loss}
         ends |= {"begin_metric": found[0].metric, "end_metric": found[-1].metric}

@@ -73,7 +73,7 @@ def trajectory(
             }
         )
     how = "logit" if lens is None else "tuned"
-    (work.out / TRAJECTORY_FILE).write_text(json.dumps({"lens": how, "rows": told}))
+    (work.out / TRAJECTORY_FILE).write_text(json.dumps({"lens": how, "split": split, "rows": told}))
     return {"lens": how, "num_rows": len(told), "num_blocks": {name: len(kept) for name, kept in variants.items()}}
 
 

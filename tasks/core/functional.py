@@ -116,9 +116,7 @@ def trace(
         translated = state if place == len(states) - 1 else lens(source, state)
         found = log_probabilities(read(translated), f"block {source} under the lens")
         likeliest, top = found.max(-1)
-        columns.append(
-            (top, likeliest.exp(), entropy(found), kl_divergence(reference.to(found.device), found).clamp_min(0))
-        )
+        columns.append((top, likeliest.exp(), entropy(found), kl_divergence(reference.to(found.device), found)))
     top, probability, spread, kl = (torch.stack(column).cpu() for column in zip(*columns, strict=True))
     return Trajectory(sources, top, probability, spread, kl, final)
 

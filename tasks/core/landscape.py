@@ -102,11 +102,20 @@ def plane_order(mixture: Mixture, xs: Sequence[float], ys: Sequence[float]) -> l
     return [(i, j) for j in range(len(ys)) for i in range(len(xs))]
 
 
-def barrier(places: Sequence[float], found: Sequence[Measured], higher_is_better: bool = False) -> Barrier:
-    """Of a path from places[0] = 0 to places[-1] = 1. InputError where a loss is not finite."""
+def barrier(
+    places: Sequence[float],
+    found: Sequence[Measured],
+    higher_is_better: bool = False,
+    names: tuple[str, str] = ("0", "1"),
+) -> Barrier:
+    """Of a path from places[0] = 0 to places[-1] = 1; names: of its ends. InputError where a loss is not finite."""
     assert (places[0], places[-1]) == (0.0, 1.0), "a path goes from 0 to 1"
     if odd := [place for place, each in zip(places, found, strict=True) if not math.isfinite(each.loss)]:
-        raise InputError(f"the loss is not finite at {odd[0]:.3g} of the path between the two points")
+        raise InputError(
+            f"the loss is not finite at t = {odd[0]:.3g} of the path from point {names[0]!r} to {names[1]!r}, and there"
+            " is no barrier to tell: leave one of them out of study.points, or compute in model.precision ="
+            ' "float32"'
+        )
     begin, end = found[0], found[-1]
     heights = [
         each.loss - ((1 - place) * begin.loss + place * end.loss) for place, each in zip(places, found, strict=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.core.batching import Batch
-from tasks.core.divergences import kl_divergence, log_probabilities, positions_at_once
+from tasks.core.divergences import kl_loss, log_probabilities, positions_at_once
 from tasks.core.errors import InputError
 from tasks.core.lens import Lens, make_lens, predicting, read_out, states_at
 
@@ -92,7 +92,7 @@ class _StreamedKl(torch.autograd.Function):
             for block in range(len(translated)):
                 with torch.set_grad_enabled(wanted):
                     state = translated[block, part].detach().requires_grad_(wanted)
-                    loss = kl_divergence(target, read(state).float().log_softmax(-1)).sum()
+                    loss = kl_loss(target, read(state).float().log_softmax(-1)).sum()
                 if wanted:
                     gradient[block, part] = torch.autograd.grad(loss, state)[0]
                 total += loss.detach().to(total.device)

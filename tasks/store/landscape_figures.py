@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.store.drawing import CYCLE, INK, figure, plain, save
+from tasks.store.curves import style
+from tasks.store.drawing import INK, figure, headed, plain, save
 from tasks.store.studied import Drawn, Studied
 
 if TYPE_CHECKING:
@@ -14,13 +15,19 @@ if TYPE_CHECKING:
 
 STAGE = "landscape"
 COLUMNS = 3
+# Of the range of the losses, left free above and below them.
+MARGIN = 0.06
+# What the table repeats of a path in each of its lines.
+BARRIER = ("height", "place", "relative", "stderr", "metric_drop", "connected")
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One landscape: its cell's label, what its stage said (`landscape.json`), its tensors as lists, rows measured."""
+    """One landscape: its cell, what its stage said (`landscape.json`), its tensors as lists, rows measured."""
 
     label: str
+    model: str
+    task: str
     facts: Mapping[str, Any]
     tensors: Mapping[str, Any]
     num_rows: int
@@ -52,13 +59,14 @@ def _read(cell: Studied, key: str) -> Seen:
     analysis = cell.analyses[key]
     tensors = {name: values.tolist() for name, values in load_file(analysis.folder / "landscape.safetensors").items()}
     facts = json.loads((analysis.folder / "landscape.json").read_text())
-    return Seen(cell.label, facts, tensors, analysis.summary["num_rows"])
+    return Seen(cell.label, cell.model, cell.task, facts, tensors, analysis.summary["num_rows"])
 
 
 def _paths(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
     columns = min(COLUMNS, len(seen))
     rows = -(-len(seen) // columns)
-    made, first = figure(max(6.6, 4.7 * columns), 6.4 * rows)
+    num_lines = max(len(each.facts["lines"]) for each in seen)
+    made, first = figure(max(6.6, 4.7 * columns), (5.8 + 0.2 * num_lines) * rows + 0.4)
     first.remove()
     # A pair of panels for each cell: the loss above, the metric below.
     panels = made.subplots(2 * rows, columns, squeeze=False, sharex=True)
@@ -71,23 +79,29 @@ def _paths(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
             continue
         _loss_panel(above, seen[place])
         _metric_panel(below, seen[place])
-    _share_scale([panels[2 * row][column] for row in range(rows) for column in range(columns)][: len(seen)])
+    above = [panels[2 * row][column] for row in range(rows) for column in range(columns)][: len(seen)]
+    for task in dict.fromkeys(each.task for each in seen):
+        _share_scale([axes for axes, each in zip(above, seen, strict=True) if each.task == task])
+    title = "Paths between tuned models"
+    headed(made, title, note(seen))
     save(made, out / f"{name}.png")
     _write_paths(seen, out / f"{name}.csv")
     caption = (
-        f"Loss (nats an answer token) and task metric of the weights (1 − t) · a + t · b between two models"
-        f" ({counts(seen)}). A vertical bar marks the barrier: the largest rise above the straight line between the"
-        " losses at both ends (dotted), ± its standard error over rows. Two models are called connected where it is at"
-        " most 2 % of the mean loss at the ends."
+        "Loss (nats an answer token) and task metric of the weights (1 − t) · a + t · b between two models; cells of"
+        " one data set have one scale of losses. A vertical bar marks the barrier: the largest rise above the straight"
+        " line between the losses at both ends (dotted), ± its standard error over rows. Two models are called"
+        f" connected where it is at most 2 % of the mean loss at the ends. {data(seen)}"
     )
-    return Drawn(name, "Paths between tuned models", caption, out / f"{name}.png", out / f"{name}.csv", {})
+    return Drawn(name, title, caption, out / f"{name}.png", out / f"{name}.csv", {})
 
 
 def _loss_panel(axes: "Axes", seen: Seen) -> None:
     places = seen.tensors["line_places"]
-    for line, losses, colour in zip(seen.facts["lines"], seen.tensors["line_loss"], _colours(), strict=False):
-        axes.plot(places, losses, color=colour, linewidth=1.8, label=_words(line), zorder=3)
-        axes.plot([0, 1], [losses[0], losses[-1]], color=colour, linewidth=1, linestyle=":", zorder=2)
+    for number, (line, losses) in enumerate(zip(seen.facts["lines"], seen.tensors["line_loss"], strict=True)):
+        look = _look(number)
+        colour = look["color"]
+        axes.plot(places, losses, label=_words(line), zorder=3, **look)
+        axes.plot([0, 1], [losses[0], losses[-1]], color=colour, linewidth=0.8, linestyle=(0, (1, 4)), zorder=2)
         axes.plot([0, 1], [losses[0], losses[-1]], color=colour, marker="o", markersize=5, linestyle="none", zorder=4)
         if line["height"] > 0:
             chord = (1 - line["place"]) * losses[0] + line["place"] * losses[-1]
@@ -102,20 +116,22 @@ def _loss_panel(axes: "Axes", seen: Seen) -> None:
 
 
 def _metric_panel(axes: "Axes", seen: Seen) -> None:
-    lines = zip(seen.facts["lines"], seen.tensors["line_metric"], _colours(), strict=False)
-    for _, values, colour in lines:
-        axes.plot(seen.tensors["line_places"], values, color=colour, linewidth=1.8)
-        axes.plot([0, 1], [values[0], values[-1]], color=colour, marker="o", markersize=5, linestyle="none")
+    for number, values in enumerate(seen.tensors["line_metric"]):
+        look = _look(number)
+        axes.plot(seen.tensors["line_places"], values, **look)
+        axes.plot([0, 1], [values[0], values[-1]], color=look["color"], marker="o", markersize=5, linestyle="none")
     plain(axes)
     axes.set_ylabel(metric_words(seen.facts["metric"]))
     axes.set_xlabel("t, from the first model (0) to the second (1)")
 
 
 def _share_scale(panels: "Sequence[Axes]") -> None:
-    """One scale for all losses, so that panels can be compared by eye."""
-    limits = [axes.get_ylim() for axes in panels]
+    """One scale for all losses, so that panels can be compared by eye, with room around all of them."""
+    low = min(axes.dataLim.y0 for axes in panels)
+    high = max(axes.dataLim.y1 for axes in panels)
+    room = MARGIN * ((high - low) or 1.0)
     for axes in panels:
-        axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+        axes.set_ylim(low - room, high + room)
 
 
 def _words(line: Mapping[str, Any]) -> str:
@@ -124,9 +140,9 @@ def _words(line: Mapping[str, Any]) -> str:
     return f"{line['begin']} → {line['end']}: barrier {line['height']:.2g}{error} ({line['relative']:.1%}), {verdict}"
 
 
-def _colours() -> Iterator[str]:
-    while True:
-        yield from CYCLE
+def _look(number: int) -> dict[str, Any]:
+    """Of a path: a colour with dashes that no other has; its ends alone are marked."""
+    return {**style(number), "marker": "", "linewidth": 1.8}
 
 
 def metric_words(metric: str) -> str:
@@ -134,22 +150,33 @@ def metric_words(metric: str) -> str:
     return {"acc": "accuracy", "perplexity": "perplexity of answers"}.get(metric, metric.replace("_", " "))
 
 
-def counts(seen: Sequence[Seen]) -> str:
-    """How much each landscape was measured on."""
-    found = {f"n = {each.num_rows} rows, {each.facts['num_tokens']} answer tokens" for each in seen}
-    if len(found) == 1:
-        return found.pop()
-    return "; ".join(f"{each.label}: n = {each.num_rows} rows, {each.facts['num_tokens']} tokens" for each in seen)
+def note(seen: Sequence[Seen]) -> str:
+    """How much each landscape was measured on, for a heading."""
+    parts = [
+        f"{each.task}: n = {each.num_rows} rows of {each.facts['split']}, {each.facts['num_tokens']} answer tokens"
+        for each in seen
+    ]
+    return "; ".join(dict.fromkeys(parts))
+
+
+def data(seen: Sequence[Seen]) -> str:
+    """What each landscape was measured on, in a sentence."""
+    return " ".join(
+        f"{each.label}: {each.model} on {each.task}, n = {each.num_rows} rows of the {each.facts['split']} split,"
+        f" {each.facts['num_tokens']} answer tokens."
+        for each in seen
+    )
 
 
 def _write_paths(seen: Sequence[Seen], path: Path) -> None:
     with path.open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["cell", "from", "to", "t", "loss", "metric_name", "metric", "barrier", "relative", "connected"])
+        path_of = ["cell", "from", "to", "t", "loss", "metric_name", "metric"]
+        table.writerow([*path_of, "barrier", *BARRIER[1:]])
         for each in seen:
             losses, metrics = each.tensors["line_loss"], each.tensors["line_metric"]
             for line, row, values in zip(each.facts["lines"], losses, metrics, strict=True):
-                barrier = [line["height"], line["relative"], line["connected"]]
+                barrier = [line[name] for name in BARRIER]
                 for place, loss, value in zip(each.tensors["line_places"], row, values, strict=True):
                     between = [each.label, line["begin"], line["end"], place]
                     table.writerow([*between, loss, each.facts["metric"], value, *barrier])

@@ -7,46 +7,49 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.store.drawing import INK, boxes_at, figure, save
-from tasks.store.landscape_figures import Seen, counts, metric_words
+from tasks.store.drawing import INK, boxes_at, figure, headed, save
+from tasks.store.landscape_figures import Seen, data, metric_words, note
+from tasks.store.scales import loss_scale, metric_scale, ticks
 from tasks.store.studied import Drawn, Matrix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MARKERS = ("o", "s", "^", "D", "P", "X")
-NUM_LEVELS = 18
-# A loss that grows by more than this factor over a plane is drawn on a logarithmic scale.
-WIDE_RANGE = 4.0
+# No two points of a plane alike; further ones are numbered.
+POINT_MARKERS = ("o", "s", "^", "D", "P", "X", "v", "*", "p", "h", "<", ">")
+# Of its distance from the origin: what lies nearer to the plane is drawn as a point in it.
+IN_PLANE = 0.005
 
 
 def draw_contours(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
-    """Loss and metric of every cell, with the points marked; losses of all cells on one scale."""
-    made, first = figure(11.0, 4.6 * len(seen))
+    """Loss and metric of every cell, with the points marked; losses of one data set on one scale."""
+    made, first = figure(11.0, 4.6 * len(seen) + 0.4)
     first.remove()
     panels = made.subplots(len(seen), 2, squeeze=False)
-    scale = _loss_scale([_array(each, "plane_loss") for each in seen])
+    scales = _loss_scales(seen)
     matrices: dict[str, Matrix] = {}
     places: list[Any] = []
     for (left, right), each in zip(panels, seen, strict=True):
-        words = metric_words(each.facts["metric"])
+        words, scale = metric_words(each.facts["metric"]), scales[each.task]
         matrices |= {f"{each.label}: loss": _matrix(each, "plane_loss", "nats a token")}
         matrices |= {f"{each.label}: {words}": _matrix(each, "plane_metric", words)}
         places += [(axes, _corners(each)) for axes in (left, right)]
         drawn = _contour(left, each, "plane_loss", scale, "viridis_r")
-        made.colorbar(drawn, ax=left, label="loss, nats a token", **_ticks(scale))
+        made.colorbar(drawn, ax=left, label="loss, nats a token", **ticks(scale))
         colours = "viridis" if each.facts["higher_is_better"] else "viridis_r"
-        own = _metric_scale(_array(each, "plane_metric"))
-        made.colorbar(_contour(right, each, "plane_metric", own, colours), ax=right, label=words, **_ticks(own))
+        own = metric_scale(_array(each, "plane_metric"))
+        made.colorbar(_contour(right, each, "plane_metric", own, colours), ax=right, label=words, **ticks(own))
         left.set_title(each.label, loc="left", fontsize=11, fontweight="bold", color=INK)
         # Beneath the axis labels, where no contour is.
         left.legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(0.0, -0.13), ncols=3, frameon=False)
+    title = "The plane through three models"
+    headed(made, title, note(seen))
     save(made, out / f"{name}.png")
     boxes = boxes_at(places)
     matrices = {title: replace(matrix, box=box) for (title, matrix), box in zip(matrices.items(), boxes, strict=True)}
     _write(seen, out / f"{name}.csv")
-    caption = f"{_caption(seen)} Bright is good. Grey: not finite."
-    return Drawn(name, "The plane through three models", caption, out / f"{name}.png", out / f"{name}.csv", matrices)
+    caption = f"Loss (nats an answer token) and task metric {_caption(seen)} Bright is good. Grey: not finite."
+    return Drawn(name, title, caption, out / f"{name}.png", out / f"{name}.csv", matrices)
 
 
 def draw_surfaces(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
@@ -55,10 +58,11 @@ def draw_surfaces(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
 
     columns = min(2, len(seen))
     rows = -(-len(seen) // columns)
-    made, first = figure(6.6 * columns, 5.6 * rows)
+    made, first = figure(6.6 * columns, 5.6 * rows + 0.4)
     first.remove()
-    scale = _loss_scale([_array(each, "plane_loss") for each in seen])
+    scales = _loss_scales(seen)
     for place, each in enumerate(seen):
+        scale = scales[each.task]
         axes: Any = made.add_subplot(rows, columns, place + 1, projection="3d")
         heights = np.ma.masked_invalid(_array(each, "plane_loss"))
         shown = np.log10(heights) if scale["log"] else heights
@@ -66,19 +70,45 @@ def draw_surfaces(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
         dense = {"rstride": 1, "cstride": 1, "linewidth": 0.25, "edgecolor": "#FFFFFF55", "antialiased": True}
         axes.plot_surface(x, y, shown, cmap="viridis_r", alpha=0.9, **dense)
         axes.computed_zorder = False  # the poles are in front, as what they mark may lie in a valley
-        low, high = float(shown.min()), float(shown.max())
-        for (point, (px, py, _), loss), marker in zip(_marked(each), MARKERS, strict=False):
-            height = math.log10(loss) if scale["log"] else loss
-            axes.plot([px, px], [py, py], [height, high + 0.1 * (high - low)], color=INK, linewidth=1.0, zorder=10)
-            ends = {"color": "white", "mec": INK, "mew": 1.2, "marker": marker, "linestyle": "none"}
-            axes.plot([px], [py], [height], markersize=7, zorder=11, label=point, **ends)
+        _poles(axes, each, shown, scale["log"])
         axes.legend(fontsize=9, loc="upper left", frameon=False)
-        axes.view_init(elev=34, azim=_azimuth(each, np.ma.filled(shown, high)))
+        axes.view_init(elev=34, azim=_azimuth(each, np.ma.filled(shown, float(shown.max()))))
         _surface_axes(axes, each, scale)
+    title = "The loss as a surface"
+    headed(made, title, note(seen))
     save(made, out / f"{name}.png")
     _write(seen, out / f"{name}.csv")
-    caption = f"{_caption(seen)} The poles stand on the points; they are no part of the loss."
-    return Drawn(name, "The loss as a surface", caption, out / f"{name}.png", out / f"{name}.csv", {})
+    caption = (
+        f"Loss (nats an answer token) {_caption(seen)} The poles stand on the points, each at its own loss; they are no"
+        " part of the surface."
+    )
+    return Drawn(name, title, caption, out / f"{name}.png", out / f"{name}.csv", {})
+
+
+def _poles(axes: Any, seen: Seen, heights: Any, logarithmic: bool) -> None:
+    """Every point at its own loss, which is that of the surface only where the point lies in the plane."""
+    low, high = float(heights.min()), float(heights.max())
+    for number, (point, (x, y, outside), loss) in enumerate(_marked(seen)):
+        height = math.log10(loss) if logarithmic else loss
+        top = max(high, height) + 0.1 * (high - low)
+        axes.plot([x, x], [y, y], [height, top], color=INK, linewidth=1.0, zorder=10)
+        axes.plot([x], [y], [height], zorder=11, label=_named(point, outside), **_marker(number, outside))
+
+
+def _marker(number: int, outside: float) -> dict[str, Any]:
+    """A sign of its own for each point; hollow where it lies outside the plane, with a rim that is seen on the dark."""
+    from matplotlib.patheffects import withStroke
+
+    sign = POINT_MARKERS[number] if number < len(POINT_MARKERS) else f"${number + 1}$"
+    look: dict[str, Any] = {"marker": sign, "markersize": 8, "linestyle": "none"}
+    if outside < IN_PLANE:
+        return {**look, "mfc": INK, "mec": "white", "mew": 1.0}
+    rim = [withStroke(linewidth=3.2, foreground="white")]
+    return {**look, "mfc": "none", "mec": INK, "mew": 1.4, "path_effects": rim}
+
+
+def _named(point: str, outside: float) -> str:
+    return point if outside < IN_PLANE else f"{point} ({outside:.0%} off)"
 
 
 def _azimuth(seen: Seen, heights: Any) -> float:
@@ -114,9 +144,8 @@ def _contour(axes: "Axes", seen: Seen, name: str, scale: Mapping[str, Any], colo
     options = {"levels": scale["levels"], "norm": scale["norm"]}
     drawn = axes.contourf(x, y, values, cmap=colours, **options)
     axes.contour(x, y, values, colors="white", linewidths=0.4, alpha=0.7, **options)
-    for (point, (px, py, outside), _), marker in zip(_marked(seen), MARKERS, strict=False):
-        label = point if outside < 0.005 else f"{point} ({outside:.0%} off)"
-        axes.plot(px, py, marker=marker, markersize=8, linestyle="none", color="white", mec=INK, mew=1.4, label=label)
+    for number, (point, (px, py, outside), _) in enumerate(_marked(seen)):
+        axes.plot(px, py, label=_named(point, outside), **_marker(number, outside))
     plane = seen.facts["plane"]
     unit = "1: where it lies" if plane["axes"] == "raw" else "1: as far as the origin's weights are long"
     axes.set_xlabel(f"from {plane['origin']} toward {plane['x']} ({unit})", fontsize=9)
@@ -124,50 +153,10 @@ def _contour(axes: "Axes", seen: Seen, name: str, scale: Mapping[str, Any], colo
     return drawn
 
 
-def _loss_scale(arrays: Sequence[Any]) -> dict[str, Any]:
-    """Levels, norm and ticks for all these losses; logarithmic where they span much."""
-    import numpy as np
-    from matplotlib.colors import LogNorm, Normalize
-
-    every = np.concatenate([array[np.isfinite(array)].ravel() for array in arrays])
-    low, high = float(every.min()), float(every.max())
-    if low <= 0 or high / low < WIDE_RANGE:
-        high = high if high > low else low + 1.0
-        return {"log": False, "levels": np.linspace(low, high, NUM_LEVELS), "norm": Normalize(low, high), "ticks": None}
-    return {
-        "log": True,
-        "levels": np.geomspace(low * 0.999, high * 1.001, NUM_LEVELS),
-        "norm": LogNorm(low, high),
-        "ticks": _round_numbers(low, high),
-    }
-
-
-def _metric_scale(array: Any) -> dict[str, Any]:
-    """Linear between what is there, logarithmic for perplexities that span much."""
-    import numpy as np
-    from matplotlib.colors import Normalize
-
-    finite = array[np.isfinite(array)]
-    low, high = float(finite.min()), float(finite.max())
-    if low > 1 and high / low >= WIDE_RANGE:
-        return _loss_scale([array])
-    high = high if high > low else low + 1.0
-    return {"log": False, "levels": np.linspace(low, high, NUM_LEVELS), "norm": Normalize(low, high), "ticks": None}
-
-
-def _round_numbers(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten; only the powers where there would be many."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    found = [step * 10.0**power for power in powers for step in (1, 2, 5) if low <= step * 10.0**power <= high]
-    if len(found) > 9:
-        found = [10.0**power for power in powers if low <= 10.0**power <= high]
-    return found[:: -(-len(found) // 9)] if found else [low, high]
-
-
-def _ticks(scale: Mapping[str, Any]) -> dict[str, Any]:
-    from matplotlib.ticker import MaxNLocator
-
-    return {"ticks": scale["ticks"] if scale["log"] else MaxNLocator(6), "format": "%.3g"}
+def _loss_scales(seen: Sequence[Seen]) -> dict[str, dict[str, Any]]:
+    """For each data set one scale: losses of different ones have little in common."""
+    tasks = dict.fromkeys(each.task for each in seen)
+    return {task: loss_scale([_array(each, "plane_loss") for each in seen if each.task == task]) for task in tasks}
 
 
 def _array(seen: Seen, name: str) -> Any:
@@ -197,29 +186,32 @@ def _matrix(seen: Seen, name: str, unit: str) -> Matrix:
 
 
 def _caption(seen: Sequence[Seen]) -> str:
+    """Which plane it is, how points lie in it, and what was measured on which data."""
     plane = seen[0].facts["plane"]
-    how = "theta = origin + x · (first − origin) + y · (second − origin), all points in the plane by construction"
+    how = "theta = origin + x · (first − origin) + y · (second − origin), so that these three lie in the plane"
     if plane["axes"] == "filter":
-        how = (
-            "each filter of both directions is as long as the origin's (Li et al. 2018); points are projected into the"
-            " plane, with their distance from it as a share of that from the origin"
+        how = "each filter of both directions is as long as the origin's (Li et al. 2018)"
+    if any(off >= IN_PLANE for each in seen for _, (_, _, off), _ in _marked(each)):
+        how += (
+            "; hollow points lie outside it and are projected into it, with their distance from it as a share of that"
+            " from the origin: their own loss is not that of the plane there"
         )
     angles = ", ".join(f"{each.label} {each.facts['plane']['cosine']:.2f}" for each in seen)
     return (
-        f"Loss (nats an answer token) and task metric on the plane through {plane['origin']} (origin), {plane['x']} and"
-        f" {plane['y']} ({counts(seen)}): {how}. The axes are drawn at a right angle; the cosine of their true angle"
-        f" is {angles}."
+        f"on the plane through the first three models, {plane['origin']} (origin), {plane['x']} (first) and"
+        f" {plane['y']} (second): {how}. The axes are drawn at a right angle; the cosine of their true angle is"
+        f" {angles}. Cells of one data set have one scale of losses. {data(seen)}"
     )
 
 
 def _write(seen: Sequence[Seen], path: Path) -> None:
     with path.open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["cell", "point", "x", "y", "loss", "metric_name", "metric"])
+        table.writerow(["cell", "point", "x", "y", "off_plane", "loss", "metric_name", "metric"])
         for each in seen:
-            for name, (x, y, _), loss in _marked(each):
-                table.writerow([each.label, name, x, y, loss, "", ""])
+            for name, (x, y, outside), loss in _marked(each):
+                table.writerow([each.label, name, x, y, outside, loss, "", ""])
             for row, y in enumerate(each.tensors["plane_y"]):
                 for column, x in enumerate(each.tensors["plane_x"]):
                     values = [each.tensors[name][row][column] for name in ("plane_loss", "plane_metric")]
-                    table.writerow([each.label, "", x, y, values[0], each.facts["metric"], values[1]])
+                    table.writerow([each.label, "", x, y, "", values[0], each.facts["metric"], values[1]])

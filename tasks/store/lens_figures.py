@@ -1,5 +1,6 @@
 """Pictures of what a lens says: how near each block is to the output, and how far blocks' predictions are apart."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 # Panel titles and units; kl has a direction.
 DISTANCES = {
     "kl": ("KL(row ‖ column)", "nats"),
-    "js": ("Jensen-Shannon", "nats"),
+    "js": ("Jensen-Shannon divergence", "nats"),
     "hellinger": ("Hellinger", "0 to 1"),
     "total_variation": ("total variation", "0 to 1"),
     "wasserstein": ("Wasserstein", "nats of surprisal"),
@@ -27,6 +28,7 @@ DISTANCES = {
 QUADRATIC = ("kl", "js", "cosine")
 CELLS_A_FIGURE, PANELS_A_ROW = 4, 3
 NUM_TICKS = 7
+TITLE_LETTERS = 38  # what fits above a panel
 
 
 def draw_lens(cells: Sequence[Studied], out: Path) -> list[Drawn]:
@@ -96,8 +98,8 @@ def _depth_data(label: str, cell: Studied, analysis: Analysis) -> str:
     facts = analysis.summary
     return (
         f"{label}: {cell.model} on {cell.task}, n = {facts['num_positions']} positions of"
-        f" {facts['num_held_out_rows']} rows held out, lens trained for {facts['num_steps']} steps on"
-        f" {facts['num_rows']} rows."
+        f" {facts['num_held_out_rows']} rows of the validation split, lens trained for {facts['num_steps']} steps on"
+        f" {facts['num_rows']} rows of the train split."
     )
 
 
@@ -116,8 +118,10 @@ def _draw_distances(shown: Sequence[tuple[str, Studied, Analysis]], name: str, l
             titles.append(words if alone else f"{label}: {words}")
             units.append(unit)
             images.append(_heatmap(axes, tensors[distance], highest, distance in QUADRATIC))
-            axes.set_title(titles[-1], loc="left", fontsize=10 if alone else 9, color=INK)
-        made.colorbar(images[-1], ax=line, label=unit, shrink=0.85)
+            # The unit stands here, as beside the bar it would look like a label of the next panel.
+            heading = textwrap.fill(f"{titles[-1]}, {unit}", TITLE_LETTERS)
+            axes.set_title(heading, loc="left", fontsize=10 if alone else 9, color=INK)
+        made.colorbar(images[-1], ax=line, shrink=0.85, format="%.3g")
     headed(made, title)
     save(made, out / f"{name}.png")
     lines = [
@@ -153,7 +157,7 @@ def _distance_data(label: str, cell: Studied, analysis: Analysis) -> str:
     facts = analysis.summary
     return (
         f"{label}: {cell.model} on {cell.task}, {facts['lens']} lens, n = {facts['num_positions']} positions spread"
-        f" over {facts['num_rows']} rows."
+        f" over {facts['num_rows']} {facts['split']} rows."
     )
 
 

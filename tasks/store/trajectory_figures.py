@@ -14,8 +14,12 @@ from tasks.store.studied import Analysis, Drawn, Matrix, Studied
 # Rows of an analysis that get a picture; the table has all of them.
 ROWS_SHOWN = 3
 # Inches, and the widest figure whose letters can still be read on a laptop.
-CELL_WIDTH, CELL_HEIGHT, WIDEST = 0.58, 0.27, 13.2
-LONGEST_TOKEN = 8
+CELL_WIDTH, CELL_HEIGHT, WIDEST = 0.46, 0.27, 13.2
+# Around a panel's cells, and for the colour bar.
+EDGE, BAR = 0.35, 1.0
+# Positions below which panels go into another line, for more room.
+FEWEST = 6
+LONGEST_TOKEN = 7
 DROPPED = "#E8E8E8"
 CONTROLS = {"\n": "⏎", "\r": "⏎", "\t": "⇥", " ": "␣"}
 
@@ -26,32 +30,32 @@ def draw_trajectories(shown: Sequence[tuple[str, Studied, Analysis]], out: Path)
     for number, (label, cell, analysis) in enumerate(shown, 1):
         told = json.loads((analysis.folder / "trajectory.json").read_text())
         for place, row in enumerate(told["rows"][:ROWS_SHOWN], 1):
-            figures.append(_draw(f"lens_trajectory_{number}_{place}", label, cell, told["lens"], row, out))
+            name = f"lens_trajectory_{number}_{place}"
+            figures.append(_draw(name, label, cell, told, row, out))
     return figures
 
 
-def _draw(name: str, label: str, cell: Studied, lens: str, row: Mapping[str, Any], out: Path) -> Drawn:
-    """Variants beside one another, or one above the other where that is too wide; one scale of colours."""
-    variants, tokens = row["variants"], row["tokens"]
+def _draw(name: str, label: str, cell: Studied, told: Mapping[str, Any], row: Mapping[str, Any], out: Path) -> Drawn:
+    """Variants beside one another, at as many of the last positions as fit; one scale of colours."""
+    lines, columns, count = _layout(len(row["variants"]), len(row["tokens"]))
+    tokens = row["tokens"][-count:]
+    variants = {variant: _last(values, count) for variant, values in row["variants"].items()}
     depth = len(variants["full"]["sources"])
-    width, height = CELL_WIDTH * len(tokens) + 0.6, CELL_HEIGHT * depth + 1.0
-    beside = width * len(variants) + 0.8 <= WIDEST
-    shape = (1, len(variants)) if beside else (len(variants), 1)
-    made, grid = panels(*shape, shape[1] * width + 0.8, shape[0] * height + 0.5)
+    width, height = CELL_WIDTH * count + EDGE, CELL_HEIGHT * depth + 1.0
+    made, grid = panels(lines, columns, columns * width + BAR, lines * height + 0.5)
     axes = [each for line in grid for each in line]
     highest = max(max(line) for values in variants.values() for line in values["kl"]) or 1.0
     matrices, images = {}, []
-    for each, (variant, values) in zip(axes, variants.items(), strict=True):
+    for place, (each, (variant, values)) in enumerate(zip(axes, variants.items(), strict=False)):
         panel = "full model" if variant == "full" else f"blocks dropped: {variant}"
         grid_values = _over_depth(values, depth)
         images.append(_panel(each, panel, grid_values, values, highest))
-        _label(each, tokens, depth)
+        _label(each, tokens, depth, below=place + columns >= len(variants), left=place % columns == 0)
         names = [f"block {block}" for block in range(depth)], [readable(token) for token in tokens]
         matrices[panel] = Matrix(*names, grid_values, "nats")
-    for each in axes[1:] if beside else axes[:-1]:
-        each.set(**{"ylabel" if beside else "xlabel": ""})
-    size: dict[str, Any] = {"shrink": 0.8} if beside else {"shrink": 0.9 / len(axes), "anchor": (0.0, 1.0)}
-    made.colorbar(images[-1], ax=axes, label="KL from the full model's output, nats", aspect=25, **size)
+    for each in axes[len(variants) :]:
+        each.set_visible(False)
+    made.colorbar(images[-1], ax=axes, label="KL, nats", shrink=0.8 / lines, anchor=(0.0, 1.0 if lines > 1 else 0.5))
     title = f"How a prediction comes about: {label}, row {row['row']}"
     headed(made, title)
     save(made, out / f"{name}.png")
@@ -59,14 +63,37 @@ def _draw(name: str, label: str, cell: Studied, lens: str, row: Mapping[str, Any
     boxed = {
         panel: replace(matrix, box=box) for (panel, matrix), box in zip(matrices.items(), boxes_of(images), strict=True)
     }
-    caption = (
-        f"{cell.model} on {cell.task}, row {row['row']}, n = {len(tokens)} positions (its last ones). Each cell shows"
-        f" the likeliest next token that the {lens} lens reads behind a block, after the token below the column; the"
-        " top line of a panel is what that model says. Colour: KL divergence from the full model's output to this"
-        " distribution, in nats; grey: blocks that were dropped. Of a model with dropped blocks each block is read by"
-        " its own translator, the last one as the model reads it."
+    return replace(drawn(out, name, title, _caption(cell, told, row, count), boxed), private=True)
+
+
+def _layout(num_panels: int, num_positions: int) -> tuple[int, int, int]:
+    """(lines of panels, panels in a line, positions in a panel): beside one another while some positions are left."""
+
+    def fit(columns: int) -> int:
+        return int(((WIDEST - BAR) / columns - EDGE) / CELL_WIDTH)
+
+    most = max(columns for columns in range(1, num_panels + 1) if columns == 1 or fit(columns) >= FEWEST)
+    lines = -(-num_panels // most)
+    # As many in each line as can be.
+    columns = -(-num_panels // lines)
+    return lines, columns, min(num_positions, fit(columns))
+
+
+def _last(values: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """A variant at the last positions alone."""
+    return {"sources": values["sources"], **{name: [line[-count:] for line in values[name]] for name in ("top", "kl")}}
+
+
+def _caption(cell: Studied, told: Mapping[str, Any], row: Mapping[str, Any], count: int) -> str:
+    total = len(row["tokens"])
+    which = "its last ones" if count == total else f"its last ones; the table has {total}"
+    return (
+        f"{cell.model} on {cell.task}, row {row['row']} of the {told['split']} split, n = {count} positions ({which})."
+        f" Each cell shows the likeliest next token that the {told['lens']} lens reads behind a block, after the token"
+        " below the column; the top line of a panel is what that model says. Colour: KL divergence from the full"
+        " model's output to this distribution, in nats; grey: blocks that were dropped. Of a model with dropped blocks"
+        " each block is read by its own translator, the last one as the model reads it."
     )
-    return drawn(out, name, title, caption, boxed)
 
 
 def _over_depth(values: Mapping[str, Any], depth: int) -> list[list[float]]:
@@ -92,13 +119,13 @@ def _panel(axes: Any, title: str, grid: Sequence[Sequence[float]], values: Mappi
     return image
 
 
-def _label(axes: Any, tokens: Sequence[str], depth: int) -> None:
-    """Tokens below, blocks on the left, no frame."""
+def _label(axes: Any, tokens: Sequence[str], depth: int, *, below: bool, left: bool) -> None:
+    """Tokens below, blocks on the left, no frame; words for both at the edge of the picture alone."""
     axes.set_xticks(range(len(tokens)), [readable(token) for token in tokens], fontsize=7, rotation=30)
     for tick in axes.get_xticklabels():
         tick.set_parse_math(False)
     axes.set_yticks(range(depth), [str(block) for block in range(depth)], fontsize=7)
-    axes.set(xlabel="after this token", ylabel="block")
+    axes.set(xlabel="after this token" if below else "", ylabel="block" if left else "")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
 

@@ -1,4 +1,8 @@
-"""Landscape and importance against evaluating a whole model for every number, on OPT-125m's shape (random weights)."""
+"""Landscape and importance against evaluating a whole model for every number, on OPT-125m's shape (random weights).
+
+Twice: with transformers' own loss, whose logits are those of all tokens, and with this project's scorer, which makes
+them at answer tokens only. The second tells what is gained by running unchanged blocks once, and nothing else.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -74,19 +78,28 @@ def interpolate(target: nn.Module, models: Sequence[nn.Module], place: tuple[flo
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "resolution", "num_rows", "bound"),
+    ("first", "second", "resolution", "num_rows", "bound", "own_bound"),
     [
-        ([8, 9, 10, 11], [8, 9, 10, 11], 25, 4, 4.0),
-        # With more tokens what is left to run weighs more against the moving of weights.
-        ([8, 9, 10, 11], [8, 9, 10, 11], 7, 32, 0.0),
-        ([0, 5], [8, 11], 25, 4, 0.0),
-        # Nothing lies below block 0: every point costs the same, and fewer tell what it is.
-        ([0, 5, 8, 11], [0, 5, 8, 11], 7, 4, 0.0),
+        # Measured on two busy cores: 7.5 times transformers' loss, 6.5 times the project's scorer.
+        ([8, 9, 10, 11], [8, 9, 10, 11], 25, 4, 4.0, 4.0),
+        # With more tokens what is left to run weighs more than the moving of weights: 4.6 and 3.4.
+        ([8, 9, 10, 11], [8, 9, 10, 11], 7, 32, 3.0, 2.5),
+        # 7.9 and 7.1.
+        ([0, 5], [8, 11], 25, 4, 4.0, 4.0),
+        # Nothing lies below block 0: every point costs the same, and fewer tell what it is. 3.3 and 2.9.
+        ([0, 5, 8, 11], [0, 5, 8, 11], 7, 4, 2.0, 2.0),
     ],
     ids=["the last four", "the last four, many rows", "spread, two along each axis", "spread, all along both axes"],
 )
 def test_plane_with_four_of_twelve_blocks(
-    model: nn.Module, first: list[int], second: list[int], resolution: int, num_rows: int, bound: float, row: Row
+    model: nn.Module,
+    first: list[int],
+    second: list[int],
+    resolution: int,
+    num_rows: int,
+    bound: float,
+    own_bound: float,
+    row: Row,
 ) -> None:
     examples = rows(num_rows, 32)
     models = [model, tuned(model, first, 1), tuned(model, second, 2)]
@@ -103,12 +116,12 @@ def test_plane_with_four_of_twelve_blocks(
     row(
         f"plane of {resolution} x {resolution}, {num_rows} x 32 tokens, {blocks}: whole, transformers' loss / ours",
         f"{with_logits:.3f} s / {ours:.3f} s of CPU a point = {with_logits / ours:.1f}",
-        f">= {bound:.0f}" if bound else "",
+        f">= {bound:.1f}",
     )
     value = f"{at_answers:.3f} s / {ours:.3f} s of CPU a point = {at_answers / ours:.1f}"
-    row("  whole model, logits at answers only / ours", value, "")
-    if bound:
-        assert with_logits / ours >= bound
+    row("  whole model, logits at answers only / ours", value, f">= {own_bound:.1f}")
+    assert with_logits / ours >= bound
+    assert at_answers / ours >= own_bound
 
 
 def whole_evaluations(

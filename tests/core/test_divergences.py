@@ -16,6 +16,7 @@ from tasks.core.divergences import (
     Distances,
     entropy,
     kl_divergence,
+    kl_loss,
     log_probabilities,
     positions_at_once,
 )
@@ -64,6 +65,29 @@ def test_each_distance_is_that_of_scipy(dtype: torch.dtype, tolerance: float, sc
             for name in DISTANCES:
                 expected = float(np.mean([values[name] for values in each]))
                 assert found[name][i, j] == pytest.approx(expected, rel=10 * tolerance, abs=10 * tolerance), name
+
+
+@pytest.mark.parametrize("step", [1e-3, 1e-2, 1.0])
+@pytest.mark.parametrize("scale", [0.5, 3.0])
+def test_nearly_equal_distributions_keep_their_digits(scale: float, step: float) -> None:
+    """A vocabulary of 152k: divergences of 1e-7 in float32 are those of float64, and not the rounding of the sums."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 1, 151_936, generator=generator) * scale
+    logits[1] += step * torch.randn(1, 151_936, generator=generator)
+    found = measured(logits.log_softmax(-1))
+    exact = logits.double().log_softmax(-1)
+    p, q = exact[:, 0].exp().numpy()
+    middle = (p + q) / 2
+    assert found["kl"][0, 1] == pytest.approx(rel_entr(p, q).sum(), rel=1e-3)
+    assert found["kl"][1, 0] == pytest.approx(rel_entr(q, p).sum(), rel=1e-3)
+    assert found["js"][0, 1] == pytest.approx((rel_entr(p, middle) + rel_entr(q, middle)).sum() / 2, rel=1e-3)
+    alone = kl_divergence(*logits.log_softmax(-1)[:, 0])
+    assert float(alone) == pytest.approx(found["kl"][0, 1], rel=1e-6)
+
+
+def test_what_a_lens_learns_from_is_the_same_divergence() -> None:
+    ours = distributions()
+    torch.testing.assert_close(kl_loss(ours[0], ours[1]), kl_divergence(ours[0], ours[1]), rtol=1e-12, atol=0)
 
 
 def test_kl_has_a_direction_and_nothing_else_has() -> None:

@@ -118,5 +118,5 @@ def test_grids_hold_the_models_exactly() -> None:
 
 
 def test_a_path_that_is_not_finite() -> None:
-    with pytest.raises(InputError, match=r"not finite at 0\.5"):
-        barrier([0.0, 0.5, 1.0], curve([1.0, math.nan, 1.0]))
+    with pytest.raises(InputError, match=r"not finite at t = 0\.5 of the path from point 'initial' to 'crash'"):
+        barrier([0.0, 0.5, 1.0], curve([1.0, math.nan, 1.0]), names=("initial", "crash"))

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tasks.store.studied import Analysis, Drawn, Studied
 from tasks.store.trajectory_figures import readable
 
 LENS_FACTS = {"num_positions": 70, "num_held_out_rows": 6, "num_steps": 5, "num_rows": 12}
-DISTANCE_FACTS = {"num_positions": 40, "num_rows": 8}
+DISTANCE_FACTS = {"num_positions": 40, "num_rows": 8, "split": "validation"}
 # What would be mathematics, a line break, letters that the font lacks, a part of a letter.
 TOKENS = [" the", "$x^2", "\n", "漢字", "\ufffd", "considerably"]
 
@@ -46,11 +47,16 @@ def variant(sources: list[int], tokens: list[str]) -> dict[str, Any]:
     return {"sources": sources, "top": [tokens for _ in sources], **numbers}
 
 
-def trajectory(folder: Path, num_blocks: int, tokens: list[str], num_rows: int = 1) -> Analysis:
+def trajectory(
+    folder: Path, num_blocks: int, tokens: list[str], num_rows: int = 1, dropped: Sequence[str] = ("uniform",)
+) -> Analysis:
     folder.mkdir(parents=True)
-    variants = {"full": variant(list(range(num_blocks)), tokens), "uniform": variant([0, num_blocks - 1], tokens)}
+    variants = {
+        "full": variant(list(range(num_blocks)), tokens),
+    }
+    variants |= {name: variant([0, num_blocks - 1], tokens) for name in dropped}
     rows = [{"row": number, "tokens": tokens, "variants": variants} for number in range(num_rows)]
-    (folder / "trajectory.json").write_text(json.dumps({"lens": "tuned", "rows": rows}))
+    (folder / "trajectory.json").write_text(json.dumps({"lens": "tuned", "split": "validation", "rows": rows}))
     return Analysis(folder, {"lens": "tuned"})
 
 
@@ -88,6 +94,8 @@ def test_one_cell(tmp_path: Path) -> None:
         assert 600 < size(each.png)[0] < 1900
         assert "model of demo" in each.caption
         assert "n = " in each.caption
+        assert "validation" in each.caption
+        assert each.private == (each is picture), "its words are those of rows"
     table = lines(depth)
     assert [line["block"] for line in table] == list("01234")
     assert float(table[4]["agreement_tuned"]) == pytest.approx(
@@ -138,7 +146,6 @@ def test_several_cells_some_of_which_lack_a_part(tmp_path: Path) -> None:
     assert {line["cell"] for line in lines(tuned)} == {"a · tuned", "b"}
     assert len(tuned.matrices) == 2 * len(DISTANCES)
     assert len(tuned.matrices["b: Hellinger"].values) == 6
-    assert size(drawn["lens_trajectory_1_1"].png)[0] < 2000, "stacked where side by side would be too wide"
     assert draw_lens([cells[3]], tmp_path) == []
 
 
@@ -150,6 +157,44 @@ def test_more_models_than_fit_into_one_figure(tmp_path: Path) -> None:
     assert next(iter(second.matrices)) == "KL(row ‖ column)"
 
 
+def test_models_lie_beside_one_another(tmp_path: Path) -> None:
+    """Of sixteen positions the picture has the last ones that fit, and the table all."""
+    tokens = [f" w{number}" for number in range(16)]
+    for variants in (["a", "b"], ["a"], list("abcdefgh")):
+        out = tmp_path / str(len(variants))
+        given = trajectory(out / "in", 4, tokens, dropped=variants)
+        [picture] = draw_lens([cell("demo", trajectory=given)], out)
+        assert len({line["position"] for line in lines(picture)}) == 16
+        boxes = [matrix.box for matrix in picture.matrices.values()]
+        [shown] = {tuple(matrix.columns) for matrix in picture.matrices.values()}
+        assert shown == tuple(token.strip() for token in tokens)[-len(shown) :]
+        assert 6 <= len(shown) <= 16
+        assert f"n = {len(shown)} positions (its last ones; the table has 16)" in picture.caption
+        tops = {round(box[1], 2) for box in boxes if box}
+        assert len(tops) == (1 if len(variants) < 4 else 3), "beside one another; nine models in lines of three"
+        assert size(picture.png)[0] <= 13.2 * 130
+
+
+def test_letters_of_a_bar_stand_within_the_picture_and_not_beside_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: dict[str, Any] = {}
+    for name in ("lens_figures", "trajectory_figures"):
+        monkeypatch.setattr(f"tasks.store.{name}.save", lambda figure, path: made.update({path.stem: figure}))
+    analyses = {
+        "distances": distances(tmp_path / "a", 5, "tuned"),
+        "trajectory": trajectory(tmp_path / "b", 5, TOKENS),
+    }
+    draw_lens([cell("demo", **analyses)], tmp_path)
+    titles = [axes.get_title(loc="left") for axes in made["lens_distances_tuned"].axes[: len(DISTANCES)]]
+    assert "Jensen-Shannon divergence, nats" in titles
+    assert not any(axes.get_ylabel() for axes in made["lens_distances_tuned"].axes[len(DISTANCES) :])
+    figure = made["lens_trajectory_1_1"]
+    figure.draw_without_rendering()
+    bar = figure.axes[-1]
+    assert bar.yaxis.label.get_window_extent().height <= bar.get_window_extent().height
+
+
 def test_tokens_as_a_picture_can_show_them() -> None:
-    assert [readable(token) for token in TOKENS] == ["the", "$x^2", "⏎", "□□", "\ufffd", "conside…"]
+    assert [readable(token) for token in TOKENS] == ["the", "$x^2", "⏎", "□□", "\ufffd", "consid…"]
     assert (readable("  "), readable("\x00"), readable("")) == ("␣␣", "□", "")

@@ -1,5 +1,6 @@
 """Importance: the stage's losses are those of `validate`, and its errors name what is wrong."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,11 @@ def test_every_number_is_that_of_a_whole_evaluation(chain: Chain, tmp_path: Path
     added = found["deleted"] - found["loss"]
     assert summary["most_important"] == int(added.argmax())
     assert summary["largest_increase"] == float(added.max())
-    assert summary["num_rows"] == 6
+    for loss, name in [("loss", "perplexity"), ("tuned_loss", "tuned_perplexity")]:
+        assert summary[name] == pytest.approx(math.exp(float(found[loss])))
+    assert summary["largest_perplexity"] == pytest.approx(math.exp(float(found["deleted"].max())))
+    assert summary["smallest_perplexity"] == pytest.approx(math.exp(float(found["deleted"].min())))
+    assert (summary["num_rows"], summary["split"]) == (6, "validation")
 
 
 def test_what_was_not_asked_for_is_not_there(chain: Chain) -> None:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tasks.core.errors import EnvironmentFault, InputError
+from tasks.core.landscape import Measured
 from tasks.core.variant import Variant
 from tasks.evaluate import evaluate
 from tasks.landscape import landscape
@@ -89,7 +90,11 @@ def test_loss_and_metric_are_those_of_validate_and_evaluate(chain: Chain, points
     ref = run(chain, points, split="scored")
     tensors, facts = read(chain, ref)
     assert (facts["metric"], facts["higher_is_better"]) == ("acc", True)
-    assert ref.summary["barrier_initial_full"] == facts["lines"][1]["height"] >= 0
+    line = facts["lines"][1]
+    assert ref.summary["barrier_initial_full"] == line["height"] >= 0
+    for name, fact in [("stderr_of_barrier", "stderr"), ("place_of_barrier", "place"), ("metric_drop", "metric_drop")]:
+        assert ref.summary[f"{name}_initial_full"] == line[fact]
+    assert ref.summary["split"] == facts["split"] == "scored"
     for row, name in [(0, "crash"), (1, "full")]:
         scores = evaluate.run(chain.runtime, model=chain.model, task=chain.task, tuned=points[name])
         assert scores.summary["metric"] == "acc"
@@ -161,3 +166,12 @@ def test_weights_that_are_not_finite(chain: Chain, points: dict[str, Ref | None]
     assert resolve_model(broken.path).num_blocks == NUM_BLOCKS
     with pytest.raises(InputError, match="the loss at point 'initial' is not finite"):
         run(chain, points, model=broken)
+
+
+def test_a_loss_that_is_not_finite_on_the_way_names_both_ends(
+    chain: Chain, points: dict[str, Ref | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([2.0, float("inf"), 2.0])
+    monkeypatch.setattr(TaskMeasure, "__call__", lambda *_: Measured(next(losses), 0.0))
+    with pytest.raises(InputError, match=r"not finite at t = 0\.5 of the path from point 'initial' to 'crash'"):
+        computed(chain, tmp_path, {name: points[name] for name in ("initial", "crash")})

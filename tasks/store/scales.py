@@ -1,0 +1,94 @@
+"""Scales of losses that span much: of planes between models, and of increases of both signs."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NUM_LEVELS = 18
+# A loss that grows by more than this factor over a plane is drawn on a logarithmic scale.
+WIDE_PLANE = 4.0
+# Where the largest increase is beyond this multiple of the middle one's power of ten, a linear scale shows little else.
+WIDE_INCREASES = 5.0
+
+
+def loss_scale(arrays: Sequence[Any]) -> dict[str, Any]:
+    """Levels, norm and ticks for all these losses; logarithmic where they span much."""
+    import numpy as np
+    from matplotlib.colors import LogNorm, Normalize
+
+    every = np.concatenate([array[np.isfinite(array)].ravel() for array in arrays])
+    low, high = float(every.min()), float(every.max())
+    if low <= 0 or high / low < WIDE_PLANE:
+        high = high if high > low else low + 1.0
+        return {"log": False, "levels": np.linspace(low, high, NUM_LEVELS), "norm": Normalize(low, high), "ticks": None}
+    return {
+        "log": True,
+        "levels": np.geomspace(low * 0.999, high * 1.001, NUM_LEVELS),
+        "norm": LogNorm(low, high),
+        "ticks": _round_numbers(low, high),
+    }
+
+
+def metric_scale(array: Any) -> dict[str, Any]:
+    """Linear between what is there, logarithmic for perplexities that span much."""
+    import numpy as np
+    from matplotlib.colors import Normalize
+
+    finite = array[np.isfinite(array)]
+    low, high = float(finite.min()), float(finite.max())
+    if low > 1 and high / low >= WIDE_PLANE:
+        return loss_scale([array])
+    high = high if high > low else low + 1.0
+    return {"log": False, "levels": np.linspace(low, high, NUM_LEVELS), "norm": Normalize(low, high), "ticks": None}
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten; only the powers where there would be many."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found = [step * 10.0**power for power in powers for step in (1, 2, 5) if low <= step * 10.0**power <= high]
+    if len(found) > 9:
+        found = [10.0**power for power in powers if low <= 10.0**power <= high]
+    return found[:: -(-len(found) // 9)] if found else [low, high]
+
+
+def ticks(scale: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the colour bar of such a scale."""
+    from matplotlib.ticker import MaxNLocator
+
+    return {"ticks": scale["ticks"] if scale["log"] else MaxNLocator(6), "format": "%.3g"}
+
+
+def logarithmic(panels: "Iterable[Axes]", increases: Sequence[float]) -> None:
+    """A scale on which small and large increases are seen, and both signs."""
+    from matplotlib.ticker import FuncFormatter, NullLocator, SymmetricalLogLocator
+
+    for axes in panels:
+        linear = _linear_until(increases)
+        axes.set_yscale("symlog", linthresh=linear, linscale=0.6)
+        axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=linear))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def around_zero(values: Sequence[float]) -> Any:
+    """White is no change, and both signs reach equally far."""
+    from matplotlib.colors import Normalize, SymLogNorm
+
+    most = max(map(abs, values)) or 1.0
+    if wide(values):
+        return SymLogNorm(linthresh=_linear_until(values), vmin=-most, vmax=most)
+    return Normalize(-most, most)
+
+
+def wide(increases: Sequence[float]) -> bool:
+    """Whether a linear scale of these shows little but the largest."""
+    return max(map(abs, increases)) > WIDE_INCREASES * _linear_until(increases)
+
+
+def _linear_until(increases: Sequence[float]) -> float:
+    """The middle size of what is not zero, as the power of ten above it."""
+    sizes = sorted(abs(value) for value in increases if value) or [1.0]
+    return 10.0 ** math.ceil(math.log10(sizes[len(sizes) // 2]))
