@@ -57,6 +57,7 @@ def distances(
         "lens": "logit" if lens is None else "tuned",
         "num_blocks": found.num_distributions,
         "num_rows": len(rows),
+        "split": split,
         "num_positions": found.num_positions,
         **{f"adjacent_{name}": float(matrix.diagonal(1).mean()) for name, matrix in means.items()},
     }

@@ -153,7 +153,7 @@ def _distance_data(label: str, cell: Studied, analysis: Analysis) -> str:
     facts = analysis.summary
     return (
         f"{label}: {cell.model} on {cell.task}, {facts['lens']} lens, n = {facts['num_positions']} positions spread"
-        f" over {facts['num_rows']} rows."
+        f" over {facts['num_rows']} {facts['split']} rows."
     )
 
 

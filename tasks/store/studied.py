@@ -47,7 +47,7 @@ class Drawn:
     """One figure: what it shows, as a picture and as the numbers behind it.
 
     name: file stem, unique in the study; caption: data, n, estimator and units; png, csv: files under the page's
-    folder; matrices: by panel title, for pictures that a reader can point at.
+    folder; matrices: by panel title, for pictures that a reader can point at; private: it shows words of rows.
     """
 
     name: str
@@ -56,3 +56,4 @@ class Drawn:
     png: Path
     csv: Path
     matrices: Mapping[str, Matrix]
+    private: bool = False

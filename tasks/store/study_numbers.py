@@ -37,6 +37,7 @@ ANSWERS: tuple[Answer, ...] = (
     Answer("importance", "most_important", "block whose deletion costs most"),
     Answer("importance", "largest_increase", "cost of the costliest deletion (nats)"),
     Answer("importance", "least_important", "block whose deletion costs least"),
+    Answer("importance", "num_helpful", "blocks whose deletion lowers the loss"),
     Answer("importance", "smallest_increase", "cost of the cheapest deletion (nats)"),
     Answer("landscape", "barrier_*", "loss barrier (nats)"),
     Answer("landscape", "connected_*", "linearly connected"),

@@ -26,11 +26,11 @@ def draw_trajectories(shown: Sequence[tuple[str, Studied, Analysis]], out: Path)
     for number, (label, cell, analysis) in enumerate(shown, 1):
         told = json.loads((analysis.folder / "trajectory.json").read_text())
         for place, row in enumerate(told["rows"][:ROWS_SHOWN], 1):
-            figures.append(_draw(f"lens_trajectory_{number}_{place}", label, cell, told["lens"], row, out))
+            figures.append(_draw(f"lens_trajectory_{number}_{place}", label, cell, told, row, out))
     return figures
 
 
-def _draw(name: str, label: str, cell: Studied, lens: str, row: Mapping[str, Any], out: Path) -> Drawn:
+def _draw(name: str, label: str, cell: Studied, told: Mapping[str, Any], row: Mapping[str, Any], out: Path) -> Drawn:
     """Variants beside one another, or one above the other where that is too wide; one scale of colours."""
     variants, tokens = row["variants"], row["tokens"]
     depth = len(variants["full"]["sources"])
@@ -60,13 +60,14 @@ def _draw(name: str, label: str, cell: Studied, lens: str, row: Mapping[str, Any
         panel: replace(matrix, box=box) for (panel, matrix), box in zip(matrices.items(), boxes_of(images), strict=True)
     }
     caption = (
-        f"{cell.model} on {cell.task}, row {row['row']}, n = {len(tokens)} positions (its last ones). Each cell shows"
-        f" the likeliest next token that the {lens} lens reads behind a block, after the token below the column; the"
-        " top line of a panel is what that model says. Colour: KL divergence from the full model's output to this"
+        f"{cell.model} on {cell.task}, {told['split']} row {row['row']}, n = {len(tokens)} positions (its last ones)."
+        f" Each cell shows the likeliest next token that the {told['lens']} lens reads behind a block, after the token"
+        " below the column; the top line of a panel is what that model says. Colour: KL divergence from the full"
+        " model's output to this"
         " distribution, in nats; grey: blocks that were dropped. Of a model with dropped blocks each block is read by"
         " its own translator, the last one as the model reads it."
     )
-    return drawn(out, name, title, caption, boxed)
+    return replace(drawn(out, name, title, caption, boxed), private=True)
 
 
 def _over_depth(values: Mapping[str, Any], depth: int) -> list[list[float]]:

@@ -3,12 +3,17 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from flows.reading import read_study
 from flows.service.submit import portable_grid
+from flows.settings import Settings
 from flows.study_cells import make_cells_of, open_inputs
+from flows.study_checks import moved_tuning, needed_tunings, study_bytes
+from flows.study_parts import between
 from tasks.core.errors import InputError
 from tests.flows.commands import DEMO, artifacts, crash, small_settings, stages
 from tests.store.browsing import browsing
@@ -81,6 +86,11 @@ def test_every_part_of_a_study_is_on_its_page_and_found_again(settings, tmp_path
     assert content["cells"] == ["questions", "biographies"]
     figures = content["figures"]
     assert sorted(path.stem for path in page.parent.glob("*.png")) == sorted(figures)
+    assert content["private"] == ["lens_trajectory_1_1"]
+    tracked = {path.name for path in (settings.parent / "home/mlflow").rglob("*") if path.is_file()}
+    assert tracked >= {"study_without_words.html", "lens_depth.png", "lens_depth.csv", "study.json"}
+    assert not tracked & {"study.html", "lens_trajectory_1_1.png", "lens_trajectory_1_1.csv"}
+    assert "1 figures show words of rows" in first.stdout + first.stderr
     assert sorted(path.stem for path in page.parent.glob("*.csv")) == sorted(figures)
     with browsing(page) as shown:
         assert shown.ask("Array.from(document.images).map(image => image.naturalWidth > 100)") == [True] * len(figures)
@@ -104,10 +114,101 @@ def test_every_part_of_a_study_is_on_its_page_and_found_again(settings, tmp_path
 
 
 def test_a_part_alone_computes_nothing_else(settings, tmp_path):
-    alone = ["--set", 'study.parts=["weights"]', "--set", f"place.home={tmp_path / 'home'}", "--set", "variants="]
+    alone = [
+        "--set",
+        'study.parts=["weights", "datasets"]',
+        "--set",
+        f"place.home={tmp_path / 'home'}",
+        "--set",
+        "variants=",
+    ]
     done = crash("study", str(settings), *alone)
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(stages(set(artifacts(tmp_path / "home/store")))) == {"check", "weights", "findings"}
+    assert "of model there is one data set only (people): nothing to compare" in done.stdout + done.stderr
+
+
+def test_plug_ins_are_compared_and_a_tuning_of_the_store_lies_on_the_landscape(settings, tmp_path):
+    """Two small studies in one store; what the first has tuned is a point of the second's filter-normalised plane."""
+    store = tmp_path / "home/store"
+    common = [f"place.home={tmp_path / 'home'}", "variants=", "tune.num_steps=2", "task.num_train=16"]
+    first = ["strategy=uniform", 'study.parts=["similarity"]', "study.against=plug_in", "study.poolings=[]"]
+    done = crash("study", str(settings), *(word for each in [*common, *first] for word in ("--set", each)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = stages(set(artifacts(store)))
+    assert (made["tune"], made["plug_in"], made["capture"], made["cross"]) == (1, 1, 2, 1)
+    (old,) = store.glob("artifacts/plug_in/*")
+    (cross,) = store.glob("artifacts/cross/*/manifest.json")
+    assert json.loads(cross.read_text())["summary"]["mean_best_match"] < 1.0, "the plug-in differs from the full model"
+
+    points = ['study.points=["initial", "crash", "old"]', f'study.other={{old="{old.name[:16]}"}}']
+    second = ["strategy=crash", 'study.parts=["landscape", "weights"]', "study.axes=filter", *points]
+    done = crash("study", str(settings), *(word for each in [*common, *second] for word in ("--set", each)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = stages(set(artifacts(store)))
+    assert (made["tune"], made["plug_in"]) == (2, 2), "the full model is not tuned"
+    (written,) = store.glob("artifacts/landscape/*/landscape.json")
+    found = json.loads(written.read_text())
+    assert found["points"] == ["initial", "crash", "old"]
+    assert found["plane"]["axes"] == "filter"
+    (moved,) = store.glob("artifacts/weights/*/manifest.json")
+    assert json.loads(moved.read_text())["summary"]["relative_change"] > 0
+
+
+def one_cell(settings: Path, *changes: str) -> Settings:
+    ((_, cell),) = make_cells_of(*read_study(settings, ["variants=", *changes]))
+    return cell
+
+
+@pytest.mark.parametrize(
+    ("changes", "needed", "moved"),
+    [
+        ((), ("full", "uniform", "crash"), "full"),
+        (('study.points=["initial", "crash"]', "study.rewound=false"), ("crash",), "crash"),
+        (('study.parts=["weights", "importance"]',), ("full",), "full"),
+        (('study.parts=["weights", "importance"]', "full_tune.enabled=false"), ("uniform",), "uniform"),
+        (('study.parts=["weights"]', "study.against=plug_in"), (), None),
+        (('study.parts=["weights", "similarity"]', "study.against=plug_in"), ("uniform", "crash"), "uniform"),
+        (('study.parts=["weights", "similarity"]', "study.against=plug_in", "tune.method=lora"), None, None),
+    ],
+)
+def test_only_what_a_part_asks_for_is_tuned(settings, changes, needed, moved):
+    cell = one_cell(settings, *changes)
+    assert needed in (None, needed_tunings(cell))
+    assert moved_tuning(cell) == moved
+
+
+def test_the_disk_check_counts_what_is_written_out(settings, tmp_path):
+    _, model = write_model(tmp_path / "model")
+    weights = (tmp_path / "model/model.safetensors").stat().st_size
+    alone = 'study.parts=["similarity"]'
+    small = ("plan.num_kept=3", "plan.num_tuned=1", f"model.name={tmp_path / 'model'}", alone)
+    nothing = study_bytes(one_cell(settings, *small, "study.against="), model)
+    emulators = study_bytes(one_cell(settings, *small, "study.against=emulator"), model)
+    assert emulators - nothing == pytest.approx(2 * weights * 3 / 6, rel=0.05)
+    one = study_bytes(one_cell(settings, *small, "study.against=plug_in", "strategy=uniform"), model)
+    landscape = ('study.parts=["landscape"]', 'study.points=["initial", "uniform"]', "strategy=uniform")
+    tuned = study_bytes(one_cell(settings, *small[:-1], *landscape), model)
+    assert one - tuned == pytest.approx(weights, rel=0.05), "the same tuning, and the model that is written out"
+
+
+class Cell:
+    """What `between` asks of a cell; it would fail if it were asked for states."""
+
+    def __init__(self, label: str, rows: dict[str, str]) -> None:
+        self.label, self.rows = label, rows
+        self.model, self.task = "model", "people"
+        self.settings = Settings.model_validate({"model": {"name": "m"}, "study": {"parts": ["similarity"]}})
+        self.run = SimpleNamespace(model=label)
+
+
+def test_why_two_models_are_not_compared_is_said(caplog):
+    rows = {"task": "people", "support.pooling": "last", "support.num_rows": "8"}
+    cells: Any = [Cell("one", rows), Cell("two", rows | {"support.pooling": "mean"})]
+    with caplog.at_level("INFO"):
+        between(cells)
+    assert "one and two are not compared by CKA" in caplog.text
+    assert caplog.text.rstrip().endswith("they differ in support.pooling")
 
 
 def test_models_of_different_width_are_compared_on_the_same_rows(settings, tmp_path):
@@ -139,6 +240,15 @@ def test_models_of_different_width_are_compared_on_the_same_rows(settings, tmp_p
         (['study.points=["initial"]'], "needs at least two models; choose from initial, full, uniform, crash"),
         (["tune.method=adapter"], "adapters are modules of their own.*choose from blocks, lora, bitfit"),
         (["tune.trained=frozen"], "nothing is plugged in; choose from tuned, all"),
+        (
+            ["tune.trained=frozen", "full_tune.enabled=false", 'study.parts=["importance"]'],
+            "study.rewound = true and full_tune.enabled = false: frozen blocks stay with the emulator",
+        ),
+        (["study.num_bootstraps=1"], r"study\.num_bootstraps: Input should be greater than or equal to 2"),
+        (["study.importance_rows=1"], r"study\.importance_rows: Input should be greater than or equal to 2"),
+        (["study.landscape_rows=1"], r"study\.landscape_rows: Input should be greater than or equal to 2"),
+        (["study.lens_rows=1"], r"study\.lens_rows: Input should be greater than or equal to 2"),
+        (["study.distance_tokens=1"], r"study\.distance_tokens: Input should be greater than or equal to 2"),
         (["study.extent=[4, -4]"], "give the smaller coordinate first"),
         (["study.num_samples=[2]"], "greater than or equal to 4"),
         (['study.other={full="x"}'], "a model of the study's own; rename it"),

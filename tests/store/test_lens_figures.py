@@ -17,7 +17,7 @@ from tasks.store.studied import Analysis, Drawn, Studied
 from tasks.store.trajectory_figures import readable
 
 LENS_FACTS = {"num_positions": 70, "num_held_out_rows": 6, "num_steps": 5, "num_rows": 12}
-DISTANCE_FACTS = {"num_positions": 40, "num_rows": 8}
+DISTANCE_FACTS = {"num_positions": 40, "num_rows": 8, "split": "validation"}
 # What would be mathematics, a line break, letters that the font lacks, a part of a letter.
 TOKENS = [" the", "$x^2", "\n", "漢字", "\ufffd", "considerably"]
 
@@ -50,7 +50,7 @@ def trajectory(folder: Path, num_blocks: int, tokens: list[str], num_rows: int =
     folder.mkdir(parents=True)
     variants = {"full": variant(list(range(num_blocks)), tokens), "uniform": variant([0, num_blocks - 1], tokens)}
     rows = [{"row": number, "tokens": tokens, "variants": variants} for number in range(num_rows)]
-    (folder / "trajectory.json").write_text(json.dumps({"lens": "tuned", "rows": rows}))
+    (folder / "trajectory.json").write_text(json.dumps({"lens": "tuned", "split": "validation", "rows": rows}))
     return Analysis(folder, {"lens": "tuned"})
 
 
