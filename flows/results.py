@@ -97,11 +97,8 @@ def show_study(run: "Run", tracking: Tracking) -> None:
     folder = run.runtime.open_store().open(run.report)
     private = [] if run.settings.study.track_text else json.loads((folder / "study.json").read_text())["private"]
     if private:
-        logger.info(
-            "%d figures show words of rows: with their page they stay in %s; study.track_text = true sends them to"
-            " MLflow",
-            *(len(private), folder),
-        )
+        words = "%d figure(s) with words of rows stay in %s, with the page that has them; study.track_text sends them"
+        logger.warning(f"{words} to MLflow", len(private), folder)
     page = "study_without_words.html" if private else "study.html"
     for suffix, place in ((".png", "figures"), (".csv", "numbers")):
         tracking.files([path for path in sorted(folder.glob(f"*{suffix}")) if path.stem not in private], place)

@@ -107,7 +107,7 @@ def _compare_models(cells: Sequence[StudyCell]) -> None:
             continue
         if unlike := [name for name, value in first.rows.items() if second.rows[name] != value]:
             words = "%s and %s are not compared by CKA, which takes the same rows, captured alike; they differ in %s"
-            logger.info(words, first.label, second.label, ", ".join(unlike))
+            logger.warning(words, first.label, second.label, ", ".join(unlike))
         else:
             first(cross, f"against {second.label}", first=captured(first), second=captured(second))
 
@@ -123,7 +123,7 @@ def _compare_data(cells: Sequence[StudyCell]) -> None:
     for found in sets.values():
         if len(found) == 1:
             words = "study.parts has datasets, but of %s there is one data set only (%s): nothing to compare"
-            logger.info(words, found[0].model, found[0].task)
+            logger.warning(words, found[0].model, found[0].task)
             continue
         tasks = tuple(cell.task for cell in found)
         names = tasks if len(set(tasks)) == len(tasks) else tuple(cell.label for cell in found)

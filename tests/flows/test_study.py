@@ -90,7 +90,7 @@ def test_every_part_of_a_study_is_on_its_page_and_found_again(settings, tmp_path
     tracked = {path.name for path in (settings.parent / "home/mlflow").rglob("*") if path.is_file()}
     assert tracked >= {"study_without_words.html", "lens_depth.png", "lens_depth.csv", "study.json"}
     assert not tracked & {"study.html", "lens_trajectory_1_1.png", "lens_trajectory_1_1.csv"}
-    assert "1 figures show words of rows" in first.stdout + first.stderr
+    assert "1 figure(s) with words of rows stay in" in first.stdout + first.stderr
     assert sorted(path.stem for path in page.parent.glob("*.csv")) == sorted(figures)
     with browsing(page) as shown:
         assert shown.ask("Array.from(document.images).map(image => image.naturalWidth > 100)") == [True] * len(figures)
@@ -195,18 +195,18 @@ def test_the_disk_check_counts_what_is_written_out(settings, tmp_path):
 class Cell:
     """What `between` asks of a cell; it would fail if it were asked for states."""
 
-    def __init__(self, label: str, rows: dict[str, str]) -> None:
+    def __init__(self, settings: Settings, label: str, rows: dict[str, str]) -> None:
         self.label, self.rows = label, rows
         self.model, self.task = "model", "people"
-        self.settings = Settings.model_validate({"model": {"name": "m"}, "study": {"parts": ["similarity"]}})
+        self.settings = settings
         self.run = SimpleNamespace(model=label)
 
 
-def test_why_two_models_are_not_compared_is_said(caplog):
+def test_why_two_models_are_not_compared_is_said(settings, caplog):
     rows = {"task": "people", "support.pooling": "last", "support.num_rows": "8"}
-    cells: Any = [Cell("one", rows), Cell("two", rows | {"support.pooling": "mean"})]
-    with caplog.at_level("INFO"):
-        between(cells)
+    own = one_cell(settings, 'study.parts=["similarity"]', "study.against=")
+    cells: Any = [Cell(own, "one", rows), Cell(own, "two", rows | {"support.pooling": "mean"})]
+    between(cells)
     assert "one and two are not compared by CKA" in caplog.text
     assert caplog.text.rstrip().endswith("they differ in support.pooling")
 
