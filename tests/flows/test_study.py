@@ -80,6 +80,12 @@ def test_every_part_of_a_study_is_on_its_page_and_found_again(settings, tmp_path
     kept = artifacts(store)
     made = stages(set(kept))
     assert {name: made[name] for name in STAGES} == STAGES
+    looked_at = [
+        *store.glob("artifacts/trajectory/*/trajectory.json"),
+        *store.glob("artifacts/distances/*/manifest.json"),
+    ]
+    splits = [found.get("summary", found)["split"] for found in map(json.loads, map(Path.read_text, looked_at))]
+    assert splits == ["validation"] * 3, "the lens was trained on training rows"
     page = page_of(settings)
     assert str(page) in first.stdout
     content = json.loads((page.parent / "study.json").read_text())
