@@ -24,6 +24,7 @@ OTHERS = {
     "seed": 4,
     "patience": 3,
     "gradient_checkpointing": True,
+    "may_diverge": True,
 }
 
 
