@@ -19,6 +19,8 @@ from tasks.store.tensor_files import weight_bytes
 MIN_FREE_BYTES = 200 * 2**20
 # The unbiased estimator of similarity divides by n (n - 3).
 MIN_SUPPORT_ROWS = 4
+# Of a trained parameter: weight, two moments and best state in a checkpoint, written and being written, of two at once.
+CHECKPOINT_BYTES = 2 * 2 * 16
 
 
 class Inputs:
@@ -169,17 +171,9 @@ def check_support(settings: Settings, facts: dict[str, Any]) -> None:
 
 def needed_bytes(settings: Settings, model: Any) -> int:
     """Disk that the run takes at most: emulators, tuned blocks in float32, and the checkpoints of what runs at once."""
-    weights = weight_bytes(Path(model.path))
-    # Stored in 16 bits, as nearly all models are; where it is 32 the estimate is high by a factor of two.
-    parameters = weights / 2
+    parameters = _num_parameters(model)
     plan, num_seeds = settings.plan, len(settings.tune.seeds)
     tuned = parameters * max(plan.num_tuned_blocks, len(plan.tuned)) / model.num_blocks
-    distilled = (
-        parameters * (plan.num_kept - plan.num_tuned_blocks) / model.num_blocks if settings.distill.enabled else 0
-    )
-    # Each step beyond a plan writes an emulator of its own, at most as large.
-    steps = 1 + (settings.compress.method != "none") + settings.distill.enabled
-    emulators = steps * len(settings.strategy) * weights * plan.num_kept / model.num_blocks
     # Whole blocks even where only small parts of them are returned: they are merged when they are plugged in.
     num_rates, num_full_rates = (len(rates) + (len(rates) > 1) for rates in grids(settings))
     trained = tuned if settings.tune.trained == "tuned" else parameters * plan.num_kept / model.num_blocks
@@ -189,7 +183,29 @@ def needed_bytes(settings: Settings, model: Any) -> int:
         * num_seeds
         * (len(settings.strategy) * of_strategy + settings.full_tune.enabled * num_full_rates * parameters)
     )
-    largest = parameters if settings.full_tune.enabled else max(trained, distilled)
-    # Weights, two moments and a best state, once written and once being written, of two tunings side by side.
-    checkpoints = 2 * 2 * 16 * largest
-    return int(emulators + returned + checkpoints) + MIN_FREE_BYTES
+    largest = parameters if settings.full_tune.enabled else max(trained, _num_distilled(settings, model))
+    return int(emulator_bytes(settings, model) + returned + CHECKPOINT_BYTES * largest) + MIN_FREE_BYTES
+
+
+def emulator_bytes(settings: Settings, model: Any) -> int:
+    """Disk that the emulators of all strategies take at most."""
+    # Each step beyond a plan writes an emulator of its own, at most as large.
+    steps = 1 + (settings.compress.method != "none") + settings.distill.enabled
+    share = settings.plan.num_kept / model.num_blocks
+    return int(steps * len(settings.strategy) * weight_bytes(Path(model.path)) * share)
+
+
+def distilling_bytes(settings: Settings, model: Any) -> int:
+    """Disk that the checkpoints of emulators that are distilled take at most."""
+    return int(CHECKPOINT_BYTES * _num_distilled(settings, model))
+
+
+def _num_parameters(model: Any) -> float:
+    """Stored in 16 bits, as nearly all models are; where it is 32 the estimate is high by a factor of two."""
+    return weight_bytes(Path(model.path)) / 2
+
+
+def _num_distilled(settings: Settings, model: Any) -> float:
+    """Parameters of the frozen blocks of an emulator, where these are distilled."""
+    num_frozen = settings.plan.num_kept - settings.plan.num_tuned_blocks
+    return settings.distill.enabled * _num_parameters(model) * num_frozen / model.num_blocks

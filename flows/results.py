@@ -95,9 +95,14 @@ def show_study(run: "Run", tracking: Tracking) -> None:
 
     assert run.report is not None
     folder = run.runtime.open_store().open(run.report)
-    tracking.files(sorted(folder.glob("*.png")), "figures")
-    tracking.files(sorted(folder.glob("*.csv")), "numbers")
-    tracking.files([folder / name for name in ("study.html", "study.md", "study.json")], "study")
+    private = [] if run.settings.study.track_text else json.loads((folder / "study.json").read_text())["private"]
+    if private:
+        words = "%d figure(s) with words of rows stay in %s, with the page that has them; study.track_text sends them"
+        logger.warning(f"{words} to MLflow", len(private), folder)
+    page = "study_without_words.html" if private else "study.html"
+    for suffix, place in ((".png", "figures"), (".csv", "numbers")):
+        tracking.files([path for path in sorted(folder.glob(f"*{suffix}")) if path.stem not in private], place)
+    tracking.files([folder / name for name in (page, "study.md", "study.json")], "study")
     tracking.values({name: float(value) for name, value in run.report.summary.items()})
     table = (folder / "study.md").read_text()
     tracking.describe(table, {"findings.key": run.report.key})

@@ -12,15 +12,16 @@ from flows.logs import quiet_prefect
 from flows.parameters import digests_of, shown_parameters
 from flows.running import Run, make_runtime, make_shared, recorded
 from flows.settings import Settings
-from flows.study_checks import Others, check_study, find_others, require_something, study_bytes
+from flows.study_checks import check_study, require_something, study_bytes
+from flows.study_others import Others, find_others
 from flows.sweep import Grid
 from tasks.core.errors import CrashError, InputError
 from tasks.store.stage import Stage
 from tasks.store.tracking import Tracking
 
 AXES = ("model.name", "model.revision", "task.name", variants.AXIS)
-# What the page shows of a cell's inputs.
-FACTS = ("num_blocks", "num_parameters", "precision", "support_split")
+# What is known of a cell's inputs beside its model's `weights`, and which tuning an analysis looks at (`tuned`).
+FACTS = ("num_blocks", "num_parameters", "precision", "support_split", "num_validation_examples")
 
 
 class StudyCell:
@@ -32,7 +33,8 @@ class StudyCell:
         self.others = others
         self.settings = run.settings
         self.model, self.task = str(run.facts["model"]), str(run.facts["task"])
-        self.facts = {name: run.facts[name] for name in FACTS}
+        self.facts: dict[str, Any] = {name: run.facts[name] for name in FACTS if name in run.facts}
+        self.facts["weights"] = run.model.weights
         self.analyses: dict[str, Any] = {}
         self._made: dict[str, Any] = {}
 
@@ -61,9 +63,11 @@ class StudyCell:
         return {"model": self.run.model, "task": self.run.task}
 
     @property
-    def rows(self) -> tuple[Any, ...]:
-        """What its support set is made of; CKA compares models on the same rows."""
-        return self.run.task, self.run.arguments.capture
+    def rows(self) -> dict[str, Any]:
+        """What its support set is made of, by the names of the settings; CKA compares models on the same rows."""
+        made = self.run.arguments.capture
+        names = {name: "model.precision" if name == "precision" else f"support.{name}" for name in made}
+        return {"task": self.run.task, **{names[name]: value for name, value in made.items()}}
 
 
 def make_cells_of(settings: Settings, grid: Grid) -> list[tuple[str, Settings]]:
@@ -74,6 +78,8 @@ def make_cells_of(settings: Settings, grid: Grid) -> list[tuple[str, Settings]]:
     for _, cell in made:
         check_study(cell)
     require_something([cell for _, cell in made])
+    if len({cell.study.track_text for _, cell in made}) > 1:
+        raise InputError("study.track_text is of the one page of all cells: give it once, in [study], in no variant")
     labels = [_label(values, cell, grid) for values, cell in made]
     if len(set(labels)) < len(labels):
         labels = [shown(values) for values, _ in made]
@@ -85,7 +91,8 @@ def open_inputs(cells: list[tuple[str, Settings]]) -> list[tuple[Inputs, Others]
     found = []
     for label, settings in cells:
         try:
-            found.append((Inputs(settings, study_bytes), find_others(settings)))
+            inputs = Inputs(settings, study_bytes)
+            found.append((inputs, find_others(settings, inputs.model)))
         except CrashError as error:
             if len(cells) == 1:
                 raise

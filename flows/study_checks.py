@@ -4,17 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.inputs import MIN_FREE_BYTES, needed_bytes
+from flows.inputs import MIN_FREE_BYTES, distilling_bytes, emulator_bytes, needed_bytes
 from flows.settings import Settings
 from tasks.core.errors import InputError
-from tasks.store.artifacts import Ref, Store
 
 if TYPE_CHECKING:
     from tasks.store.models import ModelSource
 
-Others = dict[str, Ref]
-# Stages whose artifact is a tuned model.
-TUNED_STAGES = ("tune", "select", "plug_in")
 INITIAL, FULL = "initial", "full"
 
 
@@ -41,28 +37,25 @@ def check_study(settings: Settings) -> None:
 
 def _check_plugged(settings: Settings) -> None:
     """Refuse plug-ins that are no change of the full model's own weights."""
-    study = settings.study
-    on_landscape = "landscape" in study.parts and set(points_of(settings)) & set(settings.strategy)
-    against = "similarity" in study.parts and study.against == "plug_in"
-    if not (on_landscape or against):
-        return
-    wanted = 'study.against = "plug_in"' if against else "a plug-in among study.points"
-    if settings.tune.method == "adapter":
+    plugged = set(needed_tunings(settings)) & set(settings.strategy)
+    merged = compares_plugged(settings) or plugged & set(_on_landscape(settings))
+    wanted = (
+        'study.against = "plug_in"'
+        if compares_plugged(settings)
+        else "a plug-in among study.points"
+        if merged
+        else "study.rewound = true and full_tune.enabled = false"
+    )
+    if merged and settings.tune.method == "adapter":
         raise InputError(
             f'tune.method = "adapter" with {wanted}: adapters are modules of their own, not weights of the full model;'
             " choose from blocks, lora, bitfit"
         )
-    if settings.tune.trained == "frozen":
+    if plugged and settings.tune.trained == "frozen":
         raise InputError(
             f'tune.trained = "frozen" with {wanted}: frozen blocks stay with the emulator, so that nothing is plugged'
             " in; choose from tuned, all"
         )
-
-
-def find_others(settings: Settings) -> Others:
-    """The artifacts of study.other. Raises InputError where one is not there."""
-    store = _store(settings)
-    return {name: find_tuned(store, name, given) for name, given in settings.study.other.items()}
 
 
 def require_something(cells: Sequence[Settings]) -> None:
@@ -91,43 +84,54 @@ def points_of(settings: Settings, everything: bool = False) -> tuple[str, ...]:
     )
 
 
-def find_tuned(store: Store, name: str, given: str) -> Ref:
-    """The artifact of a tuning by its folder in the store or the start of its key. Raises InputError."""
-    place = Path(given)
-    stages = [place.parent.name] if place.parent.name in TUNED_STAGES else TUNED_STAGES
-    folders = [
-        folder for stage in stages for folder in sorted((store.root / "artifacts" / stage).glob(f"{place.name}*"))
-    ]
-    found = [artifact for folder in folders if (artifact := store.find(folder.parent.name, folder.name))]
-    if len(found) == 1:
-        return found[0].ref
-    what = "several tunings begin with that" if found else "there is no such tuning"
-    raise InputError(
-        f"study.other.{name} = {given!r}: {what} in {store.root}; give the folder of an artifact of"
-        f" {', '.join(TUNED_STAGES)} there, or the start of its key (`crash runs --keys` lists them)"
-    )
+def compares_plugged(settings: Settings) -> bool:
+    """Whether states of the full model with plug-ins are captured, for which it is written out."""
+    return "similarity" in settings.study.parts and settings.study.against == "plug_in"
+
+
+def rewound_tuning(settings: Settings) -> str:
+    """The tuning that importance undoes: of the full model, or where none is wanted the first strategy's plug-in."""
+    return FULL if settings.full_tune.enabled else settings.strategy[0]
+
+
+def needed_tunings(settings: Settings) -> tuple[str, ...]:
+    """Which tuned models the chosen parts ask for: `full` first, then strategies."""
+    names = set(_on_landscape(settings))
+    if compares_plugged(settings):
+        names |= set(settings.strategy)
+    if "importance" in settings.study.parts and settings.study.rewound:
+        names.add(rewound_tuning(settings))
+    return tuple(name for name in (FULL, *settings.strategy) if name in names)
+
+
+def moved_tuning(settings: Settings) -> str | None:
+    """The tuning of which it is told how far the weights moved: one of whole blocks that is there anyway."""
+    whole = settings.tune.method == "blocks"
+    return next((name for name in needed_tunings(settings) if name == FULL or whole), None)
 
 
 def study_bytes(settings: Settings, model: "ModelSource") -> int:
-    """Disk that a study takes at most: what is tuned for it, and the lens with its checkpoint."""
+    """Disk that a study takes at most: what is tuned or written out for it, and the lens with its checkpoint."""
     from tasks.store.model_folder import load_config
+    from tasks.store.tensor_files import weight_bytes
 
-    needed = needed_bytes(settings, model) if tunes(settings) else MIN_FREE_BYTES
-    if "lens" in settings.study.parts:
+    parts, names = settings.study.parts, needed_tunings(settings)
+    full_tune = settings.full_tune.model_copy(update={"enabled": FULL in names})
+    plugged = tuple(name for name in settings.strategy if name in names)
+    tuned = settings.model_copy(update={"strategy": plugged, "full_tune": full_tune})
+    needed = needed_bytes(tuned, model) if names else MIN_FREE_BYTES
+    if "similarity" in parts and settings.study.against == "emulator":
+        others = tuple(name for name in settings.strategy if name not in names)
+        needed += emulator_bytes(settings.model_copy(update={"strategy": others}), model)
+        needed += 0 if names else distilling_bytes(settings, model)
+    if compares_plugged(settings):
+        needed += len(settings.strategy) * weight_bytes(Path(model.path))
+    if "lens" in parts:
         config: Any = load_config(Path(model.path))
         # A square matrix for each block in float32; twice its best state and two moments in the checkpoint.
         needed += 8 * 4 * model.num_blocks * config.hidden_size**2
     return needed
 
 
-def tunes(settings: Settings) -> bool:
-    """Whether anything is tuned for this study."""
-    study = settings.study
-    rewinds = "importance" in study.parts and study.rewound
-    return study.against == "plug_in" or "landscape" in study.parts or rewinds
-
-
-def _store(settings: Settings) -> Store:
-    from tasks.store.fronted import open_store
-
-    return open_store(settings.store_root, settings.store_url)
+def _on_landscape(settings: Settings) -> tuple[str, ...]:
+    return points_of(settings) if "landscape" in settings.study.parts else ()

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.crash import at_best_rate, emulator_of, planned, tunings_of
 from flows.study_cells import StudyCell
-from flows.study_checks import tunes
+from flows.study_checks import FULL
 from tasks.capture import capture
 from tasks.cluster import cluster
 from tasks.plug_in import plug_in
@@ -70,9 +70,10 @@ def variant_of(cell: StudyCell, strategy: "Strategy") -> "ModelSource":
     return resolve_model(str(folder if emulator else folder / "model"), store=store)
 
 
-def tunes_blocks(cell: StudyCell) -> bool:
-    """Whether this study tunes whole blocks, so that it can be said how far their matrices moved."""
-    return tunes(cell.settings) and cell.settings.tune.method == "blocks"
+def tuned_model(cell: StudyCell, analysis: str, name: Any) -> Any:
+    """The full tuning, or a strategy's plug-in, for an analysis, whose captions say which it was."""
+    cell.facts["tuned"] = {**cell.facts.get("tuned", {}), analysis: name}
+    return full_tuned(cell) if name == FULL else plugged(cell, name)
 
 
 def _emulator(cell: StudyCell, strategy: "Strategy") -> Any:

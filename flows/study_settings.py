@@ -2,13 +2,15 @@
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from flows.group import Group
 
 Part = Literal["similarity", "lens", "importance", "landscape", "weights", "datasets"]
 Pooling = Literal["mean_weighted", "mean", "mean_all", "max", "max_nonpad", "min", "last"]
 PARTS: tuple[Part, ...] = get_args(Part)
+# Two or more: what is drawn, compared or measured with an error cannot be one alone.
+Several = Annotated[int, Field(ge=2)]
 
 
 class Study(Group):
@@ -20,7 +22,7 @@ class Study(Group):
     """Subsets of the support set on which similarity is computed again; sizes beyond support.num_rows are left out."""
     poolings: tuple[Pooling, ...] = ("mean", "last")
     """Poolings beside support.pooling for which similarity is computed again."""
-    num_bootstraps: PositiveInt = 100
+    num_bootstraps: Several = 100
     """Draws of rows, with replacement, from which the stability of the modules is told."""
     against: Literal["", "emulator", "plug_in"] = ""
     """What each full model's states are compared with besides other models: its emulators, or it with tuned blocks."""
@@ -30,17 +32,19 @@ class Study(Group):
     """Peak learning rate of the tuned lens."""
     lens_batch_size: PositiveInt = 32
     """Rows of one optimizer step of the tuned lens."""
-    lens_rows: PositiveInt = 512
-    """Training rows from which the tuned lens learns; distances are taken on as many rows of the support split."""
+    lens_rows: Several = 512
+    """Training rows from which the tuned lens learns; distances are taken on as many validation rows."""
     lens_block: PositiveInt = 512
     """Tokens of a row that the tuned lens sees at most."""
-    trajectory_rows: PositiveInt = 2
-    """Rows of which the likeliest token at every block and position is shown."""
+    trajectory_rows: NonNegativeInt = 2
+    """Validation rows whose words the page shows, with the likeliest token at every block and position; 0: none."""
+    track_text: bool = False
+    """Send the pages and pictures that show words of rows to MLflow too; else these stay in the store."""
     trajectory_positions: PositiveInt = 16
     """Last positions of a row that are shown."""
-    distance_tokens: PositiveInt = 2048
+    distance_tokens: Several = 2048
     """Tokens over which distances between the blocks' predicted distributions are means."""
-    importance_rows: PositiveInt = 256
+    importance_rows: Several = 256
     """Validation rows on which blocks are deleted and replaced."""
     pairs: bool = True
     """Also run every block at every other one's position (N x N evaluations)."""
@@ -50,15 +54,15 @@ class Study(Group):
     """Models that the landscape lies through: `initial`, `full`, a strategy, a name of `other`; empty: all of them."""
     other: dict[str, str] = Field(default_factory=dict)
     """More tuned models by name: a folder with tuned.safetensors, or the start of a tuning's key in the store."""
-    resolution_line: Annotated[int, Field(ge=2)] = 25
+    resolution_line: Several = 25
     """Points on the path between two models."""
-    resolution_plane: Annotated[int, Field(ge=2)] = 25
+    resolution_plane: Several = 25
     """Points on each axis of the plane through three models; the paper has 50, at four times the evaluations."""
     extent: tuple[float, float] = (-4.0, 4.0)
     """First and last coordinate of the plane; the first model lies at 0, the two others at 1."""
     axes: Literal["raw", "filter"] = "raw"
     """Directions of the plane as they are, or each filter scaled to the norm of the first model's."""
-    landscape_rows: PositiveInt = 64
+    landscape_rows: Several = 64
     """Validation rows on which every point of the landscape is evaluated."""
 
     @field_validator("parts", "poolings", "points", mode="before")

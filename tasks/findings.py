@@ -21,6 +21,8 @@ PAGE_CODE = tuple(
 def findings(work: Work, *, cells: list[dict[str, Any]]) -> dict:
     """`study.html`, one self-contained page; every figure as PNG and as the CSV behind it; `study.md`, `study.json`.
 
+    Where figures show words of rows also `study_without_words.html`; `study.json` names these figures as `private`.
+
     cells: of each model on each data set `label`, `model`, `task`, `facts`, and `analyses`: by stage and label the
     references to the artifacts. Returns the numbers that answer a question, by cell where there are several.
     """
@@ -29,7 +31,7 @@ def findings(work: Work, *, cells: list[dict[str, Any]]) -> dict:
     from tasks.store.studied import Analysis, Studied
     from tasks.store.study_numbers import numbers
     from tasks.store.study_pages import flat, markdown, page
-    from tasks.store.study_sections import draw
+    from tasks.store.study_sections import draw, without_words
 
     def opened(cell: dict[str, Any]) -> Studied:
         analyses = {name: Analysis(work.open(ref), ref.summary) for name, ref in cell["analyses"].items()}
@@ -40,7 +42,11 @@ def findings(work: Work, *, cells: list[dict[str, Any]]) -> dict:
     found = numbers(studied)
     (work.out / "study.html").write_text(page(studied, found, sections))
     (work.out / "study.md").write_text(markdown(studied, found))
-    figures = [drawn.name for section in sections for drawn in section.figures]
-    content = {"cells": [cell.label for cell in studied], "numbers": found, "figures": figures}
+    figures = [drawn for section in sections for drawn in section.figures]
+    private = [drawn.name for drawn in figures if drawn.private]
+    if private:
+        (work.out / "study_without_words.html").write_text(page(studied, found, without_words(sections)))
+    names = {"figures": [drawn.name for drawn in figures], "private": private}
+    content = {"cells": [cell.label for cell in studied], "numbers": found, **names}
     (work.out / "study.json").write_text(json.dumps(content, indent=1, sort_keys=True))
     return {"num_figures": len(figures), **flat(found)}

@@ -129,6 +129,7 @@ def _summary(tensors: "dict[str, Tensor]") -> dict[str, Any]:
         "num_blocks": len(added),
         "most_important": int(added.argmax()),
         "least_important": int(added.argmin()),
+        "num_helpful": int((added < 0).sum()),
         "largest_increase": float(added.max()),
         "smallest_increase": float(added.min()),
         "largest_perplexity": perplexity(float(tensors["deleted"].max())),

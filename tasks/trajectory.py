@@ -38,7 +38,7 @@ def trajectory(
     lens: a tuned lens of this model; the logit lens without one. plans: by name; of each the kept blocks run, one
     after another. Writes `trajectory.json`: `lens`, and for each of `rows` its number, its `tokens` [T] as text, and
     by variant ("full", then the plans) `sources` [n] and `top` (text), `probability`, `entropy`, `kl` (nats, from the
-    full model's output), [n][T] each. The text stays in the artifact.
+    full model's output), [n][T] each; and `split`. Rows' words stand here and in what a page draws of it: nowhere else.
     Errors: InputError for a plan or a lens of another model, and where a number is not finite.
     """
     from tasks.core.blocks import rearranged

@@ -75,6 +75,10 @@ class Store:
         """Where the artifact of a key lies or would lie."""
         return self.root / "artifacts" / stage / key
 
+    def keys(self, stage: str) -> list[str]:
+        """Keys of what the store has of a stage, unverified."""
+        return sorted(path.name for path in (self.root / "artifacts" / stage).glob("*"))
+
     def find(self, stage: str, key: str) -> Artifact | None:
         """The artifact, verified; a damaged one is moved to quarantine with one warning and is a miss."""
         return self._find_here(stage, key)

@@ -51,6 +51,12 @@ class FrontedStore(Store):
         self.work = RemoteWork(remote)
         self._pause_ends = 0.0
 
+    def keys(self, stage: str) -> list[str]:
+        """Keys of what is here or in the object store; of what is here alone where that cannot be reached."""
+        there = self._try(lambda: self.remote.entries(f"artifacts/{stage}")) or {}
+        places = (name.split("/") for name in there if name.count("/") == 3 and name.endswith(f"/{MANIFEST}"))
+        return sorted({*super().keys(stage), *(key for _, _, key, _ in places)})
+
     def find(self, stage: str, key: str) -> Artifact | None:
         """The artifact, here or in the object store, which then has it too; its files may have to be downloaded."""
         here = self._find_here(stage, key)

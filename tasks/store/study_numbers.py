@@ -40,6 +40,7 @@ ANSWERS: tuple[Answer, ...] = (
     Answer("importance", "largest_increase", "cost of the costliest deletion (nats)"),
     Answer("importance", "largest_perplexity", "perplexity after the costliest deletion"),
     Answer("importance", "least_important", "block whose deletion costs least"),
+    Answer("importance", "num_helpful", "blocks whose deletion lowers the loss"),
     Answer("importance", "smallest_increase", "cost of the cheapest deletion (nats)"),
     Answer("importance", "smallest_perplexity", "perplexity after the cheapest deletion"),
     Answer("landscape", "barrier_*", "loss barrier (nats)"),

@@ -14,6 +14,8 @@ from tasks.store.study_script import SCRIPT
 from tasks.store.study_script import STYLE as OWN_STYLE
 from tasks.store.study_sections import Section
 
+# Facts that captions use; they tell a reader of the table nothing.
+UNSHOWN = ("weights", "tuned")
 # More digits than anybody reads make the page larger than its pictures.
 DIGITS = 4
 NOTE = (
@@ -50,7 +52,7 @@ def heading(cells: Sequence[Studied]) -> str:
 
 def input_cells(cells: Sequence[Studied]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of what was looked at."""
-    names = list(dict.fromkeys(name for cell in cells for name in cell.facts))
+    names = list(dict.fromkeys(name for cell in cells for name in cell.facts if name not in UNSHOWN))
     rows = [[cell.label, cell.model, cell.task, *(shown(cell.facts.get(name)) for name in names)] for cell in cells]
     return ["", "model", "data", *(name.removeprefix("num_").replace("_", " ") for name in names)], rows
 

@@ -1,7 +1,7 @@
 """What a study's page consists of: its parts with their figures, in the order in which they are read."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks.store.cloud_figures import draw_datasets
@@ -36,6 +36,22 @@ class Part:
     intro: str
     stages: Sequence[str]
     draws: Sequence[Draw]
+    caution: Callable[[Sequence[Studied]], str] = lambda cells: ""
+
+
+def _loss_that_says_little(cells: Sequence[Studied]) -> str:
+    """Names the cells where most blocks are better left out."""
+    said = []
+    for cell in cells:
+        facts = cell.analyses["importance"].summary if "importance" in cell.analyses else {}
+        if 2 * facts.get("num_helpful", 0) > facts.get("num_blocks", 0):
+            said.append(f"{cell.label} ({facts['num_helpful']} of {facts['num_blocks']} blocks)")
+    if not said:
+        return ""
+    return (
+        f" Caution: on {', '.join(said)} most deletions lower the loss. The model as it is does not know this data, so"
+        " that these numbers do not tell what its blocks are for; data that it knows, or a tuned model, would."
+    )
 
 
 PARTS: tuple[Part, ...] = (
@@ -69,6 +85,7 @@ PARTS: tuple[Part, ...] = (
         " without a block, the more its neighbours can stand in for it.",
         ("importance",),
         (draw_importance,),
+        _loss_that_says_little,
     ),
     Part(
         "landscape",
@@ -101,11 +118,24 @@ PARTS: tuple[Part, ...] = (
 def draw(cells: Sequence[Studied], out: Path) -> list[Section]:
     """Draw every part that has something to show."""
     made = [
-        Section(
-            part.name, part.title, part.intro, part.stages, [each for draw in part.draws for each in draw(cells, out)]
-        )
+        Section(part.name, part.title, part.intro + part.caution(cells), part.stages, _drawn(part, cells, out))
         for part in PARTS
     ]
     names = [drawn.name for section in made for drawn in section.figures]
     assert len(set(names)) == len(names), f"two figures of one name among {names}"
     return [section for section in made if section.figures]
+
+
+def _drawn(part: Part, cells: Sequence[Studied], out: Path) -> list[Drawn]:
+    return [each for draw in part.draws for each in draw(cells, out)]
+
+
+def without_words(sections: Sequence[Section]) -> list[Section]:
+    """The same parts without the figures that show words of rows, and a word on that."""
+    found = []
+    for section in sections:
+        kept = [drawn for drawn in section.figures if not drawn.private]
+        left = len(section.figures) - len(kept)
+        said = f" Left out here: {left} figure{'s' if left > 1 else ''} with words of rows." if left else ""
+        found.append(replace(section, figures=kept, intro=section.intro + said))
+    return found

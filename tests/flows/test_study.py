@@ -6,10 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from flows.reading import read_study
-from flows.service.submit import portable_grid
-from flows.study_cells import make_cells_of, open_inputs
-from tasks.core.errors import InputError
 from tests.flows.commands import DEMO, artifacts, crash, small_settings, stages
 from tests.store.browsing import browsing
 from tests.tasks.chain import write_model
@@ -75,12 +71,23 @@ def test_every_part_of_a_study_is_on_its_page_and_found_again(settings, tmp_path
     kept = artifacts(store)
     made = stages(set(kept))
     assert {name: made[name] for name in STAGES} == STAGES
+    looked_at = [
+        *store.glob("artifacts/trajectory/*/trajectory.json"),
+        *store.glob("artifacts/distances/*/manifest.json"),
+    ]
+    splits = [found.get("summary", found)["split"] for found in map(json.loads, map(Path.read_text, looked_at))]
+    assert splits == ["validation"] * 3, "the lens was trained on training rows"
     page = page_of(settings)
     assert str(page) in first.stdout
     content = json.loads((page.parent / "study.json").read_text())
     assert content["cells"] == ["questions", "biographies"]
     figures = content["figures"]
     assert sorted(path.stem for path in page.parent.glob("*.png")) == sorted(figures)
+    assert content["private"] == ["lens_trajectory_1_1"]
+    tracked = {path.name for path in (settings.parent / "home/mlflow").rglob("*") if path.is_file()}
+    assert tracked >= {"study_without_words.html", "lens_depth.png", "lens_depth.csv", "study.json"}
+    assert not tracked & {"study.html", "lens_trajectory_1_1.png", "lens_trajectory_1_1.csv"}
+    assert "1 figure(s) with words of rows stay in" in first.stdout + first.stderr
     assert sorted(path.stem for path in page.parent.glob("*.csv")) == sorted(figures)
     with browsing(page) as shown:
         assert shown.ask("Array.from(document.images).map(image => image.naturalWidth > 100)") == [True] * len(figures)
@@ -104,10 +111,46 @@ def test_every_part_of_a_study_is_on_its_page_and_found_again(settings, tmp_path
 
 
 def test_a_part_alone_computes_nothing_else(settings, tmp_path):
-    alone = ["--set", 'study.parts=["weights"]', "--set", f"place.home={tmp_path / 'home'}", "--set", "variants="]
+    alone = [
+        "--set",
+        'study.parts=["weights", "datasets"]',
+        "--set",
+        f"place.home={tmp_path / 'home'}",
+        "--set",
+        "variants=",
+    ]
     done = crash("study", str(settings), *alone)
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(stages(set(artifacts(tmp_path / "home/store")))) == {"check", "weights", "findings"}
+    assert "of model there is one data set only (people): nothing to compare" in done.stdout + done.stderr
+
+
+def test_plug_ins_are_compared_and_a_tuning_of_the_store_lies_on_the_landscape(settings, tmp_path):
+    """Two small studies in one store; what the first has tuned is a point of the second's filter-normalised plane."""
+    store = tmp_path / "home/store"
+    common = [f"place.home={tmp_path / 'home'}", "variants=", "tune.num_steps=2", "task.num_train=16"]
+    first = ["strategy=uniform", 'study.parts=["similarity"]', "study.against=plug_in", "study.poolings=[]"]
+    done = crash("study", str(settings), *(word for each in [*common, *first] for word in ("--set", each)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = stages(set(artifacts(store)))
+    assert (made["tune"], made["plug_in"], made["capture"], made["cross"]) == (1, 1, 2, 1)
+    (old,) = store.glob("artifacts/plug_in/*")
+    (cross,) = store.glob("artifacts/cross/*/manifest.json")
+    states = {parent["digest"] for parent in json.loads(cross.read_text())["parents"]}
+    assert len(states) == 2, "the full model's and, with other content, the plug-in's"
+
+    points = ['study.points=["initial", "crash", "old"]', f'study.other={{old="{old.name[:16]}"}}']
+    second = ["strategy=crash", 'study.parts=["landscape", "weights"]', "study.axes=filter", *points]
+    done = crash("study", str(settings), *(word for each in [*common, *second] for word in ("--set", each)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = stages(set(artifacts(store)))
+    assert (made["tune"], made["plug_in"]) == (2, 2), "the full model is not tuned"
+    (written,) = store.glob("artifacts/landscape/*/landscape.json")
+    found = json.loads(written.read_text())
+    assert found["points"] == ["initial", "crash", "old"]
+    assert found["plane"]["axes"] == "filter"
+    (moved,) = store.glob("artifacts/weights/*/manifest.json")
+    assert json.loads(moved.read_text())["summary"]["relative_change"] > 0
 
 
 def test_models_of_different_width_are_compared_on_the_same_rows(settings, tmp_path):
@@ -124,64 +167,3 @@ def test_models_of_different_width_are_compared_on_the_same_rows(settings, tmp_p
     assert found["num_modules", ""].keys() == {"model", "small"}
     assert found["unlike_best_match", "against small"].keys() == {"model"}
     assert "model, small on people" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            ['study.parts=["lenses"]'],
-            r"study\.parts\.0: Input should be 'similarity', 'lens', 'importance', 'landscape'",
-        ),
-        (["study.part=lens"], r"unknown setting study\.part\. Did you mean parts\? Choose from: parts, num_samples"),
-        (['study.parts=["lens", "lens"]'], "names one twice"),
-        (['study.points=["initial", "crahs"]'], r"has 'crahs'; choose from initial, full, uniform, crash"),
-        (['study.points=["initial"]'], "needs at least two models; choose from initial, full, uniform, crash"),
-        (["tune.method=adapter"], "adapters are modules of their own.*choose from blocks, lora, bitfit"),
-        (["tune.trained=frozen"], "nothing is plugged in; choose from tuned, all"),
-        (["study.extent=[4, -4]"], "give the smaller coordinate first"),
-        (["study.num_samples=[2]"], "greater than or equal to 4"),
-        (['study.other={full="x"}'], "a model of the study's own; rename it"),
-        (['study.points=["full", "crash"]', "full_tune.enabled=false"], 'points has "full", but full_tune.enabled'),
-        (["plan.num_kept=[5, 6]", "variants="], "a study has no axis plan.num_kept: lists make cells of model.name"),
-        (['study.parts=["datasets"]', "variants="], "there is one only: give task.name a list"),
-    ],
-)
-def test_bad_settings_are_refused_with_their_name_and_the_choices(settings, changes, message):
-    with pytest.raises(InputError, match=message):
-        read_study(settings, changes)
-
-
-def test_a_missing_tuning_is_refused_before_anything_is_computed(settings, tmp_path):
-    changes = [f"place.home={tmp_path / 'home'}", 'study.other={old="abc"}', "variants="]
-    with pytest.raises(InputError, match=r"study\.other\.old = 'abc': there is no such tuning in .*--keys"):
-        open_inputs(make_cells_of(*read_study(settings, changes)))
-    assert not list(tmp_path.glob("home/store/artifacts/capture/*"))
-
-
-def test_cells_are_named_by_what_tells_them_apart(settings):
-    base, axes = read_study(settings, ['model.name=["a/one", "b/two"]', "variants="])
-    assert [label for label, _ in make_cells_of(base, axes)] == ["one", "two"]
-    base, axes = read_study(settings, ['model.name=["a/one", "b/one"]', "variants="])
-    assert [label for label, _ in make_cells_of(base, axes)] == ["model.name=a/one", "model.name=b/one"]
-    base, axes = read_study(settings, ['model.name=["a/one", "b/two"]'])
-    labels = ["one · questions", "one · biographies", "two · questions", "two · biographies"]
-    assert sorted(label for label, _ in make_cells_of(base, axes)) == sorted(labels)
-    base, axes = read_study(settings, ["tune.seeds=[3, 4]", "variants="])
-    assert [cell.tune.seeds for _, cell in make_cells_of(base, axes)] == [(3,)]
-
-
-def test_folders_of_a_grid_are_absolute_on_the_pool(settings, monkeypatch):
-    monkeypatch.chdir(DEMO)
-    base, axes = read_study(settings, ['model.name=["model", "hub/name"]'])
-    found = portable_grid(axes)
-    assert found["model.name"] == [str(DEMO / "model"), "hub/name"]
-    assert [each["name"] for each in found["variant"]] == ["questions", "biographies"]
-    assert found["variant"][1]["task.data"] == str(DEMO / "text")
-    assert [label for label, _ in make_cells_of(base, found)] == [label for label, _ in make_cells_of(base, axes)]
-
-
-def test_the_demos_study_is_valid():
-    made = make_cells_of(*read_study(DEMO / "study.toml"))
-    assert {part for _, cell in made for part in cell.study.parts} >= {"lens", "landscape", "datasets"}
-    assert re.search(r"crash study flows/demo/study.toml", (DEMO / "study.toml").read_text())

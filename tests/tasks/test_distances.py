@@ -43,7 +43,7 @@ def test_what_it_writes(chain: Chain) -> None:
         assert not matrix.diagonal().any()
         assert torch.equal(matrix, matrix.T) == (name != "kl")
         assert ref.summary[f"adjacent_{name}"] == pytest.approx(float(matrix.diagonal(1).mean()))
-    facts = {"lens": "logit", "num_blocks": NUM_BLOCKS, "num_rows": 8, "num_positions": 40}
+    facts = {"lens": "logit", "num_blocks": NUM_BLOCKS, "num_rows": 8, "split": "train", "num_positions": 40}
     assert facts.items() <= ref.summary.items()
 
 

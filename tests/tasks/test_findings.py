@@ -9,6 +9,7 @@ import pytest
 
 from tasks import findings as module
 from tasks.findings import PAGE_CODE, findings
+from tasks.importance import importance
 from tasks.store.artifacts import Ref
 from tests.tasks.chain import Chain
 
@@ -48,6 +49,19 @@ def test_a_study_without_any_analysis_is_a_page_all_the_same(chain: Chain) -> No
     none = findings.run(chain.runtime, cells=[cell("one")])
     assert none.summary == {"num_figures": 0}
     assert "<figure" not in (chain.open(none) / "study.html").read_text()
+
+
+def test_where_most_blocks_are_better_left_out_the_page_says_so(chain: Chain) -> None:
+    """A random model knows nothing of its data; of three blocks or fewer in six nothing is said."""
+    found = importance.run(chain.runtime, model=chain.model, task=chain.task, num_rows=4)
+    tensors = chain.tensors(found, "importance")
+    assert found.summary["num_helpful"] == int((tensors["deleted"] < tensors["loss"]).sum())
+    for number, words in ((4, "Caution: on one (4 of 6 blocks) most deletions lower the loss."), (3, "")):
+        known = found.model_copy(update={"summary": found.summary | {"num_helpful": number}})
+        done = findings.run(chain.runtime, cells=[cell("one", importance=known) | {"task": f"task {number}"}])
+        page = (chain.open(done) / "study.html").read_text()
+        assert words in page
+        assert ("Caution" in page) == bool(words)
 
 
 def test_the_code_of_every_picture_is_part_of_the_key() -> None:
