@@ -3,15 +3,17 @@
 import itertools
 import types
 import typing
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from flows import variants
 from flows.settings import Settings
 from tasks.core.errors import InputError
 
 MAX_CELLS = 10_000
+# As a flow's parameter: dotted key to the values that it has.
+Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
 
 
 def split_axes(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]]:

@@ -11,9 +11,10 @@ from typing import Any
 from prefect import flow
 
 from flows.crash import RUNNER
+from flows.grid import Grid
 from flows.results import show_study
 from flows.settings import Settings
-from flows.study_cells import Grid, make_cells_of, opened, study_name
+from flows.study_cells import make_cells_of, opened, study_name
 from flows.study_parts import ANALYSES, between
 from tasks.findings import findings
 from tasks.store.artifacts import Ref

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import variants
-from flows.grid import make_cells, shown
+from flows.grid import Grid, make_cells, shown
 from flows.inputs import Inputs
 from flows.logs import quiet_prefect
 from flows.parameters import digests_of, shown_parameters
@@ -14,7 +14,6 @@ from flows.running import Run, make_runtime, make_shared, recorded
 from flows.settings import Settings
 from flows.study_checks import check_study, require_something, study_bytes
 from flows.study_others import Others, find_others
-from flows.sweep import Grid
 from tasks.core.errors import CrashError, InputError
 from tasks.store.stage import Stage
 from tasks.store.tracking import Tracking

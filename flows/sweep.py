@@ -4,15 +4,15 @@ A cell that fails does not fail the others. Run again: what is done is found, wh
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from prefect import flow
 from prefect.runtime import deployment
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 
 from flows.cells import Cell, Outcome, on_pool, run_here, run_on_pool
 from flows.crash import RUNNER
-from flows.grid import make_cells, shown
+from flows.grid import Grid, make_cells, shown
 from flows.inputs import check_cells
 from flows.progress import Progress
 from flows.running import make_runtime, make_shared, recorded, run_name
@@ -23,7 +23,6 @@ from tasks.core.errors import EnvironmentFault
 from tasks.store.artifacts import Ref
 from tasks.store.runtime import Runtime
 
-Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
 Where = Literal["auto", "here", "pool"]
 
 

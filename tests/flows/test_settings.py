@@ -1,5 +1,7 @@
 """Settings: what is refused, where the message points, and that the README lists them all."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from flows.reading import read_settings
 from flows.reference import updated
 from flows.settings import Settings
 from tasks.core.errors import InputError
+from tests.flows.commands import DEMO, ROOT
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "flows" / "demo" / "settings.toml"
@@ -154,3 +157,22 @@ def test_a_file_that_is_no_text(tmp_path):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="not valid TOML"):
         read_settings(path)
+
+
+READERS = """
+import sys
+from pathlib import Path
+from flows.reading import read_settings, read_study, read_sweep
+read_settings(Path("{demo}/settings.toml"))
+read_sweep(Path("demo.toml"))
+read_study(Path("{demo}/study.toml"))
+print(sorted({{"prefect", "mlflow", "torch"}} & set(sys.modules)))
+"""
+
+
+def test_reading_imports_nothing_that_looks_at_the_environment_of_home():
+    """Prefect takes its settings when it is imported, and which home they are about is in the file."""
+    done = subprocess.run(
+        [sys.executable, "-c", READERS.format(demo=DEMO)], capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
+    assert done.stdout == "[]\n", done.stderr
