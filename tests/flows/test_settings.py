@@ -10,7 +10,6 @@ from flows.reading import read_settings
 from flows.reference import updated
 from flows.settings import Settings
 from tasks.core.errors import InputError
-from tests.flows.commands import DEMO, ROOT
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "flows" / "demo" / "settings.toml"
@@ -173,6 +172,6 @@ print(sorted({{"prefect", "mlflow", "torch"}} & set(sys.modules)))
 def test_reading_imports_nothing_that_looks_at_the_environment_of_home():
     """Prefect takes its settings when it is imported, and which home they are about is in the file."""
     done = subprocess.run(
-        [sys.executable, "-c", READERS.format(demo=DEMO)], capture_output=True, text=True, cwd=ROOT, timeout=120
+        [sys.executable, "-c", READERS.format(demo=DEMO.parent)], capture_output=True, text=True, cwd=ROOT, timeout=120
     )
     assert done.stdout == "[]\n", done.stderr
