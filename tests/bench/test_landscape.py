@@ -5,7 +5,7 @@ them at answer tokens only. The second tells what is gained by running unchanged
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -28,6 +28,15 @@ REPEATS = 3
 Row = Callable[[str, str, str], None]
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(2400)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """CPU time of several threads counts their waiting for one another too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
