@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.cost_inputs import Known
 from flows.costing import STAGES, Estimate
-from flows.grid import make_cells, shown
+from flows.grid import make_cells, named_cell, shown
 from flows.reading import read_sweep
 from flows.settings import Settings
 from flows.stage_costs import Cost
@@ -78,14 +78,10 @@ def estimate_cells(cells: "Sequence[tuple[dict[str, Any], Settings]]", rows: "Wo
     """
     estimate, inputs = Estimate(), Known(rows)
     for values, cell in cells:
-        try:
+        with named_cell(f"the cell {shown(values)}" if values else None):
             shape = inputs.shape(cell)
             inputs.check(cell, shape)
             estimate.add(cell, shape, inputs.workload(cell, shape), inputs.num_validating(cell))
-        except InputError as error:
-            if not values:
-                raise
-            raise InputError(f"the cell {shown(values)}: {error}") from error
     return estimate
 
 

@@ -3,17 +3,30 @@
 import itertools
 import types
 import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
 from flows import variants
 from flows.settings import Settings
-from tasks.core.errors import InputError
+from tasks.core.errors import CrashError, InputError
 
 MAX_CELLS = 10_000
 # As a flow's parameter: dotted key to the values that it has.
 Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
+
+
+@contextmanager
+def named_cell(name: str | None) -> Iterator[None]:
+    """Within the context an error of ours says which cell it is about; None where there is one cell only."""
+    try:
+        yield
+    except CrashError as error:
+        if name is None:
+            raise
+        raise type(error)(f"{name}: {error}") from error
 
 
 def split_axes(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]]:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.arguments import grids, make_variant, plan_options
-from flows.grid import shown
+from flows.grid import named_cell, shown
 from flows.settings import Settings
-from tasks.core.errors import CrashError, InputError
+from tasks.core.errors import InputError
 from tasks.core.plan import fixed_plan
 from tasks.core.strategies import rehearse
 from tasks.store.precision import resolve_precision
@@ -79,10 +79,8 @@ class Inputs:
 def check_cells(cells: Iterable[tuple[dict[str, Any], Settings]]) -> None:
     """Refuse a sweep of which one cell cannot run; the error names the cell."""
     for values, settings in cells:
-        try:
+        with named_cell(f"the cell {shown(values)}"):
             Inputs(settings)
-        except CrashError as error:
-            raise type(error)(f"the cell {shown(values)}: {error}") from error
 
 
 def check_budget(settings: Settings, num_blocks: int) -> None:

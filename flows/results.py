@@ -71,8 +71,6 @@ def _was(computed: bool) -> str:
 
 def show_search(run: "Run", tracking: Tracking) -> None:
     """Pass the table and the picture of a search on to MLflow and Prefect."""
-    from prefect.artifacts import create_markdown_artifact
-
     assert run.report is not None
     folder = run.runtime.open_store().open(run.report)
     tracking.files([folder / "frontier.png"], "figures")
@@ -82,17 +80,11 @@ def show_search(run: "Run", tracking: Tracking) -> None:
     tracking.values({name: float(value) for name, value in shown.items() if value is not None})
     table = (folder / "table.md").read_text()
     tracking.describe(table, {"frontier.key": run.report.key})
-    try:
-        create_markdown_artifact(markdown=table, key="report", description="Every plan of the search")
-    except Exception as error:
-        # The store has the table; a server that is away costs only its copy.
-        logger.warning("Prefect did not take the table (%s)", type(error).__name__)
+    _show_table(table, "Every plan of the search")
 
 
 def show_study(run: "Run", tracking: Tracking) -> None:
     """Pass the page, the figures and the numbers of a study on to MLflow and Prefect."""
-    from prefect.artifacts import create_markdown_artifact
-
     assert run.report is not None
     folder = run.runtime.open_store().open(run.report)
     private = [] if run.settings.study.track_text else json.loads((folder / "study.json").read_text())["private"]
@@ -106,8 +98,14 @@ def show_study(run: "Run", tracking: Tracking) -> None:
     tracking.values({name: float(value) for name, value in run.report.summary.items()})
     table = (folder / "study.md").read_text()
     tracking.describe(table, {"findings.key": run.report.key})
+    _show_table(table, "The study in numbers")
+
+
+def _show_table(table: str, description: str) -> None:
+    """As the report of the run in Prefect; the store has it, and a server that is away costs only its copy."""
+    from prefect.artifacts import create_markdown_artifact
+
     try:
-        create_markdown_artifact(markdown=table, key="report", description="The study in numbers")
+        create_markdown_artifact(markdown=table, key="report", description=description)
     except Exception as error:
-        # The store has the page; a server that is away costs only its copy.
-        logger.warning("Prefect did not take the numbers (%s)", type(error).__name__)
+        logger.warning("Prefect did not take the table (%s)", type(error).__name__)

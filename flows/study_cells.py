@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import variants
-from flows.grid import Grid, make_cells, shown
+from flows.grid import Grid, make_cells, named_cell, shown
 from flows.inputs import Inputs
 from flows.logs import quiet_prefect
 from flows.parameters import digests_of, shown_parameters
@@ -14,7 +14,7 @@ from flows.running import Run, make_runtime, make_shared, recorded
 from flows.settings import Settings
 from flows.study_checks import check_study, require_something, study_bytes
 from flows.study_others import Others, find_others
-from tasks.core.errors import CrashError, InputError
+from tasks.core.errors import InputError
 from tasks.store.stage import Stage
 from tasks.store.tracking import Tracking
 
@@ -89,13 +89,9 @@ def open_inputs(cells: list[tuple[str, Settings]]) -> list[tuple[Inputs, Others]
     """Inputs of every cell, resolved and checked before anything is computed. An error names its cell."""
     found = []
     for label, settings in cells:
-        try:
+        with named_cell(label if len(cells) > 1 else None):
             inputs = Inputs(settings, study_bytes)
             found.append((inputs, find_others(settings, inputs.model)))
-        except CrashError as error:
-            if len(cells) == 1:
-                raise
-            raise type(error)(f"{label}: {error}") from error
     return found
 
 

@@ -9,9 +9,8 @@ import numpy as np
 from tasks.store.curves import MARKERS, dressed
 from tasks.store.drawing import CYCLE, INK, boxes_of, headed, panels, save
 from tasks.store.heatmaps import drawn, write_table
-from tasks.store.similarity_figures import tensors, variants
 from tasks.store.studied import Analysis, Box, Drawn, Matrix, Studied
-from tasks.store.studied_models import model_key, model_titles
+from tasks.store.studied_models import model_key, model_titles, variants
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +28,7 @@ def draw_datasets(cells: Sequence[Studied], out: Path) -> list[Drawn]:
             found.setdefault((f"{titles[model_key(cell)]}{words}", analysis.folder), analysis)
     if not found:
         return []
-    models = [(title, analysis, tensors(analysis, "datasets")) for (title, _), analysis in found.items()]
+    models = [(title, analysis, analysis.tensors("datasets")) for (title, _), analysis in found.items()]
     made, axes = panels(len(models), 3, 11.4, 3.7 * len(models) + 0.8)
     distance = models[0][1].summary["distance"]
     high = max(float(one[analysis.summary["distance"]].max()) for _, analysis, one in models)

@@ -27,22 +27,24 @@ INK = "#222222"
 
 
 def figure(width: float, height: float) -> "tuple[Figure, Axes]":
-    """A figure without global state, so that threads do not draw into one another's. Size in inches."""
+    """A figure with one panel. Size in inches."""
+    made = blank(width, height)
+    return made, made.add_subplot()
+
+
+def blank(width: float, height: float) -> "Figure":
+    """A figure without panels, and without global state, so that threads do not draw into one another's."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(made)
-    return made, made.add_subplot()
+    return made
 
 
 def panels(rows: int, columns: int, width: float, height: float) -> "tuple[Figure, list[list[Axes]]]":
     """A figure of several panels, axes[row][column]. Size of the whole figure in inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    made = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(made)
+    made = blank(width, height)
     return made, [list(row) for row in made.subplots(rows, columns, squeeze=False)]
 
 

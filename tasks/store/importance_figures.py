@@ -2,14 +2,15 @@
 
 import csv
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.store.drawing import BLUE, GREY, INK, VERMILION, boxes_of, figure, headed, plain, save, titled
+from tasks.store.drawing import BLUE, GREY, INK, VERMILION, blank, boxes_of, headed, plain, save, titled
+from tasks.store.heatmaps import drawn
 from tasks.store.scales import around_zero, logarithmic, wide
-from tasks.store.studied import Drawn, Matrix, Studied
+from tasks.store.studied import Analysis, Drawn, Matrix, Studied
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,23 +40,17 @@ class _Cell:
 
 def draw_importance(cells: Sequence[Studied], out: Path) -> list[Drawn]:
     """Loss without each block, of all cells on one scale; where there are pairs, heatmaps of block j at position i."""
-    found = [_read(cell, analysis) for cell in cells for analysis in _analyses(cell)]
+    found = [_read(cell, analysis) for cell in cells for analysis in cell.of(STAGE).values()]
     if not found:
         return []
-    drawn = [_deletions(found, out)]
+    figures = [_deletions(found, out)]
     if with_pairs := [cell for cell in found if cell.pairs]:
-        drawn.append(_pairs(with_pairs, out))
-    return drawn
+        figures.append(_pairs(with_pairs, out))
+    return figures
 
 
-def _analyses(cell: Studied) -> Iterator[Any]:
-    return (each for name, each in cell.analyses.items() if name.split(" · ")[0] == STAGE)
-
-
-def _read(cell: Studied, analysis: Any) -> _Cell:
-    from safetensors.numpy import load_file
-
-    tensors = {name: values.tolist() for name, values in load_file(analysis.folder / "importance.safetensors").items()}
+def _read(cell: Studied, analysis: Analysis) -> _Cell:
+    tensors = {name: values.tolist() for name, values in analysis.tensors("importance").items()}
     deleted = list(zip(range(len(tensors["deleted"])), tensors["deleted"], tensors["deleted_stderr"], strict=True))
     rewound = [tensors.get(name, []) for name in ("tuned_blocks", "rewound", "rewound_stderr")]
     return _Cell(
@@ -77,8 +72,7 @@ def _read(cell: Studied, analysis: Any) -> _Cell:
 def _deletions(cells: Sequence[_Cell], out: Path) -> Drawn:
     columns = min(COLUMNS, len(cells))
     rows = -(-len(cells) // columns)
-    made, first = figure(max(6.4, 4.6 * columns), 3.5 * rows + 0.5)
-    first.remove()
+    made = blank(max(6.4, 4.6 * columns), 3.5 * rows + 0.5)
     panels = made.subplots(rows, columns, squeeze=False, sharey=True)
     for place, axes in enumerate(panels.flat):
         if place >= len(cells):
@@ -103,8 +97,7 @@ def _deletions(cells: Sequence[_Cell], out: Path) -> Drawn:
     )
     if any(cell.rewound for cell in cells):
         caption += " Squares: the rise over the tuned model's loss when one tuned block gets its initial weights back."
-    files = out / "importance.png", out / "importance.csv"
-    return Drawn("importance", title, f"{caption} {_data(cells)}", *files, {})
+    return drawn(out, "importance", title, f"{caption} {_data(cells)}")
 
 
 def _deletion_panel(axes: "Axes", cell: _Cell) -> None:
@@ -133,8 +126,7 @@ def _deletion_panel(axes: "Axes", cell: _Cell) -> None:
 def _pairs(cells: Sequence[_Cell], out: Path) -> Drawn:
     columns = min(COLUMNS, len(cells))
     rows = -(-len(cells) // columns)
-    made, first = figure(max(5.6, 4.6 * columns + 1.0), 4.3 * rows + 0.5)
-    first.remove()
+    made = blank(max(5.6, 4.6 * columns + 1.0), 4.3 * rows + 0.5)
     panels = made.subplots(rows, columns, squeeze=False)
     increases = {cell.label: [[loss - cell.loss for loss in row] for row in cell.pairs] for cell in cells}
     every = [value for matrix in increases.values() for row in matrix for value in row if math.isfinite(value)]
@@ -166,8 +158,7 @@ def _pairs(cells: Sequence[_Cell], out: Path) -> Drawn:
         )
         for (label, matrix), box in zip(increases.items(), boxes_of(images), strict=True)
     }
-    files = out / "importance_pairs.png", out / "importance_pairs.csv"
-    return Drawn("importance_pairs", title, caption, *files, matrices)
+    return drawn(out, "importance_pairs", title, caption, matrices)
 
 
 def _pair_panel(axes: "Axes", label: str, matrix: Sequence[Sequence[float]], norm: Any) -> "AxesImage":

@@ -1,14 +1,16 @@
 """Pictures of losses between tunings: paths with their barriers, and planes (see `landscape_planes`)."""
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.store.curves import style
-from tasks.store.drawing import INK, figure, headed, plain, save
-from tasks.store.studied import Drawn, Studied
+from tasks.store.drawing import INK, blank, headed, plain, save
+from tasks.store.heatmaps import drawn
+from tasks.store.studied import Analysis, Drawn, Studied
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,27 +39,18 @@ def draw_landscape(cells: Sequence[Studied], out: Path) -> list[Drawn]:
     """For each landscape that was taken: paths of all cells, and where three points were given the planes."""
     from tasks.store.landscape_planes import draw_contours, draw_surfaces
 
-    drawn = []
-    for key in dict.fromkeys(name for cell in cells for name in _landscapes(cell)):
-        seen = [_read(cell, key) for cell in cells if key in cell.analyses]
-        name = "_".join(key.lower().replace("·", " ").replace("-", " ").split())
-        drawn.append(_paths(seen, name, out))
+    figures = []
+    for label in dict.fromkeys(label for cell in cells for label in cell.of(STAGE)):
+        seen = [_read(cell, cell.of(STAGE)[label]) for cell in cells if label in cell.of(STAGE)]
+        name = "_".join([STAGE, *label.lower().replace("·", " ").replace("-", " ").split()])
+        figures.append(_paths(seen, name, out))
         if planes := [each for each in seen if "plane" in each.facts]:
-            drawn += [draw_contours(planes, f"{name}_plane", out), draw_surfaces(planes, f"{name}_surface", out)]
-    return drawn
+            figures += [draw_contours(planes, f"{name}_plane", out), draw_surfaces(planes, f"{name}_surface", out)]
+    return figures
 
 
-def _landscapes(cell: Studied) -> Iterator[str]:
-    return (name for name in cell.analyses if name.split(" · ")[0] == STAGE)
-
-
-def _read(cell: Studied, key: str) -> Seen:
-    import json
-
-    from safetensors.numpy import load_file
-
-    analysis = cell.analyses[key]
-    tensors = {name: values.tolist() for name, values in load_file(analysis.folder / "landscape.safetensors").items()}
+def _read(cell: Studied, analysis: Analysis) -> Seen:
+    tensors = {name: values.tolist() for name, values in analysis.tensors("landscape").items()}
     facts = json.loads((analysis.folder / "landscape.json").read_text())
     return Seen(cell.label, cell.model, cell.task, facts, tensors, analysis.summary["num_rows"])
 
@@ -66,8 +59,7 @@ def _paths(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
     columns = min(COLUMNS, len(seen))
     rows = -(-len(seen) // columns)
     num_lines = max(len(each.facts["lines"]) for each in seen)
-    made, first = figure(max(6.6, 4.7 * columns), (5.8 + 0.2 * num_lines) * rows + 0.4)
-    first.remove()
+    made = blank(max(6.6, 4.7 * columns), (5.8 + 0.2 * num_lines) * rows + 0.4)
     # A pair of panels for each cell: the loss above, the metric below.
     panels = made.subplots(2 * rows, columns, squeeze=False, sharex=True)
     for place in range(rows * columns):
@@ -92,7 +84,7 @@ def _paths(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
         " line between the losses at both ends (dotted), ± its standard error over rows. Two models are called"
         f" connected where it is at most 2 % of the mean loss at the ends. {data(seen)}"
     )
-    return Drawn(name, title, caption, out / f"{name}.png", out / f"{name}.csv", {})
+    return drawn(out, name, title, caption)
 
 
 def _loss_panel(axes: "Axes", seen: Seen) -> None:

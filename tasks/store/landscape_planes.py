@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.store.drawing import INK, boxes_at, figure, headed, save
+from tasks.store.drawing import INK, blank, boxes_at, headed, save
+from tasks.store.heatmaps import drawn
 from tasks.store.landscape_figures import Seen, data, metric_words, note
 from tasks.store.scales import loss_scale, metric_scale, ticks
 from tasks.store.studied import Drawn, Matrix
@@ -23,8 +24,7 @@ IN_PLANE = 0.005
 
 def draw_contours(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
     """Loss and metric of every cell, with the points marked; losses of one data set on one scale."""
-    made, first = figure(11.0, 4.6 * len(seen) + 0.4)
-    first.remove()
+    made = blank(11.0, 4.6 * len(seen) + 0.4)
     panels = made.subplots(len(seen), 2, squeeze=False)
     scales = _loss_scales(seen)
     matrices: dict[str, Matrix] = {}
@@ -34,8 +34,8 @@ def draw_contours(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
         matrices |= {f"{each.label}: loss": _matrix(each, "plane_loss", "nats a token")}
         matrices |= {f"{each.label}: {words}": _matrix(each, "plane_metric", words)}
         places += [(axes, _corners(each)) for axes in (left, right)]
-        drawn = _contour(left, each, "plane_loss", scale, "viridis_r")
-        made.colorbar(drawn, ax=left, label="loss, nats a token", **ticks(scale))
+        contour = _contour(left, each, "plane_loss", scale, "viridis_r")
+        made.colorbar(contour, ax=left, label="loss, nats a token", **ticks(scale))
         colours = "viridis" if each.facts["higher_is_better"] else "viridis_r"
         own = metric_scale(_array(each, "plane_metric"))
         made.colorbar(_contour(right, each, "plane_metric", own, colours), ax=right, label=words, **ticks(own))
@@ -49,7 +49,7 @@ def draw_contours(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
     matrices = {title: replace(matrix, box=box) for (title, matrix), box in zip(matrices.items(), boxes, strict=True)}
     _write(seen, out / f"{name}.csv")
     caption = f"Loss (nats an answer token) and task metric {_caption(seen)} Bright is good. Grey: not finite."
-    return Drawn(name, title, caption, out / f"{name}.png", out / f"{name}.csv", matrices)
+    return drawn(out, name, title, caption, matrices)
 
 
 def draw_surfaces(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
@@ -58,8 +58,7 @@ def draw_surfaces(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
 
     columns = min(2, len(seen))
     rows = -(-len(seen) // columns)
-    made, first = figure(6.6 * columns, 5.6 * rows + 0.4)
-    first.remove()
+    made = blank(6.6 * columns, 5.6 * rows + 0.4)
     scales = _loss_scales(seen)
     for place, each in enumerate(seen):
         scale = scales[each.task]
@@ -82,7 +81,7 @@ def draw_surfaces(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
         f"Loss (nats an answer token) {_caption(seen)} The poles stand on the points, each at its own loss; they are no"
         " part of the surface."
     )
-    return Drawn(name, title, caption, out / f"{name}.png", out / f"{name}.csv", {})
+    return drawn(out, name, title, caption)
 
 
 def _poles(axes: Any, seen: Seen, heights: Any, logarithmic: bool) -> None:

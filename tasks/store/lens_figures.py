@@ -10,10 +10,11 @@ from tasks.store.curves import MARKERS, depth_label
 from tasks.store.drawing import CYCLE, INK, boxes_of, headed, panels, plain, save
 from tasks.store.heatmaps import drawn, write_table
 from tasks.store.studied import Analysis, Box, Drawn, Matrix, Studied
+from tasks.store.studied_models import variants
 from tasks.store.trajectory_figures import draw_trajectories
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import numpy as np
 
 # Panel titles and units; kl has a direction.
 DISTANCES = {
@@ -47,16 +48,14 @@ def draw_lens(cells: Sequence[Studied], out: Path) -> list[Drawn]:
 def found(cells: Sequence[Studied], stage: str) -> Iterator[tuple[str, Studied, Analysis]]:
     """(label, cell, analysis) of each time that a stage ran for a cell; the label tells all of them apart."""
     for cell in cells:
-        for name, analysis in cell.analyses.items():
-            kind, _, label = name.partition(" · ")
-            if kind == stage:
-                yield f"{cell.label} · {label}" if label else cell.label, cell, analysis
+        for words, analysis in variants(cell, stage):
+            yield f"{cell.label}{words}", cell, analysis
 
 
 def _draw_depth(curves: Sequence[tuple[str, Studied, Analysis]], out: Path) -> Drawn:
     """KL and agreement by block, the tuned lens beside the logit lens, all cells in both panels."""
     made, [[left, right]] = panels(1, 2, 10.0, 4.2)
-    measured = [_load(analysis.folder / "curves.safetensors") for _, _, analysis in curves]
+    measured = [analysis.tensors("curves") for _, _, analysis in curves]
     relative = len({len(values["kl_tuned"]) for values in measured}) > 1
     for number, ((label, _, _), values) in enumerate(zip(curves, measured, strict=True)):
         depth = len(values["kl_tuned"])
@@ -106,7 +105,7 @@ def _depth_data(label: str, cell: Studied, analysis: Analysis) -> str:
 def _draw_distances(shown: Sequence[tuple[str, Studied, Analysis]], name: str, lens: str, out: Path) -> Drawn:
     """One panel for each distance and cell; of a distance all panels have one scale."""
     title = f"How far apart the blocks' predictions are, {lens} lens"
-    values = [_load(analysis.folder / "distances.safetensors") for _, _, analysis in shown]
+    values = [analysis.tensors("distances") for _, _, analysis in shown]
     alone = len(shown) == 1
     rows, columns = (len(DISTANCES) // PANELS_A_ROW, PANELS_A_ROW) if alone else (len(DISTANCES), len(shown))
     made, grid = panels(rows, columns, 3.5 * columns, 3.1 * rows + 0.4)
@@ -148,7 +147,7 @@ def _draw_distances(shown: Sequence[tuple[str, Studied, Analysis]], name: str, l
     return drawn(out, name, title, caption, matrices)
 
 
-def _pointed_at(matrix: "Tensor", unit: str, box: Box) -> Matrix:
+def _pointed_at(matrix: "np.ndarray", unit: str, box: Box) -> Matrix:
     blocks = [f"block {block}" for block in range(len(matrix))]
     return Matrix(blocks, blocks, matrix.tolist(), unit, box)
 
@@ -161,7 +160,7 @@ def _distance_data(label: str, cell: Studied, analysis: Analysis) -> str:
     )
 
 
-def _heatmap(axes: Any, matrix: "Tensor", highest: float, by_root: bool) -> Any:
+def _heatmap(axes: Any, matrix: "np.ndarray", highest: float, by_root: bool) -> Any:
     """Blocks by blocks, block 0 at the lower left."""
     from matplotlib.colors import PowerNorm
 
@@ -172,9 +171,3 @@ def _heatmap(axes: Any, matrix: "Tensor", highest: float, by_root: bool) -> Any:
     axes.set_yticks(places)
     axes.set(xlabel="block", ylabel="block")
     return image
-
-
-def _load(file: Path) -> "dict[str, Tensor]":
-    from safetensors.torch import load_file
-
-    return load_file(file)

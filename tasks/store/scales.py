@@ -17,13 +17,12 @@ WIDE_INCREASES = 5.0
 def loss_scale(arrays: Sequence[Any]) -> dict[str, Any]:
     """Levels, norm and ticks for all these losses; logarithmic where they span much."""
     import numpy as np
-    from matplotlib.colors import LogNorm, Normalize
+    from matplotlib.colors import LogNorm
 
     every = np.concatenate([array[np.isfinite(array)].ravel() for array in arrays])
     low, high = float(every.min()), float(every.max())
     if low <= 0 or high / low < WIDE_PLANE:
-        high = high if high > low else low + 1.0
-        return {"log": False, "levels": np.linspace(low, high, NUM_LEVELS), "norm": Normalize(low, high), "ticks": None}
+        return _linear(low, high)
     return {
         "log": True,
         "levels": np.geomspace(low * 0.999, high * 1.001, NUM_LEVELS),
@@ -35,12 +34,18 @@ def loss_scale(arrays: Sequence[Any]) -> dict[str, Any]:
 def metric_scale(array: Any) -> dict[str, Any]:
     """Linear between what is there, logarithmic for perplexities that span much."""
     import numpy as np
-    from matplotlib.colors import Normalize
 
     finite = array[np.isfinite(array)]
     low, high = float(finite.min()), float(finite.max())
     if low > 1 and high / low >= WIDE_PLANE:
         return loss_scale([array])
+    return _linear(low, high)
+
+
+def _linear(low: float, high: float) -> dict[str, Any]:
+    import numpy as np
+    from matplotlib.colors import Normalize
+
     high = high if high > low else low + 1.0
     return {"log": False, "levels": np.linspace(low, high, NUM_LEVELS), "norm": Normalize(low, high), "ticks": None}
 

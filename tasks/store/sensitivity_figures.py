@@ -9,9 +9,9 @@ import numpy as np
 from tasks.store.curves import depth_label, depth_line, dressed, legend, shades, style
 from tasks.store.drawing import headed, panels, save
 from tasks.store.heatmaps import MAX_CURVES, drawn, wrapped, write_table
-from tasks.store.similarity_figures import SHORT, tensors, variants
+from tasks.store.similarity_figures import SHORT
 from tasks.store.studied import Drawn, Studied
-from tasks.store.studied_models import by_model, data_of, model_titles, num_rows, support_rows
+from tasks.store.studied_models import by_model, data_of, model_titles, num_rows, support_rows, variants
 
 Lines = list[tuple[str, np.ndarray]]
 
@@ -19,7 +19,7 @@ Lines = list[tuple[str, np.ndarray]]
 def draw_sensitivity(cells: Sequence[Studied], out: Path) -> list[Drawn]:
     """Number of rows (`structure`), pooling (`structure · <pooling>`) and data set (cells of one model's weights)."""
     having = [cell for cell in cells if "structure" in cell.analyses]
-    sized = [cell for cell in having if len(tensors(cell.analyses["structure"], "structure")["num_samples"]) > 1]
+    sized = [cell for cell in having if len(cell.analyses["structure"].tensors("structure")["num_samples"]) > 1]
     figures = [_rows_curves(sized, out), _rows_modules(sized, out)] if sized else []
     pooled = {cell.label: _by_variant(cell) for cell in having if len(variants(cell, "structure")) > 1}
     if pooled:
@@ -34,7 +34,7 @@ def draw_sensitivity(cells: Sequence[Studied], out: Path) -> list[Drawn]:
 
 
 def _adjacent(analysis: Any) -> np.ndarray:
-    return tensors(analysis, "structure")["adjacent"]
+    return analysis.tensors("structure")["adjacent"]
 
 
 def _by_variant(cell: Studied) -> Lines:
@@ -58,7 +58,7 @@ def _by_task(cells: Sequence[Studied]) -> dict[str, Lines]:
 def _rows_curves(cells: Sequence[Studied], out: Path) -> Drawn:
     found = {}
     for cell in cells:
-        one = tensors(cell.analyses["structure"], "structure")
+        one = cell.analyses["structure"].tensors("structure")
         sizes = one["num_samples"].tolist()
         found[cell.label] = [(f"{size} rows", line) for size, line in zip(sizes, one["adjacent_by_size"], strict=True)]
     words = "Similarity of neighbouring blocks by number of rows, means over random subsets"
@@ -69,7 +69,7 @@ def _rows_modules(cells: Sequence[Studied], out: Path) -> Drawn:
     made, axes = panels(1, 2, 9.4, 3.7)
     table = []
     for number, cell in enumerate(cells):
-        one = tensors(cell.analyses["structure"], "structure")
+        one = cell.analyses["structure"].tensors("structure")
         sizes, scores, agreement = (one[name] for name in ("num_samples", "score_by_size", "agreement_by_size"))
         for place, values in zip(axes[0], (scores, agreement), strict=True):
             place.plot(sizes, values, label=cell.label, **style(number))

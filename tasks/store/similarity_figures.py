@@ -9,8 +9,8 @@ from tasks.store.curves import depth_label, depth_line, dressed, legend
 from tasks.store.drawing import headed, panels, save
 from tasks.store.figures import ESTIMATORS
 from tasks.store.heatmaps import Look, Panel, draw_heatmaps, drawn, placed, state_names, wrapped, write_table
-from tasks.store.studied import Analysis, Drawn, Studied
-from tasks.store.studied_models import num_rows, support_rows
+from tasks.store.studied import Drawn, Studied
+from tasks.store.studied_models import num_rows, support_rows, variants
 
 SHORT = {
     "linear_cka": "linear CKA (biased)",
@@ -25,7 +25,7 @@ def draw_similarity(cells: Sequence[Studied], out: Path) -> list[Drawn]:
     having = [cell for cell in cells if "similarity" in cell.analyses]
     if not having:
         return []
-    found = {cell.label: tensors(cell.analyses["similarity"], "similarity") for cell in having}
+    found = {cell.label: cell.analyses["similarity"].tensors("similarity") for cell in having}
     figures = [_heatmaps(having, found, measure, out) for measure in ESTIMATORS]
     return [*figures, _adjacent(having, found, out), _influence(having, found, out)]
 
@@ -40,7 +40,7 @@ def draw_cross(cells: Sequence[Studied], out: Path) -> list[Drawn]:
     for estimator in ("linear_cka", "debiased_cka", "rbf_cka"):
         shown = []
         for title, analysis in pairs:
-            matrix = tensors(analysis, "cross")[estimator]
+            matrix = analysis.tensors("cross")[estimator]
             shown.append(Panel(title, matrix, state_names(len(matrix)), state_names(matrix.shape[1])))
         look = Look(
             name=f"cross-{estimator.replace('_', '-')}",
@@ -54,22 +54,6 @@ def draw_cross(cells: Sequence[Studied], out: Path) -> list[Drawn]:
         )
         figures.append(draw_heatmaps(wrapped(shown), look, out))
     return figures
-
-
-def variants(cell: Studied, stage: str) -> list[tuple[str, Analysis]]:
-    """The analyses of a stage with what tells them apart: "" or " · <label>"."""
-    return [
-        (name.removeprefix(stage), analysis)
-        for name, analysis in cell.analyses.items()
-        if name == stage or name.startswith(f"{stage} · ")
-    ]
-
-
-def tensors(analysis: Analysis, name: str) -> dict[str, np.ndarray]:
-    """A safetensors file of an analysis."""
-    from safetensors.numpy import load_file
-
-    return load_file(analysis.folder / f"{name}.safetensors")
 
 
 def _heatmaps(

@@ -21,7 +21,7 @@ from tasks.store.heatmaps import (
     write_table,
 )
 from tasks.store.sensitivity_figures import draw_sensitivity
-from tasks.store.similarity_figures import SHORT, tensors
+from tasks.store.similarity_figures import SHORT
 from tasks.store.studied import Drawn, Studied
 from tasks.store.studied_models import num_rows, support_rows
 
@@ -38,7 +38,7 @@ def draw_structure(cells: Sequence[Studied], out: Path) -> list[Drawn]:
     having = [cell for cell in cells if "structure" in cell.analyses]
     figures = []
     if having:
-        found = [tensors(cell.analyses["structure"], "structure") for cell in having]
+        found = [cell.analyses["structure"].tensors("structure") for cell in having]
         figures = [
             _modularity(having, out),
             _modules(having, found, out),

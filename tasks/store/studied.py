@@ -3,8 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    import numpy as np
+
+SEPARATOR = " · "
 # Left, outer edge of the first row, right, outer edge of the last row: shares of the picture from its top left corner.
 Box = tuple[float, float, float, float]
 
@@ -16,6 +20,12 @@ class Analysis:
     folder: Path
     summary: Mapping[str, Any]
 
+    def tensors(self, name: str) -> "dict[str, np.ndarray]":
+        """Its file `<name>.safetensors`."""
+        from safetensors.numpy import load_file
+
+        return load_file(self.folder / f"{name}.safetensors")
+
 
 @dataclass(frozen=True)
 class Studied:
@@ -26,6 +36,11 @@ class Studied:
     task: str
     facts: Mapping[str, Any]
     analyses: Mapping[str, Analysis]
+
+    def of(self, stage: str) -> dict[str, Analysis]:
+        """The analyses of a stage by their labels; of one without a label the empty text."""
+        named = ((name.partition(SEPARATOR), analysis) for name, analysis in self.analyses.items())
+        return {label: analysis for (kind, _, label), analysis in named if kind == stage}
 
 
 @dataclass(frozen=True)

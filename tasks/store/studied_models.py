@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from tasks.store.studied import Studied
-
-SEPARATOR = " · "
+from tasks.store.studied import SEPARATOR, Analysis, Studied
 
 
 def model_key(cell: Studied) -> str:
@@ -34,6 +32,11 @@ def model_titles(cells: Sequence[Studied]) -> dict[str, str]:
     }
 
 
+def variants(cell: Studied, stage: str) -> list[tuple[str, Analysis]]:
+    """The analyses of a stage with what tells them apart: "" or " · <label>"."""
+    return [(f"{SEPARATOR}{label}" if label else "", analysis) for label, analysis in cell.of(stage).items()]
+
+
 def data_of(cells: Sequence[Studied]) -> str:
     """The cells' data sets and splits: `sciq, piqa (train split)`; by cell where its label does not name its own."""
     tasks = list(dict.fromkeys(cell.task for cell in cells))
@@ -50,8 +53,7 @@ def support_rows(cells: Sequence[Studied], stage: str) -> str:
 
 def num_rows(cells: Sequence[Studied], stage: str) -> str:
     """One number, or from-to; of a stage that ran more than once in a cell, all are counted."""
-    analyses = [one for cell in cells for name, one in cell.analyses.items() if name.partition(SEPARATOR)[0] == stage]
-    counts = sorted({analysis.summary["num_rows"] for analysis in analyses})
+    counts = sorted({analysis.summary["num_rows"] for cell in cells for analysis in cell.of(stage).values()})
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 

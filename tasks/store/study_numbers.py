@@ -58,9 +58,8 @@ def numbers(cells: Sequence[Studied]) -> list[dict[str, Any]]:
     found = []
     for answer in ANSWERS:
         for label, fact in dict.fromkeys(place for cell in cells for place in _places(cell, answer)):
-            name = f"{answer.stage} · {label}" if label else answer.stage
-            summaries = {cell.label: cell.analyses[name].summary for cell in cells if name in cell.analyses}
-            values = {label: summary[fact] for label, summary in summaries.items() if fact in summary}
+            analyses = {cell.label: one for cell in cells if (one := cell.of(answer.stage).get(label))}
+            values = {name: one.summary[fact] for name, one in analyses.items() if fact in one.summary}
             words = answer.words if fact == answer.fact else f"{answer.words}, {_rest(fact, answer)}"
             words += f" ({f'{answer.named} {label}'.strip()})" if label else ""
             found.append({"stage": answer.stage, "fact": fact, "label": label, "words": words, "values": values})
@@ -69,12 +68,8 @@ def numbers(cells: Sequence[Studied]) -> list[dict[str, Any]]:
 
 def _places(cell: Studied, answer: Answer) -> Iterator[tuple[str, str]]:
     """Labels of a stage's analyses (of one without a label the empty text), and facts there that the answer names."""
-    for name, analysis in cell.analyses.items():
-        stage, _, label = name.partition(" · ")
-        if stage == answer.stage:
-            yield from (
-                (label, fact) for fact in sorted(analysis.summary) if fact == answer.fact or _rest(fact, answer)
-            )
+    for label, analysis in cell.of(answer.stage).items():
+        yield from ((label, fact) for fact in sorted(analysis.summary) if fact == answer.fact or _rest(fact, answer))
 
 
 def _rest(fact: str, answer: Answer) -> str:

@@ -8,9 +8,8 @@ import numpy as np
 from tasks.store.curves import dressed, legend, style
 from tasks.store.drawing import headed, panels, save
 from tasks.store.heatmaps import MAX_CURVES, Look, Panel, block_names, draw_heatmaps, drawn, wrapped, write_table
-from tasks.store.similarity_figures import tensors, variants
 from tasks.store.studied import Analysis, Drawn, Studied
-from tasks.store.studied_models import model_key, model_titles
+from tasks.store.studied_models import model_key, model_titles, variants
 
 
 def draw_weights(cells: Sequence[Studied], out: Path) -> list[Drawn]:
@@ -27,11 +26,11 @@ def draw_weights(cells: Sequence[Studied], out: Path) -> list[Drawn]:
                 tuned.append(cell)
     if not models:
         return []
-    found = {title: (analysis, tensors(analysis, "weights")) for title, analysis in models.items()}
+    found = {title: (analysis, analysis.tensors("weights")) for title, analysis in models.items()}
     figures = [_distances(title, number, *one, out) for number, (title, one) in enumerate(found.items())]
     figures.append(_variance(found, out))
     if moved:
-        figures.append(_changes({title: (one, tensors(one, "weights")) for title, one in moved.items()}, tuned, out))
+        figures.append(_changes({title: (one, one.tensors("weights")) for title, one in moved.items()}, tuned, out))
     return figures
 
 

@@ -11,17 +11,14 @@ from tasks.core.errors import InputError
 from tasks.core.importance import deletions, replacements, rewindings, row_losses
 from tasks.core.scoring import score_tokens
 from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model
+from tests.core.rows import rows as different_rows
 
 LIMITS = {"max_length": 64, "max_tokens": 18}
 
 
 def rows() -> list[Example]:
     """Rows of different lengths, two of them alike in all but the last token."""
-    generator = torch.Generator().manual_seed(3)
-    made = []
-    for number, (before, after) in enumerate([(3, 2), (7, 1), (1, 4), (5, 3), (2, 2)]):
-        ids = torch.randint(3, 64, (before + after,), generator=generator).tolist()
-        made.append(Example(tuple(ids[:before]), tuple(ids[before:]), number))
+    made = different_rows()
     return [*made, Example(made[1].prompt_ids, (made[1].answer_ids[0] ^ 1,), 5)]
 
 

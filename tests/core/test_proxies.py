@@ -14,22 +14,13 @@ from tasks.core.errors import InputError
 from tasks.core.plan import Plan, fixed_plan
 from tasks.core.proxies import Proxies, measure_proxies
 from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model
+from tests.core.rows import rows
 
 PLANS = {
     "removed": fixed_plan(NUM_BLOCKS, [0, 2, 5], [0, 5]),
     "shared": fixed_plan(NUM_BLOCKS, [0, 2, 4], [0, 4], share="all"),
 }
 EVERY = fixed_plan(NUM_BLOCKS, range(NUM_BLOCKS), [1, 3, 5])
-
-
-def rows() -> list[Example]:
-    """Five rows of different lengths."""
-    generator = torch.Generator().manual_seed(3)
-    made = []
-    for number, (before, after) in enumerate([(3, 2), (7, 1), (1, 4), (5, 3), (2, 2)]):
-        ids = torch.randint(3, 64, (before + after,), generator=generator).tolist()
-        made.append(Example(tuple(ids[:before]), tuple(ids[before:]), number))
-    return made
 
 
 def measured(model: PreTrainedModel, plan: Plan, max_tokens: int = 18) -> Proxies:
