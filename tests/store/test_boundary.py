@@ -8,7 +8,7 @@ from tasks.core.errors import CrashError, DivergedError, EnvironmentFault, Input
 from tasks.store.boundary import LONGEST_QUOTE, translated
 
 
-class PanicException(BaseException):  # noqa: N818
+class PanicException(BaseException):
     """What pyo3 raises for a panic in Rust code; the real class cannot be imported."""
 
 
