@@ -14,12 +14,9 @@ def plug_in(work: Work, model: ModelSource, plan: Ref, tuned: Ref, *, export: bo
     and `plan.json`; with `export` also `model/`, the full model with the blocks plugged in, as a Hugging Face folder,
     which cannot hold adapters. Errors: InputError when names, shapes or finiteness do not fit the model.
     """
-    from pathlib import Path
-
     from tasks.core.errors import InputError
     from tasks.core.plan import Plan
     from tasks.core.plugging import admit, distances, plug_in_parts
-    from tasks.store.model_folder import save_model
     from tasks.store.models import load_model, load_tokenizer
     from tasks.store.returned import read_returned, write_returned
 
@@ -33,6 +30,6 @@ def plug_in(work: Work, model: ModelSource, plan: Ref, tuned: Ref, *, export: bo
     moved = distances(state, network, how) if admitted.method == "blocks" else {}
     write_returned(work.out, how, admitted, state)
     if export:
-        save_model(plug_in_parts(network, state, how, admitted), Path(model.path), work.out / "model")
+        plug_in_parts(network, state, how, admitted).save_pretrained(work.out / "model")
         load_tokenizer(model).save_pretrained(work.out / "model")
     return {"num_tuned": len(how.tuned), **{f"moved_block_{index}": value for index, value in moved.items()}}

@@ -106,7 +106,7 @@ def tell_unused(folder: Path) -> None:
 @cache
 def say(message: str) -> None:
     """Log what was decided about a folder, once for each process, however often the folder is resolved."""
-    logger.info("%s", message)
+    logger.warning("%s", message)
 
 
 def _require_not_quantised(config: Mapping[str, Any], folder: Path) -> None:

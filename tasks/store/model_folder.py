@@ -95,24 +95,6 @@ def quiet_transformers() -> None:
     logging.set_verbosity_error()
 
 
-def save_model(model: "PreTrainedModel", folder: Path, out: Path) -> None:
-    """Save a changed model in `out`, with the generation settings of `folder`, from which it was loaded, as they are.
-
-    transformers refuses to save settings that it only warns of when it loads them.
-    """
-    from transformers import GenerationConfig
-
-    settings: Any = model.generation_config
-    try:
-        settings.validate(strict=True)
-    except ValueError:
-        ids = {name: getattr(settings, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        model.generation_config = GenerationConfig(**ids)
-    model.save_pretrained(out)
-    if (folder / GENERATION_FILE).is_file():
-        shutil.copyfile(folder / GENERATION_FILE, out / GENERATION_FILE)
-
-
 def copy_companions(folder: Path, out: Path) -> None:
     """Copy tokenizer and generation settings, flushed to the disk."""
     for pattern in COMPANIONS:

@@ -1,6 +1,5 @@
 """A model as an input: found, checked, identified by content, loaded."""
 
-import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from tasks.store.model_files import FileDigest
 from tasks.store.model_folder import quiet_transformers, read_model
 from tasks.store.model_tensors import predicting_tensors, require_depth
 from tasks.store.model_view import only
+from tasks.store.sentencepiece_files import follow_sentencepiece
 from tasks.store.task_sources import home
 from tasks.store.tensor_files import stored_tensors
 from tasks.store.vocabulary import declared_rows, stored_rows
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from tasks.store.artifacts import Store
-
-logger = logging.getLogger(__name__)
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 # Weights, settings and tokenizers; never code.
@@ -128,6 +126,7 @@ def tokenizer_of(folder: Path) -> "PreTrainedTokenizerBase":
     files = ("config.json", *model_files.tokenizer_files(folder))
     with translated(f"{folder}: transformers cannot load the tokenizer"), only(folder, files) as place:
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, local_files_only=True)
+        follow_sentencepiece(tokenizer, folder)
     tokenizer.name_or_path = str(folder)
     if tokenizer.pad_token_id is None:
         # lm-eval's order of preference; the rest is for tokenizers without any special token.
@@ -215,7 +214,7 @@ def _converted(folder: Path, root: Path, file_digest: FileDigest, tokenizer: str
     parts["tokenizer"] = tokenizer
     target = root / model_files.json_digest(parts)[:32]
     if not target.is_dir():
-        logger.info("%s has pickled weights only: converting them to safetensors once, in %s", folder, target)
+        folder_rules.say(f"{folder} has pickled weights only: converting them to safetensors once, in {target}")
         with made_once(target) as partial:
             to_safetensors(folder, partial)
     return target

@@ -25,6 +25,7 @@ MODEL_CODE = (
     "tasks.store.model_folder",
     "tasks.store.model_tensors",
     "tasks.store.model_view",
+    "tasks.store.sentencepiece_files",
     "tasks.store.tensor_files",
     "tasks.store.tensor_sources",
     "tasks.store.vocabulary",
