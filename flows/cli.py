@@ -11,12 +11,14 @@ from types import FrameType
 from flows.command_line import make_parser
 from flows.environment import read_connection
 from tasks.core.errors import CrashError, InterruptedRun
+from tasks.store.loopback import keep_loopback_direct
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit with its code."""
     options = parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminate)
+    keep_loopback_direct(os.environ)
     try:
         code = options.run(options) or 0
     except CrashError as error:

@@ -1,7 +1,17 @@
 """Environment of every process: no telemetry, no pickled results, everything under one home folder."""
 
 import os
+import shlex
+from collections.abc import MutableMapping
 from pathlib import Path
+
+from tasks.core.errors import EnvironmentFault
+from tasks.store.loopback import keep_loopback_direct, require_proxy
+
+# A database of the temporary server that the user chose, by whatever variable.
+OWN_DATABASE = ("PREFECT_API_DATABASE_", "PREFECT_SERVER_DATABASE_")
+# Files that HTTP clients read before they connect to anything.
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 def prepare_environment(home: Path) -> None:
@@ -9,9 +19,46 @@ def prepare_environment(home: Path) -> None:
 
     A server that the user named (PREFECT_API_URL) is used, else the servers that `crash up` started for this home;
     otherwise Prefect starts its own for the time of the run, with its database under `home`.
+
+    Raises:
+        EnvironmentFault: a variable names a folder or a file that is not there.
     """
+    check_variables()
+    check_home(home)
     for name, value in {**read_connection(home), **defaults(home)}.items():
         os.environ.setdefault(name, value)
+    if not os.environ.get("PREFECT_API_URL") and not any(name.startswith(OWN_DATABASE) for name in os.environ):
+        from tasks.store.databases import sqlite_url
+
+        # Prefect would paste the path of its home folder into the address of its database.
+        database = Path(os.environ["PREFECT_HOME"]).absolute() / "prefect.db"
+        os.environ["PREFECT_API_DATABASE_CONNECTION_URL"] = sqlite_url(database, "aiosqlite")
+    keep_loopback_direct(os.environ)
+
+
+def check_variables() -> None:
+    """Refuse variables of the environment that make other packages fail later, and less clearly.
+
+    Raises:
+        EnvironmentFault: TMPDIR cannot be written, or a file of certificates is not there.
+    """
+    folder = os.environ.get("TMPDIR")
+    if folder and not (os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)):
+        what = "cannot be written" if os.path.isdir(folder) else "does not exist"
+        raise EnvironmentFault(f"TMPDIR = {folder}: this folder {what}; make it, name another one, or unset TMPDIR")
+    for name in CERTIFICATES:
+        if (path := os.environ.get(name)) and not os.path.exists(path):
+            raise EnvironmentFault(f"{name} = {path}: this file of certificates does not exist; correct or unset {name}")
+
+
+def check_home(home: Path) -> None:
+    """Refuse a home folder whose name ends a line.
+
+    Raises:
+        EnvironmentFault: its path holds a line break, which the files of variables and of settings cannot hold.
+    """
+    if len(str(home.absolute()).splitlines()) > 1:
+        raise EnvironmentFault(f"the home folder {str(home)!r} has a line break in its name; choose another (place.home)")
 
 
 def defaults(home: Path) -> dict[str, str]:
@@ -39,6 +86,13 @@ def defaults(home: Path) -> dict[str, str]:
     }
 
 
+def local_database(home: Path) -> str:
+    """Address of the tracking database of runs that name no server."""
+    from tasks.store.databases import sqlite_url
+
+    return sqlite_url(home.absolute() / "mlflow" / "mlflow.db")
+
+
 def connection_file(home: Path) -> Path:
     """Where `crash up` writes how its servers are reached, as lines NAME=value."""
     return home.absolute() / "service" / "connection.env"
@@ -49,10 +103,23 @@ def read_connection(home: Path) -> dict[str, str]:
     if os.environ.get("PREFECT_API_URL"):
         return {}
     try:
-        lines = connection_file(home).read_text().splitlines()
+        lines = connection_file(home).read_text(encoding="utf-8").splitlines()
     except OSError:
         return {}
-    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    pairs = (line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    return {name: _unquoted(value) for name, value in pairs}
+
+
+def written_connection(values: MutableMapping[str, str]) -> str:
+    """The text of the connection file: lines NAME=value that a shell reads too, whatever the values hold."""
+    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
+
+
+def _unquoted(value: str) -> str:
+    try:
+        return "".join(shlex.split(value))
+    except ValueError:
+        return value
 
 
 def check_prefect() -> None:
@@ -60,9 +127,9 @@ def check_prefect() -> None:
     url = os.environ.get("PREFECT_API_URL")
     if not url:
         return
-    from tasks.core.errors import EnvironmentFault
     from tasks.store.servers import shown, unreachable
 
+    require_proxy(url, os.environ)
     if why := unreachable(f"{url.rstrip('/')}/health"):
         raise EnvironmentFault(
             f"Prefect at {shown(url)} (PREFECT_API_URL) does not answer ({why}); start the server, or unset"

@@ -22,6 +22,7 @@ from typing import Any
 from tasks.core import errors
 from tasks.store.disk import DISK_ERRORS
 from tasks.store.fronted import open_store
+from tasks.store.sockets import short_temporary_folder
 from tasks.store.work import Work
 
 CHECKPOINT_SECONDS = 25.0
@@ -35,7 +36,8 @@ def warm_up() -> None:
     context.set_forkserver_preload(["tasks.store.preload"])
     from multiprocessing import forkserver
 
-    forkserver.ensure_running()
+    with short_temporary_folder():
+        forkserver.ensure_running()
 
 
 class Children:
