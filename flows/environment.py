@@ -1,7 +1,9 @@
 """Environment of every process: no telemetry, no pickled results, everything under one home folder."""
 
+import locale
 import os
 import shlex
+import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 
@@ -36,6 +38,18 @@ def prepare_environment(home: Path) -> None:
     keep_loopback_direct(os.environ)
 
 
+def use_utf8() -> None:
+    """Begin this program again in UTF-8 where the locale says another encoding: files here are UTF-8 everywhere.
+
+    Without it, also the packages that are used would read and write text in the encoding of whoever started the run.
+    """
+    if sys.flags.utf8_mode or locale.getencoding().lower().replace("-", "") == "utf8":
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def check_variables() -> None:
     """Refuse variables of the environment that make other packages fail later, and less clearly.
 
@@ -48,7 +62,9 @@ def check_variables() -> None:
         raise EnvironmentFault(f"TMPDIR = {folder}: this folder {what}; make it, name another one, or unset TMPDIR")
     for name in CERTIFICATES:
         if (path := os.environ.get(name)) and not os.path.exists(path):
-            raise EnvironmentFault(f"{name} = {path}: this file of certificates does not exist; correct or unset {name}")
+            raise EnvironmentFault(
+                f"{name} = {path}: this file of certificates does not exist; correct or unset {name}"
+            )
 
 
 def check_home(home: Path) -> None:
@@ -58,7 +74,9 @@ def check_home(home: Path) -> None:
         EnvironmentFault: its path holds a line break, which the files of variables and of settings cannot hold.
     """
     if len(str(home.absolute()).splitlines()) > 1:
-        raise EnvironmentFault(f"the home folder {str(home)!r} has a line break in its name; choose another (place.home)")
+        raise EnvironmentFault(
+            f"the home folder {str(home)!r} has a line break in its name; choose another (place.home)"
+        )
 
 
 def defaults(home: Path) -> dict[str, str]:
@@ -80,6 +98,7 @@ def defaults(home: Path) -> dict[str, str]:
         # Each address costs a question to the server and a line in the log.
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "OMP_WAIT_POLICY": "passive",
+        "PYTHONUTF8": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "GIT_PYTHON_REFRESH": "quiet",
         "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -104,7 +104,12 @@ def mlflow_server(place: Place) -> tuple[list[str], dict[str, str]]:
     artifacts = place.folder / "mlflow" / "artifacts"
     artifacts.mkdir(parents=True, exist_ok=True)
     command = [str(BIN / "mlflow"), "server", "--host", choices.host, "--port", str(choices.mlflow_port)]
-    command += ["--backend-store-uri", place.database("mlflow", "pg8000"), "--artifacts-destination", artifacts.as_uri()]
+    command += [
+        "--backend-store-uri",
+        place.database("mlflow", "pg8000"),
+        "--artifacts-destination",
+        artifacts.as_uri(),
+    ]
     command += ["--workers", "2", "--allowed-hosts", ",".join(f"{name}:*" for name in own_names(choices))]
     environment = place.environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     if choices.auth:

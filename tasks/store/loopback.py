@@ -8,8 +8,9 @@ no request goes out past the proxy that its user asked for.
 
 import ipaddress
 import logging
+import os
 import urllib.request
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from urllib.parse import urlsplit
 
 from tasks.core.errors import EnvironmentFault
@@ -39,7 +40,7 @@ def keep_loopback_direct(environment: MutableMapping[str, str], own_hosts: Itera
     environment["no_proxy"] = _with_loopback(upper if lower is None else lower, own_hosts)
 
 
-def require_proxy(address: str, environment: MutableMapping[str, str]) -> None:
+def require_proxy(address: str, environment: Mapping[str, str]) -> None:
     """Refuse to reach an address for which a proxy is set that cannot be used.
 
     Raises:
@@ -59,6 +60,20 @@ def require_proxy(address: str, environment: MutableMapping[str, str]) -> None:
         for name, reason in reasons.items():
             if name.lower() == kind:
                 raise EnvironmentFault(f"{host} has to be reached through the proxy in {name}, but {reason}")
+
+
+def require_hub() -> None:
+    """Refuse to ask the hub where the proxy that applies to it cannot be used; nothing where hubs are not asked.
+
+    Raises:
+        EnvironmentFault: as `require_proxy`.
+    """
+    if not os.environ.get(SET_ASIDE):
+        return
+    from huggingface_hub import constants, is_offline_mode
+
+    if not is_offline_mode():
+        require_proxy(constants.ENDPOINT, os.environ)
 
 
 def _settle(environment: MutableMapping[str, str], name: str, value: str) -> None:
