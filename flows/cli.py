@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 from flows.command_line import make_parser
-from flows.environment import read_connection, use_utf8
+from flows.environment import read_connection, settle_interpreter
 from tasks.core.errors import CrashError, InterruptedRun
 from tasks.store.loopback import keep_loopback_direct
 
@@ -17,7 +17,7 @@ from tasks.store.loopback import keep_loopback_direct
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit with its code."""
     if arguments is None:
-        use_utf8()
+        settle_interpreter()
     options = parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminate)
     keep_loopback_direct(os.environ)

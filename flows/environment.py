@@ -2,6 +2,7 @@
 
 import locale
 import os
+import re
 import shlex
 import sys
 from collections.abc import MutableMapping
@@ -12,8 +13,8 @@ from tasks.store.loopback import keep_loopback_direct, require_proxy
 
 # A database of the temporary server that the user chose, by whatever variable.
 OWN_DATABASE = ("PREFECT_API_DATABASE_", "PREFECT_SERVER_DATABASE_")
-# Files that HTTP clients read before they connect to anything.
-CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+# The file that httpx reads when a client is made, whatever it will connect to.
+CERTIFICATES = "SSL_CERT_FILE"
 
 
 def prepare_environment(home: Path) -> None:
@@ -30,41 +31,48 @@ def prepare_environment(home: Path) -> None:
     for name, value in {**read_connection(home), **defaults(home)}.items():
         os.environ.setdefault(name, value)
     if not os.environ.get("PREFECT_API_URL") and not any(name.startswith(OWN_DATABASE) for name in os.environ):
-        from tasks.store.databases import sqlite_url
-
-        # Prefect would paste the path of its home folder into the address of its database.
-        database = Path(os.environ["PREFECT_HOME"]).absolute() / "prefect.db"
-        os.environ["PREFECT_API_DATABASE_CONNECTION_URL"] = sqlite_url(database, "aiosqlite")
+        os.environ.update(_temporary_database(Path(os.environ["PREFECT_HOME"])))
     keep_loopback_direct(os.environ)
 
 
-def use_utf8() -> None:
-    """Begin this program again in UTF-8 where the locale says another encoding: files here are UTF-8 everywhere.
+def _temporary_database(folder: Path) -> dict[str, str]:
+    """The variable for the database of a temporary server, where Prefect would paste its path into a wrong address."""
+    path = folder.absolute() / "prefect.db"
+    if re.fullmatch(r"[\w/.+ -]+", str(path), re.ASCII):
+        return {}
+    from tasks.store.databases import sqlite_url
 
-    Without it, also the packages that are used would read and write text in the encoding of whoever started the run.
+    return {"PREFECT_API_DATABASE_CONNECTION_URL": sqlite_url(path, "aiosqlite")}
+
+
+def settle_interpreter() -> None:
+    """Begin this program again where the environment changes how Python itself reads files or takes warnings.
+
+    In a locale that is not UTF-8, all packages would read and write text in another encoding than that of the files
+    here; with warnings as errors, the servers would end at one of their own.
     """
-    if sys.flags.utf8_mode or locale.getencoding().lower().replace("-", "") == "utf8":
-        return
-    os.environ["PYTHONUTF8"] = "1"
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    changed: dict[str, str] = {}
+    if not sys.flags.utf8_mode and locale.getencoding().lower().replace("-", "") != "utf8":
+        changed["PYTHONUTF8"] = "1"
+    if "error" in os.environ.get("PYTHONWARNINGS", ""):
+        changed["PYTHONWARNINGS"] = ""
+    if changed:
+        os.environ.update(changed)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def check_variables() -> None:
     """Refuse variables of the environment that make other packages fail later, and less clearly.
 
     Raises:
-        EnvironmentFault: TMPDIR cannot be written, or a file of certificates is not there.
+        EnvironmentFault: TMPDIR cannot be written, or SSL_CERT_FILE is not there.
     """
     folder = os.environ.get("TMPDIR")
     if folder and not (os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)):
         what = "cannot be written" if os.path.isdir(folder) else "does not exist"
         raise EnvironmentFault(f"TMPDIR = {folder}: this folder {what}; make it, name another one, or unset TMPDIR")
-    for name in CERTIFICATES:
-        if (path := os.environ.get(name)) and not os.path.exists(path):
-            raise EnvironmentFault(
-                f"{name} = {path}: this file of certificates does not exist; correct or unset {name}"
-            )
+    if (path := os.environ.get(CERTIFICATES)) and not os.path.isfile(path):
+        raise EnvironmentFault(f"{CERTIFICATES} = {path}: there is no such file; correct or unset {CERTIFICATES}")
 
 
 def check_home(home: Path) -> None:
@@ -98,7 +106,6 @@ def defaults(home: Path) -> dict[str, str]:
         # Each address costs a question to the server and a line in the log.
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "OMP_WAIT_POLICY": "passive",
-        "PYTHONUTF8": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "GIT_PYTHON_REFRESH": "quiet",
         "HF_HUB_DISABLE_TELEMETRY": "1",

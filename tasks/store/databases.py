@@ -1,6 +1,6 @@
 """Addresses of SQLite databases, whatever characters their folders have in their names."""
 
-import os
+import re
 from pathlib import Path
 
 from tasks.core.errors import EnvironmentFault
@@ -10,7 +10,7 @@ def sqlite_url(path: Path, driver: str = "pysqlite") -> str:
     """The SQLAlchemy URL of a database in a file. driver: pysqlite, or aiosqlite for Prefect.
 
     Raises:
-        EnvironmentFault: SQLAlchemy reads another path out of its own URL, or the path is not UTF-8.
+        EnvironmentFault: SQLAlchemy reads another path out of its own URL, or the path is not in UTF-8.
     """
     from sqlalchemy.engine import URL, make_url
 
@@ -21,10 +21,10 @@ def sqlite_url(path: Path, driver: str = "pysqlite") -> str:
     except UnicodeError:
         understood = False
     if not understood:
-        odd = sorted({character for character in str(path) if character in "%?#" or not character.isprintable()})
+        odd = sorted({character for character in str(path) if not re.match(r"[\w/.+ -]", character)})
         raise EnvironmentFault(
-            f"{os.fsencode(path).decode(errors='replace')!r} cannot be written as the address of a database, because of"
-            f" {', '.join(map(repr, odd)) or 'a character that is not UTF-8'}; choose another folder (place.home)"
+            f"{str(path)!r} cannot be written as the address of a database, because of"
+            f" {', '.join(map(repr, odd))}; choose another folder (place.home)"
         )
     # MLflow makes the folders of a `sqlite:` URL as they are written in it, percent signs and all. Where a path is
     # written as it is, the short form is the one that everybody knows.

@@ -34,10 +34,11 @@ def keep_loopback_direct(environment: MutableMapping[str, str], own_hosts: Itera
     for name, value in given.items():
         if name.lower() != "no_proxy" and value.strip():
             _settle(environment, name, value)
-    upper, lower = given.get("NO_PROXY"), given.get("no_proxy")
-    environment["NO_PROXY"] = _with_loopback(lower if upper is None else upper, own_hosts)
-    # Python and curl read this one first.
-    environment["no_proxy"] = _with_loopback(upper if lower is None else lower, own_hosts)
+    exceptions = {name: value for name, value in given.items() if name.lower() == "no_proxy"} or {"no_proxy": ""}
+    known = {value: _with_loopback(value, own_hosts) for value in exceptions.values()}
+    # Some programs read one, some the other; Python goes by the second where both are set.
+    for name in ("NO_PROXY", "no_proxy"):
+        environment[name] = known[exceptions.get(name, next(iter(exceptions.values())))]
 
 
 def require_proxy(address: str, environment: Mapping[str, str]) -> None:
@@ -48,7 +49,7 @@ def require_proxy(address: str, environment: Mapping[str, str]) -> None:
     """
     parts = urlsplit(address)
     host, noted = parts.hostname or "", environment.get(SET_ASIDE)
-    if not noted or _is_loopback(host):
+    if not noted or not host or _is_loopback(host):
         return
     reasons = dict(note.split("=", 1) for note in noted.split(";"))
     proxies = {"no": environment.get("no_proxy") or environment.get("NO_PROXY") or ""}
@@ -105,12 +106,12 @@ def _unusable(value: str) -> str | None:
     return None
 
 
-def _with_loopback(value: str | None, own_hosts: Iterable[str]) -> str:
+def _with_loopback(value: str, own_hosts: Iterable[str]) -> str:
     """The list of hosts without a proxy, with this machine in it and without entries on which httpx fails."""
-    if (value or "").strip() == "*":
+    if value.strip() == "*":
         return "*"
     kept = []
-    for entry in (part.strip() for part in (value or "").split(",")):
+    for entry in (part.strip() for part in value.split(",")):
         known = entry[1:-1] if entry.startswith("[") and entry.endswith("]") else entry
         if known and _is_understood(known):
             kept.append(known)

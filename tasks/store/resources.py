@@ -196,3 +196,18 @@ def _named_gpus(chosen: str) -> list[str]:
     parts = (part.strip() for part in chosen.split(","))
     named = list(takewhile(lambda part: part.isdigit() or part.startswith(("GPU-", "MIG-")), parts))
     return named if len(set(named)) == len(named) else []
+
+
+def require_device(device: str) -> None:
+    """Refuse a GPU that the environment names and torch does not find.
+
+    Raises:
+        EnvironmentFault: `device` is a GPU, and torch cannot use any on this machine.
+    """
+    import torch
+
+    if device != "cpu" and not torch.cuda.is_available():
+        raise EnvironmentFault(
+            f"the environment names a GPU (CUDA_VISIBLE_DEVICES), but torch {torch.__version__} finds none here; set the"
+            " variable to -1 to compute on the CPU, or install the CUDA build of torch and the driver"
+        )
