@@ -1,6 +1,7 @@
 """The processes of the service: what each is started with."""
 
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable
@@ -130,8 +131,8 @@ def worker(place: Place, queue: str, limit: int) -> tuple[list[str], dict[str, s
 
 
 def worker_name(place: Place, queue: str) -> str:
-    """What the worker is called in the Prefect UI."""
-    return f"{socket.gethostname()} {place.home.name} {queue}"
+    """What the worker is called in the Prefect UI, which refuses names with some characters that folders may have."""
+    return re.sub(r"[^\w. -]", "-", f"{socket.gethostname()} {place.home.name} {queue}")
 
 
 def reaper(place: Place) -> tuple[list[str], dict[str, str]]:

@@ -208,6 +208,6 @@ def require_device(device: str) -> None:
 
     if device != "cpu" and not torch.cuda.is_available():
         raise EnvironmentFault(
-            f"the environment names a GPU (CUDA_VISIBLE_DEVICES), but torch {torch.__version__} finds none here; set the"
-            " variable to -1 to compute on the CPU, or install the CUDA build of torch and the driver"
+            f"the environment names a GPU (CUDA_VISIBLE_DEVICES), but torch {torch.__version__} finds none here; set"
+            " the variable to -1 to compute on the CPU, or install the CUDA build of torch and the driver"
         )

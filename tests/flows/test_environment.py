@@ -14,7 +14,7 @@ from flows.environment import check_variables, connection_file, prepare_environm
 from flows.launch import mlflow_command
 from flows.reading import read_settings
 from flows.service.choices import Choices, Secrets
-from flows.service.servers import Place, mlflow_server, prefect_server
+from flows.service.servers import Place, mlflow_server, prefect_server, worker_name
 from tasks.core.errors import EnvironmentFault
 from tasks.store.databases import sqlite_path
 from tests.flows.commands import ROOT, crash, small_settings
@@ -34,7 +34,11 @@ def test_a_run_in_an_odd_folder_behind_a_proxy_with_a_long_temporary_folder(tmp_
     scratch.mkdir()
     settings = small_settings(tmp_path, home=str(home))
     proxies = dict.fromkeys(("ALL_PROXY", "all_proxy", "HTTP_PROXY"), "socks5://127.0.0.1:9")
-    ended = crash("run", str(settings), TMPDIR=str(scratch), NO_PROXY="[::1]", LC_ALL="C", PYTHONUTF8="0", **proxies)
+    changes = ['strategy=["uniform"]', "full_tune.enabled=false", "tune.num_steps=1", "task.num_test=8"]
+    options = [part for change in changes for part in ("--set", change)]
+    ended = crash(
+        "run", str(settings), *options, TMPDIR=str(scratch), NO_PROXY="[::1]", LC_ALL="C", PYTHONUTF8="0", **proxies
+    )
     assert ended.returncode == 0, ended.stderr
     assert "WARNING" not in ended.stderr.replace("NO_PROXY: ", "")
     database = sqlite3.connect(home / "mlflow" / "mlflow.db")
@@ -78,6 +82,7 @@ def test_servers_of_an_odd_folder_get_addresses_that_they_understand(tmp_path, m
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     choices = Choices(database="sqlite", auth=True, host="192.168.1.5")
     place = Place(tmp_path / ODD, choices, Secrets(password="p", postgres="p", flask="p"), None)
+    assert not set("/%?#'") & set(worker_name(place, "default"))
     environment = prefect_server(place)[1]
     assert sqlite_path(environment["PREFECT_API_DATABASE_CONNECTION_URL"]) == place.folder / "prefect.db"
     assert {"127.0.0.1", "192.168.1.5"} <= set(environment["no_proxy"].split(","))

@@ -107,6 +107,14 @@ def test_an_exception_that_no_client_understands_is_left_out_and_said(given, cap
     assert "fe80::/10" in caplog.text
 
 
+def test_buckets_on_this_machine_are_reached_directly(given):
+    """aiobotocore asks this function of botocore for each endpoint."""
+    utils = pytest.importorskip("botocore.utils")
+    given(HTTP_PROXY=f"http://{DEAD}", ALL_PROXY=f"socks5://{DEAD}")
+    assert utils.get_environ_proxies("http://127.0.0.1:9000/bucket") == {}
+    assert utils.get_environ_proxies("http://outside.example/bucket")["http"] == f"http://{DEAD}"
+
+
 def test_nothing_changes_where_no_proxy_is_set(given):
     assert not {name for name in given() if name.lower() in NAMES}
 
