@@ -164,8 +164,7 @@ def _require_fields(source: TaskSource, split: Split, rows: list[Row]) -> None:
 def _answer(task: "ConfigurableTask", doc: dict[str, Any]) -> tuple[str | None, str]:
     """(prompt, answer) of one row: the arguments of the request that lm-eval counts as right."""
     choices = _choices(task, doc) if task.OUTPUT_TYPE == "multiple_choice" else []
-    prefix = task.doc_to_prefix(doc)
-    context = task.fewshot_context(doc=doc, num_fewshot=0, gen_prefix=prefix)
+    context = _context(task, doc)
     requests = task.construct_requests(doc=doc, ctx=context)
     if task.OUTPUT_TYPE == "multiple_choice":
         assert isinstance(requests, list)
@@ -176,6 +175,15 @@ def _answer(task: "ConfigurableTask", doc: dict[str, Any]) -> tuple[str | None, 
     if task.OUTPUT_TYPE == "generate_until":
         return context, task.config.target_delimiter + right_answer(task, doc)
     return requests.args
+
+
+def _context(task: "ConfigurableTask", doc: dict[str, Any]) -> Any:
+    """The prompt of one row as lm-eval puts it together, or a list of them where the choices are prompts."""
+    try:
+        return task.fewshot_context(doc=doc, num_fewshot=0, gen_prefix=task.doc_to_prefix(doc))
+    except AssertionError:  # how lm-eval says it, with the value
+        kind = type(task.doc_to_text(doc)).__name__
+        raise InputError(f"its prompt (doc_to_text) is a {kind}, expected a text") from None
 
 
 def _choices(task: "ConfigurableTask", doc: dict[str, Any]) -> list[str]:

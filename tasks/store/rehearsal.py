@@ -41,9 +41,17 @@ def rehearse_metrics(task: TaskSource) -> None:
 
 
 def _aggregate(definition: "ConfigurableTask", metric: str, values: list[Any]) -> None:
-    """Raise ImportError where a package is missing; else an aggregation may well not be defined for so few rows."""
+    """Raise ImportError where a package is missing; else an aggregation may well not be defined for so few rows.
+
+    lm-eval itself takes the mean of a metric for which the definition names no aggregation.
+    """
+    from lm_eval.api.metrics import mean
+
+    aggregation = definition.aggregation().get(metric, mean)
+    if not callable(aggregation):
+        raise InputError(f"the definition names an aggregation of {metric!r} that lm-eval does not know")
     try:
-        definition.aggregation()[metric](values)
+        aggregation(values)
     except ImportError:
         raise
     except Exception:

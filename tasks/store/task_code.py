@@ -7,7 +7,6 @@ from typing import Any
 from tasks.store import task_files
 from tasks.store.boundary import translated
 from tasks.store.task_sources import TaskSource
-from tasks.store.user_text import read_user_text
 
 
 def load_definition(source: TaskSource) -> dict[str, Any]:
@@ -42,5 +41,5 @@ def field_read(source: TaskSource, error: BaseException) -> str | None:
         return None
     name = found[1] or found[2]
     definition = str(task_files.merged(definition_of(source)))
-    texts = [definition, *(read_user_text(file) for file in code_of(source))]
+    texts = [definition, *(file.read_text("utf-8", errors="replace") for file in code_of(source))]
     return name if any(re.search(rf"\b{name}\b", text) for text in texts) else None

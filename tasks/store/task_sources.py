@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.core.errors import InputError
 from tasks.store import task_files
+from tasks.store.boundary import translated
 from tasks.store.digests import plain_digest
 from tasks.store.home import default_home
 from tasks.store.model_files import FileDigest, json_digest
@@ -127,10 +128,12 @@ def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> T
     check_template(kind, template, name)
     files = _files(name, kind, data, definition, home(store) / "data")
     _require_splits(name, files, data)
-    content: dict[str, Any] = {split: file_digest(path) for split, path in files.items()}
-    for path in {path.parent / FEATURES_FILE for path in files.values()}:
-        if path.is_file():
-            content["features"] = file_digest(path)
+    content: dict[str, Any] = {}
+    with translated(f"task {name!r}: its files cannot be read"):
+        content |= {split: file_digest(path) for split, path in files.items()}
+        for path in {path.parent / FEATURES_FILE for path in files.values()}:
+            if path.is_file():
+                content["features"] = file_digest(path)
     view = {"rows": content, "definition": _definition_view(definition, file_digest), "code": code_view()}
     return TaskSource(
         kind=kind,
