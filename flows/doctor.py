@@ -5,38 +5,30 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+
+from flows.finding import Finding, print_findings
 
 PACKAGES = ("torch", "transformers", "prefect", "fastapi", "mlflow", "datasets", "lm_eval", "accelerate", "safetensors")
 ADVISED_FREE_BYTES = 10 * 2**30
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report; a problem carries its remedy."""
-
-    what: str
-    value: str
-    remedy: str = ""
-
-
-def doctor(home: Path, store: Path, store_url: str | None, mlflow: str | None, verify: bool) -> int:
-    """Print every finding; exit code 0, or 4 if there is a problem."""
+def doctor(
+    home: Path,
+    store: Path,
+    store_url: str | None,
+    mlflow: str | None,
+    verify: bool,
+    inputs: list[Finding] | None = None,
+) -> int:
+    """Print every finding, those of `inputs` last; exit code 0, or that of the first problem."""
     findings = [*_versions(), *_devices(), *_disk(home, store), *_servers(home, mlflow)]
     if store_url:
         findings.append(_object_store(store_url))
     if verify:
         findings += _artifacts(store)
-    width = max(len(finding.what) for finding in findings)
-    for finding in findings:
-        print(f"{'!' if finding.remedy else ' '} {finding.what:<{width}}  {finding.value}")
-        if finding.remedy:
-            print(f"  {'':<{width}}  → {finding.remedy}")
-    problems = sum(bool(finding.remedy) for finding in findings)
-    print("\nNo problems found." if not problems else f"\n{problems} problem(s) found, marked with !")
-    return 4 if problems else 0
+    return print_findings([*findings, *(inputs or [])])
 
 
 def _versions() -> Iterator[Finding]:

@@ -32,6 +32,13 @@ def read_settings(path: Path, changes: list[str] | None = None) -> Settings:
     return _validated(values, path, text)
 
 
+def settings_of(values: dict[str, Any], changes: list[str]) -> Settings:
+    """Settings of a command that names no file: these values with `--set` changes applied. Raises InputError."""
+    for change in changes:
+        _apply(values, change)
+    return _validated(values, Path("command line"), "")
+
+
 def read_sweep(path: Path, changes: list[str] | None = None) -> tuple[Settings, dict[str, list[Any]]]:
     """Settings of a TOML file in which lists make a grid: those of the first cell, and the axes. Raises InputError.
 
