@@ -1,6 +1,7 @@
 """Text files of a user: with or without a byte-order mark, other encodings named, wherever one is read."""
 
 import codecs
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from flows.reading import read_settings, read_study, read_sweep
 from tasks.core.errors import InputError
 from tasks.store.harness import answers
 from tasks.store.model_files import read_json
+from tasks.store.models import resolve_model
 from tasks.store.rows import read_rows
 from tasks.store.task_files import merged
 from tasks.store.task_sources import resolve_task
@@ -85,6 +87,17 @@ def test_a_definition_in_another_encoding_is_named_where_its_task_is_not_found(t
     (tmp_path / "mine.yaml").write_bytes(DEFINITION.encode("utf-16"))
     with pytest.raises(InputError, match=r"mine\.yaml is UTF-16 text"):
         resolve_task({"name": "mine", "data": str(tmp_path)})
+
+
+def test_a_mark_in_a_file_that_transformers_reads_is_named(shared: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(shared / "models" / "stories260K", tmp_path / "model", copy_function=shutil.copyfile))
+    for name in ("config.json", "tokenizer_config.json"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(codecs.BOM_UTF8 + content)
+        with pytest.raises(InputError, match=rf"{name} begins with a byte-order mark, which transformers cannot read"):
+            resolve_model(str(folder))
+        (folder / name).write_bytes(content)
+    assert resolve_model(str(folder)).family == "llama"
 
 
 @pytest.mark.parametrize(
