@@ -26,11 +26,15 @@ STRUCTURE = ("tag", "group", "task_list", "include")
 
 
 class Pair(NamedTuple):
-    """A prompt and its right answer as text; `prompt` is None for a document that is scored as a whole."""
+    """A prompt and its right answer as text; `prompt` is None for a document that is scored as a whole.
+
+    requests: every (prompt, choice) whose likelihoods lm-eval compares in this row; empty where there are no choices.
+    """
 
     number: int
     prompt: str | None
     answer: str
+    requests: tuple[tuple[str, str], ...] = ()
 
 
 def quiet() -> None:
@@ -75,7 +79,7 @@ def answers(source: TaskSource, split: Split) -> Iterator[Pair]:
     numbers = [row.number for row in rows] if len(task.eval_docs) == len(rows) else range(1, len(task.eval_docs) + 1)
     for number, doc in zip(numbers, task.eval_docs, strict=True):
         try:
-            prompt, answer = _answer(task, doc)
+            prompt, answer, requests = _answer(task, doc)
         except InputError as error:
             raise InputError(f"{source.file(split)}, row {number}: {error}") from None
         except Exception as error:  # whatever a definition's own code raises; its text may quote the row
@@ -84,7 +88,7 @@ def answers(source: TaskSource, split: Split) -> Iterator[Pair]:
             ) from None
         if source.template == "reference":
             answer = answer.removeprefix(task.config.target_delimiter)
-        yield Pair(number, prompt, answer)
+        yield Pair(number, prompt, answer, requests)
 
 
 def _build(source: TaskSource, split: Split, rows: list[Row]) -> "ConfigurableTask":
@@ -177,21 +181,21 @@ def _field_read(source: TaskSource, error: Exception) -> str | None:
     return name if any(re.search(rf"\b{name}\b", text) for text in texts) else None
 
 
-def _answer(task: "ConfigurableTask", doc: dict[str, Any]) -> tuple[str | None, str]:
-    """(prompt, answer) of one row: the arguments of the request that lm-eval counts as right."""
+def _answer(task: "ConfigurableTask", doc: dict[str, Any]) -> tuple[str | None, str, tuple[tuple[str, str], ...]]:
+    """(prompt, answer) of one row: the arguments of the request that lm-eval counts as right; and of all requests."""
     prefix = task.doc_to_prefix(doc)
     context = task.fewshot_context(doc=doc, num_fewshot=0, gen_prefix=prefix)
     requests = task.construct_requests(doc=doc, ctx=context)
     if task.OUTPUT_TYPE == "multiple_choice":
         assert isinstance(requests, list)
         choices = task.doc_to_choice(doc)
-        return requests[_gold(task, doc, choices)].args
+        return *requests[_gold(task, doc, choices)].args, tuple(request.args for request in requests)
     assert not isinstance(requests, list)
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
-        return None, requests.args[0]
+        return None, requests.args[0], ()
     if task.OUTPUT_TYPE == "generate_until":
-        return context, task.config.target_delimiter + _target_text(task, doc)
-    return requests.args
+        return context, task.config.target_delimiter + _target_text(task, doc), ()
+    return *requests.args, ()
 
 
 def _gold(task: "ConfigurableTask", doc: dict[str, Any], choices: list[str]) -> int:

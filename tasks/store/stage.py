@@ -36,6 +36,7 @@ TEXT_CODE = (
     "tasks.store.rows",
     "tasks.store.task_files",
     "tasks.store.task_sources",
+    "tasks.store.token_ids",
 )
 
 
