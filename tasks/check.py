@@ -14,6 +14,8 @@ from tasks.store.work import Work
         *TEXT_CODE,
         *MODEL_CODE,
         "tasks.store.checks",
+        "tasks.store.rehearsal",
+        "tasks.store.scoring",
         "tasks.store.emulator_checks",
         "tasks.store.generic_text",
         "tasks.store.pass_limits",

@@ -8,6 +8,7 @@ from tasks.core.errors import InputError
 from tasks.store.examples import load_examples
 from tasks.store.models import ModelSource, load_tokenizer
 from tasks.store.pass_limits import PassLimit, has_documents, require_fits, require_room_to_write
+from tasks.store.rehearsal import rehearse_metrics
 from tasks.store.task_sources import Split, TaskSource
 from tasks.store.token_ids import end_tokens
 
@@ -49,6 +50,8 @@ def check_inputs(model: ModelSource, task: TaskSource, limits: Sequence[PassLimi
         largest = max(largest, *(max((*row.prompt_ids, *row.answer_ids)) for row in examples.rows))
     _require_vocabulary(model, largest)
     require_room_to_write(task, model.context)
+    if task.kind == "lm_eval":
+        rehearse_metrics(task)
     return facts | {"has_prompts": has_prompts}
 
 
