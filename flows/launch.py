@@ -58,8 +58,9 @@ def launch_search(settings: Settings) -> int:
     _prepare(settings)
     from flows.candidates import make_candidates, sizes_of
     from flows.inputs import Inputs
+    from flows.pass_limits import search_limits
 
-    make_candidates(settings, sizes_of(Inputs(settings).model))
+    make_candidates(settings, sizes_of(Inputs(settings, limits=search_limits).model))
     begun = time.monotonic()
     from flows.search import search
 

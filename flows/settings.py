@@ -42,6 +42,8 @@ class Task(Group):
     """Use only the first rows of the validation split."""
     num_test: PositiveInt | None = None
     """Score only the first rows of the scored split."""
+    max_length: Annotated[int, Field(ge=2)] | None = None
+    """Tokens of an example; by default all that the model takes, of a document's window 2048. Longer ones are cut."""
 
 
 class Support(Group):

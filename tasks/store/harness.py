@@ -26,11 +26,15 @@ STRUCTURE = ("tag", "group", "task_list", "include")
 
 
 class Pair(NamedTuple):
-    """A prompt and its right answer as text; `prompt` is None for a document that is scored as a whole."""
+    """A prompt and its right answer as text; `prompt` is None for a document that is scored as a whole.
+
+    requests: every (prompt, choice) whose likelihoods lm-eval compares in this row; empty where there are no choices.
+    """
 
     number: int
     prompt: str | None
     answer: str
+    requests: tuple[tuple[str, str], ...] = ()
 
 
 def quiet() -> None:
@@ -78,12 +82,12 @@ def answers(source: TaskSource, split: Split) -> Iterator[Pair]:
         place = f"{source.file(split)}, row {number}"
         with translated(f"{place}: task {source.name!r} cannot read it", quote=False, code=code):
             try:
-                prompt, answer = _answer(task, doc)
+                prompt, answer, requests = _answer(task, doc)
             except InputError as error:
                 raise InputError(f"{place}: {error}") from None
         if source.template == "reference":
             answer = answer.removeprefix(task.config.target_delimiter)
-        yield Pair(number, prompt, answer)
+        yield Pair(number, prompt, answer, requests)
 
 
 def _build(source: TaskSource, split: Split, rows: list[Row]) -> "ConfigurableTask":
@@ -161,20 +165,20 @@ def _require_fields(source: TaskSource, split: Split, rows: list[Row]) -> None:
         raise InputError(f"{place}: it lacks the field {names}, which task {source.name!r} reads")
 
 
-def _answer(task: "ConfigurableTask", doc: dict[str, Any]) -> tuple[str | None, str]:
-    """(prompt, answer) of one row: the arguments of the request that lm-eval counts as right."""
+def _answer(task: "ConfigurableTask", doc: dict[str, Any]) -> tuple[str | None, str, tuple[tuple[str, str], ...]]:
+    """(prompt, answer) of one row: the arguments of the request that lm-eval counts as right; and of all requests."""
     choices = _choices(task, doc) if task.OUTPUT_TYPE == "multiple_choice" else []
     context = _context(task, doc)
     requests = task.construct_requests(doc=doc, ctx=context)
     if task.OUTPUT_TYPE == "multiple_choice":
         assert isinstance(requests, list)
-        return requests[_gold(task, doc, choices)].args
+        return *requests[_gold(task, doc, choices)].args, tuple(request.args for request in requests)
     assert not isinstance(requests, list)
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
-        return None, requests.args[0]
+        return None, requests.args[0], ()
     if task.OUTPUT_TYPE == "generate_until":
-        return context, task.config.target_delimiter + right_answer(task, doc)
-    return requests.args
+        return context, task.config.target_delimiter + right_answer(task, doc), ()
+    return *requests.args, ()
 
 
 def _context(task: "ConfigurableTask", doc: dict[str, Any]) -> Any:

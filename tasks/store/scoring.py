@@ -31,11 +31,13 @@ def score(
 ) -> "Scores":
     """Score a model, zero-shot, on the task's scored split.
 
-    max_length: tokens the model takes; max_tokens: padded tokens in one forward pass.
+    max_length: tokens that the model takes; max_tokens: padded tokens in one forward pass.
     """
     from tasks.store.language_model import language_model
 
-    scorer = language_model(model, tokenizer, max_length, max_tokens, progress or _silent)
+    scorer = language_model(
+        model, tokenizer, task.longest(max_length), max_tokens, progress or _silent, task.window(max_length)
+    )
     if task.kind == "lm_eval":
         return _score_lm_eval(scorer, task)
     return _score_perplexity(scorer, tokenizer, task, max_length)

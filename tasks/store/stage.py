@@ -40,6 +40,7 @@ TEXT_CODE = (
     "tasks.store.task_code",
     "tasks.store.task_files",
     "tasks.store.task_sources",
+    "tasks.store.token_ids",
     "tasks.store.user_text",
 )
 
