@@ -93,11 +93,14 @@ def _task(settings: Settings) -> Finding:
 def _together(settings: Settings) -> Iterator[Finding]:
     """The rows as this model's tokenizer and limits see them, and what would be run."""
     from flows.inputs import Inputs
+    from flows.logs import encoding_lines
 
     inputs = Inputs(settings)
     facts: dict[str, Any] = inputs.checked.summary
     for split in ("train", "validation", "scored"):
         yield Finding(f"{split} rows", _rows(facts, split))
+    for line in encoding_lines(facts):
+        yield Finding("token ids", line)
     yield Finding("precision", inputs.precision)
     plan = settings.plan
     yield Finding(

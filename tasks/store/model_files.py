@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import InputError
+from tasks.store.boundary import first_words
 from tasks.store.folder_rules import require_computable, require_no_adapter
 from tasks.store.keys import canonical_json
 from tasks.store.tensor_files import INDEX_FILE, SINGLE_FILE, stored_tensors, weight_files
+from tasks.store.user_text import read_user_text, starts_with_mark
 
 FileDigest = Callable[[Path], str]
 
@@ -87,6 +89,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         require_no_adapter(folder)
         found = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
         raise InputError(f"{folder} is no model folder: it has no config.json (found: {found})")
+    for file in sorted(folder.glob("*.json")):
+        if starts_with_mark(file):
+            raise InputError(
+                f"{file} begins with a byte-order mark, which transformers cannot read; save it without one"
+            )
     return read_object(path)
 
 
@@ -100,12 +107,11 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def read_json(path: Path) -> Any:
     """Content of a JSON file. InputError with the place of the mistake."""
+    text = read_user_text(path)
     try:
-        return json.loads(path.read_text("utf-8-sig"))
-    except RecursionError:
-        raise InputError(f"{path} is no valid JSON (nested too deeply)") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        place = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else "not UTF-8 text"
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        place = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else first_words(error)
         raise InputError(f"{path} is no valid JSON ({place})") from None
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tasks.core.errors import EnvironmentFault, InputError
 from tasks.store import model_files
 from tasks.store.boundary import translated
+from tasks.store.loopback import require_hub
 from tasks.store.model_folder import load_config, quiet_transformers
 from tasks.store.models import HUB_ID, read_usable_config
 from tasks.store.tensor_files import weight_bytes
@@ -60,6 +61,7 @@ def config_folder(name: str, revision: str | None) -> Path:
 def _fetched(name: str, revision: str | None) -> Path:
     from huggingface_hub import errors, hf_hub_download
 
+    require_hub()
     try:
         return Path(hf_hub_download(name, "config.json", revision=revision)).parent
     except errors.GatedRepoError:

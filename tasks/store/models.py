@@ -11,6 +11,7 @@ from tasks.store import folder_rules, model_files
 from tasks.store.boundary import translated
 from tasks.store.digests import plain_digest
 from tasks.store.files import made_once
+from tasks.store.loopback import require_hub
 from tasks.store.model_files import FileDigest
 from tasks.store.model_folder import quiet_transformers, read_model
 from tasks.store.model_tensors import predicting_tensors, require_depth
@@ -180,6 +181,7 @@ def _fetched(name: str, revision: str | None) -> Path:
 def _snapshot(name: str, revision: str | None) -> Path:
     from huggingface_hub import errors, snapshot_download
 
+    require_hub()
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
         if not model_files.has_safetensors(folder):

@@ -11,11 +11,12 @@ from lm_eval.models.huggingface import HFLM
 
 from tasks.core.errors import EnvironmentFault, InputError
 from tasks.store.checks import check_inputs
-from tasks.store.examples import encode_pair, load_examples
+from tasks.store.examples import load_examples
 from tasks.store.harness import answers
 from tasks.store.models import ModelSource, load_model, load_tokenizer
 from tasks.store.splits import split_rows
 from tasks.store.task_sources import TaskSource, resolve_task
+from tasks.store.token_ids import encode_pair
 from tests.store.inputs import (
     LIMIT,
     QA_TASKS,
@@ -76,7 +77,7 @@ def test_prompts_longer_than_the_context_are_cut_and_counted(shared: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "text", [("Q:", " a b"), ("Q: ", "a"), ("", " a"), ("  ", "a"), ("</s>x", " y"), ("<s>x", "y")]
+    "text", [("Q:", " a b"), ("Q: ", "a"), ("", " a"), ("  ", "a"), ("</s>x", " y"), ("<s>x", " y")]
 )
 def test_pairs_are_encoded_by_lm_evals_rule(models: dict[str, ModelSource], text: tuple[str, str]) -> None:
     for source in models.values():
@@ -392,7 +393,7 @@ def test_documents_have_no_prompt(shared: Path) -> None:
 def test_bad_text_rows(source: ModelSource, tmp_path: Path) -> None:
     rows: list[tuple[dict, str]] = [
         ({"words": "What comes after"}, "row 2: it lacks the field 'text'; each row needs 'text'"),
-        ({"text": 3}, "row 2: 'text' is a int"),
+        ({"text": ["What comes after"]}, "row 2: 'text' is a list, expected a string or a number"),
     ]
     for row, message in rows:
         write_rows(tmp_path / "train.jsonl", [{"text": "a"}, row, {"text": "b"}])
