@@ -4,11 +4,13 @@ import contextvars
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from tasks.store.journal import Journal
+from tasks.store.patience import Patience
 from tasks.store.sender import Sender
 from tasks.store.servers import shown
 
@@ -40,12 +42,15 @@ class Delivery:
         self._thread = threading.Thread(target=work, args=(self._work,), name="mlflow", daemon=True)
         self._thread.start()
 
-    def finish(self, seconds: float) -> bool:
-        """Deliver what is left within the time; whether nothing is left."""
+    def finish(self, seconds: Callable[[], float]) -> bool:
+        """Deliver what is left within the time, which may change meanwhile; whether nothing is left."""
         self._closing.set()
         if self._thread is None:
             return False
-        self._thread.join(seconds)
+        patience = Patience(lambda: f"MLflow at {shown(self._sender.uri)} to take what is left of this run")
+        while self._thread.is_alive() and (left := seconds() - patience.seconds) > 0:
+            self._thread.join(min(POLL_SECONDS, left))
+            patience.tick()
         return self._journal.everything_delivered()
 
     def _work(self) -> None:

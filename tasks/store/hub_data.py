@@ -8,6 +8,7 @@ from tasks.core.errors import EnvironmentFault, InputError
 from tasks.store import task_files
 from tasks.store.files import made_once
 from tasks.store.model_files import json_digest
+from tasks.store.patience import watched
 from tasks.store.task_sources import FEATURES_FILE
 
 SPLIT_KEYS = {"train": "training_split", "validation": "validation_split", "test": "test_split"}
@@ -98,8 +99,9 @@ def _load(what: str, path: str, name: str | None, given: dict[str, Any], advice:
     # Releases of datasets from 4 on run no code of a data set and refuse to be told to.
     options = {key: value for key, value in given.items() if key != "trust_remote_code"}
     try:
-        _require_network(path)
-        return datasets.load_dataset(path, name, **options)
+        with watched(f"the download of the data set {path}"):
+            _require_network(path)
+            return datasets.load_dataset(path, name, **options)
     except datasets.exceptions.DatasetNotFoundError:
         raise InputError(f"{what}: the hub has no public data set {path}") from None
     except OSError as error:

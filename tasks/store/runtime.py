@@ -89,4 +89,6 @@ def stop_everything(number: int) -> None:
     with _shared_lock:
         runs = list(_shared.values())
     for own in runs:
+        own.children.ask_to_stop(number)
+    for own in runs:
         own.children.stop(number)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import EnvironmentFault
+from tasks.store.patience import watched
 from tasks.store.servers import refusal, shown, unreachable
 
 MAX_BATCH = 900
@@ -226,5 +227,10 @@ def _first_use(uri: str) -> Iterator[None]:
 
     path = Path(uri.removeprefix("sqlite:///"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(path) + ".lock"):
+    lock = FileLock(str(path) + ".lock")
+    with watched(f"another process that opens {path}"):
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()

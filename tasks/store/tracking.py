@@ -8,6 +8,7 @@ import logging
 import re
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,11 @@ class Tracking:
         """Markdown on the run's overview page."""
         self.journal.write("tags", run="", tags={"mlflow.note.content": text, **(tags or {})})
 
-    def close(self, status: str, seconds: float = 60.0) -> bool:
-        """End the run and wait for delivery; false if something is left for the next run to deliver."""
+    def close(self, status: str, seconds: Callable[[], float] = lambda: 60.0) -> bool:
+        """End the run and wait for delivery; false if something is left for the next run to deliver.
+
+        seconds: how long to wait at most, asked again and again: a request to stop shortens it.
+        """
         for key in self._opened - self._ended:
             self.journal.write("end", run=key, time=now(), status=status, tags={})
         self.journal.write("end", run="", time=now(), status=status, tags={})
