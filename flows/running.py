@@ -4,7 +4,6 @@ import copy
 import logging
 import os
 import signal
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from flows.parameters import digests_of, shown_parameters
 from flows.progress import Progress
 from flows.published_as import published_as
 from flows.settings import Settings
-from flows.stopping import in_order, is_request
+from flows.stopping import in_order, is_request, seconds_since_request
 from tasks.store.artifacts import Ref
 from tasks.store.resources import Resources, machine_folder, usable_cores, visible_gpus
 from tasks.store.runtime import Runtime, Shared, sharing
@@ -32,7 +31,7 @@ logger = logging.getLogger(__name__)
 # Stages whose artifact is what a whole run or sweep was for.
 RESULTS = ("report", "collect", "frontier", "findings")
 # For checkpoints and tracking together, of a run that was asked to stop.
-CLOSING_SECONDS = 26.0
+CLOSING_SECONDS = 24.0
 
 
 class Run:
@@ -184,12 +183,12 @@ def _close(store: Any, runtime: Runtime, own: Shared, state: str, is_stopping: C
     """End what still computes, with a checkpoint, then tell MLflow and the store how the run ended."""
     from tasks.store.gc import finish_run
 
-    tracking, begun = own.tracking, time.monotonic()
+    tracking = own.tracking
     own.children.stop(signal.SIGTERM)
     status = {"completed": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
     # Thirty seconds after a request to stop a batch system kills.
-    short = max(1.0, min(10.0, CLOSING_SECONDS - (time.monotonic() - begun)))
-    tracking.close(status, lambda: short if state != "completed" or is_stopping() else 60.0)
+    short = max(1.0, min(10.0, CLOSING_SECONDS - seconds_since_request()))
+    tracking.close(status, 60.0 if state == "completed" else short, is_stopping)
     report = next((ref for ref in reversed(own.used) if ref.stage in RESULTS), None) if state == "completed" else None
     computed = len(own.computed)
     finish_run(store, runtime.run_id, state, list(own.used), tracking.mlflow_run_id, computed, report)

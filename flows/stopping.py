@@ -27,10 +27,12 @@ class Stopped(KeyboardInterrupt):
 
 
 class _Requests:
-    """What was received so far. at: seconds of the monotonic clock."""
+    """What was received so far. at: of the first one that came here; noticed: since when one is being answered, which
+    may have come to Prefect's handler or to a stage. Both in seconds of the monotonic clock."""
 
     def __init__(self) -> None:
         self.at: float | None = None
+        self.noticed: float | None = None
         self.has_terminal = False
 
     def is_first(self, number: int) -> bool:
@@ -62,7 +64,7 @@ def listen(also_when_ignored: bool = False) -> None:
 
     also_when_ignored: whether to listen to SIGINT where it is ignored, as in what a shell script starts with `&`.
     """
-    _requests.at, _requests.has_terminal = None, _is_terminal()
+    _requests.at, _requests.noticed, _requests.has_terminal = None, None, _is_terminal()
     for number in STOPPING:
         # Of a closed terminal, `nohup` wants nothing to be heard.
         if signal.getsignal(number) != signal.SIG_IGN or (also_when_ignored and number == signal.SIGINT):
@@ -74,6 +76,11 @@ def is_request(error: BaseException | None) -> bool:
     return isinstance(error, KeyboardInterrupt | InterruptedRun) or type(error).__name__ == "TerminationSignal"
 
 
+def seconds_since_request() -> float:
+    """How long the first request has been answered by now; 0 where there was none."""
+    return 0.0 if _requests.noticed is None else time.monotonic() - _requests.noticed
+
+
 @contextmanager
 def in_order(is_stopping: bool) -> Iterator[Callable[[], bool]]:
     """Let what saves and closes finish: a request does not interrupt the block. Yields whether there has been one.
@@ -81,13 +88,15 @@ def in_order(is_stopping: bool) -> Iterator[Callable[[], bool]]:
     is_stopping: whether the block answers a request. If not, the first request in the block is received behind it.
     In another thread than the main one, which alone receives signals, the block runs as it is.
     """
+    if is_stopping and _requests.noticed is None:
+        _requests.noticed = _requests.at or time.monotonic()
     if threading.current_thread() is not threading.main_thread():
         yield lambda: is_stopping
         return
     own = _Requests()
     own.has_terminal = _requests.has_terminal
     if is_stopping:
-        own.at = _requests.at or time.monotonic()
+        own.at = _requests.at or _requests.noticed
     late: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.store.checkpoints import checkpoint_step
 from tests.faults.running import Running, being_written, tunes
 from tests.flows.commands import CRASH, artifacts, clean_environment, crash, small_settings, stages
 
@@ -86,6 +87,71 @@ def test_f20_f21_signals_checkpoint_and_exit_with_their_code(number, code, setti
     assert run.no_survivors(), run.survivors()
     assert any(home.glob("store/work/*/checkpoint.safetensors")), run.output
     assert "Traceback" not in run.output
+    finish(settings, undisturbed, artifacts(home / "store"))
+
+
+# What each process of a run would say of a server that is gone.
+GONE = ("Traceback", "Unable to connect", "EventsWorker", "Error logging", "ConnectError", "ended with exit code")
+
+
+def end_job(run: Running, number: int, to: str) -> None:
+    """End a run as a batch system or a terminal does: in time, with the signal's code, and a handful of lines."""
+    began = time.monotonic()
+    assert run.end(number, to=to) == 128 + number, run.output
+    assert time.monotonic() - began < 30, run.output
+    assert run.no_survivors(), run.survivors()
+    assert not [words for words in GONE if words in run.output], run.output
+    assert len(run.output.splitlines()) <= 30, run.output
+    assert run.output.count(f"crash: interrupted by {signal.Signals(number).name}; run the same command") == 1
+
+
+def begin_tuning(settings: Path) -> Running:
+    """A run that has made a step since it began."""
+    home = settings.parent / "home"
+    before = num_steps(home)
+    run = Running(str(settings), *LONG)
+    run.wait_until(lambda: num_steps(home) > before, "first step")
+    return run
+
+
+def num_steps(home: Path) -> int:
+    """How many steps all tunings have made that are not finished."""
+    return sum(path.read_text().count("learning_rate") for path in home.glob("store/work/*/metrics.jsonl"))
+
+
+def test_signals_to_every_process_of_a_job_end_it_in_order(settings):
+    home = settings.parent / "home"
+    run = Running(str(settings), *LONG)
+    run.wait_until(lambda: being_written(home, "capture"), "start of capture")
+    end_job(run, signal.SIGTERM, "the group")
+    assert "capture" not in stages(set(artifacts(home / "store")))
+    end_job(begin_tuning(settings), signal.SIGINT, "the group")
+    first = steps(home)
+    assert first, "a checkpoint was written"
+    end_job(begin_tuning(settings), signal.SIGTERM, "all")
+    second = steps(home)
+    assert all(second[name] >= step for name, step in first.items() if name in second)
+    assert sum(second.values()) > sum(first.values()), "it went on from where it was interrupted"
+
+
+def steps(home: Path) -> dict[str, int]:
+    """The step of each checkpoint."""
+    found = {path.parent.name: checkpoint_step(path) for path in home.glob("store/work/*/checkpoint.safetensors")}
+    return {name: step for name, step in found.items() if step}
+
+
+@pytest.mark.slow_faults
+@pytest.mark.parametrize("to", ["the command", "the group", "all"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_at_any_time(number, to, settings, undisturbed):
+    home = settings.parent / "home"
+    run = Running(str(settings), *LONG)
+    run.wait_until(lambda: being_written(home, "capture"), "start of capture")
+    end_job(run, number, to)
+    run = Running(str(settings), *LONG)
+    run.wait_until(lambda: tunes(home), "first step")
+    end_job(run, number, to)
+    assert steps(home)
     finish(settings, undisturbed, artifacts(home / "store"))
 
 

@@ -21,7 +21,7 @@ SERVE = "import sys; from pathlib import Path; from flows.service.worker import 
 
 def test_a_worker_that_ends_by_itself_is_started_again_but_not_for_ever(tmp_path):
     command = [sys.executable, "-c", "open('started', 'a').write('x'); raise SystemExit(7)"]
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
         assert serve(command, tmp_path, pause_seconds=0) == 7
     finally:
