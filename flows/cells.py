@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from flows.grid import shown
-from flows.service.submit import AWAY, WORKER, Settled, Waiting, portable
+from flows.service.submit import AWAY, WORKER, Settled, Waiting, has_worker, portable
 from flows.settings import Settings
 from flows.stopping import in_order, is_request
 from tasks.core.errors import CrashError
@@ -155,8 +155,7 @@ def _ended(client: Any, running: dict[UUID, tuple[Cell, Settled]], idle: Waiting
         for _, settled in running.values():
             settled.forget()
         return []
-    none = all(run.state is None or run.state.is_scheduled() or run.state.is_pending() for run in runs)
-    idle.for_what(WORKER if none else None)
+    idle.for_what(None if any(has_worker(run.state) for run in runs) else WORKER)
     return [(run.id, run.state) for run in runs if running[run.id][1](run.state)]
 
 

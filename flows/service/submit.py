@@ -27,6 +27,8 @@ RESCHEDULE_SECONDS = 180.0
 LOG_PAGE = 200
 # What Prefect calls a run that is scheduled once more.
 RESCHEDULED = "AwaitingRetry"
+# And a run that no worker has taken yet.
+UNTAKEN = ("Scheduled", "Late", RESCHEDULED)
 # What a run on the pool may wait for, and what can be done about it.
 AWAY = ("the Prefect server to answer", "runs go on meanwhile")
 WORKER = ("a worker of the pool to take the run", "start one with `crash up` or `crash worker`, or wait for a free one")
@@ -83,6 +85,11 @@ def _absolute(text: Any) -> Any:
     return str(Path(text).absolute()) if known else text
 
 
+def has_worker(state: Any) -> bool:
+    """Whether a worker has taken the run, or it is over."""
+    return state is not None and state.name not in UNTAKEN
+
+
 class Waiting:
     """Says what a run on the pool waits for, one thing at a time."""
 
@@ -95,7 +102,7 @@ class Waiting:
         if what != self._what:
             if self._patience:
                 self._patience.over()
-            self._what, self._patience = what, Patience(lambda: what and what[0], what[1]) if what else None
+            self._what, self._patience = what, Patience(lambda: what[0], what[1], time.monotonic) if what else None
         if self._patience:
             self._patience.tick()
 
@@ -150,7 +157,7 @@ def follow(client: Any, run: UUID, each_time: Callable[[], None] = lambda: None)
             wait.for_what(AWAY)
             time.sleep(POLL_SECONDS)
             continue
-        wait.for_what(WORKER if state is None or state.is_scheduled() or state.is_pending() else None)
+        wait.for_what(None if has_worker(state) else WORKER)
         if state and (state.is_crashed() or state.name == RESCHEDULED) and state.message != told:
             told = state.message
             print(f"{state.timestamp:%H:%M:%S}  {told}", flush=True)
