@@ -21,7 +21,7 @@ from tasks.store.artifacts import Ref
 from tasks.store.fronted import open_store
 from tasks.store.gc import list_runs
 from tasks.store.keys import canonical_json
-from tasks.store.runtime import stop_everything
+from tasks.store.runtime import everything_stopped
 
 logger = logging.getLogger(__name__)
 DEPLOYMENT = "crash/run"
@@ -102,8 +102,8 @@ def _threads(number: int) -> Iterator[ThreadPoolExecutor]:
     except BaseException as error:
         with in_order(is_request(error)):
             threads.shutdown(wait=False, cancel_futures=True)
-            stop_everything(signal.SIGTERM)
-            threads.shutdown(wait=True)
+            with everything_stopped(signal.SIGTERM):
+                threads.shutdown(wait=True)
         raise
     finally:
         threads.shutdown(wait=True, cancel_futures=True)

@@ -167,7 +167,7 @@ def recorded(
     record_run(store, runtime.run_id, flow_name, name, _recorded(settings))
     state = "failed"
     try:
-        with sharing(runtime, own):
+        with sharing(runtime, own, once=True):
             tracking.start(name, parameters, _tags(settings, runtime.run_id), digests)
             yield
             state = "completed"
