@@ -9,14 +9,18 @@ from pathlib import Path
 
 from flows import stopping
 from flows.command_line import make_parser
-from flows.environment import read_connection
+from flows.environment import read_connection, settle_interpreter
 from tasks.core.errors import CrashError
+from tasks.store.loopback import keep_loopback_direct
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit with its code."""
+    if arguments is None:
+        settle_interpreter()
     options = parser().parse_args(arguments)
     stopping.listen()
+    keep_loopback_direct(os.environ)
     try:
         code = options.run(options) or 0
     except CrashError as error:
@@ -111,14 +115,22 @@ def _gc(options: argparse.Namespace) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     from flows.doctor import doctor
+    from flows.doctor_inputs import input_findings, pair_settings, pair_values
 
-    if options.settings is None:
+    changes = [
+        *pair_values(options.model, options.task, options.data, options.kind),
+        *(options.changes or []),
+    ]
+    if options.settings is None and not changes:
+        os.environ |= {**read_connection(options.home), **os.environ}
         return doctor(options.home, *_store(options), None, options.verify)
+    from flows.environment import prepare_environment
     from flows.reading import read_settings
 
-    settings = read_settings(options.settings)
+    settings = read_settings(options.settings, changes) if options.settings else pair_settings(changes, options.home)
+    prepare_environment(Path(settings.place.home))
     home, store = Path(settings.place.home), (settings.store_root, settings.store_url)
-    return doctor(home, *store, settings.tracking_uri, options.verify)
+    return doctor(home, *store, settings.tracking_uri, options.verify, input_findings(settings))
 
 
 def _store(options: argparse.Namespace) -> tuple[Path, str | None]:

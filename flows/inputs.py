@@ -12,8 +12,8 @@ from tasks.core.plan import fixed_plan
 from tasks.core.strategies import rehearse
 from tasks.store.precision import resolve_precision
 from tasks.store.runtime import Runtime
-from tasks.store.sender import check_server
 from tasks.store.tensor_files import weight_bytes
+from tasks.store.tracking_address import check_tracking
 
 # Room for the smallest useful run; what a run really needs is estimated from the model's size.
 MIN_FREE_BYTES = 200 * 2**20
@@ -47,7 +47,7 @@ class Inputs:
         elif store.writable():
             store.check_writable(MIN_FREE_BYTES)
         if settings.tracking_uri:
-            check_server(settings.tracking_uri)
+            check_tracking(settings.tracking_uri, settings.tracking_named, settings.place.experiment)
         self.precision = resolve_precision(settings.model.precision)
         self.checked = check.run(runtime, "inputs", **inputs)
         check_support(settings, self.checked.summary)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.arguments import Arguments
-from flows.environment import prefect_page
+from flows.environment import local_database, prefect_page
 from flows.inputs import Inputs
 from flows.logs import quiet_prefect
 from flows.parameters import digests_of, shown_parameters
@@ -204,7 +204,7 @@ def _recorded(settings: Settings) -> dict[str, Any]:
 def open_tracking(settings: Settings, run_id: str) -> Tracking:
     """Tracking at the configured server, or in an SQLite file under home."""
     folder = Path(settings.place.home).absolute() / "mlflow"
-    uri = settings.tracking_uri or f"sqlite:///{folder / 'mlflow.db'}"
+    uri = settings.tracking_uri or local_database(Path(settings.place.home))
     return Tracking(uri, settings.place.experiment, folder / "journal", run_id)
 
 

@@ -195,7 +195,12 @@ class Settings(Group):
     @property
     def tracking_uri(self) -> str | None:
         """The tracking server, if there is one."""
-        return self.place.mlflow or os.environ.get("MLFLOW_TRACKING_URI") or None
+        return (self.place.mlflow or os.environ.get("MLFLOW_TRACKING_URI") or "").strip() or None
+
+    @property
+    def tracking_named(self) -> str:
+        """Where the address of the tracking server is given, for messages."""
+        return "place.mlflow" if self.place.mlflow else "MLFLOW_TRACKING_URI"
 
 
 def store_place(chosen: str | None, home: Path) -> tuple[Path, str | None]:

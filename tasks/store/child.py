@@ -22,7 +22,9 @@ from typing import Any
 from tasks.core import errors
 from tasks.store.disk import DISK_ERRORS
 from tasks.store.fronted import open_store
+from tasks.store.resources import require_device
 from tasks.store.signals import SAME_REQUEST_SECONDS, STOPPING, shielded, unshield
+from tasks.store.sockets import short_temporary_folder
 from tasks.store.work import Work
 
 CHECKPOINT_SECONDS = 25.0
@@ -39,7 +41,7 @@ def warm_up() -> None:
     with shielded():
         resource_tracker.ensure_running()
     # Once more: the start of the tracker ends the first block.
-    with shielded():
+    with short_temporary_folder(), shielded():
         forkserver.ensure_running()
 
 
@@ -193,6 +195,7 @@ def compute(sending: Connection, function: tuple[str, str], arguments: dict[str,
         import torch
 
         torch.set_num_threads(work.num_threads)
+        require_device(work.device)
         stage = getattr(importlib.import_module(function[0]), function[1])
         summary = stage.compute(work, **arguments)
         work.store.settle_work(wanted=False)

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import InputError
+from tasks.store.boundary import first_words
 from tasks.store.keys import canonical_json
 from tasks.store.tensor_files import INDEX_FILE, SINGLE_FILE, stored_tensors
+from tasks.store.user_text import read_user_text, starts_with_mark
 
 FileDigest = Callable[[Path], str]
 
@@ -86,6 +88,11 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise InputError(f"{folder} holds an adapter (LoRA or similar), no model: merge it into its model first")
         found = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
         raise InputError(f"{folder} is no model folder: it has no config.json (found: {found})")
+    for file in sorted(folder.glob("*.json")):
+        if starts_with_mark(file):
+            raise InputError(
+                f"{file} begins with a byte-order mark, which transformers cannot read; save it without one"
+            )
     config = read_json(path)
     if not isinstance(config, dict):
         raise InputError(f"{path} holds a {type(config).__name__}, expected an object with the model's settings")
@@ -94,10 +101,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def read_json(path: Path) -> Any:
     """Content of a JSON file. InputError with the place of the mistake."""
+    text = read_user_text(path)
     try:
-        return json.loads(path.read_text("utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        place = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else "not UTF-8 text"
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        place = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else first_words(error)
         raise InputError(f"{path} is no valid JSON ({place})") from None
 
 

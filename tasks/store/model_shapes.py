@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tasks.core.errors import EnvironmentFault, InputError
 from tasks.store import model_files
+from tasks.store.loopback import require_hub
 from tasks.store.model_folder import load_config, quiet_transformers
 from tasks.store.models import HUB_ID
 from tasks.store.patience import watched
@@ -54,6 +55,7 @@ def config_folder(name: str, revision: str | None) -> Path:
         raise InputError(f"model.name = {name!r}: neither a folder with a config.json nor a hub id (owner/name)")
     from huggingface_hub import errors, hf_hub_download
 
+    require_hub()
     try:
         with watched(f"the download of config.json of {name} from the model hub"):
             return Path(hf_hub_download(name, "config.json", revision=revision)).parent

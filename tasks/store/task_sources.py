@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.core.errors import InputError
 from tasks.store import task_files
+from tasks.store.boundary import translated
 from tasks.store.digests import plain_digest
 from tasks.store.home import default_home
 from tasks.store.model_files import FileDigest, json_digest
@@ -43,7 +44,10 @@ NOTES = {"task", "task_alias", "tag", "group", "metadata"}
 # The setting that limits each split.
 LIMITS: dict[str, str] = {"train": "num_train", "validation": "num_validation", "scored": "num_test"}
 # The modules that turn rows into prompts and answers.
-WORDING = tuple(f"tasks.store.{name}" for name in ("examples", "harness", "instructions", "rows", "splits"))
+WORDING = tuple(
+    f"tasks.store.{name}"
+    for name in ("examples", "harness", "instructions", "row_readers", "row_tables", "rows", "splits", "user_text")
+)
 FEATURES_FILE = "features.json"
 # In task.data, what stands for the task's name.
 NAME_PLACE = "{name}"
@@ -124,10 +128,12 @@ def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> T
     check_template(kind, template, name)
     files = _files(name, kind, data, definition, home(store) / "data")
     _require_splits(name, files, data)
-    content: dict[str, Any] = {split: file_digest(path) for split, path in files.items()}
-    for path in {path.parent / FEATURES_FILE for path in files.values()}:
-        if path.is_file():
-            content["features"] = file_digest(path)
+    content: dict[str, Any] = {}
+    with translated(f"task {name!r}: its files cannot be read"):
+        content |= {split: file_digest(path) for split, path in files.items()}
+        for path in {path.parent / FEATURES_FILE for path in files.values()}:
+            if path.is_file():
+                content["features"] = file_digest(path)
     view = {"rows": content, "definition": _definition_view(definition, file_digest), "code": code_view()}
     return TaskSource(
         kind=kind,
