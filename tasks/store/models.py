@@ -14,6 +14,7 @@ from tasks.store.files import made_once
 from tasks.store.loopback import require_hub
 from tasks.store.model_files import FileDigest
 from tasks.store.model_folder import quiet_transformers
+from tasks.store.patience import watched
 from tasks.store.task_sources import home
 
 if TYPE_CHECKING:
@@ -153,9 +154,11 @@ def _fetched(name: str, revision: str | None) -> Path:
 
     require_hub()
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
-        if not model_files.has_safetensors(folder):
-            folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*HUB_FILES, "pytorch_model*.bin"]))
+        with watched(f"the download of {name} from the model hub"):
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
+            if not model_files.has_safetensors(folder):
+                patterns = [*HUB_FILES, "pytorch_model*.bin"]
+                folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except errors.GatedRepoError:
         raise InputError(
             f"{name}: its owner asks for consent; accept it on the hub and log in (hf auth login)"

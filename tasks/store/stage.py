@@ -124,7 +124,7 @@ class Stage:
         scratch = store.work_folder(key)
         try:
             with (
-                own.resources.take(cores, gpus, own.children.stopped) as share,
+                own.resources.take(cores, gpus, own.children.stopped, self.full_name(label)) as share,
                 store.publishing(self.name, key) as out,
             ):
                 work = self._work(store, runtime, label, out, scratch, share)
