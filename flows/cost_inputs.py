@@ -95,7 +95,9 @@ def workload_of(settings: Settings, shape: Shape) -> Workload:
 
     task = settings.task
     data = own_folder(task.name, task.data, task.kind)
-    in_yaml = data is None and task.kind == "lm_eval" and merged(find_definition(task.name))["dataset_path"] == "json"
+    in_yaml = (
+        data is None and task.kind == "lm_eval" and merged(find_definition(task.name)).get("dataset_path") == "json"
+    )
     if data is not None or in_yaml:
         return measure(resolve_task(task.model_dump()), own_tokenizer(settings.model.name), shape.context)
     if task.name not in PUBLISHED_ROWS:

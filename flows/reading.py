@@ -14,6 +14,7 @@ from flows.settings import Settings
 from flows.variants import TABLE
 from tasks.core.errors import InputError
 from tasks.store.task_sources import NAME_PLACE
+from tasks.store.user_text import read_user_text
 
 # Settings that name a folder, which may lie beside the file.
 FOLDERS = (("model", "name"), ("task", "data"), ("distill", "teacher"), ("distill", "data"), ("study", "other"))
@@ -60,11 +61,11 @@ def read_study(path: Path, changes: list[str] | None = None) -> tuple[Settings, 
 
 def _read(path: Path, changes: list[str] | None) -> tuple[dict[str, Any], str]:
     try:
-        text = path.read_text()
+        text = read_user_text(path)
         values = tomllib.loads(text)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not valid TOML: {error}") from error
     for change in changes or []:
         _apply(values, change)

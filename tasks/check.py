@@ -9,7 +9,15 @@ from tasks.store.work import Work
 
 @stage(
     packages=("transformers", "tokenizers", "lm_eval", "datasets"),
-    code=(*TEXT_CODE, *MODEL_CODE, "tasks.store.checks", "tasks.store.emulator_checks", "tasks.store.generic_text"),
+    code=(
+        *TEXT_CODE,
+        *MODEL_CODE,
+        "tasks.store.checks",
+        "tasks.store.rehearsal",
+        "tasks.store.scoring",
+        "tasks.store.emulator_checks",
+        "tasks.store.generic_text",
+    ),
 )
 def check(
     work: Work,

@@ -6,6 +6,7 @@ from typing import Any
 from tasks.core.errors import InputError
 from tasks.store.examples import load_examples
 from tasks.store.models import ModelSource, load_tokenizer
+from tasks.store.rehearsal import rehearse_metrics
 from tasks.store.task_sources import Split, TaskSource
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "scored")
@@ -36,6 +37,8 @@ def check_inputs(model: ModelSource, task: TaskSource) -> dict[str, Any]:
         has_prompts = has_prompts and all(row.prompt_ids for row in examples.rows)
         largest = max(largest, *(max((*row.prompt_ids, *row.answer_ids)) for row in examples.rows))
     _require_vocabulary(model, largest)
+    if task.kind == "lm_eval":
+        rehearse_metrics(task)
     return facts | {"has_prompts": has_prompts}
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.core.errors import InputError
-from tasks.store.instructions import NEEDED, TEMPLATES
-from tasks.store.rows import require_text
+from tasks.store.instructions import NEEDED, OPTIONAL, TEMPLATES
+from tasks.store.rows import text_rows
 from tasks.store.splits import split_rows
 from tasks.store.task_sources import LIMITS, Split, TaskSource
 
@@ -87,9 +87,9 @@ def text_pairs(task: TaskSource, split: Split) -> "Iterable[Pair]":
     rows = split_rows(task, split)
     file = Path(task.file(split))
     if task.kind == "text":
-        require_text(file, rows, ["text"], allow_empty=True)
+        rows = text_rows(file, rows, ["text"], allow_empty=True)
         return (Pair(row.number, None, row.fields["text"]) for row in rows if row.fields["text"].strip())
-    require_text(file, rows, NEEDED)
+    rows = text_rows(file, rows, NEEDED, OPTIONAL)
     template = TEMPLATES[task.template]
     return (Pair(row.number, *template.render(row.fields)) for row in rows)
 

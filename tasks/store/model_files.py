@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import InputError
+from tasks.store.boundary import first_words
 from tasks.store.keys import canonical_json
 from tasks.store.tensor_files import INDEX_FILE, SINGLE_FILE, stored_tensors
+from tasks.store.user_text import read_user_text
 
 FileDigest = Callable[[Path], str]
 
@@ -94,10 +96,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def read_json(path: Path) -> Any:
     """Content of a JSON file. InputError with the place of the mistake."""
+    text = read_user_text(path)
     try:
-        return json.loads(path.read_text("utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        place = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else "not UTF-8 text"
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        place = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else first_words(error)
         raise InputError(f"{path} is no valid JSON ({place})") from None
 
 

@@ -32,10 +32,15 @@ TEXT_CODE = (
     "tasks.store.examples",
     "tasks.store.harness",
     "tasks.store.instructions",
-    "tasks.store.splits",
+    "tasks.store.required_fields",
+    "tasks.store.row_readers",
+    "tasks.store.row_tables",
     "tasks.store.rows",
+    "tasks.store.splits",
+    "tasks.store.task_code",
     "tasks.store.task_files",
     "tasks.store.task_sources",
+    "tasks.store.user_text",
 )
 
 

@@ -43,7 +43,10 @@ NOTES = {"task", "task_alias", "tag", "group", "metadata"}
 # The setting that limits each split.
 LIMITS: dict[str, str] = {"train": "num_train", "validation": "num_validation", "scored": "num_test"}
 # The modules that turn rows into prompts and answers.
-WORDING = tuple(f"tasks.store.{name}" for name in ("examples", "harness", "instructions", "rows", "splits"))
+WORDING = tuple(
+    f"tasks.store.{name}"
+    for name in ("examples", "harness", "instructions", "row_readers", "row_tables", "rows", "splits", "user_text")
+)
 FEATURES_FILE = "features.json"
 # In task.data, what stands for the task's name.
 NAME_PLACE = "{name}"

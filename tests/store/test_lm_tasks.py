@@ -392,7 +392,7 @@ def test_documents_have_no_prompt(shared: Path) -> None:
 def test_bad_text_rows(source: ModelSource, tmp_path: Path) -> None:
     rows: list[tuple[dict, str]] = [
         ({"words": "What comes after"}, "row 2: it lacks the field 'text'; each row needs 'text'"),
-        ({"text": 3}, "row 2: 'text' is a int"),
+        ({"text": ["What comes after"]}, "row 2: 'text' is a list, expected a string or a number"),
     ]
     for row, message in rows:
         write_rows(tmp_path / "train.jsonl", [{"text": "a"}, row, {"text": "b"}])
