@@ -13,6 +13,7 @@ from tasks.store.instructions import NEEDED, OPTIONAL, TEMPLATES
 from tasks.store.rows import text_rows
 from tasks.store.splits import split_rows
 from tasks.store.task_sources import LIMITS, Split, TaskSource
+from tasks.store.wording import digest_of, mark_of, require_same
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,11 +29,13 @@ class Examples:
     """Examples of one split, how many had their prompt cut, and how many rows they come from.
 
     A document of plain text gives one example for each window of the context; every other row gives one.
+    digest: of the rows as they are worded, in their order.
     """
 
     rows: "list[Example]"
     num_truncated: int
     num_rows: int
+    digest: str = ""
 
 
 def load_examples(
@@ -47,7 +50,8 @@ def load_examples(
 
     limit: use only the first rows, beside the task's own limit.
     part: keep prompt and answer, or only one of them (the other is empty).
-    InputError for rows that cannot be used (by number), or an answer that leaves no room for a prompt.
+    InputError for rows that cannot be used (by number), an answer that leaves no room for a prompt, or rows that read
+    otherwise than in the check.
     """
     if part not in PARTS:
         raise InputError(f"support.part = {part!r}: choose one of {', '.join(PARTS)}")
@@ -57,8 +61,10 @@ def load_examples(
     encoded = encode_apart if task.template == "reference" else encode_pair
     rows: list[Example] = []
     num_truncated, numbers = 0, set()
+    marks: list[bytes] = []
     for pair in text_pairs(task, split):
         numbers.add(pair.number)
+        marks.append(pair.mark or mark_of(None, (pair.prompt, pair.answer)))
         if pair.prompt is None:
             if part == "prompt":
                 raise InputError(f"support.part = 'prompt', but the documents of task {task.name!r} have no prompt")
@@ -75,7 +81,9 @@ def load_examples(
         rows.append(_example(prompt_ids[-room:], answer_ids, pair.number))
     if not rows:
         raise InputError(f"task {task.name!r}: the {split} split has no row with text")
-    return Examples([_reduced(row, part) for row in rows], num_truncated, len(numbers))
+    digest = digest_of(marks)
+    require_same(task, split, len(marks), digest)
+    return Examples([_reduced(row, part) for row in rows], num_truncated, len(numbers), digest)
 
 
 def text_pairs(task: TaskSource, split: Split) -> "Iterable[Pair]":

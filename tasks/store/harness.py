@@ -5,6 +5,7 @@ text.
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,22 +16,29 @@ from tasks.store.boundary import translated
 from tasks.store.required_fields import find_lacking
 from tasks.store.row_tables import last_of_shortest, make_table
 from tasks.store.rows import Row
+from tasks.store.seeding import seeded
 from tasks.store.splits import split_rows
-from tasks.store.task_code import code_of, definition_of, field_read, load_definition
-from tasks.store.task_sources import DATA_KEYS, Split, TaskSource
+from tasks.store.task_code import code_of, definition_of, field_read, load_definition, process_examples
+from tasks.store.task_sources import DATA_KEYS, LIMITS, Split, TaskSource
+from tasks.store.wording import digest_of, mark_of
 
 if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
     from lm_eval.api.task import ConfigurableTask
 
 STRUCTURE = ("tag", "group", "task_list", "include")
 
 
 class Pair(NamedTuple):
-    """A prompt and its right answer as text; `prompt` is None for a document that is scored as a whole."""
+    """A prompt and its right answer as text; `prompt` is None for a document that is scored as a whole.
+
+    mark: of the row as lm-eval reads it (see `tasks.store.wording`).
+    """
 
     number: int
     prompt: str | None
     answer: str
+    mark: bytes = b""
 
 
 def quiet() -> None:
@@ -57,7 +65,10 @@ def without_bars() -> Iterator[None]:
 
 
 def harness_task(source: TaskSource, split: Split) -> "ConfigurableTask":
-    """lm-eval's task, zero-shot, scoring the rows of one split. InputError for rows that it cannot read."""
+    """lm-eval's task, zero-shot, scoring the rows of one split. InputError for rows that it cannot read.
+
+    Who builds its requests does so within the same block of `seeded`, as lm-eval's command does.
+    """
     rows = split_rows(source, split)
     _require_fields(source, split, rows)
     return _build(source, split, rows)
@@ -68,6 +79,45 @@ def answers(source: TaskSource, split: Split) -> Iterator[Pair]:
 
     The reference template leaves out the delimiter between them (see `tasks.store.templates`).
     """
+    # All at once: between rows, the generators would be those of whoever asks.
+    with seeded():
+        return iter(list(_pairs(source, split)))
+
+
+def same_without(source: TaskSource, rows: Sequence[Row], fields: frozenset[str]) -> bool:
+    """Whether rows of the scored file read the same without these fields; no for rows that cannot be read."""
+    fewer = [Row(row.number, {key: value for key, value in row.fields.items() if key not in fields}) for row in rows]
+    try:
+        return _texts(source, rows) == _texts(source, fewer)
+    except (Exception, SystemExit):
+        return False
+
+
+def first_marks(source: TaskSource, split: Split, num_rows: int) -> list[bytes]:
+    """Marks of the first rows of a split."""
+    few = source.model_copy(update={LIMITS[split]: min(num_rows, source.limit(split) or num_rows)})
+    return [pair.mark for pair in answers(few, split)]
+
+
+def digest_of_requests(task: "ConfigurableTask") -> tuple[int, str]:
+    """Number of rows and digest of the requests that were built, as `Pair.mark` gives them."""
+    rows: dict[int, list[Instance]] = defaultdict(list)
+    for request in sorted(task.instances, key=lambda request: (request.doc_id, request.idx)):
+        rows[request.doc_id].append(request)
+    return len(rows), digest_of(_mark(requests) for requests in rows.values())
+
+
+def _mark(requests: "Sequence[Instance]") -> bytes:
+    return mark_of(requests[0].doc, [text for request in requests for text in request.args])
+
+
+def _texts(source: TaskSource, rows: Sequence[Row]) -> list[tuple[str | None, str]]:
+    with seeded():
+        task = _attempt(source, "scored", rows)
+        return [_answer(task, doc, _asked(task, doc)) for doc in task.eval_docs]
+
+
+def _pairs(source: TaskSource, split: Split) -> Iterator[Pair]:
     rows = split_rows(source, split)
     _require_fields(source, split, rows)
     task = _build(source, split, rows)
@@ -78,17 +128,18 @@ def answers(source: TaskSource, split: Split) -> Iterator[Pair]:
         place = f"{source.file(split)}, row {number}"
         with translated(f"{place}: task {source.name!r} cannot read it", quote=False, code=code):
             try:
-                prompt, answer = _answer(task, doc)
+                asked = _asked(task, doc)
+                prompt, answer = _answer(task, doc, asked)
             except InputError as error:
                 raise InputError(f"{place}: {error}") from None
         if source.template == "reference":
             answer = answer.removeprefix(task.config.target_delimiter)
-        yield Pair(number, prompt, answer)
+        yield Pair(number, prompt, answer, _mark(asked.requests))
 
 
 def _build(source: TaskSource, split: Split, rows: list[Row]) -> "ConfigurableTask":
     try:
-        return _attempt(source, split, rows)
+        return _attempt(source, split, rows, begin_as_lm_eval=split == "scored")
     except CrashError:
         raise
     except (Exception, SystemExit) as error:  # the definition's own code ran on the rows; its text may quote them
@@ -101,14 +152,22 @@ def _build(source: TaskSource, split: Split, rows: list[Row]) -> "ConfigurableTa
             raise
 
 
-def _attempt(source: TaskSource, split: Split, rows: Sequence[Row]) -> "ConfigurableTask":
-    """lm-eval's task over these rows. Raises whatever the definition's code raises on them."""
+@seeded()
+def _attempt(
+    source: TaskSource, split: Split, rows: Sequence[Row], begin_as_lm_eval: bool = False
+) -> "ConfigurableTask":
+    """lm-eval's task over these rows. Raises whatever the definition's code raises on them.
+
+    begin_as_lm_eval: draw the random numbers first that lm-eval's command draws before it comes to these rows.
+    """
     from lm_eval.api.task import ConfigurableTask
 
     quiet()
     config = load_definition(source)
     docs = make_table(Path(source.file(split)), list(rows))
     if config.get("process_docs"):
+        if begin_as_lm_eval:
+            process_examples(source, config)
         docs = config["process_docs"](docs)
         if not hasattr(docs, "features"):
             kind = type(docs).__name__
@@ -152,7 +211,7 @@ def _require_fields(source: TaskSource, split: Split, rows: list[Row]) -> None:
 
     def read(row: Row) -> None:
         task = _attempt(source, split, [row])
-        _answer(task, task.eval_docs[0])
+        _answer(task, doc := task.eval_docs[0], _asked(task, doc))
 
     if found := find_lacking(rows, read):
         row, fields = found
@@ -161,21 +220,31 @@ def _require_fields(source: TaskSource, split: Split, rows: list[Row]) -> None:
         raise InputError(f"{place}: it lacks the field {names}, which task {source.name!r} reads")
 
 
-def _answer(task: "ConfigurableTask", doc: dict[str, Any]) -> tuple[str | None, str]:
-    """(prompt, answer) of one row: the arguments of the request that lm-eval counts as right."""
+class _Asked(NamedTuple):
+    """What lm-eval asks about one row; choices are empty for other tasks than those of multiple choice."""
+
+    requests: "list[Instance]"
+    choices: list[str]
+
+
+def _asked(task: "ConfigurableTask", doc: dict[str, Any]) -> _Asked:
     choices = _choices(task, doc) if task.OUTPUT_TYPE == "multiple_choice" else []
     prefix = task.doc_to_prefix(doc)
     context = task.fewshot_context(doc=doc, num_fewshot=0, gen_prefix=prefix)
     requests = task.construct_requests(doc=doc, ctx=context)
+    return _Asked(requests if isinstance(requests, list) else [requests], choices)
+
+
+def _answer(task: "ConfigurableTask", doc: dict[str, Any], asked: _Asked) -> tuple[str | None, str]:
+    """(prompt, answer) of one row: the arguments of the request that lm-eval counts as right."""
+    arguments = asked.requests[0].args
     if task.OUTPUT_TYPE == "multiple_choice":
-        assert isinstance(requests, list)
-        return requests[_gold(task, doc, choices)].args
-    assert not isinstance(requests, list)
+        return asked.requests[_gold(task, doc, asked.choices)].args
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
-        return None, requests.args[0]
+        return None, arguments[0]
     if task.OUTPUT_TYPE == "generate_until":
-        return context, task.config.target_delimiter + right_answer(task, doc)
-    return requests.args
+        return arguments[0], task.config.target_delimiter + right_answer(task, doc)
+    return arguments
 
 
 def _choices(task: "ConfigurableTask", doc: dict[str, Any]) -> list[str]:

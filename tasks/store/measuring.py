@@ -60,9 +60,10 @@ def _scored(task: TaskSource, tokenizer: "PreTrainedTokenizerBase | None", gener
 def _requests(task: TaskSource) -> Iterator[tuple[str, str, bool]]:
     """(context, continuation, whether the model writes the continuation itself) of all that lm-eval asks."""
     from tasks.store.harness import harness_task, without_bars
+    from tasks.store.seeding import seeded
 
-    definition = harness_task(task, "scored")
-    with without_bars():
+    with seeded(), without_bars():
+        definition = harness_task(task, "scored")
         definition.build_all_requests()
     for request in definition.instances:
         if definition.OUTPUT_TYPE == "loglikelihood_rolling":

@@ -33,14 +33,17 @@ TEXT_CODE = (
     "tasks.store.harness",
     "tasks.store.instructions",
     "tasks.store.required_fields",
+    "tasks.store.row_content",
     "tasks.store.row_readers",
     "tasks.store.row_tables",
     "tasks.store.rows",
+    "tasks.store.seeding",
     "tasks.store.splits",
     "tasks.store.task_code",
     "tasks.store.task_files",
     "tasks.store.task_sources",
     "tasks.store.user_text",
+    "tasks.store.wording",
 )
 
 

@@ -1,0 +1,72 @@
+"""The random numbers that a task's own code draws: begun as lm-eval's command begins them, in every stage."""
+
+import random
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tasks.store.user_text import read_user_text
+
+# The defaults of lm_eval.simple_evaluate for Python, and for numpy and torch.
+PYTHON_SEED, OTHER_SEED = 0, 1234
+# Whether a seeded block is being run.
+_is_active = False
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Seed the generators of Python, numpy and torch for the time of the block; afterwards they go on as before it.
+
+    Within such a block another one seeds them again, and what follows it goes on from there.
+    """
+    global _is_active
+    import numpy
+    import torch
+
+    # Where no GPU was used so far, no state of one is touched: asking for it would start CUDA.
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    if _is_active:
+        _seed(devices)
+        yield
+        return
+    python, of_numpy = random.getstate(), numpy.random.get_state()
+    with torch.random.fork_rng(devices=devices):
+        _is_active = True
+        try:
+            _seed(devices)
+            yield
+        finally:
+            _is_active = False
+            random.setstate(python)
+            numpy.random.set_state(of_numpy)
+
+
+def _seed(devices: list[int]) -> None:
+    import numpy
+    import torch
+
+    random.seed(PYTHON_SEED)
+    numpy.random.seed(OTHER_SEED)
+    torch.default_generator.manual_seed(OTHER_SEED)
+    for device in devices:
+        torch.cuda.default_generators[device].manual_seed(OTHER_SEED)
+
+
+def draws(code: Iterable[Path]) -> bool:
+    """Whether code looks as if it drew random numbers."""
+    return any(_draws(file) for file in code)
+
+
+def forget(code: Iterable[Path]) -> None:
+    """Let lm-eval import the files that draw random numbers anew: a generator of their own begins where it did."""
+    names = {str(file.resolve()) for file in code if _draws(file)}
+    # Only lm-eval's own loader leaves the time of the file on a module.
+    for name, module in [*sys.modules.items()]:
+        if hasattr(module, "__mtime__") and getattr(module, "__file__", None) in names:
+            del sys.modules[name]
+
+
+def _draws(file: Path) -> bool:
+    text = read_user_text(file)
+    return "rand" in text or "shuffle" in text
