@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import InputError
-from tasks.store.examples import load_examples
+from tasks.store.examples import Examples, load_examples
 from tasks.store.models import ModelSource, load_tokenizer
 from tasks.store.rehearsal import rehearse_metrics
+from tasks.store.split_facts import split_facts
 from tasks.store.task_sources import Split, TaskSource
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "scored")
@@ -22,12 +23,11 @@ def check_inputs(model: ModelSource, task: TaskSource) -> dict[str, Any]:
         "context": model.context,
         "num_blocks": model.num_blocks,
         "family": model.family,
-        "scored_split": task.scored,
-        "validation_from": "train" if task.validation_is_held_out else "validation",
     }
     largest, has_prompts = 0, True
+    found: dict[Split, Examples] = {}
     for split in SPLITS:
-        examples = load_examples(task, split, tokenizer, model.context)
+        examples = found[split] = load_examples(task, split, tokenizer, model.context)
         facts |= {
             f"num_{split}_rows": examples.num_rows,
             f"num_{split}_examples": len(examples.rows),
@@ -39,6 +39,7 @@ def check_inputs(model: ModelSource, task: TaskSource) -> dict[str, Any]:
     _require_vocabulary(model, largest)
     if task.kind == "lm_eval":
         rehearse_metrics(task)
+    facts |= split_facts(task, found)
     return facts | {"has_prompts": has_prompts}
 
 

@@ -19,7 +19,7 @@ from tasks.store.rows import Row
 from tasks.store.seeding import seeded
 from tasks.store.splits import split_rows
 from tasks.store.task_code import code_of, definition_of, field_read, load_definition, process_examples
-from tasks.store.task_sources import DATA_KEYS, LIMITS, Split, TaskSource
+from tasks.store.task_sources import DATA_KEYS, Split, TaskSource
 from tasks.store.wording import digest_of, mark_of
 
 if TYPE_CHECKING:
@@ -88,33 +88,34 @@ def same_without(source: TaskSource, rows: Sequence[Row], fields: frozenset[str]
     """Whether rows of the scored file read the same without these fields; no for rows that cannot be read."""
     fewer = [Row(row.number, {key: value for key, value in row.fields.items() if key not in fields}) for row in rows]
     try:
-        return _texts(source, rows) == _texts(source, fewer)
+        whole, without = ([texts for _, texts in _read(source, "scored", given)] for given in (rows, fewer))
+        return whole == without
     except (Exception, SystemExit):
         return False
 
 
-def first_marks(source: TaskSource, split: Split, num_rows: int) -> list[bytes]:
-    """Marks of the first rows of a split."""
-    few = source.model_copy(update={LIMITS[split]: min(num_rows, source.limit(split) or num_rows)})
-    return [pair.mark for pair in answers(few, split)]
+def is_steady(source: TaskSource, rows: Sequence[Row]) -> bool:
+    """Whether the task's code words rows of train in the same way when it is asked twice."""
+    first, second = ([_mark(asked.requests) for asked, _ in _read(source, "train", rows)] for _ in range(2))
+    return first == second
 
 
-def digest_of_requests(task: "ConfigurableTask") -> tuple[int, str]:
-    """Number of rows and digest of the requests that were built, as `Pair.mark` gives them."""
+def digest_of_requests(task: "ConfigurableTask") -> str:
+    """Digest of the rows whose requests were built, the same as that of their `Pair.mark`s."""
     rows: dict[int, list[Instance]] = defaultdict(list)
     for request in sorted(task.instances, key=lambda request: (request.doc_id, request.idx)):
         rows[request.doc_id].append(request)
-    return len(rows), digest_of(_mark(requests) for requests in rows.values())
+    return digest_of(_mark(requests) for requests in rows.values())
 
 
 def _mark(requests: "Sequence[Instance]") -> bytes:
     return mark_of(requests[0].doc, [text for request in requests for text in request.args])
 
 
-def _texts(source: TaskSource, rows: Sequence[Row]) -> list[tuple[str | None, str]]:
+def _read(source: TaskSource, split: Split, rows: Sequence[Row]) -> "list[tuple[_Asked, tuple[str | None, str]]]":
     with seeded():
-        task = _attempt(source, "scored", rows)
-        return [_answer(task, doc, _asked(task, doc)) for doc in task.eval_docs]
+        task = _attempt(source, split, rows)
+        return [(asked := _asked(task, doc), _answer(task, doc, asked)) for doc in task.eval_docs]
 
 
 def _pairs(source: TaskSource, split: Split) -> Iterator[Pair]:

@@ -71,8 +71,8 @@ class TaskSource(BaseModel):
 
     files: the file of each split; yaml: the lm-eval definition; digest: of all that decides prompts, answers and
     scores; num_*: use only the first rows of a split; single_file: the user gave one file for all splits;
-    is_scored: false for text that is only trained on and validates; worded: number of rows of each split and digest of
-    their wording, as the check found them (see `tasks.store.wording`).
+    is_scored: false for text that is only trained on and validates; worded: by split the digest that the check found
+    (see `tasks.store.wording`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -89,7 +89,7 @@ class TaskSource(BaseModel):
     num_test: int | None = None
     single_file: bool = False
     is_scored: bool = True
-    worded: dict[str, tuple[int, str]] = {}
+    worded: dict[str, str] = {}
 
     def __hash__(self) -> int:
         return hash(self.digest)
