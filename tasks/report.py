@@ -6,7 +6,9 @@ from tasks.store.artifacts import Ref
 from tasks.store.stage import stage
 from tasks.store.work import Work
 
-PAGE_CODE = tuple(f"tasks.store.{name}" for name in ("pages", "figures", "drawing", "spending", "split_notes", "wording"))
+PAGE_CODE = tuple(
+    f"tasks.store.{name}" for name in ("pages", "figures", "drawing", "spending", "split_notes", "wording")
+)
 OUTCOMES_FILE = "outcomes.safetensors"
 
 

@@ -67,7 +67,7 @@ def without_bars() -> Iterator[None]:
 def harness_task(source: TaskSource, split: Split) -> "ConfigurableTask":
     """lm-eval's task, zero-shot, scoring the rows of one split. InputError for rows that it cannot read.
 
-    Who builds its requests does so within the same block of `seeded`, as lm-eval's command does.
+    Who builds its requests does so within `seeded`: the definition's code may draw random numbers then, too.
     """
     rows = split_rows(source, split)
     _require_fields(source, split, rows)

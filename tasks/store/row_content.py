@@ -58,7 +58,10 @@ def _unread(task: TaskSource, sample: Sequence[Row]) -> frozenset[str]:
         return frozenset()
     from tasks.store.harness import same_without
 
-    return unnamed if same_without(task, sample, unnamed) else frozenset()
+    if same_without(task, sample, unnamed):
+        return unnamed
+    # Code may put a name together: those fields count, the others may still be left out.
+    return frozenset(name for name in unnamed if same_without(task, sample, frozenset({name})))
 
 
 @lru_cache(maxsize=8)

@@ -10,47 +10,27 @@ from tasks.store.user_text import read_user_text
 
 # The defaults of lm_eval.simple_evaluate for Python, and for numpy and torch.
 PYTHON_SEED, OTHER_SEED = 0, 1234
-# Whether a seeded block is being run.
-_is_active = False
 
 
 @contextmanager
 def seeded() -> Iterator[None]:
-    """Seed the generators of Python, numpy and torch for the time of the block; afterwards they go on as before it.
-
-    Within such a block another one seeds them again, and what follows it goes on from there.
-    """
-    global _is_active
+    """Seed the generators of Python, numpy and torch for the time of the block; afterwards they go on as before it."""
     import numpy
     import torch
 
     # Where no GPU was used so far, no state of one is touched: asking for it would start CUDA.
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    if _is_active:
-        _seed(devices)
-        yield
-        return
-    python, of_numpy = random.getstate(), numpy.random.get_state()
+    of_python, of_numpy = random.getstate(), numpy.random.get_state()
     with torch.random.fork_rng(devices=devices):
-        _is_active = True
         try:
-            _seed(devices)
+            random.seed(PYTHON_SEED)
+            numpy.random.seed(OTHER_SEED)
+            for generator in (torch.default_generator, *(torch.cuda.default_generators[number] for number in devices)):
+                generator.manual_seed(OTHER_SEED)
             yield
         finally:
-            _is_active = False
-            random.setstate(python)
+            random.setstate(of_python)
             numpy.random.set_state(of_numpy)
-
-
-def _seed(devices: list[int]) -> None:
-    import numpy
-    import torch
-
-    random.seed(PYTHON_SEED)
-    numpy.random.seed(OTHER_SEED)
-    torch.default_generator.manual_seed(OTHER_SEED)
-    for device in devices:
-        torch.cuda.default_generators[device].manual_seed(OTHER_SEED)
 
 
 def draws(code: Iterable[Path]) -> bool:

@@ -19,9 +19,9 @@ def split_facts(task: TaskSource, found: dict[Split, Examples]) -> dict[str, Any
     Raises:
         InputError: where the task's own code words the same rows differently when it is asked twice.
     """
-    if task.kind == "lm_eval" and code_of(task):
-        if not is_steady(task, split_rows(task, "train")[:NUM_TWICE]):
-            raise reworded(task.name, "train")
+    has_code = task.kind == "lm_eval" and bool(code_of(task))
+    if has_code and not is_steady(task, split_rows(task, "train")[:NUM_TWICE]):
+        raise reworded(task.name, "train")
     return {
         "scored_split": task.scored,
         "scored_from": "train" if task.scored_from_train else task.scored,
@@ -29,4 +29,3 @@ def split_facts(task: TaskSource, found: dict[Split, Examples]) -> dict[str, Any
         **overlaps(task),
         **{f"{split}_digest": examples.digest for split, examples in found.items()},
     }
-

@@ -37,7 +37,7 @@ def process_examples(source: TaskSource, config: dict[str, Any]) -> None:
     examples = config.get("fewshot_config") or {}
     process = examples.get("process_docs") or config["process_docs"]
     given = examples.get("split") or config.get("fewshot_split")
-    if examples.get("samples") is not None and not given or not draws(code_of(source)):
+    if not draws(code_of(source)) or (given is None and examples.get("samples") is not None):
         return
     given = given or config.get("training_split") or config.get("validation_split")
     role = next((role for role, key in SPLIT_KEYS.items() if given is not None and config.get(key) == given), None)
