@@ -9,14 +9,18 @@ from pathlib import Path
 from types import FrameType
 
 from flows.command_line import make_parser
-from flows.environment import read_connection
+from flows.environment import read_connection, settle_interpreter
 from tasks.core.errors import CrashError, InterruptedRun
+from tasks.store.loopback import keep_loopback_direct
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit with its code."""
+    if arguments is None:
+        settle_interpreter()
     options = parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminate)
+    keep_loopback_direct(os.environ)
     try:
         code = options.run(options) or 0
     except CrashError as error:
@@ -110,6 +114,7 @@ def _doctor(options: argparse.Namespace) -> int:
         *(options.changes or []),
     ]
     if options.settings is None and not changes:
+        os.environ |= {**read_connection(options.home), **os.environ}
         return doctor(options.home, *_store(options), None, options.verify)
     from flows.environment import prepare_environment
     from flows.reading import read_settings

@@ -23,7 +23,7 @@ def doctor(
     inputs: list[Finding] | None = None,
 ) -> int:
     """Print every finding, those of `inputs` last; exit code 0, or that of the first problem."""
-    findings = [*_versions(), *_devices(), *_disk(home, store), *_servers(home, mlflow)]
+    findings = [*_versions(), *_devices(), *_disk(home, store), *_variables(), *_servers(home, mlflow)]
     if store_url:
         findings.append(_object_store(store_url))
     if verify:
@@ -82,13 +82,30 @@ def _disk(home: Path, store: Path) -> Iterator[Finding]:
         yield Finding(name, f"{folder} ({free / 2**30:.0f} GiB free)", remedy)
 
 
+def _variables() -> Iterator[Finding]:
+    """Variables of the environment that would stop a run, or keep it from other machines."""
+    from flows.environment import check_variables
+    from tasks.core.errors import EnvironmentFault
+    from tasks.store.loopback import SET_ASIDE
+
+    try:
+        check_variables()
+    except EnvironmentFault as error:
+        what, _, remedy = str(error).partition("; ")
+        yield Finding("environment", what, remedy)
+    for note in filter(None, os.environ.get(SET_ASIDE, "").split(";")):
+        name, _, reason = note.partition("=")
+        yield Finding("proxy", f"{name} is not used", f"to reach other machines through it: {reason}")
+
+
 def _servers(home: Path, tracking: str | None) -> Iterator[Finding]:
     prefect = os.environ.get("PREFECT_API_URL")
     if not prefect:
         yield Finding("prefect", "its own server for the time of each run (PREFECT_API_URL is not set)")
     else:
         yield _reached(prefect)
-    if tracking and tracking.startswith("http"):
+    tracking = tracking or os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if tracking:
         yield _tracked(tracking)
     else:
         yield Finding("mlflow", f"SQLite file under {home.absolute() / 'mlflow'} (a settings file may name a server)")
@@ -104,11 +121,12 @@ def _reached(prefect: str) -> Finding:
 
 def _tracked(uri: str) -> Finding:
     from tasks.core.errors import EnvironmentFault
-    from tasks.store.sender import check_server
     from tasks.store.servers import shown
+    from tasks.store.tracking_address import check_tracking
 
+    named = "MLFLOW_TRACKING_URI" if uri == os.environ.get("MLFLOW_TRACKING_URI", "").strip() else "place.mlflow"
     try:
-        check_server(uri)
+        check_tracking(uri, named, "crash-flow")
     except EnvironmentFault as error:
         return Finding("mlflow", shown(uri), str(error))
     return Finding("mlflow", f"{shown(uri)}: answers")

@@ -94,6 +94,7 @@ def _task(settings: Settings) -> Finding:
 def _together(settings: Settings) -> Iterator[Finding]:
     """The rows as this model's tokenizer and limits see them, and what would be run."""
     from flows.inputs import Inputs
+    from flows.logs import encoding_lines
 
     inputs = Inputs(settings)
     facts: dict[str, Any] = inputs.checked.summary
@@ -101,6 +102,8 @@ def _together(settings: Settings) -> Iterator[Finding]:
         yield Finding(f"{split} rows", _rows(facts, split))
     for note in split_notes(facts):
         yield Finding("splits", note)
+    for line in encoding_lines(facts):
+        yield Finding("token ids", line)
     yield Finding("precision", inputs.precision)
     plan = settings.plan
     yield Finding(

@@ -6,14 +6,15 @@ from typing import Any
 
 from flows.arguments import grids, make_variant, plan_options
 from flows.grid import named_cell, shown
+from flows.pass_limits import Limits, check_windows, run_limits
 from flows.settings import Settings
 from tasks.core.errors import InputError
 from tasks.core.plan import fixed_plan
 from tasks.core.strategies import rehearse
 from tasks.store.precision import resolve_precision
 from tasks.store.runtime import Runtime
-from tasks.store.sender import check_server
 from tasks.store.tensor_files import weight_bytes
+from tasks.store.tracking_address import check_tracking
 from tasks.store.wording import checked_task
 
 # Room for the smallest useful run; what a run really needs is estimated from the model's size.
@@ -27,8 +28,16 @@ CHECKPOINT_BYTES = 2 * 2 * 16
 class Inputs:
     """Model and task, resolved to contents and checked; nothing has been computed yet."""
 
-    def __init__(self, settings: Settings, needed: Callable[[Settings, Any], int] | None = None) -> None:
-        """needed: bytes of disk that a flow takes at most, where it is not that of a crash run."""
+    def __init__(
+        self,
+        settings: Settings,
+        needed: Callable[[Settings, Any], int] | None = None,
+        limits: Callable[[Settings], Limits] = run_limits,
+    ) -> None:
+        """needed: bytes of disk that a flow takes at most, where it is not that of a crash run.
+
+        limits: of the passes that a flow makes.
+        """
         from tasks.check import check
         from tasks.store.models import resolve_model
         from tasks.store.task_sources import resolve_task
@@ -40,7 +49,8 @@ class Inputs:
         check_budget(settings, self.model.num_blocks)
         check_variant(settings, self.model.num_blocks, Path(self.model.path))
         self.teacher, self.text = self._distilling(settings, store)
-        inputs = {"model": self.model, "task": self.task, **self._emulators(settings)}
+        check_windows(settings, self.model.context)
+        inputs = {"model": self.model, "task": self.task, "limits": limits(settings), **self._emulators(settings)}
         # What was computed before is served from a store that cannot be written; what was not fails at its lock.
         # A run that goes on has used part of its disk already: what it still needs is not known.
         if store.find(check.name, check.key(**inputs)[0]) is None:
@@ -48,7 +58,7 @@ class Inputs:
         elif store.writable():
             store.check_writable(MIN_FREE_BYTES)
         if settings.tracking_uri:
-            check_server(settings.tracking_uri)
+            check_tracking(settings.tracking_uri, settings.tracking_named, settings.place.experiment)
         self.precision = resolve_precision(settings.model.precision)
         self.checked = check.run(runtime, "inputs", **inputs)
         check_support(settings, self.checked.summary)

@@ -65,6 +65,8 @@ def _read(path: Path, changes: list[str] | None) -> tuple[dict[str, Any], str]:
         values = tomllib.loads(text)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a TOML file") from error
+    except InputError as error:
+        raise InputError(f"not valid TOML: {error}") from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not valid TOML: {error}") from error
     for change in changes or []:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from flows.arguments import Arguments
-from flows.environment import prefect_page
+from flows.environment import local_database, prefect_page
 from flows.inputs import Inputs
-from flows.logs import quiet_prefect
+from flows.logs import log_encoding, quiet_prefect
 from flows.parameters import digests_of, shown_parameters
+from flows.pass_limits import Limits, run_limits
 from flows.progress import Progress
 from flows.published_as import published_as
 from flows.settings import Settings
@@ -104,18 +105,23 @@ class Run:
 
 @contextmanager
 def started(
-    settings: Settings, flow_name: str, name: str | None = None, show: Callable[[Run, Tracking], None] | None = None
+    settings: Settings,
+    flow_name: str,
+    name: str | None = None,
+    show: Callable[[Run, Tracking], None] | None = None,
+    limits: Callable[[Settings], Limits] = run_limits,
 ) -> Iterator[Run]:
     """Resolve and check the inputs, then open records and tracking for the time of the block.
 
-    name: what the run is called; show: passes on what it found, by default the five settings.
+    name: what the run is called; show: passes on what it found, by default the five settings; limits: of its passes.
     """
     from flows.guard import guard_temporary_servers
     from flows.results import show_results
 
     guard_temporary_servers()
     quiet_prefect()
-    inputs = Inputs(settings)
+    inputs = Inputs(settings, limits=limits)
+    log_encoding([inputs.checked.summary])
     runtime = make_runtime(settings)
     own = make_shared(settings, runtime)
     own.used.append(inputs.checked)
@@ -199,7 +205,7 @@ def _recorded(settings: Settings) -> dict[str, Any]:
 def open_tracking(settings: Settings, run_id: str) -> Tracking:
     """Tracking at the configured server, or in an SQLite file under home."""
     folder = Path(settings.place.home).absolute() / "mlflow"
-    uri = settings.tracking_uri or f"sqlite:///{folder / 'mlflow.db'}"
+    uri = settings.tracking_uri or local_database(Path(settings.place.home))
     return Tracking(uri, settings.place.experiment, folder / "journal", run_id)
 
 

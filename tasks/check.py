@@ -2,6 +2,7 @@
 
 from tasks.core.compression import Compression
 from tasks.store.models import ModelSource
+from tasks.store.pass_limits import PassLimit
 from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
 from tasks.store.task_sources import TaskSource
 from tasks.store.work import Work
@@ -18,6 +19,7 @@ from tasks.store.work import Work
         "tasks.store.split_facts",
         "tasks.store.emulator_checks",
         "tasks.store.generic_text",
+        "tasks.store.pass_limits",
     ),
 )
 def check(
@@ -29,10 +31,11 @@ def check(
     teacher: ModelSource | None = None,
     text: TaskSource | None = None,
     block: int | None = None,
+    limits: tuple[PassLimit, ...] = (),
 ) -> dict:
     """Facts about the inputs: rows of each split, truncated prompts, the split that is scored.
 
-    compression: of emulators; teacher, text, block: what they are distilled with.
+    compression: of emulators; teacher, text, block: what they are distilled with; limits: of single passes.
     Errors: InputError for a model, task or data that cannot be used.
     """
     import json
@@ -41,6 +44,6 @@ def check(
     from tasks.store.emulator_checks import check_emulators
 
     check_emulators(model, compression, teacher, text, block)
-    facts = check_inputs(model, task)
+    facts = check_inputs(model, task, limits)
     (work.out / "facts.json").write_text(json.dumps(facts, indent=2, sort_keys=True))
     return facts

@@ -38,6 +38,8 @@ def worker(home: Path, pool: str, kind: str, queue: str | None, limit: int | Non
     prepare_environment(home)
     if not os.environ.get("PREFECT_API_URL"):
         raise InputError("a worker needs a Prefect server: set PREFECT_API_URL, or start one with `crash up`")
+    if name and any(character in name for character in "/%"):
+        raise InputError(f"--name {name}: Prefect takes no worker whose name has a / or a %; choose another name")
     check_prefect()
     os.environ.setdefault("CRASH_HOME", str(home.absolute()))
     os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")

@@ -23,6 +23,8 @@ from typing import Any
 from tasks.core import errors
 from tasks.store.disk import DISK_ERRORS
 from tasks.store.fronted import open_store
+from tasks.store.resources import require_device
+from tasks.store.sockets import short_temporary_folder
 from tasks.store.work import Work
 
 CHECKPOINT_SECONDS = 25.0
@@ -55,7 +57,8 @@ def warm_up() -> None:
     context.set_forkserver_preload(["tasks.store.preload"])
     from multiprocessing import forkserver
 
-    forkserver.ensure_running()
+    with short_temporary_folder():
+        forkserver.ensure_running()
 
 
 class Children:
@@ -204,6 +207,7 @@ def compute(sending: Connection, function: tuple[str, str], arguments: dict[str,
         import torch
 
         torch.set_num_threads(work.num_threads)
+        require_device(work.device)
         stage = getattr(importlib.import_module(function[0]), function[1])
         summary = stage.compute(work, **arguments)
         work.store.settle_work(wanted=False)

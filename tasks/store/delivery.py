@@ -10,7 +10,7 @@ from typing import Any
 
 from tasks.store.journal import Journal
 from tasks.store.sender import Sender
-from tasks.store.servers import shown
+from tasks.store.servers import reason, shown
 
 logger = logging.getLogger(__name__)
 RETRY_SECONDS = 15.0
@@ -70,7 +70,8 @@ class Delivery:
     def _warn(self, error: Exception) -> None:
         if not self._warned:
             where = shown(self._sender.uri)
-            logger.warning("MLflow at %s: %s; the run goes on without it", where, type(error).__name__)
+            kind = type(error).__name__
+            logger.warning("MLflow at %s: %s; the run goes on without it (%s)", where, kind, reason(error))
             self._warned = True
 
     def _deliver_all(self) -> None:
@@ -87,7 +88,7 @@ class Delivery:
             except Exception as error:
                 # The server is there, it has just taken our own: something is wrong with this journal.
                 self._foreign.add(path)
-                why = "another server knows its run" if isinstance(error, LookupError) else type(error).__name__
+                why = "another server knows its run" if isinstance(error, LookupError) else reason(error)
                 logger.warning("%s cannot be delivered (%s); it is left where it is", path, why)
             finally:
                 left.release()

@@ -41,7 +41,8 @@ def resolve_text(data: str, store: "Store | None" = None) -> TaskSource:
 
 def require_long_enough(text: TaskSource, model: ModelSource, block: int) -> None:
     """InputError if all training documents together have fewer tokens than one block, or the model's context."""
-    from tasks.store.examples import encode, text_pairs
+    from tasks.store.examples import text_pairs
+    from tasks.store.token_ids import encode
 
     tokenizer, length = load_tokenizer(model), min(block, model.context)
     found = 0

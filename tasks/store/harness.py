@@ -1,11 +1,10 @@
-"""The one place that speaks lm-eval's own objects: a task over given rows, and which of its requests is the answer.
+"""lm-eval's own tasks over given rows, and the text of these rows.
 
 A split is handed to lm-eval as if it were the one it scores, so training text is built by the code that builds scored
 text.
 """
 
 import logging
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks.core.errors import CrashError, InputError
 from tasks.store.boundary import translated
+from tasks.store.requests import answer_of, ask
 from tasks.store.required_fields import find_lacking
 from tasks.store.row_tables import last_of_shortest, make_table
 from tasks.store.rows import Row
@@ -20,10 +20,8 @@ from tasks.store.seeding import seeded
 from tasks.store.splits import split_rows
 from tasks.store.task_code import code_of, definition_of, field_read, load_definition, process_examples
 from tasks.store.task_sources import DATA_KEYS, Split, TaskSource
-from tasks.store.wording import digest_of, mark_of
 
 if TYPE_CHECKING:
-    from lm_eval.api.instance import Instance
     from lm_eval.api.task import ConfigurableTask
 
 STRUCTURE = ("tag", "group", "task_list", "include")
@@ -32,12 +30,14 @@ STRUCTURE = ("tag", "group", "task_list", "include")
 class Pair(NamedTuple):
     """A prompt and its right answer as text; `prompt` is None for a document that is scored as a whole.
 
+    requests: every (prompt, choice) whose likelihoods lm-eval compares in this row; empty where there are no choices.
     mark: of the row as lm-eval reads it (see `tasks.store.wording`).
     """
 
     number: int
     prompt: str | None
     answer: str
+    requests: tuple[tuple[str, str], ...] = ()
     mark: bytes = b""
 
 
@@ -84,40 +84,6 @@ def answers(source: TaskSource, split: Split) -> Iterator[Pair]:
         return iter(list(_pairs(source, split)))
 
 
-def same_without(source: TaskSource, rows: Sequence[Row], fields: frozenset[str]) -> bool:
-    """Whether rows of the scored file read the same without these fields; no for rows that cannot be read."""
-    fewer = [Row(row.number, {key: value for key, value in row.fields.items() if key not in fields}) for row in rows]
-    try:
-        whole, without = ([texts for _, texts in _read(source, "scored", given)] for given in (rows, fewer))
-        return whole == without
-    except (Exception, SystemExit):
-        return False
-
-
-def is_steady(source: TaskSource, rows: Sequence[Row]) -> bool:
-    """Whether the task's code words rows of train in the same way when it is asked twice."""
-    first, second = ([_mark(asked.requests) for asked, _ in _read(source, "train", rows)] for _ in range(2))
-    return first == second
-
-
-def digest_of_requests(task: "ConfigurableTask") -> str:
-    """Digest of the rows whose requests were built, the same as that of their `Pair.mark`s."""
-    rows: dict[int, list[Instance]] = defaultdict(list)
-    for request in sorted(task.instances, key=lambda request: (request.doc_id, request.idx)):
-        rows[request.doc_id].append(request)
-    return digest_of(_mark(requests) for requests in rows.values())
-
-
-def _mark(requests: "Sequence[Instance]") -> bytes:
-    return mark_of(requests[0].doc, [text for request in requests for text in request.args])
-
-
-def _read(source: TaskSource, split: Split, rows: Sequence[Row]) -> "list[tuple[_Asked, tuple[str | None, str]]]":
-    with seeded():
-        task = _attempt(source, split, rows)
-        return [(asked := _asked(task, doc), _answer(task, doc, asked)) for doc in task.eval_docs]
-
-
 def _pairs(source: TaskSource, split: Split) -> Iterator[Pair]:
     rows = split_rows(source, split)
     _require_fields(source, split, rows)
@@ -129,18 +95,18 @@ def _pairs(source: TaskSource, split: Split) -> Iterator[Pair]:
         place = f"{source.file(split)}, row {number}"
         with translated(f"{place}: task {source.name!r} cannot read it", quote=False, code=code):
             try:
-                asked = _asked(task, doc)
-                prompt, answer = _answer(task, doc, asked)
+                asked = ask(task, doc)
+                prompt, answer = answer_of(task, doc, asked)
             except InputError as error:
                 raise InputError(f"{place}: {error}") from None
         if source.template == "reference":
             answer = answer.removeprefix(task.config.target_delimiter)
-        yield Pair(number, prompt, answer, _mark(asked.requests))
+        yield Pair(number, prompt, answer, asked.compared, asked.mark)
 
 
 def _build(source: TaskSource, split: Split, rows: list[Row]) -> "ConfigurableTask":
     try:
-        return _attempt(source, split, rows, begin_as_lm_eval=split == "scored")
+        return attempt(source, split, rows, begin_as_lm_eval=split == "scored")
     except CrashError:
         raise
     except (Exception, SystemExit) as error:  # the definition's own code ran on the rows; its text may quote them
@@ -154,7 +120,7 @@ def _build(source: TaskSource, split: Split, rows: list[Row]) -> "ConfigurableTa
 
 
 @seeded()
-def _attempt(
+def attempt(
     source: TaskSource, split: Split, rows: Sequence[Row], begin_as_lm_eval: bool = False
 ) -> "ConfigurableTask":
     """lm-eval's task over these rows. Raises whatever the definition's code raises on them.
@@ -198,7 +164,7 @@ def _attempt(
 def _works(source: TaskSource, split: Split, rows: Sequence[Row]) -> bool:
     """Whether the definition's code can be run on these rows; one that leaves none of them can."""
     try:
-        _attempt(source, split, rows)
+        attempt(source, split, rows)
     except CrashError:
         return True
     except (Exception, SystemExit):
@@ -211,83 +177,11 @@ def _require_fields(source: TaskSource, split: Split, rows: list[Row]) -> None:
     load_definition(source)  # what is wrong with the definition itself is no row's fault
 
     def read(row: Row) -> None:
-        task = _attempt(source, split, [row])
-        _answer(task, doc := task.eval_docs[0], _asked(task, doc))
+        task = attempt(source, split, [row])
+        answer_of(task, doc := task.eval_docs[0], ask(task, doc))
 
     if found := find_lacking(rows, read):
         row, fields = found
         names = ", ".join(repr(field) for field in fields)
         place = f"{source.file(split)}, row {row.number}"
         raise InputError(f"{place}: it lacks the field {names}, which task {source.name!r} reads")
-
-
-class _Asked(NamedTuple):
-    """What lm-eval asks about one row; choices are empty for other tasks than those of multiple choice."""
-
-    requests: "list[Instance]"
-    choices: list[str]
-
-
-def _asked(task: "ConfigurableTask", doc: dict[str, Any]) -> _Asked:
-    choices = _choices(task, doc) if task.OUTPUT_TYPE == "multiple_choice" else []
-    prefix = task.doc_to_prefix(doc)
-    context = task.fewshot_context(doc=doc, num_fewshot=0, gen_prefix=prefix)
-    requests = task.construct_requests(doc=doc, ctx=context)
-    return _Asked(requests if isinstance(requests, list) else [requests], choices)
-
-
-def _answer(task: "ConfigurableTask", doc: dict[str, Any], asked: _Asked) -> tuple[str | None, str]:
-    """(prompt, answer) of one row: the arguments of the request that lm-eval counts as right."""
-    arguments = asked.requests[0].args
-    if task.OUTPUT_TYPE == "multiple_choice":
-        return asked.requests[_gold(task, doc, asked.choices)].args
-    if task.OUTPUT_TYPE == "loglikelihood_rolling":
-        return None, arguments[0]
-    if task.OUTPUT_TYPE == "generate_until":
-        return arguments[0], task.config.target_delimiter + right_answer(task, doc)
-    return arguments
-
-
-def _choices(task: "ConfigurableTask", doc: dict[str, Any]) -> list[str]:
-    """The choices of one row. lm-eval would take a text apart into letters, and fail on numbers after it has scored."""
-    choices: Any = task.doc_to_choice(doc)
-    if not isinstance(choices, list | tuple):
-        raise InputError(f"its choices (doc_to_choice) are a {type(choices).__name__}, expected a list of texts")
-    others = [choice for choice in choices if not isinstance(choice, str)]
-    if others and not callable(task.config.process_results):
-        raise InputError(f"one of its choices (doc_to_choice) is a {type(others[0]).__name__}, expected a text")
-    return list(choices)
-
-
-def _gold(task: "ConfigurableTask", doc: dict[str, Any], choices: list[str]) -> int:
-    """Index of the right choice; of several right ones the first."""
-    target = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
-    if isinstance(target, list):
-        if not target:
-            raise InputError("no choice is marked as right")
-        target = target[0]
-    if target is None:
-        raise InputError("its label is null")
-    if isinstance(target, str):
-        if target not in choices:
-            raise InputError(f"the label is none of the {len(choices)} choices")
-        return choices.index(target)
-    if not 0 <= int(target) < len(choices):
-        raise InputError(
-            f"the label is {int(target)}, out of range for {len(choices)} choices (0 to {len(choices) - 1})"
-        )
-    return int(target)
-
-
-def right_answer(task: "ConfigurableTask", doc: dict[str, Any]) -> str:
-    """The text that a model should write for one row, without what separates it from the prompt."""
-    target = task.doc_to_target(doc)
-    if isinstance(target, list):
-        if not target:
-            raise InputError("it has no answer")
-        target = target[0]
-    if target is None:
-        raise InputError("its answer is null")
-    if isinstance(target, int) and task.config.doc_to_choice is not None:
-        target = task.doc_to_choice(doc)[target]
-    return str(target)

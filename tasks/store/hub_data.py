@@ -9,6 +9,7 @@ from tasks.store import task_files
 from tasks.store.boundary import translated
 from tasks.store.disk import DISK_ERRORS
 from tasks.store.files import made_once
+from tasks.store.loopback import require_hub
 from tasks.store.model_files import json_digest
 from tasks.store.task_sources import FEATURES_FILE, SPLIT_KEYS
 
@@ -98,6 +99,7 @@ def _load(what: str, path: str, name: str | None, given: dict[str, Any], advice:
     """All splits of a data set. what: who asks for it; advice: what to set instead."""
     import datasets
 
+    require_hub()
     datasets.disable_progress_bars()
     # Releases of datasets from 4 on run no code of a data set and refuse to be told to.
     options = {key: value for key, value in given.items() if key != "trust_remote_code"}

@@ -10,7 +10,7 @@ from tasks.core.errors import InputError
 from tasks.store.boundary import first_words
 from tasks.store.keys import canonical_json
 from tasks.store.tensor_files import INDEX_FILE, SINGLE_FILE, stored_tensors
-from tasks.store.user_text import read_user_text
+from tasks.store.user_text import read_user_text, starts_with_mark
 
 FileDigest = Callable[[Path], str]
 
@@ -88,6 +88,11 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise InputError(f"{folder} holds an adapter (LoRA or similar), no model: merge it into its model first")
         found = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
         raise InputError(f"{folder} is no model folder: it has no config.json (found: {found})")
+    for file in sorted(folder.glob("*.json")):
+        if starts_with_mark(file):
+            raise InputError(
+                f"{file} begins with a byte-order mark, which transformers cannot read; save it without one"
+            )
     config = read_json(path)
     if not isinstance(config, dict):
         raise InputError(f"{path} holds a {type(config).__name__}, expected an object with the model's settings")

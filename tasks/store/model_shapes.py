@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tasks.core.errors import EnvironmentFault, InputError
 from tasks.store import model_files
+from tasks.store.loopback import require_hub
 from tasks.store.model_folder import load_config, quiet_transformers
 from tasks.store.models import HUB_ID
 from tasks.store.tensor_files import weight_bytes
@@ -53,6 +54,7 @@ def config_folder(name: str, revision: str | None) -> Path:
         raise InputError(f"model.name = {name!r}: neither a folder with a config.json nor a hub id (owner/name)")
     from huggingface_hub import errors, hf_hub_download
 
+    require_hub()
     try:
         return Path(hf_hub_download(name, "config.json", revision=revision)).parent
     except errors.GatedRepoError:

@@ -11,6 +11,7 @@ from tasks.core.errors import EnvironmentFault, InputError
 from tasks.store import model_files
 from tasks.store.digests import plain_digest
 from tasks.store.files import made_once
+from tasks.store.loopback import require_hub
 from tasks.store.model_files import FileDigest
 from tasks.store.model_folder import quiet_transformers
 from tasks.store.task_sources import home
@@ -150,6 +151,7 @@ def _fetched(name: str, revision: str | None) -> Path:
     """A snapshot from the hub, or from its cache on this machine."""
     from huggingface_hub import errors, snapshot_download
 
+    require_hub()
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
         if not model_files.has_safetensors(folder):

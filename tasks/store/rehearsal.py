@@ -42,9 +42,17 @@ def rehearse_metrics(task: TaskSource) -> None:
 
 
 def _aggregate(definition: "ConfigurableTask", metric: str, values: list[Any]) -> None:
-    """Raise ImportError where a package is missing; else an aggregation may well not be defined for so few rows."""
+    """Raise ImportError where a package is missing; else an aggregation may well not be defined for so few rows.
+
+    lm-eval itself takes the mean of a metric for which the definition names no aggregation.
+    """
+    from lm_eval.api.metrics import mean
+
+    aggregation = definition.aggregation().get(metric, mean)
+    if not callable(aggregation):
+        raise InputError(f"the definition names an aggregation of {metric!r} that lm-eval does not know")
     try:
-        definition.aggregation()[metric](values)
+        aggregation(values)
     except ImportError:
         raise
     except Exception:
@@ -69,7 +77,7 @@ def _results(definition: "ConfigurableTask") -> dict[str, list[Any]]:
 
 def _answer(definition: "ConfigurableTask", request: "Instance") -> Any:
     """What a model might say: the answer that counts as right, or a log-likelihood."""
-    from tasks.store.harness import right_answer
+    from tasks.store.requests import right_answer
 
     if request.request_type == "generate_until":
         return right_answer(definition, request.doc)

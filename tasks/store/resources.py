@@ -13,11 +13,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from tasks.core.errors import InterruptedRun
+from tasks.core.errors import EnvironmentFault, InterruptedRun
 
 POLL_SECONDS = 0.05
 Stopped = Callable[[], bool]
@@ -135,9 +136,15 @@ class _Place:
 
 
 def machine_folder() -> Path:
-    """Folder of the locks that all runs of this user on this machine share."""
+    """Folder of the locks that all runs of this user on this machine share.
+
+    Of runs with the same temporary folder: a batch system that gives each of its jobs one gives it cores and GPUs of
+    its own too, and numbers them from 0 in each job. Raises EnvironmentFault where somebody else has made the folder.
+    """
     folder = Path(tempfile.gettempdir()) / f"crash-places-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise EnvironmentFault(f"{folder} belongs to another user; remove it, or set TMPDIR to a folder of your own")
     return folder
 
 
@@ -179,6 +186,28 @@ def visible_gpus() -> list[str]:
     """Numbers of the GPUs that this process may use, found without loading torch."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
-        return [part.strip() for part in chosen.split(",") if part.strip() and part.strip() != "-1"]
+        return _named_gpus(chosen)
     folder = "/proc/driver/nvidia/gpus"
     return [str(number) for number in range(len(os.listdir(folder)))] if os.path.isdir(folder) else []
+
+
+def _named_gpus(chosen: str) -> list[str]:
+    """GPUs as CUDA reads its variable: the first name that is none ends the list, one named twice makes it empty."""
+    parts = (part.strip() for part in chosen.split(","))
+    named = list(takewhile(lambda part: part.isdigit() or part.startswith(("GPU-", "MIG-")), parts))
+    return named if len(set(named)) == len(named) else []
+
+
+def require_device(device: str) -> None:
+    """Refuse a GPU that the environment names and torch does not find.
+
+    Raises:
+        EnvironmentFault: `device` is a GPU, and torch cannot use any on this machine.
+    """
+    import torch
+
+    if device != "cpu" and not torch.cuda.is_available():
+        raise EnvironmentFault(
+            f"the environment names a GPU (CUDA_VISIBLE_DEVICES), but torch {torch.__version__} finds none here; set"
+            " the variable to -1 to compute on the CPU, or install the CUDA build of torch and the driver"
+        )

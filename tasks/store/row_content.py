@@ -12,7 +12,6 @@ from tasks.store import task_files
 from tasks.store.instructions import NEEDED, OPTIONAL
 from tasks.store.rows import Row
 from tasks.store.task_sources import DATA_KEYS, NOTES, TaskSource
-from tasks.store.user_text import read_user_text
 
 Key = bytes
 KEY_BYTES = 16
@@ -56,7 +55,7 @@ def _unread(task: TaskSource, sample: Sequence[Row]) -> frozenset[str]:
     unnamed = frozenset(name for name in present if not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", words))
     if not unnamed or unnamed == present:
         return frozenset()
-    from tasks.store.harness import same_without
+    from tasks.store.readings import same_without
 
     if same_without(task, sample, unnamed):
         return unnamed
@@ -69,4 +68,6 @@ def _words(definition: str) -> str:
     """The text of a definition and of its code."""
     path = Path(definition)
     config = {key: value for key, value in task_files.merged(path).items() if key not in DATA_KEYS | NOTES}
-    return "\n".join([str(config), *(read_user_text(file) for file in task_files.code_files(path))])
+    return "\n".join(
+        [str(config), *(file.read_text("utf-8", errors="replace") for file in task_files.code_files(path))]
+    )

@@ -117,8 +117,8 @@ def _row(path: Path, number: int, value: Any, escaped: bool) -> Row:
         raise InputError(f"{path}, row {number}: it is a {type(value).__name__}, expected an object with named fields")
     if escaped and (place := find_surrogate(value)) is not None:
         raise InputError(
-            f"{path}, row {number}: the field {place!r} holds half a character (a lone surrogate), as text has that"
-            " was cut inside an emoji; correct the row or leave it out"
+            f"{path}, row {number}: the field {place!r} holds half a character (a lone surrogate, as text cut"
+            " inside an emoji leaves it); correct the row or leave it out"
         )
     return Row(number, value)
 

@@ -31,11 +31,13 @@ def score(
 ) -> "Scores":
     """Score a model, zero-shot, on the task's scored split.
 
-    max_length: tokens the model takes; max_tokens: padded tokens in one forward pass.
+    max_length: tokens that the model takes; max_tokens: padded tokens in one forward pass.
     """
     from tasks.store.language_model import language_model
 
-    scorer = language_model(model, tokenizer, max_length, max_tokens, progress or _silent)
+    scorer = language_model(
+        model, tokenizer, task.longest(max_length), max_tokens, progress or _silent, task.window(max_length)
+    )
     if task.kind == "lm_eval":
         return _score_lm_eval(scorer, task)
     return _score_perplexity(scorer, tokenizer, task, max_length)
@@ -43,7 +45,8 @@ def score(
 
 def _score_lm_eval(scorer: Any, task: TaskSource) -> "Scores":
     from tasks.core.scoring import Scores
-    from tasks.store.harness import digest_of_requests, harness_task
+    from tasks.store.harness import harness_task
+    from tasks.store.requests import digest_of_requests
     from tasks.store.seeding import seeded
     from tasks.store.wording import require_same
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tasks.store.examples import Examples
-from tasks.store.harness import is_steady
+from tasks.store.readings import is_steady
 from tasks.store.splits import overlaps, split_rows
 from tasks.store.task_code import code_of
 from tasks.store.task_sources import Split, TaskSource

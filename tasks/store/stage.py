@@ -32,6 +32,8 @@ TEXT_CODE = (
     "tasks.store.examples",
     "tasks.store.harness",
     "tasks.store.instructions",
+    "tasks.store.readings",
+    "tasks.store.requests",
     "tasks.store.required_fields",
     "tasks.store.row_content",
     "tasks.store.row_readers",
@@ -42,6 +44,7 @@ TEXT_CODE = (
     "tasks.store.task_code",
     "tasks.store.task_files",
     "tasks.store.task_sources",
+    "tasks.store.token_ids",
     "tasks.store.user_text",
     "tasks.store.wording",
 )

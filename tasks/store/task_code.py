@@ -10,7 +10,6 @@ from tasks.store.row_tables import make_table
 from tasks.store.rows import read_rows
 from tasks.store.seeding import draws, forget
 from tasks.store.task_sources import SPLIT_KEYS, TaskSource
-from tasks.store.user_text import read_user_text
 
 
 def load_definition(source: TaskSource) -> dict[str, Any]:
@@ -64,5 +63,5 @@ def field_read(source: TaskSource, error: BaseException) -> str | None:
         return None
     name = found[1] or found[2]
     definition = str(task_files.merged(definition_of(source)))
-    texts = [definition, *(read_user_text(file) for file in code_of(source))]
+    texts = [definition, *(file.read_text("utf-8", errors="replace") for file in code_of(source))]
     return name if any(re.search(rf"\b{name}\b", text) for text in texts) else None

@@ -49,8 +49,8 @@ class TaskMeasure:
         require_several(examples.num_rows, task, split)
         self.num_rows = examples.num_rows
         self._answers: list[Request] = [(row.prompt_ids, row.answer_ids) for row in examples.rows]
-        self._max_length, self._max_tokens = max_length, max_tokens
-        self._choices = _Choices.of(model, tokenizer, task, split, max_length, max_tokens)
+        self._max_length, self._max_tokens = task.longest(max_length), max_tokens
+        self._choices = _Choices.of(model, tokenizer, task, split, self._max_length, max_tokens)
         self.metric = self._choices.metric if self._choices else "perplexity"
         self.higher_is_better = self._choices.higher_is_better if self._choices else False
 

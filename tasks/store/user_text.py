@@ -46,6 +46,12 @@ def read_user_bytes(path: Path) -> bytes:
     return path.read_bytes().removeprefix(codecs.BOM_UTF8)
 
 
+def starts_with_mark(path: Path) -> bool:
+    """Whether a file begins with the byte-order mark of UTF-8, which other packages may not read."""
+    with open(path, "rb") as file:
+        return file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
+
+
 @contextmanager
 def open_user_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
     """Open a text file that is too large to be read at once; newline: as for `open`.

@@ -11,11 +11,12 @@ from lm_eval.models.huggingface import HFLM
 
 from tasks.core.errors import EnvironmentFault, InputError
 from tasks.store.checks import check_inputs
-from tasks.store.examples import encode_pair, load_examples
+from tasks.store.examples import load_examples
 from tasks.store.harness import answers
 from tasks.store.models import ModelSource, load_model, load_tokenizer
 from tasks.store.splits import split_rows
 from tasks.store.task_sources import TaskSource, resolve_task
+from tasks.store.token_ids import encode_pair
 from tests.store.inputs import (
     LIMIT,
     QA_TASKS,
@@ -76,7 +77,7 @@ def test_prompts_longer_than_the_context_are_cut_and_counted(shared: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "text", [("Q:", " a b"), ("Q: ", "a"), ("", " a"), ("  ", "a"), ("</s>x", " y"), ("<s>x", "y")]
+    "text", [("Q:", " a b"), ("Q: ", "a"), ("", " a"), ("  ", "a"), ("</s>x", " y"), ("<s>x", " y")]
 )
 def test_pairs_are_encoded_by_lm_evals_rule(models: dict[str, ModelSource], text: tuple[str, str]) -> None:
     for source in models.values():

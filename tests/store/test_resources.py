@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from tasks.core.errors import InterruptedRun
+from tasks.core.errors import EnvironmentFault, InterruptedRun
 from tasks.store.precision import resolve_precision
-from tasks.store.resources import Resources, visible_gpus
+from tasks.store.resources import Resources, machine_folder, require_device, visible_gpus
 
 
 def test_never_more_than_there_are():
@@ -62,6 +62,39 @@ def test_gpus_as_the_environment_names_them(monkeypatch):
     assert visible_gpus() == ["2", "3"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert visible_gpus() == []
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("", []),
+        ("NoDevFiles", []),
+        ("0,none,1", ["0"]),
+        ("1,-1,0", ["1"]),
+        ("0,0", []),
+        ("GPU-12ab, MIG-34cd", ["GPU-12ab", "MIG-34cd"]),
+    ],
+)
+def test_odd_names_of_gpus_are_read_as_cuda_reads_them(monkeypatch, value, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    assert visible_gpus() == expected
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    require_device("cpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(EnvironmentFault, match="CUDA_VISIBLE_DEVICES"):
+        require_device("cuda:0")
+
+
+def test_places_of_another_user_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    assert machine_folder().is_relative_to(tmp_path)
+    owner = os.getuid()
+    (tmp_path / f"crash-places-{owner + 1}").mkdir()
+    monkeypatch.setattr("os.getuid", lambda: owner + 1)
+    with pytest.raises(EnvironmentFault, match="belongs to another user"):
+        machine_folder()
 
 
 def test_precision_is_what_was_asked_for_or_what_the_hardware_has(monkeypatch):
