@@ -15,6 +15,7 @@ from tasks.store.precision import resolve_precision
 from tasks.store.runtime import Runtime
 from tasks.store.tensor_files import weight_bytes
 from tasks.store.tracking_address import check_tracking
+from tasks.store.wording import checked_task
 
 # Room for the smallest useful run; what a run really needs is estimated from the model's size.
 MIN_FREE_BYTES = 200 * 2**20
@@ -61,6 +62,7 @@ class Inputs:
         self.precision = resolve_precision(settings.model.precision)
         self.checked = check.run(runtime, "inputs", **inputs)
         check_support(settings, self.checked.summary)
+        self.task = checked_task(self.task, self.checked.summary)
 
     def _distilling(self, settings: Settings, store: Any) -> tuple[Any, Any]:
         """Teacher and text, where emulators are distilled."""

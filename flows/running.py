@@ -24,6 +24,7 @@ from tasks.store.artifacts import Ref
 from tasks.store.resources import Resources, machine_folder, usable_cores, visible_gpus
 from tasks.store.runtime import Runtime, Shared, sharing
 from tasks.store.servers import shown
+from tasks.store.split_notes import split_notes
 from tasks.store.stage import Stage
 from tasks.store.tensor_files import count_parameters
 from tasks.store.tracking import Tracking
@@ -62,6 +63,8 @@ class Run:
             "published_as": published_as(settings),
             **facts,
         }
+        for note in split_notes(facts):
+            logger.warning("task %s: %s", inputs.task.name, note)
         # Of several models and tasks in one flow run all stages are waited for together.
         self._futures: list[Any] = [] if futures is None else futures
         # Before the labels of its stages, where there are several models or tasks.

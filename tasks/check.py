@@ -16,6 +16,7 @@ from tasks.store.work import Work
         "tasks.store.checks",
         "tasks.store.rehearsal",
         "tasks.store.scoring",
+        "tasks.store.split_facts",
         "tasks.store.emulator_checks",
         "tasks.store.generic_text",
         "tasks.store.pass_limits",

@@ -42,6 +42,7 @@ def validate(
     weights = [len(row.answer_ids) for row in examples.rows]
     loss, stderr = rate_with_error([-likelihood for likelihood, _ in scored], weights)
     found = {"loss": loss, "stderr": stderr, "num_tokens": sum(weights), "num_rows": examples.num_rows}
+    found["validation_digest"] = examples.digest
     (work.out / "loss.json").write_text(json.dumps(found, indent=2) + "\n")
     work.metric(None, validation_loss=loss)
     return found

@@ -15,7 +15,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -31,8 +32,27 @@ CHECKPOINT_SECONDS = 25.0
 POLL_SECONDS = 0.5
 logger = logging.getLogger(__name__)
 context = multiprocessing.get_context("forkserver")
+_environment = threading.Lock()
 
 
+@contextmanager
+def _equal_hashes() -> Iterator[None]:
+    """Let every process that starts within the block hash a text to the same number.
+
+    A task's own code that goes through a set of texts orders its rows by their hashes.
+    """
+    with _environment:
+        before = os.environ.get("PYTHONHASHSEED")
+        os.environ["PYTHONHASHSEED"] = "0"
+        try:
+            yield
+        finally:
+            del os.environ["PYTHONHASHSEED"]
+            if before is not None:
+                os.environ["PYTHONHASHSEED"] = before
+
+
+@_equal_hashes()
 def warm_up() -> None:
     """Start the server from which stages are forked, with the slow imports done once."""
     context.set_forkserver_preload(["tasks.store.preload"])

@@ -12,9 +12,7 @@ from tasks.store.files import made_once
 from tasks.store.loopback import require_hub
 from tasks.store.model_files import json_digest
 from tasks.store.patience import watched
-from tasks.store.task_sources import FEATURES_FILE
-
-SPLIT_KEYS = {"train": "training_split", "validation": "validation_split", "test": "test_split"}
+from tasks.store.task_sources import FEATURES_FILE, SPLIT_KEYS
 
 
 def definition_files(definition: Path, downloads: Path) -> dict[str, Path]:

@@ -32,16 +32,21 @@ TEXT_CODE = (
     "tasks.store.examples",
     "tasks.store.harness",
     "tasks.store.instructions",
+    "tasks.store.readings",
+    "tasks.store.requests",
     "tasks.store.required_fields",
+    "tasks.store.row_content",
     "tasks.store.row_readers",
     "tasks.store.row_tables",
     "tasks.store.rows",
+    "tasks.store.seeding",
     "tasks.store.splits",
     "tasks.store.task_code",
     "tasks.store.task_files",
     "tasks.store.task_sources",
     "tasks.store.token_ids",
     "tasks.store.user_text",
+    "tasks.store.wording",
 )
 
 
