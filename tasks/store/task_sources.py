@@ -177,8 +177,8 @@ def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> T
         for path in {path.parent / FEATURES_FILE for path in files.values()}:
             if path.is_file():
                 content["features"] = file_digest(path)
-    view = {"rows": content, "definition": _definition_view(definition, file_digest), "code": code_view()}
-    view["single_file"] = single_file
+    view: dict[str, Any] = {"rows": content, "definition": _definition_view(definition, file_digest)}
+    view |= {"code": code_view(), "single_file": single_file}
     return TaskSource(
         kind=kind,
         name=name,
