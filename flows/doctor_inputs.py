@@ -73,7 +73,7 @@ def _problem(what: str, error: CrashError) -> Finding:
 
 
 def _model(settings: Settings) -> Finding:
-    from tasks.store.tensor_files import count_parameters
+    from tasks.store.model_tensors import count_parameters
 
     model = _resolved(settings)
     size = count_parameters(Path(model.path)) / 1e6

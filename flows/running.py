@@ -21,12 +21,12 @@ from flows.published_as import published_as
 from flows.settings import Settings
 from flows.stopping import in_order, is_request, seconds_since_request
 from tasks.store.artifacts import Ref
+from tasks.store.model_tensors import count_parameters
 from tasks.store.resources import Resources, machine_folder, usable_cores, visible_gpus
 from tasks.store.runtime import Runtime, Shared, sharing
 from tasks.store.servers import shown
 from tasks.store.split_notes import split_notes
 from tasks.store.stage import Stage
-from tasks.store.tensor_files import count_parameters
 from tasks.store.tracking import Tracking
 
 logger = logging.getLogger(__name__)

@@ -19,6 +19,7 @@ from tasks.store.work import Work
         "tasks.store.split_facts",
         "tasks.store.emulator_checks",
         "tasks.store.generic_text",
+        "tasks.store.model_checks",
         "tasks.store.pass_limits",
     ),
 )
@@ -39,10 +40,15 @@ def check(
     Errors: InputError for a model, task or data that cannot be used.
     """
     import json
+    from pathlib import Path
 
     from tasks.store.checks import check_inputs
     from tasks.store.emulator_checks import check_emulators
+    from tasks.store.model_checks import check_model
 
+    for each in (model, teacher):
+        if each is not None:
+            check_model(Path(each.path), each.name)
     check_emulators(model, compression, teacher, text, block)
     facts = check_inputs(model, task, limits)
     (work.out / "facts.json").write_text(json.dumps(facts, indent=2, sort_keys=True))
