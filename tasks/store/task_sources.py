@@ -155,7 +155,7 @@ def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> T
     InputError for anything that cannot be used, EnvironmentFault where the hub cannot be reached.
     """
     file_digest = store.digests if store else plain_digest
-    limits = {key: settings.get(key) for key in (*LIMITS.values(), "max_length")}
+    limits: dict[str, Any] = {key: settings.get(key) for key in (*LIMITS.values(), "max_length")}
     name, kind, data = settings["name"], settings.get("kind", "lm_eval"), settings.get("data")
     data = own_folder(name, data, kind)
     template = settings.get("template", "default")
@@ -177,8 +177,12 @@ def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> T
         for path in {path.parent / FEATURES_FILE for path in files.values()}:
             if path.is_file():
                 content["features"] = file_digest(path)
-    view = {"rows": content, "definition": _definition_view(definition, file_digest), "code": code_view()}
-    view["single_file"] = single_file
+    view = {
+        "rows": content,
+        "single_file": single_file,
+        "definition": _definition_view(definition, file_digest),
+        "code": code_view(),
+    }
     return TaskSource(
         kind=kind,
         name=name,
