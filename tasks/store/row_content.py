@@ -15,6 +15,7 @@ from tasks.store.task_sources import DATA_KEYS, NOTES, TaskSource
 
 Key = bytes
 KEY_BYTES = 16
+ENCODER = json.JSONEncoder(ensure_ascii=False, default=str)
 # Rows that are worded with and without the fields that a definition does not name.
 NUM_TRIED = 8
 
@@ -30,15 +31,19 @@ def content_key(task: TaskSource, sample: Sequence[Row]) -> Callable[[Row], Key 
     left_out = frozenset() if fields else _unread(task, sample)
     usual = {name for row in sample for name in row.fields} - left_out
 
-    def key(row: Row) -> Key | None:
+    @lru_cache(maxsize=64)
+    def counted(present: tuple[str, ...]) -> tuple[str, ...]:
         # A row that lacks what others have may have nothing to be known by but its id.
-        skipped = left_out if usual <= row.fields.keys() else ()
-        names = fields or [name for name in sorted(row.fields) if name not in skipped]
-        content = {name: _plain(value) for name in names if (value := row.fields.get(name)) not in (None, "")}
-        if not any(content.values()):
+        return fields or tuple(name for name in sorted(present) if name not in left_out or not usual <= {*present})
+
+    def key(row: Row) -> Key | None:
+        names = counted(tuple(row.fields))
+        content = [_plain(row.fields.get(name)) for name in names]
+        if not any(content):
             return None
-        text = json.dumps(content, ensure_ascii=False, default=str)
-        return blake2b(text.encode(errors="replace"), digest_size=KEY_BYTES).digest()
+        # A field that is null or empty says as much as one that is absent.
+        said = [[name, value] for name, value in zip(names, content, strict=True) if value not in (None, "")]
+        return blake2b(ENCODER.encode(said).encode(errors="replace"), digest_size=KEY_BYTES).digest()
 
     return key
 

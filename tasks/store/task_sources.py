@@ -177,8 +177,12 @@ def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> T
         for path in {path.parent / FEATURES_FILE for path in files.values()}:
             if path.is_file():
                 content["features"] = file_digest(path)
-    view: dict[str, Any] = {"rows": content, "definition": _definition_view(definition, file_digest)}
-    view |= {"code": code_view(), "single_file": single_file}
+    view = {
+        "rows": content,
+        "single_file": single_file,
+        "definition": _definition_view(definition, file_digest),
+        "code": code_view(),
+    }
     return TaskSource(
         kind=kind,
         name=name,
