@@ -136,8 +136,16 @@ def test_f20_a_signal_to_the_whole_job_before_there_is_a_checkpoint(settings):
 
 
 @pytest.mark.slow_faults
-@pytest.mark.parametrize("to", ["the command", "the group", "all"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("number", "to"),
+    [
+        (signal.SIGTERM, "the command"),
+        (signal.SIGINT, "the command"),
+        (signal.SIGTERM, "the group"),
+        (signal.SIGHUP, "the group"),
+        (signal.SIGINT, "all"),
+    ],
+)
 def test_f20_f21_signals_to_whomever(number, to, settings, undisturbed):
     home = settings.parent / "home"
     run = Running(str(settings), *LONG)
