@@ -7,6 +7,7 @@ from typing import Any
 from flows.finding import Finding
 from flows.settings import Settings
 from tasks.core.errors import CrashError, InputError
+from tasks.store.split_notes import split_notes
 
 # Where no settings file names a plan: half of the blocks, and as many tuned as both papers tune.
 KEPT_SHARE = 2
@@ -99,6 +100,8 @@ def _together(settings: Settings) -> Iterator[Finding]:
     facts: dict[str, Any] = inputs.checked.summary
     for split in ("train", "validation", "scored"):
         yield Finding(f"{split} rows", _rows(facts, split))
+    for note in split_notes(facts):
+        yield Finding("splits", note)
     for line in encoding_lines(facts):
         yield Finding("token ids", line)
     yield Finding("precision", inputs.precision)

@@ -30,6 +30,7 @@ class Scores:
     num_rows: rows scored; metrics: every metric of the task; per_row: the main metric of each row, in order, where it
     is a mean over rows (else empty).
     per_row_losses: of a perplexity its documents' losses in nats, scaled so that their mean is its logarithm.
+    digest: of the rows as they are worded, in their order.
     """
 
     metric: str
@@ -40,6 +41,7 @@ class Scores:
     metrics: dict[str, float]
     per_row: list[float] = field(default_factory=list)
     per_row_losses: list[float] = field(default_factory=list)
+    digest: str = ""
 
 
 def score_tokens(

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import InputError
-from tasks.store.examples import load_examples
+from tasks.store.examples import Examples, load_examples
 from tasks.store.models import ModelSource, load_tokenizer
 from tasks.store.pass_limits import PassLimit, has_documents, require_fits, require_room_to_write
 from tasks.store.rehearsal import rehearse_metrics
+from tasks.store.split_facts import split_facts
 from tasks.store.task_sources import Split, TaskSource
 from tasks.store.token_ids import end_tokens
 
@@ -29,13 +30,12 @@ def check_inputs(model: ModelSource, task: TaskSource, limits: Sequence[PassLimi
         "context": model.context,
         "num_blocks": model.num_blocks,
         "family": model.family,
-        "scored_split": task.scored,
-        "validation_from": "train" if task.validation_is_held_out else "validation",
     }
     largest, has_prompts = 0, True
+    found: dict[Split, Examples] = {}
     facts |= _encoding_facts(model, task, tokenizer)
     for split in SPLITS:
-        examples = load_examples(task, split, tokenizer, model.context)
+        examples = found[split] = load_examples(task, split, tokenizer, model.context)
         for limit in limits:
             if limit.split == split:
                 require_fits(task, examples, limit)
@@ -52,6 +52,7 @@ def check_inputs(model: ModelSource, task: TaskSource, limits: Sequence[PassLimi
     require_room_to_write(task, model.context)
     if task.kind == "lm_eval":
         rehearse_metrics(task)
+    facts |= split_facts(task, found)
     return facts | {"has_prompts": has_prompts}
 
 

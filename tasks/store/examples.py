@@ -14,6 +14,7 @@ from tasks.store.rows import text_rows
 from tasks.store.splits import split_rows
 from tasks.store.task_sources import LIMITS, Split, TaskSource
 from tasks.store.token_ids import Ids, encode, encode_apart, encode_choices, prefix_id
+from tasks.store.wording import digest_of, mark_of, require_same
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,6 +32,7 @@ class Examples:
     A document of plain text gives one example for each window (`TaskSource.window`); every other row gives one.
     longest: of each example the tokens of its longest request, which is the example itself where there are no choices.
     num_apart: rows whose choices are encoded apart from the prompt because the tokenizer joins them.
+    digest: of the rows as they are worded, in their order.
     """
 
     rows: "list[Example]"
@@ -38,6 +40,7 @@ class Examples:
     num_rows: int
     longest: tuple[int, ...] = ()
     num_apart: int = 0
+    digest: str = ""
 
 
 def load_examples(
@@ -56,7 +59,8 @@ def load_examples(
 
     Raises:
         InputError: for rows that cannot be used (by number), such as an answer that has no token of its own or leaves
-            no room for a prompt; on the splits that are scored, for every other choice too.
+            no room for a prompt; on the splits that are scored, for every other choice too; and for rows that read
+            otherwise than in the check.
     """
     if part not in PARTS:
         raise InputError(f"support.part = {part!r}: choose one of {', '.join(PARTS)}")
@@ -66,8 +70,10 @@ def load_examples(
     rows: list[Example] = []
     longest: list[int] = []
     num_truncated, num_apart, numbers = 0, 0, set()
+    marks: list[bytes] = []
     bound = task.longest(max_length)
     for pair in text_pairs(task, split):
+        marks.append(pair.mark or mark_of(None, (pair.prompt, pair.answer)))
         if pair.prompt is None:
             if part == "prompt":
                 raise InputError(f"support.part = 'prompt', but the documents of task {task.name!r} have no prompt")
@@ -87,8 +93,10 @@ def load_examples(
         longest.append(min(bound, encoded.longest))
     if not rows:
         raise InputError(f"task {task.name!r}: the {split} split has no row with text")
+    digest = digest_of(marks)
+    require_same(task, split, digest)
     reduced = [_reduced(row, part) for row in rows]
-    return Examples(reduced, num_truncated, len(numbers), tuple(longest), num_apart)
+    return Examples(reduced, num_truncated, len(numbers), tuple(longest), num_apart, digest)
 
 
 def text_pairs(task: TaskSource, split: Split) -> "Iterable[Pair]":

@@ -1,4 +1,4 @@
-"""The one place that speaks lm-eval's own objects: a task over given rows, and which of its requests is the answer.
+"""lm-eval's own tasks over given rows, and the text of these rows.
 
 A split is handed to lm-eval as if it were the one it scores, so training text is built by the code that builds scored
 text.
@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks.core.errors import CrashError, InputError
 from tasks.store.boundary import translated
+from tasks.store.requests import answer_of, ask
 from tasks.store.required_fields import find_lacking
 from tasks.store.row_tables import last_of_shortest, make_table
 from tasks.store.rows import Row
+from tasks.store.seeding import seeded
 from tasks.store.splits import split_rows
-from tasks.store.task_code import code_of, definition_of, field_read, load_definition
+from tasks.store.task_code import code_of, definition_of, field_read, load_definition, process_examples
 from tasks.store.task_sources import DATA_KEYS, Split, TaskSource
 
 if TYPE_CHECKING:
@@ -29,12 +31,14 @@ class Pair(NamedTuple):
     """A prompt and its right answer as text; `prompt` is None for a document that is scored as a whole.
 
     requests: every (prompt, choice) whose likelihoods lm-eval compares in this row; empty where there are no choices.
+    mark: of the row as lm-eval reads it (see `tasks.store.wording`).
     """
 
     number: int
     prompt: str | None
     answer: str
     requests: tuple[tuple[str, str], ...] = ()
+    mark: bytes = b""
 
 
 def quiet() -> None:
@@ -61,7 +65,10 @@ def without_bars() -> Iterator[None]:
 
 
 def harness_task(source: TaskSource, split: Split) -> "ConfigurableTask":
-    """lm-eval's task, zero-shot, scoring the rows of one split. InputError for rows that it cannot read."""
+    """lm-eval's task, zero-shot, scoring the rows of one split. InputError for rows that it cannot read.
+
+    Who builds its requests does so within `seeded`: the definition's code may draw random numbers then, too.
+    """
     rows = split_rows(source, split)
     _require_fields(source, split, rows)
     return _build(source, split, rows)
@@ -72,6 +79,12 @@ def answers(source: TaskSource, split: Split) -> Iterator[Pair]:
 
     The reference template leaves out the delimiter between them (see `tasks.store.templates`).
     """
+    # All at once: between rows, the generators would be those of whoever asks.
+    with seeded():
+        return iter(list(_pairs(source, split)))
+
+
+def _pairs(source: TaskSource, split: Split) -> Iterator[Pair]:
     rows = split_rows(source, split)
     _require_fields(source, split, rows)
     task = _build(source, split, rows)
@@ -82,17 +95,18 @@ def answers(source: TaskSource, split: Split) -> Iterator[Pair]:
         place = f"{source.file(split)}, row {number}"
         with translated(f"{place}: task {source.name!r} cannot read it", quote=False, code=code):
             try:
-                prompt, answer, requests = _answer(task, doc)
+                asked = ask(task, doc)
+                prompt, answer = answer_of(task, doc, asked)
             except InputError as error:
                 raise InputError(f"{place}: {error}") from None
         if source.template == "reference":
             answer = answer.removeprefix(task.config.target_delimiter)
-        yield Pair(number, prompt, answer, requests)
+        yield Pair(number, prompt, answer, asked.compared, asked.mark)
 
 
 def _build(source: TaskSource, split: Split, rows: list[Row]) -> "ConfigurableTask":
     try:
-        return _attempt(source, split, rows)
+        return attempt(source, split, rows, begin_as_lm_eval=split == "scored")
     except CrashError:
         raise
     except (Exception, SystemExit) as error:  # the definition's own code ran on the rows; its text may quote them
@@ -105,14 +119,22 @@ def _build(source: TaskSource, split: Split, rows: list[Row]) -> "ConfigurableTa
             raise
 
 
-def _attempt(source: TaskSource, split: Split, rows: Sequence[Row]) -> "ConfigurableTask":
-    """lm-eval's task over these rows. Raises whatever the definition's code raises on them."""
+@seeded()
+def attempt(
+    source: TaskSource, split: Split, rows: Sequence[Row], begin_as_lm_eval: bool = False
+) -> "ConfigurableTask":
+    """lm-eval's task over these rows. Raises whatever the definition's code raises on them.
+
+    begin_as_lm_eval: draw the random numbers first that lm-eval's command draws before it comes to these rows.
+    """
     from lm_eval.api.task import ConfigurableTask
 
     quiet()
     config = load_definition(source)
     docs = make_table(Path(source.file(split)), list(rows))
     if config.get("process_docs"):
+        if begin_as_lm_eval:
+            process_examples(source, config)
         docs = config["process_docs"](docs)
         if not hasattr(docs, "features"):
             kind = type(docs).__name__
@@ -142,7 +164,7 @@ def _attempt(source: TaskSource, split: Split, rows: Sequence[Row]) -> "Configur
 def _works(source: TaskSource, split: Split, rows: Sequence[Row]) -> bool:
     """Whether the definition's code can be run on these rows; one that leaves none of them can."""
     try:
-        _attempt(source, split, rows)
+        attempt(source, split, rows)
     except CrashError:
         return True
     except (Exception, SystemExit):
@@ -155,81 +177,11 @@ def _require_fields(source: TaskSource, split: Split, rows: list[Row]) -> None:
     load_definition(source)  # what is wrong with the definition itself is no row's fault
 
     def read(row: Row) -> None:
-        task = _attempt(source, split, [row])
-        _answer(task, task.eval_docs[0])
+        task = attempt(source, split, [row])
+        answer_of(task, doc := task.eval_docs[0], ask(task, doc))
 
     if found := find_lacking(rows, read):
         row, fields = found
         names = ", ".join(repr(field) for field in fields)
         place = f"{source.file(split)}, row {row.number}"
         raise InputError(f"{place}: it lacks the field {names}, which task {source.name!r} reads")
-
-
-def _answer(task: "ConfigurableTask", doc: dict[str, Any]) -> tuple[str | None, str, tuple[tuple[str, str], ...]]:
-    """(prompt, answer) of one row: the arguments of the request that lm-eval counts as right; and of all requests."""
-    choices = _choices(task, doc) if task.OUTPUT_TYPE == "multiple_choice" else []
-    context = _context(task, doc)
-    requests = task.construct_requests(doc=doc, ctx=context)
-    if task.OUTPUT_TYPE == "multiple_choice":
-        assert isinstance(requests, list)
-        return *requests[_gold(task, doc, choices)].args, tuple(request.args for request in requests)
-    assert not isinstance(requests, list)
-    if task.OUTPUT_TYPE == "loglikelihood_rolling":
-        return None, requests.args[0], ()
-    if task.OUTPUT_TYPE == "generate_until":
-        return context, task.config.target_delimiter + right_answer(task, doc), ()
-    return *requests.args, ()
-
-
-def _context(task: "ConfigurableTask", doc: dict[str, Any]) -> Any:
-    """The prompt of one row as lm-eval puts it together, or a list of them where the choices are prompts."""
-    try:
-        return task.fewshot_context(doc=doc, num_fewshot=0, gen_prefix=task.doc_to_prefix(doc))
-    except AssertionError:  # how lm-eval says it, with the value
-        kind = type(task.doc_to_text(doc)).__name__
-        raise InputError(f"its prompt (doc_to_text) is a {kind}, expected a text") from None
-
-
-def _choices(task: "ConfigurableTask", doc: dict[str, Any]) -> list[str]:
-    """The choices of one row. lm-eval would take a text apart into letters, and fail on numbers after it has scored."""
-    choices: Any = task.doc_to_choice(doc)
-    if not isinstance(choices, list | tuple):
-        raise InputError(f"its choices (doc_to_choice) are a {type(choices).__name__}, expected a list of texts")
-    others = [choice for choice in choices if not isinstance(choice, str)]
-    if others and not callable(task.config.process_results):
-        raise InputError(f"one of its choices (doc_to_choice) is a {type(others[0]).__name__}, expected a text")
-    return list(choices)
-
-
-def _gold(task: "ConfigurableTask", doc: dict[str, Any], choices: list[str]) -> int:
-    """Index of the right choice; of several right ones the first."""
-    target = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
-    if isinstance(target, list):
-        if not target:
-            raise InputError("no choice is marked as right")
-        target = target[0]
-    if target is None:
-        raise InputError("its label is null")
-    if isinstance(target, str):
-        if target not in choices:
-            raise InputError(f"the label is none of the {len(choices)} choices")
-        return choices.index(target)
-    if not 0 <= int(target) < len(choices):
-        raise InputError(
-            f"the label is {int(target)}, out of range for {len(choices)} choices (0 to {len(choices) - 1})"
-        )
-    return int(target)
-
-
-def right_answer(task: "ConfigurableTask", doc: dict[str, Any]) -> str:
-    """The text that a model should write for one row, without what separates it from the prompt."""
-    target = task.doc_to_target(doc)
-    if isinstance(target, list):
-        if not target:
-            raise InputError("it has no answer")
-        target = target[0]
-    if target is None:
-        raise InputError("its answer is null")
-    if isinstance(target, int) and task.config.doc_to_choice is not None:
-        target = task.doc_to_choice(doc)[target]
-    return str(target)

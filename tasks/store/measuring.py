@@ -71,9 +71,10 @@ def _requests(task: TaskSource) -> Iterator[tuple[str | None, str, bool]]:
     The context of a document is None.
     """
     from tasks.store.harness import harness_task, without_bars
+    from tasks.store.seeding import seeded
 
-    definition = harness_task(task, "scored")
-    with without_bars():
+    with seeded(), without_bars():
+        definition = harness_task(task, "scored")
         definition.build_all_requests()
     for request in definition.instances:
         if definition.OUTPUT_TYPE == "loglikelihood_rolling":

@@ -10,6 +10,7 @@ from tasks.store.boundary import translated
 from tasks.store.loopback import require_hub
 from tasks.store.model_folder import load_config, quiet_transformers
 from tasks.store.models import HUB_ID, read_usable_config
+from tasks.store.patience import watched
 from tasks.store.tensor_files import weight_bytes
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def _fetched(name: str, revision: str | None) -> Path:
 
     require_hub()
     try:
-        return Path(hf_hub_download(name, "config.json", revision=revision)).parent
+        with watched(f"the download of config.json of {name} from the model hub"):
+            return Path(hf_hub_download(name, "config.json", revision=revision)).parent
     except errors.GatedRepoError:
         raise InputError(
             f"{name}: its owner asks for consent; accept it on the hub and log in (hf auth login)"

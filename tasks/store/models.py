@@ -16,6 +16,7 @@ from tasks.store.model_files import FileDigest
 from tasks.store.model_folder import quiet_transformers, read_model
 from tasks.store.model_tensors import predicting_tensors, require_depth
 from tasks.store.model_view import only
+from tasks.store.patience import watched
 from tasks.store.sentencepiece_files import follow_sentencepiece
 from tasks.store.task_sources import home
 from tasks.store.tensor_files import stored_tensors
@@ -183,9 +184,11 @@ def _snapshot(name: str, revision: str | None) -> Path:
 
     require_hub()
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
-        if not model_files.has_safetensors(folder):
-            folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*HUB_FILES, "pytorch_model*.bin"]))
+        with watched(f"the download of {name} from the model hub"):
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
+            if not model_files.has_safetensors(folder):
+                patterns = [*HUB_FILES, "pytorch_model*.bin"]
+                folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except errors.GatedRepoError:
         raise InputError(
             f"{name}: its owner asks for consent; accept it on the hub and log in (hf auth login)"

@@ -24,6 +24,7 @@ def rehearse_metrics(task: TaskSource) -> None:
             the model writes, or needs pictures or sounds.
     """
     from tasks.store.harness import harness_task, without_bars
+    from tasks.store.seeding import seeded
     from tasks.store.task_code import code_of
 
     few = task.model_copy(update={"num_test": min(NUM_ROWS, task.num_test or NUM_ROWS)})
@@ -35,7 +36,7 @@ def rehearse_metrics(task: TaskSource) -> None:
         raise InputError(f"task {task.name!r}: scoring it runs code that the model writes, which is not done here")
     if getattr(definition, "MULTIMODAL", False):
         raise InputError(f"task {task.name!r} needs pictures or sounds, and the models here read text only")
-    with translated(METRICS_FAIL.format(task=task), quote=False, code=code_of(task)), without_bars():
+    with translated(METRICS_FAIL.format(task=task), quote=False, code=code_of(task)), seeded(), without_bars():
         for metric, values in _results(definition).items():
             _aggregate(definition, metric, values)
 
@@ -76,7 +77,7 @@ def _results(definition: "ConfigurableTask") -> dict[str, list[Any]]:
 
 def _answer(definition: "ConfigurableTask", request: "Instance") -> Any:
     """What a model might say: the answer that counts as right, or a log-likelihood."""
-    from tasks.store.harness import right_answer
+    from tasks.store.requests import right_answer
 
     if request.request_type == "generate_until":
         return right_answer(definition, request.doc)

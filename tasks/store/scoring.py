@@ -46,9 +46,15 @@ def score(
 def _score_lm_eval(scorer: Any, task: TaskSource) -> "Scores":
     from tasks.core.scoring import Scores
     from tasks.store.harness import harness_task
+    from tasks.store.requests import digest_of_requests
+    from tasks.store.seeding import seeded
+    from tasks.store.wording import require_same
 
-    definition = harness_task(task, "scored")
-    results = _evaluated(scorer, task, definition)
+    with seeded():
+        definition = harness_task(task, "scored")
+        results = _evaluated(scorer, task, definition)
+    digest = digest_of_requests(definition)
+    require_same(task, "scored", digest)
     samples = results["samples"][task.name]
     # A definition may read one output in several ways (filters); the first way counts.
     samples = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
@@ -70,6 +76,7 @@ def _score_lm_eval(scorer: Any, task: TaskSource) -> "Scores":
         metrics=metrics,
         per_row=[float(item) for item in items] if all(isinstance(item, int | float) for item in items) else [],
         per_row_losses=_losses(definition, main, items),
+        digest=digest,
     )
 
 
@@ -144,7 +151,16 @@ def _score_perplexity(scorer: Any, tokenizer: "PreTrainedTokenizerBase", task: T
     value, stderr = perplexity_with_error(totals, counts)
     metrics = {"perplexity": value, "loss": sum(totals) / sum(counts), "num_tokens": float(sum(counts))}
     per_document = scaled_losses(totals, counts)
-    return Scores("perplexity", value, stderr, examples.num_rows, False, metrics, per_row_losses=per_document)
+    return Scores(
+        "perplexity",
+        value,
+        stderr,
+        examples.num_rows,
+        False,
+        metrics,
+        per_row_losses=per_document,
+        digest=examples.digest,
+    )
 
 
 def _silent(items: Iterable[Any], **_: Any) -> Iterator[Any]:

@@ -36,16 +36,21 @@ TEXT_CODE = (
     "tasks.store.examples",
     "tasks.store.harness",
     "tasks.store.instructions",
+    "tasks.store.readings",
+    "tasks.store.requests",
     "tasks.store.required_fields",
+    "tasks.store.row_content",
     "tasks.store.row_readers",
     "tasks.store.row_tables",
     "tasks.store.rows",
+    "tasks.store.seeding",
     "tasks.store.splits",
     "tasks.store.task_code",
     "tasks.store.task_files",
     "tasks.store.task_sources",
     "tasks.store.token_ids",
     "tasks.store.user_text",
+    "tasks.store.wording",
 )
 
 
@@ -128,7 +133,7 @@ class Stage:
         scratch = store.work_folder(key)
         try:
             with (
-                own.resources.take(cores, gpus, own.children.stopped) as share,
+                own.resources.take(cores, gpus, own.children.stopped, self.full_name(label)) as share,
                 store.publishing(self.name, key) as out,
             ):
                 work = self._work(store, runtime, label, out, scratch, share)

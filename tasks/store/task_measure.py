@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import InputError
+from tasks.store.seeding import seeded
 from tasks.store.task_sources import LIMITS, Split, TaskSource
 
 if TYPE_CHECKING:
@@ -118,10 +119,10 @@ class _Choices:
 
         if task.kind != "lm_eval":
             return None
-        definition = harness_task(task, split)
-        if definition.OUTPUT_TYPE not in ("multiple_choice", "loglikelihood"):
-            return None
-        with without_bars():
+        with seeded(), without_bars():
+            definition = harness_task(task, split)
+            if definition.OUTPUT_TYPE not in ("multiple_choice", "loglikelihood"):
+                return None
             definition.build_all_requests(rank=0, world_size=1)
         encoded: list[Request] = []
 
@@ -144,6 +145,7 @@ class _Choices:
         items = [row[self.metric] for row in self._rows(found)]
         return float(self._definition.aggregation().get(self.metric, mean)(items))
 
+    @seeded()
     def _rows(self, found: list[Likelihood]) -> list[dict[str, Any]]:
         """Every metric of every row, of the first filter."""
         by_row = defaultdict(list)

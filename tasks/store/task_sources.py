@@ -39,6 +39,8 @@ DATA_KEYS = {
     "fewshot_config",
     "num_fewshot",
 }
+# Where a definition names the split for each file.
+SPLIT_KEYS = {"train": "training_split", "validation": "validation_split", "test": "test_split"}
 # Names and notes, which change nothing.
 NOTES = {"task", "task_alias", "tag", "group", "metadata"}
 # The setting that limits each split.
@@ -50,12 +52,17 @@ WORDING = tuple(
         "examples",
         "harness",
         "instructions",
+        "readings",
+        "requests",
+        "row_content",
         "row_readers",
         "row_tables",
         "rows",
+        "seeding",
         "splits",
         "token_ids",
         "user_text",
+        "wording",
     )
 )
 # Tokens of a window of a document where nothing is said: the context of OPT and LLaMA, and the length at which
@@ -71,6 +78,8 @@ class TaskSource(BaseModel):
 
     files: the file of each split; yaml: the lm-eval definition; digest: of all that decides prompts, answers and
     scores; num_*: use only the first rows of a split; max_length: tokens of an example, see `longest` and `window`.
+    single_file: the user gave one file for all splits; is_scored: false for text that is only trained on and validates;
+    worded: by split the digest that the check found (see `tasks.store.wording`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -86,6 +95,12 @@ class TaskSource(BaseModel):
     num_validation: int | None = None
     num_test: int | None = None
     max_length: int | None = None
+    single_file: bool = False
+    is_scored: bool = True
+    worded: dict[str, str] = {}
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
 
     def cache_view(self) -> dict[str, Any]:
         """What identifies the task in a key: content and limits, never where files lie."""
@@ -98,14 +113,18 @@ class TaskSource(BaseModel):
         return "test" if "test" in self.files else "validation"
 
     @property
-    def validation_is_held_out(self) -> bool:
-        """Whether validation rows are taken from train: always where the validation split is scored, or missing."""
-        return self.scored == "validation" or "validation" not in self.files
+    def scored_from_train(self) -> bool:
+        """Whether the scored rows are taken from the file that is trained on: its definition names one split twice."""
+        return self.is_scored and self.files[self.scored] == self.files["train"]
 
     @property
-    def single_file(self) -> bool:
-        """Whether one file holds all splits."""
-        return len(set(self.files.values())) == 1
+    def validation_is_held_out(self) -> bool:
+        """Whether validation rows are taken from train: where there are none, or they are those scored or trained on.
+
+        Some tasks score their validation split (PIQA, HellaSwag), some name one split twice (MedMCQA, FLORES).
+        """
+        taken = {self.files["train"], *([self.files[self.scored]] if self.is_scored else [])}
+        return self.files.get("validation", self.files["train"]) in taken
 
     def file(self, split: Split) -> str:
         """The file that a split's rows come from."""
@@ -136,7 +155,7 @@ def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> T
     InputError for anything that cannot be used, EnvironmentFault where the hub cannot be reached.
     """
     file_digest = store.digests if store else plain_digest
-    limits = {key: settings.get(key) for key in (*LIMITS.values(), "max_length")}
+    limits: dict[str, Any] = {key: settings.get(key) for key in (*LIMITS.values(), "max_length")}
     name, kind, data = settings["name"], settings.get("kind", "lm_eval"), settings.get("data")
     data = own_folder(name, data, kind)
     template = settings.get("template", "default")
@@ -150,13 +169,20 @@ def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> T
     check_template(kind, template, name)
     files = _files(name, kind, data, definition, home(store) / "data")
     _require_splits(name, files, data)
+    single_file = data is not None and Path(data).expanduser().is_file()
     content: dict[str, Any] = {}
     with translated(f"task {name!r}: its files cannot be read"):
         content |= {split: file_digest(path) for split, path in files.items()}
+        files = _without_copies(files, content)
         for path in {path.parent / FEATURES_FILE for path in files.values()}:
             if path.is_file():
                 content["features"] = file_digest(path)
-    view = {"rows": content, "definition": _definition_view(definition, file_digest), "code": code_view()}
+    view = {
+        "rows": content,
+        "single_file": single_file,
+        "definition": _definition_view(definition, file_digest),
+        "code": code_view(),
+    }
     return TaskSource(
         kind=kind,
         name=name,
@@ -165,6 +191,7 @@ def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> T
         yaml=str(definition) if definition else None,
         digest=json_digest(view),
         template=template,
+        single_file=single_file,
         **limits,
     )
 
@@ -207,6 +234,14 @@ def _files(name: str, kind: str, data: str | None, definition: Path | None, down
     if kind == "lm_eval" or path.suffix not in ROW_FILES:
         raise InputError(f"task.data = {data!r} is one file: give a folder with train{path.suffix}, test{path.suffix}")
     return dict.fromkeys(("train", "validation", "test"), path)
+
+
+def _without_copies(files: dict[str, Path], digests: Mapping[str, str]) -> dict[str, Path]:
+    """The files, with the first of equal ones in the place of its copies: equal content is one split."""
+    first: dict[str, Path] = {}
+    for split, path in files.items():
+        first.setdefault(digests[split], path)
+    return {split: first[digests[split]] for split in files}
 
 
 def _require_splits(name: str, files: dict[str, Path], data: str | None) -> None:
