@@ -1,9 +1,9 @@
 """Tokenizers that have a SentencePiece file alone: the tokens are those of SentencePiece itself, or none.
 
-transformers converts `tokenizer.model` when it loads it. Release 5.23 forgets the space that the file puts before a text
-unless the class is LLaMA's own (Mistral, Phi-3, or no class named), and joins pieces in the order of their ids instead
-of their scores, which cuts spaces in a row in another way. Other tokens come out, all of them valid. So the converted
-tokenizer is compared with SentencePiece and, where it differs, made again from the file.
+transformers converts `tokenizer.model` when it loads it. Release 5.23 forgets the space that the file puts before a
+text unless the class is LLaMA's own (Mistral, Phi-3, or no class named), and joins pieces in the order of their ids
+instead of their scores, which cuts spaces in a row in another way. Other tokens come out, all of them valid. So the
+converted tokenizer is compared with SentencePiece and, where it differs, made again from the file.
 """
 
 from pathlib import Path

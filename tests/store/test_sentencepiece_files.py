@@ -79,8 +79,9 @@ def test_a_file_whose_scores_are_not_in_the_order_of_its_ids(shared: Path, tmp_p
         assert tokenizer.decode(ids) == processor.decode(ids)
 
 
-def test_a_class_that_makes_other_tokens_is_refused(trained: Path, tmp_path: Path) -> None:
-    folder = folder_with(trained, tmp_path / "model", "qwen2", None)
+def test_other_tokens_are_refused(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.store.sentencepiece_files._follow", lambda tokenizer, file: None)
+    folder = folder_with(trained, tmp_path / "model", "mistral", LLAMA)
     with pytest.raises(InputError, match=r"other tokens of tokenizer.model than SentencePiece.*tokenizer.json"):
         tokenizer_of(folder)
 
