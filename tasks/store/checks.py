@@ -74,6 +74,6 @@ def _require_vocabulary(model: ModelSource, largest: int) -> None:
     size = stored_rows(folder) or declared_rows(read_config(folder))
     if size is not None and largest >= size:
         raise InputError(
-            f"{model.name}: its tokenizer gives token {largest}, its embedding has {size} rows: the tokenizer is not"
-            " this model's"
+            f"{model.name}: its tokenizer gives token {largest}, its embedding has {size} rows (in its files):"
+            " the tokenizer is not this model's"
         )

@@ -23,8 +23,13 @@ PREDICTING = re.compile(r"(?:^|\.)mtp(?:_\w+)?\.")
 
 
 def tensors_of(folder: Path) -> dict[str, StoredTensor]:
-    """Every tensor of the model in `folder`, without those for multi-token prediction."""
+    """Every tensor of the model in `folder`, without those for multi-token prediction.
+
+    Weights without a config.json are taken whole: nothing says which of them are further ones.
+    """
     stored = stored_tensors(folder)
+    if not (folder / "config.json").is_file():
+        return stored
     left_out = predicting_tensors(stored, read_config(folder), folder)
     return {name: tensor for name, tensor in stored.items() if name not in left_out}
 
