@@ -41,6 +41,7 @@ def _quiet_class() -> type:
     """The subclass, made on first use because importing lm-eval's model class takes seconds."""
     from lm_eval.models.huggingface import HFLM
 
+    from tasks.core.length_limits import forget_lengths, length_limits
     from tasks.core.scoring import score_tokens
 
     class QuietModel(HFLM):
@@ -62,7 +63,20 @@ def _quiet_class() -> type:
                 self.batch_size_per_gpu = batch_size
 
         def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
-            return super().generate_until(requests, disable_tqdm=True)
+            """Batches of prompts; of one length each, where a model computes a batch by its longest row."""
+            if not length_limits(self.model.config):
+                return super().generate_until(requests, disable_tqdm=True)
+            lengths = [len(self.tok_encode(request.args[0])) for request in requests]
+            answers: dict[int, str] = {}
+            for length in sorted(set(lengths), reverse=True):
+                chosen = [number for number, other in enumerate(lengths) if other == length]
+                found = super().generate_until([requests[number] for number in chosen], disable_tqdm=True)
+                answers |= dict(zip(chosen, found, strict=True))
+            return [answers[number] for number in range(len(requests))]
+
+        def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
+            forget_lengths(self.model)
+            return super()._model_generate(*args, **kwargs)
 
         def _loglikelihood_tokens(
             self, requests: list[Request], disable_tqdm: bool = False, override_bs: int | None = None
