@@ -41,6 +41,7 @@ def _quiet_class() -> type:
     """The subclass, made on first use because importing lm-eval's model class takes seconds."""
     from lm_eval.models.huggingface import HFLM
 
+    from tasks.core.left_padding import shows_left_padding
     from tasks.core.length_limits import forget_lengths, length_limits
     from tasks.core.scoring import score_tokens
 
@@ -63,8 +64,8 @@ def _quiet_class() -> type:
                 self.batch_size_per_gpu = batch_size
 
         def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
-            """Batches of prompts; of one length each, where a model computes a batch by its longest row."""
-            if not length_limits(self.model.config):
+            """Prompts in batches; each of one length, where the family's numbers depend on a batch's longest prompt."""
+            if not (length_limits(self.model.config) or shows_left_padding(self.model)):
                 return super().generate_until(requests, disable_tqdm=True)
             lengths = [len(self.tok_encode(request.args[0])) for request in requests]
             answers: dict[int, str] = {}
