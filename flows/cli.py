@@ -1,32 +1,41 @@
 """The `crash` command. Exit codes: 0 ok, 2 settings or usage, 3 untrusted input refused, 4 environment (disk, network,
-service), 5 training diverged, 130/143 signals, 1 our bug."""
+service), 5 training diverged, 129/130/143 signals, 1 our bug."""
 
 import argparse
 import os
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
+from flows import stopping
 from flows.command_line import make_parser
-from flows.environment import read_connection
-from tasks.core.errors import CrashError, InterruptedRun
+from flows.environment import read_connection, settle_interpreter
+from tasks.core.errors import CrashError
+from tasks.store.loopback import keep_loopback_direct
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit with its code."""
+    if arguments is None:
+        settle_interpreter()
     options = parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _terminate)
+    stopping.listen()
+    keep_loopback_direct(os.environ)
     try:
         code = options.run(options) or 0
     except CrashError as error:
         print(f"crash: {error}", file=sys.stderr)
         code = error.exit_code
-    except KeyboardInterrupt:
-        print("crash: interrupted; run the same command to continue", file=sys.stderr)
-        code = 128 + signal.SIGINT
     except BrokenPipeError:
         code = 0
+    except BaseException as error:
+        number = _request(error)
+        if number is None:
+            raise
+        name = signal.Signals(number).name
+        print(f"crash: interrupted by {name}; run the same command to continue", file=sys.stderr)
+        code = 128 + number
+    stopping.ending()
     sys.exit(code)
 
 
@@ -36,8 +45,11 @@ def parser() -> argparse.ArgumentParser:
     return make_parser(handlers | {"runs": _runs, "gc": _gc, "doctor": _doctor})
 
 
-def _terminate(number: int, _frame: FrameType | None) -> None:
-    raise InterruptedRun("interrupted by SIGTERM; run the same command to continue", number)
+def _request(error: BaseException) -> int | None:
+    """The signal that an error stands for, ours or Prefect's; None for other errors."""
+    if not stopping.is_request(error):
+        return None
+    return getattr(error, "number", signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -103,14 +115,22 @@ def _gc(options: argparse.Namespace) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     from flows.doctor import doctor
+    from flows.doctor_inputs import input_findings, pair_settings, pair_values
 
-    if options.settings is None:
+    changes = [
+        *pair_values(options.model, options.task, options.data, options.kind),
+        *(options.changes or []),
+    ]
+    if options.settings is None and not changes:
+        os.environ |= {**read_connection(options.home), **os.environ}
         return doctor(options.home, *_store(options), None, options.verify)
+    from flows.environment import prepare_environment
     from flows.reading import read_settings
 
-    settings = read_settings(options.settings)
+    settings = read_settings(options.settings, changes) if options.settings else pair_settings(changes, options.home)
+    prepare_environment(Path(settings.place.home))
     home, store = Path(settings.place.home), (settings.store_root, settings.store_url)
-    return doctor(home, *store, settings.tracking_uri, options.verify)
+    return doctor(home, *store, settings.tracking_uri, options.verify, input_findings(settings))
 
 
 def _store(options: argparse.Namespace) -> tuple[Path, str | None]:

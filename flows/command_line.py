@@ -21,6 +21,10 @@ STUDY = (
     " landscape, weights and data sets, on one page. Lists at model.name and task.name, or tables [[variants]], make"
     " several models and data sets side by side; study.parts chooses what is looked at."
 )
+DOCTOR = (
+    "Check this installation. With a settings file, or with --model and --task, also make every check of model and task"
+    " that a run makes before it computes, and say what the run would do."
+)
 SET_HELP = "change one setting; KEY= takes it back to its default"
 
 Commands = Any
@@ -102,12 +106,27 @@ def _add_store(commands: Commands) -> None:
     collect = commands.add_parser("gc", help="remove what no recent run refers to")
     collect.add_argument("--days", type=float, default=30, help="keep what runs of the last DAYS days refer to (30)")
     collect.add_argument("--dry-run", action="store_true", help="only list")
-    doctor = commands.add_parser("doctor", help="versions, devices, disk, servers, and what to do about each problem")
-    doctor.add_argument("settings", type=Path, nargs="?", help="TOML file whose places and servers are looked at")
-    doctor.add_argument("--verify", action="store_true", help="also read every artifact and compare its digests")
-    for command in (runs, collect, doctor):
+    _add_doctor(commands)
+    for command in (runs, collect, commands.choices["doctor"]):
         command.add_argument("--home", default=default_home(), type=Path, help=HOME_HELP)
         command.add_argument("--store", help="folder or URL of the store, where it is not in home")
+
+
+def _add_doctor(commands: Commands) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="versions, devices, disk, servers, a model and a task, and what to do about each problem",
+        description=DOCTOR,
+    )
+    doctor.add_argument(
+        "settings", type=Path, nargs="?", help="TOML file whose model, task, places and servers are checked"
+    )
+    doctor.add_argument("--model", help="folder or hub id of a model to check together with a task")
+    doctor.add_argument("--task", help="lm-eval task, or any name for own data, to check together with a model")
+    doctor.add_argument("--data", help="folder of the task's rows (task.data)")
+    doctor.add_argument("--kind", choices=("lm_eval", "text", "instructions"), help="kind of task (task.kind)")
+    doctor.add_argument("--set", dest="changes", action="append", metavar="KEY=VALUE", help=SET_HELP)
+    doctor.add_argument("--verify", action="store_true", help="also read every artifact and compare its digests")
 
 
 def _strategies() -> str:

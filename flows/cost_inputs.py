@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.inputs import check_budget, check_variant
+from flows.pass_limits import check_windows
 from flows.settings import Settings
 from tasks.core.errors import InputError
 from tasks.core.published_rows import PUBLISHED_ROWS
@@ -65,6 +66,7 @@ def check_cell(settings: Settings, shape: Shape) -> None:
     teacher = settings.distill.teacher if settings.distill.enabled else None
     teaching = config_folder(teacher, None) if teacher else None
     check_shapes(folder, settings.compress.compression, teaching, teacher)
+    check_windows(settings, shape.context)
 
 
 def num_validating_tokens(settings: Settings) -> int:
@@ -77,7 +79,8 @@ def num_validating_tokens(settings: Settings) -> int:
     data = settings.distill.data
     assert data is not None
     if Path(data).expanduser().exists():
-        found = measure(resolve_text(data), own_tokenizer(settings.model.name), UNCUT).validation
+        text = resolve_text(data).model_copy(update={"max_length": UNCUT})
+        found = measure(text, own_tokenizer(settings.model.name), UNCUT).validation
         return round(sum(found.tokens) / len(found.tokens) * found.num_rows)
     if data not in VALIDATING_TOKENS:
         raise InputError(
@@ -95,7 +98,9 @@ def workload_of(settings: Settings, shape: Shape) -> Workload:
 
     task = settings.task
     data = own_folder(task.name, task.data, task.kind)
-    in_yaml = data is None and task.kind == "lm_eval" and merged(find_definition(task.name))["dataset_path"] == "json"
+    in_yaml = (
+        data is None and task.kind == "lm_eval" and merged(find_definition(task.name)).get("dataset_path") == "json"
+    )
     if data is not None or in_yaml:
         return measure(resolve_task(task.model_dump()), own_tokenizer(settings.model.name), shape.context)
     if task.name not in PUBLISHED_ROWS:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from flows.arguments import Arguments
+from flows.pass_limits import run_limits
 from flows.plan_sizes import compressed, depth_of, trained_of
 from flows.published_as import published_as
 from flows.settings import Settings, Strategy
@@ -71,7 +72,8 @@ class _Run:
         """What is wanted of emulators and checked with the inputs."""
         distill = self.settings.distill
         text = {"text": distill.data, "block": distill.block, "teacher": distill.teacher} if distill.enabled else {}
-        return {"compression": self.settings.compress.compression, **text}
+        limits = run_limits(self.settings)
+        return {"compression": self.settings.compress.compression, "limits": limits, **text}
 
     def facts(self) -> dict[str, Any]:
         """What a report says beside its stages' results."""

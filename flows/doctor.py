@@ -5,38 +5,30 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+
+from flows.finding import Finding, print_findings
 
 PACKAGES = ("torch", "transformers", "prefect", "fastapi", "mlflow", "datasets", "lm_eval", "accelerate", "safetensors")
 ADVISED_FREE_BYTES = 10 * 2**30
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report; a problem carries its remedy."""
-
-    what: str
-    value: str
-    remedy: str = ""
-
-
-def doctor(home: Path, store: Path, store_url: str | None, mlflow: str | None, verify: bool) -> int:
-    """Print every finding; exit code 0, or 4 if there is a problem."""
-    findings = [*_versions(), *_devices(), *_disk(home, store), *_servers(home, mlflow)]
+def doctor(
+    home: Path,
+    store: Path,
+    store_url: str | None,
+    mlflow: str | None,
+    verify: bool,
+    inputs: list[Finding] | None = None,
+) -> int:
+    """Print every finding, those of `inputs` last; exit code 0, or that of the first problem."""
+    findings = [*_versions(), *_devices(), *_disk(home, store), *_variables(), *_servers(home, mlflow)]
     if store_url:
         findings.append(_object_store(store_url))
     if verify:
         findings += _artifacts(store)
-    width = max(len(finding.what) for finding in findings)
-    for finding in findings:
-        print(f"{'!' if finding.remedy else ' '} {finding.what:<{width}}  {finding.value}")
-        if finding.remedy:
-            print(f"  {'':<{width}}  → {finding.remedy}")
-    problems = sum(bool(finding.remedy) for finding in findings)
-    print("\nNo problems found." if not problems else f"\n{problems} problem(s) found, marked with !")
-    return 4 if problems else 0
+    return print_findings([*findings, *(inputs or [])])
 
 
 def _versions() -> Iterator[Finding]:
@@ -90,13 +82,30 @@ def _disk(home: Path, store: Path) -> Iterator[Finding]:
         yield Finding(name, f"{folder} ({free / 2**30:.0f} GiB free)", remedy)
 
 
+def _variables() -> Iterator[Finding]:
+    """Variables of the environment that would stop a run, or keep it from other machines."""
+    from flows.environment import check_variables
+    from tasks.core.errors import EnvironmentFault
+    from tasks.store.loopback import SET_ASIDE
+
+    try:
+        check_variables()
+    except EnvironmentFault as error:
+        what, _, remedy = str(error).partition("; ")
+        yield Finding("environment", what, remedy)
+    for note in filter(None, os.environ.get(SET_ASIDE, "").split(";")):
+        name, _, reason = note.partition("=")
+        yield Finding("proxy", f"{name} is not used", f"to reach other machines through it: {reason}")
+
+
 def _servers(home: Path, tracking: str | None) -> Iterator[Finding]:
     prefect = os.environ.get("PREFECT_API_URL")
     if not prefect:
         yield Finding("prefect", "its own server for the time of each run (PREFECT_API_URL is not set)")
     else:
         yield _reached(prefect)
-    if tracking and tracking.startswith("http"):
+    tracking = tracking or os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if tracking:
         yield _tracked(tracking)
     else:
         yield Finding("mlflow", f"SQLite file under {home.absolute() / 'mlflow'} (a settings file may name a server)")
@@ -112,11 +121,12 @@ def _reached(prefect: str) -> Finding:
 
 def _tracked(uri: str) -> Finding:
     from tasks.core.errors import EnvironmentFault
-    from tasks.store.sender import check_server
     from tasks.store.servers import shown
+    from tasks.store.tracking_address import check_tracking
 
+    named = "MLFLOW_TRACKING_URI" if uri == os.environ.get("MLFLOW_TRACKING_URI", "").strip() else "place.mlflow"
     try:
-        check_server(uri)
+        check_tracking(uri, named, "crash-flow")
     except EnvironmentFault as error:
         return Finding("mlflow", shown(uri), str(error))
     return Finding("mlflow", f"{shown(uri)}: answers")

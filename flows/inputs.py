@@ -6,14 +6,17 @@ from typing import Any
 
 from flows.arguments import grids, make_variant, plan_options
 from flows.grid import named_cell, shown
+from flows.pass_limits import Limits, check_windows, run_limits
 from flows.settings import Settings
 from tasks.core.errors import InputError
 from tasks.core.plan import fixed_plan
 from tasks.core.strategies import rehearse
+from tasks.store.families import failed_operations, require_exact
 from tasks.store.precision import resolve_precision
 from tasks.store.runtime import Runtime
-from tasks.store.sender import check_server
 from tasks.store.tensor_files import weight_bytes
+from tasks.store.tracking_address import check_tracking
+from tasks.store.wording import checked_task
 
 # Room for the smallest useful run; what a run really needs is estimated from the model's size.
 MIN_FREE_BYTES = 200 * 2**20
@@ -26,8 +29,19 @@ CHECKPOINT_BYTES = 2 * 2 * 16
 class Inputs:
     """Model and task, resolved to contents and checked; nothing has been computed yet."""
 
-    def __init__(self, settings: Settings, needed: Callable[[Settings, Any], int] | None = None) -> None:
-        """needed: bytes of disk that a flow takes at most, where it is not that of a crash run."""
+    def __init__(
+        self,
+        settings: Settings,
+        needed: Callable[[Settings, Any], int] | None = None,
+        operations: Callable[[Settings, Any], dict[str, str]] | None = None,
+        limits: Callable[[Settings], Limits] = run_limits,
+    ) -> None:
+        """needed: bytes of disk that a flow takes at most, where it is not that of a crash run.
+
+        operations: what it asks of the model's family, where they are not those of a crash run; limits: of the passes
+        that it makes.
+        """
+        from flows.operations import run_operations
         from tasks.check import check
         from tasks.store.models import resolve_model
         from tasks.store.task_sources import resolve_task
@@ -36,10 +50,14 @@ class Inputs:
         store = runtime.open_store()
         self.model = resolve_model(settings.model.name, settings.model.revision, store)
         self.task = resolve_task(settings.task.model_dump(), store)
+        wanted = (operations or run_operations)(settings, self.task)
+        # Of a family that the tests measure this is known without building anything.
+        require_exact(self.model.name, self.model.family, failed_operations(self.model.family) or {}, wanted)
         check_budget(settings, self.model.num_blocks)
         check_variant(settings, self.model.num_blocks, Path(self.model.path))
         self.teacher, self.text = self._distilling(settings, store)
-        inputs = {"model": self.model, "task": self.task, **self._emulators(settings)}
+        check_windows(settings, self.model.context)
+        inputs = {"model": self.model, "task": self.task, "limits": limits(settings), **self._emulators(settings)}
         # What was computed before is served from a store that cannot be written; what was not fails at its lock.
         # A run that goes on has used part of its disk already: what it still needs is not known.
         if store.find(check.name, check.key(**inputs)[0]) is None:
@@ -47,10 +65,12 @@ class Inputs:
         elif store.writable():
             store.check_writable(MIN_FREE_BYTES)
         if settings.tracking_uri:
-            check_server(settings.tracking_uri)
+            check_tracking(settings.tracking_uri, settings.tracking_named, settings.place.experiment)
         self.precision = resolve_precision(settings.model.precision)
         self.checked = check.run(runtime, "inputs", **inputs)
+        require_exact(self.model.name, self.model.family, self.checked.summary.get("not_exact", {}), wanted)
         check_support(settings, self.checked.summary)
+        self.task = checked_task(self.task, self.checked.summary)
 
     def _distilling(self, settings: Settings, store: Any) -> tuple[Any, Any]:
         """Teacher and text, where emulators are distilled."""

@@ -1,15 +1,17 @@
 """Start a run from the command line: refuse bad input first, then Prefect, then say where everything is."""
 
-import os
-import signal
+import shlex
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from flows.environment import check_prefect, prepare_environment
+from flows import stopping
+from flows.environment import check_prefect, local_database, prepare_environment
 from flows.guard import start_temporary_server
 from flows.settings import Settings
 from tasks.core.errors import EnvironmentFault
+from tasks.store.databases import sqlite_path, sqlite_url
 from tasks.store.fronted import open_store
 from tasks.store.sender import warm_up
 from tasks.store.servers import shown
@@ -55,8 +57,9 @@ def launch_search(settings: Settings) -> int:
     _prepare(settings)
     from flows.candidates import make_candidates, sizes_of
     from flows.inputs import Inputs
+    from flows.pass_limits import search_limits
 
-    make_candidates(settings, sizes_of(Inputs(settings).model))
+    make_candidates(settings, sizes_of(Inputs(settings, limits=search_limits).model))
     begun = time.monotonic()
     from flows.search import search
 
@@ -89,7 +92,7 @@ def _prepare(settings: Settings) -> None:
 def _start(settings: Settings) -> None:
     """What takes seconds is begun only when the input is known to be good."""
     _make_home(Path(settings.place.home))
-    _end_at_once_on_second_interrupt()
+    stopping.listen(also_when_ignored=True)
     warm_up()
     start_temporary_server()
 
@@ -104,35 +107,22 @@ def _make_home(home: Path) -> None:
         ) from error
 
 
-def _end_at_once_on_second_interrupt() -> None:
-    """First Ctrl-C: write checkpoints, then end. Second one: end now; what was computing dies with this process."""
-    seen = False
-
-    def handle(number: int, frame: Any) -> None:
-        nonlocal seen
-        if seen:
-            os._exit(128 + number)
-        seen = True
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, handle)
-
-
 def _print_summary(settings: Settings, table: Path, result: Path, seconds: float) -> None:
     print("\n" + table.read_text())
     print(f"\nFinished in {seconds:.0f} s.")
     print(f"Report:  {result}")
-    print(f"MLflow:  {mlflow_command(settings)}")
-    if not settings.tracking_uri:
+    command = mlflow_command(settings)
+    print(f"MLflow:  {command}")
+    if not command.startswith("open "):
         print(f"         then open {LOCAL_PAGE}")
 
 
 def mlflow_command(settings: Settings) -> str:
     """The command that opens the MLflow UI on this run's tracking data."""
-    if settings.tracking_uri:
-        return f"open {shown(settings.tracking_uri)}"
-    import sys
-
-    database = Path(settings.place.home).absolute() / "mlflow" / "mlflow.db"
+    uri = settings.tracking_uri or local_database(Path(settings.place.home))
+    if uri.startswith(("http:", "https:", "databricks")):
+        return f"open {shown(uri)}"
+    path = sqlite_path(uri)
     program = Path(sys.executable).parent / "mlflow"
-    return f"{program} server --backend-store-uri sqlite:///{database} --host 127.0.0.1 --port 5000"
+    command = [str(program), "server", "--backend-store-uri", sqlite_url(path) if path else shown(uri)]
+    return shlex.join([*command, "--host", "127.0.0.1", "--port", "5000"])

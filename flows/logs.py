@@ -2,9 +2,12 @@
 
 import logging
 import os
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from tasks.core.errors import CrashError
 
+logger = logging.getLogger(__name__)
 # What Prefect logs of tasks that could not run because the run was over.
 CONSEQUENCES = ("cancelled by the task runner", "NotReady(", "InterruptedRun")
 LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.flow_engine", "prefect.task_engine")
@@ -23,6 +26,38 @@ class OneLine(logging.Filter):
         if isinstance(error, CrashError) and error.exit_code != 1:
             record.exc_info, record.exc_text = None, None
         return True
+
+
+def log_encoding(checked: Iterable[Mapping[str, Any]]) -> None:
+    """Say where the token ids of the inputs are not what the tokenizer or the model alone would make of them.
+
+    checked: facts of the check of each cell's inputs; what several have in common is said once.
+    """
+    for line in dict.fromkeys(line for facts in checked for line in encoding_lines(facts)):
+        logger.warning(line)
+
+
+def encoding_lines(facts: Mapping[str, Any]) -> list[str]:
+    """The same as text: a line for each rule that these inputs need."""
+    lines = []
+    if end := facts.get("end_tokens"):
+        lines.append(
+            f"the tokenizer puts {end} behind every text; it is left out everywhere: behind a prompt it would part it"
+            " from its answer"
+        )
+    apart = {split: number for split in ("train", "validation", "scored") if (number := facts[f"num_{split}_apart"])}
+    if apart:
+        counts = ", ".join(f"{number} of {facts[f'num_{split}_rows']} {split} rows" for split, number in apart.items())
+        lines.append(
+            f"the tokenizer joins the end of a prompt with an answer: in {counts} prompt and every choice are encoded"
+            " apart, in training and scoring alike (lm-eval has no score for them, or another one)"
+        )
+    if facts.get("window", facts["context"]) < facts["context"]:
+        lines.append(
+            f"documents are trained and scored in windows of {facts['window']} tokens (task.max_length), of the"
+            f" {facts['context']} that the model takes"
+        )
+    return lines
 
 
 def quiet_prefect() -> None:

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 from flows.reading import FOLDERS
 from flows.settings import Settings
 
+# Names of the facts that are shown.
+BEGINNINGS, ENDINGS = ("num_", "precision"), ("_digest", "_from")
+
 if TYPE_CHECKING:
     from flows.inputs import Inputs
 
@@ -21,7 +24,8 @@ def shown_parameters(settings: Settings, facts: dict[str, Any], flow_name: str) 
             flat |= {key: _named(value) if key in named else str(value) for key, value in given.items()}
         else:
             flat[group] = ", ".join(values)
-    return flat | {f"fact.{key}": str(value) for key, value in facts.items() if key.startswith(("num_", "precision"))}
+    shown = {key: value for key, value in facts.items() if key.startswith(BEGINNINGS) or key.endswith(ENDINGS)}
+    return flat | {f"fact.{key}": str(value) for key, value in shown.items()}
 
 
 def _named(folder: Any) -> str:

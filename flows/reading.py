@@ -14,6 +14,7 @@ from flows.settings import Settings
 from flows.variants import TABLE
 from tasks.core.errors import InputError
 from tasks.store.task_sources import NAME_PLACE
+from tasks.store.user_text import read_user_text
 
 # Settings that name a folder, which may lie beside the file.
 FOLDERS = (("model", "name"), ("task", "data"), ("distill", "teacher"), ("distill", "data"), ("study", "other"))
@@ -29,6 +30,13 @@ def read_settings(path: Path, changes: list[str] | None = None) -> Settings:
     """
     values, text = _read(path, changes)
     return _validated(values, path, text)
+
+
+def settings_of(values: dict[str, Any], changes: list[str]) -> Settings:
+    """Settings of a command that names no file: these values with `--set` changes applied. Raises InputError."""
+    for change in changes:
+        _apply(values, change)
+    return _validated(values, Path("command line"), "")
 
 
 def read_sweep(path: Path, changes: list[str] | None = None) -> tuple[Settings, dict[str, list[Any]]]:
@@ -53,11 +61,13 @@ def read_study(path: Path, changes: list[str] | None = None) -> tuple[Settings, 
 
 def _read(path: Path, changes: list[str] | None) -> tuple[dict[str, Any], str]:
     try:
-        text = path.read_text()
+        text = read_user_text(path)
         values = tomllib.loads(text)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except InputError as error:
+        raise InputError(f"not valid TOML: {error}") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not valid TOML: {error}") from error
     for change in changes or []:
         _apply(values, change)

@@ -11,25 +11,29 @@ from pathlib import Path
 from typing import Any
 
 from flows.arguments import Arguments
-from flows.environment import prefect_page
+from flows.environment import local_database, prefect_page
 from flows.inputs import Inputs
-from flows.logs import quiet_prefect
+from flows.logs import log_encoding, quiet_prefect
 from flows.parameters import digests_of, shown_parameters
+from flows.pass_limits import Limits, run_limits
 from flows.progress import Progress
 from flows.published_as import published_as
 from flows.settings import Settings
-from tasks.core.errors import InterruptedRun
+from flows.stopping import in_order, is_request, seconds_since_request
 from tasks.store.artifacts import Ref
+from tasks.store.model_tensors import count_parameters
 from tasks.store.resources import Resources, machine_folder, usable_cores, visible_gpus
 from tasks.store.runtime import Runtime, Shared, sharing
 from tasks.store.servers import shown
+from tasks.store.split_notes import split_notes
 from tasks.store.stage import Stage
-from tasks.store.tensor_files import count_parameters
 from tasks.store.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 # Stages whose artifact is what a whole run or sweep was for.
 RESULTS = ("report", "collect", "frontier", "findings")
+# For checkpoints and tracking together, of a run that was asked to stop.
+CLOSING_SECONDS = 24.0
 
 
 class Run:
@@ -59,6 +63,8 @@ class Run:
             "published_as": published_as(settings),
             **facts,
         }
+        for note in split_notes(facts):
+            logger.warning("task %s: %s", inputs.task.name, note)
         # Of several models and tasks in one flow run all stages are waited for together.
         self._futures: list[Any] = [] if futures is None else futures
         # Before the labels of its stages, where there are several models or tasks.
@@ -101,18 +107,23 @@ class Run:
 
 @contextmanager
 def started(
-    settings: Settings, flow_name: str, name: str | None = None, show: Callable[[Run, Tracking], None] | None = None
+    settings: Settings,
+    flow_name: str,
+    name: str | None = None,
+    show: Callable[[Run, Tracking], None] | None = None,
+    limits: Callable[[Settings], Limits] = run_limits,
 ) -> Iterator[Run]:
     """Resolve and check the inputs, then open records and tracking for the time of the block.
 
-    name: what the run is called; show: passes on what it found, by default the five settings.
+    name: what the run is called; show: passes on what it found, by default the five settings; limits: of its passes.
     """
     from flows.guard import guard_temporary_servers
     from flows.results import show_results
 
     guard_temporary_servers()
     quiet_prefect()
-    inputs = Inputs(settings)
+    inputs = Inputs(settings, limits=limits)
+    log_encoding([inputs.checked.summary])
     runtime = make_runtime(settings)
     own = make_shared(settings, runtime)
     own.used.append(inputs.checked)
@@ -159,31 +170,37 @@ def recorded(
     digests: dict[str, str],
 ) -> Iterator[None]:
     """Note begin, end and how it ended, in the store and in MLflow; whatever happens, no process is left behind."""
-    from tasks.store.gc import finish_run, record_run
+    from tasks.store.gc import record_run
 
     store, tracking = runtime.open_store(), own.tracking
     record_run(store, runtime.run_id, flow_name, name, _recorded(settings))
     state = "failed"
     try:
-        with sharing(runtime, own):
+        with sharing(runtime, own, once=True):
             tracking.start(name, parameters, _tags(settings, runtime.run_id), digests)
             yield
             state = "completed"
-    except (KeyboardInterrupt, InterruptedRun):
-        state = "interrupted"
-        raise
     except BaseException as error:
-        state = "interrupted" if type(error).__name__ == "TerminationSignal" else "failed"
+        state = "interrupted" if is_request(error) else "failed"
         raise
     finally:
-        own.children.stop(signal.SIGTERM)
-        status = {"completed": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
-        tracking.close(status, seconds=60 if state == "completed" else 10)
-        report = (
-            next((ref for ref in reversed(own.used) if ref.stage in RESULTS), None) if state == "completed" else None
-        )
-        computed = len(own.computed)
-        finish_run(store, runtime.run_id, state, list(own.used), tracking.mlflow_run_id, computed, report)
+        with in_order(state == "interrupted") as is_stopping:
+            _close(store, runtime, own, state, is_stopping)
+
+
+def _close(store: Any, runtime: Runtime, own: Shared, state: str, is_stopping: Callable[[], bool]) -> None:
+    """End what still computes, with a checkpoint, then tell MLflow and the store how the run ended."""
+    from tasks.store.gc import finish_run
+
+    tracking = own.tracking
+    own.children.stop(signal.SIGTERM)
+    status = {"completed": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
+    # Thirty seconds after a request to stop a batch system kills.
+    short = max(1.0, min(10.0, CLOSING_SECONDS - seconds_since_request()))
+    tracking.close(status, 60.0 if state == "completed" else short, is_stopping)
+    report = next((ref for ref in reversed(own.used) if ref.stage in RESULTS), None) if state == "completed" else None
+    computed = len(own.computed)
+    finish_run(store, runtime.run_id, state, list(own.used), tracking.mlflow_run_id, computed, report)
 
 
 def _recorded(settings: Settings) -> dict[str, Any]:
@@ -196,7 +213,7 @@ def _recorded(settings: Settings) -> dict[str, Any]:
 def open_tracking(settings: Settings, run_id: str) -> Tracking:
     """Tracking at the configured server, or in an SQLite file under home."""
     folder = Path(settings.place.home).absolute() / "mlflow"
-    uri = settings.tracking_uri or f"sqlite:///{folder / 'mlflow.db'}"
+    uri = settings.tracking_uri or local_database(Path(settings.place.home))
     return Tracking(uri, settings.place.experiment, folder / "journal", run_id)
 
 

@@ -11,6 +11,7 @@ from prefect import flow
 
 from flows.candidates import combinations, make_candidates, sizes_of
 from flows.crash import RUNNER, emulator_of, planned, plugged_of, tunings_of
+from flows.pass_limits import search_limits
 from flows.results import show_search
 from flows.running import run_name, started
 from flows.settings import Settings
@@ -33,7 +34,7 @@ def _flow_run_name() -> str:
 @flow(name="search", flow_run_name=_flow_run_name, task_runner=RUNNER, persist_result=False)
 def search(settings: Settings) -> Ref:
     """Tune and plug in the plans within the limit, or those that proxies rank best, and choose by validation loss."""
-    with started(settings, "search", search_name(settings), show_search) as run:
+    with started(settings, "search", search_name(settings), show_search, search_limits) as run:
         sizes = sizes_of(run.model)
         trials = [Trial(candidate, run) for candidate in make_candidates(settings, sizes)]
         states = run(capture, model=run.model, task=run.task, **run.arguments.capture)

@@ -42,6 +42,8 @@ class Task(Group):
     """Use only the first rows of the validation split."""
     num_test: PositiveInt | None = None
     """Score only the first rows of the scored split."""
+    max_length: Annotated[int, Field(ge=2)] | None = None
+    """Tokens of an example; by default all that the model takes, of a document's window 2048. Longer ones are cut."""
 
 
 class Support(Group):
@@ -195,7 +197,12 @@ class Settings(Group):
     @property
     def tracking_uri(self) -> str | None:
         """The tracking server, if there is one."""
-        return self.place.mlflow or os.environ.get("MLFLOW_TRACKING_URI") or None
+        return (self.place.mlflow or os.environ.get("MLFLOW_TRACKING_URI") or "").strip() or None
+
+    @property
+    def tracking_named(self) -> str:
+        """Where the address of the tracking server is given, for messages."""
+        return "place.mlflow" if self.place.mlflow else "MLFLOW_TRACKING_URI"
 
 
 def store_place(chosen: str | None, home: Path) -> tuple[Path, str | None]:

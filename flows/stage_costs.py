@@ -40,6 +40,7 @@ class StageCosts:
         self.num_validating = num_validating
         self.whole = Depth.whole(shape.num_blocks)
         task = settings.task
+        self.longest = min(shape.context, task.max_length or shape.context)
         self.workload = workload.limited(task.num_train, task.num_validation, task.num_test)
 
     def small(self, stage: str) -> Cost:
@@ -51,7 +52,7 @@ class StageCosts:
         support = self.settings.support
         rows = self.workload.train if support.split == "train" else self.workload.validation
         rows = replace(rows, answers=0.0).limited(support.num_rows)
-        passes = workloads.sorted_passes(rows, self.shape.context, support.max_tokens, self.shape.limits)
+        passes = workloads.sorted_passes(rows, self.longest, support.max_tokens, self.shape.limits)
         return Cost(
             "capture",
             costs.forward_flops(self.shape, self.whole, passes),
@@ -90,14 +91,14 @@ class StageCosts:
         """The scored rows through the emulator; through the full model where there is none."""
         emulated = None if depth is None else costs.emulator_parameters(self.shape, depth)
         wanted = self.settings.evaluate.max_tokens
-        passes = workloads.sorted_passes(self.workload.scored, self.shape.context, wanted, self.shape.limits)
+        passes = workloads.sorted_passes(self.workload.scored, self.longest, wanted, self.shape.limits)
         flops = costs.forward_flops(self.shape, depth or self.whole, passes)
         memory = costs.forward_bytes(self.shape, emulated or self.shape.parameters, passes, self.precision)
         return Cost("evaluate", flops, memory, SMALL_BYTES)
 
     def tune(self, stage: str, depth: Depth, trained: Trained) -> Cost:
         """All steps and validations of one tuning."""
-        settings, context = Arguments(self.settings, self.precision).tune(seed=0)["settings"], self.shape.context
+        settings, context = Arguments(self.settings, self.precision).tune(seed=0)["settings"], self.longest
         epoch, per_epoch = workloads.training_passes(
             self.workload.train, context, settings.batch_size, settings.max_tokens, self.shape.limits
         )

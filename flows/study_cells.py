@@ -8,11 +8,12 @@ from typing import Any
 from flows import variants
 from flows.grid import Grid, make_cells, named_cell, shown
 from flows.inputs import Inputs
-from flows.logs import quiet_prefect
+from flows.logs import log_encoding, quiet_prefect
+from flows.operations import study_operations
 from flows.parameters import digests_of, shown_parameters
 from flows.running import Run, make_runtime, make_shared, recorded
 from flows.settings import Settings
-from flows.study_checks import check_study, require_something, study_bytes
+from flows.study_checks import check_study, require_something, study_bytes, study_limits
 from flows.study_others import Others, find_others
 from tasks.core.errors import InputError
 from tasks.store.stage import Stage
@@ -90,7 +91,7 @@ def open_inputs(cells: list[tuple[str, Settings]]) -> list[tuple[Inputs, Others]
     found = []
     for label, settings in cells:
         with named_cell(label if len(cells) > 1 else None):
-            inputs = Inputs(settings, study_bytes)
+            inputs = Inputs(settings, study_bytes, study_operations, study_limits)
             found.append((inputs, find_others(settings, inputs.model)))
     return found
 
@@ -109,6 +110,7 @@ def opened(
     runtime = make_runtime(settings)
     own = make_shared(settings, runtime)
     own.used.extend(each.checked for each, _ in inputs)
+    log_encoding(each.checked.summary for each, _ in inputs)
     futures: list[Any] = []
     cells = [
         StudyCell(label, Run(cell, found, runtime, own, futures), others)

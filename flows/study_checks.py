@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.inputs import MIN_FREE_BYTES, distilling_bytes, emulator_bytes, needed_bytes
+from flows.pass_limits import EVALUATE, Limits, captured, tuned
 from flows.settings import Settings
 from tasks.core.errors import InputError
+from tasks.store.pass_limits import PassLimit
 
 if TYPE_CHECKING:
     from tasks.store.models import ModelSource
@@ -131,6 +133,27 @@ def study_bytes(settings: Settings, model: "ModelSource") -> int:
         # A square matrix for each block in float32; twice its best state and two moments in the checkpoint.
         needed += 8 * 4 * model.num_blocks * config.hidden_size**2
     return needed
+
+
+def study_limits(settings: Settings) -> Limits:
+    """Rows that the chosen parts of a study run in passes that a setting bounds."""
+    study, parts, most = settings.study, settings.study.parts, settings.evaluate.max_tokens
+    limits: list[PassLimit] = []
+    if set(parts) - {"weights", "importance"}:
+        limits += captured(settings)
+    if needed_tunings(settings):
+        limits += captured(settings) + tuned(settings)
+    if "lens" in parts:
+        block = study.lens_block
+        limits += [
+            PassLimit(EVALUATE, most, "train", study.lens_rows, num_tokens=block),
+            PassLimit(EVALUATE, most, "validation", max(study.lens_rows, study.trajectory_rows)),
+        ]
+    if "importance" in parts:
+        limits.append(PassLimit(EVALUATE, most, "validation", study.importance_rows))
+    if "landscape" in parts:
+        limits.append(PassLimit(EVALUATE, most, "validation", study.landscape_rows, choices=True))
+    return tuple(limits)
 
 
 def _on_landscape(settings: Settings) -> tuple[str, ...]:

@@ -31,6 +31,6 @@ ENV PATH=/opt/venv/bin:$PATH \
 WORKDIR /var/lib/mlflow
 USER 10001:10001
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:5000/health', timeout=8)"]
+    CMD ["python", "-c", "import urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:5000/health', timeout=8)"]
 ENTRYPOINT ["tini", "--", "python", "/opt/mlflow/mlflow_server.py"]
 CMD ["--host", "0.0.0.0", "--port", "5000"]

@@ -57,6 +57,6 @@ ENV DO_NOT_TRACK=true \
 USER 10001:10001
 # The worker answers here while it polls the server; containers that run something else have another check, or none.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/health', timeout=8)"]
+    CMD ["python", "-c", "import urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:8080/health', timeout=8)"]
 ENTRYPOINT ["tini", "--"]
 CMD ["crash", "worker", "--pool", "gpu"]

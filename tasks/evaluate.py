@@ -58,5 +58,6 @@ def evaluate(
         "stderr": scores.stderr,
         "num_rows": scores.num_rows,
         "higher_is_better": scores.higher_is_better,
+        "scored_digest": scores.digest,
         **{name: value for name, value in scores.metrics.items() if name != scores.metric},
     }

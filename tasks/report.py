@@ -6,7 +6,9 @@ from tasks.store.artifacts import Ref
 from tasks.store.stage import stage
 from tasks.store.work import Work
 
-PAGE_CODE = ("tasks.store.pages", "tasks.store.figures", "tasks.store.drawing", "tasks.store.spending")
+PAGE_CODE = tuple(
+    f"tasks.store.{name}" for name in ("pages", "figures", "drawing", "spending", "split_notes", "wording")
+)
 OUTCOMES_FILE = "outcomes.safetensors"
 
 
@@ -27,6 +29,7 @@ def report(
     from tasks.store import pages
     from tasks.store.spending import efforts, sizes
 
+    _require_same_rows(facts, full, strategies)
     comparison = _compare(full, strategies, facts["tuning_seeds"])
     num_parameters = facts.get("num_parameters")
     given = {"full": (None, full.get("tuning", []))}
@@ -46,6 +49,23 @@ def report(
         "strategies": [strategy.name for strategy in comparison.strategies],
         "efforts": {name: efforts(tunings) for name, (_, tunings) in given.items()},
     }
+
+
+def _require_same_rows(facts: dict[str, Any], full: dict[str, Any], strategies: list[dict[str, Any]]) -> None:
+    """InputError where stages scored or trained on rows that were worded differently: their numbers do not compare."""
+    from tasks.store.wording import reworded
+
+    given = [full, *strategies]
+    for split in ("train", "validation", "scored"):
+        found = {facts.get(f"{split}_digest")}
+        for ref in [ref for each in given for value in each.values() for ref in _refs(value)]:
+            found.add(ref.summary.get(f"{split}_digest"))
+        if len(found - {None}) > 1:
+            raise reworded(str(facts.get("task")), split)
+
+
+def _refs(value: Any) -> list[Ref]:
+    return [ref for ref in (value if isinstance(value, list) else [value]) if isinstance(ref, Ref)]
 
 
 def _compare(full: dict[str, Any], strategies: list[dict[str, Any]], seeds: list[int]) -> Any:

@@ -100,7 +100,9 @@ def _tune(
     )
     if not work.rank:
         write_returned(work.out, how, variant, result.state)
-    return {**result.summary(), **usage.peak(), "num_rows": len(rows.rows), "num_truncated": rows.num_truncated}
+    digests = {"train_digest": rows.digest} | ({"validation_digest": validation.digest} if validation else {})
+    counts = {"num_rows": len(rows.rows), "num_truncated": rows.num_truncated}
+    return {**result.summary(), **usage.peak(), **counts, **digests}
 
 
 def _network(

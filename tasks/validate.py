@@ -41,7 +41,8 @@ def validate(
     scored = score_tokens(variant, requests, model.context, max_tokens, work.progress)
     weights = [len(row.answer_ids) for row in examples.rows]
     loss, stderr = rate_with_error([-likelihood for likelihood, _ in scored], weights)
-    found = {"loss": loss, "stderr": stderr, "num_tokens": sum(weights), "num_rows": examples.num_rows}
+    found: dict[str, Any] = {"loss": loss, "stderr": stderr, "num_tokens": sum(weights), "num_rows": examples.num_rows}
+    found["validation_digest"] = examples.digest
     (work.out / "loss.json").write_text(json.dumps(found, indent=2) + "\n")
     work.metric(None, validation_loss=loss)
     return found

@@ -1,6 +1,7 @@
 """The processes of the service: what each is started with."""
 
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable
@@ -13,6 +14,8 @@ import psutil
 from flows.environment import defaults
 from flows.service.choices import Choices, Secrets, write_private
 from flows.service.postgres import Postgres
+from tasks.store.databases import sqlite_url
+from tasks.store.loopback import SET_ASIDE, keep_loopback_direct
 
 BIN = Path(sys.executable).parent
 CODE = Path(__file__).resolve().parents[2]
@@ -63,15 +66,16 @@ class Place:
     def environment(self) -> dict[str, str]:
         """Environment of a process that is a client of the servers: worker, reaper, deployment."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(OTHERS)}
-        store = {name: os.environ[name] for name in ("CRASH_STORE",) if name in os.environ}
-        return {**kept, **defaults(self.home), **store, **self.connection()}
+        store = {name: os.environ[name] for name in ("CRASH_STORE", SET_ASIDE) if name in os.environ}
+        made = {**kept, **defaults(self.home), **store, **self.connection()}
+        keep_loopback_direct(made, [self.choices.address])
+        return made
 
     def database(self, name: str, driver: str) -> str:
         """Address of one of the service's databases."""
         if self.postgres is not None:
             return self.postgres.url(name, driver)
-        driver = "+aiosqlite" if driver == "asyncpg" else ""
-        return f"sqlite{driver}:///{self.folder / f'{name}.db'}"
+        return sqlite_url(self.folder / f"{name}.db", "aiosqlite" if driver == "asyncpg" else "pysqlite")
 
 
 def prefect_server(place: Place) -> tuple[list[str], dict[str, str]]:
@@ -101,7 +105,12 @@ def mlflow_server(place: Place) -> tuple[list[str], dict[str, str]]:
     artifacts = place.folder / "mlflow" / "artifacts"
     artifacts.mkdir(parents=True, exist_ok=True)
     command = [str(BIN / "mlflow"), "server", "--host", choices.host, "--port", str(choices.mlflow_port)]
-    command += ["--backend-store-uri", place.database("mlflow", "pg8000"), "--artifacts-destination", str(artifacts)]
+    command += [
+        "--backend-store-uri",
+        place.database("mlflow", "pg8000"),
+        "--artifacts-destination",
+        artifacts.as_uri(),
+    ]
     command += ["--workers", "2", "--allowed-hosts", ",".join(f"{name}:*" for name in own_names(choices))]
     environment = place.environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     if choices.auth:
@@ -122,8 +131,8 @@ def worker(place: Place, queue: str, limit: int) -> tuple[list[str], dict[str, s
 
 
 def worker_name(place: Place, queue: str) -> str:
-    """What the worker is called in the Prefect UI."""
-    return f"{socket.gethostname()} {place.home.name} {queue}"
+    """What the worker is called in the Prefect UI, which refuses names with some characters that folders may have."""
+    return re.sub(r"[^\w. -]", "-", f"{socket.gethostname()} {place.home.name} {queue}")
 
 
 def reaper(place: Place) -> tuple[list[str], dict[str, str]]:
@@ -136,7 +145,7 @@ def answers(address: str) -> Callable[[], bool]:
 
     def ask() -> bool:
         try:
-            return httpx.get(address, timeout=2).status_code == httpx.codes.OK
+            return httpx.get(address, timeout=2, trust_env=False).status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
 
@@ -162,5 +171,7 @@ def _auth_config(place: Place) -> Path:
         "admin_password": place.secrets.password,
         "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
     }
-    write_private(path, "[mlflow]\n" + "".join(f"{name} = {value}\n" for name, value in lines.items()))
+    # MLflow's reader takes a percent sign for the beginning of a name.
+    escaped = {name: value.replace("%", "%%") for name, value in lines.items()}
+    write_private(path, "[mlflow]\n" + "".join(f"{name} = {value}\n" for name, value in escaped.items()))
     return path

@@ -1,5 +1,6 @@
 """`crash up` and `crash down`: database, servers, pool, deployments and a worker on one machine, without containers."""
 
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import httpx
 from filelock import FileLock
 
-from flows.environment import connection_file
+from flows.environment import check_home, check_variables, connection_file, written_connection
 from flows.service import servers
 from flows.service.choices import (
     Choices,
@@ -29,6 +30,7 @@ from flows.service.postgres import Postgres
 from flows.service.processes import Processes
 from flows.service.servers import Place, answers
 from tasks.core.errors import EnvironmentFault, InputError
+from tasks.store.patience import watched
 
 # A new database on two busy cores takes 20 s; a slow disk may take several times that.
 SECONDS = 180.0
@@ -55,13 +57,15 @@ class Wishes:
 def up(home: Path, wishes: Wishes) -> int:
     """Start what is not running, wait until it is healthy, and say where it is."""
     home = home.absolute()
+    check_variables()
+    check_home(home)
     folder = home / "service"
     with _alone(folder):
         processes = Processes(folder)
         choices = _choose(folder, wishes, processes)
         place = _place(home, choices)
         _start_servers(place, processes)
-        write_private(connection_file(home), "".join(f"{key}={value}\n" for key, value in place.connection().items()))
+        write_private(connection_file(home), written_connection(place.connection()))
         _deploy(place)
         _start_clients(place, processes, wishes)
         _say(place, processes)
@@ -87,8 +91,13 @@ def down(home: Path) -> int:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "up.lock"):
+    lock = FileLock(folder / "up.lock")
+    with watched("another `crash up` or `crash down` of this home"):
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _choose(folder: Path, wishes: Wishes, processes: Processes) -> Choices:
@@ -182,7 +191,7 @@ def _polls(place: Place, queue: str, since: float) -> bool:
     address = f"{place.prefect_url}/api/work_pools/{place.choices.pool}/workers/filter"
     login = (place.secrets.user, place.secrets.password) if place.choices.auth else None
     with suppress(httpx.HTTPError, ValueError):
-        for found in httpx.post(address, json={}, auth=login, timeout=5).json():
+        for found in httpx.post(address, json={}, auth=login, timeout=5, trust_env=False).json():
             seen = datetime.fromisoformat(found["last_heartbeat_time"])
             if found["name"] == servers.worker_name(place, queue) and seen.timestamp() >= since:
                 return True
@@ -195,5 +204,6 @@ def _say(place: Place, processes: Processes) -> None:
     if place.choices.auth:
         print(f"Login    user {place.secrets.user}, password in {place.folder / 'secrets.json'}")
     print(f"Logs     {processes.logs}")
-    print(f"Shell    set -a; . {connection_file(place.home)}; set +a    (for the commands `prefect` and `mlflow`)")
+    shell = shlex.quote(str(connection_file(place.home)))
+    print(f"Shell    set -a; . {shell}; set +a    (for the commands `prefect` and `mlflow`)")
     print("Try      crash demo --pool; stop everything with `crash down`")

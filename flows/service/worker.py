@@ -19,6 +19,7 @@ import psutil
 
 from flows.environment import check_prefect, prepare_environment
 from flows.service.servers import BIN, CODE
+from tasks.store.signals import STOPPING
 
 # A spot instance has thirty seconds.
 CHECKPOINT_SECONDS = 28.0
@@ -38,6 +39,8 @@ def worker(home: Path, pool: str, kind: str, queue: str | None, limit: int | Non
     prepare_environment(home)
     if not os.environ.get("PREFECT_API_URL"):
         raise InputError("a worker needs a Prefect server: set PREFECT_API_URL, or start one with `crash up`")
+    if name and any(character in name for character in "/%"):
+        raise InputError(f"--name {name}: Prefect takes no worker whose name has a / or a %; choose another name")
     check_prefect()
     os.environ.setdefault("CRASH_HOME", str(home.absolute()))
     os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")
@@ -74,9 +77,10 @@ def serve(command: Sequence[str], folder: Path, pause_seconds: float = PAUSE_SEC
     failures = 0
     while failures < MAX_FAILURES and not told:
         begun = time.monotonic()
-        running.append(subprocess.Popen(command, cwd=folder, preexec_fn=_die_with_parent))
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)
+        # In a session of its own, with its runs: at a signal to our group Prefect's worker would kill them.
+        running.append(subprocess.Popen(command, cwd=folder, preexec_fn=_die_with_parent, start_new_session=True))
+        for number in STOPPING:
+            signal.signal(number, stop)
         code = running[-1].wait()
         if told:
             break

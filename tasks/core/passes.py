@@ -18,6 +18,11 @@ class _AllSeenError(Exception):
     """Ends a forward pass once the last needed block has run."""
 
 
+def state_of(output: Tensor | tuple | list) -> Tensor:
+    """The state that a block gives: its output, or the first part of it (a tuple in some families, a list in GPT)."""
+    return output[0] if isinstance(output, tuple | list) else output
+
+
 @contextmanager
 def capture_blocks(
     model: nn.Module, reduce: Callable[[int, Tensor], Any] | None = None, last: int | None = None
@@ -42,8 +47,8 @@ def capture_blocks(
     def before_first(_: nn.Module, args: tuple, kwargs: dict) -> None:
         see(args[0] if args else kwargs["hidden_states"])
 
-    def after_each(_: nn.Module, args: tuple, output: Tensor | tuple) -> None:
-        see(output[0] if isinstance(output, tuple) else output)
+    def after_each(_: nn.Module, args: tuple, output: Tensor | tuple | list) -> None:
+        see(state_of(output))
         if len(states) == last + 2:
             raise _AllSeenError
 
@@ -80,8 +85,8 @@ def watched_runs(model: nn.Module, runs: Sequence[tuple[int, int]]) -> Iterator[
     def before(_: nn.Module, args: tuple, kwargs: dict) -> None:
         entered.append(args[0] if args else kwargs["hidden_states"])
 
-    def after(_: nn.Module, args: tuple, output: Tensor | tuple) -> None:
-        seen.append((entered.pop(), output[0] if isinstance(output, tuple) else output))
+    def after(_: nn.Module, args: tuple, output: Tensor | tuple | list) -> None:
+        seen.append((entered.pop(), state_of(output)))
 
     handles = [blocks[first].register_forward_pre_hook(before, with_kwargs=True) for first, _ in runs]
     handles += [blocks[last].register_forward_hook(after) for _, last in runs]
@@ -114,8 +119,8 @@ def run_through(
             return (state.to(args[0]), *args[1:]), kwargs
         return args, kwargs | {"hidden_states": state.to(kwargs["hidden_states"])}
 
-    def keep(_: nn.Module, args: tuple, output: Tensor | tuple) -> None:
-        left.append(output[0] if isinstance(output, tuple) else output)
+    def keep(_: nn.Module, args: tuple, output: Tensor | tuple | list) -> None:
+        left.append(state_of(output))
         if len(left) == len(runs):
             raise _AllSeenError
 
@@ -147,7 +152,7 @@ def base_model_and_head(model: nn.Module) -> tuple[Callable[..., Any], Callable[
     for name in path[:-1]:
         node._modules[name] = _shallow_copy(node._modules[name])
         node = node._modules[name]
-    node._modules[path[-1]] = _PassThrough()
+    node._modules[path[-1]] = _PassThrough(get_stack(model))
 
     def head(hidden: Tensor) -> Tensor:
         return shell(inputs_embeds=hidden.unsqueeze(0), use_cache=False).logits.squeeze(0)
@@ -166,7 +171,21 @@ PLACED = ("forward", "_old_forward", "_hf_hook")
 
 
 class _PassThrough(nn.Module):
-    """Stands in for the stack: what comes in as embeddings goes out as last hidden states."""
+    """Stands in for the stack: what comes in as embeddings goes out as last hidden states.
+
+    Whatever else a family's head reads of its stack is the stack's own (Falcon-H1 multiplies by a number kept there).
+    """
+
+    def __init__(self, stack: nn.Module) -> None:
+        super().__init__()
+        # Out of sight of the module tree: it is no part of the head.
+        self._stack = (stack,)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(vars(self)["_stack"][0], name)
 
     def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> BaseModelOutputWithPast:
         return _HiddenOnly(last_hidden_state=inputs_embeds)

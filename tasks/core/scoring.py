@@ -31,6 +31,7 @@ class Scores:
     num_rows: rows scored; metrics: every metric of the task; per_row: the main metric of each row, in order, where it
     is a mean over rows (else empty).
     per_row_losses: of a perplexity its documents' losses in nats, scaled so that their mean is its logarithm.
+    digest: of the rows as they are worded, in their order.
     """
 
     metric: str
@@ -41,6 +42,7 @@ class Scores:
     metrics: dict[str, float]
     per_row: list[float] = field(default_factory=list)
     per_row_losses: list[float] = field(default_factory=list)
+    digest: str = ""
 
 
 def score_tokens(
@@ -54,8 +56,15 @@ def score_tokens(
 
     Longer than `max_length` + 1 together, the first lose their beginning: the last token is no input. Batches hold up
     to `max_tokens` padded tokens; requests that differ in their last token only share one forward pass.
-    InputError if the second ids alone do not fit.
+
+    Raises:
+        InputError: if the second ids alone do not fit, or there are none, whose likelihood of 1 would be the best.
     """
+    if empty := [number for number, (_, scored) in enumerate(requests, start=1) if not scored]:
+        raise InputError(
+            f"request {empty[0]} of {len(requests)} has no token to score; leave out rows with an answer or a choice"
+            " without tokens"
+        )
     longest = max((len(scored) for _, scored in requests), default=0)
     if longest > max_length:
         raise InputError(

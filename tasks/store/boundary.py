@@ -5,8 +5,10 @@ meets: TypeError, KeyError, StrictDataclassError, a panic of Rust code. Nobody w
 traceback for it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from traceback import walk_tb
 
 from tasks.core.errors import CrashError, EnvironmentFault, InputError
 from tasks.store.disk import DISK_ERRORS
@@ -18,11 +20,12 @@ DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml", "google.protobuf":
 
 
 @contextmanager
-def translated(what: str, advice: str = "", quote: bool = True) -> Iterator[None]:
+def translated(what: str, advice: str = "", quote: bool = True, code: Collection[Path] = ()) -> Iterator[None]:
     """Turn what other packages raise in the block into an error of this project.
 
     what: the file and what was done with it, such as "models/llama: transformers cannot load this model".
-    advice: what to do about it. quote: whether to show the message of the other package; not where it may hold a row.
+    advice: what to do about it. quote: whether to show the message of the other package, and to keep its error as the
+    cause; not where it may hold a row. code: Python files of the user, whose line that failed is named.
 
     Raises:
         InputError: for everything that the content of a file can cause, a missing Python package included.
@@ -34,15 +37,18 @@ def translated(what: str, advice: str = "", quote: bool = True) -> Iterator[None
     except (CrashError, MemoryError):
         raise
     except ImportError as error:
-        raise InputError(_sentence(what, missing_package(error), advice)) from error
+        reason = missing_package(error) + _place_in(error, code)
+        raise InputError(_sentence(what, reason, advice)) from (error if quote else None)
     except OSError as error:
         kind = EnvironmentFault if error.errno in DISK_ERRORS else InputError
-        raise kind(_sentence(what, first_words(error) if quote else type(error).__name__, advice)) from error
+        reason = (first_words(error) if quote else error.strerror or type(error).__name__) + _place_in(error, code)
+        raise kind(_sentence(what, reason, advice)) from (error if quote else None)
     except BaseException as error:
         if not _is_foreign(error):
             raise
-        reason = f"{type(error).__name__}: {first_words(error)}" if quote else type(error).__name__
-        raise InputError(_sentence(what, reason, advice)) from error
+        reason = type(error).__name__ + _place_in(error, code)
+        reason += f": {first_words(error)}" if quote and str(error) else ""
+        raise InputError(_sentence(what, reason, advice)) from (error if quote else None)
 
 
 def missing_package(error: ImportError) -> str:
@@ -64,6 +70,17 @@ def first_words(error: BaseException) -> str:
     return words or type(error).__name__
 
 
+def passed_through(error: BaseException, files: Collection[Path]) -> tuple[Path, int] | None:
+    """The innermost line of these files that an error came through, as (file, line); None where it did not."""
+    lines = [(Path(frame.f_code.co_filename), line) for frame, line in walk_tb(error.__traceback__)]
+    return next((place for place in reversed(lines) if place[0] in files), None)
+
+
+def _place_in(error: BaseException, code: Collection[Path]) -> str:
+    place = passed_through(error, code)
+    return f" in {place[0].name}, line {place[1]}" if place else ""
+
+
 def _sentence(what: str, reason: str, advice: str) -> str:
     return f"{what} ({reason.rstrip('.')})" + (f". {advice}" if advice else "")
 
@@ -71,10 +88,11 @@ def _sentence(what: str, reason: str, advice: str) -> str:
 def _is_foreign(error: BaseException) -> bool:
     """Whether a file caused it: not an interruption, nor a device without memory, which smaller batches may mend.
 
-    Panics of Rust code (tokenizers, safetensors) are no `Exception`s, and their class cannot be imported.
+    Panics of Rust code (tokenizers, safetensors) are no `Exception`s, and their class cannot be imported. Nor is the
+    SystemExit of code that calls sys.exit, as that of some task definitions does where a package is missing.
     """
     name = type(error).__name__
-    return name == "PanicException" or (isinstance(error, Exception) and name != "OutOfMemoryError")
+    return name == "PanicException" or (isinstance(error, Exception | SystemExit) and name != "OutOfMemoryError")
 
 
 def _is_installed(module: str) -> bool:

@@ -1,4 +1,4 @@
-"""Rows of a task as token ids, exactly as lm-eval's Hugging Face model encodes what it scores.
+"""Rows of a task as examples of token ids, encoded as what is scored is encoded (see `tasks.store.token_ids`).
 
 Only the reference template differs: the published code tokenises prompt and answer apart.
 """
@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.core.errors import InputError
-from tasks.store.instructions import NEEDED, TEMPLATES
-from tasks.store.rows import require_text
+from tasks.store.instructions import NEEDED, OPTIONAL, TEMPLATES
+from tasks.store.rows import text_rows
 from tasks.store.splits import split_rows
 from tasks.store.task_sources import LIMITS, Split, TaskSource
+from tasks.store.token_ids import Ids, encode, encode_apart, encode_choices, prefix_id
+from tasks.store.wording import digest_of, mark_of, require_same
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,12 +29,18 @@ PARTS = ("prompt+answer", "prompt", "answer")
 class Examples:
     """Examples of one split, how many had their prompt cut, and how many rows they come from.
 
-    A document of plain text gives one example for each window of the context; every other row gives one.
+    A document of plain text gives one example for each window (`TaskSource.window`); every other row gives one.
+    longest: of each example the tokens of its longest request, which is the example itself where there are no choices.
+    num_apart: rows whose choices are encoded apart from the prompt because the tokenizer joins them.
+    digest: of the rows as they are worded, in their order.
     """
 
     rows: "list[Example]"
     num_truncated: int
     num_rows: int
+    longest: tuple[int, ...] = ()
+    num_apart: int = 0
+    digest: str = ""
 
 
 def load_examples(
@@ -43,39 +51,52 @@ def load_examples(
     limit: int | None = None,
     part: str = "prompt+answer",
 ) -> Examples:
-    """Examples of a split, of at most `max_length` tokens: a longer prompt loses its beginning, an answer nothing.
+    """Examples of a split, of at most `max_length` tokens and at most as many as the task allows.
 
-    limit: use only the first rows, beside the task's own limit.
+    A longer prompt loses its beginning, an answer nothing; a longer document becomes several windows.
+    max_length: tokens that the model takes. limit: use only the first rows, beside the task's own limit.
     part: keep prompt and answer, or only one of them (the other is empty).
-    InputError for rows that cannot be used (by number), or an answer that leaves no room for a prompt.
+
+    Raises:
+        InputError: for rows that cannot be used (by number), such as an answer that has no token of its own or leaves
+            no room for a prompt; on the splits that are scored, for every other choice too; and for rows that read
+            otherwise than in the check.
     """
     if part not in PARTS:
         raise InputError(f"support.part = {part!r}: choose one of {', '.join(PARTS)}")
     if limit is not None:
         own = task.limit(split)
         task = task.model_copy(update={LIMITS[split]: limit if own is None else min(limit, own)})
-    encoded = encode_apart if task.template == "reference" else encode_pair
     rows: list[Example] = []
-    num_truncated, numbers = 0, set()
+    longest: list[int] = []
+    num_truncated, num_apart, numbers = 0, 0, set()
+    marks: list[bytes] = []
+    bound = task.longest(max_length)
     for pair in text_pairs(task, split):
-        numbers.add(pair.number)
+        marks.append(pair.mark or mark_of(None, (pair.prompt, pair.answer)))
         if pair.prompt is None:
             if part == "prompt":
                 raise InputError(f"support.part = 'prompt', but the documents of task {task.name!r} have no prompt")
-            # lm-eval encodes the documents of its own tasks with the tokenizer's special tokens.
-            tokens = encode(tokenizer, pair.answer) if task.kind == "lm_eval" else encode(tokenizer, pair.answer, False)
-            rows += _windows(tokens, prefix_id(tokenizer), max_length, pair.number)
+            windows = list(_windows(task, split, tokenizer, pair, task.window(max_length)))
+            if windows:
+                numbers.add(pair.number)
+            rows += windows
+            longest += [window.num_tokens for window in windows]
             continue
-        prompt_ids, answer_ids = encoded(tokenizer, pair.prompt, pair.answer)
-        room = max_length - len(answer_ids)
-        if room < 1 or not answer_ids:
-            problem = f"has {len(answer_ids)} tokens, the model takes {max_length}" if answer_ids else "is empty"
-            raise InputError(f"task {task.name!r}, {split} row {pair.number}: the answer {problem}; leave this row out")
+        numbers.add(pair.number)
+        encoded = _encoded(task, split, tokenizer, pair, bound)
+        prompt_ids, answer_ids = encoded.ids
+        room = bound - len(answer_ids)
         num_truncated += len(prompt_ids) > room
+        num_apart += encoded.is_apart
         rows.append(_example(prompt_ids[-room:], answer_ids, pair.number))
+        longest.append(min(bound, encoded.longest))
     if not rows:
         raise InputError(f"task {task.name!r}: the {split} split has no row with text")
-    return Examples([_reduced(row, part) for row in rows], num_truncated, len(numbers))
+    digest = digest_of(marks)
+    require_same(task, split, digest)
+    reduced = [_reduced(row, part) for row in rows]
+    return Examples(reduced, num_truncated, len(numbers), tuple(longest), num_apart, digest)
 
 
 def text_pairs(task: TaskSource, split: Split) -> "Iterable[Pair]":
@@ -87,64 +108,65 @@ def text_pairs(task: TaskSource, split: Split) -> "Iterable[Pair]":
     rows = split_rows(task, split)
     file = Path(task.file(split))
     if task.kind == "text":
-        require_text(file, rows, ["text"], allow_empty=True)
+        rows = text_rows(file, rows, ["text"], allow_empty=True)
         return (Pair(row.number, None, row.fields["text"]) for row in rows if row.fields["text"].strip())
-    require_text(file, rows, NEEDED)
+    rows = text_rows(file, rows, NEEDED, OPTIONAL)
     template = TEMPLATES[task.template]
     return (Pair(row.number, *template.render(row.fields)) for row in rows)
 
 
-def encode_pair(tokenizer: "PreTrainedTokenizerBase", prompt: str, answer: str) -> tuple[list[int], list[int]]:
-    """(prompt ids, answer ids) by lm-eval's rule: both are encoded together, and cut after the prompt's own length.
+@dataclass(frozen=True)
+class _Encoded:
+    """A row's prompt and right answer. longest: tokens of its longest request; is_apart: all are encoded apart."""
 
-    Spaces at the prompt's end go to the answer, because most tokenizers join a space to the word behind it. An empty
-    prompt becomes the token that a text begins with.
-    """
-    stripped = prompt.rstrip()
-    if not stripped:
-        answer_ids = encode(tokenizer, prompt + answer, special=False)
-        start = prefix_id(tokenizer)
-        return (answer_ids[:1], answer_ids[1:]) if answer_ids[:1] == [start] else ([start], answer_ids)
-    whole = encode(tokenizer, stripped + prompt[len(stripped) :] + answer)
-    prompt_ids = encode(tokenizer, stripped)
-    return prompt_ids, whole[len(prompt_ids) :]
+    ids: Ids
+    longest: int
+    is_apart: bool
 
 
-def encode_apart(tokenizer: "PreTrainedTokenizerBase", prompt: str, answer: str) -> tuple[list[int], list[int]]:
-    """(prompt ids, answer ids), each encoded by itself, without special tokens between them.
+def _encoded(
+    task: TaskSource, split: Split, tokenizer: "PreTrainedTokenizerBase", pair: "Pair", bound: int
+) -> _Encoded:
+    assert pair.prompt is not None
+    requests = pair.requests or ((pair.prompt, pair.answer),)
+    choices, is_apart = encode_choices(tokenizer, requests)
+    if task.template == "reference":
+        ids = encode_apart(tokenizer, pair.prompt, pair.answer)
+    else:
+        ids = choices[requests.index((pair.prompt, pair.answer))]
+    place = f"task {task.name!r}, {split} row {pair.number}"
+    _require_room(task, ids[1], bound, f"{place}: the answer")
+    # What is trained is the answer alone.
+    for number, (_, choice) in enumerate(choices if split != "train" else (), start=1):
+        _require_room(task, choice, bound, f"{place}: choice {number} of {len(choices)}")
+    return _Encoded(ids, max(sum(map(len, each)) for each in (ids, *choices)), is_apart)
 
-    Where nothing stands between the two, encoded together their letters may join to tokens that belong to neither.
-    """
-    if not prompt.strip():
-        return encode_pair(tokenizer, prompt, answer)
-    return encode(tokenizer, prompt), encode(tokenizer, answer, special=False)
 
-
-def encode(tokenizer: "PreTrainedTokenizerBase", text: str, special: bool = True) -> list[int]:
-    """Token ids; with the tokenizer's own special tokens unless the text already begins with the first of them."""
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if not special or (start is not None and text.startswith(str(tokenizer.decode(start)))):
-        return tokenizer.encode(text, add_special_tokens=False)
-    return tokenizer.encode(text)
-
-
-def prefix_id(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """The token that stands before a text that has no prompt. InputError if the tokenizer has none."""
-    found = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if found is None:
+def _require_room(task: TaskSource, ids: list[int], bound: int, what: str) -> None:
+    """InputError for a continuation without a token, whose likelihood is no score, or one that fills the context."""
+    if not ids:
         raise InputError(
-            "the tokenizer has neither a begin nor an end token, and text without a prompt needs one:"
-            " set bos_token in tokenizer_config.json"
+            f"{what} has no token: it is empty, or the tokenizer drops all of its characters; leave this row out"
         )
-    return int(found)
+    if len(ids) >= bound:
+        takes = f"task.max_length is {bound}" if bound == task.max_length else f"the model takes {bound}"
+        raise InputError(f"{what} has {len(ids)} tokens, {takes}; leave this row out")
 
 
-def _windows(tokens: list[int], prefix: int, max_length: int, number: int) -> "Iterator[Example]":
+def _windows(
+    task: TaskSource, split: Split, tokenizer: "PreTrainedTokenizerBase", pair: "Pair", max_length: int
+) -> "Iterator[Example]":
     """A document in pieces: each predicts as many tokens as fit behind the one token before them."""
-    size = max_length - 1
+    # lm-eval encodes the documents of its own tasks with the tokenizer's special tokens.
+    tokens = encode(tokenizer, pair.answer, special=task.kind == "lm_eval")
+    if not tokens and task.kind == "lm_eval":
+        raise InputError(
+            f"task {task.name!r}, {split} row {pair.number}: the document has no token; leave this row out"
+        )
+    size, prefix = max_length - 1, prefix_id(tokenizer)
     for start in range(0, len(tokens), size):
         before = tokens[start - 1] if start else prefix
-        yield _example([before], tokens[start : start + size], number)
+        yield _example([before], tokens[start : start + size], pair.number)
 
 
 def _reduced(example: "Example", part: str) -> "Example":

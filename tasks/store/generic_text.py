@@ -31,16 +31,18 @@ def resolve_text(data: str, store: "Store | None" = None) -> TaskSource:
         found = resolve_task({"name": "text", "kind": "text", "data": str(_rows(path))}, store)
     except InputError as error:
         raise InputError(str(error).replace("task.data", "distill.data")) from None
-    if found.single_file:
-        return found
-    # Nothing is scored here: one file beside train is enough, and no row of train is held out for validation.
-    other = found.files.get("validation") or found.files["test"]
-    return found.model_copy(update={"files": {"train": found.files["train"], "validation": other, "test": other}})
+    # Nothing is scored here: one file beside train is enough, and no row of train is held out for validation. Nor are
+    # rows that are in both left out: lines such as headings recur everywhere, and nothing is concluded from the loss.
+    files = found.files
+    if not found.single_file:
+        files = {"train": files["train"], "validation": files.get("validation") or files["test"]}
+    return found.model_copy(update={"files": files, "is_scored": False})
 
 
 def require_long_enough(text: TaskSource, model: ModelSource, block: int) -> None:
     """InputError if all training documents together have fewer tokens than one block, or the model's context."""
-    from tasks.store.examples import encode, text_pairs
+    from tasks.store.examples import text_pairs
+    from tasks.store.token_ids import encode
 
     tokenizer, length = load_tokenizer(model), min(block, model.context)
     found = 0

@@ -6,11 +6,13 @@ from typing import Any
 
 from tasks.core.errors import EnvironmentFault, InputError
 from tasks.store import task_files
+from tasks.store.boundary import translated
+from tasks.store.disk import DISK_ERRORS
 from tasks.store.files import made_once
+from tasks.store.loopback import require_hub
 from tasks.store.model_files import json_digest
-from tasks.store.task_sources import FEATURES_FILE
-
-SPLIT_KEYS = {"train": "training_split", "validation": "validation_split", "test": "test_split"}
+from tasks.store.patience import watched
+from tasks.store.task_sources import FEATURES_FILE, SPLIT_KEYS
 
 
 def definition_files(definition: Path, downloads: Path) -> dict[str, Path]:
@@ -22,7 +24,10 @@ def definition_files(definition: Path, downloads: Path) -> dict[str, Path]:
             f"task {config.get('task')!r} has no training split: its definition names only"
             f" {', '.join(names.values()) or 'none'}. Give task.data = a folder with train and test files"
         )
-    local = (config.get("dataset_kwargs") or {}).get("data_files")
+    options = config.get("dataset_kwargs") or {}
+    if not isinstance(options, dict):
+        raise InputError(f"{definition}: dataset_kwargs is a {type(options).__name__}, expected names and values")
+    local = options.get("data_files")
     if config.get("dataset_path") == "json" and isinstance(local, dict):
         return {split: _beside(definition, local, name) for split, name in names.items()}
     source = {key: config.get(key) for key in ("dataset_path", "dataset_name", "dataset_kwargs", "custom_dataset")}
@@ -47,6 +52,8 @@ def _fetch(config: dict[str, Any], names: dict[str, str], folder: Path) -> None:
     """Copy the splits of a hub data set into `folder` as JSONL, complete or not at all."""
     if config.get("custom_dataset"):
         raise InputError(f"task {config['task']!r} makes its rows by code; give them as files: task.data = a folder")
+    if not isinstance(config.get("dataset_path"), str):
+        raise InputError(f"the definition of task {config['task']!r} names no dataset_path: give task.data = a folder")
     data = _load(
         f"task {config['task']!r}",
         config["dataset_path"],
@@ -56,15 +63,13 @@ def _fetch(config: dict[str, Any], names: dict[str, str], folder: Path) -> None:
     )
     if absent := [name for name in names.values() if name not in data]:
         raise InputError(f"{config['dataset_path']} has no split {absent[0]!r}; it has {', '.join(data)}")
-    try:
-        with made_once(folder) as partial:
-            for split, name in names.items():
-                with open(partial / f"{split}.jsonl", "w", encoding="utf-8") as file:
-                    file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in data[name])
-            # Names of classes and the like, which rows alone do not hold.
-            (partial / FEATURES_FILE).write_text(json.dumps(data[names["train"]].features.to_dict()))
-    except TypeError as error:
-        raise InputError(f"{config['dataset_path']} holds rows that are no text and numbers ({error})") from None
+    what = f"{config['dataset_path']}: its rows cannot be written as text and numbers"
+    with translated(what, quote=False), made_once(folder) as partial:
+        for split, name in names.items():
+            with open(partial / f"{split}.jsonl", "w", encoding="utf-8") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in data[name])
+        # Names of classes and the like, which rows alone do not hold.
+        (partial / FEATURES_FILE).write_text(json.dumps(data[names["train"]].features.to_dict()))
 
 
 def text_files(name: str, downloads: Path) -> Path:
@@ -81,7 +86,8 @@ def text_files(name: str, downloads: Path) -> Path:
     if "train" not in data or "text" not in data["train"].column_names:
         found = f"{', '.join(data)} with {', '.join(next(iter(data.values())).column_names)}"
         raise InputError(f"distill.data = {name!r} has no split train with a field text; it has {found}")
-    with made_once(folder) as partial:
+    what = f"distill.data = {name!r}: its text cannot be written"
+    with translated(what, quote=False), made_once(folder) as partial:
         for split in ("train", "validation"):
             if split in data:
                 with open(partial / f"{split}.jsonl", "w", encoding="utf-8") as file:
@@ -94,22 +100,27 @@ def _load(what: str, path: str, name: str | None, given: dict[str, Any], advice:
     """All splits of a data set. what: who asks for it; advice: what to set instead."""
     import datasets
 
+    require_hub()
     datasets.disable_progress_bars()
     # Releases of datasets from 4 on run no code of a data set and refuse to be told to.
     options = {key: value for key, value in given.items() if key != "trust_remote_code"}
-    try:
-        _require_network(path)
-        return datasets.load_dataset(path, name, **options)
-    except datasets.exceptions.DatasetNotFoundError:
-        raise InputError(f"{what}: the hub has no public data set {path}") from None
-    except OSError as error:
-        raise EnvironmentFault(
-            f"{what}: the data hub cannot be reached for {path} ({type(error).__name__})."
-            f" Give the rows as files ({advice}), or set"
-            " HF_HUB_OFFLINE=1 where an earlier download is still in the hub's cache"
-        ) from None
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"{what}: {path} cannot be loaded: {str(error).splitlines()[0]}") from None
+    with translated(f"{what}: {path} cannot be loaded", f"Give the rows as files: {advice}"):
+        try:
+            with watched(f"the download of the data set {path}"):
+                _require_network(path)
+                return datasets.load_dataset(path, name, **options)
+        except datasets.exceptions.DatasetNotFoundError:
+            raise InputError(f"{what}: the hub has no public data set {path}") from None
+        except datasets.exceptions.DataFilesNotFoundError:
+            raise InputError(f"{what}: {path} has no data files that can be read; give {advice}") from None
+        except OSError as error:
+            if error.errno in DISK_ERRORS:
+                raise
+            raise EnvironmentFault(
+                f"{what}: the data hub cannot be reached for {path} ({type(error).__name__})."
+                f" Give the rows as files ({advice}), or set"
+                " HF_HUB_OFFLINE=1 where an earlier download is still in the hub's cache"
+            ) from None
 
 
 def _require_network(path: str) -> None:

@@ -1,9 +1,9 @@
 """Instruction rows (`instruction`, `input`, `output`) as prompts and answers."""
 
 from dataclasses import dataclass
-from typing import Any
 
 NEEDED = ("instruction", "output")
+OPTIONAL = ("input",)
 
 
 @dataclass(frozen=True)
@@ -14,9 +14,9 @@ class Template:
     without_input: str
     delimiter: str
 
-    def render(self, fields: dict[str, Any]) -> tuple[str, str]:
-        """(prompt, answer) of one row."""
-        instruction, context = fields["instruction"].strip(), (fields.get("input") or "").strip()
+    def render(self, fields: dict[str, str]) -> tuple[str, str]:
+        """(prompt, answer) of one row, given as text (see `rows.text_rows`)."""
+        instruction, context = fields["instruction"].strip(), fields.get("input", "").strip()
         wording = self.with_input if context else self.without_input
         # Not str.format: a row may hold braces.
         prompt = wording.replace("<instruction>", instruction).replace("<input>", context)

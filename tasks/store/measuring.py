@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tasks.core.workloads import Lengths, Workload
-from tasks.store.examples import encode_pair, load_examples, text_pairs
+from tasks.store.examples import load_examples, text_pairs
 from tasks.store.splits import split_rows
 from tasks.store.task_sources import LIMITS, Split, TaskSource
+from tasks.store.token_ids import encode, encode_pair
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,7 +25,7 @@ def measure(task: TaskSource, tokenizer: "PreTrainedTokenizerBase | None", conte
     train, validation = (_trained(task, split, tokenizer, context) for split in ("train", "validation"))
     num_scored = len(split_rows(task, "scored"))
     if task.kind == "lm_eval":
-        scored = _scored(task, tokenizer, train.answers)
+        scored = _scored(task, tokenizer, context, train.answers)
     else:
         scored = _trained(task, "scored", tokenizer, context)
     return Workload(train, validation, scored, num_scored)
@@ -36,17 +37,23 @@ def _trained(task: TaskSource, split: Split, tokenizer: "PreTrainedTokenizerBase
         examples = load_examples(sample, split, tokenizer, context).rows
         sizes = [(row.num_tokens, len(row.answer_ids)) for row in examples]
     else:
-        sizes = [size for pair in text_pairs(sample, split) for size in _guessed(pair.prompt, pair.answer, context)]
+        sizes = [
+            size for pair in text_pairs(sample, split) for size in _guessed(sample, pair.prompt, pair.answer, context)
+        ]
     return Lengths.of(sizes, round(len(sizes) * share))
 
 
-def _scored(task: TaskSource, tokenizer: "PreTrainedTokenizerBase | None", generated: float) -> Lengths:
+def _scored(task: TaskSource, tokenizer: "PreTrainedTokenizerBase | None", context: int, generated: float) -> Lengths:
     """What scoring runs: each distinct input once, without the last token, which nothing is predicted from."""
     sample, share = _sample(task, "scored")
     found: dict[object, Size] = {}
     for before, after, writes in _requests(sample):
-        if writes:
-            length = _guess(before) if tokenizer is None else len(tokenizer.encode(before))
+        if before is None:
+            length = _guess(after) if tokenizer is None else len(encode(tokenizer, after))
+            pieces = _pieces(length, task.window(context))
+            found |= {(after, at): (piece, piece) for at, piece in enumerate(pieces)}
+        elif writes:
+            length = _guess(before) if tokenizer is None else len(encode(tokenizer, before))
             found[before] = (length + round(generated), round(generated))
         elif tokenizer is None:
             number = _guess(after)
@@ -54,19 +61,24 @@ def _scored(task: TaskSource, tokenizer: "PreTrainedTokenizerBase | None", gener
         else:
             first, second = encode_pair(tokenizer, before, after)
             found[(*first, *second[:-1])] = (len(first) + len(second) - 1, len(second))
-    return Lengths.of(list(found.values()), round(len(found) * share))
+    bound = task.longest(context)
+    return Lengths.of([(min(bound, length), number) for length, number in found.values()], round(len(found) * share))
 
 
-def _requests(task: TaskSource) -> Iterator[tuple[str, str, bool]]:
-    """(context, continuation, whether the model writes the continuation itself) of all that lm-eval asks."""
+def _requests(task: TaskSource) -> Iterator[tuple[str | None, str, bool]]:
+    """(context, continuation, whether the model writes the continuation itself) of all that lm-eval asks.
+
+    The context of a document is None.
+    """
     from tasks.store.harness import harness_task, without_bars
+    from tasks.store.seeding import seeded
 
-    definition = harness_task(task, "scored")
-    with without_bars():
+    with seeded(), without_bars():
+        definition = harness_task(task, "scored")
         definition.build_all_requests()
     for request in definition.instances:
         if definition.OUTPUT_TYPE == "loglikelihood_rolling":
-            yield "", request.args[0], False
+            yield None, request.args[0], False
         else:
             yield request.args[0], str(request.args[1]), definition.OUTPUT_TYPE == "generate_until"
 
@@ -78,14 +90,18 @@ def _sample(task: TaskSource, split: Split) -> tuple[TaskSource, float]:
     return task.model_copy(update={LIMITS[split]: used}), count / used
 
 
-def _guessed(prompt: str | None, answer: str, context: int) -> Iterator[Size]:
+def _guessed(task: TaskSource, prompt: str | None, answer: str, context: int) -> Iterator[Size]:
     number = _guess(answer)
     if prompt is not None:
-        yield min(context, _guess(prompt) + number), number
+        yield min(task.longest(context), _guess(prompt) + number), number
         return
-    for start in range(0, number, context - 1):
-        piece = min(context - 1, number - start)
+    for piece in _pieces(number, task.window(context) - 1):
         yield piece + 1, piece
+
+
+def _pieces(length: int, size: int) -> list[int]:
+    """A length in pieces of a size, the last one shorter."""
+    return [min(size, length - start) for start in range(0, length, size)]
 
 
 def _guess(text: str) -> int:

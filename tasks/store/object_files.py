@@ -6,8 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from tasks.core.errors import EnvironmentFault, InputError
+from tasks.store.loopback import require_proxy
 
 CONNECT_SECONDS, ANSWER_SECONDS, CALL_SECONDS = 5, 15, 60.0
+# Where buckets are that no variable gives an address for.
+S3 = "https://s3.amazonaws.com"
 # Parts of one transfer that are in memory at once.
 PARTS = 2
 
@@ -50,6 +53,8 @@ def open_files(protocol: str, is_s3: bool) -> Any:
     """The file system of a protocol, with bounded waiting and bounded memory. Raises EnvironmentFault."""
     import fsspec
 
+    if is_s3:
+        require_proxy(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or S3, os.environ)
     timeouts = {"connect_timeout": CONNECT_SECONDS, "read_timeout": ANSWER_SECONDS, "retries": {"max_attempts": 0}}
     options: dict[str, Any] = {"max_concurrency": PARTS, "config_kwargs": timeouts} if is_s3 else {}
     try:

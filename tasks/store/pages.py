@@ -12,6 +12,7 @@ from tasks.core.comparison import Comparison, Mean, Strategy
 from tasks.store.spending import NOTE as SPENDING_NOTE
 from tasks.store.spending import SIZES
 from tasks.store.spending import shown as spending_shown
+from tasks.store.split_notes import split_notes, split_table
 
 COLUMNS = {
     "emulator_zero_shot": "zero-shot",
@@ -61,7 +62,11 @@ def wide_csv(comparison: Comparison) -> str:
 
 def markdown(comparison: Comparison, facts: Mapping[str, Any]) -> str:
     """The table as Markdown, aligned so that it can be read as plain text too."""
-    return "\n".join([caption(comparison, facts), "", *table(*wide_cells(comparison)), "", footnote(comparison), ""])
+    lines = [caption(comparison, facts), "", *table(*wide_cells(comparison)), "", footnote(comparison), ""]
+    lines += [line for note in split_notes(facts) for line in (note, "")]
+    if "train_digest" in facts:
+        lines += [*table(*split_table(facts)), ""]
+    return "\n".join(lines)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], num_names: int = 1) -> list[str]:
@@ -117,9 +122,16 @@ def page(
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
         f"<h1>Tuning without the full model</h1><p class=note>{title}</p>"
         f"{html_table('settings', *wide_cells(comparison))}<p class=note>{html.escape(footnote(comparison))}</p>"
+        f"{_about_splits(facts)}"
         f"<h2>What is given away and what comes back</h2>{html_table('spending', *spending_cells(spending))}"
         f"<p class=note>{SPENDING_NOTE}</p>{drawn}<h2>Inputs</h2><dl>{listed}</dl></html>\n"
     )
+
+
+def _about_splits(facts: Mapping[str, Any]) -> str:
+    notes = "".join(f"<p class=note>{html.escape(note)}</p>" for note in split_notes(facts))
+    found = f"<h2>Rows</h2>{html_table('rows', *split_table(facts))}" if "train_digest" in facts else ""
+    return notes + found
 
 
 def html_table(name: str, header: Sequence[str], rows: Sequence[Sequence[str]], num_names: int = 1) -> str:

@@ -74,7 +74,8 @@ def process_group(work: Work) -> Iterator[None]:
         torch.cuda.set_device(work.rank)
     torch.distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if gpus else "gloo",
-        init_method=f"file://{work.meeting}",
+        # Not by its URL: torch cuts the path at a question mark.
+        store=torch.distributed.FileStore(work.meeting, work.num_processes),
         rank=work.rank,
         world_size=work.num_processes,
         timeout=SILENCE,

@@ -1,23 +1,17 @@
 """Rows of data files (JSONL, JSON, CSV, plain text), each with its number; messages name numbers, never content."""
 
-import csv
 import json
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from tasks.core.errors import InputError
+from tasks.store.row_readers import Row, read_csv, read_json, read_plain
 
 SPLITS = ("train", "validation", "test")
 STEMS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 ROW_FILES = (".jsonl", ".json", ".csv")
-
-
-class Row(NamedTuple):
-    """One row: its number in its file, counted from 1, and its fields."""
-
-    number: int
-    fields: dict[str, Any]
+READERS = {".jsonl": read_json, ".json": read_json, ".csv": read_csv, ".txt": read_plain}
 
 
 def find_splits(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
@@ -38,82 +32,51 @@ def find_splits(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
 
 def read_rows(path: Path) -> list[Row]:
     """All rows of a file, in order. InputError for a file without rows or a row that cannot be read, by number."""
-    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".txt": _text}
-    reader = readers.get(path.suffix)
+    reader = READERS.get(path.suffix)
     if reader is None:
-        raise InputError(f"{path}: unknown kind of data file; known: {', '.join(readers)}")
-    try:
-        rows = list(reader(path))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from None
+        raise InputError(f"{path}: unknown kind of data file; known: {', '.join(READERS)}")
+    rows = list(reader(path))
     if not rows:
         raise InputError(f"{path} is empty: it has no rows")
     return rows
 
 
-def require_text(path: Path, rows: Iterable[Row], needed: Iterable[str], allow_empty: bool = False) -> None:
-    """InputError for the first row whose `needed` fields are missing, no strings, or (unless allowed) blank."""
+def text_rows(
+    path: Path, rows: Iterable[Row], needed: Iterable[str], optional: Iterable[str] = (), allow_empty: bool = False
+) -> list[Row]:
+    """The rows with the text of these fields and nothing else; an optional field may be absent.
+
+    path: the file, for messages. allow_empty: whether needed fields may be blank.
+
+    Raises:
+        InputError: for the first row of which a needed field is missing or blank, or a field is a list or an object.
+    """
+    found = []
     for row in rows:
+        texts = {field: field_text(path, row, field) for field in (*needed, *optional)}
         for field in needed:
-            value = row.fields.get(field)
-            if value is None:
-                raise InputError(
-                    f"{path}, row {row.number}: it lacks the field {field!r}; each row needs {_listed(needed)}"
-                )
-            if not isinstance(value, str):
-                raise InputError(f"{path}, row {row.number}: {field!r} is a {type(value).__name__}, expected a string")
-            if not (allow_empty or value.strip()):
+            text = texts[field]
+            if text is None:
+                names = ", ".join(repr(name) for name in needed)
+                raise InputError(f"{path}, row {row.number}: it lacks the field {field!r}; each row needs {names}")
+            if not (allow_empty or text.strip()):
                 raise InputError(f"{path}, row {row.number}: {field!r} is empty")
+        found.append(Row(row.number, {field: text for field, text in texts.items() if text is not None}))
+    return found
 
 
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(repr(name) for name in names)
+def field_text(path: Path, row: Row, field: str) -> str | None:
+    """The text of a field: a number or boolean as JSON writes it; None where it is absent, null, or not a number.
 
-
-def _jsonl(path: Path) -> Iterator[Row]:
-    with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield Row(number, _object(path, number, line))
-
-
-def _object(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, row {number}: no valid JSON ({error.msg} at column {error.colno})") from None
-    return _fields(path, number, value)
-
-
-def _fields(path: Path, number: int, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InputError(f"{path}, row {number}: it is a {type(value).__name__}, expected an object with named fields")
-    return value
-
-
-def _json(path: Path) -> Iterator[Row]:
-    try:
-        values = json.loads(path.read_text("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}: no valid JSON ({error.msg})") from None
-    if not isinstance(values, list):
-        raise InputError(f"{path} holds a {type(values).__name__}, expected a list of rows")
-    for number, value in enumerate(values, start=1):
-        yield Row(number, _fields(path, number, value))
-
-
-def _csv(path: Path) -> Iterator[Row]:
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        try:
-            for number, fields in enumerate(csv.DictReader(file, restkey="", strict=True), start=1):
-                if "" in fields:
-                    raise InputError(f"{path}, row {number}: it has more values than the header names")
-                yield Row(number, fields)
-        except csv.Error as error:
-            raise InputError(f"{path} is no valid CSV ({error})") from None
-
-
-def _text(path: Path) -> Iterator[Row]:
-    text = path.read_text("utf-8-sig")
-    if text.strip():
-        yield Row(1, {"text": text})
+    Raises:
+        InputError: for a list or an object.
+    """
+    value = row.fields.get(field)
+    if isinstance(value, str) or value is None:
+        return value
+    if not isinstance(value, bool | int | float):
+        raise InputError(
+            f"{path}, row {row.number}: {field!r} is a {type(value).__name__}, expected a string or a number"
+        )
+    # Tools in Python write a value that is missing in a column of numbers as NaN.
+    return None if isinstance(value, float) and math.isnan(value) else json.dumps(value)

@@ -1,9 +1,11 @@
 """Scores of a model on a task: lm-eval's own numbers for its tasks, perplexity for text and instructions."""
 
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.core.errors import InputError
+from tasks.core.errors import CrashError, InputError
+from tasks.store.boundary import passed_through, translated
 from tasks.store.task_sources import TaskSource
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 # The first of these that a task has is its main metric (CRaSh reports `acc`, OFT word perplexity on WikiText).
 MAIN_METRICS = ("acc", "exact_match", "em", "word_perplexity", "perplexity", "f1")
 Progress = Callable[..., Iterator[Any]]
+METRICS_FAIL = "task {task.name!r}: its metrics cannot be computed; its definition is {task.yaml}"
 
 
 def score(
@@ -28,27 +31,30 @@ def score(
 ) -> "Scores":
     """Score a model, zero-shot, on the task's scored split.
 
-    max_length: tokens the model takes; max_tokens: padded tokens in one forward pass.
+    max_length: tokens that the model takes; max_tokens: padded tokens in one forward pass.
     """
     from tasks.store.language_model import language_model
 
-    scorer = language_model(model, tokenizer, max_length, max_tokens, progress or _silent)
+    scorer = language_model(
+        model, tokenizer, task.longest(max_length), max_tokens, progress or _silent, task.window(max_length)
+    )
     if task.kind == "lm_eval":
         return _score_lm_eval(scorer, task)
     return _score_perplexity(scorer, tokenizer, task, max_length)
 
 
 def _score_lm_eval(scorer: Any, task: TaskSource) -> "Scores":
-    import lm_eval
-
     from tasks.core.scoring import Scores
-    from tasks.store.harness import harness_task, without_bars
+    from tasks.store.harness import harness_task
+    from tasks.store.requests import digest_of_requests
+    from tasks.store.seeding import seeded
+    from tasks.store.wording import require_same
 
-    definition = harness_task(task, "scored")
-    # The error over rows is computed here: lm-eval has none for perplexity, and fails on a single row.
-    tasks = {"tasks": {task.name: definition}, "groups": {}}
-    with without_bars():
-        results = lm_eval.evaluate(lm=scorer, task_dict=tasks, bootstrap_iters=0, log_samples=True)
+    with seeded():
+        definition = harness_task(task, "scored")
+        results = _evaluated(scorer, task, definition)
+    digest = digest_of_requests(definition)
+    require_same(task, "scored", digest)
     samples = results["samples"][task.name]
     # A definition may read one output in several ways (filters); the first way counts.
     samples = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
@@ -64,12 +70,13 @@ def _score_lm_eval(scorer: Any, task: TaskSource) -> "Scores":
     return Scores(
         metric=main,
         value=metrics[main],
-        stderr=_error(definition, main, items),
+        stderr=_error(task, definition, main, items),
         num_rows=len(samples),
         higher_is_better=bool(definition.higher_is_better().get(main, not main.endswith("perplexity"))),
         metrics=metrics,
         per_row=[float(item) for item in items] if all(isinstance(item, int | float) for item in items) else [],
         per_row_losses=_losses(definition, main, items),
+        digest=digest,
     )
 
 
@@ -79,17 +86,39 @@ def _main_metric(task: TaskSource, metrics: dict[str, float]) -> str:
     return next((name for name in MAIN_METRICS if name in metrics), next(iter(metrics)))
 
 
-def _error(definition: "ConfigurableTask", metric: str, items: list[Any]) -> float | None:
+def _evaluated(scorer: Any, task: TaskSource, definition: "ConfigurableTask") -> dict[str, Any]:
+    """What lm-eval reports. InputError where the code of the task's metrics fails; its text may quote a row."""
+    import lm_eval
+
+    from tasks.store import language_model
+    from tasks.store.harness import without_bars
+    from tasks.store.task_code import code_of
+
+    # The error over rows is computed by `_error`: lm-eval has none for perplexity, and fails on a single row.
+    tasks = {"tasks": {task.name: definition}, "groups": {}}
+    try:
+        with without_bars():
+            return lm_eval.evaluate(lm=scorer, task_dict=tasks, bootstrap_iters=0, log_samples=True)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, CrashError) or passed_through(error, [Path(language_model.__file__)]):
+            raise  # the model failed, not the task
+        with translated(METRICS_FAIL.format(task=task), quote=False, code=code_of(task)):
+            raise
+
+
+def _error(task: TaskSource, definition: "ConfigurableTask", metric: str, items: list[Any]) -> float | None:
     from lm_eval.api.metrics import mean, weighted_perplexity
 
     from tasks.core.scoring import jackknife_error, mean_with_error, perplexity_with_error
+    from tasks.store.task_code import code_of
 
     aggregation = definition.aggregation().get(metric, mean)
     if aggregation is mean:
         return mean_with_error(items)[1]
     if aggregation is weighted_perplexity:
         return perplexity_with_error([-likelihood for likelihood, _ in items], [weight for _, weight in items])[1]
-    return jackknife_error(items, aggregation)
+    with translated(METRICS_FAIL.format(task=task), quote=False, code=code_of(task)):
+        return jackknife_error(items, aggregation)
 
 
 def _losses(definition: "ConfigurableTask", metric: str, items: list[Any]) -> list[float]:
@@ -122,7 +151,16 @@ def _score_perplexity(scorer: Any, tokenizer: "PreTrainedTokenizerBase", task: T
     value, stderr = perplexity_with_error(totals, counts)
     metrics = {"perplexity": value, "loss": sum(totals) / sum(counts), "num_tokens": float(sum(counts))}
     per_document = scaled_losses(totals, counts)
-    return Scores("perplexity", value, stderr, examples.num_rows, False, metrics, per_row_losses=per_document)
+    return Scores(
+        "perplexity",
+        value,
+        stderr,
+        examples.num_rows,
+        False,
+        metrics,
+        per_row_losses=per_document,
+        digest=examples.digest,
+    )
 
 
 def _silent(items: Iterable[Any], **_: Any) -> Iterator[Any]:

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import EnvironmentFault
-from tasks.store.servers import refusal, shown, unreachable
+from tasks.store.databases import sqlite_path
+from tasks.store.loopback import require_proxy
+from tasks.store.patience import watched
+from tasks.store.servers import reason, refusal, shown, unreachable
 
 MAX_BATCH = 900
 # Stages of one run that the server lists at once; the largest page that it gives.
@@ -82,7 +85,7 @@ class Sender:
         self._client = client
 
     def _create_experiment(self, client: Any) -> str:
-        local = self.uri.startswith("sqlite:")
+        local = sqlite_path(self.uri) is not None
         location = (self.folder.parent / "artifacts").absolute().as_uri() if local else None
         try:
             return client.create_experiment(self.experiment, artifact_location=location, tags=EXPERIMENT_TAGS)
@@ -190,6 +193,7 @@ def check_server(uri: str) -> None:
     """Raise EnvironmentFault if a tracking server's address does not answer, or refuses our credentials."""
     if not uri.startswith("http"):
         return
+    require_proxy(uri, os.environ)
     if why := unreachable(f"{uri.rstrip('/')}/health"):
         raise EnvironmentFault(
             f"MLflow at {shown(uri)} does not answer ({why}); start the server, correct place.mlflow, or"
@@ -205,26 +209,36 @@ def check_server(uri: str) -> None:
 
 def _admitted(uri: str) -> bool:
     """MLflow's own client knows further places for credentials: a token, a file in the home folder."""
+    return refused_by_mlflow(uri) is None
+
+
+def refused_by_mlflow(uri: str) -> str | None:
+    """What MLflow says when it is asked for experiments at an address that it cannot use; None where it answers."""
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
     try:
         MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
-    except MlflowException:
-        return False
-    return True
+    except Exception as error:
+        # Stores of other makers raise errors of their own.
+        return reason(error)
+    return None
 
 
 @contextlib.contextmanager
 def _first_use(uri: str) -> Iterator[None]:
     """Two processes that create one SQLite database at once would break it: one at a time."""
-    if not uri.startswith("sqlite:///"):
+    path = sqlite_path(uri)
+    if path is None:
         yield
         return
     from filelock import FileLock
 
-    path = Path(uri.removeprefix("sqlite:///"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(path) + ".lock"):
+    lock = FileLock(str(path) + ".lock")
+    with watched(f"another process that opens {path}"):
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()

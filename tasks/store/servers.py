@@ -3,14 +3,26 @@
 import os
 import re
 
+from tasks.store.boundary import first_words
+
 ANSWER_SECONDS = 5.0
 # Between `scheme://` and the last @ before a query; a path on this machine may hold an @ of its own.
 CREDENTIALS = r"^((?!sqlite|file)[a-z][a-z0-9+.-]*://)[^?#]*@"
+# The same within a sentence, where an address ends at a space.
+CREDENTIALS_WITHIN = r"\b([a-z][a-z0-9+.-]*://)[^\s/?#]*@"
+# Where SQLAlchemy begins to quote the statement and the values that it wrote.
+STATEMENT = "[SQL:"
 
 
 def shown(address: str) -> str:
     """The address without the `user:password@` that it may hold: fit for a message, a link or a record."""
     return re.sub(CREDENTIALS, r"\1", address)
+
+
+def reason(error: BaseException) -> str:
+    """The first words of an error of a server or its client, without credentials or written values."""
+    words = re.sub(CREDENTIALS_WITHIN, r"\1", first_words(error).partition(STATEMENT)[0])
+    return words.strip().rstrip(".") or type(error).__name__
 
 
 def unreachable(address: str) -> str | None:

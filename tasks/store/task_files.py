@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import EnvironmentFault, InputError
+from tasks.store.boundary import translated
 from tasks.store.templates import lm_eval_name
+from tasks.store.user_text import read_user_bytes, read_user_text
 
 NAME = re.compile(rb"""^["']?(task|group)["']?:[ \t]*["']?([^\s"'#]+)["']?[ \t]*(?:#.*)?\r?$""", re.MULTILINE)
 SKIPPED = {"__pycache__", ".ipynb_checkpoints"}
@@ -39,8 +41,10 @@ def find_definition(name: str, own_folder: Path | None = None) -> Path:
     own = dict(_definitions(own_folder.glob("*.y*ml"))) if own_folder and own_folder.is_dir() else {}
     found = own.get(name) or _stock_by_file_name(name) or _stock().get(name)
     if found is None:
+        for path in own_folder.glob("*.y*ml") if own_folder else []:
+            read_user_text(path)  # one in another encoding, in which no name was found, is refused by that
         raise _unknown(name, [*own, *_stock()])
-    if b"\nclass:" in b"\n" + found.read_bytes():
+    if b"\nclass:" in b"\n" + read_user_bytes(found):
         raise InputError(f"task {name!r} is defined by Python code; only tasks defined by YAML can be trained on")
     return found.resolve()
 
@@ -91,7 +95,7 @@ def _stock() -> dict[str, Path]:
 def _groups() -> set[str]:
     names: set[str] = set()
     for path in _yaml_files(stock_folder()):
-        text = path.read_bytes()
+        text = read_user_bytes(path)
         names |= {match[2].decode() for match in NAME.finditer(text) if match[1] == b"group"}
         if b"\ntag:" in b"\n" + text:
             tags = merged(path).get("tag") or []
@@ -109,7 +113,7 @@ def _yaml_files(folder: Path) -> list[Path]:
 
 def _definitions(paths: Any) -> Iterator[tuple[str, Path]]:
     for path in sorted(paths):
-        names = {match[1]: match[2].decode() for match in NAME.finditer(path.read_bytes())}
+        names = {match[1]: match[2].decode(errors="replace") for match in NAME.finditer(read_user_bytes(path))}
         # A group lists its tasks under `task:` too.
         if b"task" in names and b"group" not in names:
             yield names[b"task"], path
@@ -118,9 +122,8 @@ def _definitions(paths: Any) -> Iterator[tuple[str, Path]]:
 def _chain(path: Path, seen: tuple[Path, ...]) -> list[Path]:
     if path in seen:
         raise InputError(f"{path} includes itself")
-    included = _load(path).get("include") or []
     parts = [path]
-    for name in [included] if isinstance(included, str) else included:
+    for name in _names_included(path, _load(path).get("include")):
         parts += _chain(_included(path, name), (*seen, path))
     return parts
 
@@ -129,11 +132,17 @@ def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
         raise InputError(f"{path} includes itself")
     own = _load(path)
-    included = own.pop("include", None) or []
     result: dict[str, Any] = {}
-    for name in [included] if isinstance(included, str) else included:
+    for name in _names_included(path, own.pop("include", None)):
         result |= _merged(_included(path, name), (*seen, path))
     return result | own
+
+
+def _names_included(path: Path, include: Any) -> list[str]:
+    names = [include] if isinstance(include, str) else include or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path}: `include` is neither the name of a file nor a list of names")
+    return names
 
 
 def _included(path: Path, name: str) -> Path:
@@ -150,11 +159,15 @@ def _load(path: Path) -> dict[str, Any]:
         """Plain YAML, with references to functions kept as text."""
 
     Loader.add_constructor("!function", lambda loader, node: f"!function {loader.construct_scalar(node)}")
+    text = read_user_text(path)
     try:
-        config = yaml.load(path.read_bytes(), Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise InputError(f"{path} is no valid YAML (line {mark.line + 1 if mark else '?'})") from None
+        # A date that does not exist is a ValueError of the Python class.
+        with translated(f"{path} is not valid YAML"):
+            config = yaml.load(text, Loader)
+    except InputError as error:
+        if (mark := getattr(error.__cause__, "problem_mark", None)) is None:
+            raise
+        raise InputError(f"{path} is not valid YAML (line {mark.line + 1})") from None
     if not isinstance(config, dict):
         raise InputError(f"{path} defines no task: expected `task:`, `doc_to_text:` and so on")
     return config

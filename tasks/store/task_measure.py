@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import InputError
+from tasks.store.seeding import seeded
 from tasks.store.task_sources import LIMITS, Split, TaskSource
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ class TaskMeasure:
         require_several(examples.num_rows, task, split)
         self.num_rows = examples.num_rows
         self._answers: list[Request] = [(row.prompt_ids, row.answer_ids) for row in examples.rows]
-        self._max_length, self._max_tokens = max_length, max_tokens
-        self._choices = _Choices.of(model, tokenizer, task, split, max_length, max_tokens)
+        self._max_length, self._max_tokens = task.longest(max_length), max_tokens
+        self._choices = _Choices.of(model, tokenizer, task, split, self._max_length, max_tokens)
         self.metric = self._choices.metric if self._choices else "perplexity"
         self.higher_is_better = self._choices.higher_is_better if self._choices else False
 
@@ -118,10 +119,10 @@ class _Choices:
 
         if task.kind != "lm_eval":
             return None
-        definition = harness_task(task, split)
-        if definition.OUTPUT_TYPE not in ("multiple_choice", "loglikelihood"):
-            return None
-        with without_bars():
+        with seeded(), without_bars():
+            definition = harness_task(task, split)
+            if definition.OUTPUT_TYPE not in ("multiple_choice", "loglikelihood"):
+                return None
             definition.build_all_requests(rank=0, world_size=1)
         encoded: list[Request] = []
 
@@ -144,6 +145,7 @@ class _Choices:
         items = [row[self.metric] for row in self._rows(found)]
         return float(self._definition.aggregation().get(self.metric, mean)(items))
 
+    @seeded()
     def _rows(self, found: list[Likelihood]) -> list[dict[str, Any]]:
         """Every metric of every row, of the first filter."""
         by_row = defaultdict(list)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.core.errors import InputError
 from tasks.store import task_files
+from tasks.store.boundary import translated
 from tasks.store.digests import plain_digest
 from tasks.store.home import default_home
 from tasks.store.model_files import FileDigest, json_digest
@@ -38,12 +39,35 @@ DATA_KEYS = {
     "fewshot_config",
     "num_fewshot",
 }
+# Where a definition names the split for each file.
+SPLIT_KEYS = {"train": "training_split", "validation": "validation_split", "test": "test_split"}
 # Names and notes, which change nothing.
 NOTES = {"task", "task_alias", "tag", "group", "metadata"}
 # The setting that limits each split.
 LIMITS: dict[str, str] = {"train": "num_train", "validation": "num_validation", "scored": "num_test"}
 # The modules that turn rows into prompts and answers.
-WORDING = tuple(f"tasks.store.{name}" for name in ("examples", "harness", "instructions", "rows", "splits"))
+WORDING = tuple(
+    f"tasks.store.{name}"
+    for name in (
+        "examples",
+        "harness",
+        "instructions",
+        "readings",
+        "requests",
+        "row_content",
+        "row_readers",
+        "row_tables",
+        "rows",
+        "seeding",
+        "splits",
+        "token_ids",
+        "user_text",
+        "wording",
+    )
+)
+# Tokens of a window of a document where nothing is said: the context of OPT and LLaMA, and the length at which
+# perplexities of models with longer contexts are published (lm-eval's max_length=2048).
+DOCUMENT_WINDOW = 2048
 FEATURES_FILE = "features.json"
 # In task.data, what stands for the task's name.
 NAME_PLACE = "{name}"
@@ -53,7 +77,9 @@ class TaskSource(BaseModel):
     """Rows of train, validation and test, and how they become prompts and answers.
 
     files: the file of each split; yaml: the lm-eval definition; digest: of all that decides prompts, answers and
-    scores; num_*: use only the first rows of a split.
+    scores; num_*: use only the first rows of a split; max_length: tokens of an example, see `longest` and `window`.
+    single_file: the user gave one file for all splits; is_scored: false for text that is only trained on and validates;
+    worded: by split the digest that the check found (see `tasks.store.wording`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,10 +94,17 @@ class TaskSource(BaseModel):
     num_train: int | None = None
     num_validation: int | None = None
     num_test: int | None = None
+    max_length: int | None = None
+    single_file: bool = False
+    is_scored: bool = True
+    worded: dict[str, str] = {}
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
 
     def cache_view(self) -> dict[str, Any]:
         """What identifies the task in a key: content and limits, never where files lie."""
-        kept = ("kind", "name", "digest", "template", "num_train", "num_validation", "num_test")
+        kept = ("kind", "name", "digest", "template", "num_train", "num_validation", "num_test", "max_length")
         return {key: getattr(self, key) for key in kept}
 
     @property
@@ -80,14 +113,18 @@ class TaskSource(BaseModel):
         return "test" if "test" in self.files else "validation"
 
     @property
-    def validation_is_held_out(self) -> bool:
-        """Whether validation rows are taken from train: always where the validation split is scored, or missing."""
-        return self.scored == "validation" or "validation" not in self.files
+    def scored_from_train(self) -> bool:
+        """Whether the scored rows are taken from the file that is trained on: its definition names one split twice."""
+        return self.is_scored and self.files[self.scored] == self.files["train"]
 
     @property
-    def single_file(self) -> bool:
-        """Whether one file holds all splits."""
-        return len(set(self.files.values())) == 1
+    def validation_is_held_out(self) -> bool:
+        """Whether validation rows are taken from train: where there are none, or they are those scored or trained on.
+
+        Some tasks score their validation split (PIQA, HellaSwag), some name one split twice (MedMCQA, FLORES).
+        """
+        taken = {self.files["train"], *([self.files[self.scored]] if self.is_scored else [])}
+        return self.files.get("validation", self.files["train"]) in taken
 
     def file(self, split: Split) -> str:
         """The file that a split's rows come from."""
@@ -99,18 +136,26 @@ class TaskSource(BaseModel):
         """Number of rows to use of a split; None for all."""
         return getattr(self, LIMITS[split])
 
+    def longest(self, context: int) -> int:
+        """Tokens of a prompt and its answer at most, in a model that takes `context` tokens."""
+        return min(context, self.max_length or context)
+
+    def window(self, context: int) -> int:
+        """Tokens of a window of a document at most, in a model that takes `context` tokens."""
+        return min(context, self.max_length or DOCUMENT_WINDOW)
+
 
 def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> TaskSource:
     """Find a task, check that it can be trained and scored, and identify it by content; reads no rows.
 
     settings: name; kind (lm_eval); data: folder with a file for each split, for text and instructions also one file,
     and without it an lm-eval task is taken from the hub, once (see `own_folder` for several tasks); template;
-    num_train, num_validation, num_test.
+    num_train, num_validation, num_test; max_length.
     store: remembers digests of files and keeps what comes from the hub.
     InputError for anything that cannot be used, EnvironmentFault where the hub cannot be reached.
     """
     file_digest = store.digests if store else plain_digest
-    limits = {key: settings.get(key) for key in LIMITS.values()}
+    limits: dict[str, Any] = {key: settings.get(key) for key in (*LIMITS.values(), "max_length")}
     name, kind, data = settings["name"], settings.get("kind", "lm_eval"), settings.get("data")
     data = own_folder(name, data, kind)
     template = settings.get("template", "default")
@@ -124,11 +169,20 @@ def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> T
     check_template(kind, template, name)
     files = _files(name, kind, data, definition, home(store) / "data")
     _require_splits(name, files, data)
-    content: dict[str, Any] = {split: file_digest(path) for split, path in files.items()}
-    for path in {path.parent / FEATURES_FILE for path in files.values()}:
-        if path.is_file():
-            content["features"] = file_digest(path)
-    view = {"rows": content, "definition": _definition_view(definition, file_digest), "code": code_view()}
+    single_file = data is not None and Path(data).expanduser().is_file()
+    content: dict[str, Any] = {}
+    with translated(f"task {name!r}: its files cannot be read"):
+        content |= {split: file_digest(path) for split, path in files.items()}
+        files = _without_copies(files, content)
+        for path in {path.parent / FEATURES_FILE for path in files.values()}:
+            if path.is_file():
+                content["features"] = file_digest(path)
+    view = {
+        "rows": content,
+        "single_file": single_file,
+        "definition": _definition_view(definition, file_digest),
+        "code": code_view(),
+    }
     return TaskSource(
         kind=kind,
         name=name,
@@ -137,6 +191,7 @@ def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> T
         yaml=str(definition) if definition else None,
         digest=json_digest(view),
         template=template,
+        single_file=single_file,
         **limits,
     )
 
@@ -179,6 +234,14 @@ def _files(name: str, kind: str, data: str | None, definition: Path | None, down
     if kind == "lm_eval" or path.suffix not in ROW_FILES:
         raise InputError(f"task.data = {data!r} is one file: give a folder with train{path.suffix}, test{path.suffix}")
     return dict.fromkeys(("train", "validation", "test"), path)
+
+
+def _without_copies(files: dict[str, Path], digests: Mapping[str, str]) -> dict[str, Path]:
+    """The files, with the first of equal ones in the place of its copies: equal content is one split."""
+    first: dict[str, Path] = {}
+    for split, path in files.items():
+        first.setdefault(digests[split], path)
+    return {split: first[digests[split]] for split in files}
 
 
 def _require_splits(name: str, files: dict[str, Path], data: str | None) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, overload
 
 from tasks.core.errors import InputError
-from tasks.store.examples import encode, prefix_id, text_pairs
+from tasks.store.examples import text_pairs
 from tasks.store.task_sources import Split, TaskSource
+from tasks.store.token_ids import encode, prefix_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

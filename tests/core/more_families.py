@@ -59,6 +59,9 @@ SIZES: dict[str, dict[str, Any]] = {
     "falcon_h1": WITH_HEADS | STATE_SPACE | {"mamba_d_ssm": 64},
     "falcon_mamba": BASE | {"state_size": 8},
     "gemma": WITH_HEADS,
+    # The language model inside a model that also sees.
+    "gemma3": {"text_config": WITH_HEADS | WINDOWS | {"query_pre_attn_scalar": 8}}
+    | {"vision_config": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}},
     "gemma3n_text": WITH_HEADS
     | GEMMA_N
     | {"intermediate_size": [48] * 4, "laurel_rank": 4, "activation_sparsity_pattern": [0.5, 0.5, 0.0, 0.0]},
@@ -118,6 +121,6 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-def make_config(family: str) -> PreTrainedConfig:
+def make_config(family: str, **changes: Any) -> PreTrainedConfig:
     """The config of a tiny model, by the family's `model_type`."""
-    return AutoConfig.for_model(family, **SIZES[family])
+    return AutoConfig.for_model(family, **SIZES[family] | changes)

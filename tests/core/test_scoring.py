@@ -114,3 +114,12 @@ def test_the_jackknife_of_a_mean_is_the_error_of_the_mean() -> None:
 
 def test_a_hopeless_model_still_has_a_score() -> None:
     assert perplexity_with_error([5000.0, 5000.0], [1, 1]) == (math.exp(700), None)
+
+
+def test_nothing_to_score_has_no_likelihood() -> None:
+    """Of no tokens it would be 1, the best score that there is."""
+    model = tiny_model("llama")
+    with pytest.raises(InputError, match="request 2 of 3 has no token to score"):
+        score_tokens(model, [([1, 2], [3]), ([1, 2], []), ([1], [2])], max_length=8, max_tokens=100)
+    with pytest.raises(InputError, match="request 1 of 2 has no token to score"):
+        score_tokens(model, [([1, 2], []), ([1], [])], max_length=8, max_tokens=100)

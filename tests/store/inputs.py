@@ -66,7 +66,7 @@ def question(number: int = 0, **changes: Any) -> dict:
 def own_task(folder: Path, train: list[dict], test: list[dict] | None = None, name: str = "arc_easy") -> TaskSource:
     """A stock task over hand-written rows."""
     write_rows(folder / "train.jsonl", train)
-    write_rows(folder / "test.jsonl", test or [question()])
+    write_rows(folder / "test.jsonl", test or [question(999)])
     return resolve_task({"name": name, "data": str(folder)})
 
 

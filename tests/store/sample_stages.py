@@ -146,3 +146,9 @@ def _fail(how: str) -> None:
         raise KeyError("surprise")
     if how == "exit":
         os._exit(7)
+
+
+@stage(packages=())
+def hashing(work: Work, text: str) -> dict:
+    """The hash of a text in the process of a stage."""
+    return {"hash": hash(text)}

@@ -1,6 +1,8 @@
 """Whatever another package raises becomes one line of this project's; what is not a file's fault passes through."""
 
 import errno
+import importlib.util
+from pathlib import Path
 
 import pytest
 
@@ -58,9 +60,33 @@ def test_a_disk_that_refuses_is_the_environments_fault() -> None:
 
 
 def test_a_message_that_may_hold_a_row_is_not_shown() -> None:
-    found = str(raised(ValueError("the patient is called Smith"), quote=False))
+    error = raised(ValueError("the patient is called Smith"), quote=False)
+    found = str(error)
     assert "Smith" not in found
     assert "ValueError" in found
+    assert error.__cause__ is None
+    assert error.__suppress_context__, "a traceback would show it"
+    found = str(raised(OSError(errno.ENOSPC, "No space left on device", "Smith"), quote=False))
+    assert found == "model/x: cannot be read (No space left on device)"
+
+
+def test_code_that_exits_is_an_error_like_any_other() -> None:
+    assert "SystemExit: install it first" in str(raised(SystemExit("install it first")))
+
+
+def test_the_line_of_the_users_code_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "utils.py"
+    file.write_text("def outer():\n    inner()\n\ndef inner():\n    int('x')\n\ndef missing():\n    import not_there\n")
+    spec = importlib.util.spec_from_file_location("utils", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for call, message in [(module.outer, "ValueError in utils.py, line 5"), (module.missing, "in utils.py, line 8")]:
+        with pytest.raises(InputError, match=message), translated("a task", quote=False, code=[file]):
+            call()
+    with pytest.raises(InputError, match=r"\(ValueError\)"), translated("a task", quote=False):
+        module.outer()
 
 
 def test_a_long_message_is_cut() -> None:

@@ -8,18 +8,15 @@ from lm_eval.api.instance import Instance
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from flows.command_line import DEMO
-from tasks.core.left_padding import shows_left_padding
 from tasks.store.language_model import language_model
 from tasks.store.models import tokenizer_of
-from tests.core.more_families import SIZES
-from tests.core.test_batch_invariance import LIMIT, LONGROPE
+from tests.core.test_batch_invariance import DYNAMIC, LIMIT, LONGROPE
 
 SIDES = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_hidden_layers": 4}
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": {},
     "phi3": {"original_max_position_embeddings": LIMIT, "rope_parameters": LONGROPE, "pad_token_id": 0},
-    "recurrent_gemma": SIZES["recurrent_gemma"],
-    "minimax": SIZES["minimax"],
+    "dynamic": {"model_type": "llama", "max_position_embeddings": LIMIT, "rope_parameters": DYNAMIC},
 }
 # Of several lengths, two of one length; what is written crosses the limit for some.
 PROMPTS = ["Anna", "Anna lives in", "Where does Anna live? Bob lives in Rome and Clara lives in Paris. Dora"]
@@ -33,7 +30,8 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 def network(family: str, vocabulary: int) -> PreTrainedModel:
     """A random model of which every block matters."""
-    config: PreTrainedConfig = AutoConfig.for_model(family, **SIDES | CONFIGS[family] | {"vocab_size": vocabulary})
+    given = {"model_type": family, **SIDES, **CONFIGS[family], "vocab_size": vocabulary}
+    config: PreTrainedConfig = AutoConfig.for_model(**given)
     model, generator = AutoModelForCausalLM.from_config(config), torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -57,9 +55,3 @@ def test_a_prompt_is_continued_as_if_it_were_alone(family: str, tokenizer: PreTr
     alone = [written(model, tokenizer, [prompt], 1)[0] for prompt in PROMPTS]
     assert len(set(alone)) > 1
     assert written(model, tokenizer, PROMPTS, 8) == written(model, tokenizer, PROMPTS[::-1], 3)[::-1] == alone
-
-
-def test_families_that_count_padding_are_found(tokenizer: PreTrainedTokenizerBase) -> None:
-    found = {family: shows_left_padding(network(family, len(tokenizer))) for family in ("llama", "minimax")}
-    narrow = shows_left_padding(network("llama", len(tokenizer)).bfloat16())
-    assert (found, narrow) == ({"llama": False, "minimax": True}, False)

@@ -11,11 +11,12 @@ from lm_eval.models.huggingface import HFLM
 
 from tasks.core.errors import EnvironmentFault, InputError
 from tasks.store.checks import check_inputs
-from tasks.store.examples import encode_pair, load_examples
+from tasks.store.examples import load_examples
 from tasks.store.harness import answers
 from tasks.store.models import ModelSource, load_model, load_tokenizer
 from tasks.store.splits import split_rows
 from tasks.store.task_sources import TaskSource, resolve_task
+from tasks.store.token_ids import encode_pair
 from tests.store.inputs import (
     LIMIT,
     QA_TASKS,
@@ -76,7 +77,7 @@ def test_prompts_longer_than_the_context_are_cut_and_counted(shared: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "text", [("Q:", " a b"), ("Q: ", "a"), ("", " a"), ("  ", "a"), ("</s>x", " y"), ("<s>x", "y")]
+    "text", [("Q:", " a b"), ("Q: ", "a"), ("", " a"), ("  ", "a"), ("</s>x", " y"), ("<s>x", " y")]
 )
 def test_pairs_are_encoded_by_lm_evals_rule(models: dict[str, ModelSource], text: tuple[str, str]) -> None:
     for source in models.values():
@@ -224,9 +225,9 @@ def test_a_hub_task_is_copied_once_and_then_local(
 
     def load(path: str, name: str | None, **options: Any) -> datasets.DatasetDict:
         calls.append((path, name, options))
-        rows = [question(number) for number in range(3)]
-        data = datasets.Dataset.from_list(rows)
-        return datasets.DatasetDict({"train": data, "validation": data, "test": data.select([0])})
+        data = datasets.Dataset.from_list([question(number) for number in range(6)])
+        parts = {"train": range(3), "validation": range(3, 5), "test": range(5, 6)}
+        return datasets.DatasetDict({split: data.select(rows) for split, rows in parts.items()})
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: True)
@@ -322,8 +323,9 @@ def test_a_row_that_misses_a_field(source: ModelSource, tmp_path: Path, field: s
 def test_a_field_that_all_rows_miss(source: ModelSource, tmp_path: Path) -> None:
     rows = [question(number, question=None) for number in range(24)]
     refuse(source, own_task(tmp_path / "named", rows), "row 2: it lacks the field 'question', which task 'arc_easy'")
-    rows = [{"ind": 1, "ctx_a": "What comes after", "ctx_b": "x", "endings": ["a", "b"], "label": "0"}] * 24
-    task = own_task(tmp_path / "code", rows, rows, "hellaswag")
+    row = {"ind": 1, "ctx_b": "x", "endings": ["a", "b"], "label": "0"}
+    rows = [row | {"ctx_a": f"What comes after {number}"} for number in range(25)]
+    task = own_task(tmp_path / "code", rows[:24], rows[24:], "hellaswag")
     refuse(source, task, "row 2: it lacks the field 'activity_label', which task 'hellaswag' reads")
 
 
@@ -392,7 +394,7 @@ def test_documents_have_no_prompt(shared: Path) -> None:
 def test_bad_text_rows(source: ModelSource, tmp_path: Path) -> None:
     rows: list[tuple[dict, str]] = [
         ({"words": "What comes after"}, "row 2: it lacks the field 'text'; each row needs 'text'"),
-        ({"text": 3}, "row 2: 'text' is a int"),
+        ({"text": ["What comes after"]}, "row 2: 'text' is a list, expected a string or a number"),
     ]
     for row, message in rows:
         write_rows(tmp_path / "train.jsonl", [{"text": "a"}, row, {"text": "b"}])
@@ -414,9 +416,9 @@ def test_instructions_in_one_file_are_parted(source: ModelSource, tmp_path: Path
 
 
 def test_the_published_wording(source: ModelSource, tmp_path: Path) -> None:
-    rows = [{"instruction": "Add {one}", "input": "41", "output": "42"}] * 3
-    write_rows(tmp_path / "train.jsonl", rows)
-    write_rows(tmp_path / "test.jsonl", rows)
+    rows = [{"instruction": "Add {one}", "input": str(number), "output": str(number + 1)} for number in (40, 41, 42)]
+    write_rows(tmp_path / "train.jsonl", rows[:2])
+    write_rows(tmp_path / "test.jsonl", rows[2:])
     settings = {"name": "mine", "kind": "instructions", "data": str(tmp_path)}
     task = resolve_task(settings | {"template": "reference"})
     tokenizer = load_tokenizer(source)
@@ -436,7 +438,7 @@ def test_the_published_wording(source: ModelSource, tmp_path: Path) -> None:
     ],
 )
 def test_bad_instruction_rows(source: ModelSource, tmp_path: Path, row: dict, message: str) -> None:
-    good = {"instruction": "a", "output": "b"}
-    write_rows(tmp_path / "train.jsonl", [good, good, row, good])
-    write_rows(tmp_path / "test.jsonl", [good])
+    good = [{"instruction": letter, "output": "b"} for letter in "acde"]
+    write_rows(tmp_path / "train.jsonl", [*good[:2], row, good[2]])
+    write_rows(tmp_path / "test.jsonl", good[3:])
     refuse(source, resolve_task({"name": "mine", "kind": "instructions", "data": str(tmp_path)}), message)

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from tasks.core.errors import InterruptedRun
+from tasks.core.errors import EnvironmentFault, InterruptedRun
 from tasks.store.precision import resolve_precision
-from tasks.store.resources import Resources, visible_gpus
+from tasks.store.resources import Resources, machine_folder, require_device, visible_gpus
 
 
 def test_never_more_than_there_are():
@@ -64,6 +64,39 @@ def test_gpus_as_the_environment_names_them(monkeypatch):
     assert visible_gpus() == []
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("", []),
+        ("NoDevFiles", []),
+        ("0,none,1", ["0"]),
+        ("1,-1,0", ["1"]),
+        ("0,0", []),
+        ("GPU-12ab, MIG-34cd", ["GPU-12ab", "MIG-34cd"]),
+    ],
+)
+def test_odd_names_of_gpus_are_read_as_cuda_reads_them(monkeypatch, value, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    assert visible_gpus() == expected
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    require_device("cpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(EnvironmentFault, match="CUDA_VISIBLE_DEVICES"):
+        require_device("cuda:0")
+
+
+def test_places_of_another_user_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    assert machine_folder().is_relative_to(tmp_path)
+    owner = os.getuid()
+    (tmp_path / f"crash-places-{owner + 1}").mkdir()
+    monkeypatch.setattr("os.getuid", lambda: owner + 1)
+    with pytest.raises(EnvironmentFault, match="belongs to another user"):
+        machine_folder()
+
+
 def test_precision_is_what_was_asked_for_or_what_the_hardware_has(monkeypatch):
     assert resolve_precision("float32") == "float32"
     monkeypatch.setattr("tasks.store.precision.has_bfloat16_units", lambda: True)
@@ -74,7 +107,7 @@ def test_precision_is_what_was_asked_for_or_what_the_hardware_has(monkeypatch):
 
 def hold(folder, gpus, ready, seconds):
     """Take one core and the GPUs, say so, and keep them."""
-    with Resources(2, ["0", "1"], folder).take(1, gpus) as share:
+    with Resources(2, ["0", "1"], folder).take(1, gpus, label="tune · seed 0") as share:
         ready.send(share.gpus)
         time.sleep(seconds)
 
@@ -127,3 +160,40 @@ def test_who_waits_is_told_that_the_run_is_over(tmp_path, holder):
         pass
     with machine.take(1) as share:
         assert share.cores == 1, "what the interrupted one held was given back"
+
+
+def test_who_waits_for_another_process_names_it_and_its_stage(tmp_path, holder, caplog, monkeypatch):
+    monkeypatch.setattr("tasks.store.patience.FIRST_SECONDS", 0.1)
+    process, receiving = holder(2)
+    receiving.recv()
+    machine = Resources(2, ["0", "1"], tmp_path)
+    got = threading.Event()
+
+    def wait() -> None:
+        with machine.take(1, 1):
+            got.set()
+
+    threads = [threading.Thread(target=wait) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.6)
+    taken = f"waiting for a free GPU (2 of 2 taken by process {process.pid} on {os.uname().nodename} (tune · seed 0)), "
+    assert [message.startswith(taken) for message in caplog.messages] == [True], "the first in line says so, no other"
+    assert caplog.messages[0].endswith("so far; wait for it, or end that process")
+    os.kill(process.pid, signal.SIGKILL)
+    for thread in threads:
+        thread.join(10)
+    assert got.is_set()
+    assert caplog.messages[1].startswith("waited ")
+    assert not list(tmp_path.glob("gpu-*.holder")), "who gives a place back takes its note along"
+
+
+def test_what_stages_of_one_run_take_is_not_waited_for_aloud(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("tasks.store.patience.FIRST_SECONDS", 0.1)
+    machine = Resources(1, [], tmp_path)
+    with machine.take(1):
+        thread = threading.Thread(target=lambda: machine.take(1).__enter__(), daemon=True)
+        thread.start()
+        time.sleep(0.5)
+    thread.join(10)
+    assert caplog.messages == []

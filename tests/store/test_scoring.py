@@ -127,7 +127,7 @@ def test_perplexity_of_text_is_that_of_the_models_own_loss(shared: Path, tmp_pat
 def test_perplexity_of_instructions_counts_answers_only(shared: Path, tmp_path: Path) -> None:
     source = stories(shared)
     rows = [{"instruction": "Say hello", "output": "hello"}, {"instruction": "Say it", "input": "x", "output": "x y z"}]
-    write_rows(tmp_path / "train.jsonl", rows)
+    write_rows(tmp_path / "train.jsonl", [{"instruction": "Say nothing", "output": "nothing"}])
     write_rows(tmp_path / "test.jsonl", rows)
     scores = ours(source, resolve_task({"name": "mine", "kind": "instructions", "data": str(tmp_path)}))
     model, tokenizer = load_model(source), load_tokenizer(source)
@@ -161,7 +161,7 @@ def test_other_metrics_and_generated_answers(shared: Path, tmp_path: Path) -> No
     prompt = tokenizer("Once upon a time", return_tensors="pt").input_ids
     written = tokenizer.decode(model.generate(prompt, max_new_tokens=4, do_sample=False)[0, prompt.shape[1] :])
     rows = [{"question": "Once upon a time", "answer": answer} for answer in (written.strip(), "never")]
-    write_rows(tmp_path / "train.jsonl", rows)
+    write_rows(tmp_path / "train.jsonl", [{"question": "Once", "answer": "never"}])
     write_rows(tmp_path / "test.jsonl", rows)
     scores = ours(source, resolve_task({"name": "write", "data": str(tmp_path)}))
     assert (scores.metric, scores.value, scores.per_row) == ("exact_match", 0.5, [1.0, 0.0])

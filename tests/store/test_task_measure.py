@@ -21,7 +21,7 @@ LIMITS = {"max_length": 6, "max_tokens": 64}
 def text(tmp_path: Path) -> TaskSource:
     (tmp_path / "text").mkdir()
     for split in ("train", "validation", "test"):
-        lines = [json.dumps({"text": f"who knows number {number}? nobody does."}) for number in range(5)]
+        lines = [json.dumps({"text": f"who knows number {number}? {split} does."}) for number in range(5)]
         (tmp_path / "text" / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
     return resolve_task({"name": "words", "kind": "text", "data": str(tmp_path / "text")})
 

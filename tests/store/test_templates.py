@@ -69,8 +69,8 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for each of the hand-written tasks."""
     root = tmp_path_factory.mktemp("rows")
     for name, (_, make, _) in OWN.items():
-        for split in ("train", "validation", "test"):
-            write_rows(root / name / f"{split}.jsonl", [make(number) for number in range(1, 6)])
+        for split, start in (("train", 1), ("validation", 6), ("test", 11)):
+            write_rows(root / name / f"{split}.jsonl", [make(number) for number in range(start, start + 5)])
     return root
 
 
@@ -177,7 +177,8 @@ def test_both_templates_are_scored_alike(rows: Path) -> None:
 
 
 def test_alpaca_is_an_instruction_file(models: dict[str, ModelSource], tmp_path: Path) -> None:
-    rows = [{"instruction": "Add one", "input": "41", "output": "42"}] * 40
+    # Of 40 rows, the first two validate.
+    rows = [{"instruction": "Add one", "input": str(number), "output": str(number + 1)} for number in range(39, 79)]
     path = tmp_path / "alpaca.json"
     path.write_text(json.dumps(rows))
     settings = {"name": "alpaca", "kind": "instructions", "data": str(path)}

@@ -1,0 +1,50 @@
+"""A short folder for sockets: their paths may have about a hundred characters, and TMPDIR alone may be longer."""
+
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tasks.core.errors import EnvironmentFault
+
+# What macOS allows, of which one byte ends the path; Linux allows 108.
+LONGEST_PATH = 103
+# What multiprocessing puts behind the folder: /pymp-xxxxxxxx/listener-xxxxxxxx.
+BEHIND = 31
+# Threads that start stages at the same moment share one `tempfile`.
+_changing = threading.Lock()
+
+
+@contextmanager
+def short_temporary_folder() -> Iterator[None]:
+    """Within the context, `tempfile` makes its folders where a socket's path is short enough.
+
+    multiprocessing makes one folder for its sockets in each process, with access for its user only, on first use, and
+    removes it at the end of the process.
+    """
+    with _changing:
+        before = tempfile.tempdir
+        tempfile.tempdir = str(folder_for_sockets())
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+
+
+def folder_for_sockets() -> Path:
+    """The temporary folder of this process where its path is short enough, else the user's runtime folder or /tmp.
+
+    Raises:
+        EnvironmentFault: none of them can be written.
+    """
+    usual = tempfile.gettempdir()
+    choices = [usual, os.environ.get("XDG_RUNTIME_DIR"), "/tmp", "/var/tmp"]
+    for choice in choices:
+        if choice and len(os.fsencode(choice)) + BEHIND <= LONGEST_PATH and os.access(choice, os.W_OK | os.X_OK):
+            return Path(choice)
+    raise EnvironmentFault(
+        f"the temporary folder {usual} has {len(os.fsencode(usual))} characters, which is too long for sockets, and"
+        f" /tmp cannot be written; set TMPDIR to a folder of at most {LONGEST_PATH - BEHIND} characters"
+    )

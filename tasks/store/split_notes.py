@@ -1,0 +1,34 @@
+"""What a reader of scores has to know about the splits, in sentences and as a table, from the facts of the check."""
+
+from collections.abc import Mapping
+from typing import Any
+
+HEADER = ["", "rows", "taken from", "left out, as scored", "left out, as validating", "digest"]
+
+
+def split_notes(facts: Mapping[str, Any]) -> list[str]:
+    """Sentences about scores that are not those of the published benchmark, and about rows that were left out."""
+    notes = []
+    if facts.get("scored_from") == "train":
+        notes.append(
+            "One file is scored and trained on. Its rows were parted:"
+            f" {facts['num_scored_rows']} are scored, {facts['num_validation_rows']} validate,"
+            f" {facts['num_train_rows']} are trained on; the scores are not those of the whole benchmark."
+        )
+    if count := facts.get("num_train_scored_duplicates"):
+        notes.append(f"Rows of train left out because a scored row says the same: {count}.")
+    if count := facts.get("num_train_validation_duplicates"):
+        notes.append(f"Rows of train left out because a validation row says the same: {count}.")
+    if count := facts.get("num_validation_scored_duplicates"):
+        notes.append(f"Rows of validation left out because a scored row says the same: {count}.")
+    return notes
+
+
+def split_table(facts: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and a row for each split: how many rows, of which file, how many left out, digest of their wording."""
+    shown = []
+    for split in ("train", "validation", "scored"):
+        counts = [facts.get(f"num_{split}_{other}_duplicates", "") for other in ("scored", "validation")]
+        taken_from = facts.get(f"{split}_from", split)
+        shown.append([split, facts[f"num_{split}_rows"], taken_from, *counts, facts.get(f"{split}_digest", "")])
+    return HEADER, [[str(cell) for cell in row] for row in shown]

@@ -1,0 +1,128 @@
+"""Text as token ids by lm-eval's rule: the same for training, validation, scoring and generation.
+
+Two things differ from lm-eval, both where its rule gives wrong numbers:
+- Special tokens that a tokenizer puts behind every text are left out: behind a prompt they would part it from its
+  answer, and behind an answer they would be trained and scored as a part of it.
+- lm-eval encodes prompt and choice together and cuts after the prompt's own length. Where the tokenizer joins the end
+  of the prompt with the beginning of a choice, that cut is wrong or leaves the choice without a token. All choices of
+  such a row are encoded apart, so that none is compared with another by a different rule.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from tasks.core.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# (prompt ids, answer ids)
+Ids = tuple[list[int], list[int]]
+# Texts of which the special tokens around them are read off; the first of which the tokenizer knows a letter counts.
+PROBES = ("a", "The end.", "1")
+
+_end_ids: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, ...]]" = WeakKeyDictionary()
+
+
+def encode(tokenizer: "PreTrainedTokenizerBase", text: str, special: bool = True) -> list[int]:
+    """Token ids, with the special tokens that the tokenizer puts before a text, without those that it puts behind it.
+
+    None are put before a text that already begins with the first of them. special: False for none at all.
+    """
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if not special or (start is not None and text.startswith(str(tokenizer.decode(start)))):
+        return tokenizer.encode(text, add_special_tokens=False)
+    ids, end = tokenizer.encode(text), end_ids(tokenizer)
+    kept = ids[: len(ids) - len(end)]
+    if not end or tuple(ids[len(kept) :]) != end:
+        return ids
+    # A tokenizer may put nothing behind a text that ends with these tokens already: then they are the text's own.
+    own = tokenizer.encode(text, add_special_tokens=False)
+    return kept if kept[len(kept) - len(own) :] == own else ids
+
+
+def end_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
+    """The special tokens that the tokenizer puts behind any text, found by encoding one with and without them."""
+    if tokenizer not in _end_ids:
+        _end_ids[tokenizer] = _found_end_ids(tokenizer)
+    return _end_ids[tokenizer]
+
+
+def end_tokens(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """The same as text; empty for a tokenizer that puts nothing behind a text."""
+    return "".join(map(str, tokenizer.convert_ids_to_tokens(list(end_ids(tokenizer)))))
+
+
+def encode_pair(tokenizer: "PreTrainedTokenizerBase", prompt: str, answer: str) -> Ids:
+    """(prompt ids, answer ids) of a row with one answer, see `encode_choices`."""
+    return encode_choices(tokenizer, [(prompt, answer)])[0][0]
+
+
+def encode_choices(tokenizer: "PreTrainedTokenizerBase", requests: Sequence[tuple[str, str]]) -> tuple[list[Ids], bool]:
+    """Ids of all requests (prompt, choice) of one row, and whether they were encoded apart.
+
+    Spaces at a prompt's end go to the choice, because most tokenizers join a space to the word behind it. An empty
+    prompt becomes the token that a text begins with. The ids of a prompt are always those of the prompt alone.
+    Together, a choice has the ids behind the prompt's own; where the prompt's ids change or none follows, for any
+    request of the row, the ids of every choice are those of the choice alone. A choice may then still have none.
+    """
+    prompts: dict[str, list[int]] = {}
+    together: list[Ids | None] = []
+    for prompt, choice in requests:
+        stripped = prompt.rstrip()
+        if not stripped:
+            together.append(_without_prompt(tokenizer, prompt + choice))
+            continue
+        if stripped not in prompts:
+            prompts[stripped] = encode(tokenizer, stripped)
+        ids = prompts[stripped]
+        whole = encode(tokenizer, prompt + choice)
+        is_parted = len(whole) > len(ids) and whole[: len(ids)] == ids
+        together.append((ids, whole[len(ids) :]) if is_parted else None)
+    parted = [pair for pair in together if pair is not None]
+    if len(parted) == len(together):
+        return parted, False
+    return [_apart(tokenizer, prompts, *request) for request in requests], True
+
+
+def encode_apart(tokenizer: "PreTrainedTokenizerBase", prompt: str, answer: str) -> Ids:
+    """(prompt ids, answer ids), each encoded by itself, without special tokens between them.
+
+    Where nothing stands between the two, encoded together their letters may join to tokens that belong to neither.
+    """
+    if not prompt.strip():
+        return encode_pair(tokenizer, prompt, answer)
+    return encode(tokenizer, prompt), encode(tokenizer, answer, special=False)
+
+
+def prefix_id(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """The token that stands before a text that has no prompt. Raises: InputError if the tokenizer has none."""
+    found = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if found is None:
+        raise InputError(
+            "the tokenizer has neither a begin nor an end token, and text without a prompt needs one:"
+            " set bos_token in tokenizer_config.json"
+        )
+    return int(found)
+
+
+def _without_prompt(tokenizer: "PreTrainedTokenizerBase", text: str) -> Ids:
+    ids, start = encode(tokenizer, text, special=False), prefix_id(tokenizer)
+    return (ids[:1], ids[1:]) if ids[:1] == [start] else ([start], ids)
+
+
+def _apart(tokenizer: "PreTrainedTokenizerBase", prompts: dict[str, list[int]], prompt: str, choice: str) -> Ids:
+    stripped = prompt.rstrip()
+    if not stripped:
+        return _without_prompt(tokenizer, prompt + choice)
+    return prompts[stripped], encode(tokenizer, prompt[len(stripped) :] + choice, special=False)
+
+
+def _found_end_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
+    for probe in PROBES:
+        own, whole = tokenizer.encode(probe, add_special_tokens=False), tokenizer.encode(probe)
+        for start in range(len(whole) - len(own) + 1) if own else ():
+            if whole[start : start + len(own)] == own:
+                return tuple(whole[start + len(own) :])
+    return ()
