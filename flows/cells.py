@@ -13,14 +13,15 @@ from typing import Any
 from uuid import UUID
 
 from flows.grid import shown
-from flows.service.submit import Settled, portable
+from flows.service.submit import AWAY, WORKER, Settled, Waiting, has_worker, portable
 from flows.settings import Settings
+from flows.stopping import in_order, is_request
 from tasks.core.errors import CrashError
 from tasks.store.artifacts import Ref
 from tasks.store.fronted import open_store
 from tasks.store.gc import list_runs
 from tasks.store.keys import canonical_json
-from tasks.store.runtime import stop_everything
+from tasks.store.runtime import everything_stopped
 
 logger = logging.getLogger(__name__)
 DEPLOYMENT = "crash/run"
@@ -66,14 +67,14 @@ def run_on_pool(cells: Sequence[Cell], sweep_id: str, at_once: int | None) -> It
     """
     from prefect.client.orchestration import get_client
 
-    waiting, running = list(cells), dict[UUID, tuple[Cell, Settled]]()
+    waiting, running, idle = list(cells), dict[UUID, tuple[Cell, Settled]](), Waiting()
     with get_client(sync_client=True) as client:
         while waiting or running:
             while waiting and len(running) < (at_once or AT_ONCE_ON_POOL):
                 cell = waiting.pop(0)
                 running[_submit(cell, sweep_id)] = (cell, Settled())
             time.sleep(POLL_SECONDS)
-            for run, state in _ended(client, running):
+            for run, state in _ended(client, running, idle):
                 yield _pool_outcome(running.pop(run)[0], run, state)
 
 
@@ -98,9 +99,11 @@ def _threads(number: int) -> Iterator[ThreadPoolExecutor]:
     threads = ThreadPoolExecutor(number)
     try:
         yield threads
-    except BaseException:
-        threads.shutdown(wait=False, cancel_futures=True)
-        stop_everything(signal.SIGTERM)
+    except BaseException as error:
+        with in_order(is_request(error)):
+            threads.shutdown(wait=False, cancel_futures=True)
+            with everything_stopped(signal.SIGTERM):
+                threads.shutdown(wait=True)
         raise
     finally:
         threads.shutdown(wait=True, cancel_futures=True)
@@ -141,17 +144,18 @@ def _submit(cell: Cell, sweep_id: str) -> UUID:
     return made.id
 
 
-def _ended(client: Any, running: dict[UUID, tuple[Cell, Settled]]) -> list[tuple[UUID, Any]]:
+def _ended(client: Any, running: dict[UUID, tuple[Cell, Settled]], idle: Waiting) -> list[tuple[UUID, Any]]:
     import httpx
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
     try:
         runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(running))))
-    except httpx.HTTPError as error:
-        logger.warning("Prefect does not answer (%s); the cells go on", type(error).__name__)
+    except httpx.HTTPError:
+        idle.for_what(AWAY)
         for _, settled in running.values():
             settled.forget()
         return []
+    idle.for_what(None if any(has_worker(run.state) for run in runs) else WORKER)
     return [(run.id, run.state) for run in runs if running[run.id][1](run.state)]
 
 

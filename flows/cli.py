@@ -1,16 +1,16 @@
 """The `crash` command. Exit codes: 0 ok, 2 settings or usage, 3 untrusted input refused, 4 environment (disk, network,
-service), 5 training diverged, 130/143 signals, 1 our bug."""
+service), 5 training diverged, 129/130/143 signals, 1 our bug."""
 
 import argparse
 import os
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
+from flows import stopping
 from flows.command_line import make_parser
 from flows.environment import read_connection, settle_interpreter
-from tasks.core.errors import CrashError, InterruptedRun
+from tasks.core.errors import CrashError
 from tasks.store.loopback import keep_loopback_direct
 
 
@@ -19,18 +19,23 @@ def main(arguments: list[str] | None = None) -> None:
     if arguments is None:
         settle_interpreter()
     options = parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _terminate)
+    stopping.listen()
     keep_loopback_direct(os.environ)
     try:
         code = options.run(options) or 0
     except CrashError as error:
         print(f"crash: {error}", file=sys.stderr)
         code = error.exit_code
-    except KeyboardInterrupt:
-        print("crash: interrupted; run the same command to continue", file=sys.stderr)
-        code = 128 + signal.SIGINT
     except BrokenPipeError:
         code = 0
+    except BaseException as error:
+        number = _request(error)
+        if number is None:
+            raise
+        name = signal.Signals(number).name
+        print(f"crash: interrupted by {name}; run the same command to continue", file=sys.stderr)
+        code = 128 + number
+    stopping.ending()
     sys.exit(code)
 
 
@@ -40,8 +45,11 @@ def parser() -> argparse.ArgumentParser:
     return make_parser(handlers | {"runs": _runs, "gc": _gc, "doctor": _doctor})
 
 
-def _terminate(number: int, _frame: FrameType | None) -> None:
-    raise InterruptedRun("interrupted by SIGTERM; run the same command to continue", number)
+def _request(error: BaseException) -> int | None:
+    """The signal that an error stands for, ours or Prefect's; None for other errors."""
+    if not stopping.is_request(error):
+        return None
+    return getattr(error, "number", signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
 
 
 def _run(options: argparse.Namespace) -> int:

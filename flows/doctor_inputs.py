@@ -73,7 +73,7 @@ def _problem(what: str, error: CrashError) -> Finding:
 
 
 def _model(settings: Settings) -> Finding:
-    from tasks.store.tensor_files import count_parameters
+    from tasks.store.model_tensors import count_parameters
 
     model = _resolved(settings)
     size = count_parameters(Path(model.path)) / 1e6
@@ -98,6 +98,13 @@ def _together(settings: Settings) -> Iterator[Finding]:
 
     inputs = Inputs(settings)
     facts: dict[str, Any] = inputs.checked.summary
+    limited = [f"{operation} ({reason})" for operation, reason in facts.get("not_exact", {}).items()]
+    yield Finding(
+        "family",
+        f"{inputs.model.family}: not exact: {'; '.join(limited)}"
+        if limited
+        else f"{inputs.model.family}: every operation is exact",
+    )
     for split in ("train", "validation", "scored"):
         yield Finding(f"{split} rows", _rows(facts, split))
     for note in split_notes(facts):

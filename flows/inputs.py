@@ -11,6 +11,7 @@ from flows.settings import Settings
 from tasks.core.errors import InputError
 from tasks.core.plan import fixed_plan
 from tasks.core.strategies import rehearse
+from tasks.store.families import failed_operations, require_exact
 from tasks.store.precision import resolve_precision
 from tasks.store.runtime import Runtime
 from tasks.store.tensor_files import weight_bytes
@@ -32,12 +33,15 @@ class Inputs:
         self,
         settings: Settings,
         needed: Callable[[Settings, Any], int] | None = None,
+        operations: Callable[[Settings, Any], dict[str, str]] | None = None,
         limits: Callable[[Settings], Limits] = run_limits,
     ) -> None:
         """needed: bytes of disk that a flow takes at most, where it is not that of a crash run.
 
-        limits: of the passes that a flow makes.
+        operations: what it asks of the model's family, where they are not those of a crash run; limits: of the passes
+        that it makes.
         """
+        from flows.operations import run_operations
         from tasks.check import check
         from tasks.store.models import resolve_model
         from tasks.store.task_sources import resolve_task
@@ -46,6 +50,9 @@ class Inputs:
         store = runtime.open_store()
         self.model = resolve_model(settings.model.name, settings.model.revision, store)
         self.task = resolve_task(settings.task.model_dump(), store)
+        wanted = (operations or run_operations)(settings, self.task)
+        # Of a family that the tests measure this is known without building anything.
+        require_exact(self.model.name, self.model.family, failed_operations(self.model.family) or {}, wanted)
         check_budget(settings, self.model.num_blocks)
         check_variant(settings, self.model.num_blocks, Path(self.model.path))
         self.teacher, self.text = self._distilling(settings, store)
@@ -61,6 +68,7 @@ class Inputs:
             check_tracking(settings.tracking_uri, settings.tracking_named, settings.place.experiment)
         self.precision = resolve_precision(settings.model.precision)
         self.checked = check.run(runtime, "inputs", **inputs)
+        require_exact(self.model.name, self.model.family, self.checked.summary.get("not_exact", {}), wanted)
         check_support(settings, self.checked.summary)
         self.task = checked_task(self.task, self.checked.summary)
 

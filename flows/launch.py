@@ -1,13 +1,12 @@
 """Start a run from the command line: refuse bad input first, then Prefect, then say where everything is."""
 
-import os
 import shlex
-import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from flows import stopping
 from flows.environment import check_prefect, local_database, prepare_environment
 from flows.guard import start_temporary_server
 from flows.settings import Settings
@@ -93,7 +92,7 @@ def _prepare(settings: Settings) -> None:
 def _start(settings: Settings) -> None:
     """What takes seconds is begun only when the input is known to be good."""
     _make_home(Path(settings.place.home))
-    _end_at_once_on_second_interrupt()
+    stopping.listen(also_when_ignored=True)
     warm_up()
     start_temporary_server()
 
@@ -106,20 +105,6 @@ def _make_home(home: Path) -> None:
         raise EnvironmentFault(
             f"the home folder {home} cannot be made ({error.strerror}); choose another one (place.home)"
         ) from error
-
-
-def _end_at_once_on_second_interrupt() -> None:
-    """First Ctrl-C: write checkpoints, then end. Second one: end now; what was computing dies with this process."""
-    seen = False
-
-    def handle(number: int, frame: Any) -> None:
-        nonlocal seen
-        if seen:
-            os._exit(128 + number)
-        seen = True
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, handle)
 
 
 def _print_summary(settings: Settings, table: Path, result: Path, seconds: float) -> None:

@@ -19,19 +19,21 @@ from flows.pass_limits import Limits, run_limits
 from flows.progress import Progress
 from flows.published_as import published_as
 from flows.settings import Settings
-from tasks.core.errors import InterruptedRun
+from flows.stopping import in_order, is_request, seconds_since_request
 from tasks.store.artifacts import Ref
+from tasks.store.model_tensors import count_parameters
 from tasks.store.resources import Resources, machine_folder, usable_cores, visible_gpus
 from tasks.store.runtime import Runtime, Shared, sharing
 from tasks.store.servers import shown
 from tasks.store.split_notes import split_notes
 from tasks.store.stage import Stage
-from tasks.store.tensor_files import count_parameters
 from tasks.store.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 # Stages whose artifact is what a whole run or sweep was for.
 RESULTS = ("report", "collect", "frontier", "findings")
+# For checkpoints and tracking together, of a run that was asked to stop.
+CLOSING_SECONDS = 24.0
 
 
 class Run:
@@ -168,31 +170,37 @@ def recorded(
     digests: dict[str, str],
 ) -> Iterator[None]:
     """Note begin, end and how it ended, in the store and in MLflow; whatever happens, no process is left behind."""
-    from tasks.store.gc import finish_run, record_run
+    from tasks.store.gc import record_run
 
     store, tracking = runtime.open_store(), own.tracking
     record_run(store, runtime.run_id, flow_name, name, _recorded(settings))
     state = "failed"
     try:
-        with sharing(runtime, own):
+        with sharing(runtime, own, once=True):
             tracking.start(name, parameters, _tags(settings, runtime.run_id), digests)
             yield
             state = "completed"
-    except (KeyboardInterrupt, InterruptedRun):
-        state = "interrupted"
-        raise
     except BaseException as error:
-        state = "interrupted" if type(error).__name__ == "TerminationSignal" else "failed"
+        state = "interrupted" if is_request(error) else "failed"
         raise
     finally:
-        own.children.stop(signal.SIGTERM)
-        status = {"completed": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
-        tracking.close(status, seconds=60 if state == "completed" else 10)
-        report = (
-            next((ref for ref in reversed(own.used) if ref.stage in RESULTS), None) if state == "completed" else None
-        )
-        computed = len(own.computed)
-        finish_run(store, runtime.run_id, state, list(own.used), tracking.mlflow_run_id, computed, report)
+        with in_order(state == "interrupted") as is_stopping:
+            _close(store, runtime, own, state, is_stopping)
+
+
+def _close(store: Any, runtime: Runtime, own: Shared, state: str, is_stopping: Callable[[], bool]) -> None:
+    """End what still computes, with a checkpoint, then tell MLflow and the store how the run ended."""
+    from tasks.store.gc import finish_run
+
+    tracking = own.tracking
+    own.children.stop(signal.SIGTERM)
+    status = {"completed": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
+    # Thirty seconds after a request to stop a batch system kills.
+    short = max(1.0, min(10.0, CLOSING_SECONDS - seconds_since_request()))
+    tracking.close(status, 60.0 if state == "completed" else short, is_stopping)
+    report = next((ref for ref in reversed(own.used) if ref.stage in RESULTS), None) if state == "completed" else None
+    computed = len(own.computed)
+    finish_run(store, runtime.run_id, state, list(own.used), tracking.mlflow_run_id, computed, report)
 
 
 def _recorded(settings: Settings) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from flows import variants
 from flows.grid import Grid, make_cells, named_cell, shown
 from flows.inputs import Inputs
 from flows.logs import log_encoding, quiet_prefect
+from flows.operations import study_operations
 from flows.parameters import digests_of, shown_parameters
 from flows.running import Run, make_runtime, make_shared, recorded
 from flows.settings import Settings
@@ -90,7 +91,7 @@ def open_inputs(cells: list[tuple[str, Settings]]) -> list[tuple[Inputs, Others]
     found = []
     for label, settings in cells:
         with named_cell(label if len(cells) > 1 else None):
-            inputs = Inputs(settings, study_bytes, study_limits)
+            inputs = Inputs(settings, study_bytes, study_operations, study_limits)
             found.append((inputs, find_others(settings, inputs.model)))
     return found
 

@@ -14,11 +14,14 @@ from tasks.store.work import Work
         *TEXT_CODE,
         *MODEL_CODE,
         "tasks.store.checks",
+        "tasks.store.emulator_checks",
+        "tasks.store.families",
+        "tasks.store.family_trial",
         "tasks.store.rehearsal",
         "tasks.store.scoring",
         "tasks.store.split_facts",
-        "tasks.store.emulator_checks",
         "tasks.store.generic_text",
+        "tasks.store.model_checks",
         "tasks.store.pass_limits",
     ),
 )
@@ -33,17 +36,24 @@ def check(
     block: int | None = None,
     limits: tuple[PassLimit, ...] = (),
 ) -> dict:
-    """Facts about the inputs: rows of each split, truncated prompts, the split that is scored.
+    """Facts about the inputs: rows of each split, truncated prompts, what is not exact in the model's family.
 
     compression: of emulators; teacher, text, block: what they are distilled with; limits: of single passes.
     Errors: InputError for a model, task or data that cannot be used.
     """
     import json
+    from pathlib import Path
 
     from tasks.store.checks import check_inputs
     from tasks.store.emulator_checks import check_emulators
+    from tasks.store.family_trial import operations_not_exact
+    from tasks.store.model_checks import check_model
 
+    for each in (model, teacher):
+        if each is not None:
+            check_model(Path(each.path), each.name)
+    not_exact = operations_not_exact(model)
     check_emulators(model, compression, teacher, text, block)
-    facts = check_inputs(model, task, limits)
+    facts = check_inputs(model, task, limits) | ({"not_exact": not_exact} if not_exact else {})
     (work.out / "facts.json").write_text(json.dumps(facts, indent=2, sort_keys=True))
     return facts

@@ -13,7 +13,8 @@ def compress(work: Work, emulator: Ref, *, how: Compression) -> dict:
     Errors: InputError where the plan freezes nothing, or no weight has the rank.
     """
     from tasks.store.compressed import summary, write_compressed
-    from tasks.store.tensor_files import count_parameters, weight_bytes
+    from tasks.store.model_tensors import count_parameters
+    from tasks.store.tensor_files import weight_bytes
 
     tally = write_compressed(work.open(emulator), how, work.out)
     num_bytes = weight_bytes(work.out)

@@ -60,8 +60,9 @@ def _distill(
     from tasks.core.endings import Names
     from tasks.core.training import train
     from tasks.store.distilled import write_distilled
+    from tasks.store.model_tensors import count_parameters
     from tasks.store.models import load_tokenizer, resolve_model
-    from tasks.store.tensor_files import count_parameters, weight_bytes
+    from tasks.store.tensor_files import weight_bytes
     from tasks.store.usage import Usage
     from tasks.store.windows import load_windows
 

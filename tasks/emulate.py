@@ -18,7 +18,8 @@ def emulate(work: Work, model: ModelSource, plan: Ref) -> dict:
     from pathlib import Path
 
     from tasks.core.plan import Plan
-    from tasks.store.tensor_files import count_parameters, weight_bytes
+    from tasks.store.model_tensors import count_parameters
+    from tasks.store.tensor_files import weight_bytes
     from tasks.store.weights import write_emulator
 
     how = Plan.from_json((work.open(plan) / "plan.json").read_text())

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
     from tasks.store.block_matrices import Role
 
-CODE = tuple(f"tasks.store.{name}" for name in ("block_matrices", "block_names", "tensor_files", "tensor_sources"))
+CODE = tuple(
+    f"tasks.store.{name}"
+    for name in ("block_matrices", "block_names", "model_files", "model_tensors", "tensor_files", "tensor_sources")
+)
 
 
 @stage(packages=("torch", "safetensors"), code=CODE)

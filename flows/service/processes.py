@@ -14,6 +14,7 @@ import psutil
 
 from tasks.core.errors import EnvironmentFault
 from tasks.store.files import write_flushed
+from tasks.store.patience import Patience
 from tasks.store.processes import process_start
 
 # Longer than a worker waits for the checkpoints of its runs.
@@ -85,12 +86,15 @@ class Processes:
     def wait(self, name: str, ready: Callable[[], bool], seconds: float) -> None:
         """Until ready() is true. Raises EnvironmentFault with the end of the log of one that ends or takes too long."""
         deadline = time.monotonic() + seconds
+        patience = Patience(lambda: f"{name} to be ready", f"it gets {seconds:.0f} s, its log is {self.log(name)}")
         while not ready():
             if not self.running(name):
                 raise EnvironmentFault(f"{name} ended; {self._last_words(name)}")
             if time.monotonic() > deadline:
                 raise EnvironmentFault(f"{name} was not ready within {seconds:.0f} s; {self._last_words(name)}")
+            patience.tick()
             time.sleep(2 * POLL_SECONDS)
+        patience.over()
 
     def _last_words(self, name: str) -> str:
         lines = self.log(name).read_text(errors="replace").splitlines()[-LOG_LINES:]

@@ -17,6 +17,7 @@ from flows.settings import Settings
 from flows.variants import AXIS, NAME, overrides
 from tasks.core import errors
 from tasks.core.errors import EnvironmentFault, InputError
+from tasks.store.patience import Patience
 from tasks.store.task_sources import NAME_PLACE
 
 POLL_SECONDS = 1.0
@@ -26,6 +27,11 @@ RESCHEDULE_SECONDS = 180.0
 LOG_PAGE = 200
 # What Prefect calls a run that is scheduled once more.
 RESCHEDULED = "AwaitingRetry"
+# And a run that no worker has taken yet.
+UNTAKEN = ("Scheduled", "Late", RESCHEDULED)
+# What a run on the pool may wait for, and what can be done about it.
+AWAY = ("the Prefect server to answer", "runs go on meanwhile")
+WORKER = ("a worker of the pool to take the run", "start one with `crash up` or `crash worker`, or wait for a free one")
 LATE = timedelta(seconds=5)
 # How Prefect gets to the code is of no interest to who waits for a result; and stages say themselves what they did.
 NOISE = ("deployment step", "deployment pull step", "Finished in state Completed()")
@@ -79,6 +85,28 @@ def _absolute(text: Any) -> Any:
     return str(Path(text).absolute()) if known else text
 
 
+def has_worker(state: Any) -> bool:
+    """Whether a worker has taken the run, or it is over."""
+    return state is not None and state.name not in UNTAKEN
+
+
+class Waiting:
+    """Says what a run on the pool waits for, one thing at a time."""
+
+    def __init__(self) -> None:
+        self._what: tuple[str, str] | None = None
+        self._patience: Patience | None = None
+
+    def for_what(self, what: tuple[str, str] | None) -> None:
+        """What is waited for now, with advice; None while nothing is."""
+        if what != self._what:
+            if self._patience:
+                self._patience.over()
+            self._what, self._patience = what, Patience(lambda: what[0], what[1], time.monotonic) if what else None
+        if self._patience:
+            self._patience.tick()
+
+
 class Settled:
     """Whether a run is over: a crash that is scheduled again is not."""
 
@@ -119,14 +147,17 @@ def follow(client: Any, run: UUID, each_time: Callable[[], None] = lambda: None)
     import httpx
 
     over, told = Settled(), ""
+    wait = Waiting()
     while True:
         try:
             each_time()
             state = client.read_flow_run(run).state
         except httpx.HTTPError:
             over.forget()
+            wait.for_what(AWAY)
             time.sleep(POLL_SECONDS)
             continue
+        wait.for_what(None if has_worker(state) else WORKER)
         if state and (state.is_crashed() or state.name == RESCHEDULED) and state.message != told:
             told = state.message
             print(f"{state.timestamp:%H:%M:%S}  {told}", flush=True)

@@ -30,6 +30,7 @@ from flows.service.postgres import Postgres
 from flows.service.processes import Processes
 from flows.service.servers import Place, answers
 from tasks.core.errors import EnvironmentFault, InputError
+from tasks.store.patience import watched
 
 # A new database on two busy cores takes 20 s; a slow disk may take several times that.
 SECONDS = 180.0
@@ -90,8 +91,13 @@ def down(home: Path) -> int:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "up.lock"):
+    lock = FileLock(folder / "up.lock")
+    with watched("another `crash up` or `crash down` of this home"):
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _choose(folder: Path, wishes: Wishes, processes: Processes) -> Choices:

@@ -19,6 +19,7 @@ import psutil
 
 from flows.environment import check_prefect, prepare_environment
 from flows.service.servers import BIN, CODE
+from tasks.store.signals import STOPPING
 
 # A spot instance has thirty seconds.
 CHECKPOINT_SECONDS = 28.0
@@ -76,9 +77,10 @@ def serve(command: Sequence[str], folder: Path, pause_seconds: float = PAUSE_SEC
     failures = 0
     while failures < MAX_FAILURES and not told:
         begun = time.monotonic()
-        running.append(subprocess.Popen(command, cwd=folder, preexec_fn=_die_with_parent))
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)
+        # In a session of its own, with its runs: at a signal to our group Prefect's worker would kill them.
+        running.append(subprocess.Popen(command, cwd=folder, preexec_fn=_die_with_parent, start_new_session=True))
+        for number in STOPPING:
+            signal.signal(number, stop)
         code = running[-1].wait()
         if told:
             break

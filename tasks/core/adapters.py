@@ -52,6 +52,6 @@ def live_adapter(block: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _adapted(block: nn.Module, _: Any, output: Any) -> Any:
-    if isinstance(output, tuple):
+    if isinstance(output, tuple | list):
         return (block.get_submodule(NAME)(output[0]), *output[1:])
     return block.get_submodule(NAME)(output)

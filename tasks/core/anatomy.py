@@ -24,6 +24,7 @@ BLOCK_PATHS = {
     "bloom": "transformer.h",
     "falcon": "transformer.h",
     "gpt_neox": "gpt_neox.layers",
+    "jamba": "model.layers",
     **dict.fromkeys(
         ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "olmo", "olmo2"),
         "model.layers",
@@ -37,6 +38,10 @@ POSITION_NAMES = ("layer_idx", "layer_id", "layer_index", "layer_number", "block
 
 # Lists of token ids or class names may have as many entries as there are blocks without being one entry a block.
 NOT_PER_BLOCK = ("architectures", "keys_to_ignore_at_inference", "attention_types")
+
+# Settings that name the blocks of one kind by index, and settings that say how many blocks at the bottom are dense.
+INDEX_LISTS = ("mlp_only_layers", "moe_layers", "attn_layer_indices")
+DENSE_AT_BOTTOM = ("first_k_dense_replace", "moe_layer_start_index", "num_dense_layers")
 
 
 def text_config(config: Any) -> PreTrainedConfig:
@@ -56,7 +61,9 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
         if len(blocks) == num_blocks and len({type(block) for block in blocks}) == 1 and not _inside(path, lists)
     ]
     known = BLOCK_PATHS.get(config.model_type)
-    path = known if known in fitting else fitting[0] if len(fitting) == 1 else None
+    # Of a family whose blocks are of several classes, the list is known by its path alone.
+    is_known = known in lists and len(lists[known]) == num_blocks
+    path = known if is_known else fitting[0] if len(fitting) == 1 else None
     if path is None:
         found = ", ".join(f"{path} ({_describe(blocks)})" for path, blocks in lists.items() if not _inside(path, lists))
         raise InputError(
@@ -77,13 +84,28 @@ def get_stack(model: nn.Module) -> nn.Module:
 
 
 def final_norm(model: nn.Module) -> nn.Module:
-    """The norm after the last block; the identity where a family has none (OPT-350M)."""
-    stack = get_stack(model)
+    """The norm after the last block; the identity where a family has none (OPT-350M, GPT).
+
+    Families with another name for it declare it behind their blocks.
+    """
+    path, blocks = find_blocks(model)
+    stack = model.get_submodule(path.rpartition(".")[0])
     for name in FINAL_NORMS:
         if hasattr(stack, name):
             return getattr(stack, name) or nn.Identity()
-    children = ", ".join(name for name, _ in stack.named_children())
-    raise InputError(f"{type(model).__name__}: no final norm named {' or '.join(FINAL_NORMS)} among {children}")
+    children = dict(stack.named_children())
+    names = list(children)
+    behind = [
+        child
+        for name, child in children.items()
+        if names.index(name) > list(children.values()).index(blocks) and any(True for _ in child.parameters())
+    ]
+    if all("norm" in type(child).__name__.lower() for child in behind) and len(behind) < 2:
+        return behind[0] if behind else nn.Identity()
+    raise InputError(
+        f"{type(model).__name__}: no final norm named {' or '.join(FINAL_NORMS)} among {', '.join(names)}, nor one"
+        f" norm behind its blocks"
+    )
 
 
 def set_position(block: nn.Module, position: int) -> None:
@@ -97,7 +119,8 @@ def set_position(block: nn.Module, position: int) -> None:
 def block_config(config: PreTrainedConfig, sources: Sequence[int]) -> PreTrainedConfig:
     """A copy of `config` for a model that runs block `sources[i]` at position i: depth and all per-block lists follow.
 
-    A list belongs to the blocks if it has one entry a block. InputError on a source that is no block.
+    A list belongs to the blocks if it has one entry a block, or names blocks by index. InputError on a source that is
+    no block.
     """
     result = copy.deepcopy(config)
     text = text_config(result)
@@ -105,10 +128,18 @@ def block_config(config: PreTrainedConfig, sources: Sequence[int]) -> PreTrained
     if not sources or min(sources) < 0 or max(sources) >= num_blocks:
         raise InputError(f"blocks {list(sources)} asked for, but the model has blocks 0 to {num_blocks - 1}")
     for name, value in list(vars(text).items()):
-        if isinstance(value, list | tuple) and len(value) == num_blocks and not _never_per_block(name):
+        if name in INDEX_LISTS and isinstance(value, list | tuple):
+            setattr(text, name, type(value)(place for place, source in enumerate(sources) if source in value))
+        elif name in DENSE_AT_BOTTOM and isinstance(value, int):
+            setattr(text, name, sum(source < value for source in sources))
+        elif name == "moe_layer_end_index" and isinstance(value, int) and value >= 0:
+            setattr(text, name, sum(source <= value for source in sources) - 1)
+        elif isinstance(value, list | tuple) and len(value) == num_blocks and not _never_per_block(name):
             setattr(text, name, type(value)(value[source] for source in sources))
     if hasattr(text, "attention_types"):  # GPT-Neo keeps its list a second time, run-length coded
         text.attention_types = [[[kind], 1] for kind in text.attention_layers]
+    if isinstance(pattern := getattr(text, "block_types", None), list):  # RecurrentGemma repeats it over its depth
+        text.block_types = [pattern[source % len(pattern)] for source in sources]
     text.num_hidden_layers = len(sources)
     return result
 
@@ -136,11 +167,11 @@ def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def _differences(block: nn.Module, other: nn.Module) -> list[str]:
-    ours, theirs = _traits(block), _traits(other)
+    ours, theirs = traits(block), traits(other)
     return sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
 
 
-def _traits(block: nn.Module) -> dict[str, Any]:
+def traits(block: nn.Module) -> dict[str, Any]:
     """Shapes of all parameters, and every plain attribute of every module but its position."""
     traits: dict[str, Any] = {name: tuple(parameter.shape) for name, parameter in block.named_parameters()}
     for path, module in block.named_modules():

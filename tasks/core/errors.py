@@ -35,7 +35,7 @@ class DivergedError(CrashError):
 
 
 class InterruptedRun(CrashError):
-    """SIGTERM or SIGINT was received; work so far is in a checkpoint (exit code 128 + signal)."""
+    """SIGTERM, SIGINT or SIGHUP was received; work so far is in a checkpoint (exit code 128 + signal)."""
 
     exit_code = 143
 

@@ -11,10 +11,16 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from tasks.core.anatomy import find_blocks, get_stack
 from tasks.core.errors import InputError
+from tasks.core.length_limits import forget_lengths
 
 
 class _AllSeenError(Exception):
     """Ends a forward pass once the last needed block has run."""
+
+
+def state_of(output: Tensor | tuple | list) -> Tensor:
+    """The state that a block gives: its output, or the first part of it (a tuple in some families, a list in GPT)."""
+    return output[0] if isinstance(output, tuple | list) else output
 
 
 @contextmanager
@@ -41,13 +47,14 @@ def capture_blocks(
     def before_first(_: nn.Module, args: tuple, kwargs: dict) -> None:
         see(args[0] if args else kwargs["hidden_states"])
 
-    def after_each(_: nn.Module, args: tuple, output: Tensor | tuple) -> None:
-        see(output[0] if isinstance(output, tuple) else output)
+    def after_each(_: nn.Module, args: tuple, output: Tensor | tuple | list) -> None:
+        see(state_of(output))
         if len(states) == last + 2:
             raise _AllSeenError
 
     def run(input_ids: Tensor, attention_mask: Tensor | None = None) -> list[Any]:
         states.clear()
+        forget_lengths(model)
         try:
             stack(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         except _AllSeenError:
@@ -78,8 +85,8 @@ def watched_runs(model: nn.Module, runs: Sequence[tuple[int, int]]) -> Iterator[
     def before(_: nn.Module, args: tuple, kwargs: dict) -> None:
         entered.append(args[0] if args else kwargs["hidden_states"])
 
-    def after(_: nn.Module, args: tuple, output: Tensor | tuple) -> None:
-        seen.append((entered.pop(), output[0] if isinstance(output, tuple) else output))
+    def after(_: nn.Module, args: tuple, output: Tensor | tuple | list) -> None:
+        seen.append((entered.pop(), state_of(output)))
 
     handles = [blocks[first].register_forward_pre_hook(before, with_kwargs=True) for first, _ in runs]
     handles += [blocks[last].register_forward_hook(after) for _, last in runs]
@@ -112,13 +119,14 @@ def run_through(
             return (state.to(args[0]), *args[1:]), kwargs
         return args, kwargs | {"hidden_states": state.to(kwargs["hidden_states"])}
 
-    def keep(_: nn.Module, args: tuple, output: Tensor | tuple) -> None:
-        left.append(output[0] if isinstance(output, tuple) else output)
+    def keep(_: nn.Module, args: tuple, output: Tensor | tuple | list) -> None:
+        left.append(state_of(output))
         if len(left) == len(runs):
             raise _AllSeenError
 
     handles = [blocks[first].register_forward_pre_hook(replace, with_kwargs=True) for first, _ in runs]
     handles += [blocks[last].register_forward_hook(keep) for _, last in runs]
+    forget_lengths(model)
     try:
         get_stack(model)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
     except _AllSeenError:
@@ -129,9 +137,10 @@ def run_through(
     raise AssertionError(f"{type(model).__name__} returned before block {runs[-1][1]} ran")
 
 
-def base_model_and_head(model: nn.Module) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+def base_model_and_head(model: nn.Module) -> tuple[Callable[..., Any], Callable[[Tensor], Tensor]]:
     """(base, head) with `head(base(...).last_hidden_state[0])` equal to `model(...).logits[0]`.
 
+    base: the stack, of which each pass is as the first one (`forget_lengths`).
     head: [M, d] -> [M, vocabulary], any selection of positions, so that logits exist at answer positions only.
     It is the family's own code (soft caps, scales and all), run on a shell of the model whose stack hands its input
     through; all modules and tensors are the model's own, so gradients and later changes reach them.
@@ -143,12 +152,18 @@ def base_model_and_head(model: nn.Module) -> tuple[nn.Module, Callable[[Tensor],
     for name in path[:-1]:
         node._modules[name] = _shallow_copy(node._modules[name])
         node = node._modules[name]
-    node._modules[path[-1]] = _PassThrough()
+    node._modules[path[-1]] = _PassThrough(get_stack(model))
 
     def head(hidden: Tensor) -> Tensor:
         return shell(inputs_embeds=hidden.unsqueeze(0), use_cache=False).logits.squeeze(0)
 
-    return get_stack(model), head
+    stack = get_stack(model)
+
+    def base(*args: Any, **kwargs: Any) -> Any:
+        forget_lengths(model)
+        return stack(*args, **kwargs)
+
+    return base, head
 
 
 # What accelerate puts on a module that it has placed: a forward that runs the original module, not the copy.
@@ -156,7 +171,21 @@ PLACED = ("forward", "_old_forward", "_hf_hook")
 
 
 class _PassThrough(nn.Module):
-    """Stands in for the stack: what comes in as embeddings goes out as last hidden states."""
+    """Stands in for the stack: what comes in as embeddings goes out as last hidden states.
+
+    Whatever else a family's head reads of its stack is the stack's own (Falcon-H1 multiplies by a number kept there).
+    """
+
+    def __init__(self, stack: nn.Module) -> None:
+        super().__init__()
+        # Out of sight of the module tree: it is no part of the head.
+        self._stack = (stack,)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(vars(self)["_stack"][0], name)
 
     def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> BaseModelOutputWithPast:
         return _HiddenOnly(last_hidden_state=inputs_embeds)

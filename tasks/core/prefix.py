@@ -114,7 +114,7 @@ def _forward(
     if behind > current.begin:
         output = own(*args, **kwargs)
         if keep and current.inputs is not None:
-            states.in_tuple = isinstance(output, tuple)
+            states.in_tuple = isinstance(output, tuple | list)
             states.put(behind, current.inputs, output[0] if states.in_tuple else output)
         return output
     assert current.inputs is not None, "a pass without inputs begins at the bottom"

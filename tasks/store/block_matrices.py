@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from tasks.core.errors import InputError
 from tasks.store.block_names import BlockNames
-from tasks.store.tensor_files import StoredTensor, read_header, stored_tensors
+from tasks.store.model_tensors import tensors_of
+from tasks.store.tensor_files import StoredTensor, read_header
 from tasks.store.tensor_sources import FLOATS, read_entries
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def read_roles(folder: Path, num_blocks: int) -> list[Role]:
 
 def model_tensors(folder: Path, num_blocks: int) -> dict[tuple[int, str], StoredTensor]:
     """The tensors of the blocks of a model folder, by block and name within it. Errors as `read_roles`."""
-    stored = stored_tensors(folder)
+    stored = tensors_of(folder)
     names = BlockNames(stored, num_blocks, folder)
     places = {name: names.place(name) for name in stored}
     return {(place.block, place.rest): stored[name] for name, place in places.items() if place}

@@ -68,11 +68,12 @@ def _encoding_facts(model: ModelSource, task: TaskSource, tokenizer: "PreTrained
 def _require_vocabulary(model: ModelSource, largest: int) -> None:
     """InputError if the tokenizer knows tokens that the model has no embedding for."""
     from tasks.store.model_files import read_config
+    from tasks.store.vocabulary import declared_rows, stored_rows
 
-    config = read_config(Path(model.path))
-    size = (config.get("text_config") or {}).get("vocab_size", config.get("vocab_size"))
-    if isinstance(size, int) and largest >= size:
+    folder = Path(model.path)
+    size = stored_rows(folder) or declared_rows(read_config(folder))
+    if size is not None and largest >= size:
         raise InputError(
-            f"{model.name}: its tokenizer gives token {largest}, its embedding has {size} rows (vocab_size in"
-            " config.json): the tokenizer is not this model's"
+            f"{model.name}: its tokenizer gives token {largest}, its embedding has {size} rows: the tokenizer is not"
+            " this model's"
         )

@@ -24,6 +24,7 @@ from tasks.core import errors
 from tasks.store.disk import DISK_ERRORS
 from tasks.store.fronted import open_store
 from tasks.store.resources import require_device
+from tasks.store.signals import SAME_REQUEST_SECONDS, STOPPING, shielded, unshield
 from tasks.store.sockets import short_temporary_folder
 from tasks.store.work import Work
 
@@ -55,9 +56,12 @@ def _equal_hashes() -> Iterator[None]:
 def warm_up() -> None:
     """Start the server from which stages are forked, with the slow imports done once."""
     context.set_forkserver_preload(["tasks.store.preload"])
-    from multiprocessing import forkserver
+    from multiprocessing import forkserver, resource_tracker
 
-    with short_temporary_folder():
+    with shielded():
+        resource_tracker.ensure_running()
+    # Once more: the start of the tracker ends the first block.
+    with short_temporary_folder(), shielded():
         forkserver.ensure_running()
 
 
@@ -108,11 +112,15 @@ class Children:
                 self._running.discard(process)
                 process.close()
 
-    def stop(self, signal_number: int = signal.SIGTERM, seconds: float = CHECKPOINT_SECONDS) -> None:
-        """Ask every stage that computes to write its checkpoint and end; end those that do not within the time."""
+    def ask_to_stop(self, signal_number: int = signal.SIGTERM) -> None:
+        """Ask every stage that computes to write its checkpoint and end; no further one starts."""
         with self._lock:
             self._stop_signal = signal_number
             self._send(signal_number)
+
+    def stop(self, signal_number: int = signal.SIGTERM, seconds: float = CHECKPOINT_SECONDS) -> None:
+        """Ask every stage that computes to write its checkpoint and end; end those that do not within the time."""
+        self.ask_to_stop(signal_number)
         deadline = time.monotonic() + seconds
         while self._any_alive() and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -169,7 +177,7 @@ def death(exit_code: int, label: str) -> Exception:
             f"{label}: its process was killed (signal 9), most often for lack of memory. Free memory or lower"
             " tune.batch_size, then run the same command: finished stages are kept and tuning resumes."
         )
-    if exit_code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+    if exit_code - 128 in STOPPING:
         return errors.InterruptedRun(f"{label} was interrupted", exit_code - 128)
     return errors.CrashError(f"{label}: its process ended with exit code {exit_code} and no result")
 
@@ -199,11 +207,11 @@ def compute(sending: Connection, function: tuple[str, str], arguments: dict[str,
     spec["store"] = open_store(spec["store"], spec.pop("store_url", None))
     work = Work(**spec)
     _die_with_parent()
-    _install_signals(work)
     project = logging.getLogger("tasks")
     project.handlers, project.propagate = [_ForwardLogs(sending)], False
     project.setLevel(logging.INFO)
     try:
+        _install_signals(work)
         import torch
 
         torch.set_num_threads(work.num_threads)
@@ -252,14 +260,24 @@ def _die_with_parent() -> None:
 
 
 def _install_signals(work: Work) -> None:
-    """First signal: stages that poll finish the step and checkpoint, others stop now. Second one: end at once."""
+    """First signal: stages that poll finish the step and checkpoint, others stop now. A second Ctrl-C: end at once.
+
+    A signal to every process of a job arrives here twice, once from the process that orchestrates.
+    """
+    asked_at = 0.0
 
     def handle(number: int, _frame: Any) -> None:
-        if work.stop_signal is not None and number == signal.SIGINT:
-            os._exit(128 + number)
-        work.stop_signal = number
+        nonlocal asked_at
+        if work.stop_signal is not None:
+            if number == signal.SIGINT and time.monotonic() - asked_at >= SAME_REQUEST_SECONDS[signal.SIGINT]:
+                os._exit(128 + number)
+            return
+        work.stop_signal, asked_at = number, time.monotonic()
         if not work.polls_for_stop:
             raise errors.InterruptedRun(f"{work.label} was interrupted", number)
 
-    signal.signal(signal.SIGTERM, handle)
-    signal.signal(signal.SIGINT, handle)
+    for number in STOPPING:
+        # Where `nohup` has the loss of the terminal ignored, it stays so.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handle)
+    unshield()

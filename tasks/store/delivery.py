@@ -4,11 +4,13 @@ import contextvars
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from tasks.store.journal import Journal
+from tasks.store.patience import Patience
 from tasks.store.sender import Sender
 from tasks.store.servers import reason, shown
 
@@ -18,6 +20,8 @@ POLL_SECONDS = 0.5
 # At the end of a run: a server that has just stumbled gets this many tries, one that has been away a single one.
 CLOSING_TRIES = 3
 CLOSING_PAUSE_SECONDS = 1.0
+# Of the time that is left to a process that was asked to stop, no more than this.
+STOPPING_SECONDS = 10.0
 # From so many events on, several are told at once; a server answers one in some 50 ms, most of which is waiting.
 MANY = 16
 AT_ONCE = 4
@@ -40,12 +44,17 @@ class Delivery:
         self._thread = threading.Thread(target=work, args=(self._work,), name="mlflow", daemon=True)
         self._thread.start()
 
-    def finish(self, seconds: float) -> bool:
-        """Deliver what is left within the time; whether nothing is left."""
+    def finish(self, seconds: float, is_stopping: Callable[[], bool]) -> bool:
+        """Deliver what is left within the time, which a request to stop shortens; whether nothing is left."""
         self._closing.set()
         if self._thread is None:
             return False
-        self._thread.join(seconds)
+        patience = Patience(lambda: f"MLflow at {shown(self._sender.uri)} to take what is left of this run")
+        while self._thread.is_alive() and patience.seconds < seconds:
+            if is_stopping():
+                seconds = min(seconds, STOPPING_SECONDS)
+            self._thread.join(min(POLL_SECONDS, max(0.0, seconds - patience.seconds)))
+            patience.tick()
         return self._journal.everything_delivered()
 
     def _work(self) -> None:

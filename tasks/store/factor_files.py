@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import InputError
 from tasks.store.block_names import BlockNames
-from tasks.store.model_folder import load_folder, quiet_transformers
+from tasks.store.model_folder import load_folder, read_model
 from tasks.store.tensor_files import StoredTensor, TensorSource, stored_tensors
 from tasks.store.tensor_sources import ComputedTensor, read_stored
 
@@ -49,19 +49,7 @@ def load_with_factors(
 
 def _load_the_rest(folder: Path, stored: dict[str, StoredTensor], dtype: "torch.dtype | str") -> "PreTrainedModel":
     """The model with random numbers in place of factors, which are read afterwards."""
-    from transformers import AutoModelForCausalLM
-
-    quiet_transformers()
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=dtype,
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-    )
-    model, report = loaded
+    model, report = read_model(folder, dtype=dtype, ignore_mismatched_sizes=True)
     factored = {name.removesuffix(INNER) for name in stored if name.endswith(INNER)}
     if halves := sorted(path for path in factored if path + OUTER not in stored):
         raise InputError(f"{folder}: the weights in two factors lack the outer one, first {halves[0]}{OUTER}")

@@ -11,6 +11,7 @@ from tasks.store.disk import DISK_ERRORS
 from tasks.store.files import made_once
 from tasks.store.loopback import require_hub
 from tasks.store.model_files import json_digest
+from tasks.store.patience import watched
 from tasks.store.task_sources import FEATURES_FILE, SPLIT_KEYS
 
 
@@ -105,8 +106,9 @@ def _load(what: str, path: str, name: str | None, given: dict[str, Any], advice:
     options = {key: value for key, value in given.items() if key != "trust_remote_code"}
     with translated(f"{what}: {path} cannot be loaded", f"Give the rows as files: {advice}"):
         try:
-            _require_network(path)
-            return datasets.load_dataset(path, name, **options)
+            with watched(f"the download of the data set {path}"):
+                _require_network(path)
+                return datasets.load_dataset(path, name, **options)
         except datasets.exceptions.DatasetNotFoundError:
             raise InputError(f"{what}: the hub has no public data set {path}") from None
         except datasets.exceptions.DataFilesNotFoundError:

@@ -15,9 +15,10 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
 
 from tasks.core.errors import EnvironmentFault, InterruptedRun
+from tasks.store.holders import name_holder, parse_note
+from tasks.store.patience import END_IT, Patience
 from tasks.store.processes import is_gone, this_process
 from tasks.store.remote import Remote
 
@@ -43,7 +44,7 @@ class Leases:
 
     @contextmanager
     def hold(self, stage: str, key: str, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
-        """Hold the lease of a key. Who waits is told for whom; stopped() ends the waiting with InterruptedRun.
+        """Hold the lease of a key. Who waits for long is told for whom; stopped() ends the waiting with InterruptedRun.
 
         After a normal end nothing of the lease is left: the artifact is there, and who comes later finds it.
         """
@@ -63,7 +64,8 @@ class Leases:
             self.remote.delete([_path(name, each) for each in self._generations(name) if each <= generation])
 
     def _acquire(self, name: str, shown: str, token: str, stopped: Callable[[], bool]) -> int:
-        watch, told = _Watch(self.times), False
+        watch, content = _Watch(self.times), None
+        patience = Patience(lambda: f"{shown}, which {name_holder(parse_note(content or b''))} computes", END_IT)
         while True:
             seen = self._generations(name)
             content = self.remote.read(_path(name, seen[-1])) if seen else None
@@ -72,14 +74,13 @@ class Leases:
             if content is None or watch.is_free(content):
                 mine = seen[-1] + 1 if seen else 1
                 if self._take(name, mine, seen, token):
+                    patience.over()
                     return mine
                 time.sleep(random.uniform(0, self.times.look))
                 continue
             if stopped():
                 raise InterruptedRun(f"interrupted while waiting for {shown}")
-            if not told:
-                logger.info("waiting for %s, which %s computes", shown, _holder(content))
-                told = True
+            patience.tick()
             time.sleep(self.times.look)
 
     def _take(self, name: str, generation: int, seen: list[int], token: str) -> bool:
@@ -113,7 +114,7 @@ class _Watch:
         else:
             self._content, self._silent = content, 0.0
         self._looked = now
-        note = _parsed(content)
+        note = parse_note(content)
         return note.get("state") == "released" or is_gone(note) or self._silent >= self._times.silence
 
 
@@ -150,18 +151,3 @@ def _path(name: str, generation: int) -> str:
 
 def _note(token: str, state: str, beat: int = 0) -> bytes:
     return json.dumps({"token": token, "state": state, "beat": beat, **this_process()}).encode()
-
-
-def _parsed(content: bytes) -> dict[str, Any]:
-    try:
-        note = json.loads(content)
-    except ValueError:
-        return {}
-    return note if isinstance(note, dict) else {}
-
-
-def _holder(content: bytes) -> str:
-    note = _parsed(content)
-    if "pid" in note and "host" in note:
-        return f"process {note['pid']} on {note['host']}"
-    return "another process"

@@ -1,8 +1,5 @@
 """One kernel lock per key: two processes never compute the same thing at once, and a dead one never blocks."""
 
-import json
-import logging
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +7,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from tasks.core.errors import EnvironmentFault, InterruptedRun
+from tasks.store.holders import is_own, leave_note, name_holder, read_note
+from tasks.store.patience import END_IT, Patience
 
-logger = logging.getLogger(__name__)
+# Between two looks whether the run is over.
 PATIENCE_SECONDS = 2.0
 POLL_SECONDS = 0.1
 
@@ -20,7 +19,7 @@ POLL_SECONDS = 0.1
 def key_lock(
     folder: Path, stage: str, key: str, blocking: bool = True, stopped: Callable[[], bool] = lambda: False
 ) -> Iterator[None]:
-    """Hold the key's lock. Who waits longer than two seconds is told for whom; stopped() ends the waiting.
+    """Hold the key's lock. Who waits for long is told for whom (`Patience`); stopped() ends the waiting.
 
     The lock is the kernel's, on an open file: its content is only a note and may be garbage. Raises EnvironmentFault
     when the lock file cannot be made, filelock.Timeout when not blocking and held, InterruptedRun when stopped.
@@ -37,7 +36,7 @@ def key_lock(
             f"the lock {path} cannot be taken ({error.strerror}); make the store writable or choose another one"
         ) from error
     try:
-        _leave_note(path)
+        leave_note(path)
         yield
     finally:
         lock.release()
@@ -47,29 +46,18 @@ def _acquire(lock: FileLock, path: Path, name: str, blocking: bool, stopped: Cal
     if not blocking:
         lock.acquire(timeout=0)
         return
-    told = False
+    patience = Patience(lambda: _awaited(name, path), END_IT)
     while not lock.is_locked:
         try:
             lock.acquire(timeout=PATIENCE_SECONDS, poll_interval=POLL_SECONDS)
         except Timeout:
             if stopped():
                 raise InterruptedRun(f"interrupted while waiting for {name}") from None
-            if not told:
-                logger.info("waiting for %s, which %s computes", name, _holder(path))
-                told = True
+            patience.tick()
+    patience.over()
 
 
-def _leave_note(path: Path) -> None:
-    note = json.dumps({"host": os.uname().nodename, "pid": os.getpid()})
-    try:
-        (path.with_suffix(".holder")).write_text(note)
-    except OSError:
-        return
-
-
-def _holder(path: Path) -> str:
-    try:
-        note = json.loads(path.with_suffix(".holder").read_text())
-        return f"process {note['pid']} on {note['host']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
+def _awaited(name: str, path: Path) -> str | None:
+    """What is waited for, and who computes it; of what another thread of this process computes, its own log tells."""
+    note = read_note(path)
+    return None if is_own(note) else f"{name}, which {name_holder(note)} computes"

@@ -8,8 +8,9 @@ from typing import Any
 
 from tasks.core.errors import InputError
 from tasks.store.boundary import first_words
+from tasks.store.folder_rules import require_computable, require_no_adapter
 from tasks.store.keys import canonical_json
-from tasks.store.tensor_files import INDEX_FILE, SINGLE_FILE, stored_tensors
+from tasks.store.tensor_files import INDEX_FILE, SINGLE_FILE, stored_tensors, weight_files
 from tasks.store.user_text import read_user_text, starts_with_mark
 
 FileDigest = Callable[[Path], str]
@@ -28,6 +29,7 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "spiece.model",
     "sentencepiece.bpe.model",
+    "chat_template.jinja",
 )
 # Any one of these sets is a whole tokenizer.
 VOCABULARIES = (
@@ -84,8 +86,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The folder's config.json. InputError if there is none, or none that can be read."""
     path = folder / "config.json"
     if not path.is_file():
-        if (folder / "adapter_config.json").is_file():
-            raise InputError(f"{folder} holds an adapter (LoRA or similar), no model: merge it into its model first")
+        require_no_adapter(folder)
         found = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
         raise InputError(f"{folder} is no model folder: it has no config.json (found: {found})")
     for file in sorted(folder.glob("*.json")):
@@ -93,10 +94,15 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise InputError(
                 f"{file} begins with a byte-order mark, which transformers cannot read; save it without one"
             )
-    config = read_json(path)
-    if not isinstance(config, dict):
-        raise InputError(f"{path} holds a {type(config).__name__}, expected an object with the model's settings")
-    return config
+    return read_object(path)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The settings in a JSON file. InputError if it holds anything but an object."""
+    settings = read_json(path)
+    if not isinstance(settings, dict):
+        raise InputError(f"{path} holds a {type(settings).__name__}, expected an object with the model's settings")
+    return settings
 
 
 def read_json(path: Path) -> Any:
@@ -111,7 +117,7 @@ def read_json(path: Path) -> Any:
 
 def require_decoder(config: dict[str, Any], folder: Path) -> None:
     """InputError unless the config is that of a decoder-only language model."""
-    family, names = str(config.get("model_type", "")), [str(name) for name in config.get("architectures") or []]
+    family, names = _family_and_architectures(config, folder)
     described = f"{folder} is {names[0] if names else 'a model'} of family {family or 'unknown'}"
     advice = "give a decoder-only model (GPT-2, OPT, LLaMA, Mistral, Qwen, Gemma, ...)"
     if config.get("is_encoder_decoder"):
@@ -124,20 +130,30 @@ def require_decoder(config: dict[str, Any], folder: Path) -> None:
         raise InputError(f"{folder / 'config.json'} names no model_type; {advice}")
 
 
+def _family_and_architectures(config: dict[str, Any], folder: Path) -> tuple[str, list[str]]:
+    family, names = config.get("model_type") or "", config.get("architectures") or []
+    if not isinstance(family, str):
+        raise InputError(f"{folder / 'config.json'}: model_type = {family!r}, expected the name of a family")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{folder / 'config.json'}: architectures = {names!r}, expected a list of names of classes")
+    return family, names
+
+
 def count_blocks(config: dict[str, Any], folder: Path) -> int:
     """Number of blocks that the config names. InputError if it names none."""
-    count = _first(config, NUM_BLOCKS_KEYS)
+    count = first_number(config, NUM_BLOCKS_KEYS)
     if count is None or count < 1:
+        wrong = next((f" ({key} = {value!r})" for key, value in _of(config, NUM_BLOCKS_KEYS) if value is not None), "")
         raise InputError(
-            f"{folder / 'config.json'} does not say how many blocks the model has:"
-            f" expected one of {', '.join(NUM_BLOCKS_KEYS)}"
+            f"{folder / 'config.json'} does not say how many blocks the model has{wrong}:"
+            f" expected a whole number above 0 under one of {', '.join(NUM_BLOCKS_KEYS)}"
         )
     return count
 
 
 def longest_input(config: dict[str, Any], tokenizer_config: dict[str, Any]) -> int:
     """Tokens that the model takes at most, by lm-eval's rule: the config, then the tokenizer, then 2048."""
-    found = _first(config, MAX_LENGTH_KEYS)
+    found = first_number(config, MAX_LENGTH_KEYS)
     if found is None:
         limit = tokenizer_config.get("model_max_length")
         # Tokenizers without a limit write 1e30.
@@ -150,29 +166,32 @@ def weights_digest(folder: Path, config: dict[str, Any], file_digest: FileDigest
 
     InputError if weights are missing, cut short or not safetensors.
     """
-    stored_tensors(folder)
-    if (folder / SINGLE_FILE).is_file():
-        names = {SINGLE_FILE}
-    else:
-        names = set(read_json(folder / INDEX_FILE)["weight_map"].values())
+    require_computable(stored_tensors(folder), folder)
+    names = {name for name in weight_files(folder) if name != INDEX_FILE}
     generation = folder / "generation_config.json"
     return json_digest(
         {
             "config": _settled(config),
-            "generation": _settled(read_json(generation)) if generation.is_file() else None,
+            "generation": _settled(read_object(generation)) if generation.is_file() else None,
             "files": {name: file_digest(folder / name) for name in sorted(names)},
         }
     )
 
 
+def tokenizer_files(folder: Path) -> list[str]:
+    """The files of the folder's tokenizer, those for other releases of transformers included."""
+    versions = sorted(path.name for path in folder.glob("tokenizer.*.json"))
+    return [name for name in TOKENIZER_FILES if (folder / name).is_file()] + versions
+
+
 def tokenizer_digest(folder: Path, file_digest: FileDigest) -> str:
     """Digest of the tokenizer's files. InputError if they are not a whole tokenizer."""
-    present = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    present = tokenizer_files(folder)
     if not any(set(vocabulary) <= set(present) for vocabulary in VOCABULARIES):
         choices = ", or ".join(" and ".join(vocabulary) for vocabulary in VOCABULARIES[:4])
         raise InputError(f"{folder} has no tokenizer: expected {choices} beside config.json")
     parts = {
-        name: _settled(read_json(folder / name)) if name.endswith("_config.json") else file_digest(folder / name)
+        name: _settled(read_object(folder / name)) if name.endswith("_config.json") else file_digest(folder / name)
         for name in present
     }
     return json_digest(parts)
@@ -181,7 +200,7 @@ def tokenizer_digest(folder: Path, file_digest: FileDigest) -> str:
 def read_tokenizer_config(folder: Path) -> dict[str, Any]:
     """The tokenizer's settings, empty where it has none."""
     path = folder / "tokenizer_config.json"
-    return read_json(path) if path.is_file() else {}
+    return read_object(path) if path.is_file() else {}
 
 
 def has_safetensors(folder: Path) -> bool:
@@ -198,10 +217,14 @@ def _settled(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in VOLATILE}
 
 
-def _first(config: dict[str, Any], keys: tuple[str, ...]) -> int | None:
+def first_number(config: dict[str, Any], keys: tuple[str, ...]) -> int | None:
+    """The first of these settings that is a whole number, in the config of the language model or around it."""
+    return next(
+        (value for _, value in _of(config, keys) if isinstance(value, int) and not isinstance(value, bool)), None
+    )
+
+
+def _of(config: dict[str, Any], keys: tuple[str, ...]) -> list[tuple[str, Any]]:
     inner = config.get("text_config")
-    for part in ([inner] if isinstance(inner, dict) else []) + [config]:
-        for key in keys:
-            if isinstance(part.get(key), int):
-                return int(part[key])
-    return None
+    parts = [inner, config] if isinstance(inner, dict) else [config]
+    return [(key, part[key]) for part in parts for key in keys if key in part]

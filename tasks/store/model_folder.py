@@ -5,15 +5,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import InputError
+from tasks.store.boundary import translated
 from tasks.store.files import flush
+from tasks.store.model_view import only
+from tasks.store.tensor_files import weight_files
+from tasks.store.vocabulary import stored_rows
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
+GENERATION_FILE = "generation_config.json"
 # What belongs to a model besides config and weights. Never code, never a file whose name says nothing.
 COMPANIONS = (
-    "generation_config.json",
+    GENERATION_FILE,
     "tokenizer*.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -27,33 +32,58 @@ COMPANIONS = (
 
 def load_folder(folder: Path, *, dtype: "torch.dtype | str" = "auto", device: str = "cpu") -> "PreTrainedModel":
     """A causal language model from safetensors only, in evaluation mode. InputError if a weight is missing on disk."""
-    from transformers import AutoModelForCausalLM
-
-    quiet_transformers()
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=dtype,
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-        output_loading_info=True,
-    )
-    model, report = loaded
+    model, report = read_model(folder, dtype=dtype)
     if missing := sorted(report["missing_keys"]):
         raise InputError(f"{folder}: {len(missing)} weights of the model are not on disk, first {missing[0]}")
     return model.to(device).eval()
 
 
-def load_config(folder: Path) -> "PreTrainedConfig":
-    """The config of a local model folder, without running code from it. InputError if it has none that is known."""
-    from transformers import AutoConfig
+def read_model(folder: Path, called: str = "", **options: Any) -> tuple[Any, dict[str, Any]]:
+    """The model of a folder on the CPU, and transformers' report of what was missing, left over or of another shape.
 
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: no usable config.json: {str(error).splitlines()[0]}") from error
-    # A reference to code on the hub would outlive the copy and ask the reader to run it.
-    vars(config).pop("auto_map", None)
+    Only the files that are in the model's identity are read, and no code. called: as the user names it; options: of
+    `from_pretrained`.
+
+    Raises:
+        InputError: where transformers cannot load it.
+    """
+    from transformers import AutoModelForCausalLM
+
+    quiet_transformers()
+    config = load_config(folder)
+    names = ("config.json", GENERATION_FILE, *weight_files(folder))
+    with translated(f"{called or folder}: transformers cannot load this model"), only(folder, names) as place:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            place,
+            config=config,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    model, report = loaded
+    model.config.name_or_path = str(folder)
+    return model, report
+
+
+def load_config(folder: Path) -> "PreTrainedConfig":
+    """The config of a local model folder, with as many tokens as its files hold embeddings for. Runs no code from it.
+
+    Raises:
+        InputError: for a config that transformers does not know or take.
+    """
+    from transformers import AutoConfig, __version__
+
+    what = f"{folder}: transformers {__version__} cannot load this model, because of its config.json"
+    with translated(what), only(folder, ("config.json",)) as place:
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False, local_files_only=True)
+        config.name_or_path = str(folder)
+        # A reference to code on the hub would outlive the copy and ask the reader to run it.
+        vars(config).pop("auto_map", None)
+        text = config.get_text_config(decoder=True)
+        if (rows := stored_rows(folder)) is not None and rows != text.vocab_size:
+            text.vocab_size = rows
     return config
 
 

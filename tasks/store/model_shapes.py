@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from tasks.core.errors import EnvironmentFault, InputError
 from tasks.store import model_files
+from tasks.store.boundary import translated
 from tasks.store.loopback import require_hub
 from tasks.store.model_folder import load_config, quiet_transformers
-from tasks.store.models import HUB_ID
+from tasks.store.models import HUB_ID, read_usable_config
+from tasks.store.patience import watched
 from tasks.store.tensor_files import weight_bytes
 
 if TYPE_CHECKING:
@@ -26,10 +28,11 @@ def read_shape(name: str, revision: str | None = None) -> "Shape":
 
     quiet_transformers()
     folder = config_folder(name, revision)
-    config = model_files.read_config(folder)
-    model_files.require_decoder(config, folder)
+    config, _ = read_usable_config(folder)
     context = model_files.longest_input(config, model_files.read_tokenizer_config(folder))
-    shape = shape_of(load_config(folder), context)
+    loaded = load_config(folder)
+    with translated(f"{folder}: no model can be built from this config.json"):
+        shape = shape_of(loaded, context)
     weights = weight_bytes(folder)
     return replace(shape, stored_bytes=weights / shape.parameters) if weights else shape
 
@@ -52,11 +55,17 @@ def config_folder(name: str, revision: str | None) -> Path:
         return path.resolve()
     if path.exists() or not HUB_ID.fullmatch(name):
         raise InputError(f"model.name = {name!r}: neither a folder with a config.json nor a hub id (owner/name)")
+    with translated(f"{name}: the model hub's copy cannot be used"):
+        return _fetched(name, revision)
+
+
+def _fetched(name: str, revision: str | None) -> Path:
     from huggingface_hub import errors, hf_hub_download
 
     require_hub()
     try:
-        return Path(hf_hub_download(name, "config.json", revision=revision)).parent
+        with watched(f"the download of config.json of {name} from the model hub"):
+            return Path(hf_hub_download(name, "config.json", revision=revision)).parent
     except errors.GatedRepoError:
         raise InputError(
             f"{name}: its owner asks for consent; accept it on the hub and log in (hf auth login)"

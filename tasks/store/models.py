@@ -1,6 +1,5 @@
 """A model as an input: found, checked, identified by content, loaded."""
 
-import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,21 +7,26 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from tasks.core.errors import EnvironmentFault, InputError
-from tasks.store import model_files
+from tasks.store import folder_rules, model_files
+from tasks.store.boundary import translated
 from tasks.store.digests import plain_digest
 from tasks.store.files import made_once
 from tasks.store.loopback import require_hub
 from tasks.store.model_files import FileDigest
-from tasks.store.model_folder import quiet_transformers
+from tasks.store.model_folder import quiet_transformers, read_model
+from tasks.store.model_tensors import predicting_tensors, require_depth
+from tasks.store.model_view import only
+from tasks.store.patience import watched
+from tasks.store.sentencepiece_files import follow_sentencepiece
 from tasks.store.task_sources import home
+from tasks.store.tensor_files import stored_tensors
+from tasks.store.vocabulary import declared_rows, stored_rows
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from tasks.store.artifacts import Store
-
-logger = logging.getLogger(__name__)
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 # Weights, settings and tokenizers; never code.
@@ -58,12 +62,11 @@ def resolve_model(name: str, revision: str | None = None, store: "Store | None" 
     """
     file_digest = store.digests if store else plain_digest
     folder = _local_folder(name, revision) or _fetched(name, revision)
-    config = model_files.read_config(folder)
-    model_files.require_decoder(config, folder)
-    num_blocks = model_files.count_blocks(config, folder)
+    config, num_blocks = read_usable_config(folder)
     tokenizer = model_files.tokenizer_digest(folder, file_digest)
     if not model_files.has_safetensors(folder):
         folder = _converted(folder, home(store) / "converted", file_digest, tokenizer)
+    _tell_left_out(folder, config)
     return ModelSource(
         path=str(folder),
         name=name,
@@ -73,6 +76,20 @@ def resolve_model(name: str, revision: str | None = None, store: "Store | None" 
         family=str(config["model_type"]),
         context=model_files.longest_input(config, model_files.read_tokenizer_config(folder)),
     )
+
+
+def read_usable_config(folder: Path) -> tuple[dict[str, Any], int]:
+    """The config.json of a decoder that can be tuned, and its number of blocks; weights need not be there.
+
+    Raises:
+        InputError: for an adapter, another kind of model, a quantised one, and lists of another number of blocks.
+    """
+    config = model_files.read_config(folder)
+    folder_rules.require_no_adapter(folder)
+    model_files.require_decoder(config, folder)
+    num_blocks = model_files.count_blocks(config, folder)
+    folder_rules.require_usable_config(config, num_blocks, folder)
+    return config, num_blocks
 
 
 def load_model(
@@ -88,25 +105,11 @@ def load_model(
     attn: attention implementation as transformers names it; its own choice by default.
     InputError if weights are missing or the family is unknown.
     """
-    from transformers import AutoModelForCausalLM
-
     from tasks.core.devices import place
 
-    quiet_transformers()
     options: dict[str, Any] = {"attn_implementation": attn} if attn else {}
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source.path,
-            dtype="auto" if precision == "stored" else precision,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-            **options,
-        )
-    except ValueError as error:
-        raise InputError(f"{source.name}: transformers cannot load this model: {_first_line(error)}") from error
-    model, report = loaded
+    dtype = "auto" if precision == "stored" else precision
+    model, report = read_model(Path(source.path), source.name, dtype=dtype, **options)
     if missing := sorted(report["missing_keys"]):
         raise InputError(f"{source.name}: {len(missing)} weights of the model are not in its files, first {missing[0]}")
     return place(model, device).eval()
@@ -122,15 +125,38 @@ def tokenizer_of(folder: Path) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     quiet_transformers()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (ValueError, OSError) as error:
-        raise InputError(f"{folder}: transformers cannot load the tokenizer: {_first_line(error)}") from error
+    files = ("config.json", *model_files.tokenizer_files(folder))
+    with translated(f"{folder}: transformers cannot load the tokenizer"), only(folder, files) as place:
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, local_files_only=True)
+        follow_sentencepiece(tokenizer, folder)
+    tokenizer.name_or_path = str(folder)
     if tokenizer.pad_token_id is None:
         # lm-eval's order of preference; the rest is for tokenizers without any special token.
         names = (tokenizer.unk_token, tokenizer.eos_token, tokenizer.bos_token, tokenizer.convert_ids_to_tokens(0))
         tokenizer.pad_token = next(name for name in names if name is not None)
     return tokenizer
+
+
+def _tell_left_out(folder: Path, config: dict[str, Any]) -> None:
+    """Say what of the folder is not used, and where its files count instead of its config.
+
+    Raises:
+        InputError: for more blocks than the config names, and for a damaged file.
+    """
+    folder_rules.tell_unused(folder)
+    stored = stored_tensors(folder)
+    require_depth(stored, config, folder)
+    if left_out := sorted(predicting_tensors(stored, config, folder)):
+        folder_rules.say(
+            f"{folder}: {len(left_out)} tensors for multi-token prediction are left out, first {left_out[0]}: they are"
+            " no part of the model that transformers runs"
+        )
+    rows, declared = stored_rows(folder), declared_rows(config)
+    if None not in (rows, declared) and rows != declared:
+        folder_rules.say(
+            f"{folder}: the embedding has {rows} rows, config.json says vocab_size = {declared}: the model is loaded"
+            " with what its files hold"
+        )
 
 
 def _local_folder(name: str, revision: str | None) -> Path | None:
@@ -149,13 +175,20 @@ def _local_folder(name: str, revision: str | None) -> Path | None:
 
 def _fetched(name: str, revision: str | None) -> Path:
     """A snapshot from the hub, or from its cache on this machine."""
+    with translated(f"{name}: the model hub's copy cannot be used"):
+        return _snapshot(name, revision)
+
+
+def _snapshot(name: str, revision: str | None) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     require_hub()
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
-        if not model_files.has_safetensors(folder):
-            folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*HUB_FILES, "pytorch_model*.bin"]))
+        with watched(f"the download of {name} from the model hub"):
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
+            if not model_files.has_safetensors(folder):
+                patterns = [*HUB_FILES, "pytorch_model*.bin"]
+                folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except errors.GatedRepoError:
         raise InputError(
             f"{name}: its owner asks for consent; accept it on the hub and log in (hf auth login)"
@@ -186,11 +219,7 @@ def _converted(folder: Path, root: Path, file_digest: FileDigest, tokenizer: str
     parts["tokenizer"] = tokenizer
     target = root / model_files.json_digest(parts)[:32]
     if not target.is_dir():
-        logger.info("%s has pickled weights only: converting them to safetensors once, in %s", folder, target)
+        folder_rules.say(f"{folder} has pickled weights only: converting them to safetensors once, in {target}")
         with made_once(target) as partial:
             to_safetensors(folder, partial)
     return target
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

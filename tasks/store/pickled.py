@@ -49,10 +49,10 @@ def _load(file: Path) -> "dict[str, Tensor]":
     try:
         # Files of before PyTorch 1.6 are no archives and cannot be mapped.
         state = torch.load(file, weights_only=True, mmap=zipfile.is_zipfile(file), map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
         raise RefusedError(
             f"{file} is damaged or holds more than tensors, and nothing in it was run. Ask for safetensors weights"
         ) from error
-    if not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise RefusedError(f"{file} is no dictionary of tensors. Ask for safetensors weights")
     return state

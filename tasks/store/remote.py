@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from tasks.core.errors import EnvironmentFault
 from tasks.store.disk import DISK_ERRORS
 from tasks.store.object_files import CALL_SECONDS, Bounded, check_url, open_files
+from tasks.store.patience import Patience, watched
 
 Result = TypeVar("Result")
 # Three attempts of a server that takes connections and never answers are about a minute.
@@ -88,13 +89,15 @@ class Remote:
         """Send a file, from disk in parts."""
         size = path.stat().st_size
         options = {"chunksize": max(PART_BYTES, size // MOST_PARTS)} if self._is_s3() else {}
-        self._change(lambda fs: fs.put_file(str(path), self._path(name), **options), size)
+        with watched(f"the upload of {name} to the store {self.url}"):
+            self._change(lambda fs: fs.put_file(str(path), self._path(name), **options), size)
 
     def download(self, name: str, path: Path, size: int) -> None:
         """Fetch an object into a file, in parts. Raises FileNotFoundError, and OSError when the local disk refuses."""
         options = {"chunksize": PART_BYTES} if self._is_s3() else {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._call("reading from", lambda fs: fs.get_file(self._path(name), str(path), **options), size)
+        with watched(f"the download of {name} from the store {self.url}"):
+            self._call("reading from", lambda fs: fs.get_file(self._path(name), str(path), **options), size)
 
     def entries(self, prefix: str) -> dict[str, Entry]:
         """Objects under a folder, by name."""
@@ -145,10 +148,12 @@ class Remote:
 
     def _call(self, what: str, action: Callable[[Any], Result], size: int = 0) -> Result:
         """The action's result; a failure that may pass is tried again."""
-        wait = self.first_wait
+        wait, patience = self.first_wait, Patience(lambda: f"the store {self.url} to answer ({what} it failed)")
         for attempt in range(self.attempts):
             try:
-                return self._bounded(action, CALL_SECONDS + size / SLOWEST_BYTES_PER_SECOND)
+                result = self._bounded(action, CALL_SECONDS + size / SLOWEST_BYTES_PER_SECOND)
+                patience.over()
+                return result
             except EnvironmentFault:
                 raise
             except Exception as error:
@@ -159,6 +164,7 @@ class Remote:
                     raise
                 if lasting or attempt + 1 == self.attempts:
                     raise EnvironmentFault(f"{what} the store {self.url} failed ({_reason(error)}); {ADVICE}") from None
+            patience.tick()
             time.sleep(wait)
             wait *= 2
         raise AssertionError("unreachable")

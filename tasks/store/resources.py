@@ -15,10 +15,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from tasks.core.errors import EnvironmentFault, InterruptedRun
+from tasks.store.holders import leave_note, name_holder, read_note, take_note_away
+from tasks.store.patience import END_IT, Patience
 
 POLL_SECONDS = 0.05
 Stopped = Callable[[], bool]
@@ -47,15 +50,15 @@ class Resources:
         self._cores, self._gpus = _Places("core", names, self.folder), _Places("gpu", self.gpus, self.folder)
 
     @contextmanager
-    def take(self, cores: int = 1, gpus: int = 0, stopped: Stopped = never) -> Iterator["Share"]:
+    def take(self, cores: int = 1, gpus: int = 0, stopped: Stopped = never, label: str = "") -> Iterator["Share"]:
         """Wait for that many cores and GPUs (never more than there are) and give them back at the end.
 
-        Raises InterruptedRun when stopped() while waiting.
+        label: what for, to be told to who waits for them. Raises InterruptedRun when stopped() while waiting.
         """
         cores, gpus = min(cores, self.cores), min(gpus, len(self.gpus))
         with ExitStack() as held:
-            taken = self._gpus.take(held, gpus, stopped)
-            self._cores.take(held, cores, stopped)
+            taken = self._gpus.take(held, gpus, stopped, label)
+            self._cores.take(held, cores, stopped, label)
             yield Share(cores, taken)
 
 
@@ -68,24 +71,43 @@ class _Places:
         self._changed = threading.Condition()
         self._locks = {name: self._lock(name) for name in [*names, "turn"]}
 
-    def take(self, held: ExitStack, number: int, stopped: Stopped) -> list[str]:
+    def take(self, held: ExitStack, number: int, stopped: Stopped, label: str) -> list[str]:
         """Names of that many, given back when `held` closes."""
         if not number:
             return []
         taken: list[str] = []
-        with self._turn(stopped):
+        patience = Patience(lambda: self._awaited(number), END_IT)
+        with self._turn(stopped, patience, label):
             while len(taken) < number:
-                name = next((name for name in self._names if name not in taken and self._locks[name].try_take()), None)
+                free = (name for name in self._names if name not in taken and self._locks[name].try_take(label))
+                name = next(free, None)
                 if name is None:
+                    patience.tick()
                     _pause(stopped)
                     continue
                 taken.append(name)
                 # Given back also when the wait for the next one is interrupted.
                 held.callback(self._locks[name].give_back)
+        patience.over()
         return [name for name in self._names if name in taken]
 
+    def _awaited(self, number: int) -> str | None:
+        """What is waited for, and which other processes have it or are before us; None where this one has all of it."""
+        turn = self._locks["turn"]
+        others = [lock.holder() for name, lock in self._locks.items() if name != "turn" and not lock.is_mine]
+        # While it is not our turn, what nobody has noted may be free.
+        taken = [note for note in others if note or turn.is_mine]
+        if not taken and turn.is_mine:
+            return None
+        kind = "GPU" if self._kind == "gpu" else self._kind
+        wish = f"{number} free {kind}s" if number > 1 else f"a free {kind}"
+        names = ", ".join(dict.fromkeys(map(name_holder, taken or [turn.holder()])))
+        if not taken:
+            return f"{wish} (next in line is {names})"
+        return f"{wish} ({len(taken)} of {len(self._names)} taken by {names})"
+
     @contextmanager
-    def _turn(self, stopped: Stopped) -> Iterator[None]:
+    def _turn(self, stopped: Stopped, patience: Patience, label: str) -> Iterator[None]:
         """Only one on this machine collects at a time: two that hold half of their wish each would wait for ever."""
         me = object()
         with self._changed:
@@ -94,7 +116,9 @@ class _Places:
             with self._changed:
                 while not self._changed.wait_for(lambda: self._queue[0] is me, timeout=10 * POLL_SECONDS):
                     _refuse(stopped)
-            while not self._locks["turn"].try_take():
+            while not self._locks["turn"].try_take(label):
+                # Only the first of this process says so; those behind it wait for the same.
+                patience.tick()
                 _pause(stopped)
             try:
                 yield
@@ -114,10 +138,11 @@ class _Place:
 
     def __init__(self, path: Path | None) -> None:
         self._mine = threading.Lock()
+        self._path = path
         self._file = FileLock(path, thread_local=False) if path else None
 
-    def try_take(self) -> bool:
-        """Whether it was free and is ours now."""
+    def try_take(self, label: str) -> bool:
+        """Whether it was free and is ours now. label: what for."""
         if not self._mine.acquire(blocking=False):
             return False
         try:
@@ -126,11 +151,24 @@ class _Place:
         except Timeout:
             self._mine.release()
             return False
+        if self._path:
+            leave_note(self._path, label)
         return True
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether a thread of this process has it."""
+        return self._mine.locked()
+
+    def holder(self) -> dict[str, Any]:
+        """The note of the process that has it, if that is known."""
+        return read_note(self._path) if self._path else {}
 
     def give_back(self) -> None:
         """Let others have it."""
         if self._file:
+            assert self._path is not None
+            take_note_away(self._path)
             self._file.release()
         self._mine.release()
 

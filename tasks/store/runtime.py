@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from tasks.core.errors import InterruptedRun
 from tasks.store.artifacts import Artifact, Ref, Store
 from tasks.store.child import Children
 from tasks.store.fronted import open_store
@@ -61,32 +62,53 @@ class Shared:
 
 
 _shared: dict[str, Shared] = {}
+_over: set[str] = set()
+_is_stopped = False
 _shared_lock = threading.Lock()
 
 
 def shared(runtime: Runtime) -> Shared:
-    """What belongs to the runtime's run; made on first use."""
+    """What belongs to the runtime's run; made on first use. Raises InterruptedRun where the run is over.
+
+    Prefect's threads still begin stages then whose parents were ready in time.
+    """
     with _shared_lock:
+        if runtime.run_id in _over:
+            raise InterruptedRun("the run is over: nothing further begins")
         if runtime.run_id not in _shared:
             _shared[runtime.run_id] = Shared(Resources(usable_cores(), visible_gpus()))
         return _shared[runtime.run_id]
 
 
 @contextmanager
-def sharing(runtime: Runtime, own: Shared) -> Iterator[Shared]:
-    """Let the stages of one run use `own` for the time of the block."""
+def sharing(runtime: Runtime, own: Shared, once: bool = False) -> Iterator[Shared]:
+    """Let the stages of one run use `own` for the time of the block. once: behind it none of them begins."""
     with _shared_lock:
+        if _is_stopped:
+            raise InterruptedRun("this process is asked to stop: no further run begins")
         _shared[runtime.run_id] = own
+        _over.discard(runtime.run_id)
     try:
         yield own
     finally:
         with _shared_lock:
             _shared.pop(runtime.run_id, None)
+            if once:
+                _over.add(runtime.run_id)
 
 
-def stop_everything(number: int) -> None:
-    """Stop what computes in every run of this process."""
+@contextmanager
+def everything_stopped(number: int) -> Iterator[None]:
+    """Stop what computes in every run of this process; for the time of the block no further run begins."""
+    global _is_stopped
     with _shared_lock:
-        runs = list(_shared.values())
-    for own in runs:
-        own.children.stop(number)
+        _is_stopped, runs = True, list(_shared.values())
+    try:
+        for own in runs:
+            own.children.ask_to_stop(number)
+        for own in runs:
+            own.children.stop(number)
+        yield
+    finally:
+        with _shared_lock:
+            _is_stopped = False

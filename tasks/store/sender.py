@@ -11,6 +11,7 @@ from typing import Any
 from tasks.core.errors import EnvironmentFault
 from tasks.store.databases import sqlite_path
 from tasks.store.loopback import require_proxy
+from tasks.store.patience import watched
 from tasks.store.servers import reason, refusal, shown, unreachable
 
 MAX_BATCH = 900
@@ -234,5 +235,10 @@ def _first_use(uri: str) -> Iterator[None]:
     from filelock import FileLock
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(path) + ".lock"):
+    lock = FileLock(str(path) + ".lock")
+    with watched(f"another process that opens {path}"):
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()

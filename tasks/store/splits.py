@@ -30,6 +30,9 @@ HELD_OUT = 0.05
 # scored, and more than a twentieth validates.
 SCORED = 0.5
 VALIDATING = 0.1
+# The fewest rows that are held out, because comparing blocks needs four (the unbiased estimator divides by n (n - 3)).
+# Of a file of fewer than sixteen rows it is a quarter.
+LEAST_ROWS = 4
 PAIRS = ("train_scored", "train_validation", "validation_scored")
 
 
@@ -134,4 +137,4 @@ def _unlimited(task: TaskSource) -> TaskSource:
 
 
 def _count(share: float, num_rows: int) -> int:
-    return max(1, round(share * num_rows))
+    return max(1, round(share * num_rows), min(LEAST_ROWS, num_rows // 4))

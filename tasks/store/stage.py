@@ -23,8 +23,12 @@ MODEL_CODE = (
     "tasks.store.models",
     "tasks.store.model_files",
     "tasks.store.model_folder",
+    "tasks.store.model_tensors",
+    "tasks.store.model_view",
+    "tasks.store.sentencepiece_files",
     "tasks.store.tensor_files",
     "tasks.store.tensor_sources",
+    "tasks.store.vocabulary",
     "tasks.store.weights",
 )
 # Modules that decide which tokens are trained on and scored.
@@ -129,7 +133,7 @@ class Stage:
         scratch = store.work_folder(key)
         try:
             with (
-                own.resources.take(cores, gpus, own.children.stopped) as share,
+                own.resources.take(cores, gpus, own.children.stopped, self.full_name(label)) as share,
                 store.publishing(self.name, key) as out,
             ):
                 work = self._work(store, runtime, label, out, scratch, share)

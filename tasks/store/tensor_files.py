@@ -5,6 +5,7 @@ with dtype, shape and byte range of every tensor, then the data without holes.
 """
 
 import json
+import operator
 import os
 import shutil
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 COPY_BYTES = 8 << 20
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_SHARD_BYTES = 5_000_000_000
+# Bits of an entry, by the format's names.
+ITEM_BITS = {"F64": 64, "I64": 64, "F32": 32, "I32": 32, "F16": 16, "BF16": 16, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
+# What other tools store beside a model: Mistral's own format, an adapter.
+OTHER_SAFETENSORS = ("consolidated", "adapter")
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
@@ -88,11 +93,20 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
         }
         reach = max((tensor.end for tensor in tensors.values()), default=base)
         fits = reach == size and all(base <= tensor.start <= tensor.end for tensor in tensors.values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        misfit = next((name for name, tensor in tensors.items() if not _holds(tensor)), None)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{file} has no safetensors header ({type(error).__name__}). Fetch it again") from error
     if not fits:
         raise InputError(f"{file}: the header describes data up to byte {reach}, the file has {size}. Fetch it again")
+    if misfit is not None:
+        raise InputError(f"{file}: tensor {misfit} has bytes for another shape than its own. Fetch it again")
     return tensors
+
+
+def _holds(tensor: StoredTensor) -> bool:
+    """Whether the tensor's bytes are those of its shape. Unknown formats are not judged."""
+    wide = ITEM_BITS.get(tensor.dtype)
+    return wide is None or prod(map(operator.index, tensor.shape)) * wide == tensor.num_bytes * 8
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
@@ -110,21 +124,28 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     return {tensor: headers[shard][tensor] for tensor, shard in shards.items()}
 
 
-def count_parameters(folder: Path) -> int:
-    """Parameters of a model folder, each counted once; reads headers only."""
-    return sum(prod(tensor.shape) for tensor in stored_tensors(folder).values())
+def weight_files(folder: Path) -> list[str]:
+    """The files from which a model folder is loaded: its single file, or its index and the shards that it names."""
+    if (folder / SINGLE_FILE).is_file():
+        return [SINGLE_FILE]
+    if not (folder / INDEX_FILE).is_file():
+        return []
+    return [INDEX_FILE, *sorted(set(read_index(folder / INDEX_FILE).values()))]
 
 
 def weight_bytes(folder: Path) -> int:
-    """Bytes of all safetensors files of a folder."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    """Bytes of the safetensors files of the folder's model, however many of its shards are there."""
+    if (folder / SINGLE_FILE).is_file():
+        return (folder / SINGLE_FILE).stat().st_size
+    shards = (path for path in folder.glob("*.safetensors") if not path.name.startswith(OTHER_SAFETENSORS))
+    return sum(path.stat().st_size for path in shards)
 
 
 def read_index(file: Path) -> dict[str, str]:
     """Tensor name to shard file name, every one of which lies beside the index."""
     try:
         shards = {str(tensor): str(name) for tensor, name in json.loads(file.read_text())["weight_map"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{file} is no index of weights ({type(error).__name__}). Fetch it again") from error
     for name in set(shards.values()):
         if Path(name).name != name or not (file.parent / name).is_file():

@@ -8,6 +8,7 @@ import logging
 import re
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -118,12 +119,15 @@ class Tracking:
         """Markdown on the run's overview page."""
         self.journal.write("tags", run="", tags={"mlflow.note.content": text, **(tags or {})})
 
-    def close(self, status: str, seconds: float = 60.0) -> bool:
-        """End the run and wait for delivery; false if something is left for the next run to deliver."""
+    def close(self, status: str, seconds: float = 60.0, is_stopping: Callable[[], bool] = lambda: False) -> bool:
+        """End the run and wait for delivery; false if something is left for the next run to deliver.
+
+        seconds: how long to wait at most. is_stopping: whether this process was asked to stop meanwhile.
+        """
         for key in self._opened - self._ended:
             self.journal.write("end", run=key, time=now(), status=status, tags={})
         self.journal.write("end", run="", time=now(), status=status, tags={})
-        done = self._delivery.finish(seconds)
+        done = self._delivery.finish(seconds, is_stopping)
         if not done:
             logger.warning("MLflow did not take everything in time; the next run delivers %s", self.journal.path)
         return done

@@ -17,8 +17,9 @@ from tasks.store.block_names import BlockNames
 from tasks.store.factor_files import load_with_factors, multiplied
 from tasks.store.files import flush, write_text
 from tasks.store.model_folder import copy_companions, load_config
+from tasks.store.model_tensors import NUM_PREDICTING_KEYS, tensors_of
 from tasks.store.pickled import to_safetensors
-from tasks.store.tensor_files import TensorSource, read_tensors, stored_tensors, write_tensors
+from tasks.store.tensor_files import TensorSource, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -77,12 +78,17 @@ def _write_rearranged(
 
     if (found := text_config(config).num_hidden_layers) != num_blocks:
         raise InputError(f"the plan is for {num_blocks} blocks, {folder} has {found}: make a plan for this model")
-    tensors = _rearranged(multiplied(stored_tensors(folder), config, num_blocks, folder), num_blocks, sources, folder)
+    tensors = _rearranged(multiplied(tensors_of(folder), config, num_blocks, folder), num_blocks, sources, folder)
     require_rebuildable(config, sources)
     out.mkdir(parents=True, exist_ok=True)
     write_tensors(tensors, out)
     copy_companions(folder, out)
-    write_text(out / "config.json", block_config(config, sources).to_json_string())
+    rearranged = block_config(config, sources)
+    # What further blocks it counts are not written.
+    for name in NUM_PREDICTING_KEYS:
+        if getattr(text_config(rearranged), name, None):
+            setattr(text_config(rearranged), name, 0)
+    write_text(out / "config.json", rearranged.to_json_string())
     flush(out)
 
 

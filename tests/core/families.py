@@ -20,6 +20,8 @@ from transformers.models.phi3 import Phi3Config
 from transformers.models.qwen2 import Qwen2Config
 from transformers.models.qwen3 import Qwen3Config
 
+from tests.core import more_families
+
 NUM_BLOCKS, WIDTH, VOCABULARY = 6, 32, 64
 WINDOW = 4  # shorter than any test sequence, so that a wrong mask changes the logits
 
@@ -66,9 +68,13 @@ FAMILIES: dict[str, Callable[[], PreTrainedConfig]] = {
 
 
 def tiny_model(family: str, seed: int = 0) -> PreTrainedModel:
-    """A random model in evaluation mode. Weights are larger than at initialisation, so that every block matters."""
+    """A random model in evaluation mode, of one of `FAMILIES` or of `more_families.SIZES`.
+
+    Weights are larger than at initialisation, so that every block matters.
+    """
     generator = torch.Generator().manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(FAMILIES[family]())
+    config = FAMILIES[family]() if family in FAMILIES else more_families.make_config(family)
+    model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)

@@ -3,13 +3,31 @@
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, BertConfig, GPT2Config, LlamaConfig, PreTrainedConfig, Qwen2MoeConfig
+from transformers import AutoModelForCausalLM, BertConfig, GPT2Config, LlamaConfig, PreTrainedConfig
 
-from tasks.core.anatomy import BLOCK_PATHS, block_config, final_norm, find_blocks, get_blocks, require_rebuildable
-from tasks.core.blocks import load_tuned, plug_in, rearranged, tuned_parameters, tuned_state, with_layout
+from tasks.core.anatomy import (
+    BLOCK_PATHS,
+    block_config,
+    final_norm,
+    find_blocks,
+    get_blocks,
+    get_stack,
+    require_rebuildable,
+)
+from tasks.core.blocks import (
+    capture_blocks,
+    load_tuned,
+    plug_in,
+    rearranged,
+    tuned_parameters,
+    tuned_state,
+    with_layout,
+)
 from tasks.core.errors import InputError
+from tasks.core.lens import read_out
 from tasks.core.plan import fixed_plan
 from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model, token_ids
+from tests.core.more_families import make_config
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
 PLAN = fixed_plan(NUM_BLOCKS, (0, 1, 3, 4), (0, 3), share="all")
@@ -71,6 +89,37 @@ def test_a_model_without_a_known_final_norm_is_refused() -> None:
         final_norm(Home(3, layers=linears(3), output=nn.Linear(2, 2)))
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("mpt", "norm_f"),
+        ("xglm", "layer_norm"),
+        ("biogpt", "layer_norm"),
+        ("ctrl", "layernorm"),
+        ("lfm2", "embedding_norm"),
+    ],
+)
+def test_a_final_norm_of_another_name_is_found_behind_the_blocks(family: str, name: str) -> None:
+    model = tiny_model(family)
+    assert final_norm(model) is getattr(get_stack(model), name)
+    read, ids = read_out(model), token_ids()
+    with torch.no_grad(), capture_blocks(model) as run:
+        last = run(ids)[-1]
+    with torch.no_grad():
+        torch.testing.assert_close(read(last[0]), model(ids, use_cache=False).logits[0], atol=1e-4, rtol=1e-4)
+
+
+def test_a_family_whose_blocks_are_followed_by_nothing_has_no_final_norm() -> None:
+    """GPT norms behind the feed-forward part of each block; its blocks return lists."""
+    model = tiny_model("openai-gpt")
+    assert isinstance(final_norm(model), nn.Identity)
+    with torch.no_grad(), capture_blocks(model) as run:
+        last = run(token_ids())[-1]
+    with torch.no_grad():
+        assert torch.equal(last, model.transformer(token_ids()).last_hidden_state)
+
+
 def test_every_per_block_list_follows_its_block_and_nothing_else_changes() -> None:
     config = FAMILIES["qwen3"]()
     config.eos_token_id = [2, 3, 4, 5, 6, 7]  # six ids, by chance as many as blocks
@@ -100,7 +149,7 @@ def test_sources_that_are_no_blocks_are_refused(sources: tuple[int, ...]) -> Non
 
 
 def test_depth_that_only_construction_knows_is_refused_on_disk_and_right_in_memory() -> None:
-    """GPT-2 may scale attention by 1 / (depth + 1), and a mixture of experts may begin with dense blocks."""
+    """GPT-2 may scale attention by 1 / (depth + 1), and MiniMax lets attention decay by depth."""
     config = GPT2Config(vocab_size=64, n_embd=32, n_layer=4, n_head=4, scale_attn_by_inverse_layer_idx=True)
     require_rebuildable(config, range(4))
     with pytest.raises(InputError, match=r"gpt2: block 2 cannot run at position 1 of a saved model.*attn.scaling"):
@@ -109,9 +158,32 @@ def test_depth_that_only_construction_knows_is_refused_on_disk_and_right_in_memo
     block = get_blocks(rearranged(model, [(0, False), (2, False)]))[1]
     assert block.attn.scaling == get_blocks(model)[2].attn.scaling
 
-    experts = Qwen2MoeConfig(**SIZES, num_hidden_layers=4, num_experts=2, mlp_only_layers=[0])
-    with pytest.raises(InputError, match=r"qwen2_moe: block 1 cannot run at position 0 .*gate"):
-        require_rebuildable(experts, (1, 2))
+    decay = make_config("minimax")
+    with pytest.raises(InputError, match=r"minimax: block 2 cannot run at position 1 .*num_hidden_layers"):
+        require_rebuildable(decay, (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "sources", "expected"),
+    [
+        ("qwen2_moe", {"mlp_only_layers": [0]}, (1, 2), {"mlp_only_layers": []}),
+        ("qwen2_moe", {"mlp_only_layers": [0, 3]}, (0, 2, 3, 3), {"mlp_only_layers": [0, 2, 3]}),
+        ("llama4_text", {"moe_layers": [0, 1, 2, 3]}, (1, 3), {"moe_layers": [0, 1]}),
+        ("bamba", {}, (0, 3, 3), {"attn_layer_indices": [1, 2]}),
+        ("glm4_moe", {"first_k_dense_replace": 2}, (1, 2, 3), {"first_k_dense_replace": 1}),
+        ("deepseek_v3", {}, (1, 3), {}),
+        ("ernie4_5_moe", {"moe_layer_end_index": 2}, (1, 3), {"moe_layer_start_index": 0, "moe_layer_end_index": 0}),
+        ("recurrent_gemma", {}, (2, 3), {"block_types": ["attention", "recurrent"]}),
+    ],
+)
+def test_kinds_of_block_that_are_named_by_index_follow_their_blocks(
+    family: str, changes: dict, sources: tuple[int, ...], expected: dict
+) -> None:
+    """A mixture of experts may begin with dense blocks, and a hybrid may have attention in some blocks only."""
+    config = make_config(family, **changes)
+    new = block_config(config, sources)
+    assert {name: getattr(new, name) for name in expected} == expected
+    require_rebuildable(config, sources)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -90,6 +90,17 @@ def test_the_head_gives_the_models_logits_and_gradients(model: PreTrainedModel) 
     torch.testing.assert_close(ours, gradients)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_head_may_read_the_stack() -> None:
+    """Falcon-H1 multiplies its logits by a number that the stack keeps, not the head."""
+    model = tiny_model("falcon_h1")
+    model.model.lm_head_multiplier = 3.0
+    base, head = base_model_and_head(model)
+    with torch.no_grad():
+        hidden = base(token_ids(), use_cache=False).last_hidden_state
+        torch.testing.assert_close(head(hidden[0]), model(token_ids(), use_cache=False).logits[0])
+
+
 def test_soft_caps_are_part_of_the_head() -> None:
     """Gemma-2 bounds its logits: the bare output matrix alone would be wrong."""
     model = tiny_model("gemma2")

@@ -37,9 +37,16 @@ class Running:
                 raise AssertionError(f"no {what} within {seconds} s: {self.process.communicate()[0]}")
             time.sleep(0.005)
 
-    def end(self, number: int, seconds: float = 60) -> int:
-        """Send a signal to the command alone, and wait for its exit code."""
-        self.process.send_signal(number)
+    def end(self, number: int, seconds: float = 60, to: str = "the command") -> int:
+        """Send a signal and wait for the command's exit code. to: "the command" alone, "the group", or "all"."""
+        if to == "the group":
+            os.killpg(self.process.pid, number)
+        elif to == "all":
+            for pid in self._ours():
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), number)
+        else:
+            self.process.send_signal(number)
         self.output = self.process.communicate(timeout=seconds)[0]
         return self.process.returncode
 

@@ -1,13 +1,17 @@
 """The whole command killed, interrupted and fed bad input: what is finished stays, what is not is done again."""
 
+import math
 import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tasks.store.checkpoints import checkpoint_step
+from tasks.store.work import read_metrics
 from tests.faults.running import Running, being_written, tunes
 from tests.flows.commands import CRASH, artifacts, clean_environment, crash, small_settings, stages
 
@@ -75,18 +79,79 @@ def test_f17_tuning_resumes_at_its_checkpoint(settings, undisturbed):
     assert not any(path.exists() for path in saved), "the scratch of a finished tuning is removed"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_f20_f21_signals_checkpoint_and_exit_with_their_code(number, code, settings, undisturbed):
+# What each process of a run would say of a server that is gone.
+GONE = ("Traceback", "Unable to connect", "EventsWorker", "Error logging", "ConnectError", "ended with exit code")
+
+
+def end_job(run: Running, number: int, to: str) -> None:
+    """End a run as a batch system or a terminal does: in time, with the signal's code, and a handful of lines."""
+    began = time.monotonic()
+    assert run.end(number, to=to) == 128 + number, run.output
+    assert time.monotonic() - began < 30, run.output
+    assert run.no_survivors(), run.survivors()
+    assert not [words for words in GONE if words in run.output], run.output
+    assert len(run.output.splitlines()) <= 30, run.output
+    assert run.output.count(f"crash: interrupted by {signal.Signals(number).name}; run the same command") == 1
+
+
+def interrupted_and_finished(number: int, to: str, settings: Path, undisturbed: dict[str, str]) -> None:
+    """A run that is ended while it tunes, and run again: it goes on from the step that it had reached."""
     home = settings.parent / "home"
     run = Running(str(settings), *LONG)
     run.wait_until(lambda: tunes(home), "first step")
-    began = time.monotonic()
-    assert run.end(number) == code, run.output
-    assert time.monotonic() - began < 30
-    assert run.no_survivors(), run.survivors()
+    end_job(run, number, to)
     assert any(home.glob("store/work/*/checkpoint.safetensors")), run.output
-    assert "Traceback" not in run.output
+    made = steps_made(home.glob("store/work/*"))
+    assert made
     finish(settings, undisturbed, artifacts(home / "store"))
+    assert made <= steps_made(home.glob("store/artifacts/tune/*")), "no step was made again"
+
+
+def steps_made(folders: Iterator[Path]) -> set[tuple[int, float]]:
+    """Number and time of the steps that the tunings in these folders have made and, where unfinished, saved."""
+    found = set()
+    for folder in folders:
+        checkpoint = folder / "checkpoint.safetensors"
+        last = checkpoint_step(checkpoint) or 0 if folder.parent.name == "work" else math.inf
+        metrics = folder / "metrics.jsonl"
+        for entry in read_metrics(metrics):
+            if "learning_rate" in entry and entry["step"] <= last:
+                found.add((entry["step"], entry["time"]))
+    return found
+
+
+@pytest.mark.parametrize(("number", "code", "to"), [(signal.SIGTERM, 143, "all"), (signal.SIGINT, 130, "the group")])
+def test_f20_f21_signals_checkpoint_and_exit_with_their_code(number, code, to, settings, undisturbed):
+    assert code == 128 + number
+    interrupted_and_finished(number, to, settings, undisturbed)
+
+
+def test_f20_a_signal_to_the_whole_job_before_there_is_a_checkpoint(settings):
+    home = settings.parent / "home"
+    run = Running(str(settings), *LONG)
+    run.wait_until(lambda: being_written(home, "capture"), "start of capture")
+    end_job(run, signal.SIGTERM, "the group")
+    assert "capture" not in stages(set(artifacts(home / "store")))
+    assert not list((home / "store").glob("quarantine/*"))
+
+
+@pytest.mark.slow_faults
+@pytest.mark.parametrize(
+    ("number", "to"),
+    [
+        (signal.SIGTERM, "the command"),
+        (signal.SIGINT, "the command"),
+        (signal.SIGTERM, "the group"),
+        (signal.SIGHUP, "the group"),
+        (signal.SIGINT, "all"),
+    ],
+)
+def test_f20_f21_signals_to_whomever(number, to, settings, undisturbed):
+    home = settings.parent / "home"
+    run = Running(str(settings), *LONG)
+    run.wait_until(lambda: being_written(home, "capture"), "start of capture")
+    end_job(run, number, to)
+    interrupted_and_finished(number, to, settings, undisturbed)
 
 
 def test_f21_a_second_interrupt_ends_at_once(settings):

@@ -9,7 +9,7 @@ import pytest
 
 from flows.service import submit
 from flows.service.reaper import GIVEN_UP, POLL_SECONDS, SETTLE_SECONDS
-from flows.service.submit import RESCHEDULE_SECONDS, follow
+from flows.service.submit import AWAY, RESCHEDULE_SECONDS, WORKER, follow
 
 
 class Clock:
@@ -82,3 +82,14 @@ def test_a_crash_that_is_given_up_is_the_end_at_once(clock):
 def test_the_time_of_an_outage_does_not_count(clock):
     course = {0: "Running", 10: "Crashed", 20: None, 400: "Crashed", 400 + RESCHEDULE_SECONDS - 5: "Running"}
     assert follow(client(clock, {**course, 600: "Completed"}), uuid4()).name == "Completed"
+
+
+def test_what_a_submitted_run_waits_for_is_said(clock, caplog):
+    course = {0: "Scheduled", 25: "Running", 100: None, 120: "Running", 200: "Completed"}
+    assert follow(client(clock, course), uuid4()).name == "Completed"
+    assert caplog.messages == [
+        f"waiting for {WORKER[0]}, 10 s so far; {WORKER[1]}",
+        f"waited 25 s for {WORKER[0]}",
+        f"waiting for {AWAY[0]}, 10 s so far; {AWAY[1]}",
+        f"waited 20 s for {AWAY[0]}",
+    ]

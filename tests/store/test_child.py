@@ -94,6 +94,31 @@ def test_a_stage_that_polls_writes_its_checkpoint_first(tmp_path, number):
     assert (tmp_path / "scratch" / "checkpoint").exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("polls", [True, False])
+def test_a_signal_to_every_process_of_a_job_stops_a_stage_in_order(tmp_path, number, polls):
+    """It arrives directly and again from the orchestrating process; the server that forks stages lives on."""
+    from multiprocessing import forkserver
+
+    children = Children()
+    call = Call(children, tmp_path / "first", seconds=60, polls=polls)
+    server = forkserver._forkserver._forkserver_pid
+    for received in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        os.kill(server, received)
+    for _ in range(3):
+        os.kill(only_child(children), number)
+    children.stop(signal.SIGTERM, seconds=10)
+    outcome = call.result()
+    if polls:
+        assert outcome == {}
+        assert (tmp_path / "first" / "scratch" / "checkpoint").exists()
+    else:
+        assert isinstance(outcome, InterruptedRun), outcome
+        assert outcome.exit_code in (128 + number, 128 + signal.SIGTERM)
+    assert Children().run((STAGES, "slow"), {"seconds": 0}, spec(tmp_path / "second")) == {}
+    assert forkserver._forkserver._forkserver_pid == server
+
+
 def test_nothing_starts_once_stopped(tmp_path):
     children = Children()
     children.stop(signal.SIGINT)

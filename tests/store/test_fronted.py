@@ -290,7 +290,9 @@ def test_used_is_noted_there(machine, objects):
     assert f"{PLACE}/used" in objects.names()
 
 
-def test_waits_are_told(machine, caplog):
+def test_waits_are_told(machine, caplog, monkeypatch):
+    # Ten seconds otherwise.
+    monkeypatch.setattr("tasks.store.patience.FIRST_SECONDS", 0.1)
     first, second, inside = machine("a"), machine("b"), threading.Event()
 
     def work() -> None:

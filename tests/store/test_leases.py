@@ -115,7 +115,9 @@ def test_f15_a_holder_killed_on_another_machine_is_followed_after_its_silence(le
     assert TIMES.silence <= seconds_to_take(leases) < TIMES.silence + 10
 
 
-def test_a_living_holder_is_never_followed(leases, objects, caplog):
+def test_a_living_holder_is_never_followed(leases, objects, caplog, monkeypatch):
+    # Ten seconds otherwise.
+    monkeypatch.setattr("tasks.store.patience.FIRST_SECONDS", 0.1)
     holder = start_holder(objects.url, "unshare", "--uts", "sh", "-c", 'hostname elsewhere; exec "$0" "$@"')
     begun = time.monotonic()
     with (

@@ -38,6 +38,8 @@ def holder(tmp_path):
 
 def test_excludes_another_process_and_says_for_whom_it_waits(tmp_path, holder, caplog, monkeypatch):
     monkeypatch.setattr("tasks.store.locks.PATIENCE_SECONDS", 0.1)
+    # Ten seconds otherwise.
+    monkeypatch.setattr("tasks.store.patience.FIRST_SECONDS", 0.1)
     with pytest.raises(Timeout), key_lock(tmp_path, "tune", KEY, blocking=False):
         pass
     got = threading.Event()
@@ -55,7 +57,20 @@ def test_excludes_another_process_and_says_for_whom_it_waits(tmp_path, holder, c
         os.kill(holder.pid, signal.SIGKILL)
         assert got.wait(2)
         thread.join()
-    assert f"waiting for tune {KEY[:12]}, which process {holder.pid} on" in caplog.text
+    assert caplog.text.count(f"waiting for tune {KEY[:12]}, which process {holder.pid} on") == 1
+    assert f"s for tune {KEY[:12]}, which process {holder.pid} on" in caplog.messages[-1]
+
+
+def test_what_another_thread_of_this_process_computes_is_not_waited_for_aloud(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("tasks.store.locks.PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("tasks.store.patience.FIRST_SECONDS", 0.1)
+    with key_lock(tmp_path, "tune", KEY):
+        thread = threading.Thread(target=lambda: key_lock(tmp_path, "tune", KEY).__enter__(), daemon=True)
+        thread.start()
+        time.sleep(0.4)
+        assert thread.is_alive()
+    thread.join(10)
+    assert "waiting" not in caplog.text
 
 
 def test_another_key_does_not_wait(tmp_path, holder):

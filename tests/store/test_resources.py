@@ -107,7 +107,7 @@ def test_precision_is_what_was_asked_for_or_what_the_hardware_has(monkeypatch):
 
 def hold(folder, gpus, ready, seconds):
     """Take one core and the GPUs, say so, and keep them."""
-    with Resources(2, ["0", "1"], folder).take(1, gpus) as share:
+    with Resources(2, ["0", "1"], folder).take(1, gpus, label="tune · seed 0") as share:
         ready.send(share.gpus)
         time.sleep(seconds)
 
@@ -160,3 +160,40 @@ def test_who_waits_is_told_that_the_run_is_over(tmp_path, holder):
         pass
     with machine.take(1) as share:
         assert share.cores == 1, "what the interrupted one held was given back"
+
+
+def test_who_waits_for_another_process_names_it_and_its_stage(tmp_path, holder, caplog, monkeypatch):
+    monkeypatch.setattr("tasks.store.patience.FIRST_SECONDS", 0.1)
+    process, receiving = holder(2)
+    receiving.recv()
+    machine = Resources(2, ["0", "1"], tmp_path)
+    got = threading.Event()
+
+    def wait() -> None:
+        with machine.take(1, 1):
+            got.set()
+
+    threads = [threading.Thread(target=wait) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.6)
+    taken = f"waiting for a free GPU (2 of 2 taken by process {process.pid} on {os.uname().nodename} (tune · seed 0)), "
+    assert [message.startswith(taken) for message in caplog.messages] == [True], "the first in line says so, no other"
+    assert caplog.messages[0].endswith("so far; wait for it, or end that process")
+    os.kill(process.pid, signal.SIGKILL)
+    for thread in threads:
+        thread.join(10)
+    assert got.is_set()
+    assert caplog.messages[1].startswith("waited ")
+    assert not list(tmp_path.glob("gpu-*.holder")), "who gives a place back takes its note along"
+
+
+def test_what_stages_of_one_run_take_is_not_waited_for_aloud(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("tasks.store.patience.FIRST_SECONDS", 0.1)
+    machine = Resources(1, [], tmp_path)
+    with machine.take(1):
+        thread = threading.Thread(target=lambda: machine.take(1).__enter__(), daemon=True)
+        thread.start()
+        time.sleep(0.5)
+    thread.join(10)
+    assert caplog.messages == []

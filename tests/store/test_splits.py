@@ -87,14 +87,14 @@ def test_a_file_that_is_scored_and_trained_on_is_parted(tmp_path: Path, make: An
 def test_validation_rows_that_are_scored_come_from_train(tmp_path: Path) -> None:
     scored = [colour(number) for number in range(100, 120)]
     task = colours(tmp_path, train=[colour(number) for number in range(40)], validation=scored, test=scored)
-    assert numbers(task) == {"train": list(range(3, 41)), "validation": [1, 2], "scored": list(range(1, 21))}
+    assert numbers(task) == {"train": list(range(5, 41)), "validation": [1, 2, 3, 4], "scored": list(range(1, 21))}
     assert not questions(task, "validation") & questions(task, "scored")
 
 
 def test_validation_rows_that_are_trained_on_are_held_out(tmp_path: Path) -> None:
     rows = [colour(number) for number in range(40)]
     task = colours(tmp_path, train=rows, validation=rows, test=[colour(number) for number in range(100, 110)])
-    assert numbers(task) == {"train": list(range(3, 41)), "validation": [1, 2], "scored": list(range(1, 11))}
+    assert numbers(task) == {"train": list(range(5, 41)), "validation": [1, 2, 3, 4], "scored": list(range(1, 11))}
 
 
 def test_a_validation_file_of_its_own_stays_where_train_is_scored(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_one_file_and_a_folder_of_its_copies_are_different_inputs(tmp_path: Path
         for name in ("rows.jsonl", "folder")
     )
     assert one.digest != folder.digest
-    assert numbers(one)["scored"] == [39, 40]
+    assert numbers(one)["scored"] == [37, 38, 39, 40]
     assert numbers(folder)["scored"] == list(range(1, 21))
 
 
@@ -142,8 +142,8 @@ def test_rows_that_say_the_same_are_left_out_whatever_their_id(tmp_path: Path) -
 def test_rows_held_out_of_train_are_parted_after_the_scored_ones_left(tmp_path: Path) -> None:
     train = [colour(100), colour(101), *(colour(number) for number in range(38)), colour(0, id=77)]
     task = colours(tmp_path, train=train, test=[colour(number) for number in range(100, 110)])
-    # 5% of 41 rows validate; the last row says what the first of these says.
-    assert numbers(task) == {"validation": [3, 4], "train": list(range(5, 41)), "scored": list(range(1, 11))}
+    # Four of 41 rows validate, more than 5%; the last row says what the first of these says.
+    assert numbers(task) == {"validation": [3, 4, 5, 6], "train": list(range(7, 41)), "scored": list(range(1, 11))}
     assert overlaps(task) == {
         "num_train_scored_duplicates": 2,
         "num_train_validation_duplicates": 1,
@@ -213,3 +213,11 @@ def test_files_of_different_form_with_the_same_rows_share_none(tmp_path: Path) -
     (tmp_path / "test.json").write_text(json.dumps(rows[:4], indent=1))
     task = colours(tmp_path, train=rows)
     assert questions(task, "train") | questions(task, "validation") == {row["question"] for row in rows[4:]}
+
+
+@pytest.mark.parametrize(("num_rows", "validating"), [(3, 1), (8, 2), (16, 4), (60, 4), (100, 5)])
+def test_enough_rows_validate_to_compare_blocks(tmp_path: Path, num_rows: int, validating: int) -> None:
+    """5%, but four where that is at most a quarter of the rows."""
+    rows = [colour(number) for number in range(num_rows)]
+    task = colours(tmp_path, train=rows, test=[colour(number) for number in range(200, 204)])
+    assert numbers(task)["validation"] == list(range(1, validating + 1))

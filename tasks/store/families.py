@@ -1,0 +1,94 @@
+"""What models of each family can be used for: measured by the tests, so known by name, without building anything."""
+
+from collections.abc import Mapping
+
+from tasks.core.errors import InputError
+
+# What is asked of a family, and what to do where it fails.
+OPERATIONS = {
+    "capture": "take a model of another family",
+    "scoring": "take a model of another family",
+    "surgery": "take a model of another family",
+    "cache": "take a task that is scored by log-likelihoods, not by generated text",
+    "sharing": 'set plan.share = "none", or take a model of another family',
+    "tuning": "take a model of another family",
+    "lens": 'leave "lens" out of study.parts and set support.final_norm = false, or take a model of another family',
+    "generation": "take a task that is scored by log-likelihoods, not by generated text",
+}
+WORDS = {
+    "capture": "capturing the states of blocks",
+    "scoring": "scoring",
+    "surgery": "removing blocks",
+    "cache": "running an emulator with a cache",
+    "sharing": "sharing blocks",
+    "tuning": "tuning",
+    "lens": "reading states by the final norm and the head",
+    "generation": "generating text",
+}
+PAGE = "docs/reference/families.md"
+
+# In these every operation is exact.
+# fmt: off
+EXACT = frozenset({
+    "apertus", "arcee", "biogpt", "bitnet", "bloom", "codegen", "cohere", "cohere2", "ctrl", "deepseek_v2",
+    "deepseek_v3", "dots1", "ernie4_5", "ernie4_5_moe", "exaone4", "falcon", "falcon_h1", "falcon_mamba", "gemma",
+    "gemma2", "gemma3", "gemma3_text", "glm", "glm4", "glm4_moe", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox",
+    "gpt_oss", "gptj", "granite", "granitemoe", "helium", "hunyuan_v1_dense", "hunyuan_v1_moe", "llama", "llama4_text",
+    "mamba", "mamba2", "ministral", "mistral", "mixtral", "mpt", "nemotron", "olmo", "olmo2", "olmo3", "olmoe",
+    "openai-gpt", "opt", "persimmon", "phi", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss",
+    "smollm3", "stablelm", "starcoder2", "vaultgemma", "xglm",
+})
+# fmt: on
+
+# Blocks of two kinds, of which one has a state instead of keys and values.
+_MIXED_CACHE = {
+    "cache": "transformers has no cache for an emulator whose kept blocks are all of the kind without attention"
+}
+_STREAMS = "its blocks pass four streams of states and share keys and values, and each has embeddings of its own"
+_PERIOD = "its config gives kinds of blocks by a period of the depth, so that no other order can be built"
+_DEPTH = "each block's decay depends on its depth and on the number of blocks"
+_IN_PLACE = "its code divides weights in place by the depth at which they run"
+
+# Of these some operation is not, for the reason given.
+LIMITED: dict[str, dict[str, str]] = {
+    "bamba": _MIXED_CACHE,
+    "gemma3n": dict.fromkeys(("capture", "surgery", "cache", "tuning", "lens", "generation"), _STREAMS),
+    "gemma3n_text": dict.fromkeys(("capture", "surgery", "cache", "tuning", "lens", "generation"), _STREAMS),
+    "granitemoehybrid": _MIXED_CACHE,
+    "jamba": dict.fromkeys(("surgery", "cache", "tuning", "generation"), _PERIOD),
+    "lfm2": _MIXED_CACHE,
+    "minimax": {"surgery": _DEPTH}
+    | dict.fromkeys(("cache", "generation"), "the state in its cache does not give the logits of a whole pass"),
+    "qwen3_5_text": _MIXED_CACHE,
+    "qwen3_next": _MIXED_CACHE,
+    "recurrent_gemma": dict.fromkeys(
+        ("cache", "generation"), "its recurrent blocks keep their state in themselves and read padding as tokens"
+    ),
+    "rwkv": dict.fromkeys(OPERATIONS, _IN_PLACE),
+}
+
+# Measured as well, but what is exact depends on the model's own config, which is therefore always tried.
+DEPENDS = frozenset({"gemma4", "gemma4_text"})
+
+
+def failed_operations(family: str) -> Mapping[str, str] | None:
+    """Operations that are not exact in a family, and why; None for a family that the table does not have."""
+    return {} if family in EXACT else LIMITED.get(family)
+
+
+def require_exact(name: str, family: str, failed: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    """Refuse a model whose family cannot do what is asked of it.
+
+    name: of the model; failed: operations that are not exact, and why; wanted: operations, and for each what asks for
+    it (empty where every run does).
+
+    Raises:
+        InputError: for the first operation that is wanted and not exact.
+    """
+    for operation, remedy in OPERATIONS.items():
+        if operation in wanted and operation in failed:
+            asked = f" (asked for by {wanted[operation]})" if wanted[operation] else ""
+            raise InputError(
+                f"{name} is of family {family}, in which {WORDS[operation]}{asked} is not exact:"
+                f" {failed[operation].rstrip('.')}. What to do: {remedy}; {PAGE} lists the families"
+            )
