@@ -1,9 +1,9 @@
 """Tokenizers that have a SentencePiece file alone: the tokens are those of SentencePiece itself, or none.
 
-transformers converts `tokenizer.model` when it loads it. For a class that is not LLaMA's own (Mistral, Phi-3, or no
-class named) the conversion of release 5.23 forgets the space that the file puts before a text, and other tokens come
-out, all of them valid. So the converted tokenizer is compared with SentencePiece, and told again how the file prepares
-a text.
+transformers converts `tokenizer.model` when it loads it. Release 5.23 forgets the space that the file puts before a
+text unless the class is LLaMA's own (Mistral, Phi-3, or no class named), and joins pieces in the order of their ids
+instead of their scores, which cuts spaces in a row in another way. Other tokens come out, all of them valid. So the
+converted tokenizer is compared with SentencePiece and, where it differs, made again from the file.
 """
 
 from pathlib import Path
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 SENTENCEPIECE_FILE = "tokenizer.model"
 SPACE = "\u2581"  # how SentencePiece writes a space
+# The format's numbers: of the model that joins pairs, and of pieces that are made by joining (normal, user defined).
+BYTE_PAIR = 2
+JOINED = (1, 4)
 # What conversions get wrong: spaces at the start, in rows and at the end; lines; digits; letters that are composed or
 # have compatible forms; scripts and signs that the vocabulary may lack.
 PROBES = (
@@ -48,7 +51,7 @@ def follow_sentencepiece(tokenizer: Any, folder: Path) -> None:
         return  # another format, which transformers has read
     if _agree(tokenizer, processor):
         return
-    _prepare_as(tokenizer, file)
+    _follow(tokenizer, file)
     if not _agree(tokenizer, processor):
         raise InputError(
             f"{folder}: transformers makes other tokens of {SENTENCEPIECE_FILE} than SentencePiece does. Save the"
@@ -61,8 +64,8 @@ def _agree(tokenizer: Any, processor: "SentencePieceProcessor") -> bool:
     return all(tokenizer.encode(text, add_special_tokens=False) == processor.encode(text) for text in PROBES)
 
 
-def _prepare_as(tokenizer: Any, file: Path) -> None:
-    """Give the converted tokenizer the file's own rules for what is done to a text before it is cut into pieces."""
+def _follow(tokenizer: Any, file: Path) -> None:
+    """Give the converted tokenizer the file's own order of merges, and what it does to a text before that."""
     from sentencepiece import sentencepiece_model_pb2
     from tokenizers import Regex, decoders, normalizers
 
@@ -77,7 +80,30 @@ def _prepare_as(tokenizer: Any, file: Path) -> None:
     backend = tokenizer.backend_tokenizer
     backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
     backend.pre_tokenizer = None
-    back = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    backend.decoder = decoders.Sequence(
-        [*back, decoders.Strip(content=" ", left=1)] if rules.add_dummy_prefix else back
+    back: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    if rules.add_dummy_prefix:
+        back.append(decoders.Strip(content=" ", left=1))
+    backend.decoder = decoders.Sequence(back)
+    if proto.trainer_spec.model_type == BYTE_PAIR:
+        backend.model = _byte_pair_model(proto)
+
+
+def _byte_pair_model(proto: Any) -> Any:
+    """Merges in the order of the scores of what they make: the best one first, as SentencePiece takes them."""
+    from tokenizers.models import BPE
+
+    ids = {piece.piece: number for number, piece in enumerate(proto.pieces)}
+    merges = [
+        (-piece.score, ids[left], ids[right], left, right)
+        for piece in proto.pieces
+        if piece.type in JOINED
+        for cut in range(1, len(piece.piece))
+        if (left := piece.piece[:cut]) in ids and (right := piece.piece[cut:]) in ids
+    ]
+    return BPE(
+        vocab=ids,
+        merges=[(left, right) for *_, left, right in sorted(merges)],
+        unk_token=proto.trainer_spec.unk_piece,
+        fuse_unk=True,
+        byte_fallback=proto.trainer_spec.byte_fallback,
     )

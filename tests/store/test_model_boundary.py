@@ -58,6 +58,7 @@ def refused(folder: Path, *parts: str) -> None:
         ({"model_type": ["llama"]}, "model_type = ['llama']"),
         ({"architectures": "LlamaForCausalLM"}, "architectures = 'LlamaForCausalLM'"),
         ({"architectures": 5}, "architectures = 5"),
+        ({"attn_implementation": "flash_attention_2"}, "FlashAttention2"),
         ({"layer_types": ["no_such_attention"] * 6}, "layer_types"),
     ],
 )

@@ -68,8 +68,20 @@ def test_the_same_ids_as_sentencepiece(trained: Path, tmp_path: Path, family: st
         assert tokenizer.decode(ids) == processor.decode(ids)
 
 
-def test_a_class_that_makes_other_tokens_is_refused(trained: Path, tmp_path: Path) -> None:
-    folder = folder_with(trained, tmp_path / "model", "qwen2", None)
+def test_a_file_whose_scores_are_not_in_the_order_of_its_ids(shared: Path, tmp_path: Path) -> None:
+    """LLaMA's own: its pieces of several spaces have low numbers and low scores."""
+    file = shared / "tokenizers" / "llama" / "tokenizer.model"
+    processor = SentencePieceProcessor(model_file=str(file))
+    tokenizer = tokenizer_of(folder_with(file, tmp_path / "model", "llama", LLAMA))
+    for text in (*TEXTS, "def f(x):\n    if x:\n        return  x", "   three   spaces   "):
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        assert ids == processor.encode(text)
+        assert tokenizer.decode(ids) == processor.decode(ids)
+
+
+def test_other_tokens_are_refused(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.store.sentencepiece_files._follow", lambda tokenizer, file: None)
+    folder = folder_with(trained, tmp_path / "model", "mistral", LLAMA)
     with pytest.raises(InputError, match=r"other tokens of tokenizer.model than SentencePiece.*tokenizer.json"):
         tokenizer_of(folder)
 
