@@ -10,8 +10,9 @@ from tasks.core.depths import Depth, Trained
 from tasks.core.shapes import Shape
 from tasks.core.workloads import Workload
 
-# Manifest, plan, scores and the like beside an artifact's tensors, and a report with its pictures: as the demo's are.
-SMALL_BYTES, REPORT_BYTES = 2000, 700_000
+# Manifest, plan, scores and the like beside an artifact's tensors; a report with its pictures, and the limits and facts
+# of a check. All as the demo's are.
+SMALL_BYTES, OTHER_BYTES = 2000, {"report": 700_000, "check": 3500}
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class StageCosts:
 
     def small(self, stage: str) -> Cost:
         """A stage that computes and leaves next to nothing; a report with its pictures."""
-        return Cost(stage, disk=REPORT_BYTES if stage == "report" else SMALL_BYTES)
+        return Cost(stage, disk=OTHER_BYTES.get(stage, SMALL_BYTES))
 
     def capture(self) -> Cost:
         """The support set through all blocks."""
