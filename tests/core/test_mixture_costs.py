@@ -33,7 +33,7 @@ from tests.core.test_costs import CONTEXT, counted, kept_for_backward, lengths_o
 
 # Experts alone; a first dense block, latent attention and experts that every token takes; those with a gate; biases.
 MIXTURES = ("mixtral", "deepseek_v2", "deepseek_v3", "qwen2_moe", "gpt_oss")
-FAMILIES = (*MIXTURES, "cohere2", "falcon", "gemma3n_text", "mpt", "olmo3", "bamba", "lfm2")
+FAMILIES = (*MIXTURES, "cohere2", "falcon", "gemma3n_text", "bamba")
 
 
 @cache
@@ -48,7 +48,7 @@ def network(family: str) -> PreTrainedModel:
     return model.eval()
 
 
-def rows(num_rows: int = 8, answer: int = 3) -> list[Example]:
+def rows(num_rows: int = 5, answer: int = 3) -> list[Example]:
     drawn = random.Random(1)
     ids = [
         [drawn.randrange(3, VOCABULARY) for _ in range(length)] for length in drawn.choices(range(8, 49), k=num_rows)
@@ -104,7 +104,7 @@ def test_operations_of_passes(family: str) -> None:
 
 
 @pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("family", MIXTURES)
+@pytest.mark.parametrize("family", ["deepseek_v3", "qwen2_moe", "gpt_oss"])
 def test_operations_of_tuning(family: str, plan: str) -> None:
     """Which blocks are kept, and which are tuned, decides where the first one is dense."""
     made, examples = PLANS[plan], rows()
