@@ -97,6 +97,7 @@ def summary(estimate: Estimate, device: Device, num_cells: int) -> dict[str, Any
         "device": asdict(device),
         "stages": [stage for stage in stages if stage["count"]],
         "total": total,
+        "approximate": estimate.approximate,
     }
 
 
@@ -125,6 +126,7 @@ def text(facts: dict[str, Any], cells: list[Settings]) -> str:
         )
     shared = facts["stages_asked_for"] - total["count"]
     names = ", ".join(dict.fromkeys(cell.model.name for cell in cells))
+    approximate = [f"Operations of {name} are approximate: {why}." for name, why in facts["approximate"].items()]
     return "\n".join(
         [
             f"{names}: {facts['cells']} cell(s)",
@@ -133,6 +135,7 @@ def text(facts: dict[str, Any], cells: list[Settings]) -> str:
             f"Hours on one {device} (assumed; short rows reach less). Peak memory is that of the largest stage.",
             f"A checkpoint, every checkpoint_steps steps, weighs up to {_bytes(total['checkpoint_bytes'])}; while one"
             f" is written, the last one is still there: {_bytes(total['working_disk_bytes'])} of disk more.",
+            *approximate,
         ]
     )
 

@@ -13,7 +13,7 @@ from flows.plan_sizes import compressed, depth_of, trained_of
 from flows.published_as import published_as
 from flows.settings import Settings, Strategy
 from flows.stage_costs import Cost, StageCosts
-from tasks.core.costs import Depth, Trained
+from tasks.core.depths import Depth, Trained
 from tasks.core.shapes import Shape
 from tasks.core.strategies import STRATEGIES
 from tasks.core.workloads import Workload
@@ -24,15 +24,21 @@ STAGES = (*EMULATORS, "evaluate", "tune", "full_tune", "select", "plug_in", "rep
 
 
 class Estimate:
-    """Accumulates the stages of any number of runs; each is counted once."""
+    """Accumulates the stages of any number of runs; each is counted once.
+
+    approximate: why a model's operations are approximate, by its name.
+    """
 
     def __init__(self, precision: str = "bfloat16") -> None:
         self.precision = precision
         self.stages: dict[str, Cost] = {}
         self.num_asked = 0
+        self.approximate: dict[str, str] = {}
 
     def add(self, settings: Settings, shape: Shape, workload: Workload, num_validating: int | None = None) -> None:
         """All stages of one run. num_validating: see `StageCosts`."""
+        if shape.approximate:
+            self.approximate[settings.model.name] = shape.approximate
         precision = self.precision if settings.model.precision == "auto" else settings.model.precision
         _Run(self, settings, shape, StageCosts(settings, shape, workload, precision, num_validating)).all()
 
@@ -99,7 +105,7 @@ class _Run:
     def one_strategy(self, name: Strategy, similar: str) -> dict[str, Any]:
         """As in the flow: plan, emulator, its scores, tunings, and the scores that follow from each."""
         chosen = self.planned(name, similar)
-        depth = depth_of(chosen)
+        depth = depth_of(chosen, self.shape)
         plan = self.note(lambda: self.costs.small("cluster"), "cluster", **chosen)
         emulator, depth = self.emulator_of(plan, depth)
         found: dict[str, Any] = {"name": name, "plan": plan, "emulator_zero_shot": self.evaluate(depth, emulator)}
@@ -120,7 +126,7 @@ class _Run:
         """The emulator, compressed and distilled where the settings ask for that, and what decides its costs."""
         emulator = self.note(lambda: self.costs.emulate(depth), "emulate", model=self.model, plan=plan)
         if self.settings.compress.method != "none":
-            cheaper = depth = compressed(depth, self.settings, self.shape)
+            cheaper = depth = compressed(depth, self.settings)
             given = {"emulator": emulator, **self.arguments.compress}
             emulator = self.note(lambda: self.costs.compress(cheaper), "compress", **given)
         if self.settings.distill.enabled:

@@ -98,6 +98,13 @@ def _together(settings: Settings) -> Iterator[Finding]:
 
     inputs = Inputs(settings)
     facts: dict[str, Any] = inputs.checked.summary
+    limited = [f"{operation} ({reason})" for operation, reason in facts.get("not_exact", {}).items()]
+    yield Finding(
+        "family",
+        f"{inputs.model.family}: not exact: {'; '.join(limited)}"
+        if limited
+        else f"{inputs.model.family}: every operation is exact",
+    )
     for split in ("train", "validation", "scored"):
         yield Finding(f"{split} rows", _rows(facts, split))
     for note in split_notes(facts):

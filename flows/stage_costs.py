@@ -5,12 +5,14 @@ from dataclasses import dataclass, replace
 from flows.arguments import Arguments
 from flows.settings import Settings
 from tasks.core import costs, workloads
-from tasks.core.costs import Depth, Passes, Trained
+from tasks.core.costs import Passes
+from tasks.core.depths import Depth, Trained
 from tasks.core.shapes import Shape
 from tasks.core.workloads import Workload
 
-# Manifest, plan, scores and the like beside an artifact's tensors, and a report with its pictures: as the demo's are.
-SMALL_BYTES, REPORT_BYTES = 2000, 700_000
+# Manifest, plan, scores and the like beside an artifact's tensors; a report with its pictures, and the limits and facts
+# of a check. All as the demo's are.
+SMALL_BYTES, OTHER_BYTES = 2000, {"report": 700_000, "check": 3500}
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,14 @@ class StageCosts:
 
     def small(self, stage: str) -> Cost:
         """A stage that computes and leaves next to nothing; a report with its pictures."""
-        return Cost(stage, disk=REPORT_BYTES if stage == "report" else SMALL_BYTES)
+        return Cost(stage, disk=OTHER_BYTES.get(stage, SMALL_BYTES))
 
     def capture(self) -> Cost:
         """The support set through all blocks."""
         support = self.settings.support
         rows = self.workload.train if support.split == "train" else self.workload.validation
         rows = replace(rows, answers=0.0).limited(support.num_rows)
-        passes = workloads.sorted_passes(rows, self.longest, support.max_tokens)
+        passes = workloads.sorted_passes(rows, self.longest, support.max_tokens, self.shape.limits)
         return Cost(
             "capture",
             costs.forward_flops(self.shape, self.whole, passes),
@@ -90,7 +92,7 @@ class StageCosts:
         """The scored rows through the emulator; through the full model where there is none."""
         emulated = None if depth is None else costs.emulator_parameters(self.shape, depth)
         wanted = self.settings.evaluate.max_tokens
-        passes = workloads.sorted_passes(self.workload.scored, self.longest, wanted)
+        passes = workloads.sorted_passes(self.workload.scored, self.longest, wanted, self.shape.limits)
         flops = costs.forward_flops(self.shape, depth or self.whole, passes)
         memory = costs.forward_bytes(self.shape, emulated or self.shape.parameters, passes, self.precision)
         return Cost("evaluate", flops, memory, SMALL_BYTES)
@@ -99,14 +101,14 @@ class StageCosts:
         """All steps and validations of one tuning."""
         settings, context = Arguments(self.settings, self.precision).tune(seed=0)["settings"], self.longest
         epoch, per_epoch = workloads.training_passes(
-            self.workload.train, context, settings.batch_size, settings.max_tokens
+            self.workload.train, context, settings.batch_size, settings.max_tokens, self.shape.limits
         )
         num_steps = settings.num_steps or settings.num_epochs * per_epoch
         passes = epoch.times(num_steps / per_epoch)
         flops = costs.forward_flops(self.shape, depth, passes, trained)
         flops += costs.backward_flops(self.shape, depth, passes, trained)
         if settings.eval_steps:
-            checks = workloads.sorted_passes(self.workload.validation, context, settings.max_tokens)
+            checks = workloads.sorted_passes(self.workload.validation, context, settings.max_tokens, self.shape.limits)
             checks = checks.times(-(-num_steps // settings.eval_steps))
             flops += costs.forward_flops(self.shape, depth, checks, trained)
         count = costs.trained_parameters(self.shape, depth, trained)
@@ -147,7 +149,8 @@ class StageCosts:
     def plug_in(self, depth: Depth, trained: Trained) -> Cost:
         """The tuned blocks in the format in which the model is loaded; with export the full model beside them."""
         exported = self.shape.parameters if self.settings.export.plugged_model else 0
-        tuned = depth.tuned * trained.tuned * self.shape.block + trained.head * self.shape.head
+        blocks = sum(self.shape.blocks[source].parameters for source in depth.tuned) * trained.tuned
+        tuned = blocks + trained.head * self.shape.head
         return Cost("plug_in", disk=self.shape.loaded_bytes * (tuned + exported) + SMALL_BYTES)
 
     def select(self, depth: Depth, trained: Trained) -> Cost:

@@ -6,7 +6,9 @@ from tasks.store.artifacts import Ref
 from tasks.store.stage import stage
 from tasks.store.work import Work
 
-PAGE_CODE = ("tasks.store.search_pages", "tasks.store.search_figure", "tasks.store.pages", "tasks.store.drawing")
+PAGE_CODE = tuple(
+    f"tasks.store.{name}" for name in ("search_pages", "search_figure", "pages", "drawing", "split_notes")
+)
 
 
 @stage(packages=("matplotlib", "scipy"), code=PAGE_CODE)

@@ -167,11 +167,11 @@ def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def _differences(block: nn.Module, other: nn.Module) -> list[str]:
-    ours, theirs = _traits(block), _traits(other)
+    ours, theirs = traits(block), traits(other)
     return sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
 
 
-def _traits(block: nn.Module) -> dict[str, Any]:
+def traits(block: nn.Module) -> dict[str, Any]:
     """Shapes of all parameters, and every plain attribute of every module but its position."""
     traits: dict[str, Any] = {name: tuple(parameter.shape) for name, parameter in block.named_parameters()}
     for path, module in block.named_modules():

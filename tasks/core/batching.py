@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tasks.core.length_limits import LengthLimits
+
 IGNORED = -100  # the label that Hugging Face losses pass over
 
 
@@ -51,17 +53,19 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     return Batch(input_ids, attention_mask, labels, tuple(example.row for example in examples))
 
 
-def token_batches(examples: Sequence[Example], max_tokens: int) -> Iterator[list[int]]:
+def token_batches(examples: Sequence[Example], max_tokens: int, limits: LengthLimits) -> Iterator[list[int]]:
     """Indices of batches whose padded size stays within max_tokens (a longer single row is a batch of its own).
 
-    Sorted by length, longest first, so that what does not fit in memory fails at once.
+    Sorted by length, longest first, so that what does not fit in memory fails at once. limits: of the model that runs
+    them (`length_limits`); rows of a batch are on one side of each, so that none is computed otherwise than alone.
     """
     order = sorted(range(len(examples)), key=lambda index: -examples[index].num_tokens)
     batch: list[int] = []
     longest = 0
     for index in order:
         longest_with = max(longest, examples[index].num_tokens)
-        if batch and longest_with * (len(batch) + 1) > max_tokens:
+        parted = limits.group(longest_with) != limits.group(examples[index].num_tokens)
+        if batch and (parted or longest_with * (len(batch) + 1) > max_tokens):
             yield batch
             batch, longest_with = [], examples[index].num_tokens
         batch.append(index)

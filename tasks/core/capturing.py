@@ -10,6 +10,7 @@ from tasks.core.batching import Example, collate, token_batches
 from tasks.core.blocks import capture_blocks, final_norm, get_blocks
 from tasks.core.cka import BlockInfluence
 from tasks.core.errors import InputError
+from tasks.core.length_limits import length_limits
 from tasks.core.pooling import pool
 
 
@@ -50,7 +51,7 @@ def capture_states(
     norm = final_norm(model) if with_final_norm else None
     influence = BlockInfluence()
     pooled, last, order = [], [], []
-    for indices in progress(list(token_batches(examples, max_tokens))):
+    for indices in progress(list(token_batches(examples, max_tokens, length_limits(model.config)))):
         batch = collate([examples[index] for index in indices], pad_id).to(device)
         reduce = _Reduce(batch.attention_mask, pooling, influence, norm, len(get_blocks(model)))
         with capture_blocks(model, reduce) as run:

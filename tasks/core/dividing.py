@@ -5,14 +5,21 @@ from collections.abc import Sequence
 import torch
 
 from tasks.core.batching import Batch, Example, collate, padded_size, token_batches
+from tasks.core.length_limits import NO_LIMITS, LengthLimits
 from tasks.core.team import Team
 
 
 class Division:
-    """How rows become forward passes of at most max_tokens padded tokens (or one row)."""
+    """How rows become forward passes of at most max_tokens padded tokens (or one row).
 
-    def __init__(self, team: Team, max_tokens: int, pad_id: int, device: torch.device) -> None:
+    limits: lengths of which rows on both sides are not in one pass; they are of the same step all the same.
+    """
+
+    def __init__(
+        self, team: Team, max_tokens: int, pad_id: int, device: torch.device, limits: LengthLimits = NO_LIMITS
+    ) -> None:
         self.team, self.max_tokens, self.pad_id, self.device = team, max_tokens, pad_id, device
+        self.limits = limits
 
     def passes(self, rows: Sequence[Example]) -> list[tuple[Batch, bool]]:
         """This process's passes, and whether they count: those that only keep in step with others do not."""
@@ -31,5 +38,6 @@ class Division:
         """The rows of each pass, by process."""
         parts = self.team.divide(rows)
         return [
-            [[part[index] for index in chosen] for chosen in token_batches(part, self.max_tokens)] for part in parts
+            [[part[index] for index in chosen] for chosen in token_batches(part, self.max_tokens, self.limits)]
+            for part in parts
         ]

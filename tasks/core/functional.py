@@ -13,6 +13,7 @@ from tasks.core.batching import Batch, Example, collate, token_batches
 from tasks.core.blocks import get_blocks
 from tasks.core.divergences import Distances, entropy, kl_divergence, log_probabilities
 from tasks.core.errors import InputError
+from tasks.core.length_limits import length_limits
 from tasks.core.lens import Lens, lens_predictions, predicting, read_out, require_fit, states_at
 
 
@@ -38,7 +39,7 @@ def functional_distances(
     read, device = read_out(model), next(model.parameters()).device
     wanted = spread_positions([len(example.answer_ids) for example in examples], num_tokens)
     distances = Distances(lens.num_blocks)
-    for indices in progress(list(token_batches(examples, max_tokens))):
+    for indices in progress(list(token_batches(examples, max_tokens, length_limits(model.config)))):
         if not any(wanted[index] for index in indices):
             continue
         batch = collate([examples[index] for index in indices], pad_id).to(device)

@@ -16,6 +16,7 @@ from tasks.core.anatomy import get_blocks
 from tasks.core.batching import Example
 from tasks.core.blocks import aliased, rearranged
 from tasks.core.errors import InputError
+from tasks.core.length_limits import length_limits
 from tasks.core.prefix import MAX_BYTES, PrefixStates, reusing
 from tasks.core.scoring import request_batches, score_tokens
 
@@ -113,7 +114,8 @@ def row_losses(
                 ' compute in model.precision = "float32"'
             )
 
-    for batches in _groups(request_batches(requests, max_length, max_tokens), run_whole, states, max_bytes):
+    every = request_batches(requests, max_length, max_tokens, length_limits(model.config))
+    for batches in _groups(every, run_whole, states, max_bytes):
         for place, variation in enumerate(progress(variations)):
             changed = variation.make().eval()
             with reusing(changed, states, {variation.position}):

@@ -15,6 +15,7 @@ from tasks.core.anatomy import final_norm, get_blocks, get_stack, text_config
 from tasks.core.batching import IGNORED, Batch, Example, collate, token_batches
 from tasks.core.divergences import kl_divergence, log_probabilities, positions_at_once
 from tasks.core.errors import InputError
+from tasks.core.length_limits import length_limits
 from tasks.core.passes import base_model_and_head, capture_blocks
 
 # Numbers in the distributions of all blocks at some positions, 128 MiB in float32. Each time the head's matrix is read
@@ -157,7 +158,7 @@ def measure_curves(
     read, device = read_out(model), next(model.parameters()).device
     kl, agreement = (torch.zeros(lens.num_blocks, dtype=torch.float64) for _ in range(2))
     num_positions = 0
-    for indices in progress(list(token_batches(examples, max_tokens))):
+    for indices in progress(list(token_batches(examples, max_tokens, length_limits(model.config)))):
         batch = collate([examples[index] for index in indices], pad_id).to(device)
         for found in lens_predictions(lens, read, states_at(model, batch, predicting(batch))):
             kl += torch.stack([kl_divergence(found[-1], each).clamp_min(0).double().sum() for each in found]).cpu()

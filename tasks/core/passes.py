@@ -11,6 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from tasks.core.anatomy import find_blocks, get_stack
 from tasks.core.errors import InputError
+from tasks.core.length_limits import forget_lengths
 
 
 class _AllSeenError(Exception):
@@ -53,6 +54,7 @@ def capture_blocks(
 
     def run(input_ids: Tensor, attention_mask: Tensor | None = None) -> list[Any]:
         states.clear()
+        forget_lengths(model)
         try:
             stack(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         except _AllSeenError:
@@ -124,6 +126,7 @@ def run_through(
 
     handles = [blocks[first].register_forward_pre_hook(replace, with_kwargs=True) for first, _ in runs]
     handles += [blocks[last].register_forward_hook(keep) for _, last in runs]
+    forget_lengths(model)
     try:
         get_stack(model)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
     except _AllSeenError:
@@ -134,9 +137,10 @@ def run_through(
     raise AssertionError(f"{type(model).__name__} returned before block {runs[-1][1]} ran")
 
 
-def base_model_and_head(model: nn.Module) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+def base_model_and_head(model: nn.Module) -> tuple[Callable[..., Any], Callable[[Tensor], Tensor]]:
     """(base, head) with `head(base(...).last_hidden_state[0])` equal to `model(...).logits[0]`.
 
+    base: the stack, of which each pass is as the first one (`forget_lengths`).
     head: [M, d] -> [M, vocabulary], any selection of positions, so that logits exist at answer positions only.
     It is the family's own code (soft caps, scales and all), run on a shell of the model whose stack hands its input
     through; all modules and tensors are the model's own, so gradients and later changes reach them.
@@ -153,7 +157,13 @@ def base_model_and_head(model: nn.Module) -> tuple[nn.Module, Callable[[Tensor],
     def head(hidden: Tensor) -> Tensor:
         return shell(inputs_embeds=hidden.unsqueeze(0), use_cache=False).logits.squeeze(0)
 
-    return get_stack(model), head
+    stack = get_stack(model)
+
+    def base(*args: Any, **kwargs: Any) -> Any:
+        forget_lengths(model)
+        return stack(*args, **kwargs)
+
+    return base, head
 
 
 # What accelerate puts on a module that it has placed: a forward that runs the original module, not the copy.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tasks.core.batching import Example, token_batches
 from tasks.core.blocks import base_model_and_head
 from tasks.core.errors import InputError
+from tasks.core.length_limits import LengthLimits, length_limits
 
 # Groups of rows in the jackknife of metrics that are no mean over rows.
 JACKKNIFE_GROUPS = 50
@@ -72,7 +73,8 @@ def score_tokens(
         )
     shared = _by_inputs(requests, max_length)
     inputs = list(shared)
-    batches: Iterable[list[int]] = list(token_batches([Example(ids, ()) for ids in inputs], max_tokens))
+    examples = [Example(ids, ()) for ids in inputs]
+    batches: Iterable[list[int]] = list(token_batches(examples, max_tokens, length_limits(model.config)))
     answers: dict[int, tuple[float, bool]] = {}
     for batch in progress(batches, description="scoring") if progress else batches:
         rows = [inputs[at] for at in batch]
@@ -82,15 +84,15 @@ def score_tokens(
 
 
 def request_batches(
-    requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int, max_tokens: int
+    requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int, max_tokens: int, limits: LengthLimits
 ) -> list[list[int]]:
-    """Numbers of the requests that `score_tokens` scores in one forward pass, pass by pass.
+    """Numbers of the requests that `score_tokens` scores together, in a model with these limits, pass by pass.
 
     To score each list by itself gives the numbers of scoring all at once, bit for bit.
     """
     shared = _by_inputs(requests, max_length)
     inputs = list(shared)
-    batches = token_batches([Example(ids, ()) for ids in inputs], max_tokens)
+    batches = token_batches([Example(ids, ()) for ids in inputs], max_tokens, limits)
     return [[number for at in batch for number in shared[inputs[at]]] for batch in batches]
 
 

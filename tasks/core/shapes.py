@@ -1,54 +1,39 @@
 """The size of a model, read from its config alone: what the formulas of `costs` need to know."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
-from transformers.activations import ACT2FN
 
 from tasks.core.anatomy import find_blocks, get_stack, text_config
+from tasks.core.block_shapes import BlockShape, block_shape, experts_of
 from tasks.core.errors import InputError
-from tasks.core.factored import linear_shapes
-from tasks.core.parts import block_parameters
-from tasks.core.variant import Variant
+from tasks.core.length_limits import NO_LIMITS, LengthLimits, length_limits
+from tasks.core.operations import Operations, count_operations
 
-# Under which name families keep the width inside the feed-forward part; without any it is four times the width.
-HIDDEN_KEYS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
-ACTIVATION_KEYS = ("hidden_activation", "hidden_act", "activation_function")
 STORED_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 # A config without a number format: transformers' own default.
 DEFAULT_FORMAT = "float32"
+# The cells of a sweep have one model, and one after the other asks for it.
+_known: dict[tuple[str, str, int], "Shape"] = {}
 
 
 @dataclass(frozen=True)
 class Shape:
     """Sizes of one decoder-only model. All are numbers of elements.
 
-    num_blocks, width: N and d. matrices, vectors: parameters of one block with two dimensions or more, and with one;
-    linears: sides (in, out) of its linear modules; biases: of its vectors those that BitFit trains. attention_width,
-    key_width: heads times head size, of queries and of keys. hidden_width: inside the feed-forward part, where
-    `is_gated` says that two matrices lead into it. normed: elements of one token that go into a block's norms, which
-    `has_layer_norms` tells from root mean square norms; activation_copies: tensors that the activation keeps for its
-    gradient. outside: parameters that belong to no block; head: those multiplied for one position's logits,
-    head_vectors: those added to them; around: those multiplied for each token outside the blocks (projections of narrow
-    embeddings); vocabulary: logits of one position; context: tokens it takes; stored_bytes, loaded_bytes: of one
-    parameter, in files and in memory.
+    width: d; blocks: sizes of each. outside: parameters that belong to no block; head: those multiplied for one
+    position's logits, head_vectors: those added to them; around: those multiplied for each token outside the blocks
+    (projections of narrow embeddings); vocabulary: logits of one position; context: tokens it takes; stored_bytes,
+    loaded_bytes: of one parameter, in files and in memory; limits: lengths that its passes do not mix; approximate: why
+    operations are approximate, empty where they are as torch counts them.
     """
 
-    num_blocks: int
     width: int
-    matrices: int
-    vectors: int
-    linears: tuple[tuple[int, int], ...]
-    biases: int
-    attention_width: int
-    key_width: int
-    hidden_width: int
-    is_gated: bool
-    normed: int
-    has_layer_norms: bool
-    activation_copies: int
+    blocks: tuple[BlockShape, ...]
     outside: int
     head: int
     head_vectors: int
@@ -57,101 +42,102 @@ class Shape:
     context: int
     stored_bytes: float
     loaded_bytes: int
+    limits: LengthLimits = NO_LIMITS
+    approximate: str = ""
 
     @property
-    def block(self) -> int:
-        """Parameters of one block."""
-        return self.matrices + self.vectors
+    def num_blocks(self) -> int:
+        """N."""
+        return len(self.blocks)
 
     @property
-    def sides(self) -> int:
-        """Rows and columns of all linear modules of one block."""
-        return sum(map(sum, self.linears))
+    def matrices(self) -> float:
+        """Elements that a token is multiplied with in a block, mean over blocks."""
+        return sum(block.multiplied for block in self.blocks) / self.num_blocks
+
+    @property
+    def block(self) -> float:
+        """Parameters of a block, mean over blocks."""
+        return sum(block.parameters for block in self.blocks) / self.num_blocks
 
     @property
     def parameters(self) -> int:
         """Parameters of the model; tied ones count once."""
-        return self.num_blocks * self.block + self.outside
+        return sum(block.parameters for block in self.blocks) + self.outside
 
 
 def shape_of(config: PreTrainedConfig, context: int) -> Shape:
     """The shape of the model that this config describes, built without memory on the meta device.
 
-    All blocks count as the first one. InputError for a config from which no decoder-only model can be built.
+    InputError for a config from which no decoder-only model can be built, or whose experts cannot be counted.
     """
-    try:
-        with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except (ValueError, TypeError, KeyError) as error:
-        problem = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"no model can be built from this config.json: {problem}") from error
+    key = (type(config).__name__, config.to_json_string(use_diff=False), context)
+    if key not in _known:
+        _known[key] = _measured(config, context)
+    return _known[key]
+
+
+def _measured(config: PreTrainedConfig, context: int) -> Shape:
+    model = _build(config)
     text = text_config(config)
     _, blocks = find_blocks(model)
-    sizes = [parameter.shape for parameter in blocks[0].parameters()]
     inside = {id(parameter) for parameter in blocks.parameters()}
-    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    head = model.get_output_embeddings().weight
     head_parameters = model.get_output_embeddings().parameters()
-    stack = [parameter for parameter in get_stack(model).modules() if isinstance(parameter, torch.nn.Linear)]
-    around = {id(module.weight): module.weight.numel() for module in stack if id(module.weight) not in inside}
-    around.pop(id(embedding), None)
-    matrices = sum(size.numel() for size in sizes if len(size) > 1)
-    width, heads = text.hidden_size, text.num_attention_heads
-    head_size = getattr(text, "head_dim", None) or width // heads
-    query, key = heads * head_size, (getattr(text, "num_key_value_heads", None) or heads) * head_size
-    norms = [(name, module) for name, module in blocks[0].named_modules() if "Norm" in type(module).__name__]
-    hidden = next((value for name in HIDDEN_KEYS if (value := getattr(text, name, None))), 4 * width)
+    counted = count_operations(model)
+    if counted is None:
+        counted = _guessed(model, blocks, inside)
+        approximate = "its code cannot run without memory: each matrix counts once for each token, attention by heads"
+    else:
+        approximate = "" if all(each.is_exact for each in counted[0]) else "it computes in chunks, which are left out"
     return Shape(
-        num_blocks=len(blocks),
-        width=width,
-        matrices=matrices,
-        vectors=sum(size.numel() for size in sizes if len(size) == 1),
-        linears=tuple((each.num_in, each.num_out) for each in linear_shapes(blocks[0]).values()),
-        biases=sum(bias.numel() for bias in block_parameters(blocks[0], Variant("bitfit")).values()),
-        attention_width=query,
-        key_width=key,
-        hidden_width=hidden,
-        is_gated=matrices - width * (2 * query + 2 * key) > 2.5 * width * hidden,
-        normed=sum(_normed(name, module, width, query, key) for name, module in norms),
-        has_layer_norms=any(isinstance(module, torch.nn.LayerNorm) for _, module in norms),
-        activation_copies=_kept(text),
+        width=text.hidden_size,
+        blocks=tuple(block_shape(block, text, each) for block, each in zip(blocks, counted[0], strict=True)),
         outside=sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in inside),
         head=head.numel(),
         head_vectors=sum(parameter.numel() for parameter in head_parameters) - head.numel(),
-        around=sum(around.values()),
+        around=counted[1].multiplied,
         vocabulary=head.shape[0],
         context=context,
         stored_bytes=STORED_BYTES[_format(config)],
         loaded_bytes=STORED_BYTES[_format(config)],
+        limits=length_limits(config),
+        approximate=approximate,
     )
+
+
+def _build(config: PreTrainedConfig) -> Any:
+    """The model on the meta device, attention as plain products."""
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                copy.deepcopy(config), trust_remote_code=False, attn_implementation="eager"
+            )
+    except (ValueError, TypeError, KeyError) as error:
+        problem = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"no model can be built from this config.json: {problem}") from error
+
+
+def _guessed(model: Any, blocks: nn.ModuleList, inside: set[int]) -> tuple[list[Operations], Operations]:
+    """As most families compute: every token times every matrix. InputError where a token goes to some of them only."""
+    text = text_config(model.config)
+    if any(experts_of(block) for block in blocks):
+        raise InputError(
+            f"{text.model_type}: how many of its experts a token goes to cannot be counted, as its code does not run"
+            " without weights; plan-cost has no price for this model"
+        )
+    heads = getattr(text, "num_attention_heads", None) or 1
+    columns = heads * (getattr(text, "head_dim", None) or text.hidden_size // heads)
+    found = [
+        Operations(sum(own.numel() for own in block.parameters() if own.dim() > 1), columns, is_exact=False)
+        for block in blocks
+    ]
+    linears = [module.weight for module in get_stack(model).modules() if isinstance(module, nn.Linear)]
+    around = {id(weight): weight.numel() for weight in linears if id(weight) not in inside}
+    return found, Operations(sum(around.values()), 0, is_exact=False)
 
 
 def _format(config: PreTrainedConfig) -> str:
     """Name of the number format of the weights, as the config says."""
     found = str(getattr(config, "dtype", None) or DEFAULT_FORMAT).removeprefix("torch.")
     return found if found in STORED_BYTES else DEFAULT_FORMAT
-
-
-def _normed(name: str, norm: torch.nn.Module, width: int, query: int, key: int) -> int:
-    """Elements of one token that go into a norm; one of a head's size runs once for each head."""
-    size = sum(parameter.numel() for parameter in norm.parameters(recurse=False) if parameter.dim() == 1)
-    if isinstance(norm, torch.nn.LayerNorm) or size == width:
-        return width
-    return query if name.endswith("q_norm") else key if name.endswith("k_norm") else size
-
-
-def _kept(config: PreTrainedConfig) -> int:
-    """How many tensors of the size of its input an activation keeps: seen by running it on a few numbers."""
-    name = next((value for key in ACTIVATION_KEYS if (value := getattr(config, key, None))), "gelu")
-    kept: set[int] = set()
-    values = torch.zeros(2, requires_grad=True) + 1
-    tensors = []
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.numel() == values.numel():
-            tensors.append(tensor)
-            kept.add(tensor.untyped_storage().data_ptr())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        ACT2FN[name](values)
-    return len(kept)

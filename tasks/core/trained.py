@@ -1,11 +1,14 @@
 """What a training changes in a model, and which loss it follows: all that the loop in `training.py` knows of either."""
 
+from functools import reduce
+from operator import or_
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from tasks.core.blocks import load_tuned, tuned_parameters, tuned_state
+from tasks.core.length_limits import LengthLimits, length_limits
 from tasks.core.losses import LossModule
 from tasks.core.parts import insert_parts, part_parameters
 from tasks.core.plan import Plan
@@ -35,6 +38,12 @@ class Trained(Protocol):
 
         Made once, when the model has its number formats and its place (but is not sharded yet).
         """
+
+
+def limits_of(trained: Trained) -> LengthLimits:
+    """Of the model, and of the teacher that runs the same batches where there is one."""
+    models = [trained.model, *(teacher for teacher in [getattr(trained, "teacher", None)] if teacher is not None)]
+    return reduce(or_, [length_limits(model.config) for model in models])
 
 
 class TunedBlocks:

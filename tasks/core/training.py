@@ -20,7 +20,7 @@ from tasks.core.progress import Checkpoint, Progress, State, TrainResult
 from tasks.core.schedule import learning_rate_factor, num_training_steps
 from tasks.core.team import Team, make_team
 from tasks.core.train_settings import TrainSettings
-from tasks.core.trained import Trained
+from tasks.core.trained import Trained, limits_of
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class _Tuning:
     ) -> None:
         self.examples, self.settings, self.checkpoint, self.names = examples, settings, checkpoint, names
         self.trained, self.accelerator, self.team = trained, accelerator, team
-        self.division = Division(team, settings.max_tokens, pad_id, accelerator.device)
+        self.division = Division(team, settings.max_tokens, pad_id, accelerator.device, limits_of(trained))
         torch.manual_seed(settings.seed)
         self.loss = team.wrap(trained)
         self.parameters = trained.parameters()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from tasks.core.batching import Example, token_batches
 from tasks.core.costs import Passes
+from tasks.core.length_limits import NO_LIMITS, LengthLimits
 
 # Places in the sorted lengths that a short description keeps: the middles of so many equal parts.
 NUM_QUANTILES = 16
@@ -64,25 +65,27 @@ class Workload:
         return Workload(self.train.limited(num_train), self.validation.limited(num_validation), scored, count)
 
 
-def sorted_passes(lengths: Lengths, context: int, max_tokens: int) -> Passes:
+def sorted_passes(lengths: Lengths, context: int, max_tokens: int, limits: LengthLimits = NO_LIMITS) -> Passes:
     """Capture's, validation's and scoring's passes: all rows, sorted by length."""
-    return _passes([lengths.rows(context)], lengths.answers, max_tokens)
+    return _passes([lengths.rows(context)], lengths.answers, max_tokens, limits)
 
 
-def training_passes(lengths: Lengths, context: int, batch_size: int, max_tokens: int) -> tuple[Passes, int]:
+def training_passes(
+    lengths: Lengths, context: int, batch_size: int, max_tokens: int, limits: LengthLimits = NO_LIMITS
+) -> tuple[Passes, int]:
     """(passes of one epoch, its number of steps): shuffled batches, each cut into passes."""
     rows = lengths.rows(context)
     random.Random(0).shuffle(rows)
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    return _passes(batches, lengths.answers, max_tokens), len(batches)
+    return _passes(batches, lengths.answers, max_tokens, limits), len(batches)
 
 
-def _passes(batches: Iterable[Sequence[int]], answers: float, max_tokens: int) -> Passes:
+def _passes(batches: Iterable[Sequence[int]], answers: float, max_tokens: int, limits: LengthLimits) -> Passes:
     tokens, squares, num_rows, largest, most_answers = 0, 0, 0, 0, 0.0
     known: dict[int, Example] = {}
     for batch in batches:
         examples = [known.setdefault(length, Example((0,) * length, ())) for length in batch]
-        for chosen in token_batches(examples, max_tokens):
+        for chosen in token_batches(examples, max_tokens, limits):
             longest = max(examples[index].num_tokens for index in chosen)
             tokens += longest * len(chosen)
             squares += longest**2 * len(chosen)

@@ -7,7 +7,7 @@ these tokens gives right ones (see `tasks.store.token_ids`).
 
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import InputError
@@ -100,7 +100,7 @@ def _quiet_class() -> type:
                 self.batch_size_per_gpu, self._max_length = batch_size, max_length
 
         def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
-            return super().generate_until(requests, disable_tqdm=True)
+            return _generated(self, requests, partial(super().generate_until, disable_tqdm=True))
 
         def _loglikelihood_tokens(
             self, requests: list[Request], disable_tqdm: bool = False, override_bs: int | None = None
@@ -113,6 +113,28 @@ def _quiet_class() -> type:
             return score_tokens(self.model, pairs, self.max_length, self.max_tokens, self.progress)
 
     return QuietModel
+
+
+def _generated(scorer: Any, requests: list[Any], generate: Callable[[list[Any]], list[str]]) -> list[str]:
+    """What the model writes after each prompt, as after the prompt alone.
+
+    Where its rotary embeddings depend on the length of a batch, the prompts of a batch are of one length: what is
+    written moves them on together. Of other models lm-eval makes the batches.
+    """
+    from tasks.core.length_limits import forget_lengths, length_limits
+
+    if not length_limits(scorer.model.config):
+        return generate(requests)
+    by_length: dict[int, list[int]] = {}
+    for number, request in enumerate(requests):
+        by_length.setdefault(len(scorer.tok_encode(request.args[0])), []).append(number)
+    answers: dict[int, str] = {}
+    for _, numbers in sorted(by_length.items(), reverse=True):
+        for start in range(0, len(numbers), scorer.batch_size):
+            batch = numbers[start : start + scorer.batch_size]
+            forget_lengths(scorer.model)
+            answers |= dict(zip(batch, generate([requests[number] for number in batch]), strict=True))
+    return [answers[number] for number in range(len(requests))]
 
 
 def _encoded(tokenizer: "PreTrainedTokenizerBase", requests: list[Any]) -> list[Request]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.store.pages import table
+from tasks.store.split_notes import split_notes
 
 NAMES = {
     "gradient_cosine": "gradient cosine",
@@ -46,7 +47,9 @@ def markdown(
     )
     seeds = len(facts["tuning_seeds"])
     errors = f" ± is the standard error over {seeds} tuning seeds." if seeds > 1 else ""
-    parts = [title, "", *_plans(tried), "", NOTE + errors, "", *_agreement(agreements, len(measured))]
+    parts = [title, "", *_plans(tried), "", NOTE + errors, ""]
+    parts += [line for note in split_notes(facts) for line in (note, "")]
+    parts += _agreement(agreements, len(measured))
     if left_out:
         parts += ["", "Left out:", "", *left_out]
     parts += ["", f"Best plan: {rows[0]['name']}", "", "```toml", snippet.rstrip(), "```"]

@@ -12,6 +12,7 @@ from tasks.core.batching import (
     token_batches,
     training_batch,
 )
+from tasks.core.length_limits import NO_LIMITS
 
 
 def example(prompt: int, answer: int, row: int = 0) -> Example:
@@ -29,7 +30,7 @@ def test_collate_by_hand():
 @given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 5)), min_size=1, max_size=60), st.integers(8, 200))
 def test_every_row_once_and_within_the_bound(sizes, max_tokens):
     examples = [example(*size) for size in sizes]
-    batches = list(token_batches(examples, max_tokens))
+    batches = list(token_batches(examples, max_tokens, NO_LIMITS))
     assert sorted(index for batch in batches for index in batch) == list(range(len(examples)))
     for batch in batches:
         padded = len(batch) * max(examples[index].num_tokens for index in batch)

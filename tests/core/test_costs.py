@@ -3,6 +3,8 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -14,7 +16,8 @@ from tasks.core import costs
 from tasks.core.batching import Batch, Example
 from tasks.core.blocks import with_layout
 from tasks.core.capturing import capture_states
-from tasks.core.costs import Depth, Passes, Trained
+from tasks.core.costs import Passes
+from tasks.core.depths import Depth, Trained
 from tasks.core.losses import AnswerLoss
 from tasks.core.plan import Plan, fixed_plan, full_plan, uniform_plan
 from tasks.core.scoring import score_tokens
@@ -23,16 +26,23 @@ from tasks.core.train_settings import TrainSettings
 from tasks.core.trained import TunedBlocks
 from tasks.core.training import train
 from tasks.core.workloads import Lengths, sorted_passes, training_passes
+from tests.core import more_families
 from tests.core.families import FAMILIES, NUM_BLOCKS, VOCABULARY
 
 COUNTED = ("opt", "gpt2", "bloom", "gpt_neox", "llama", "qwen3", "gemma2", "phi3")
 CONTEXT = 64
 
 
+@cache
+def shape_of_family(family: str) -> Shape:
+    config = FAMILIES[family]() if family in FAMILIES else more_families.make_config(family)
+    return shape_of(config, CONTEXT)
+
+
 def network(family: str) -> tuple[PreTrainedModel, Shape]:
     """A random model whose attention is plain products, which are counted whatever the machine, and its shape."""
-    config = FAMILIES[family]()
-    return AutoModelForCausalLM.from_config(config, attn_implementation="eager"), shape_of(config, CONTEXT)
+    model = AutoModelForCausalLM.from_config(FAMILIES[family](), attn_implementation="eager")
+    return model, shape_of_family(family)
 
 
 def rows(num_rows: int = 8, answer: int = 3) -> list[Example]:
@@ -56,7 +66,7 @@ def test_the_shape_counts_every_parameter_once(family: str) -> None:
     model, shape = network(family)
     assert shape.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert (shape.num_blocks, shape.vocabulary) == (NUM_BLOCKS, VOCABULARY)
-    assert shape.is_gated == (family in ("llama", "qwen3", "gemma2", "phi3"))
+    assert shape.blocks[0].is_gated == (family in ("llama", "qwen3", "gemma2", "phi3"))
 
 
 @pytest.mark.parametrize("family", COUNTED)
@@ -78,19 +88,21 @@ def test_operations_of_scoring(family: str) -> None:
     assert counted(lambda: score_tokens(model.eval(), requests, CONTEXT, 96)) == pytest.approx(expected, rel=0.02)
 
 
-PLANS: dict[str, tuple[Plan, Depth]] = {
-    "uniform": (uniform_plan(NUM_BLOCKS, 4, 2), Depth(4, 4, 2)),
-    "upper": (fixed_plan(NUM_BLOCKS, [0, 2, 3, 5], [3, 5]), Depth(4, 4, 2, lowest=2)),
-    "shared": (fixed_plan(NUM_BLOCKS, [0, 3, 5], [3], "all"), Depth(NUM_BLOCKS, 3, 1, 3, 1)),
-    "full": (full_plan(NUM_BLOCKS), Depth.whole(NUM_BLOCKS)),
+PLANS: dict[str, Plan] = {
+    "uniform": uniform_plan(NUM_BLOCKS, 4, 2),
+    "upper": fixed_plan(NUM_BLOCKS, [0, 2, 3, 5], [3, 5]),
+    "shared": fixed_plan(NUM_BLOCKS, [0, 3, 5], [3], "all"),
+    "full": full_plan(NUM_BLOCKS),
 }
+LOWEST = {"uniform": 0, "upper": 2, "shared": 3, "full": 0}
 
 
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("family", COUNTED)
 def test_operations_of_tuning(family: str, plan: str) -> None:
     model, shape = network(family)
-    made, depth = PLANS[plan]
+    made, depth = PLANS[plan], Depth.of(PLANS[plan])
+    assert depth.lowest == LOWEST[plan]
     emulator, examples = with_layout(model, made), rows()
     settings = TrainSettings(learning_rate=1e-3, num_epochs=2, batch_size=len(examples), max_tokens=96)
     epoch, num_steps = training_passes(lengths_of(examples), CONTEXT, settings.batch_size, settings.max_tokens)
@@ -127,37 +139,36 @@ TOLERANCE = {"opt": 0.11, "gpt2": 0.11, "llama": 0.11, "qwen3": 0.11, "olmo2": 0
 @pytest.mark.parametrize("family", TOLERANCE)
 def test_saved_activations(family: str, plan: str) -> None:
     config = FAMILIES[family]()
-    model, (made, depth) = AutoModelForCausalLM.from_config(config).eval(), PLANS[plan]
-    emulator, shape = with_layout(model, made), shape_of(config, CONTEXT)
+    model, made = AutoModelForCausalLM.from_config(config).eval(), PLANS[plan]
+    emulator, shape = with_layout(model, made), shape_of_family(family)
     known = {tensor.untyped_storage().data_ptr() for tensor in [*emulator.parameters(), *emulator.buffers()]}
     ids = torch.randint(3, VOCABULARY, (4, 48))
     labels = torch.full_like(ids, -100)
     labels[:, -1] = 5
     with kept_for_backward(known) as total:
         AnswerLoss(emulator)(Batch(ids, torch.ones_like(ids), labels, (1, 2, 3, 4)))
-    above = depth.positions - depth.lowest
-    expected = ids.numel() * costs.saved_bytes(shape, above, depth.tuned, 4) + 8 * 4 * VOCABULARY
+    expected = ids.numel() * costs.saved_bytes(shape, Depth.of(made), 4) + 8 * 4 * VOCABULARY
     assert total[0] == pytest.approx(expected, rel=TOLERANCE[family])
 
 
 def test_memory_of_tuning_is_weights_optimizer_and_activations() -> None:
     _, shape = network("llama")
-    depth, none = Depth(4, 4, 2), Passes(0, 0, 0, 0, 0)
+    depth, none = Depth.of(PLANS["uniform"]), Passes(0, 0, 0, 0, 0)
     full = Depth.whole(NUM_BLOCKS)
     wide = costs.tune_bytes(shape, full, none, "float32")
     assert wide == 4 * shape.outside + 16 * NUM_BLOCKS * shape.block
     assert costs.tune_bytes(shape, depth, none, "float32") == 4 * (shape.outside + 2 * shape.block) + 32 * shape.block
     assert costs.tune_bytes(shape, depth, none, "bfloat16") < costs.tune_bytes(shape, depth, none, "float32")
     some = Passes(100, 1000, 10, 100, 10)
-    more = [costs.tune_bytes(shape, Depth(4, 4, 2, lowest), some, "bfloat16") for lowest in (0, 1, 2)]
+    more = [costs.tune_bytes(shape, replace(depth, lowest=lowest), some, "bfloat16") for lowest in (0, 1, 2)]
     assert more == sorted(more, reverse=True)
     assert costs.tune_bytes(shape, depth, some, "bfloat16", Trained(recompute=True)) < more[0]
-    assert costs.tune_bytes(shape, depth, some, "bfloat16", Trained(extra=100)) < more[0]
+    assert costs.tune_bytes(shape, depth, some, "bfloat16", Trained(extra=(100,) * NUM_BLOCKS)) < more[0]
 
 
 def test_recomputing_costs_one_more_forward_pass() -> None:
     _, shape = network("opt")
-    depth, passes = Depth(4, 4, 2), Passes(100, 1000, 10, 100, 10)
+    depth, passes = Depth.of(PLANS["uniform"]), Passes(100, 1000, 10, 100, 10)
     twice = costs.backward_flops(shape, depth, passes, Trained(recompute=True))
     headless = costs.forward_flops(shape, depth, Passes(100, 1000, 0, 100, 0))
     assert twice == pytest.approx(costs.backward_flops(shape, depth, passes) + headless)

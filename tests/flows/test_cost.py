@@ -127,7 +127,7 @@ def test_distillation_is_a_stage_of_its_own(model: str) -> None:
 
 def test_rows_that_are_here_are_measured(model: str, tmp_path: Path) -> None:
     rows = [question(number) for number in range(40)]
-    own_task(tmp_path, rows, rows[:10])
+    own_task(tmp_path, rows, [question(number) for number in range(40, 50)])
     found = workload_of(settings(model, task={"name": "arc_easy", "data": str(tmp_path)}), read_shape(model))
     assert (found.train.num_rows, found.validation.num_rows, found.num_scored) == (38, 2, 10)
     # The three choices of a row are short words, one token each: they share one pass.
@@ -233,3 +233,44 @@ def test_one_place_for_several_tasks(model: str, tmp_path: Path) -> None:
     )
     # Relative to the file, as other folders.
     assert read_settings(path).task.data == place
+
+
+def test_a_mixture_of_experts_is_priced_by_what_runs(tmp_path: Path) -> None:
+    """Published: DeepSeek-V2-Lite has 15.7e9 parameters of which 2.4e9 are active, Mixtral 46.7e9 and 12.9e9."""
+    common = {"bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu", "rms_norm_eps": 1e-6, "dtype": "bfloat16"}
+    common |= {"tie_word_embeddings": False}
+    latent = {"kv_lora_rank": 512, "q_lora_rank": None, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64}
+    deepseek = common | latent | {"model_type": "deepseek_v2", "architectures": ["DeepseekV2ForCausalLM"]}
+    deepseek |= {"hidden_size": 2048, "intermediate_size": 10944, "moe_intermediate_size": 1408, "vocab_size": 102400}
+    deepseek |= {"num_hidden_layers": 27, "num_attention_heads": 16, "num_key_value_heads": 16, "v_head_dim": 128}
+    deepseek |= {"n_routed_experts": 64, "n_shared_experts": 2, "num_experts_per_tok": 6, "first_k_dense_replace": 1}
+    mixtral = common | {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "vocab_size": 32000}
+    mixtral |= {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
+    mixtral |= {"num_key_value_heads": 8, "num_local_experts": 8, "num_experts_per_tok": 2}
+    for config, parameters, active in ((deepseek, 15.7e9, 2.4e9), (mixtral, 46.7e9, 12.9e9)):
+        folder = tmp_path / config["model_type"]
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config))
+        shape = read_shape(str(folder))
+        assert shape.parameters == pytest.approx(parameters, rel=0.01)
+        # Of what lies outside the blocks the head is multiplied.
+        running = shape.num_blocks * shape.matrices + shape.head
+        assert running == pytest.approx(active, rel=0.03)
+        # In memory, and in an emulator on disk, all experts are held; the uniform plan keeps the first block.
+        found = stages(settings(str(folder), strategy="uniform"))
+        assert max(cost.memory for cost in found["evaluate"]) > 2 * shape.parameters
+        (emulator,) = found["emulate"]
+        held = shape.blocks[0].parameters + 11 * shape.blocks[1].parameters + shape.outside
+        assert emulator.disk == pytest.approx(2 * held, rel=1e-5)
+
+
+def test_an_approximate_price_is_said_to_be_one(
+    model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tasks.core.shapes._known", {})
+    monkeypatch.setattr("tasks.core.shapes.count_operations", lambda _: None)
+    path = tmp_path / "settings.toml"
+    path.write_text(f'[model]\nname = "{model}"\n[task]\nname = "piqa"\n[plan]\nnum_kept = 12\n')
+    options = parser().parse_args(["plan-cost", str(path)])
+    options.run(options)
+    assert f"Operations of {model} are approximate: its code cannot run without memory" in capsys.readouterr().out

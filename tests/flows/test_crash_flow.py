@@ -96,6 +96,10 @@ def test_mlflow_has_parameters_curves_scores_and_pictures(first):
     assert {"full/full_zero_shot", "crash/plug_in", "uniform/privacy_gap", "loss", "learning_rate"} <= names
     parameters = dict(database.execute("select key, value from params"))
     assert parameters["plan.num_kept"] == "6"
+    # How many rows the digest is of, and that it is one.
+    assert parameters["fact.scored_digest"].split(":")[0] == parameters["fact.num_scored_rows"]
+    assert parameters["fact.num_train_scored_duplicates"] == "0"
+    assert parameters["fact.scored_from"] == "test"
     statuses = {status for (status,) in database.execute("select status from runs")}
     assert statuses == {"FINISHED"}
     steps = database.execute("select max(step) from metrics where key = 'loss'").fetchone()

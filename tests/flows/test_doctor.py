@@ -38,6 +38,7 @@ def _own_environment() -> Iterator[None]:
 def test_a_model_and_a_task_that_go_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, printed = doctor(capsys, *pair(DEMO / "model", DEMO / "task", tmp_path / "home"))
     assert "opt, 12 blocks" in printed
+    assert "opt: every operation is exact" in printed
     assert "train rows" in printed
     assert "720, longest 14 tokens" in printed
     assert "480, longest 14 tokens, from the test split" in printed

@@ -6,26 +6,26 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from flows.arguments import make_variant
-from flows.plan_sizes import compressed, depth_of_plan, trained_of
+from flows.plan_sizes import compressed, trained_of
 from flows.settings import Settings
-from tasks.core import costs
+from tasks.core import costs, depths
 from tasks.core.batching import Example
 from tasks.core.blocks import get_blocks, with_layout
 from tasks.core.compression import is_worth_two, rank_within
-from tasks.core.costs import Depth, Passes
+from tasks.core.costs import Passes
+from tasks.core.depths import Depth
 from tasks.core.distilling import FrozenBlocks
 from tasks.core.factored import linear_shapes, put_factors
 from tasks.core.plan import Plan, fixed_plan, uniform_plan
-from tasks.core.shapes import Shape, shape_of
 from tasks.core.train_settings import TrainSettings
 from tasks.core.trained import Trained, make_trained
 from tasks.core.training import train
 from tasks.core.workloads import training_passes
 from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model
-from tests.core.test_costs import CONTEXT, counted, lengths_of, rows
+from tests.core.test_costs import CONTEXT, counted, lengths_of, network, rows, shape_of_family
 from tests.core.test_variants import BIASED, PLAN
 
 UNIFORM = uniform_plan(NUM_BLOCKS, 5, 2)
@@ -47,12 +47,6 @@ LOW_RANK = {"method": "low_rank", "rank": 0.25}
 def settings(**groups: Any) -> Settings:
     values = {"model": {"name": "m"}, "task": {"name": "arc_easy"}, "plan": {"num_kept": 5, "num_tuned": 2}, **groups}
     return Settings.model_validate(values)
-
-
-def network(family: str) -> tuple[PreTrainedModel, Shape]:
-    """A random model whose attention is plain products, which are counted, and its shape."""
-    config = FAMILIES[family]()
-    return AutoModelForCausalLM.from_config(config, attn_implementation="eager"), shape_of(config, CONTEXT)
 
 
 def factored_emulator(model: PreTrainedModel, plan: Plan, share: float) -> PreTrainedModel:
@@ -79,9 +73,9 @@ def num_parameters(module: torch.nn.Module) -> int:
     ],
 )
 def test_number_of_trained_parameters(family: str, words: str) -> None:
-    chosen, shape = settings(tune=TUNES[words]), shape_of(FAMILIES[family](), CONTEXT)
+    chosen, shape = settings(tune=TUNES[words]), shape_of_family(family)
     real = make_trained(with_layout(tiny_model(family), PLAN), PLAN, make_variant(chosen)).parameters()
-    expected = costs.trained_parameters(shape, depth_of_plan(PLAN), trained_of(chosen, shape))
+    expected = costs.trained_parameters(shape, Depth.of(PLAN), trained_of(chosen, shape))
     assert expected == sum(parameter.numel() for parameter in real)
 
 
@@ -99,7 +93,7 @@ def one_pass(examples: list[Example]) -> Passes:
 def test_operations_of_every_variant(words: str, plan: str) -> None:
     model, shape = network("gpt2")
     made, chosen, examples = PLANS[plan], settings(tune=TUNES[words]), rows()
-    depth, how, passes = depth_of_plan(made), trained_of(chosen, shape), one_pass(examples)
+    depth, how, passes = Depth.of(made), trained_of(chosen, shape), one_pass(examples)
     expected = costs.forward_flops(shape, depth, passes, how) + costs.backward_flops(shape, depth, passes, how)
     real = tuning_flops(make_trained(with_layout(model, made), made, make_variant(chosen)), examples)
     # Where no norm is trained, nothing needs the gradient of the lowest trained block's input.
@@ -112,9 +106,8 @@ def test_an_emulator_in_two_factors(family: str, plan: str) -> None:
     model, shape = network(family)
     made, examples = PLANS[plan], rows()
     emulator = factored_emulator(model, made, LOW_RANK["rank"])
-    depth = compressed(depth_of_plan(made), settings(compress=LOW_RANK), shape)
-    assert depth.factored is not None
-    assert depth.factored < 0.6 * shape.matrices
+    depth = compressed(Depth.of(made), settings(compress=LOW_RANK))
+    assert depth.multiplied(shape, made.frozen[0]) < 0.6 * shape.matrices
     # A block at several positions is stored once.
     each = {source: num_parameters(block) for block, (source, _) in zip(get_blocks(emulator), made.layout, strict=True)}
     assert costs.emulator_parameters(shape, depth) == shape.outside + sum(each.values())
@@ -133,7 +126,7 @@ def test_operations_of_distillation(family: str, plan: str) -> None:
     made, block = PLANS[plan], 24
     trained = FrozenBlocks(with_layout(network(family)[0], made), made, teacher, 30.0)
     windows = [Example((3,), (5,) * (block - 1), number) for number in range(1, 9)]
-    depth, how = depth_of_plan(made), costs.Trained(tuned=False, frozen=True)
+    depth, how = Depth.of(made), depths.Trained(tuned=False, frozen=True)
     passes = Passes(8 * block, 8 * block**2, 8 * (block - 1), 8 * block, 8 * block)
     assert depth.taught is not None
     expected = costs.forward_flops(shape, Depth.whole(depth.taught), replace(passes, answers=0))

@@ -13,13 +13,14 @@ from flows.cli import main
 from flows.cost import UTILISATION, choose_device, estimate_cells, summary
 from flows.grid import make_cells
 from flows.inputs import check_budget, check_variant
-from flows.plan_sizes import depth_of_plan, trained_of
+from flows.plan_sizes import trained_of
 from flows.reading import read_sweep
 from flows.settings import Settings
 from tasks.core.anatomy import get_blocks, require_rebuildable, skeleton
 from tasks.core.blocks import with_layout
 from tasks.core.clustering import adjacent_clusters
 from tasks.core.costs import trained_parameters
+from tasks.core.depths import Depth
 from tasks.core.distilling import FrozenBlocks, segments
 from tasks.core.plan import Plan
 from tasks.core.shapes import shape_of
@@ -100,14 +101,14 @@ def lay_out(model: PreTrainedModel, plan: Plan, cell: Settings) -> None:
     require_rebuildable(model.config, plan.kept)
     emulator = with_layout(model, plan)
     assert len(get_blocks(emulator)) == len(plan.layout)
-    shape, depth = shape_of(model.config, cell.distill.block), depth_of_plan(plan)
+    shape, depth = shape_of(model.config, cell.distill.block), Depth.of(plan)
     trained = make_trained(emulator, plan, make_variant(cell)).parameters()
     expected = trained_parameters(shape, depth, trained_of(cell, shape))
     assert sum(parameter.numel() for parameter in trained) == expected
     if cell.distill.enabled:
         assert segments(plan)
         frozen = FrozenBlocks(emulator, plan, model, cell.distill.hidden_weight).parameters()
-        assert sum(parameter.numel() for parameter in frozen) == (depth.kept - depth.tuned) * shape.block
+        assert sum(parameter.numel() for parameter in frozen) == len(depth.frozen) * shape.block
 
 
 def test_checkpoints_of_real_models_are_rare(table: tuple[str, Path, Path]) -> None:

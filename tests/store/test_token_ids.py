@@ -107,8 +107,8 @@ def test_choices_that_join_are_scored_by_tokens_of_their_own(joining: ModelSourc
     scores = score(model, made, task, max_length=joining.context)
     assert 0 < scores.value == pytest.approx(right / len(docs))
     facts = check_inputs(joining, task)
-    assert (facts["num_train_apart"], facts["num_scored_apart"]) == (7, 12), "one of eight validates"
-    assert (facts["num_validation_apart"], facts["end_tokens"]) == (1, "")
+    assert facts["num_train_apart"] + facts["num_validation_apart"] == 8, "of the rows of train some validate"
+    assert (facts["num_scored_apart"], facts["end_tokens"]) == (12, "")
 
 
 def test_what_is_trained_is_what_is_scored_where_choices_join(joining: ModelSource, tmp_path: Path) -> None:
@@ -144,8 +144,8 @@ def test_a_choice_that_the_tokenizer_drops_is_refused_by_row(tmp_path: Path) -> 
 
 def test_an_answer_that_the_tokenizer_drops_is_refused_by_row(tmp_path: Path) -> None:
     source = write_model(tmp_path / "model", dropped=ZERO_WIDTH)
-    write_rows(tmp_path / "train.jsonl", [{"instruction": "a", "output": "b"}] * 3)
-    write_rows(tmp_path / "test.jsonl", [{"instruction": "a", "output": text} for text in ("b", ZERO_WIDTH)])
+    write_rows(tmp_path / "train.jsonl", [{"instruction": f"a {at}", "output": "b"} for at in range(8)])
+    write_rows(tmp_path / "test.jsonl", [{"instruction": "c", "output": text} for text in ("b", ZERO_WIDTH)])
     settings = {"name": "mine", "kind": "instructions", "data": str(tmp_path)}
     # In the default wording a space stands before the answer, which is a token of its own.
     assert check_inputs(source, resolve_task(settings))["num_scored_rows"] == 2
@@ -156,9 +156,9 @@ def test_an_answer_that_the_tokenizer_drops_is_refused_by_row(tmp_path: Path) ->
 def test_documents_without_a_token(tmp_path: Path) -> None:
     source = write_model(tmp_path / "model", dropped=ZERO_WIDTH, bos=False)
     made = load_tokenizer(source)
-    rows = [{"text": "one"}, {"text": ZERO_WIDTH}, {"text": "three"}]
-    for split in ("train", "test"):
-        write_rows(tmp_path / f"{split}.jsonl", rows)
+    for split in ("train", "validation", "test"):
+        texts = (f"one to {split}", ZERO_WIDTH * len(split), f"three to {split}")
+        write_rows(tmp_path / f"{split}.jsonl", [{"text": text} for text in texts])
     text = resolve_task({"name": "mine", "kind": "text", "data": str(tmp_path)})
     found = load_examples(text, "scored", made, source.context)
     assert ([row.row for row in found.rows], found.num_rows) == ([1, 3], 2), "left out, as blank ones are"

@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tasks.report import OUTCOMES_FILE, _save_outcomes
+from tasks.core.comparison import Score, compare
+from tasks.core.errors import InputError
+from tasks.report import OUTCOMES_FILE, _require_same_rows, _save_outcomes
+from tasks.store import pages
+from tasks.store.artifacts import Ref
 
 
 def outcomes(tmp_path: Path, *scores: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -40,3 +44,31 @@ def test_of_a_perplexity_the_mean_is_its_negative_logarithm(tmp_path):
 
 def test_what_is_no_mean_over_rows_is_not_compared(tmp_path):
     assert outcomes(tmp_path, {"higher_is_better": True}) == {}
+
+
+def test_scores_of_rows_that_were_worded_differently_do_not_stand_in_one_table() -> None:
+    def ref(**summary: Any) -> Ref:
+        return Ref(stage="evaluate", key="0" * 64, digest="0" * 64, summary=summary)
+
+    facts = {"task": "lots", "scored_digest": "3:aa", "train_digest": "9:bb"}
+    strategy = {"name": "crash", "plan": ref(), "plugged_in": [ref(scored_digest="3:aa")], "tuning": [ref()]}
+    full = {"zero_shot": ref(scored_digest="3:aa"), "tuning": [ref(train_digest="9:bb")]}
+    _require_same_rows(facts, full, [strategy])
+    for other in ({"scored_digest": "3:cc"}, {"train_digest": "9:cc"}):
+        with pytest.raises(InputError, match=r"task .lots.: its own code words the (scored|train) rows anew"):
+            _require_same_rows(facts, full, [strategy, {"name": "uniform", "tuning": [ref(**other)]}])
+
+
+def test_a_report_says_which_rows_were_left_out() -> None:
+    """In the page and in the table for MLflow and Prefect."""
+    half = Score(0.5)
+    found = compare("acc", True, half, [], {"crash": (half, [half], [half])})
+    facts: dict[str, Any] = {"task": "lots", "scored_from": "train", "validation_from": "train"}
+    for number, split in enumerate(("train", "validation", "scored")):
+        facts |= {f"num_{split}_rows": 70 + number, f"{split}_digest": f"{70 + number}:00ff{number}"}
+    facts |= {"num_train_scored_duplicates": 4}
+    for text in (pages.markdown(found, facts), pages.page(found, facts, {}, {})):
+        assert "72 are scored, 71 validate, 70 are trained on; the scores are not those of the whole benchmark" in text
+        assert "Rows of train left out because a scored row says the same: 4." in text
+        assert all(f"00ff{number}" in text for number in range(3))
+    assert "left out" not in pages.markdown(found, {"task": "lots"})
