@@ -322,21 +322,21 @@ def test_a_row_that_misses_a_field(source: ModelSource, tmp_path: Path, field: s
 
 def test_a_field_that_all_rows_miss(source: ModelSource, tmp_path: Path) -> None:
     rows = [question(number, question=None) for number in range(24)]
-    refuse(source, own_task(tmp_path / "named", rows), "row 2: it lacks the field 'question', which task 'arc_easy'")
+    refuse(source, own_task(tmp_path / "named", rows), "row 5: it lacks the field 'question', which task 'arc_easy'")
     row = {"ind": 1, "ctx_b": "x", "endings": ["a", "b"], "label": "0"}
     rows = [row | {"ctx_a": f"What comes after {number}"} for number in range(25)]
     task = own_task(tmp_path / "code", rows[:24], rows[24:], "hellaswag")
-    refuse(source, task, "row 2: it lacks the field 'activity_label', which task 'hellaswag' reads")
+    refuse(source, task, "row 5: it lacks the field 'activity_label', which task 'hellaswag' reads")
 
 
 def test_a_field_that_the_task_does_not_read_may_be_missing(source: ModelSource, tmp_path: Path) -> None:
     rows = [question(number, **({"id": None} if number % 2 else {})) for number in range(24)]
-    assert check_inputs(source, own_task(tmp_path, rows))["num_train_rows"] == 23
+    assert check_inputs(source, own_task(tmp_path, rows))["num_train_rows"] == 20
 
 
 def test_fields_of_different_kinds(source: ModelSource, tmp_path: Path) -> None:
     rows = [question(number, **({"question": 7} if number == 5 else {})) for number in range(24)]
-    refuse(source, own_task(tmp_path, rows), r"row 6: the field 'question' is a int, in row 2 it is a str")
+    refuse(source, own_task(tmp_path, rows), r"row 6: the field 'question' is a int, in row 5 it is a str")
 
 
 def test_labels_out_of_range(source: ModelSource, tmp_path: Path) -> None:
@@ -408,11 +408,11 @@ def test_instructions_in_one_file_are_parted(source: ModelSource, tmp_path: Path
     path.write_text("\n".join(["instruction,input,output", *lines]) + "\n")
     task = resolve_task({"name": "mine", "kind": "instructions", "data": str(path)})
     numbers = {split: [row.number for row in split_rows(task, split)] for split in ("validation", "train", "scored")}
-    assert numbers == {"validation": [1, 2], "train": list(range(3, 39)), "scored": [39, 40]}
+    assert numbers == {"validation": [1, 2, 3, 4], "train": list(range(5, 37)), "scored": [37, 38, 39, 40]}
     [row, *_] = load_examples(task, "train", load_tokenizer(source), 512).rows
     tokenizer = load_tokenizer(source)
-    assert tokenizer.decode(row.prompt_ids[1:]) == "Instruction: Add one to 2\nAnswer:"
-    assert tokenizer.decode(row.answer_ids).strip() == "It is 3"
+    assert tokenizer.decode(row.prompt_ids[1:]) == "Instruction: Add one to 4\nAnswer:"
+    assert tokenizer.decode(row.answer_ids).strip() == "It is 5"
 
 
 def test_the_published_wording(source: ModelSource, tmp_path: Path) -> None:
