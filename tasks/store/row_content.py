@@ -38,7 +38,7 @@ def content_key(task: TaskSource, sample: Sequence[Row]) -> Callable[[Row], Key 
 
     def key(row: Row) -> Key | None:
         names = counted(tuple(row.fields))
-        content = [_plain(row.fields.get(name)) for name in names]
+        content = [_plain(row.fields.get(name), as_text=bool(fields)) for name in names]
         if not any(content):
             return None
         # A field that is null or empty says as much as one that is absent.
@@ -48,7 +48,10 @@ def content_key(task: TaskSource, sample: Sequence[Row]) -> Callable[[Row], Key 
     return key
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, as_text: bool) -> Any:
+    """The value with single spaces; as_text: a number as it is worded (see `tasks.store.rows.field_text`)."""
+    if as_text and isinstance(value, int | float):
+        return json.dumps(value)
     return " ".join(value.split()) if isinstance(value, str) else value
 
 

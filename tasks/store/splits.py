@@ -48,7 +48,7 @@ def split_rows(task: TaskSource, split: Split) -> list[Row]:
     rows = list(islice(_disjoint(task, split, left_out), task.limit(split)))
     if not rows:
         name, num_same = Path(task.file(split)).name, left_out.total()
-        why = f"{num_same} rows of {name} are in another split too" if num_same else f"{name} is too small"
+        why = f"rows of {name} that are in another split too: {num_same}" if num_same else f"{name} is too small"
         raise InputError(f"task {task.name!r}: no row is left for {split}; {why}")
     return rows
 

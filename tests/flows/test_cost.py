@@ -129,7 +129,7 @@ def test_rows_that_are_here_are_measured(model: str, tmp_path: Path) -> None:
     rows = [question(number) for number in range(40)]
     own_task(tmp_path, rows, [question(number) for number in range(40, 50)])
     found = workload_of(settings(model, task={"name": "arc_easy", "data": str(tmp_path)}), read_shape(model))
-    assert (found.train.num_rows, found.validation.num_rows, found.num_scored) == (38, 2, 10)
+    assert (found.train.num_rows, found.validation.num_rows, found.num_scored) == (36, 4, 10)
     # The three choices of a row are short words, one token each: they share one pass.
     assert found.scored.num_rows == 10
     # About as many tokens as its text has characters, divided by the characters of a token.

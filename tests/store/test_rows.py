@@ -175,9 +175,10 @@ def test_numbers_and_booleans_become_text_as_json_writes_them() -> None:
 
 def test_numbers_in_instructions_and_text(tmp_path: Path, shared: Path) -> None:
     rows: list[dict[str, Any]] = [{"instruction": 1, "input": 7, "output": 2.5}, {"instruction": "a", "output": False}]
-    for split in ("train", "test"):
-        write_rows(tmp_path / "one" / f"{split}.jsonl", rows)
-        write_rows(tmp_path / "two" / f"{split}.jsonl", [{"text": 42}, {"text": ""}, {"text": "b"}])
+    write_rows(tmp_path / "one" / "train.jsonl", [{"instruction": 2, "output": True}])
+    write_rows(tmp_path / "one" / "test.jsonl", rows)
+    write_rows(tmp_path / "two" / "train.jsonl", [{"text": 41}, {"text": ""}, {"text": "a"}])
+    write_rows(tmp_path / "two" / "test.jsonl", [{"text": 42}, {"text": ""}, {"text": "b"}])
     pairs = [pair[1:] for pair in text_pairs(own(tmp_path / "one", "instructions"), "scored")]
     assert pairs == [("Instruction: 1\nInput: 7\nAnswer:", " 2.5"), ("Instruction: a\nAnswer:", " false")]
     for task in (own(tmp_path / "two", "text"), resolve_text(str(tmp_path / "two"))):
@@ -194,8 +195,9 @@ def model(shared: Path) -> ModelSource:
 @pytest.mark.parametrize("value", [["secret"], {"secret": "a"}])
 def test_lists_and_objects_are_refused_by_row(tmp_path: Path, model: ModelSource, field: str, value: Any) -> None:
     good = {"instruction": "a", "input": "b", "output": "c"}
-    write_rows(tmp_path / "train.jsonl", [good, good, good | {field: value}])
-    write_rows(tmp_path / "test.jsonl", [good])
+    other = [good | {"instruction": letter} for letter in "deg"]
+    write_rows(tmp_path / "train.jsonl", [*other[:2], good | {field: value}])
+    write_rows(tmp_path / "test.jsonl", other[2:])
     with pytest.raises(
         InputError, match=rf"row 3: '{field}' is a (list|dict), expected a string or a number"
     ) as caught:
@@ -207,7 +209,7 @@ def test_an_answer_that_is_not_a_number_is_missing(tmp_path: Path, model: ModelS
     write_rows(
         tmp_path / "train.jsonl", [{"instruction": "a", "output": 1}, {"instruction": "a", "output": float("nan")}]
     )
-    write_rows(tmp_path / "test.jsonl", [{"instruction": "a", "output": 1}])
+    write_rows(tmp_path / "test.jsonl", [{"instruction": "b", "output": 1}])
     with pytest.raises(InputError, match="row 2: it lacks the field 'output'"):
         check_inputs(model, own(tmp_path, "instructions"))
 

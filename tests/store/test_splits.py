@@ -157,8 +157,8 @@ def test_documents_and_instructions_are_compared_by_what_is_said(tmp_path: Path,
         said = {"text": f"Document {number}"} if kind == "text" else {"instruction": f"Say {number}", "output": "it"}
         return said | {"source": len(list(tmp_path.iterdir()))}
 
-    for split, rows in {"train": range(5), "validation": range(4, 8), "test": (1, 6, 9)}.items():
-        write_rows(tmp_path / f"{split}.jsonl", [row(number) for number in rows])
+    for split, numbered in {"train": range(5), "validation": range(4, 8), "test": (1, 6, 9)}.items():
+        write_rows(tmp_path / f"{split}.jsonl", [row(number) for number in numbered])
     task = resolve_task({"name": "mine", "kind": kind, "data": str(tmp_path)})
     assert numbers(task) == {"train": [1, 3, 4], "validation": [1, 2, 4], "scored": [1, 2, 3]}
 
@@ -181,7 +181,9 @@ def test_a_field_that_code_reads_under_a_made_up_name_counts(tmp_path: Path) -> 
 def test_no_row_left(tmp_path: Path) -> None:
     rows = [colour(number) for number in range(5)]
     task = colours(tmp_path, train=[row | {"id": 0} for row in rows], test=rows)
-    with pytest.raises(InputError, match=r"no row is left for train; 5 rows of train\.jsonl are in another split too"):
+    with pytest.raises(
+        InputError, match=r"no row is left for train; rows of train\.jsonl that are in another split too: 5"
+    ):
         split_rows(task, "train")
 
 

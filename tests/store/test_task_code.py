@@ -56,8 +56,11 @@ def own(folder: Path, config: dict[str, Any], given: list[dict[str, Any]], code:
     (folder / "mine.yaml").write_text(text)
     if code is not None:
         (folder / "utils.py").write_text(code)
-    for split in ("train", "validation", "test"):
-        write_rows(folder / f"{split}.jsonl", given)
+    # Rows that are equal in several splits would be left out of train: the questions of the others end differently.
+    for split, end in (("train", ""), ("validation", " Say it."), ("test", " Tell.")):
+        texts = [each.get("question") for each in given]
+        asked = [{"question": text + end} if isinstance(text, str) else {} for text in texts]
+        write_rows(folder / f"{split}.jsonl", [each | other for each, other in zip(given, asked, strict=True)])
     return resolve_task({"name": "mine", "data": str(folder)})
 
 
@@ -207,23 +210,23 @@ def test_a_definition_that_lm_eval_refuses(
 @pytest.mark.parametrize(
     ("key", "body", "message"),
     [
-        ("doc_to_text", "return str(1 / (doc['label'] - 1))", r"row 3: .*\(ZeroDivisionError in utils\.py, line 2\)"),
-        ("doc_to_text", "raise ValueError(doc['question'])", r"row 2: .*\(ValueError in utils\.py, line 2\)"),
-        ("doc_to_text", "import no_such_package_2", r"row 2: .*\(the Python package 'no_such_package_2' is not inst"),
-        ("doc_to_text", "return None", r"row 2: its prompt \(doc_to_text\) is a NoneType, expected a text"),
-        ("doc_to_choice", "return doc['question']", r"row 2: its choices \(doc_to_choice\) are a str, expected a list"),
-        ("doc_to_choice", "return None", r"row 2: its choices \(doc_to_choice\) are a NoneType"),
+        ("doc_to_text", "return str(1 / (doc['label'] - 1))", r"row 6: .*\(ZeroDivisionError in utils\.py, line 2\)"),
+        ("doc_to_text", "raise ValueError(doc['question'])", r"row 5: .*\(ValueError in utils\.py, line 2\)"),
+        ("doc_to_text", "import no_such_package_2", r"row 5: .*\(the Python package 'no_such_package_2' is not inst"),
+        ("doc_to_text", "return None", r"row 5: its prompt \(doc_to_text\) is a NoneType, expected a text"),
+        ("doc_to_choice", "return doc['question']", r"row 5: its choices \(doc_to_choice\) are a str, expected a list"),
+        ("doc_to_choice", "return None", r"row 5: its choices \(doc_to_choice\) are a NoneType"),
         (
             "doc_to_choice",
             "return ['a', 2 if doc['label'] else 'b']",
-            r"row 3: one of its choices \(doc_to_choice\) is a int, expected a text",
+            r"row 6: one of its choices \(doc_to_choice\) is a int, expected a text",
         ),
-        ("doc_to_target", "return doc['nothing']", r"row 2: it lacks the field 'nothing', which task 'mine' reads"),
-        ("doc_to_target", "return 'secret'", r"row 2: the label is none of the 2 choices"),
+        ("doc_to_target", "return doc['nothing']", r"row 5: it lacks the field 'nothing', which task 'mine' reads"),
+        ("doc_to_target", "return 'secret'", r"row 5: the label is none of the 2 choices"),
         (
             "process_docs",
             "return doc.map(lambda row: {'x': 1 / (row['label'] - 1)})",
-            r"row 3: .*\(ZeroDivisionError in",
+            r"row 6: .*\(ZeroDivisionError in",
         ),
         ("process_docs", "return None", "process_docs of .*mine.yaml gives a NoneType, expected a data set"),
         ("process_docs", "return doc.select([])", "uses none of its rows"),
@@ -231,8 +234,8 @@ def test_a_definition_that_lm_eval_refuses(
 )
 def test_code_that_fails_on_a_row(tmp_path: Path, model: ModelSource, key: str, body: str, message: str) -> None:
     config = CHOICE | {key: "!function utils.made"}
-    own(tmp_path, config, rows(), f"def made(doc):\n    {body}\n")
-    (tmp_path / "validation.jsonl").unlink()  # so that train begins with row 2
+    own(tmp_path, config, rows(25)[1:], f"def made(doc):\n    {body}\n")
+    (tmp_path / "validation.jsonl").unlink()  # so that four rows validate, and train begins with row 5
     refuse(model, resolve_task({"name": "mine", "data": str(tmp_path)}), message)
 
 
