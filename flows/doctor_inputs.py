@@ -47,7 +47,7 @@ def pair_settings(changes: list[str], home: Path) -> Settings:
 
 
 def input_findings(settings: Settings) -> list[Finding]:
-    """What a run of these settings would find before it computes. The check of the rows is kept in the store."""
+    """Return what a run of these settings would find before it computes. The check of the rows is kept in the store."""
     findings, sound = [], True
     for what, look in (("model", _model), ("task", _task)):
         finding = _tried(what, look, settings)

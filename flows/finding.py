@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """What was checked and what was found. A problem carries its remedy and the exit code that a run would end with."""
+    """One check and its result. A problem carries its remedy and the exit code that a run would end with."""
 
     what: str
     value: str

@@ -1,4 +1,4 @@
-"""What settings ask of a model's family: operations by the names of `tasks.store.families`, and what asks for each."""
+"""The operations that settings need of a model's family (`tasks.store.families`), and why each is needed."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ Wanted = dict[str, str]
 
 
 def run_operations(settings: Settings, task: "TaskSource") -> Wanted:
-    """Of a crash run: everything but what only some settings, or tasks of generated text, ask for."""
+    """Operations that a crash run needs; some only with certain settings, or for tasks of generated text."""
     wanted = dict.fromkeys(("capture", "scoring", "surgery", "tuning"), "")
     wanted |= _sharing(settings, settings.strategy) | _norm(settings)
     if _generates(task):
@@ -28,7 +28,7 @@ def run_operations(settings: Settings, task: "TaskSource") -> Wanted:
 
 
 def study_operations(settings: Settings, task: "TaskSource") -> Wanted:
-    """Of the parts of a study; no part scores a task's own metric."""
+    """Operations that the parts of a study need; no part scores a task's own metric."""
     study = settings.study
     wanted: Wanted = {}
     tuned = needed_tunings(settings)

@@ -131,7 +131,7 @@ def worker(place: Place, queue: str, limit: int) -> tuple[list[str], dict[str, s
 
 
 def worker_name(place: Place, queue: str) -> str:
-    """What the worker is called in the Prefect UI, which refuses names with some characters that folders may have."""
+    """The worker's name in the Prefect UI, which refuses some characters that folders may have in their names."""
     return re.sub(r"[^\w. -]", "-", f"{socket.gethostname()} {place.home.name} {queue}")
 
 

@@ -98,7 +98,7 @@ class Waiting:
         self._patience: Patience | None = None
 
     def for_what(self, what: tuple[str, str] | None) -> None:
-        """What is waited for now, with advice; None while nothing is."""
+        """Set what is waited for now, with advice; None while nothing is."""
         if what != self._what:
             if self._patience:
                 self._patience.over()

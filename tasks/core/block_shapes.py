@@ -61,7 +61,7 @@ class BlockShape:
 
 
 def block_shape(block: nn.Module, text: Any, counted: Operations) -> BlockShape:
-    """Of a block of the model that the config `text` describes; counted: its operations."""
+    """Sizes of a block of the model that the config `text` describes; counted: its operations."""
     sizes = [parameter.shape for parameter in block.parameters()]
     matrices = sum(size.numel() for size in sizes if len(size) > 1)
     width, heads = text.hidden_size, getattr(text, "num_attention_heads", None) or 1

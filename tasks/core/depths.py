@@ -1,4 +1,4 @@
-"""What of a plan, and of a way to tune its emulator, decides costs."""
+"""The properties of a plan, and of a way to tune its emulator, that decide costs."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -33,7 +33,7 @@ class Depth:
 
     @classmethod
     def of(cls, plan: Plan) -> "Depth":
-        """Of a plan that is known."""
+        """Return the depth of a plan that is known."""
         lowest = next(position for position, (_, is_tuned) in enumerate(plan.layout) if is_tuned)
         frozen = [position for position, (source, _) in enumerate(plan.layout) if source in plan.frozen]
         if not frozen:
@@ -74,7 +74,7 @@ class Depth:
 
 @dataclass(frozen=True)
 class Trained:
-    """What is trained of an emulator: all weights of some blocks, or a few parameters in or beside them.
+    """The trained parameters of an emulator: all weights of some blocks, or a few parameters in or beside them.
 
     extra: parameters that are trained of each block of the full model, None for all of its own; products: those of them
     that are matrices beside its own; behind: whether they stand behind the block, so that its own backward pass is not

@@ -23,7 +23,7 @@ class LengthLimits:
     grows: frozenset[int] = frozenset()
 
     def group(self, length: int) -> tuple[int, int]:
-        """What decides how passes of this length are computed; it never falls as the length rises."""
+        """The group of lengths that are computed alike; it never falls as the length rises."""
         above = sum(length > limit for limit in self.switches)
         return above, max(length, min(self.grows)) if self.grows else 0
 

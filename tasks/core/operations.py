@@ -1,4 +1,4 @@
-"""What each block of a model multiplies, by torch's own counter over passes without memory.
+"""The operations of each block of a model, counted by torch over passes on the meta device.
 
 Nothing is known of families here: attention with latent keys, experts that a router chooses and those that every token
 takes are counted as the family's own code runs them. Letters: T tokens.

@@ -1,4 +1,4 @@
-"""What the laws of a family compare with: plain forward passes of the unchanged model, and how near is equal.
+"""The reference for the laws of a family: plain forward passes of the unchanged model, and the tolerance.
 
 Letters: B rows, T tokens, d width, N blocks.
 """
@@ -20,7 +20,7 @@ NUM_NEW = 4
 
 
 class BrokenLawError(Exception):
-    """What an operation computes is not what the plain model computes."""
+    """An operation computes something else than the plain model."""
 
 
 @torch.no_grad()
@@ -45,7 +45,7 @@ def row_loss(model: nn.Module, row: tuple[int, ...]) -> Tensor:
 
 @torch.no_grad()
 def plain_states(model: nn.Module, row: tuple[int, ...]) -> tuple[list[Tensor], list[Tensor]]:
-    """What enters and what leaves each block, each [T, d], in a plain pass of one row."""
+    """The input and output of each block, each [T, d], in a plain pass of one row."""
     entered: list[Tensor] = []
     left: list[Tensor] = []
     with ExitStack() as hooks:
@@ -77,7 +77,7 @@ def stepping_over(model: nn.Module, removed: set[int]) -> Iterator[None]:
 
 
 def fingerprint(model: Any) -> tuple:
-    """What surgery could change in a model."""
+    """Everything that surgery could change in a model."""
     return (
         [(name, id(module)) for name, module in model.named_modules()],
         [

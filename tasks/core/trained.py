@@ -41,7 +41,7 @@ class Trained(Protocol):
 
 
 def limits_of(trained: Trained) -> LengthLimits:
-    """Of the model, and of the teacher that runs the same batches where there is one."""
+    """Length limits of the model, and of the teacher that runs the same batches where there is one."""
     models = [trained.model, *(teacher for teacher in [getattr(trained, "teacher", None)] if teacher is not None)]
     return reduce(or_, [length_limits(model.config) for model in models])
 

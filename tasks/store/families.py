@@ -1,4 +1,4 @@
-"""What models of each family can be used for: measured by the tests, so known by name, without building anything."""
+"""The operations that are exact in each family, as the tests measure them, so that nothing has to be built to know."""
 
 from collections.abc import Mapping
 

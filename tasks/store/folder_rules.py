@@ -162,7 +162,7 @@ def _require_lists_of(config: Mapping[str, Any], num_blocks: int, folder: Path) 
 
 
 def _proposal(name: str, value: list[Any], num_blocks: int) -> str:
-    """What to write where it is plain: all entries are alike, or the blocks that were removed can only be the last."""
+    """Propose a list where it is plain: all entries are alike, or the removed blocks can only be the last."""
     if len(value) < num_blocks or not value:
         return ""
     if all(entry == value[0] for entry in value):

@@ -116,7 +116,7 @@ def _quiet_class() -> type:
 
 
 def _generated(scorer: Any, requests: list[Any], generate: Callable[[list[Any]], list[str]]) -> list[str]:
-    """What the model writes after each prompt, as after the prompt alone.
+    """Generate text after each prompt, as after the prompt alone.
 
     Where its rotary embeddings depend on the length of a batch, the prompts of a batch are of one length: what is
     written moves them on together. Of other models lm-eval makes the batches.

@@ -58,6 +58,6 @@ def _acquire(lock: FileLock, path: Path, name: str, blocking: bool, stopped: Cal
 
 
 def _awaited(name: str, path: Path) -> str | None:
-    """What is waited for, and who computes it; of what another thread of this process computes, its own log tells."""
+    """Name the key and the process that computes it; None if this process does, whose own log shows it."""
     note = read_note(path)
     return None if is_own(note) else f"{name}, which {name_holder(note)} computes"

@@ -76,7 +76,7 @@ def _results(definition: "ConfigurableTask") -> dict[str, list[Any]]:
 
 
 def _answer(definition: "ConfigurableTask", request: "Instance") -> Any:
-    """What a model might say: the answer that counts as right, or a log-likelihood."""
+    """A possible answer of a model: the one that counts as right, or a log-likelihood."""
     from tasks.store.requests import right_answer
 
     if request.request_type == "generate_until":

@@ -1,4 +1,4 @@
-"""What lm-eval asks about one row, and which of its requests is the right answer."""
+"""The requests that lm-eval makes of one row, and which of them is the right answer."""
 
 from collections import defaultdict
 from collections.abc import Sequence

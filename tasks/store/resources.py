@@ -92,7 +92,7 @@ class _Places:
         return [name for name in self._names if name in taken]
 
     def _awaited(self, number: int) -> str | None:
-        """What is waited for, and which other processes have it or are before us; None where this one has all of it."""
+        """Name what is waited for, and other processes that hold it or wait before this one; None if it holds all."""
         turn = self._locks["turn"]
         others = [lock.holder() for name, lock in self._locks.items() if name != "turn" and not lock.is_mine]
         # While it is not our turn, what nobody has noted may be free.

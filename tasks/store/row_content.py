@@ -1,4 +1,4 @@
-"""What a row says, whatever its number or name: rows that say the same are one row, in whichever split they are."""
+"""The content of a row, whatever its number or name: rows with the same content count as one, in any split."""
 
 import json
 import re

@@ -167,7 +167,7 @@ def _all_objects(values: Iterable[Any]) -> bool:
 
 
 def _problem(error: Exception) -> str:
-    """What the parser says, without text of the file."""
+    """The parser's message, without text of the file."""
     if isinstance(error, json.JSONDecodeError):
         return error.msg
     return "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"

@@ -68,7 +68,7 @@ _shared_lock = threading.Lock()
 
 
 def shared(runtime: Runtime) -> Shared:
-    """What belongs to the runtime's run; made on first use. Raises InterruptedRun where the run is over.
+    """Return what belongs to the runtime's run; made on first use. Raises InterruptedRun where the run is over.
 
     Prefect's threads still begin stages then whose parents were ready in time.
     """

@@ -87,7 +87,7 @@ def _main_metric(task: TaskSource, metrics: dict[str, float]) -> str:
 
 
 def _evaluated(scorer: Any, task: TaskSource, definition: "ConfigurableTask") -> dict[str, Any]:
-    """What lm-eval reports. InputError where the code of the task's metrics fails; its text may quote a row."""
+    """Evaluate by lm-eval. InputError where the code of the task's metrics fails; its text may quote a row."""
     import lm_eval
 
     from tasks.store import language_model

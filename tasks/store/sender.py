@@ -213,7 +213,7 @@ def _admitted(uri: str) -> bool:
 
 
 def refused_by_mlflow(uri: str) -> str | None:
-    """What MLflow says when it is asked for experiments at an address that it cannot use; None where it answers."""
+    """Ask MLflow for experiments at an address; return its complaint, or None where it answers."""
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     from mlflow import MlflowClient
 

@@ -1,4 +1,4 @@
-"""What the check finds out about a task's splits: where their rows come from, what is left out, how rows are worded."""
+"""Facts about a task's splits: where their rows come from, which are left out, and digests of their wording."""
 
 from typing import Any
 

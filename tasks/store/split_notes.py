@@ -1,4 +1,4 @@
-"""What a reader of scores has to know about the splits, in sentences and as a table, from the facts of the check."""
+"""Notes on the splits for readers of scores, in sentences and as a table, from the facts of the check."""
 
 from collections.abc import Mapping
 from typing import Any

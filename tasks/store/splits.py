@@ -54,7 +54,7 @@ def split_rows(task: TaskSource, split: Split) -> list[Row]:
 
 
 def overlaps(task: TaskSource) -> dict[str, int]:
-    """Of each pair of splits the rows of the first one that are left out because the second one says the same.
+    """Count, for each pair of splits, the rows of the first that are left out because the second one has them too.
 
     Where rows of train validate, those that are scored too are left out before, and count as rows of train.
     """
