@@ -49,7 +49,8 @@ def split_rows(task: TaskSource, split: Split) -> list[Row]:
     if not rows:
         name, num_same = Path(task.file(split)).name, left_out.total()
         why = f"rows of {name} that are in another split too: {num_same}" if num_same else f"{name} is too small"
-        raise InputError(f"task {task.name!r}: no row is left for {split}; {why}")
+        what = f"task {task.name!r}" if task.is_scored else "distill.data"
+        raise InputError(f"{what}: no row is left for {split}; {why}")
     return rows
 
 

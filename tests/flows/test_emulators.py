@@ -168,7 +168,7 @@ def test_what_does_not_fit_the_model_is_refused_before_anything_runs(
     write_model(tmp_path / "model")
     (tmp_path / "short").mkdir()
     for split in ("train", "validation"):
-        (tmp_path / "short" / f"{split}.txt").write_text("Ivan Ingram was born in Solace .")
+        (tmp_path / "short" / f"{split}.txt").write_text(f"Ivan Ingram was born in {split} .")
     path = tmp_path / "settings.toml"
     path.write_text(RUN.format(model=tmp_path / "model", demo=DEMO, home=tmp_path / "home", method="prune"))
     settings = read_settings(path, [each.format(demo=DEMO, folder=tmp_path) for each in change])
