@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import logging
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,10 @@ from tasks.store.runtime import Runtime, Shared, sharing
 
 if TYPE_CHECKING:
     from tests.store.objects import Objects
+
+# Under `nohup` the tests' own processes would inherit that SIGHUP is ignored; of a handler they inherit nothing.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
