@@ -179,7 +179,7 @@ def test_numbers_in_instructions_and_text(tmp_path: Path, shared: Path) -> None:
     write_rows(tmp_path / "one" / "test.jsonl", rows)
     write_rows(tmp_path / "two" / "train.jsonl", [{"text": 41}, {"text": ""}, {"text": "a"}])
     write_rows(tmp_path / "two" / "test.jsonl", [{"text": 42}, {"text": ""}, {"text": "b"}])
-    pairs = [pair[1:] for pair in text_pairs(own(tmp_path / "one", "instructions"), "scored")]
+    pairs = [(pair.prompt, pair.answer) for pair in text_pairs(own(tmp_path / "one", "instructions"), "scored")]
     assert pairs == [("Instruction: 1\nInput: 7\nAnswer:", " 2.5"), ("Instruction: a\nAnswer:", " false")]
     for task in (own(tmp_path / "two", "text"), resolve_text(str(tmp_path / "two"))):
         assert [pair.answer for pair in text_pairs(task, "scored")] == ["42", "b"]
