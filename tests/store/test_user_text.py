@@ -80,7 +80,7 @@ def test_a_definition_with_a_mark_is_found_by_its_name_with_what_it_includes(tmp
     for split in ("train", "test"):
         (tmp_path / f"{split}.json").write_text('[{"q": "Q", "a": "A"}, {"q": "R", "a": "B"}]')
     task = resolve_task({"name": "mine", "data": str(tmp_path)})
-    assert [pair[1:] for pair in answers(task, "scored")] == [("Q", " A"), ("R", " B")]
+    assert [(pair.prompt, pair.answer) for pair in answers(task, "scored")] == [("Q", " A"), ("R", " B")]
 
 
 def test_a_definition_in_another_encoding_is_named_where_its_task_is_not_found(tmp_path: Path) -> None:
