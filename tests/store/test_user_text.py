@@ -77,8 +77,8 @@ def test_both_readers_give_the_same_text(tmp_path: Path) -> None:
 def test_a_definition_with_a_mark_is_found_by_its_name_with_what_it_includes(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_bytes(codecs.BOM_UTF8 + DEFINITION.replace("task: mine\n", "").encode())
     (tmp_path / "mine.yaml").write_bytes(codecs.BOM_UTF8 + b"task: mine\r\ninclude: base.yaml\r\n")
-    for split in ("train", "test"):
-        (tmp_path / f"{split}.json").write_text('[{"q": "Q", "a": "A"}, {"q": "R", "a": "B"}]')
+    (tmp_path / "train.json").write_text('[{"q": "P", "a": "A"}]')
+    (tmp_path / "test.json").write_text('[{"q": "Q", "a": "A"}, {"q": "R", "a": "B"}]')
     task = resolve_task({"name": "mine", "data": str(tmp_path)})
     assert [(pair.prompt, pair.answer) for pair in answers(task, "scored")] == [("Q", " A"), ("R", " B")]
 
