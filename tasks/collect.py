@@ -7,7 +7,9 @@ from tasks.store.artifacts import Ref
 from tasks.store.stage import stage
 from tasks.store.work import Work
 
-PAGE_CODE = ("tasks.store.sweep_pages", "tasks.store.sweep_sections", "tasks.store.spending", "tasks.store.pages")
+PAGE_CODE = tuple(
+    f"tasks.store.{name}" for name in ("sweep_pages", "sweep_sections", "spending", "pages", "split_notes")
+)
 
 
 @dataclass(frozen=True)

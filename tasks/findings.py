@@ -10,7 +10,7 @@ PAGE_CODE = tuple(
     for name in (
         *("study_pages", "study_script", "study_sections", "study_numbers", "studied", "pages", "spending"),
         *("drawing", "figures", "curves", "heatmaps", "structure_figures", "similarity_figures", "cloud_figures"),
-        "studied_models",
+        *("studied_models", "split_notes"),
         *("sensitivity_figures", "weight_figures", "importance_figures", "landscape_figures", "landscape_planes"),
         *("lens_figures", "trajectory_figures", "scales"),
     )

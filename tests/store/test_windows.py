@@ -23,7 +23,10 @@ def tokenizer() -> object:
 
 def write_text(folder: Path, documents: list[str]) -> Path:
     """Train and validation of these documents; a further one keeps validation from being a copy of train."""
-    for name, further in (("train", []), ("validation", ["It validates ."] if any(documents) else [" "])):
+    for name, further in (
+        ("train", []),
+        ("validation", ["It validates ."] if any(map(str.strip, documents)) else [" "]),
+    ):
         lines = [json.dumps({"text": text}) + "\n" for text in [*documents, *further]]
         (folder / f"{name}.jsonl").write_text("".join(lines))
     return folder
