@@ -86,12 +86,7 @@ def _choices(task: "ConfigurableTask", doc: dict[str, Any]) -> list[str]:
 def _gold(task: "ConfigurableTask", doc: dict[str, Any], choices: list[str]) -> int:
     """Index of the right choice; of several right ones the first."""
     target = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
-    if isinstance(target, list):
-        if not target:
-            raise InputError("no choice is marked as right")
-        target = target[0]
-    if target is None:
-        raise InputError("its label is null")
+    target = _first(target, "no choice is marked as right", "its label is null")
     if isinstance(target, str):
         if target not in choices:
             raise InputError(f"the label is none of the {len(choices)} choices")
@@ -103,15 +98,20 @@ def _gold(task: "ConfigurableTask", doc: dict[str, Any], choices: list[str]) -> 
     return int(target)
 
 
-def right_answer(task: "ConfigurableTask", doc: dict[str, Any]) -> str:
-    """The text that a model should write for one row, without what separates it from the prompt."""
-    target = task.doc_to_target(doc)
+def _first(target: Any, if_empty: str, if_null: str) -> Any:
+    """The target, or the first of several. InputError with one of the messages where there is none."""
     if isinstance(target, list):
         if not target:
-            raise InputError("it has no answer")
+            raise InputError(if_empty)
         target = target[0]
     if target is None:
-        raise InputError("its answer is null")
+        raise InputError(if_null)
+    return target
+
+
+def right_answer(task: "ConfigurableTask", doc: dict[str, Any]) -> str:
+    """The text that a model should write for one row, without what separates it from the prompt."""
+    target = _first(task.doc_to_target(doc), "it has no answer", "its answer is null")
     if isinstance(target, int) and task.config.doc_to_choice is not None:
         target = task.doc_to_choice(doc)[target]
     return str(target)

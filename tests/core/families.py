@@ -29,16 +29,7 @@ WINDOW = 4  # shorter than any test sequence, so that a wrong mask changes the l
 MIXED = ["sliding_attention", "full_attention", "sliding_attention", "sliding_attention", "full_attention"]
 MIXED += ["sliding_attention"]
 
-COMMON = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": WIDTH,
-    "num_hidden_layers": NUM_BLOCKS,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
+COMMON = more_families.BASE | {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "num_hidden_layers": NUM_BLOCKS}
 LLAMA_LIKE = COMMON | {"intermediate_size": 48, "num_key_value_heads": 2, "tie_word_embeddings": False}
 MIXED_WINDOWS = LLAMA_LIKE | {"sliding_window": WINDOW, "layer_types": MIXED}
 
