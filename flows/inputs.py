@@ -96,6 +96,24 @@ class Inputs:
         return wanted
 
 
+# Inputs that a command has resolved for the flow that it calls next, by the JSON of their settings.
+_prepared: dict[str, Inputs] = {}
+
+
+def prepare_inputs(settings: Settings, **checks: Callable) -> Inputs:
+    """Resolve and check the inputs now, for the flow that this process calls next with the same settings.
+
+    checks: `needed`, `operations` and `limits` of `Inputs`, as the flow itself gives them.
+    """
+    found = _prepared[settings.model_dump_json()] = Inputs(settings, **checks)
+    return found
+
+
+def take_inputs(settings: Settings, **checks: Callable) -> Inputs:
+    """Return the inputs that the command has prepared, once; resolve them where no command has (a run on a worker)."""
+    return _prepared.pop(settings.model_dump_json(), None) or Inputs(settings, **checks)
+
+
 def check_cells(cells: Iterable[tuple[dict[str, Any], Settings]]) -> None:
     """Refuse a sweep of which one cell cannot run; the error names the cell."""
     for values, settings in cells:

@@ -23,9 +23,9 @@ LOCAL_PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 def launch(settings: Settings) -> int:
     """Run the `crash` flow in this process; exit code."""
     _prepare(settings)
-    from flows.inputs import Inputs
+    from flows.inputs import prepare_inputs
 
-    Inputs(settings)
+    prepare_inputs(settings)
     begun = time.monotonic()
     from flows.crash import crash
 
@@ -56,10 +56,10 @@ def launch_search(settings: Settings) -> int:
     """Run the `search` flow in this process; exit code."""
     _prepare(settings)
     from flows.candidates import make_candidates, sizes_of
-    from flows.inputs import Inputs
+    from flows.inputs import prepare_inputs
     from flows.pass_limits import search_limits
 
-    make_candidates(settings, sizes_of(Inputs(settings, limits=search_limits).model))
+    make_candidates(settings, sizes_of(prepare_inputs(settings, limits=search_limits).model))
     begun = time.monotonic()
     from flows.search import search
 
@@ -72,9 +72,10 @@ def launch_search(settings: Settings) -> int:
 def launch_study(settings: Settings, axes: dict[str, list[Any]]) -> int:
     """Run the `study` flow in this process; exit code."""
     _prepare(settings)
+    from flows.inputs import prepare_inputs
     from flows.study_cells import make_cells_of, open_inputs
 
-    open_inputs(make_cells_of(settings, axes))
+    open_inputs(make_cells_of(settings, axes), prepare_inputs)
     begun = time.monotonic()
     from flows.study import study
 

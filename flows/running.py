@@ -12,7 +12,7 @@ from typing import Any
 
 from flows.arguments import Arguments
 from flows.environment import local_database, prefect_page
-from flows.inputs import Inputs
+from flows.inputs import Inputs, take_inputs
 from flows.logs import log_encoding, quiet_prefect
 from flows.parameters import digests_of, shown_parameters
 from flows.pass_limits import Limits, run_limits
@@ -122,7 +122,7 @@ def started(
 
     guard_temporary_servers()
     quiet_prefect()
-    inputs = Inputs(settings, limits=limits)
+    inputs = take_inputs(settings, limits=limits)
     log_encoding([inputs.checked.summary])
     runtime = make_runtime(settings)
     own = make_shared(settings, runtime)

@@ -7,7 +7,7 @@ from typing import Any
 
 from flows import variants
 from flows.grid import Grid, make_cells, named_cell, shown
-from flows.inputs import Inputs
+from flows.inputs import Inputs, take_inputs
 from flows.logs import log_encoding, quiet_prefect
 from flows.operations import study_operations
 from flows.parameters import digests_of, shown_parameters
@@ -86,12 +86,14 @@ def make_cells_of(settings: Settings, grid: Grid) -> list[tuple[str, Settings]]:
     return [(label, _one_seed(cell)) for label, (_, cell) in zip(labels, made, strict=True)]
 
 
-def open_inputs(cells: list[tuple[str, Settings]]) -> list[tuple[Inputs, Others]]:
+def open_inputs(
+    cells: list[tuple[str, Settings]], resolve: Callable[..., Inputs] = take_inputs
+) -> list[tuple[Inputs, Others]]:
     """Inputs of every cell, resolved and checked before anything is computed. An error names its cell."""
     found = []
     for label, settings in cells:
         with named_cell(label if len(cells) > 1 else None):
-            inputs = Inputs(settings, study_bytes, study_operations, study_limits)
+            inputs = resolve(settings, needed=study_bytes, operations=study_operations, limits=study_limits)
             found.append((inputs, find_others(settings, inputs.model)))
     return found
 

@@ -31,7 +31,8 @@ RECENT = timedelta(days=1)
 # How a crash that is the end begins its message.
 GIVEN_UP = "given up"
 HEARTBEAT = "prefect.flow-run.heartbeat"
-OWN_FLOWS = ("crash", "sweep")
+# Every flow of this project: a run that was started by hand belongs to no pool.
+OWN_FLOWS = ("crash", "search", "study", "sweep")
 PAGE = 50
 # So many that one page, the server's largest, holds the last two minutes of each.
 RUNS_A_QUESTION = 12

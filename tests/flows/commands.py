@@ -52,6 +52,13 @@ def crash(*arguments: str, timeout: float = 300, **environment: str) -> subproce
     )
 
 
+def run_module(module: str, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """`python -m MODULE ARGUMENTS` from the root of the sources, with what it printed."""
+    command = [sys.executable, "-m", module, *arguments]
+    environment = clean_environment(PYTHONPATH=str(ROOT))
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, cwd=ROOT)
+
+
 def clean_environment(**changes: str) -> dict[str, str]:
     """The environment without what another test's servers or settings left in it."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "CRASH_"))}

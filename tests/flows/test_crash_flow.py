@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.commands import artifacts, crash, small_settings, stages
+from tests.flows.commands import artifacts, crash, run_module, small_settings, stages
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +119,13 @@ def test_the_same_command_again_computes_nothing_and_shows_everything(first):
     database = sqlite3.connect(first / "home/mlflow/mlflow.db")
     shown = database.execute("select count(*) from latest_metrics where key = 'crash/plug_in'").fetchone()
     assert shown == (2,)
+
+
+@pytest.mark.xdist_group("flow")
+def test_the_command_and_its_flow_resolve_the_inputs_once(first):
+    done = run_module("tests.flows.resolving", "run", str(first / "settings.toml"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "resolved 1"
 
 
 @pytest.mark.xdist_group("flow")

@@ -1,11 +1,25 @@
 """Who gives no sign of life is gone; who gives one, whatever its clock says, is not."""
 
+import ast
+from pathlib import Path
 from uuid import uuid4
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.service.reaper import PENDING_SECONDS, POLL_SECONDS, SETTLE_SECONDS, STALE_SECONDS, Watch
+import flows
+from flows.service.reaper import OWN_FLOWS, PENDING_SECONDS, POLL_SECONDS, SETTLE_SECONDS, STALE_SECONDS, Watch
+
+
+def test_every_flow_is_watched():
+    """Runs that were started by hand belong to no pool: the reaper finds them by the name of their flow."""
+    names = set()
+    for path in Path(flows.__path__[0]).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "flow":
+                names |= {keyword.value.value for keyword in node.keywords if keyword.arg == "name"}
+    assert names >= {"crash", "search", "study", "sweep"}
+    assert set(OWN_FLOWS) == names
 
 
 def test_silence_for_too_long_is_death():
