@@ -16,7 +16,7 @@ from tasks.core.errors import InputError
 
 if TYPE_CHECKING:
     from tasks.core.sizes import Sizes
-    from tasks.store.models import ModelSource
+    from tasks.store.model_sources import ModelSource
 
 LISTS = ("strategy", "num_kept", "num_tuned", "share")
 

@@ -74,7 +74,7 @@ def num_validating_tokens(settings: Settings) -> int:
 
     InputError where neither helps.
     """
-    from tasks.store.generic_text import resolve_text
+    from tasks.store.text_resolving import resolve_text
 
     data = settings.distill.data
     assert data is not None
@@ -94,7 +94,7 @@ def num_validating_tokens(settings: Settings) -> int:
 def workload_of(settings: Settings, shape: Shape) -> Workload:
     """The task's rows as lengths: measured where they lie here, else from the table. InputError where neither helps."""
     from tasks.store.task_files import find_definition, merged
-    from tasks.store.task_sources import own_folder, resolve_task
+    from tasks.store.task_resolving import own_folder, resolve_task
 
     task = settings.task
     data = own_folder(task.name, task.data, task.kind)

@@ -83,7 +83,7 @@ def _model(settings: Settings) -> Finding:
 
 def _task(settings: Settings) -> Finding:
     from tasks.store.fronted import open_store
-    from tasks.store.task_sources import resolve_task
+    from tasks.store.task_resolving import resolve_task
 
     task = resolve_task(settings.task.model_dump(), open_store(settings.store_root, settings.store_url))
     places = sorted({str(Path(path).parent) for path in task.files.values()})
@@ -137,7 +137,7 @@ def _rows(facts: dict[str, Any], split: str) -> str:
 
 def _resolved(settings: Settings) -> Any:
     from tasks.store.fronted import open_store
-    from tasks.store.models import resolve_model
+    from tasks.store.model_resolving import resolve_model
 
     store = open_store(settings.store_root, settings.store_url)
     return resolve_model(settings.model.name, settings.model.revision, store)

@@ -43,8 +43,8 @@ class Inputs:
         """
         from flows.operations import run_operations
         from tasks.check import check
-        from tasks.store.models import resolve_model
-        from tasks.store.task_sources import resolve_task
+        from tasks.store.model_resolving import resolve_model
+        from tasks.store.task_resolving import resolve_task
 
         runtime = Runtime(store=str(settings.store_root), store_url=settings.store_url, run_id="check")
         store = runtime.open_store()
@@ -74,8 +74,8 @@ class Inputs:
 
     def _distilling(self, settings: Settings, store: Any) -> tuple[Any, Any]:
         """Teacher and text, where emulators are distilled."""
-        from tasks.store.generic_text import resolve_text
-        from tasks.store.models import resolve_model
+        from tasks.store.model_resolving import resolve_model
+        from tasks.store.text_resolving import resolve_text
 
         chosen = settings.distill
         if not chosen.enabled:

@@ -11,7 +11,7 @@ from tasks.core.errors import InputError
 from tasks.store.pass_limits import PassLimit
 
 if TYPE_CHECKING:
-    from tasks.store.models import ModelSource
+    from tasks.store.model_sources import ModelSource
 
 INITIAL, FULL = "initial", "full"
 

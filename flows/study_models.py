@@ -12,7 +12,7 @@ from tasks.similarity import similarity
 
 if TYPE_CHECKING:
     from flows.settings import Strategy
-    from tasks.store.models import ModelSource
+    from tasks.store.model_sources import ModelSource
 
 
 def captured(cell: StudyCell) -> Any:
@@ -61,7 +61,7 @@ def plugged(cell: StudyCell, strategy: "Strategy", export: bool = False) -> Any:
 
 def variant_of(cell: StudyCell, strategy: "Strategy") -> "ModelSource":
     """A strategy's emulator, or the full model with its plug-in, as a model of its own; waits until it is there."""
-    from tasks.store.models import resolve_model
+    from tasks.store.model_resolving import resolve_model
 
     emulator = cell.settings.study.against == "emulator"
     made = _emulator(cell, strategy) if emulator else plugged(cell, strategy, export=True)

@@ -9,7 +9,7 @@ from tasks.core.errors import InputError
 from tasks.store.artifacts import Artifact, Ref, Store
 
 if TYPE_CHECKING:
-    from tasks.store.models import ModelSource
+    from tasks.store.model_sources import ModelSource
 
 Others = dict[str, Ref]
 # Stages whose artifact is a tuned model.

@@ -1,12 +1,12 @@
 """Capture: run the support set through the full model once and pool every block's output."""
 
-from tasks.store.models import ModelSource
-from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
+from tasks.store.model_sources import ModelSource
+from tasks.store.stage import stage
 from tasks.store.task_sources import Split, TaskSource
 from tasks.store.work import Work
 
 
-@stage(packages=("torch", "transformers", "tokenizers", "lm_eval"), code=TEXT_CODE + MODEL_CODE, cores="all", gpu=True)
+@stage(packages=("torch", "transformers", "tokenizers", "lm_eval"), cores="all", gpu=True)
 def capture(
     work: Work,
     model: ModelSource,

@@ -1,30 +1,14 @@
 """Check: everything about model, task and data that can be refused is refused before anything is computed."""
 
 from tasks.core.compression import Compression
-from tasks.store.models import ModelSource
+from tasks.store.model_sources import ModelSource
 from tasks.store.pass_limits import PassLimit
-from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
+from tasks.store.stage import stage
 from tasks.store.task_sources import TaskSource
 from tasks.store.work import Work
 
 
-@stage(
-    packages=("transformers", "tokenizers", "lm_eval", "datasets"),
-    code=(
-        *TEXT_CODE,
-        *MODEL_CODE,
-        "tasks.store.checks",
-        "tasks.store.emulator_checks",
-        "tasks.store.families",
-        "tasks.store.family_trial",
-        "tasks.store.rehearsal",
-        "tasks.store.scoring",
-        "tasks.store.split_facts",
-        "tasks.store.generic_text",
-        "tasks.store.model_checks",
-        "tasks.store.pass_limits",
-    ),
-)
+@stage(packages=("transformers", "tokenizers", "lm_eval", "datasets"))
 def check(
     work: Work,
     model: ModelSource,

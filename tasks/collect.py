@@ -7,10 +7,6 @@ from tasks.store.artifacts import Ref
 from tasks.store.stage import stage
 from tasks.store.work import Work
 
-PAGE_CODE = tuple(
-    f"tasks.store.{name}" for name in ("sweep_pages", "sweep_sections", "spending", "pages", "split_notes")
-)
-
 
 @dataclass(frozen=True)
 class Plugged:
@@ -22,7 +18,7 @@ class Plugged:
     outcomes: Any
 
 
-@stage(packages=("scipy",), code=PAGE_CODE)
+@stage(packages=("scipy",))
 def collect(work: Work, *, axes: list[str], cells: list[dict[str, Any]]) -> dict:
     """One table: `table.csv` (long), `table_wide.csv` (tasks side by side), `table.md`, `table.html`, `sweep.json`.
 

@@ -2,11 +2,11 @@
 
 from tasks.core.compression import Compression
 from tasks.store.artifacts import Ref
-from tasks.store.stage import MODEL_CODE, stage
+from tasks.store.stage import stage
 from tasks.store.work import Work
 
 
-@stage(packages=("torch", "transformers", "safetensors"), code=(*MODEL_CODE, "tasks.store.compressed"))
+@stage(packages=("torch", "transformers", "safetensors"))
 def compress(work: Work, emulator: Ref, *, how: Compression) -> dict:
     """An emulator folder like the one that is given; frozen blocks are changed, tuned ones are not.
 

@@ -7,17 +7,13 @@
 from typing import Any
 
 from tasks.store.artifacts import Ref
-from tasks.store.models import ModelSource
-from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
+from tasks.store.model_sources import ModelSource
+from tasks.store.stage import stage
 from tasks.store.task_sources import Split, TaskSource
 from tasks.store.work import Work
 
 
-@stage(
-    packages=("torch", "transformers", "tokenizers", "lm_eval"),
-    code=(*TEXT_CODE, *MODEL_CODE, "tasks.store.lens_files"),
-    gpu=True,
-)
+@stage(packages=("torch", "transformers", "tokenizers", "lm_eval"), gpu=True)
 def distances(
     work: Work,
     model: ModelSource,

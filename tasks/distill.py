@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.core.train_settings import TrainSettings
 from tasks.store.artifacts import Ref
-from tasks.store.models import ModelSource
-from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
+from tasks.store.model_sources import ModelSource
+from tasks.store.stage import stage
 from tasks.store.task_sources import TaskSource
 from tasks.store.work import Work
 
@@ -14,11 +14,7 @@ if TYPE_CHECKING:
     from tasks.core.distilling import FrozenBlocks
 
 
-@stage(
-    packages=("torch", "transformers", "tokenizers", "accelerate"),
-    code=(*TEXT_CODE, *MODEL_CODE, "tasks.store.compressed", "tasks.store.distilled", "tasks.store.windows"),
-    gpu=True,
-)
+@stage(packages=("torch", "transformers", "tokenizers", "accelerate"), gpu=True)
 def distill(
     work: Work,
     emulator: Ref,
@@ -60,8 +56,9 @@ def _distill(
     from tasks.core.endings import Names
     from tasks.core.training import train
     from tasks.store.distilled import write_distilled
+    from tasks.store.model_resolving import resolve_model
     from tasks.store.model_tensors import count_parameters
-    from tasks.store.models import load_tokenizer, resolve_model
+    from tasks.store.models import load_tokenizer
     from tasks.store.tensor_files import weight_bytes
     from tasks.store.usage import Usage
     from tasks.store.windows import load_windows

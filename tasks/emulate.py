@@ -1,15 +1,12 @@
 """Emulate: build the smaller model that is given away."""
 
 from tasks.store.artifacts import Ref
-from tasks.store.models import ModelSource
+from tasks.store.model_sources import ModelSource
 from tasks.store.stage import stage
 from tasks.store.work import Work
 
 
-@stage(
-    packages=("transformers", "safetensors"),
-    code=tuple(f"tasks.store.{name}" for name in ("block_names", "model_folder", "pickled", "tensor_files", "weights")),
-)
+@stage(packages=("transformers", "safetensors"))
 def emulate(work: Work, model: ModelSource, plan: Ref) -> dict:
     """A Hugging Face folder with the kept blocks, each stored once, and `plan.json`, which says where they run.
 

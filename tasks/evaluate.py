@@ -4,23 +4,15 @@ import json
 from typing import Any
 
 from tasks.store.artifacts import Ref
-from tasks.store.models import ModelSource
-from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
+from tasks.store.model_sources import ModelSource
+from tasks.store.stage import stage
 from tasks.store.task_sources import TaskSource
 from tasks.store.work import Work
 
 SCORES_FILE = "scores.json"
-SCORING_CODE = (
-    *TEXT_CODE,
-    *MODEL_CODE,
-    "tasks.store.scoring",
-    "tasks.store.language_model",
-    "tasks.store.returned",
-    "tasks.store.variants",
-)
 
 
-@stage(packages=("torch", "transformers", "tokenizers", "lm_eval", "datasets"), code=SCORING_CODE, gpu=True)
+@stage(packages=("torch", "transformers", "tokenizers", "lm_eval", "datasets"), gpu=True)
 def evaluate(
     work: Work,
     model: ModelSource,

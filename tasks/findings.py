@@ -5,19 +5,8 @@ from typing import Any
 from tasks.store.stage import stage
 from tasks.store.work import Work
 
-PAGE_CODE = tuple(
-    f"tasks.store.{name}"
-    for name in (
-        *("study_pages", "study_script", "study_sections", "study_numbers", "studied", "pages", "spending"),
-        *("drawing", "figures", "curves", "heatmaps", "structure_figures", "similarity_figures", "cloud_figures"),
-        *("studied_models", "split_notes"),
-        *("sensitivity_figures", "weight_figures", "importance_figures", "landscape_figures", "landscape_planes"),
-        *("lens_figures", "trajectory_figures", "scales"),
-    )
-)
 
-
-@stage(packages=("matplotlib",), code=PAGE_CODE)
+@stage(packages=("matplotlib",))
 def findings(work: Work, *, cells: list[dict[str, Any]]) -> dict:
     """`study.html`, one self-contained page; every figure as PNG and as the CSV behind it; `study.md`, `study.json`.
 

@@ -6,12 +6,8 @@ from tasks.store.artifacts import Ref
 from tasks.store.stage import stage
 from tasks.store.work import Work
 
-PAGE_CODE = tuple(
-    f"tasks.store.{name}" for name in ("search_pages", "search_figure", "pages", "drawing", "split_notes")
-)
 
-
-@stage(packages=("matplotlib", "scipy"), code=PAGE_CODE)
+@stage(packages=("matplotlib", "scipy"))
 def frontier(work: Work, *, facts: dict[str, Any], full: Ref, trials: list[dict[str, Any]]) -> dict[str, Any]:
     """Tables (`table.csv`, `table.md`), `search.json`, `best.toml` and the picture `frontier.png`.
 

@@ -9,8 +9,8 @@ token, perplexities are exp of these.
 from typing import TYPE_CHECKING, Any
 
 from tasks.store.artifacts import Ref
-from tasks.store.models import ModelSource
-from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
+from tasks.store.model_sources import ModelSource
+from tasks.store.stage import stage
 from tasks.store.task_sources import Split, TaskSource
 from tasks.store.work import Work
 
@@ -23,10 +23,8 @@ if TYPE_CHECKING:
     from tasks.core.batching import Example
     from tasks.core.importance import RowLosses
 
-IMPORTANCE_CODE = (*TEXT_CODE, *MODEL_CODE, "tasks.store.points", "tasks.store.returned", "tasks.store.task_measure")
 
-
-@stage(packages=("torch", "transformers", "tokenizers", "lm_eval"), code=IMPORTANCE_CODE, gpu=True)
+@stage(packages=("torch", "transformers", "tokenizers", "lm_eval"), gpu=True)
 def importance(
     work: Work,
     model: ModelSource,

@@ -1,12 +1,12 @@
 """Iterative drop: take out the block most like the one below it, run the rest again, until as many as asked remain."""
 
-from tasks.store.models import ModelSource
-from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
+from tasks.store.model_sources import ModelSource
+from tasks.store.stage import stage
 from tasks.store.task_sources import Split, TaskSource
 from tasks.store.work import Work
 
 
-@stage(packages=("torch", "transformers", "tokenizers", "lm_eval"), code=TEXT_CODE + MODEL_CODE, cores="all", gpu=True)
+@stage(packages=("torch", "transformers", "tokenizers", "lm_eval"), cores="all", gpu=True)
 def iterative_drop(
     work: Work,
     model: ModelSource,

@@ -10,8 +10,8 @@ how the axes lie.
 from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.store.artifacts import Ref
-from tasks.store.models import ModelSource
-from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
+from tasks.store.model_sources import ModelSource
+from tasks.store.stage import stage
 from tasks.store.task_sources import Split, TaskSource
 from tasks.store.work import Work
 
@@ -27,18 +27,8 @@ if TYPE_CHECKING:
 
     States = Mapping[str, Mapping[str, Tensor]]
 
-LANDSCAPE_CODE = (
-    *TEXT_CODE,
-    *MODEL_CODE,
-    "tasks.store.language_model",
-    "tasks.store.points",
-    "tasks.store.returned",
-    "tasks.store.scoring",
-    "tasks.store.task_measure",
-)
 
-
-@stage(packages=("torch", "transformers", "tokenizers", "lm_eval"), code=LANDSCAPE_CODE, gpu=True)
+@stage(packages=("torch", "transformers", "tokenizers", "lm_eval"), gpu=True)
 def landscape(
     work: Work,
     model: ModelSource,

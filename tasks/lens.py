@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.train_settings import TrainSettings
-from tasks.store.models import ModelSource
-from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
+from tasks.store.model_sources import ModelSource
+from tasks.store.stage import stage
 from tasks.store.task_sources import TaskSource
 from tasks.store.work import Work
 
@@ -12,11 +12,7 @@ if TYPE_CHECKING:
     from tasks.core.batching import Example
 
 
-@stage(
-    packages=("torch", "transformers", "tokenizers", "accelerate", "lm_eval"),
-    code=(*TEXT_CODE, *MODEL_CODE, "tasks.store.lens_files"),
-    gpu=True,
-)
+@stage(packages=("torch", "transformers", "tokenizers", "accelerate", "lm_eval"), gpu=True)
 def lens(
     work: Work,
     model: ModelSource,

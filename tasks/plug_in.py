@@ -1,12 +1,12 @@
 """Plug in: check returned blocks against the full model and make them ready to serve there."""
 
 from tasks.store.artifacts import Ref
-from tasks.store.models import ModelSource
-from tasks.store.stage import MODEL_CODE, stage
+from tasks.store.model_sources import ModelSource
+from tasks.store.stage import stage
 from tasks.store.work import Work
 
 
-@stage(packages=("torch", "transformers", "safetensors"), code=(*MODEL_CODE, "tasks.store.returned"))
+@stage(packages=("torch", "transformers", "safetensors"))
 def plug_in(work: Work, model: ModelSource, plan: Ref, tuned: Ref, *, export: bool = False) -> dict:
     """Tuned blocks in the full model's number format, with how far each moved.
 

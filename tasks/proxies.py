@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from tasks.store.artifacts import Ref
-from tasks.store.models import ModelSource
-from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
+from tasks.store.model_sources import ModelSource
+from tasks.store.stage import stage
 from tasks.store.task_sources import Split, TaskSource
 from tasks.store.work import Work
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tasks.core.plan import Plan
 
 
-@stage(packages=("torch", "transformers", "tokenizers", "lm_eval"), code=TEXT_CODE + MODEL_CODE, gpu=True)
+@stage(packages=("torch", "transformers", "tokenizers", "lm_eval"), gpu=True)
 def proxies(
     work: Work,
     model: ModelSource,

@@ -6,13 +6,10 @@ from tasks.store.artifacts import Ref
 from tasks.store.stage import stage
 from tasks.store.work import Work
 
-PAGE_CODE = tuple(
-    f"tasks.store.{name}" for name in ("pages", "figures", "drawing", "spending", "split_notes", "wording")
-)
 OUTCOMES_FILE = "outcomes.safetensors"
 
 
-@stage(packages=("matplotlib", "scipy"), code=PAGE_CODE)
+@stage(packages=("matplotlib", "scipy"))
 def report(
     work: Work, *, facts: dict[str, Any], full: dict[str, Any], strategies: list[dict[str, Any]], similarity: Ref
 ) -> dict:

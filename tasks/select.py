@@ -8,7 +8,7 @@ from tasks.store.stage import stage
 from tasks.store.work import Work
 
 
-@stage(packages=(), code=("tasks.store.returned",))
+@stage(packages=())
 def select(work: Work, *, tunings: list[Ref], learning_rates: list[float]) -> dict:
     """The files of the tuning with the lowest validation loss, of equals the first, and its summary.
 

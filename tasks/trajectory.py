@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import InputError
 from tasks.store.artifacts import Ref
-from tasks.store.models import ModelSource
-from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
+from tasks.store.model_sources import ModelSource
+from tasks.store.stage import stage
 from tasks.store.task_sources import Split, TaskSource
 from tasks.store.work import Work
 
@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 TRAJECTORY_FILE = "trajectory.json"
 
 
-@stage(
-    packages=("torch", "transformers", "tokenizers", "lm_eval"),
-    code=(*TEXT_CODE, *MODEL_CODE, "tasks.store.lens_files"),
-    gpu=True,
-)
+@stage(packages=("torch", "transformers", "tokenizers", "lm_eval"), gpu=True)
 def trajectory(
     work: Work,
     model: ModelSource,

@@ -7,8 +7,8 @@ from tasks.core.errors import DivergedError
 from tasks.core.train_settings import TrainSettings
 from tasks.core.variant import WHOLE_BLOCKS, Variant
 from tasks.store.artifacts import Ref
-from tasks.store.models import ModelSource
-from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
+from tasks.store.model_sources import ModelSource
+from tasks.store.stage import stage
 from tasks.store.task_sources import TaskSource
 from tasks.store.work import Work
 
@@ -18,11 +18,7 @@ if TYPE_CHECKING:
     from tasks.core.plan import Plan
 
 
-@stage(
-    packages=("torch", "transformers", "tokenizers", "accelerate", "lm_eval", "peft"),
-    code=(*TEXT_CODE, *MODEL_CODE, "tasks.store.returned"),
-    gpu=True,
-)
+@stage(packages=("torch", "transformers", "tokenizers", "accelerate", "lm_eval", "peft"), gpu=True)
 def tune(
     work: Work,
     task: TaskSource,
@@ -110,7 +106,8 @@ def _network(
 ) -> "tuple[PreTrainedModel, ModelSource]":
     """The network to train, and where its tokenizer and longest context are found."""
     from tasks.core.blocks import with_layout
-    from tasks.store.models import load_model, resolve_model
+    from tasks.store.model_resolving import resolve_model
+    from tasks.store.models import load_model
     from tasks.store.weights import load_emulator
 
     assert (emulator is None) != (model is None), "tune trains an emulator or a model"

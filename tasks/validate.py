@@ -3,15 +3,13 @@
 from typing import Any
 
 from tasks.store.artifacts import Ref
-from tasks.store.models import ModelSource
-from tasks.store.stage import MODEL_CODE, TEXT_CODE, stage
+from tasks.store.model_sources import ModelSource
+from tasks.store.stage import stage
 from tasks.store.task_sources import TaskSource
 from tasks.store.work import Work
 
-VARIANT_CODE = (*TEXT_CODE, *MODEL_CODE, "tasks.store.returned", "tasks.store.variants")
 
-
-@stage(packages=("torch", "transformers", "tokenizers", "lm_eval"), code=VARIANT_CODE, gpu=True)
+@stage(packages=("torch", "transformers", "tokenizers", "lm_eval"), gpu=True)
 def validate(
     work: Work,
     model: ModelSource,

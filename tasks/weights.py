@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import InputError
 from tasks.store.artifacts import Ref
-from tasks.store.models import ModelSource
+from tasks.store.model_sources import ModelSource
 from tasks.store.stage import stage
 from tasks.store.work import Work
 
@@ -14,13 +14,8 @@ if TYPE_CHECKING:
 
     from tasks.store.block_matrices import Role
 
-CODE = tuple(
-    f"tasks.store.{name}"
-    for name in ("block_matrices", "block_names", "model_files", "model_tensors", "tensor_files", "tensor_sources")
-)
 
-
-@stage(packages=("torch", "safetensors"), code=CODE)
+@stage(packages=("torch", "safetensors"))
 def weights(work: Work, model: ModelSource, *, other: ModelSource | None = None, tuned: Ref | None = None) -> dict:
     """Frobenius norms and distances of blocks' matrices of the same name and shape, read in parts of 64 MB.
 

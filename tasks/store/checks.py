@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import InputError
 from tasks.store.examples import Examples, load_examples
-from tasks.store.models import ModelSource, load_tokenizer
+from tasks.store.model_sources import ModelSource
+from tasks.store.models import load_tokenizer
 from tasks.store.pass_limits import PassLimit, has_documents, require_fits, require_room_to_write
 from tasks.store.rehearsal import rehearse_metrics
 from tasks.store.split_facts import split_facts

@@ -6,7 +6,7 @@ from tasks.core.compression import Compression
 from tasks.core.errors import InputError
 from tasks.store.generic_text import require_long_enough
 from tasks.store.model_folder import load_config
-from tasks.store.models import ModelSource
+from tasks.store.model_sources import ModelSource
 from tasks.store.task_sources import TaskSource
 
 # What a teacher must have in common with the model: its states and its tokens are compared with the emulator's.

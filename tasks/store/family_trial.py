@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tasks.core.errors import InputError
 from tasks.store.families import OPERATIONS, failed_operations, require_exact
 from tasks.store.model_folder import load_config, quiet_transformers
-from tasks.store.models import ModelSource
+from tasks.store.model_sources import ModelSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

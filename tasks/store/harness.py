@@ -4,27 +4,24 @@ A split is handed to lm-eval as if it were the one it scores, so training text i
 text.
 """
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tasks.core.errors import CrashError, InputError
 from tasks.store.boundary import translated
+from tasks.store.lm_eval_task import attempt
 from tasks.store.requests import answer_of, ask
 from tasks.store.required_fields import find_lacking
-from tasks.store.row_tables import last_of_shortest, make_table
+from tasks.store.row_tables import last_of_shortest
 from tasks.store.rows import Row
 from tasks.store.seeding import seeded
 from tasks.store.splits import split_rows
-from tasks.store.task_code import code_of, definition_of, field_read, load_definition, process_examples
-from tasks.store.task_sources import DATA_KEYS, Split, TaskSource
+from tasks.store.task_code import code_of, field_read, load_definition
+from tasks.store.task_sources import Split, TaskSource
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
-
-STRUCTURE = ("tag", "group", "task_list", "include")
 
 
 class Pair(NamedTuple):
@@ -39,14 +36,6 @@ class Pair(NamedTuple):
     answer: str
     requests: tuple[tuple[str, str], ...] = ()
     mark: bytes = b""
-
-
-def quiet() -> None:
-    """No bars, and no log lines: some of lm-eval's quote rows."""
-    import datasets
-
-    datasets.disable_progress_bars()
-    logging.getLogger("lm_eval").setLevel(logging.CRITICAL)
 
 
 @contextmanager
@@ -116,48 +105,6 @@ def _build(source: TaskSource, split: Split, rows: list[Row]) -> "ConfigurableTa
             raise InputError(f"{place}: it lacks the field {field!r}, which task {source.name!r} reads") from None
         what, advice = f"{place}: task {source.name!r} cannot read it", f"Its definition is {source.yaml}"
         with translated(what, advice, quote=False, code=code_of(source)):
-            raise
-
-
-@seeded()
-def attempt(
-    source: TaskSource, split: Split, rows: Sequence[Row], begin_as_lm_eval: bool = False
-) -> "ConfigurableTask":
-    """lm-eval's task over these rows. Raises whatever the definition's code raises on them.
-
-    begin_as_lm_eval: draw the random numbers first that lm-eval's command draws before it comes to these rows.
-    """
-    from lm_eval.api.task import ConfigurableTask
-
-    quiet()
-    config = load_definition(source)
-    docs = make_table(Path(source.file(split)), list(rows))
-    if config.get("process_docs"):
-        if begin_as_lm_eval:
-            process_examples(source, config)
-        docs = config["process_docs"](docs)
-        if not hasattr(docs, "features"):
-            kind = type(docs).__name__
-            raise InputError(f"task {source.name!r}: process_docs of {source.yaml} gives a {kind}, expected a data set")
-    if not len(docs):
-        raise InputError(f"{source.file(split)}: task {source.name!r} uses none of its rows")
-    for key in (*STRUCTURE, *DATA_KEYS, "process_docs"):
-        config.pop(key, None)
-    asked = False
-
-    def hand_over(**_: Any) -> dict[str, Any]:
-        nonlocal asked
-        asked = True
-        return {"rows": docs}
-
-    config |= {"custom_dataset": hand_over, "test_split": "rows", "num_fewshot": 0}
-    try:
-        return ConfigurableTask(config=config)
-    except Exception:
-        if asked:
-            raise
-        # No row was read yet, so the definition itself is at fault, and its text quotes none.
-        with translated(f"task {source.name!r}: lm-eval cannot use its definition {definition_of(source)}"):
             raise
 
 

@@ -4,14 +4,11 @@ A key is the SHA-256 of canonical JSON of: the stage's name, the code that compu
 digest of their content), and the versions of the packages that it uses. Never a path, never a time.
 """
 
-import ast
 import enum
 import hashlib
-import importlib.util
 import json
 import math
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib import metadata
@@ -21,12 +18,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from tasks.core.errors import InputError
-
-_parsing = threading.Lock()
+from tasks.store.code_digest import code_digest
 
 
 def stage_key(
-    stage: str, module: str, arguments: dict[str, Any], packages: Sequence[str], roots: Sequence[str] = ("tasks.core",)
+    stage: str, module: str, arguments: dict[str, Any], packages: Sequence[str]
 ) -> tuple[str, dict[str, Any]]:
     """The key (64 hexadecimal digits) and what went into it.
 
@@ -34,7 +30,7 @@ def stage_key(
     """
     inputs = {
         "stage": stage,
-        "code": code_digest(module, tuple(roots)),
+        "code": code_digest(module),
         "arguments": {name: canonical(value, name) for name, value in sorted(arguments.items())},
         "packages": {name: package_version(name) for name in sorted(packages)},
     }
@@ -67,73 +63,6 @@ def package_version(name: str) -> str:
         return metadata.version(name).partition("+")[0]
     except metadata.PackageNotFoundError:
         return "absent"
-
-
-def code_digest(module: str, roots: tuple[str, ...] = ("tasks.core",)) -> str:
-    """SHA-256 of the syntax trees of a module and of all modules under `roots` that it imports, directly or not.
-
-    Comments, layout and docstrings do not count; imports inside functions do.
-    """
-    # CPython 3.11 counts the depth of syntax trees for the whole process: two threads at once make it fail.
-    with _parsing:
-        return _code_digest(module, roots)
-
-
-@cache
-def _code_digest(module: str, roots: tuple[str, ...]) -> str:
-    trees: dict[str, str] = {}
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
-        path = None if name in trees else _source(name)
-        if path is None:
-            continue
-        tree = ast.parse(path.read_text())
-        trees[name] = ast.dump(_without_docstrings(tree))
-        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        waiting += [found for found in _imports(tree, package) if _under(found, roots)]
-    return hashlib.sha256(canonical_json(trees).encode()).hexdigest()
-
-
-def _imports(tree: ast.AST, package: str) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            relative = "." * node.level + (node.module or "")
-            base = importlib.util.resolve_name(relative, package) if node.level else relative
-            yield base
-            # `from tasks.core import plan` names a module, `from tasks.core.plan import Plan` does not.
-            yield from (f"{base}.{alias.name}" for alias in node.names)
-
-
-def _under(name: str, roots: Sequence[str]) -> bool:
-    return any(name == root or name.startswith(f"{root}.") for root in roots)
-
-
-def _source(name: str) -> Path | None:
-    """The file of a module, found without importing anything but finding its top package; None if there is none."""
-    top, *parts = name.split(".")
-    try:
-        found = importlib.util.find_spec(top)
-    except ValueError:
-        return None
-    places = list(found.submodule_search_locations or []) if found else []
-    for place in places:
-        path = Path(place).joinpath(*parts)
-        for candidate in (path.with_suffix(".py") if parts else path / "__init__.py", path / "__init__.py"):
-            if candidate.is_file():
-                return candidate
-    return None
-
-
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
-            node, clean=False
-        ):
-            node.body = node.body[1:] or [ast.Pass()]
-    return tree
 
 
 def _finite(value: float, where: str) -> float:

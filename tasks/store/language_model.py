@@ -34,7 +34,7 @@ def language_model(
     max_length: tokens of a prompt and its answer at most; max_tokens: padded tokens of a pass; window: tokens of a
     window of a document, by default max_length.
     """
-    from tasks.store.harness import quiet
+    from tasks.store.lm_eval_task import quiet
 
     quiet()
     made = _quiet_class()(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from tasks.core.errors import InputError
 from tasks.store.artifacts import Ref
-from tasks.store.models import ModelSource
+from tasks.store.model_sources import ModelSource
 from tasks.store.work import Work
 
 if TYPE_CHECKING:

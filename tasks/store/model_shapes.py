@@ -9,7 +9,7 @@ from tasks.store import model_files
 from tasks.store.boundary import translated
 from tasks.store.loopback import require_hub
 from tasks.store.model_folder import load_config, quiet_transformers
-from tasks.store.models import HUB_ID, read_usable_config
+from tasks.store.model_resolving import HUB_ID, read_usable_config
 from tasks.store.patience import watched
 from tasks.store.tensor_files import weight_bytes
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tasks.store.harness import attempt
+from tasks.store.lm_eval_task import attempt
 from tasks.store.requests import answer_of, ask
 from tasks.store.rows import Row
 from tasks.store.seeding import seeded

@@ -10,6 +10,7 @@ from typing import Any
 
 from tasks.store import task_files
 from tasks.store.instructions import NEEDED, OPTIONAL
+from tasks.store.readings import same_without
 from tasks.store.rows import Row
 from tasks.store.task_sources import DATA_KEYS, NOTES, TaskSource
 
@@ -63,8 +64,6 @@ def _unread(task: TaskSource, sample: Sequence[Row]) -> frozenset[str]:
     unnamed = frozenset(name for name in present if not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", words))
     if not unnamed or unnamed == present:
         return frozenset()
-    from tasks.store.readings import same_without
-
     if same_without(task, sample, unnamed):
         return unnamed
     # Code may put a name together: those fields count, the others may still be left out.

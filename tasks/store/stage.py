@@ -16,52 +16,13 @@ from tasks.store.runtime import Runtime, Shared, shared
 from tasks.store.work import METRICS_FILE
 
 logger = logging.getLogger(__name__)
-# Modules that decide what a model folder becomes in memory.
-MODEL_CODE = (
-    "tasks.store.block_names",
-    "tasks.store.factor_files",
-    "tasks.store.models",
-    "tasks.store.model_files",
-    "tasks.store.model_folder",
-    "tasks.store.model_tensors",
-    "tasks.store.model_view",
-    "tasks.store.sentencepiece_files",
-    "tasks.store.tensor_files",
-    "tasks.store.tensor_sources",
-    "tasks.store.vocabulary",
-    "tasks.store.weights",
-)
-# Modules that decide which tokens are trained on and scored.
-TEXT_CODE = (
-    "tasks.store.examples",
-    "tasks.store.harness",
-    "tasks.store.instructions",
-    "tasks.store.readings",
-    "tasks.store.requests",
-    "tasks.store.required_fields",
-    "tasks.store.row_content",
-    "tasks.store.row_readers",
-    "tasks.store.row_tables",
-    "tasks.store.rows",
-    "tasks.store.seeding",
-    "tasks.store.splits",
-    "tasks.store.task_code",
-    "tasks.store.task_files",
-    "tasks.store.task_sources",
-    "tasks.store.token_ids",
-    "tasks.store.user_text",
-    "tasks.store.wording",
-)
 
 
 class Stage:
     """One stage: `compute` is the plain function, `run` the cached one, `submit` the Prefect task."""
 
-    def __init__(
-        self, compute: Callable[..., dict], packages: Sequence[str], code: Sequence[str], cores: str, gpu: bool
-    ) -> None:
+    def __init__(self, compute: Callable[..., dict], packages: Sequence[str], cores: str, gpu: bool) -> None:
         self.compute = compute
-        self.code = tuple(code)
         self.name = compute.__name__
         self.packages = tuple(packages)
         self.cores = cores
@@ -74,7 +35,7 @@ class Stage:
         bound = inspect.signature(self.compute).bind(None, **arguments)
         bound.apply_defaults()
         given = dict(list(bound.arguments.items())[1:])
-        return stage_key(self.name, self.compute.__module__, given, self.packages, ("tasks.core", *self.code))
+        return stage_key(self.name, self.compute.__module__, given, self.packages)
 
     def full_name(self, label: str) -> str:
         """The stage and which one of its kind, as both UIs and the log name it."""
@@ -170,17 +131,14 @@ class Stage:
         }
 
 
-def stage(
-    *, packages: Sequence[str], code: Sequence[str] = (), cores: str = "one", gpu: bool = False
-) -> Callable[[Callable], Stage]:
+def stage(*, packages: Sequence[str], cores: str = "one", gpu: bool = False) -> Callable[[Callable], Stage]:
     """Make a function `name(work, **arguments) -> summary` a stage.
 
     packages: distributions whose version changes the result and so belongs to the key.
-    code: modules outside `tasks.core` whose source belongs to the key as well.
     cores: "one" for the run's cores per stage, "all" for the whole machine.
     gpu: whether the stage computes on a GPU where there is one.
     """
-    return lambda compute: Stage(compute, packages, code, cores, gpu)
+    return lambda compute: Stage(compute, packages, cores, gpu)
 
 
 def _keep_metrics(store: Store, out: Path, scratch: Path) -> None:

@@ -20,7 +20,7 @@ from tasks.core.workloads import NUM_QUANTILES, Lengths, Workload, sorted_passes
 from tasks.store import measuring
 from tasks.store.measuring import measure
 from tasks.store.model_shapes import read_shape
-from tasks.store.task_sources import own_folder
+from tasks.store.task_resolving import own_folder
 from tests.flows.published_shapes import write_config
 from tests.store.inputs import QA_TASKS, own_task, question, real_task, write_rows
 

@@ -9,7 +9,7 @@ from tasks.core.errors import InputError
 from tasks.store.artifacts import Ref, Store
 from tasks.store.fronted import FrontedStore
 from tasks.store.keys import stage_key
-from tasks.store.models import ModelSource
+from tasks.store.model_sources import ModelSource
 from tasks.store.remote import Remote
 
 OWN, OTHER = "a" * 64, "b" * 64

@@ -29,7 +29,7 @@ from tasks.core.trained import make_trained
 from tasks.core.variant import Variant
 from tasks.store.emulator_checks import check_emulators
 from tasks.store.model_shapes import read_shape
-from tasks.store.models import ModelSource
+from tasks.store.model_sources import ModelSource
 from tests.flows.published_shapes import SHAPES, write_config
 
 TABLES = Path(__file__).resolve().parents[2] / "flows" / "tables"

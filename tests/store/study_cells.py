@@ -10,7 +10,7 @@ from tasks.cross import cross
 from tasks.datasets import datasets
 from tasks.similarity import similarity
 from tasks.store.artifacts import Ref, Store
-from tasks.store.models import ModelSource
+from tasks.store.model_sources import ModelSource
 from tasks.store.runtime import Runtime
 from tasks.store.studied import Analysis, Studied
 from tasks.structure import structure

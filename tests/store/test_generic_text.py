@@ -7,9 +7,10 @@ import pytest
 
 from tasks.core.errors import EnvironmentFault, InputError
 from tasks.store.examples import load_examples
-from tasks.store.generic_text import require_long_enough, resolve_text
+from tasks.store.generic_text import require_long_enough
 from tasks.store.hub_data import text_files
 from tasks.store.models import load_tokenizer
+from tasks.store.text_resolving import resolve_text
 from tests.tasks.chain import write_model
 
 SENTENCE = "Ivan Ingram was born in Solace . "

@@ -17,7 +17,8 @@ from pydantic import BaseModel
 
 from tasks.core.errors import InputError
 from tasks.store import keys
-from tasks.store.keys import canonical, canonical_json, code_digest, stage_key
+from tasks.store.code_digest import code_digest, forget_code
+from tasks.store.keys import canonical, canonical_json, stage_key
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = {
@@ -41,8 +42,8 @@ def package(tmp_path, monkeypatch):
 
 def digest(module: str = "pack.stage") -> str:
     """The digest as a new process would compute it."""
-    keys._code_digest.cache_clear()
-    return code_digest(module, ("pack",))
+    forget_code()
+    return code_digest(module)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,30 @@ def test_relative_imports_and_cycles(package):
     (package / "helpers.py").write_text("from . import deep, stage\n\ndef double(x):\n    return deep.same(x)\n")
     before = digest()
     (package / "deep.py").write_text("def same(x):\n    return -x\n")
+    assert digest() != before
+
+
+def test_f23_a_moved_function_changes_nothing(package):
+    """As if by hand: to another module, imported from there, or into the module that uses it."""
+    before = digest()
+    (package / "moved.py").write_text(CODE["pack/helpers.py"])
+    (package / "helpers.py").unlink()
+    (package / "stage.py").write_text(CODE["pack/stage.py"].replace("pack.helpers", "pack.moved"))
+    assert digest() == before
+    (package / "stage.py").write_text(
+        "from pack import deep\n\ndef double(x):\n    return 2 * deep.same(x)\n\ndef run(x):\n    return double(x)\n"
+    )
+    assert digest() == before
+
+
+def test_f23_a_name_that_comes_from_another_module_counts(package):
+    """Both functions are part of the code before and after; which of them the stage calls has changed."""
+    (package / "other.py").write_text("def double(x):\n    return x + x\n")
+    both = "from pack import other\nfrom pack.{} import double\n\ndef run(x):\n    return other.double(double(x))\n"
+    helpers = "\nUSED = 1\n"
+    (package / "stage.py").write_text(both.format("helpers") + helpers)
+    before = digest()
+    (package / "stage.py").write_text(both.format("other") + "from pack import helpers\n" + helpers)
     assert digest() != before
 
 
@@ -190,44 +215,71 @@ def test_an_absent_package_is_absent():
 REAL_STAGES = """
 import importlib, json, sys
 from pathlib import Path
-from tasks.store import keys
-from tasks.store.keys import code_digest
+import grimp
+from tasks.store.code_digest import UNKEYED, code_digest, forget_code, reached_modules
+from tests.store.stages import stage_modules
 
 def digests():
-    keys._code_digest.cache_clear()
-    names = "capture similarity cluster emulate tune plug_in evaluate report".split()
-    stages = [getattr(importlib.import_module(f"tasks.{name}"), name) for name in names]
-    return {stage.name: code_digest(f"tasks.{stage.name}", ("tasks.core", *stage.code)) for stage in stages}
+    forget_code()
+    return {module: code_digest(module) for module in stages}
 
-before, changed = digests(), {}
-texts = {path: path.read_text() for path in map(Path, sys.argv[1:])}
-for path, text in texts.items():
-    path.write_text("# A comment.\\n" + text + "\\n\\n# Another.\\n")
+def file_of(module):
+    path = Path(module.replace(".", "/"))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+graph = grimp.build_graph("tasks", cache_dir=None)
+stages, before, users = stage_modules(), {}, {}
+before = digests()
+assert len(stages) == len(set(before.values()))
+for module in sorted(graph.modules):
+    if any(module == each or module.startswith(each + ".") for each in UNKEYED):
+        graph.remove_module(module)
+for stage in stages:
+    for module in {stage, *graph.find_upstream_modules(stage)}:
+        users.setdefault(module, set()).add(stage)
+missed, touched = [], {}
+texts = {module: file_of(module).read_text() for module in sorted(set(graph.modules) | {"tasks.store.locks"})}
+for module, text in texts.items():
+    file_of(module).write_text("# A comment.\\n" + text + "\\n\\n# Another.\\n")
 assert digests() == before
-for path, text in texts.items():
-    path.write_text(text + "\\n\\nANOTHER_VALUE = 1\\n")
-    changed[str(path)] = sorted(stage for stage, digest in digests().items() if digest != before[stage])
-    path.write_text(text)
-print(json.dumps(changed))
+for module, text in texts.items():
+    file_of(module).write_text(text)
+reached = {stage: reached_modules(stage) for stage in stages}
+for module, text in texts.items():
+    touched[module] = [stage for stage in stages if module in reached[stage]]
+    missed += [(stage, module) for stage in users.get(module, set()) - set(touched[module])]
+    # One stage for each module: the others read their modules in the same way.
+    for stage in sorted(users.get(module, set()), key=lambda each: len(reached[each]))[:1]:
+        file_of(module).write_text(text + "\\n\\nANOTHER_VALUE = 1\\n")
+        forget_code()
+        if code_digest(stage) == before[stage]:
+            missed.append((stage, module))
+        file_of(module).write_text(text)
+print(json.dumps({"missed": missed, "touched": touched}))
 """
-# File: stages that compute with it, and stages that do not.
-USERS = {
-    "tasks/core/pooling.py": ({"capture"}, {"similarity", "cluster", "emulate", "tune", "plug_in"}),
-    "tasks/core/clustering.py": ({"cluster"}, {"capture", "emulate", "tune", "plug_in", "evaluate"}),
-    "tasks/core/strategies.py": ({"cluster"}, {"capture", "similarity", "emulate", "tune", "plug_in", "evaluate"}),
-    "tasks/core/sampling.py": ({"cluster"}, {"capture", "similarity", "emulate", "tune", "plug_in", "evaluate"}),
-    "tasks/core/training.py": ({"tune"}, {"capture", "similarity", "cluster", "emulate", "plug_in", "evaluate"}),
-    "tasks/store/rows.py": ({"capture", "tune", "evaluate"}, {"similarity", "cluster", "emulate"}),
-    "tasks/tune.py": ({"tune"}, {"capture", "similarity", "cluster", "emulate", "plug_in", "evaluate", "report"}),
-    "tasks/store/locks.py": (set(), {"capture", "similarity", "cluster", "emulate", "tune", "plug_in", "evaluate"}),
+# Module: stages that do not compute with it.
+OTHERS = {
+    "pooling": {"similarity", "cluster", "emulate", "tune", "plug_in"},
+    "clustering": {"capture", "emulate", "tune", "plug_in", "evaluate"},
+    "strategies": {"capture", "similarity", "emulate", "tune", "plug_in", "evaluate"},
+    "training": {"capture", "similarity", "cluster", "emulate", "plug_in", "evaluate"},
+    "rows": {"similarity", "cluster", "emulate", "plug_in", "weights"},
+    "hub_data": {"capture", "tune", "evaluate", "emulate", "plug_in", "report"},
+    "model_resolving": {"capture", "evaluate", "emulate", "plug_in", "report"},
+    "tune": {"capture", "similarity", "cluster", "emulate", "plug_in", "evaluate", "report"},
 }
 
 
 def test_f23_a_change_of_our_own_code_reaches_exactly_the_stages_that_compute_with_it(tmp_path):
+    """The modules that a stage imports are found here by another package's walk over the imports."""
     shutil.copytree(ROOT / "tasks", tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
-    done = subprocess.run([sys.executable, "-c", REAL_STAGES, *USERS], cwd=tmp_path, capture_output=True, text=True)
+    (tmp_path / "tests/store").mkdir(parents=True)
+    shutil.copy(ROOT / "tests/store/stages.py", tmp_path / "tests/store/stages.py")
+    done = subprocess.run([sys.executable, "-c", REAL_STAGES], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    changed = json.loads(done.stdout)
-    for name, (users, others) in USERS.items():
-        assert users <= set(changed[name]), name
-        assert not others & set(changed[name]), name
+    found = json.loads(done.stdout)
+    assert found["missed"] == []
+    touched = {module.rpartition(".")[2]: set(stages) for module, stages in found["touched"].items()}
+    for name, others in OTHERS.items():
+        assert not {f"tasks.{other}" for other in others} & touched[name], name
+    assert not touched["locks"]

@@ -13,9 +13,11 @@ from tasks.core.errors import EnvironmentFault, InputError
 from tasks.store.checks import check_inputs
 from tasks.store.examples import load_examples
 from tasks.store.harness import answers
-from tasks.store.models import ModelSource, load_model, load_tokenizer
+from tasks.store.model_sources import ModelSource
+from tasks.store.models import load_model, load_tokenizer
 from tasks.store.splits import split_rows
-from tasks.store.task_sources import TaskSource, resolve_task
+from tasks.store.task_resolving import resolve_task
+from tasks.store.task_sources import TaskSource
 from tasks.store.token_ids import encode_pair
 from tests.store.inputs import (
     LIMIT,
@@ -358,7 +360,7 @@ def test_a_tokenizer_of_another_model(shared: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(shared / "models" / "stories260K", tmp_path / "model"))
     for file in (shared / "tokenizers" / "llama").iterdir():
         shutil.copy(file, folder)
-    from tasks.store.models import resolve_model
+    from tasks.store.model_resolving import resolve_model
 
     with pytest.raises(InputError, match=r"its embedding has 512 rows .* not this model's"):
         check_inputs(resolve_model(str(folder)), real_task(shared, "arc_easy"))

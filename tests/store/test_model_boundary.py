@@ -10,7 +10,8 @@ import torch
 
 from tasks.core.errors import CrashError, InputError
 from tasks.store.model_checks import check_model
-from tasks.store.models import load_model, load_tokenizer, resolve_model
+from tasks.store.model_resolving import resolve_model
+from tasks.store.models import load_model, load_tokenizer
 from tests.core.families import load_plain
 from tests.store.folders import copied, edit, make_folder
 

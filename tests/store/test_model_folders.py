@@ -15,9 +15,10 @@ from tasks.core.plan import fixed_plan
 from tasks.store import folder_rules
 from tasks.store.model_checks import check_model
 from tasks.store.model_folder import load_config, load_folder
+from tasks.store.model_resolving import resolve_model
 from tasks.store.model_shapes import read_shape
 from tasks.store.model_tensors import count_parameters
-from tasks.store.models import load_model, resolve_model
+from tasks.store.models import load_model
 from tasks.store.tensor_files import INDEX_FILE, stored_tensors, weight_bytes
 from tasks.store.weights import write_emulator
 from tests.core.families import NUM_BLOCKS, cached_logits, load_plain

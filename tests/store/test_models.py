@@ -12,7 +12,8 @@ from transformers import AutoTokenizer, BertConfig, BertModel, T5Config, T5ForCo
 
 from tasks.core.errors import EnvironmentFault, InputError
 from tasks.store.artifacts import Store
-from tasks.store.models import load_model, load_tokenizer, resolve_model
+from tasks.store.model_resolving import resolve_model
+from tasks.store.models import load_model, load_tokenizer
 from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model
 from tests.store.inputs import stories
 

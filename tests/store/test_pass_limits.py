@@ -10,12 +10,15 @@ from lm_eval.models.huggingface import HFLM
 from tasks.core.errors import InputError
 from tasks.store.checks import check_inputs
 from tasks.store.examples import load_examples
-from tasks.store.harness import harness_task, quiet, without_bars
+from tasks.store.harness import harness_task, without_bars
+from tasks.store.lm_eval_task import quiet
 from tasks.store.measuring import measure
-from tasks.store.models import ModelSource, load_model, load_tokenizer
+from tasks.store.model_sources import ModelSource
+from tasks.store.models import load_model, load_tokenizer
 from tasks.store.pass_limits import PassLimit
 from tasks.store.scoring import score
-from tasks.store.task_sources import DOCUMENT_WINDOW, TaskSource, resolve_task
+from tasks.store.task_resolving import resolve_task
+from tasks.store.task_sources import DOCUMENT_WINDOW, TaskSource
 from tests.store.inputs import question, write_rows
 from tests.store.small_tokenizers import tokenizer, write_model
 

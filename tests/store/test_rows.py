@@ -10,10 +10,11 @@ import pytest
 from tasks.core.errors import InputError
 from tasks.store.checks import check_inputs
 from tasks.store.examples import text_pairs
-from tasks.store.generic_text import resolve_text
-from tasks.store.models import ModelSource
+from tasks.store.model_sources import ModelSource
 from tasks.store.rows import Row, field_text, read_rows
-from tasks.store.task_sources import TaskSource, resolve_task
+from tasks.store.task_resolving import resolve_task
+from tasks.store.task_sources import TaskSource
+from tasks.store.text_resolving import resolve_text
 from tests.store.inputs import own_task, question, stories, write_rows
 
 HALF = "\\ud83d"

@@ -13,11 +13,13 @@ import torch
 from lm_eval.models.huggingface import HFLM
 
 from tasks.core.scoring import Scores, perplexity_with_error
-from tasks.store.harness import quiet
 from tasks.store.language_model import language_model
-from tasks.store.models import ModelSource, load_model, load_tokenizer, resolve_model
+from tasks.store.lm_eval_task import quiet
+from tasks.store.model_resolving import resolve_model
+from tasks.store.model_sources import ModelSource
+from tasks.store.models import load_model, load_tokenizer
 from tasks.store.scoring import score
-from tasks.store.task_sources import resolve_task
+from tasks.store.task_resolving import resolve_task
 from tests.store.inputs import (
     LIMIT,
     QA_TASKS,

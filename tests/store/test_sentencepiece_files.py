@@ -8,7 +8,8 @@ import pytest
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from tasks.core.errors import InputError
-from tasks.store.models import load_tokenizer, resolve_model, tokenizer_of
+from tasks.store.model_resolving import resolve_model
+from tasks.store.models import load_tokenizer, tokenizer_of
 from tasks.store.tensor_files import stored_tensors
 from tasks.store.weights import write_emulator
 from tests.core.families import tiny_model

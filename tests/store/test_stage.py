@@ -216,7 +216,7 @@ def test_f23_a_parent_counts_by_content_not_by_key_or_summary():
 STAGE_MODULE = """
 from tasks.store.stage import stage
 
-@stage(packages=("torch",), code=("{helper}",))
+@stage(packages=("torch",))
 def sample(work, *, seed: int = 0) -> dict:
     {body}
     return {{}}
@@ -226,18 +226,17 @@ def sample(work, *, seed: int = 0) -> dict:
 @pytest.fixture
 def own_stage(tmp_path, monkeypatch):
     """Key of a stage in a module of its own, as the next process would compute it: key(body, helper's text)."""
-    (tmp_path / "helping").mkdir()
+    (tmp_path / "stage_here").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def key(body: str = "x = 1", helper: str = "VALUE = 1", **arguments) -> str:
         from tasks.store import keys
+        from tasks.store.code_digest import forget_code
 
-        for name, text in (("one.py", helper), ("__init__.py", "")):
-            (tmp_path / "helping" / name).write_text(text)
-        text = STAGE_MODULE.format(helper="helping", body=f"from helping import one; {body}")
-        (tmp_path / "stage_here").mkdir(exist_ok=True)
-        (tmp_path / "stage_here" / "__init__.py").write_text(text)
-        keys._code_digest.cache_clear()
+        module = STAGE_MODULE.format(body=f"from stage_here import one; {body}")
+        for name, text in (("one.py", helper), ("__init__.py", module)):
+            (tmp_path / "stage_here" / name).write_text(text)
+        forget_code()
         keys.package_version.cache_clear()
         sys.modules.pop("stage_here", None)
         importlib.invalidate_caches()

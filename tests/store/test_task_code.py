@@ -12,8 +12,10 @@ from tasks.core.errors import EnvironmentFault, InputError
 from tasks.store import hub_data, scoring
 from tasks.store.checks import check_inputs
 from tasks.store.harness import answers
-from tasks.store.models import ModelSource, load_model, load_tokenizer
-from tasks.store.task_sources import TaskSource, resolve_task
+from tasks.store.model_sources import ModelSource
+from tasks.store.models import load_model, load_tokenizer
+from tasks.store.task_resolving import resolve_task
+from tasks.store.task_sources import TaskSource
 from tests.store.inputs import stories, write_rows
 
 CHOICE = {

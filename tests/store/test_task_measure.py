@@ -11,7 +11,8 @@ from tasks.core.scoring import score_tokens
 from tasks.store.examples import load_examples
 from tasks.store.models import load_model, load_tokenizer
 from tasks.store.task_measure import TaskMeasure, perplexity
-from tasks.store.task_sources import TaskSource, resolve_task
+from tasks.store.task_resolving import resolve_task
+from tasks.store.task_sources import TaskSource
 from tests.tasks.chain import write_model
 
 LIMITS = {"max_length": 6, "max_tokens": 64}

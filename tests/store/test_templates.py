@@ -13,8 +13,10 @@ from lm_eval.tasks import TaskManager
 from tasks.core.errors import InputError
 from tasks.store.examples import load_examples
 from tasks.store.harness import Pair, answers
-from tasks.store.models import ModelSource, load_model, load_tokenizer
-from tasks.store.task_sources import TaskSource, resolve_task
+from tasks.store.model_sources import ModelSource
+from tasks.store.models import load_model, load_tokenizer
+from tasks.store.task_resolving import resolve_task
+from tasks.store.task_sources import TaskSource
 from tasks.store.templates import PUBLISHED
 from tests.store.inputs import QA_TASKS, real_task, right_request, write_rows
 

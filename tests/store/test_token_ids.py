@@ -13,10 +13,12 @@ from tasks.store.checks import check_inputs
 from tasks.store.examples import load_examples
 from tasks.store.harness import harness_task, without_bars
 from tasks.store.language_model import language_model
-from tasks.store.models import ModelSource, load_model, load_tokenizer
+from tasks.store.model_sources import ModelSource
+from tasks.store.models import load_model, load_tokenizer
 from tasks.store.scoring import score
 from tasks.store.task_measure import TaskMeasure
-from tasks.store.task_sources import TaskSource, resolve_task
+from tasks.store.task_resolving import resolve_task
+from tasks.store.task_sources import TaskSource
 from tasks.store.token_ids import encode, encode_apart, encode_choices, encode_pair, end_ids, end_tokens
 from tests.store.inputs import write_rows
 from tests.store.small_tokenizers import JOINING, tokenizer, write_model

@@ -12,10 +12,10 @@ from flows.reading import read_settings, read_study, read_sweep
 from tasks.core.errors import InputError
 from tasks.store.harness import answers
 from tasks.store.model_files import read_json
-from tasks.store.models import resolve_model
+from tasks.store.model_resolving import resolve_model
 from tasks.store.rows import read_rows
 from tasks.store.task_files import merged
-from tasks.store.task_sources import resolve_task
+from tasks.store.task_resolving import resolve_task
 from tasks.store.user_text import open_user_text, read_user_text
 
 TOML = '[model]\nname = "m"\n[task]\nname = "arc_easy"\n[plan]\nnum_kept = 3\nnum_tuned = 1\n'

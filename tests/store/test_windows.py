@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import InputError
-from tasks.store.generic_text import resolve_text
-from tasks.store.models import load_tokenizer, resolve_model
+from tasks.store.model_resolving import resolve_model
+from tasks.store.models import load_tokenizer
+from tasks.store.text_resolving import resolve_text
 from tasks.store.token_ids import encode, prefix_id
 from tasks.store.windows import Windows, load_windows
 from tests.tasks.chain import DEMO

@@ -19,10 +19,12 @@ from tasks.core.errors import InputError
 from tasks.store.checks import check_inputs
 from tasks.store.examples import load_examples
 from tasks.store.harness import answers
-from tasks.store.models import ModelSource, load_model, load_tokenizer
+from tasks.store.model_sources import ModelSource
+from tasks.store.models import load_model, load_tokenizer
 from tasks.store.scoring import score
 from tasks.store.seeding import OTHER_SEED, PYTHON_SEED
-from tasks.store.task_sources import Split, TaskSource, resolve_task
+from tasks.store.task_resolving import resolve_task
+from tasks.store.task_sources import Split, TaskSource
 from tasks.store.wording import checked_task, digest_of
 from tests.store.inputs import write_rows
 from tests.tasks.chain import write_model

@@ -17,9 +17,11 @@ from tasks.core.train_settings import TrainSettings
 from tasks.emulate import emulate
 from tasks.similarity import similarity
 from tasks.store.artifacts import Ref, Store
-from tasks.store.models import ModelSource, resolve_model
+from tasks.store.model_resolving import resolve_model
+from tasks.store.model_sources import ModelSource
 from tasks.store.runtime import Runtime, shared
-from tasks.store.task_sources import TaskSource, resolve_task
+from tasks.store.task_resolving import resolve_task
+from tasks.store.task_sources import TaskSource
 from tasks.tune import tune
 
 DEMO = Path(__file__).resolve().parents[2] / "flows" / "demo"

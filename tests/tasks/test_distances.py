@@ -13,7 +13,7 @@ from tasks.core.train_settings import TrainSettings
 from tasks.distances import distances
 from tasks.lens import lens
 from tasks.store.artifacts import Ref
-from tasks.store.models import resolve_model
+from tasks.store.model_resolving import resolve_model
 from tests.tasks.chain import NUM_BLOCKS, Chain, people, write_model
 
 LENS = TrainSettings(learning_rate=1e-3, num_steps=6, batch_size=4, max_tokens=256)

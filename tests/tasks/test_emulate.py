@@ -12,7 +12,8 @@ from tasks.core.errors import InputError
 from tasks.core.plan import fixed_plan
 from tasks.emulate import emulate
 from tasks.store.artifacts import Ref
-from tasks.store.models import load_tokenizer, resolve_model
+from tasks.store.model_resolving import resolve_model
+from tasks.store.models import load_tokenizer
 from tasks.store.weights import load_emulator
 from tests.tasks.chain import IDS, NUM_BLOCKS, Chain, logits, plain, write_model
 

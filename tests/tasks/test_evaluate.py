@@ -18,7 +18,8 @@ from tasks.core.plan import Plan, fixed_plan
 from tasks.core.scoring import Scores
 from tasks.evaluate import evaluate
 from tasks.store.artifacts import Ref, Store
-from tasks.store.models import ModelSource, load_model, load_tokenizer
+from tasks.store.model_sources import ModelSource
+from tasks.store.models import load_model, load_tokenizer
 from tasks.store.scoring import score
 from tasks.store.task_sources import TaskSource
 from tasks.store.weights import write_emulator

@@ -1,21 +1,14 @@
-"""Findings: figures of what there is, the page and its numbers, and a key that every picture's code is part of."""
+"""Findings: figures of what there is, the page and its numbers."""
 
-import ast
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tasks import findings as module
-from tasks.findings import PAGE_CODE, findings
+from tasks.findings import findings
 from tasks.importance import importance
 from tasks.store.artifacts import Ref
 from tests.tasks.chain import Chain
-
-ROOT = Path(module.__file__).parents[1]
-# What reads artifacts and settings; nothing here draws.
-NO_DRAWING = {"artifacts", "stage", "work", "manifests"}
 
 
 @pytest.fixture(scope="module")
@@ -62,23 +55,3 @@ def test_where_most_blocks_are_better_left_out_the_page_says_so(chain: Chain) ->
         page = (chain.open(done) / "study.html").read_text()
         assert words in page
         assert ("Caution" in page) == bool(words)
-
-
-def test_the_code_of_every_picture_is_part_of_the_key() -> None:
-    """A picture whose code changes must be drawn anew."""
-    seen, waiting = set[str](), ["tasks.findings"]
-    while waiting:
-        name = waiting.pop()
-        if name in seen or name.rpartition(".")[2] in NO_DRAWING:
-            continue
-        seen.add(name)
-        tree = ast.parse((ROOT / f"{name.replace('.', '/')}.py").read_text())
-        named = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
-        named += [
-            f"tasks.store.{alias.name}"
-            for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom) and node.module == "tasks.store"
-            for alias in node.names
-        ]
-        waiting += [each for each in named if each.startswith("tasks.store.")]
-    assert seen - {"tasks.findings"} == set(PAGE_CODE)

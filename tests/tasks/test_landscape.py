@@ -15,7 +15,8 @@ from tasks.evaluate import evaluate
 from tasks.landscape import landscape
 from tasks.plug_in import plug_in
 from tasks.store.artifacts import Ref
-from tasks.store.models import load_model, load_tokenizer, resolve_model
+from tasks.store.model_resolving import resolve_model
+from tasks.store.models import load_model, load_tokenizer
 from tasks.store.points import load_tuned_model
 from tasks.store.task_measure import TaskMeasure
 from tasks.store.work import Work

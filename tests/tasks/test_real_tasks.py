@@ -13,7 +13,8 @@ from tasks.core.train_settings import TrainSettings
 from tasks.core.trained import TunedBlocks
 from tasks.core.training import train
 from tasks.store.examples import load_examples
-from tasks.store.models import ModelSource, load_model, load_tokenizer
+from tasks.store.model_sources import ModelSource
+from tasks.store.models import load_model, load_tokenizer
 from tasks.store.scoring import score
 from tests.store.inputs import QA_TASKS, random_opt, real_task, stories
 

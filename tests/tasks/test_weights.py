@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tasks.core.blocks import get_blocks
 from tasks.core.errors import InputError
 from tasks.store import block_matrices
-from tasks.store.models import ModelSource
+from tasks.store.model_sources import ModelSource
 from tasks.store.runtime import Runtime
 from tasks.weights import weights
 from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model

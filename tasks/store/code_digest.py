@@ -1,0 +1,265 @@
+"""The digest of the code that computes a result, wherever in the tree that code lies.
+
+Read are the module of a stage and all modules that it imports, directly or not, also inside functions; modules of
+UNKEYED are left out with all that only they import. Comments, docstrings and layout do not count, nor do the names of
+modules: to move a definition to another file changes no digest. What a name stands for does count: a statement goes in
+together with the definitions that it refers to, so that importing another function of the same name is a change.
+"""
+
+import ast
+import hashlib
+import importlib.util
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+# This project's packages, and those of them that never change a result: they store, schedule and record.
+OWN = ("flows", "tasks")
+UNKEYED = tuple(
+    f"tasks.store.{name}"
+    for name in (
+        "artifacts",
+        "boundary",
+        "checkpoints",
+        "child",
+        "databases",
+        "delivery",
+        "digests",
+        "disk",
+        "files",
+        "fronted",
+        "gc",
+        "holders",
+        "home",
+        "journal",
+        "keys",
+        "leases",
+        "locks",
+        "loopback",
+        "manifests",
+        "object_files",
+        "patience",
+        "precision",
+        "preload",
+        "processes",
+        "published",
+        "ranks",
+        "remote",
+        "remote_gc",
+        "remote_work",
+        "resources",
+        "runtime",
+        "sender",
+        "servers",
+        "signals",
+        "sockets",
+        "stage",
+        "tracking",
+        "tracking_address",
+        "usage",
+        "work",
+    )
+)
+# In the text of a syntax tree: a name, a name's attribute, and a name that a statement binds.
+NAME = re.compile(r"Name\(id='(\w+)'")
+ATTRIBUTE = re.compile(r"Attribute\(value=Name\(id='(\w+)', ctx=Load\(\)\), attr='(\w+)'")
+STORED = re.compile(r"Name\(id='(\w+)', ctx=Store\(\)\)|(?:Function|Class)Def\(name='(\w+)'")
+_parsing = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Module:
+    """What one file defines and refers to, without docstrings and own imports.
+
+    statements: text of each top-level statement and the names it uses, alone or as (name, attribute); defined: digest
+    of the statement that binds a name; imported: module and name that a name is imported from; imports: own modules.
+    """
+
+    statements: tuple[tuple[str, frozenset[str | tuple[str, str]]], ...]
+    defined: dict[str, str]
+    imported: dict[str, tuple[str, str]]
+    imports: tuple[str, ...]
+
+
+def code_digest(module: str) -> str:
+    """SHA-256, in 64 hexadecimal digits, of the code that a module computes with."""
+    return _sha256("\n".join(sorted(each for name in reached_modules(module) for each in _statement_digests(name))))
+
+
+@cache
+def reached_modules(module: str) -> frozenset[str]:
+    """Names of the modules whose code the digest of a module is made of."""
+    packages, found, waiting = _packages(module), set(), [module]
+    while waiting:
+        name = waiting.pop()
+        read = None if name in found else _module(name)
+        if read is not None:
+            found.add(name)
+            waiting += [each for each in read.imports if _counts(each, packages)]
+    return frozenset(found)
+
+
+def forget_code() -> None:
+    """Read sources anew: for whoever changes them while this process runs."""
+    for cached in (reached_modules, _module, _statement_digests, _places):
+        cached.cache_clear()
+
+
+@cache
+def _statement_digests(name: str) -> tuple[str, ...]:
+    """A digest of each statement of a module, with those of the definitions that its names stand for."""
+    module = _module(name)
+    assert module is not None
+    found = []
+    for text, names in module.statements:
+        digests = {each: _definition(name, each) for each in names}
+        named = sorted(f"{each}={digest}" for each, digest in digests.items() if digest)
+        found.append(_sha256(f"{text} {named}"))
+    return tuple(found)
+
+
+def _definition(module: str, name: str | tuple[str, str]) -> str | None:
+    """Digest of the statement that defines a name of a module, followed through imports; None if it does not count."""
+    packages = _packages(module)
+    if isinstance(name, tuple):
+        read, (imported, name) = _module(module), name
+        if read is None or imported not in read.imported:
+            return None
+        module = ".".join(part for part in read.imported[imported] if part)
+    seen = set()
+    while _counts(module, packages) and (read := _module(module)) is not None and (module, name) not in seen:
+        seen.add((module, name))
+        if name in read.defined or name not in read.imported:
+            return read.defined.get(name)
+        module, name = read.imported[name]
+    return None
+
+
+@cache
+def _module(name: str) -> Module | None:
+    """A module of own code; None where there is none of this name."""
+    path = _source(name)
+    if path is None:
+        return None
+    return _read(path.read_text(), name if path.name == "__init__.py" else name.rpartition(".")[0])
+
+
+@cache
+def _read(source: str, package: str) -> Module:
+    # CPython 3.11 counts the depth of syntax trees for the whole process: two threads at once make it fail.
+    with _parsing:
+        tree = ast.parse(source)
+    aliases: list[tuple[str, ast.alias]] = []
+    tree.body = _plain(tree, package, aliases)
+    texts = [ast.dump(statement) for statement in tree.body]
+    # `from tasks.core import plan` names a module, `from tasks.core.plan import Plan` does not.
+    imports = {each for base, alias in aliases for each in (base, f"{base}.{alias.name}".lstrip(".")) if each}
+    return Module(
+        statements=tuple((text, frozenset(_names(text))) for text in texts),
+        defined={
+            bound: _sha256(text) for text, each in zip(texts, tree.body, strict=True) for bound in _bound(each, text)
+        },
+        imported={alias.asname or _top(alias.name): (base, alias.name if base else "") for base, alias in aliases},
+        imports=tuple(sorted(imports)),
+    )
+
+
+def _plain(node: Any, package: str, aliases: list[tuple[str, ast.alias]]) -> list[ast.stmt]:
+    """The statements of a block without docstrings and own imports, in all depths. aliases: takes what is imported."""
+    documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    body = node.body[1:] if documented and ast.get_docstring(node, clean=False) is not None else node.body
+    found = []
+    for statement in body:
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            own, others = _parted(statement, package)
+            aliases += own
+            if not others:
+                continue
+        for part in _blocks(statement):
+            part.body = _plain(part, package, aliases)
+        for name in ("orelse", "finalbody"):
+            if getattr(statement, name, None):
+                setattr(statement, name, _plain(_Block(getattr(statement, name)), package, aliases))
+        found.append(statement)
+    return found or [ast.Pass()]
+
+
+def _parted(node: ast.Import | ast.ImportFrom, package: str) -> tuple[list[tuple[str, ast.alias]], bool]:
+    """Every `from base import alias` of a statement, `import alias` with an empty base; whether it stays."""
+    own = (*OWN, _top(package))
+    if isinstance(node, ast.Import):
+        return [("", alias) for alias in node.names], not all(_under(alias.name, own) for alias in node.names)
+    relative = "." * node.level + (node.module or "")
+    base = importlib.util.resolve_name(relative, package) if node.level else relative
+    return [(base, alias) for alias in node.names], not (node.level or _under(base, own))
+
+
+def _blocks(statement: ast.stmt) -> list[Any]:
+    """The parts of a statement that have statements of their own as `body`."""
+    own = [statement] if hasattr(statement, "body") else []
+    return [*own, *getattr(statement, "handlers", ()), *getattr(statement, "cases", ())]
+
+
+@dataclass
+class _Block:
+    """Statements that stand at the end of another one."""
+
+    body: list[ast.stmt]
+
+
+def _names(text: str) -> Iterator[str | tuple[str, str]]:
+    yield from NAME.findall(text)
+    yield from ATTRIBUTE.findall(text)
+
+
+def _bound(statement: ast.stmt, text: str) -> list[str]:
+    """Names that a top-level statement binds."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [statement.name]
+    return [name or nested for name, nested in STORED.findall(text)]
+
+
+def _packages(module: str) -> frozenset[str]:
+    """Top-level packages whose code counts: this project's, and the module's own."""
+    return frozenset(("tasks", _top(module)))
+
+
+def _counts(module: str, packages: frozenset[str]) -> bool:
+    return _top(module) in packages and not _under(module, UNKEYED)
+
+
+def _under(name: str, packages: Sequence[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def _top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _source(name: str) -> Path | None:
+    """The file of a module, found without importing anything but finding its top package; None if there is none."""
+    top, *parts = name.split(".")
+    for place in _places(top):
+        path = Path(place).joinpath(*parts)
+        for candidate in (path.with_suffix(".py") if parts else path / "__init__.py", path / "__init__.py"):
+            if candidate.is_file():
+                return candidate
+    return None
+
+
+@cache
+def _places(top: str) -> tuple[str, ...]:
+    """Folders of a top package; none for what is a single file or is not there."""
+    try:
+        found = importlib.util.find_spec(top)
+    except ValueError:
+        return ()
+    return tuple(found.submodule_search_locations or ()) if found else ()
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
