@@ -77,7 +77,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _study(options: argparse.Namespace) -> int:
-    from flows.reading import read_study
+    from flows.study_cells import read_study
 
     settings, axes = read_study(options.settings, options.changes)
     if options.pool:

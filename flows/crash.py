@@ -12,6 +12,7 @@ from typing import Any
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.results import show_results
 from flows.running import Run, run_name, started
 from flows.settings import Settings, Strategy
 from tasks.capture import capture
@@ -48,7 +49,7 @@ def _flow_run_name() -> str:
 @flow(name="crash", flow_run_name=_flow_run_name, task_runner=RUNNER, persist_result=False)
 def crash(settings: Settings) -> Ref:
     """Build emulators, tune them, plug the tuned blocks into the full model, and report the five settings."""
-    with started(settings, "crash") as run:
+    with started(settings, "crash", show_results) as run:
         states = run(capture, model=run.model, task=run.task, **run.arguments.capture)
         similar = run(similarity, states=states, **run.arguments.similarity)
         # Before the full model: who waits for a free core or GPU first gets it first.

@@ -2,6 +2,9 @@
 
 from pydantic import BaseModel, ConfigDict
 
+# Settings that name a folder, which may lie beside the file.
+FOLDERS = (("model", "name"), ("task", "data"), ("distill", "teacher"), ("distill", "data"), ("study", "other"))
+
 
 class Group(BaseModel):
     """A table of settings; unknown keys are refused."""

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from flows.arguments import plan_options
 from flows.settings import Settings
-from flows.study_checks import needed_tunings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,40 +20,20 @@ Wanted = dict[str, str]
 def run_operations(settings: Settings, task: "TaskSource") -> Wanted:
     """Operations that a crash run needs; some only with certain settings, or for tasks of generated text."""
     wanted = dict.fromkeys(("capture", "scoring", "surgery", "tuning"), "")
-    wanted |= _sharing(settings, settings.strategy) | _norm(settings)
+    wanted |= sharing_operations(settings, settings.strategy) | norm_operations(settings)
     if _generates(task):
         wanted |= dict.fromkeys(("cache", "generation"), f"task.name = {task.name!r}")
     return wanted
 
 
-def study_operations(settings: Settings, task: "TaskSource") -> Wanted:
-    """Operations that the parts of a study need; no part scores a task's own metric."""
-    study = settings.study
-    wanted: Wanted = {}
-    tuned = needed_tunings(settings)
-    strategies = [name for name in settings.strategy if name in tuned]
-    if {"similarity", "datasets"} & set(study.parts) or strategies:
-        wanted |= {"capture": "", **_norm(settings)}
-    if "lens" in study.parts:
-        wanted |= dict.fromkeys(("capture", "lens"), 'study.parts = ["lens"]')
-        wanted |= {"surgery": "study.trajectory_rows"} if study.trajectory_rows else {}
-    if "importance" in study.parts:
-        wanted |= dict.fromkeys(("scoring", "surgery"), 'study.parts = ["importance"]')
-    if "landscape" in study.parts:
-        wanted["scoring"] = 'study.parts = ["landscape"]'
-    if tuned:
-        wanted |= {"tuning": "", "scoring": ""}
-    if strategies or ("similarity" in study.parts and study.against):
-        wanted |= {"surgery": "", **_sharing(settings, strategies or settings.strategy)}
-    return wanted
-
-
-def _sharing(settings: Settings, strategies: "Sequence[Strategy]") -> Wanted:
+def sharing_operations(settings: Settings, strategies: "Sequence[Strategy]") -> Wanted:
+    """What the strategies that share blocks need."""
     sharing = [name for name in strategies if plan_options(settings, name)["share"] is not None]
     return {"sharing": f"plan.share of {sharing[0]}"} if sharing else {}
 
 
-def _norm(settings: Settings) -> Wanted:
+def norm_operations(settings: Settings) -> Wanted:
+    """What the final norm over captured states needs."""
     return {"lens": "support.final_norm = true"} if settings.support.final_norm else {}
 
 

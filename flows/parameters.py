@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.reading import FOLDERS
+from flows.group import FOLDERS
 from flows.settings import Settings
 
 # Names of the facts that are shown.

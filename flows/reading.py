@@ -10,14 +10,12 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from flows.grid import split_axes
+from flows.group import FOLDERS
 from flows.settings import Settings
 from flows.variants import TABLE
 from tasks.core.errors import InputError
 from tasks.store.task_sources import NAME_PLACE
 from tasks.store.user_text import read_user_text
-
-# Settings that name a folder, which may lie beside the file.
-FOLDERS = (("model", "name"), ("task", "data"), ("distill", "teacher"), ("distill", "data"), ("study", "other"))
 
 # Sweeps that come with the project.
 READY = Path(__file__).parent / "tables"
@@ -48,15 +46,6 @@ def read_sweep(path: Path, changes: list[str] | None = None) -> tuple[Settings, 
     values, text = _read(ready if not path.exists() and ready.is_file() else path, changes)
     base, axes = split_axes(values)
     return _validated(base, path, text), axes
-
-
-def read_study(path: Path, changes: list[str] | None = None) -> tuple[Settings, dict[str, list[Any]]]:
-    """As `read_sweep`: lists of models and tasks make the cells of a study. Raises InputError."""
-    from flows.study_cells import make_cells_of
-
-    settings, axes = read_sweep(path, changes)
-    make_cells_of(settings, axes)
-    return settings, axes
 
 
 def _read(path: Path, changes: list[str] | None) -> tuple[dict[str, Any], str]:

@@ -109,16 +109,15 @@ class Run:
 def started(
     settings: Settings,
     flow_name: str,
+    show: Callable[[Run, Tracking], None],
     name: str | None = None,
-    show: Callable[[Run, Tracking], None] | None = None,
     limits: Callable[[Settings], Limits] = run_limits,
 ) -> Iterator[Run]:
     """Resolve and check the inputs, then open records and tracking for the time of the block.
 
-    name: what the run is called; show: passes on what it found, by default the five settings; limits: of its passes.
+    name: what the run is called; show: passes on what it found; limits: of its passes.
     """
     from flows.guard import guard_temporary_servers
-    from flows.results import show_results
 
     guard_temporary_servers()
     quiet_prefect()
@@ -132,7 +131,7 @@ def started(
     with recorded(settings, flow_name, name or run_name(settings), runtime, own, parameters, digests_of(inputs)):
         yield run
         assert run.report is not None
-        (show or show_results)(run, own.tracking)
+        show(run, own.tracking)
 
 
 def make_runtime(settings: Settings) -> Runtime:

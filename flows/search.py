@@ -34,7 +34,7 @@ def _flow_run_name() -> str:
 @flow(name="search", flow_run_name=_flow_run_name, task_runner=RUNNER, persist_result=False)
 def search(settings: Settings) -> Ref:
     """Tune and plug in the plans within the limit, or those that proxies rank best, and choose by validation loss."""
-    with started(settings, "search", search_name(settings), show_search, search_limits) as run:
+    with started(settings, "search", show_search, search_name(settings), search_limits) as run:
         sizes = sizes_of(run.model)
         trials = [Trial(candidate, run) for candidate in make_candidates(settings, sizes)]
         states = run(capture, model=run.model, task=run.task, **run.arguments.capture)

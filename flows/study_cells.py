@@ -9,11 +9,12 @@ from flows import variants
 from flows.grid import Grid, make_cells, named_cell, shown
 from flows.inputs import Inputs, take_inputs
 from flows.logs import log_encoding, quiet_prefect
-from flows.operations import study_operations
 from flows.parameters import digests_of, shown_parameters
+from flows.reading import read_sweep
 from flows.running import Run, make_runtime, make_shared, recorded
 from flows.settings import Settings
 from flows.study_checks import check_study, require_something, study_bytes, study_limits
+from flows.study_operations import study_operations
 from flows.study_others import Others, find_others
 from tasks.core.errors import InputError
 from tasks.store.stage import Stage
@@ -68,6 +69,17 @@ class StudyCell:
         made = self.run.arguments.capture
         names = {name: "model.precision" if name == "precision" else f"support.{name}" for name in made}
         return {"task": self.run.task, **{names[name]: value for name, value in made.items()}}
+
+
+def read_study(path: Path, changes: list[str] | None = None) -> tuple[Settings, dict[str, list[Any]]]:
+    """Read a settings file as `read_sweep` does: lists of models and tasks make the cells of a study.
+
+    Raises:
+        InputError: for what a study cannot have.
+    """
+    settings, axes = read_sweep(path, changes)
+    make_cells_of(settings, axes)
+    return settings, axes
 
 
 def make_cells_of(settings: Settings, grid: Grid) -> list[tuple[str, Settings]]:

@@ -44,7 +44,7 @@ def distances(
     network = load_model(model, precision, work.device)
     options: Any = {"max_tokens": max_tokens, "pad_id": tokenizer.pad_token_id or 0}
     options["progress"] = lambda batches: work.progress(batches, "batches")
-    reader = chosen_lens(work, lens, model, network)
+    reader = chosen_lens(work.open(lens) if lens else None, model, network)
     found = functional_distances(network, reader, rows, num_tokens, **options)
     means = found.means()
     save_file({name: matrix.float().contiguous() for name, matrix in means.items()}, work.out / "distances.safetensors")

@@ -33,7 +33,8 @@ def evaluate(
     from tasks.store.scoring import score
     from tasks.store.variants import load_variant
 
-    variant = load_variant(work, model, emulator, tuned, precision)
+    emulator_folder, tuned_folder = (work.open(ref) if ref else None for ref in (emulator, tuned))
+    variant = load_variant(model, emulator_folder, tuned_folder, precision, work.device)
     scores: Scores = score(
         variant,
         load_tokenizer(model),

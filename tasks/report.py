@@ -23,7 +23,7 @@ def report(
     import json
     from dataclasses import asdict
 
-    from tasks.store import pages
+    from tasks.store import pages as tables
     from tasks.store.spending import efforts, sizes
 
     _require_same_rows(facts, full, strategies)
@@ -33,15 +33,15 @@ def report(
     given |= {each["name"]: (each["emulator"], each["tuning"]) for each in strategies}
     spending = {name: sizes(work, emulator, tunings, num_parameters) for name, (emulator, tunings) in given.items()}
     _save_outcomes(work, strategies)
-    (work.out / "table.csv").write_text(pages.long_csv(comparison))
-    (work.out / "table_wide.csv").write_text(pages.wide_csv(comparison))
-    (work.out / "table.md").write_text(pages.markdown(comparison, facts))
+    (work.out / "table.csv").write_text(tables.long_csv(comparison))
+    (work.out / "table_wide.csv").write_text(tables.wide_csv(comparison))
+    (work.out / "table.md").write_text(tables.markdown(comparison, facts))
     content = {"facts": facts, "comparison": asdict(comparison), "rows": comparison.rows(), "spending": spending}
     # The stage that wrote each emulator: an evenly drawn one that was distilled is another method.
     content["emulators"] = {each["name"]: each["emulator"].stage for each in strategies}
     (work.out / "report.json").write_text(json.dumps(content, indent=1, sort_keys=True))
     figures = _draw(work, comparison, full, strategies, similarity, facts["tuning_seeds"])
-    (work.out / "report.html").write_text(pages.page(comparison, facts, figures, spending))
+    (work.out / "report.html").write_text(tables.page(comparison, facts, figures, spending))
     return {
         "strategies": [strategy.name for strategy in comparison.strategies],
         "efforts": {name: efforts(tunings) for name, (_, tunings) in given.items()},
@@ -157,7 +157,7 @@ def _clusters(work: Work, plan: Ref) -> tuple[list[list[int]], str] | None:
 
 
 def _curves(work: Work, full: dict, strategies: list[dict], seeds: list[int]) -> dict[str, list[tuple[int, float]]]:
-    from tasks.store.work import METRICS_FILE, read_metrics
+    from tasks.store.metrics import METRICS_FILE, read_metrics
 
     tunings = {"full": full.get("tuning", [])} | {each["name"]: each["tuning"] for each in strategies}
     curves = {}

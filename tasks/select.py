@@ -54,8 +54,8 @@ def _copy_files(work: Work, tuning: Ref) -> None:
     """What the tuning left, its curves too: they are shown as those of the chosen one."""
     import shutil
 
+    from tasks.store.metrics import METRICS_FILE
     from tasks.store.returned import FILES
-    from tasks.store.work import METRICS_FILE
 
     folder = work.open(tuning)
     for name in FILES:

@@ -49,7 +49,7 @@ def trajectory(
     rows = load_examples(task, split, tokenizer, model.context, limit=num_rows).rows[:num_rows]
     variants = _variants(work, model, plans or {})
     network = load_model(model, precision, base_device(work.device))
-    reader = chosen_lens(work, lens, model, network)
+    reader = chosen_lens(work.open(lens) if lens else None, model, network)
     runs = {
         name: place(rearranged(network, [(block, False) for block in kept]), work.device)
         for name, kept in variants.items()

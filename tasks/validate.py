@@ -34,7 +34,8 @@ def validate(
     from tasks.store.variants import load_variant
 
     examples = load_examples(task, "validation", load_tokenizer(model), model.context)
-    variant = load_variant(work, model, emulator, tuned, precision)
+    emulator_folder, tuned_folder = (work.open(ref) if ref else None for ref in (emulator, tuned))
+    variant = load_variant(model, emulator_folder, tuned_folder, precision, work.device)
     requests = [(row.prompt_ids, row.answer_ids) for row in examples.rows]
     scored = score_tokens(variant, requests, model.context, max_tokens, work.progress)
     weights = [len(row.answer_ids) for row in examples.rows]

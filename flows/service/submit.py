@@ -10,7 +10,8 @@ from typing import Any
 from uuid import UUID
 
 from flows.environment import check_prefect, prefect_page
-from flows.reading import FOLDERS, each_folder
+from flows.group import FOLDERS
+from flows.reading import each_folder
 from flows.service.paging import pages
 from flows.service.reaper import GIVEN_UP
 from flows.settings import Settings

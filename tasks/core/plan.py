@@ -6,7 +6,6 @@ Sources: CRaSh (EMNLP 2023, arXiv 2310.15477), sections 3.2 and 3.3; Offsite-Tun
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from typing import Any
 
 from tasks.core.errors import InputError
@@ -158,18 +157,6 @@ def full_plan(num_blocks: int) -> Plan:
     """Keep and tune everything: ordinary fine-tuning of all blocks."""
     every = tuple(range(num_blocks))
     return _plan(num_blocks, every, every, None)
-
-
-def __getattr__(name: str) -> Any:
-    """One function a strategy, found by its name (`random_plan`) when it is asked for.
-
-    Not imported: how a plan was made is no part of what is done with it, so neither of the keys of those stages.
-    """
-    if name.endswith("_plan"):
-        for strategy in import_module("tasks.core.strategies").STRATEGIES.values():
-            if strategy.plan.__name__ == name:
-                return strategy.plan
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _stand_in(position: int, kept: Sequence[int], tuned: Sequence[int], share: str) -> int:

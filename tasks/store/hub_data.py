@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import EnvironmentFault, InputError
-from tasks.store import task_files
+from tasks.store import task_files as definitions
 from tasks.store.boundary import translated
 from tasks.store.disk import DISK_ERRORS
 from tasks.store.files import made_once
@@ -17,7 +17,7 @@ from tasks.store.task_sources import FEATURES_FILE, SPLIT_KEYS
 
 def definition_files(definition: Path, downloads: Path) -> dict[str, Path]:
     """File of each split that the definition names. InputError if it names no training split."""
-    config = task_files.merged(definition)
+    config = definitions.merged(definition)
     names = {split: config[key] for split, key in SPLIT_KEYS.items() if config.get(key)}
     if "train" not in names:
         raise InputError(

@@ -1,16 +1,16 @@
 """Pictures of losses between tunings: paths with their barriers, and planes (see `landscape_planes`)."""
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.store.curves import style
 from tasks.store.drawing import INK, blank, headed, plain, save
 from tasks.store.heatmaps import drawn
-from tasks.store.studied import Analysis, Drawn, Studied
+from tasks.store.landscape_planes import draw_contours, draw_surfaces
+from tasks.store.landscape_reading import Seen, data, metric_words, note, read_landscape
+from tasks.store.studied import Drawn, Studied
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,36 +23,16 @@ MARGIN = 0.06
 BARRIER = ("height", "place", "relative", "stderr", "metric_drop", "connected")
 
 
-@dataclass(frozen=True)
-class Seen:
-    """One landscape: its cell, what its stage said (`landscape.json`), its tensors as lists, rows measured."""
-
-    label: str
-    model: str
-    task: str
-    facts: Mapping[str, Any]
-    tensors: Mapping[str, Any]
-    num_rows: int
-
-
 def draw_landscape(cells: Sequence[Studied], out: Path) -> list[Drawn]:
     """For each landscape that was taken: paths of all cells, and where three points were given the planes."""
-    from tasks.store.landscape_planes import draw_contours, draw_surfaces
-
     figures = []
     for label in dict.fromkeys(label for cell in cells for label in cell.of(STAGE)):
-        seen = [_read(cell, cell.of(STAGE)[label]) for cell in cells if label in cell.of(STAGE)]
+        seen = [read_landscape(cell, cell.of(STAGE)[label]) for cell in cells if label in cell.of(STAGE)]
         name = "_".join([STAGE, *label.lower().replace("·", " ").replace("-", " ").split()])
         figures.append(_paths(seen, name, out))
         if planes := [each for each in seen if "plane" in each.facts]:
             figures += [draw_contours(planes, f"{name}_plane", out), draw_surfaces(planes, f"{name}_surface", out)]
     return figures
-
-
-def _read(cell: Studied, analysis: Analysis) -> Seen:
-    tensors = {name: values.tolist() for name, values in analysis.tensors("landscape").items()}
-    facts = json.loads((analysis.folder / "landscape.json").read_text())
-    return Seen(cell.label, cell.model, cell.task, facts, tensors, analysis.summary["num_rows"])
 
 
 def _paths(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
@@ -135,29 +115,6 @@ def _words(line: Mapping[str, Any]) -> str:
 def _look(number: int) -> dict[str, Any]:
     """Of a path: a colour with dashes that no other has; its ends alone are marked."""
     return {**style(number), "marker": "", "linewidth": 1.8}
-
-
-def metric_words(metric: str) -> str:
-    """A metric's name as an axis says it."""
-    return {"acc": "accuracy", "perplexity": "perplexity of answers"}.get(metric, metric.replace("_", " "))
-
-
-def note(seen: Sequence[Seen]) -> str:
-    """How much each landscape was measured on, for a heading."""
-    parts = [
-        f"{each.task}: n = {each.num_rows} rows of {each.facts['split']}, {each.facts['num_tokens']} answer tokens"
-        for each in seen
-    ]
-    return "; ".join(dict.fromkeys(parts))
-
-
-def data(seen: Sequence[Seen]) -> str:
-    """What each landscape was measured on, in a sentence."""
-    return " ".join(
-        f"{each.label}: {each.model} on {each.task}, n = {each.num_rows} rows of the {each.facts['split']} split,"
-        f" {each.facts['num_tokens']} answer tokens."
-        for each in seen
-    )
 
 
 def _write_paths(seen: Sequence[Seen], path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.store.drawing import INK, blank, boxes_at, headed, save
 from tasks.store.heatmaps import drawn
-from tasks.store.landscape_figures import Seen, data, metric_words, note
+from tasks.store.landscape_reading import Seen, data, metric_words, note
 from tasks.store.scales import loss_scale, metric_scale, ticks
 from tasks.store.studied import Drawn, Matrix
 

@@ -4,9 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.core.errors import InputError
-from tasks.store.artifacts import Ref
 from tasks.store.model_sources import ModelSource
-from tasks.store.work import Work
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,8 +48,8 @@ def load_lens(folder: Path, model: ModelSource, network: "nn.Module") -> "Lens":
     return lens.requires_grad_(False)
 
 
-def chosen_lens(work: Work, ref: Ref | None, model: ModelSource, network: "nn.Module") -> "Lens":
-    """The tuned lens of an artifact, or without one the logit lens."""
+def chosen_lens(folder: Path | None, model: ModelSource, network: "nn.Module") -> "Lens":
+    """The tuned lens in a folder, or without one the logit lens."""
     from tasks.core.lens import make_lens
 
-    return make_lens(network).requires_grad_(False) if ref is None else load_lens(work.open(ref), model, network)
+    return make_lens(network).requires_grad_(False) if folder is None else load_lens(folder, model, network)

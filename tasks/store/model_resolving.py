@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import EnvironmentFault, InputError
-from tasks.store import folder_rules, model_files
+from tasks.store import folder_rules
+from tasks.store import model_files as folder_facts
 from tasks.store.boundary import translated
 from tasks.store.digests import plain_digest
 from tasks.store.files import made_once
@@ -35,18 +36,18 @@ def resolve_model(name: str, revision: str | None = None, store: "Store | None" 
     file_digest = store.digests if store else plain_digest
     folder = _local_folder(name, revision) or _fetched(name, revision)
     config, num_blocks = read_usable_config(folder)
-    tokenizer = model_files.tokenizer_digest(folder, file_digest)
-    if not model_files.has_safetensors(folder):
+    tokenizer = folder_facts.tokenizer_digest(folder, file_digest)
+    if not folder_facts.has_safetensors(folder):
         folder = _converted(folder, copies_folder(store) / "converted", file_digest, tokenizer)
     _tell_left_out(folder, config)
     return ModelSource(
         path=str(folder),
         name=name,
-        weights=model_files.weights_digest(folder, config, file_digest),
+        weights=folder_facts.weights_digest(folder, config, file_digest),
         tokenizer=tokenizer,
         num_blocks=num_blocks,
         family=str(config["model_type"]),
-        context=model_files.longest_input(config, model_files.read_tokenizer_config(folder)),
+        context=folder_facts.longest_input(config, folder_facts.read_tokenizer_config(folder)),
     )
 
 
@@ -56,10 +57,10 @@ def read_usable_config(folder: Path) -> tuple[dict[str, Any], int]:
     Raises:
         InputError: for an adapter, another kind of model, a quantised one, and lists of another number of blocks.
     """
-    config = model_files.read_config(folder)
+    config = folder_facts.read_config(folder)
     folder_rules.require_no_adapter(folder)
-    model_files.require_decoder(config, folder)
-    num_blocks = model_files.count_blocks(config, folder)
+    folder_facts.require_decoder(config, folder)
+    num_blocks = folder_facts.count_blocks(config, folder)
     folder_rules.require_usable_config(config, num_blocks, folder)
     return config, num_blocks
 
@@ -113,7 +114,7 @@ def _snapshot(name: str, revision: str | None) -> Path:
     try:
         with watched(f"the download of {name} from the model hub"):
             folder = Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
-            if not model_files.has_safetensors(folder):
+            if not folder_facts.has_safetensors(folder):
                 patterns = [*HUB_FILES, "pytorch_model*.bin"]
                 folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except errors.GatedRepoError:
@@ -136,7 +137,7 @@ def _snapshot(name: str, revision: str | None) -> Path:
 
 def _converted(folder: Path, root: Path, file_digest: FileDigest, tokenizer: str) -> Path:
     """The folder's pickled weights as a safetensors folder, made once for each content."""
-    if not model_files.has_pickled(folder):
+    if not folder_facts.has_pickled(folder):
         raise InputError(f"{folder} has no weights: expected model.safetensors, or its index with all shards")
     from tasks.store.pickled import to_safetensors
 
@@ -144,7 +145,7 @@ def _converted(folder: Path, root: Path, file_digest: FileDigest, tokenizer: str
     parts["config.json"] = file_digest(folder / "config.json")
     # Its files are copied along: corrected ones make another folder.
     parts["tokenizer"] = tokenizer
-    target = root / model_files.json_digest(parts)[:32]
+    target = root / folder_facts.json_digest(parts)[:32]
     if not target.is_dir():
         folder_rules.say(f"{folder} has pickled weights only: converting them to safetensors once, in {target}")
         with made_once(target) as partial:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.core.errors import EnvironmentFault, InputError
-from tasks.store import model_files
+from tasks.store import model_files as folder_facts
 from tasks.store.boundary import translated
 from tasks.store.loopback import require_hub
 from tasks.store.model_folder import load_config, quiet_transformers
@@ -29,7 +29,7 @@ def read_shape(name: str, revision: str | None = None) -> "Shape":
     quiet_transformers()
     folder = config_folder(name, revision)
     config, _ = read_usable_config(folder)
-    context = model_files.longest_input(config, model_files.read_tokenizer_config(folder))
+    context = folder_facts.longest_input(config, folder_facts.read_tokenizer_config(folder))
     loaded = load_config(folder)
     with translated(f"{folder}: no model can be built from this config.json"):
         shape = shape_of(loaded, context)
@@ -43,7 +43,7 @@ def own_tokenizer(name: str) -> "PreTrainedTokenizerBase | None":
 
     folder = Path(name).expanduser()
     there = folder.is_dir() and any(
-        all((folder / part).is_file() for part in vocabulary) for vocabulary in model_files.VOCABULARIES
+        all((folder / part).is_file() for part in vocabulary) for vocabulary in folder_facts.VOCABULARIES
     )
     return tokenizer_of(folder) if there else None
 

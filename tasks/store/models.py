@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import InputError
-from tasks.store import model_files
+from tasks.store import model_files as folder_facts
 from tasks.store.boundary import translated
 from tasks.store.model_folder import quiet_transformers, read_model
 from tasks.store.model_sources import ModelSource
@@ -49,7 +49,7 @@ def tokenizer_of(folder: Path) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     quiet_transformers()
-    files = ("config.json", *model_files.tokenizer_files(folder))
+    files = ("config.json", *folder_facts.tokenizer_files(folder))
     with translated(f"{folder}: transformers cannot load the tokenizer"), only(folder, files) as place:
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, local_files_only=True)
         follow_sentencepiece(tokenizer, folder)

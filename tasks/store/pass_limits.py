@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import InputError
-from tasks.store import task_files
+from tasks.store import task_files as definitions
 from tasks.store.task_sources import Split, TaskSource
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def has_documents(task: TaskSource) -> bool:
 
 
 def _definition(task: TaskSource) -> dict[str, Any]:
-    return task_files.merged(Path(task.yaml)) if task.yaml else {}
+    return definitions.merged(Path(task.yaml)) if task.yaml else {}
 
 
 def _num_run(example: "Example", part: str) -> int:

@@ -8,7 +8,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from tasks.store import task_files
+from tasks.store import task_files as definitions
 from tasks.store.instructions import NEEDED, OPTIONAL
 from tasks.store.readings import same_without
 from tasks.store.rows import Row
@@ -74,7 +74,7 @@ def _unread(task: TaskSource, sample: Sequence[Row]) -> frozenset[str]:
 def _words(definition: str) -> str:
     """The text of a definition and of its code."""
     path = Path(definition)
-    config = {key: value for key, value in task_files.merged(path).items() if key not in DATA_KEYS | NOTES}
+    config = {key: value for key, value in definitions.merged(path).items() if key not in DATA_KEYS | NOTES}
     return "\n".join(
-        [str(config), *(file.read_text("utf-8", errors="replace") for file in task_files.code_files(path))]
+        [str(config), *(file.read_text("utf-8", errors="replace") for file in definitions.code_files(path))]
     )

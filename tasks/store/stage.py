@@ -10,10 +10,10 @@ from typing import Any
 
 from tasks.store.artifacts import Artifact, Ref, Store
 from tasks.store.keys import stage_key
+from tasks.store.metrics import METRICS_FILE
 from tasks.store.object_files import credentials
 from tasks.store.resources import Share
 from tasks.store.runtime import Runtime, Shared, shared
-from tasks.store.work import METRICS_FILE
 
 logger = logging.getLogger(__name__)
 

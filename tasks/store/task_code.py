@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tasks.store import task_files
+from tasks.store import task_files as definitions
 from tasks.store.boundary import translated
 from tasks.store.row_tables import make_table
 from tasks.store.rows import read_rows
@@ -53,7 +53,7 @@ def definition_of(source: TaskSource) -> Path:
 
 def code_of(source: TaskSource) -> list[Path]:
     """The Python files of a task's definition."""
-    return task_files.code_files(definition_of(source))
+    return definitions.code_files(definition_of(source))
 
 
 def field_read(source: TaskSource, error: BaseException) -> str | None:
@@ -62,6 +62,6 @@ def field_read(source: TaskSource, error: BaseException) -> str | None:
     if found is None:
         return None
     name = found[1] or found[2]
-    definition = str(task_files.merged(definition_of(source)))
+    definition = str(definitions.merged(definition_of(source)))
     texts = [definition, *(file.read_text("utf-8", errors="replace") for file in code_of(source))]
     return name if any(re.search(rf"\b{name}\b", text) for text in texts) else None

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import InputError
-from tasks.store import task_files
+from tasks.store import task_files as definitions
 from tasks.store.boundary import translated
 from tasks.store.digests import plain_digest
 from tasks.store.home import copies_folder
@@ -44,9 +44,9 @@ def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> T
         raise InputError(f"task.kind = {kind!r}: choose one of {', '.join(SUFFIXES)}")
     definition = None
     if kind == "lm_eval":
-        definition = task_files.find_definition(name, Path(data).expanduser() if data else None)
+        definition = definitions.find_definition(name, Path(data).expanduser() if data else None)
         # A definition given by its path is known by the name that it gives itself: no path in an identity.
-        name = str(task_files.merged(definition).get("task", name))
+        name = str(definitions.merged(definition).get("task", name))
     check_template(kind, template, name)
     files = _files(name, kind, data, definition, copies_folder(store) / "data")
     _require_splits(name, files, data)
@@ -125,8 +125,8 @@ def _definition_view(definition: Path | None, file_digest: FileDigest) -> dict[s
     """What of a definition decides prompts, answers and scores."""
     if definition is None:
         return None
-    config = {key: value for key, value in task_files.merged(definition).items() if key not in DATA_KEYS | NOTES}
-    code = sorted((file.name, file_digest(file)) for file in task_files.code_files(definition))
+    config = {key: value for key, value in definitions.merged(definition).items() if key not in DATA_KEYS | NOTES}
+    code = sorted((file.name, file_digest(file)) for file in definitions.code_files(definition))
     return {"config": _plain(config), "code": code, "lm_eval": package_version("lm_eval")}
 
 

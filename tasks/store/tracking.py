@@ -15,8 +15,8 @@ from typing import Any
 from tasks.store.artifacts import Artifact
 from tasks.store.delivery import Delivery
 from tasks.store.journal import Journal
+from tasks.store.metrics import METRICS_FILE, read_metrics_from
 from tasks.store.sender import Sender
-from tasks.store.work import METRICS_FILE, read_metrics_from
 
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.1

@@ -4,28 +4,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.core.errors import InputError
-from tasks.store.artifacts import Ref
 from tasks.store.model_sources import ModelSource
-from tasks.store.work import Work
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
 def load_variant(
-    work: Work, model: ModelSource, emulator: Ref | None, tuned: Ref | None, precision: str
+    model: ModelSource, emulator: Path | None, tuned: Path | None, precision: str, device: str = "cpu"
 ) -> "PreTrainedModel":
-    """The model that is scored, in evaluation mode. InputError if tuned blocks do not fit what they are put into."""
+    """The model that is scored, in evaluation mode.
+
+    emulator, tuned: folders of artifacts.
+
+    Raises:
+        InputError: if tuned blocks do not fit what they are put into.
+    """
     from tasks.core.devices import place
     from tasks.store.model_folder import quiet_transformers
     from tasks.store.models import load_model
     from tasks.store.weights import load_emulator
 
     quiet_transformers()
-    variant = load_model(model, precision) if emulator is None else load_emulator(work.open(emulator), dtype=precision)
+    variant = load_model(model, precision) if emulator is None else load_emulator(emulator, dtype=precision)
     if tuned is not None:
-        variant = _with_tuned(variant, work.open(tuned), model, in_emulator=emulator is not None)
-    return place(variant, work.device).eval()
+        variant = _with_tuned(variant, tuned, model, in_emulator=emulator is not None)
+    return place(variant, device).eval()
 
 
 def _with_tuned(variant: "PreTrainedModel", folder: Path, model: ModelSource, in_emulator: bool) -> "PreTrainedModel":

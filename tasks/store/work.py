@@ -4,16 +4,15 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tasks.store.artifacts import Ref, Store
 from tasks.store.checkpoints import CHECKPOINT_FILE, CheckpointFile
+from tasks.store.metrics import METRICS_FILE, read_metrics
 
 Item = TypeVar("Item")
-METRICS_FILE = "metrics.jsonl"
 
 
 @dataclass
@@ -79,22 +78,3 @@ class Work:
             place = (number,) if step is None else (step, *sorted(entry.keys() - {"time", "step"}))
             latest[place] = entry
         (self.out / METRICS_FILE).write_text("".join(json.dumps(entry) + "\n" for entry in latest.values()))
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Entries of a metrics file; a line cut short by a kill is passed over."""
-    return read_metrics_from(path, 0)[0]
-
-
-def read_metrics_from(path: Path, begin: int) -> tuple[list[dict[str, Any]], int]:
-    """Entries behind byte `begin`, and the byte behind the last whole line."""
-    entries: list[dict[str, Any]] = []
-    if not path.exists():
-        return entries, begin
-    with open(path, "rb") as file:
-        file.seek(begin)
-        while (line := file.readline()).endswith(b"\n"):
-            begin = file.tell()
-            with suppress(ValueError):
-                entries.append(json.loads(line))
-    return entries, begin

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tasks.store.checkpoints import checkpoint_step
-from tasks.store.work import read_metrics
+from tasks.store.metrics import read_metrics
 from tests.faults.running import Running, being_written, tunes
 from tests.flows.commands import CRASH, artifacts, clean_environment, crash, small_settings, stages
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tasks.store.artifacts import Artifact, Ref
+from tasks.store.metrics import METRICS_FILE
 from tasks.store.tracking import Tracking
-from tasks.store.work import METRICS_FILE
 from tests.faults.tracking_server import TrackingServer, shown_points, shown_runs, shown_status, written_points
 
 pytestmark = pytest.mark.xdist_group("tracking-faults")

@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from flows.inputs import Inputs
-from flows.operations import run_operations, study_operations
+from flows.operations import run_operations
 from flows.reading import read_settings
 from flows.study_cells import make_cells_of, open_inputs
+from flows.study_operations import study_operations
 from tasks.core.errors import InputError
 from tests.flows.commands import DEMO, artifacts, small_settings
 from tests.tasks.chain import write_model

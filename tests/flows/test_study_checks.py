@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from flows.reading import read_study
 from flows.service.submit import portable_grid
 from flows.settings import Settings
-from flows.study_cells import make_cells_of, open_inputs
+from flows.study_cells import make_cells_of, open_inputs, read_study
 from flows.study_checks import moved_tuning, needed_tunings, study_bytes
 from flows.study_parts import between
 from tasks.core.errors import InputError

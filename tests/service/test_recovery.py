@@ -12,7 +12,7 @@ import pytest
 from tasks.store.artifacts import Store
 from tasks.store.checkpoints import CheckpointFile
 from tasks.store.gc import list_runs
-from tasks.store.work import METRICS_FILE, read_metrics
+from tasks.store.metrics import METRICS_FILE, read_metrics
 from tests.flows.commands import CRASH, artifacts, crash, stages
 from tests.service.service import Service, kill, own_settings, wait_until
 

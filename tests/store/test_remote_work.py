@@ -8,8 +8,9 @@ import torch
 
 from tasks.store.checkpoints import CHECKPOINT_FILE, CheckpointFile, checkpoint_step
 from tasks.store.fronted import FrontedStore
+from tasks.store.metrics import read_metrics
 from tasks.store.remote import Remote
-from tasks.store.work import Work, read_metrics
+from tasks.store.work import Work
 from tests.store.sharer import QUICK
 
 KEY = "a" * 64

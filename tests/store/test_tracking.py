@@ -12,9 +12,9 @@ import pytest
 from tasks.core.errors import EnvironmentFault
 from tasks.store.artifacts import Artifact, Ref
 from tasks.store.journal import Journal
+from tasks.store.metrics import METRICS_FILE
 from tasks.store.sender import check_server
 from tasks.store.tracking import Tracking
-from tasks.store.work import METRICS_FILE
 from tests.store.waiting import wait_for
 
 # MLflow 3.17 still uses a loading option that SQLAlchemy 2.1 will drop one day.

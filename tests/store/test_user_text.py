@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from flows.reading import read_settings, read_study, read_sweep
+from flows.reading import read_settings, read_sweep
+from flows.study_cells import read_study
 from tasks.core.errors import InputError
 from tasks.store.harness import answers
 from tasks.store.model_files import read_json

@@ -11,7 +11,8 @@ import pytest
 from tasks.core.errors import EnvironmentFault
 from tasks.store.artifacts import Store
 from tasks.store.keys import stage_key
-from tasks.store.work import METRICS_FILE, Work, read_metrics
+from tasks.store.metrics import METRICS_FILE, read_metrics
+from tasks.store.work import Work
 
 
 @pytest.fixture

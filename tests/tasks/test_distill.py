@@ -22,12 +22,12 @@ from tasks.emulate import emulate
 from tasks.evaluate import evaluate
 from tasks.plug_in import plug_in
 from tasks.store.artifacts import Ref
+from tasks.store.metrics import read_metrics
 from tasks.store.model_resolving import resolve_model
 from tasks.store.resources import Resources
 from tasks.store.runtime import Runtime, Shared, sharing
 from tasks.store.tensor_files import stored_tensors
 from tasks.store.text_resolving import resolve_text
-from tasks.store.work import read_metrics
 from tasks.tune import tune
 from tests.tasks.chain import DEMO, Chain
 from tests.tasks.test_tune import disturb

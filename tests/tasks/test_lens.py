@@ -17,11 +17,11 @@ from tasks.lens import lens
 from tasks.store.artifacts import Ref
 from tasks.store.examples import load_examples
 from tasks.store.lens_files import DIGEST, load_lens
+from tasks.store.metrics import read_metrics
 from tasks.store.model_resolving import resolve_model
 from tasks.store.models import load_model, load_tokenizer
 from tasks.store.runtime import Runtime
 from tasks.store.task_resolving import resolve_task
-from tasks.store.work import read_metrics
 from tests.tasks.chain import DEMO, NUM_BLOCKS, WIDTH, Chain, people, write_model
 from tests.tasks.test_tune import disturb
 

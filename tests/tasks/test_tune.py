@@ -16,10 +16,10 @@ import torch
 
 from tasks.core.errors import CrashError, DivergedError, EnvironmentFault, InterruptedRun
 from tasks.store.artifacts import Ref, Store
+from tasks.store.metrics import read_metrics
 from tasks.store.resources import Resources
 from tasks.store.runtime import Runtime, Shared, sharing
 from tasks.store.stage import Stage
-from tasks.store.work import read_metrics
 from tasks.tune import tune
 from tests.store.objects import Objects
 from tests.tasks.chain import NUM_ROWS, SETTINGS, Chain, people

@@ -18,9 +18,10 @@ from safetensors.torch import load_file
 from tasks.core.errors import CrashError, DivergedError, EnvironmentFault, InterruptedRun
 from tasks.core.losses import LossModule
 from tasks.store.artifacts import Ref, Store
+from tasks.store.metrics import read_metrics
 from tasks.store.resources import Resources
 from tasks.store.runtime import Runtime, Shared, sharing
-from tasks.store.work import Work, read_metrics
+from tasks.store.work import Work
 from tasks.tune import tune
 from tests.tasks.chain import Chain
 

@@ -19,7 +19,6 @@ from tasks.store.artifacts import Ref, Store
 from tasks.store.returned import read_returned
 from tasks.store.runtime import Runtime
 from tasks.store.variants import load_variant
-from tasks.store.work import Work
 from tasks.tune import tune
 from tests.tasks.chain import Chain, logits, plain
 from tests.tasks.test_tune import LONG, disturb
@@ -55,8 +54,8 @@ def plugged(chain: Chain, ref: Ref, **options: Any) -> Ref:
 
 def scored(chain: Chain, tmp_path: Path, ref: Ref | None, emulator: Ref | None = None) -> torch.Tensor:
     """Logits of what `evaluate` scores."""
-    work = Work(tmp_path, tmp_path, chain.store)
-    return logits(load_variant(work, chain.model, emulator, ref, "float32"))
+    folders = [chain.store.open(each) if each else None for each in (emulator, ref)]
+    return logits(load_variant(chain.model, *folders, "float32"))
 
 
 @each_variant
