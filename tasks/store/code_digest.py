@@ -41,6 +41,7 @@ UNKEYED = tuple(
         "locks",
         "loopback",
         "manifests",
+        "metrics",
         "object_files",
         "patience",
         "precision",
@@ -154,7 +155,8 @@ def _read(source: str, package: str) -> Module:
     with _parsing:
         tree = ast.parse(source)
     aliases: list[tuple[str, ast.alias]] = []
-    tree.body = _plain(tree, package, aliases)
+    # An empty file, such as that of a package, has no statement.
+    tree.body = [each for each in _plain(tree, package, aliases) if not isinstance(each, ast.Pass)]
     texts = [ast.dump(statement) for statement in tree.body]
     # `from tasks.core import plan` names a module, `from tasks.core.plan import Plan` does not.
     imports = {each for base, alias in aliases for each in (base, f"{base}.{alias.name}".lstrip(".")) if each}
