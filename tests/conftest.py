@@ -14,6 +14,8 @@ from tasks.store.runtime import Runtime, Shared, sharing
 if TYPE_CHECKING:
     from tests.store.objects import Objects
 
+pytest_plugins = ["tests.suite.unexpected_skips"]
+
 # Under `nohup` the tests' own processes would inherit that SIGHUP is ignored; of a handler they inherit nothing.
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)
