@@ -14,19 +14,17 @@ from tasks.store.runtime import Runtime, Shared, sharing
 if TYPE_CHECKING:
     from tests.store.objects import Objects
 
+pytest_plugins = ["tests.suite.unexpected_skips"]
+
 # Under `nohup` the tests' own processes would inherit that SIGHUP is ignored; of a handler they inherit nothing.
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """Folder with real tasks, tokenizers, text and a small real model; tests that need it skip when it is absent."""
-    if not SHARED.is_dir():
-        pytest.skip(f"real test data is not at {SHARED}")
-    return SHARED
+def real_data() -> Path:
+    """Folder with a few rows of each published task, tokenizers, text and a small real model; see its README."""
+    return Path(__file__).resolve().parent / "data"
 
 
 @pytest.fixture

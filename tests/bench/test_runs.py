@@ -15,9 +15,9 @@ Row = Callable[[str, str, str], None]
 __all__ = ["undisturbed"]
 
 
-def test_a_real_model(shared: Path, tmp_path: Path, row: Row) -> None:
+def test_a_real_model(real_data: Path, tmp_path: Path, row: Row) -> None:
     began = time.monotonic()
-    report = run(tmp_path, shared / "models" / "stories260K", "arc_easy", shared / "tasks" / "arc_easy")
+    report = run(tmp_path, real_data / "models" / "stories260K", "arc_easy", real_data / "tasks" / "arc_easy")
     plugged = values(report)["plug_in"]
     row(
         "stories260K, arc_easy, 12 rows a split", f"{time.monotonic() - began:.0f} s, plug-in {plugged:.2f}", "a report"

@@ -22,6 +22,7 @@ from tasks.store.measuring import measure
 from tasks.store.model_shapes import read_shape
 from tasks.store.task_resolving import own_folder
 from tests.flows.published_shapes import write_config
+from tests.make_data.lengths import write_filler_rows
 from tests.store.inputs import QA_TASKS, own_task, question, real_task, write_rows
 
 DEMO = Path(__file__).resolve().parents[2] / "flows" / "demo"
@@ -31,6 +32,15 @@ DEMO = Path(__file__).resolve().parents[2] / "flows" / "demo"
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder that holds only the config.json of OPT-1.3B."""
     return str(write_config("opt-1.3b-table1", tmp_path_factory.mktemp("shape") / "model"))
+
+
+@pytest.fixture(scope="module")
+def real_lengths(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of hundreds of rows of each published task: meaningless text, each as long as a real row's."""
+    folder = tmp_path_factory.mktemp("lengths")
+    for name in QA_TASKS:
+        write_filler_rows(name, folder / "tasks" / name)
+    return folder
 
 
 DISTILL = {"enabled": True, "data": "Salesforce/wikitext:wikitext-103-raw-v1", "num_steps": 1000, "batch_size": 8}
@@ -143,8 +153,8 @@ def test_the_models_own_tokenizer_counts(tmp_path: Path) -> None:
     assert len(set(found.train.tokens)) > 1
 
 
-def test_a_sample_stands_for_all_rows(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = real_task(shared, "arc_easy", num_train=300, num_validation=None, num_test=200)
+def test_a_sample_stands_for_all_rows(real_lengths: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = real_task(real_lengths, "arc_easy", num_train=300, num_validation=None, num_test=200)
     whole = measure(task, None, 2048)
     monkeypatch.setattr(measuring, "NUM_SAMPLED", 100)
     part = measure(task, None, 2048)
@@ -154,9 +164,9 @@ def test_a_sample_stands_for_all_rows(shared: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("name", QA_TASKS)
-def test_the_table_of_published_tasks_is_what_its_rows_measure(shared: Path, name: str) -> None:
+def test_the_table_of_published_tasks_is_what_its_rows_measure(real_lengths: Path, name: str) -> None:
     """By the length of the text instead of the tokenizer, and from 128 rows of each split."""
-    found = measure(real_task(shared, name, num_train=128, num_validation=8, num_test=128), None, 4096)
+    found = measure(real_task(real_lengths, name, num_train=128, num_validation=8, num_test=128), None, 4096)
     table = PUBLISHED_ROWS[name].workload()
     assert len(table.train.tokens) == len(table.scored.tokens) == NUM_QUANTILES
     for ours, theirs in ((found.train, table.train), (found.scored, table.scored)):

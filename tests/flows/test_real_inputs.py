@@ -51,33 +51,33 @@ def values(report: dict) -> dict[str, float]:
     return {row["setting"]: row["value"] for row in report["rows"]}
 
 
-def test_a_real_model_on_a_real_task(shared: Path, tmp_path: Path) -> None:
-    report = run(tmp_path, shared / "models" / "stories260K", "arc_easy", shared / "tasks" / "arc_easy")
+def test_a_real_model_on_a_real_task(real_data: Path, tmp_path: Path) -> None:
+    report = run(tmp_path, real_data / "models" / "stories260K", "arc_easy", real_data / "tasks" / "arc_easy")
     assert 0 <= values(report)["plug_in"] <= 1
 
 
-def test_plain_text_is_scored_by_perplexity(shared: Path, tmp_path: Path) -> None:
-    report = run(tmp_path, shared / "models" / "stories260K", "own text", shared / "text" / "wikitext", "text")
+def test_plain_text_is_scored_by_perplexity(real_data: Path, tmp_path: Path) -> None:
+    report = run(tmp_path, real_data / "models" / "stories260K", "own text", real_data / "text" / "wikitext", "text")
     assert values(report)["full_zero_shot"] > 1
     assert {row["metric"] for row in report["rows"]} == {"perplexity"}
 
 
-def test_instructions_of_ones_own(shared: Path, tmp_path: Path) -> None:
+def test_instructions_of_ones_own(real_data: Path, tmp_path: Path) -> None:
     rows = [{"instruction": f"Say the number {n}.", "output": f"The number is {n}."} for n in range(200)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    report = run(tmp_path, shared / "models" / "stories260K", "own", tmp_path / "rows.jsonl", "instructions")
+    report = run(tmp_path, real_data / "models" / "stories260K", "own", tmp_path / "rows.jsonl", "instructions")
     assert values(report)["full_fine_tuned"] < values(report)["full_zero_shot"]
 
 
 @pytest.mark.slow_faults
-def test_a_random_model_of_125_million_parameters(shared: Path, tmp_path: Path) -> None:
+def test_a_random_model_of_125_million_parameters(real_data: Path, tmp_path: Path) -> None:
     import torch
     from transformers import OPTConfig, OPTForCausalLM
 
     torch.manual_seed(0)
     model = tmp_path / "opt-125m"
     OPTForCausalLM(OPTConfig()).save_pretrained(model)
-    for file in (shared / "tokenizers" / "opt").iterdir():
+    for file in (real_data / "tokenizers" / "opt").iterdir():
         shutil.copy(file, model)
-    report = run(tmp_path, model, "arc_easy", shared / "tasks" / "arc_easy")
+    report = run(tmp_path, model, "arc_easy", real_data / "tasks" / "arc_easy")
     assert 0 <= values(report)["plug_in"] <= 1

@@ -10,9 +10,9 @@ from tests.store.inputs import random_opt, stories
 
 
 @pytest.fixture(scope="session")
-def models(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSource]:
-    """A real small LLaMA and a random OPT with the real tokenizer: one has its own begin token, one a shared one."""
-    return {"llama": stories(shared), "opt": random_opt(shared, tmp_path_factory.mktemp("opt"))}
+def models(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSource]:
+    """A real small LLaMA and a random OPT with a tokenizer as OPT's: one has its own begin token, one a shared one."""
+    return {"llama": stories(real_data), "opt": random_opt(real_data, tmp_path_factory.mktemp("opt"))}
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Inputs for tests: models with real tokenizers, real tasks, hand-written rows, and lm-eval as it is by itself."""
+"""Inputs for tests: models with tokenizers, the rows of tasks, hand-written rows, and lm-eval as it is by itself."""
 
 import json
 import shutil
@@ -21,19 +21,19 @@ LIMIT = 12
 WINS, LOSES = (0.0, True), (-1e9, False)
 
 
-def real_task(shared: Path, name: str, **options: Any) -> TaskSource:
-    """A stock task over the real rows, the first 12 of each split."""
+def real_task(real_data: Path, name: str, **options: Any) -> TaskSource:
+    """A stock task over its rows in the folder, the first 12 of each split."""
     limits = {"num_train": LIMIT, "num_validation": LIMIT, "num_test": LIMIT}
-    return resolve_task({"name": name, "data": str(shared / "tasks" / name), **limits, **options})
+    return resolve_task({"name": name, "data": str(real_data / "tasks" / name), **limits, **options})
 
 
-def stories(shared: Path) -> ModelSource:
+def stories(real_data: Path) -> ModelSource:
     """The real trained model of 260 thousand parameters."""
-    return resolve_model(str(shared / "models" / "stories260K"))
+    return resolve_model(str(real_data / "models" / "stories260K"))
 
 
-def random_opt(shared: Path, folder: Path) -> ModelSource:
-    """An OPT with random weights and OPT's real tokenizer, saved in `folder`."""
+def random_opt(real_data: Path, folder: Path) -> ModelSource:
+    """An OPT with random weights and a tokenizer in the form of OPT's, saved in `folder`."""
     import torch
     from transformers import OPTConfig, OPTForCausalLM
 
@@ -42,7 +42,7 @@ def random_opt(shared: Path, folder: Path) -> ModelSource:
         hidden_size=16, word_embed_proj_dim=16, ffn_dim=32, num_hidden_layers=3, num_attention_heads=2, init_std=0.2
     )
     OPTForCausalLM(config).eval().save_pretrained(folder)
-    for file in (shared / "tokenizers" / "opt").iterdir():
+    for file in (real_data / "tokenizers" / "opt").iterdir():
         shutil.copy(file, folder)
     return resolve_model(str(folder))
 
@@ -72,28 +72,28 @@ def own_task(folder: Path, train: list[dict], test: list[dict] | None = None, na
     return resolve_task({"name": name, "data": str(folder)})
 
 
-def stock_tasks(shared: Path, folder: Path, names: tuple[str, ...], split: str | None = None) -> dict[str, Any]:
-    """lm-eval's own task objects over the real rows, made by its own loader from a YAML a task.
+def stock_tasks(real_data: Path, folder: Path, names: tuple[str, ...], split: str | None = None) -> dict[str, Any]:
+    """lm-eval's own task objects over the same rows, made by its own loader from a YAML a task.
 
     split: which file is scored; by default the one that the stock task scores.
     """
-    stock_yaml(shared, folder, names, split)
+    stock_yaml(real_data, folder, names, split)
     manager = TaskManager(include_path=str(folder), include_defaults=False)
     return manager.load(list(names))["tasks"]
 
 
-def stock_yaml(shared: Path, folder: Path, names: Sequence[str], split: str | None = None) -> None:
-    """A YAML for each task in `folder` that points lm-eval's stock definition at the real rows."""
+def stock_yaml(real_data: Path, folder: Path, names: Sequence[str], split: str | None = None) -> None:
+    """A YAML for each task in `folder` that points lm-eval's stock definition at the same rows."""
     folder.mkdir()
     for name in names:
         file = split or ("validation" if name in SCORES_VALIDATION else "test")
-        (folder / f"{name}.yaml").write_text(yaml.dump(_stock_yaml(shared, folder, name, file)))
+        (folder / f"{name}.yaml").write_text(yaml.dump(_stock_yaml(real_data, folder, name, file)))
 
 
-def _stock_yaml(shared: Path, folder: Path, name: str, file: str) -> dict[str, Any]:
+def _stock_yaml(real_data: Path, folder: Path, name: str, file: str) -> dict[str, Any]:
     root = Path(lm_eval.__file__).parent / "tasks"
     stock = next(path for path in sorted(root.rglob("*.yaml")) if path.stem == name)
-    files = {"test": str(shared / "tasks" / name / f"{file}.jsonl")}
+    files = {"test": str(real_data / "tasks" / name / f"{file}.jsonl")}
     return {
         "include": str(stock),
         "task": name,

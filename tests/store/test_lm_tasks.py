@@ -34,33 +34,33 @@ from tests.store.inputs import (
 
 
 @pytest.fixture(scope="module")
-def stock(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def stock(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """lm-eval's own tasks, scoring the training rows."""
-    return stock_tasks(shared, tmp_path_factory.mktemp("stock") / "yaml", QA_TASKS, split="train")
+    return stock_tasks(real_data, tmp_path_factory.mktemp("stock") / "yaml", QA_TASKS, split="train")
 
 
 @pytest.fixture
-def source(shared: Path) -> ModelSource:
+def source(real_data: Path) -> ModelSource:
     """A model to check tasks with."""
-    return stories(shared)
+    return stories(real_data)
 
 
 @pytest.mark.parametrize("name", QA_TASKS)
 @pytest.mark.parametrize("family", ["llama", "opt"])
 def test_training_ids_are_those_that_lm_eval_scores(
-    models: dict[str, ModelSource], stock: dict[str, Any], shared: Path, name: str, family: str
+    models: dict[str, ModelSource], stock: dict[str, Any], real_data: Path, name: str, family: str
 ) -> None:
     source, theirs = models[family], stock[name]
     reference = HFLM(pretrained=load_model(source), tokenizer=load_tokenizer(source))
     held_out = 0
     if name in SCORES_VALIDATION:
-        held_out = round(0.05 * len((shared / "tasks" / name / "train.jsonl").read_text().splitlines()))
+        held_out = round(0.05 * len((real_data / "tasks" / name / "train.jsonl").read_text().splitlines()))
     theirs.build_all_requests(limit=held_out + LIMIT)
     by_row: dict[int, list[Any]] = {}
     for request in theirs.instances:
         by_row.setdefault(request.doc_id, []).append(request)
 
-    ours = load_examples(real_task(shared, name), "train", load_tokenizer(source), source.context)
+    ours = load_examples(real_task(real_data, name), "train", load_tokenizer(source), source.context)
 
     assert [row.row for row in ours.rows] == list(range(held_out + 1, held_out + LIMIT + 1))
     num_cut = 0
@@ -72,8 +72,8 @@ def test_training_ids_are_those_that_lm_eval_scores(
     assert ours.num_truncated == num_cut
 
 
-def test_prompts_longer_than_the_context_are_cut_and_counted(shared: Path) -> None:
-    examples = load_examples(real_task(shared, "race"), "train", load_tokenizer(stories(shared)), 512)
+def test_prompts_longer_than_the_context_are_cut_and_counted(real_data: Path) -> None:
+    examples = load_examples(real_task(real_data, "race"), "train", load_tokenizer(stories(real_data)), 512)
     assert examples.num_truncated > 0
     assert max(row.num_tokens for row in examples.rows) == 512
 
@@ -92,10 +92,10 @@ def test_pairs_are_encoded_by_lm_evals_rule(models: dict[str, ModelSource], text
             assert encode_pair(tokenizer, *text) == reference._encode_pair(*text)
 
 
-def test_wikitext_is_cut_into_windows_that_predict_every_token_once(shared: Path) -> None:
-    source = stories(shared)
+def test_wikitext_is_cut_into_windows_that_predict_every_token_once(real_data: Path) -> None:
+    source = stories(real_data)
     tokenizer = load_tokenizer(source)
-    task = real_task(shared, "wikitext", num_train=2)
+    task = real_task(real_data, "wikitext", num_train=2)
     examples = load_examples(task, "train", tokenizer, 128)
     assert examples.num_rows == 2
     assert max(row.num_tokens for row in examples.rows) == 128
@@ -108,21 +108,21 @@ def test_wikitext_is_cut_into_windows_that_predict_every_token_once(shared: Path
 
 
 @pytest.mark.parametrize("name", QA_TASKS)
-def test_no_scored_row_is_trained_on_or_selects(shared: Path, name: str) -> None:
-    task = real_task(shared, name, num_train=None, num_validation=None, num_test=None)
+def test_no_scored_row_is_trained_on_or_selects(real_data: Path, name: str) -> None:
+    task = real_task(real_data, name, num_train=None, num_validation=None, num_test=None)
     rows = {split: split_rows(task, split) for split in ("train", "validation", "scored")}
     if name in SCORES_VALIDATION:
         assert task.scored == "validation"
         # The rows of train are parted, none lost, none twice.
-        total = len((shared / "tasks" / name / "train.jsonl").read_text().splitlines())
+        total = len((real_data / "tasks" / name / "train.jsonl").read_text().splitlines())
         assert [row.number for row in rows["validation"] + rows["train"]] == list(range(1, total + 1))
         assert len(rows["validation"]) == round(0.05 * total)
     files = {split: task.file(split) for split in ("train", "validation", "scored")}
     assert files["scored"] not in (files["train"], files["validation"])
 
 
-def test_parts_of_the_support_set(shared: Path) -> None:
-    tokenizer, task = load_tokenizer(stories(shared)), real_task(shared, "arc_easy")
+def test_parts_of_the_support_set(real_data: Path) -> None:
+    tokenizer, task = load_tokenizer(stories(real_data)), real_task(real_data, "arc_easy")
     whole = load_examples(task, "validation", tokenizer, 512, limit=3).rows
     prompts = load_examples(task, "validation", tokenizer, 512, limit=3, part="prompt").rows
     only = load_examples(task, "validation", tokenizer, 512, limit=3, part="answer").rows
@@ -134,9 +134,9 @@ def test_parts_of_the_support_set(shared: Path) -> None:
         load_examples(task, "validation", tokenizer, 512, part="context")
 
 
-def test_limits_are_part_of_the_identity_and_places_are_not(shared: Path, tmp_path: Path) -> None:
-    task = real_task(shared, "hellaswag")
-    moved = Path(shutil.copytree(shared / "tasks" / "hellaswag", tmp_path / "rows"))
+def test_limits_are_part_of_the_identity_and_places_are_not(real_data: Path, tmp_path: Path) -> None:
+    task = real_task(real_data, "hellaswag")
+    moved = Path(shutil.copytree(real_data / "tasks" / "hellaswag", tmp_path / "rows"))
     same = resolve_task({"name": "hellaswag", "data": str(moved)} | {f"num_{at}": LIMIT for at in ("train", "test")})
     assert same.digest == task.digest
     assert same.cache_view() != task.cache_view()  # its num_validation is not set
@@ -166,8 +166,8 @@ def test_a_task_of_ones_own_is_identified_by_wording_and_code(tmp_path: Path) ->
     assert digest(code="def gold(doc):\n    return 2\n") != first
 
 
-def test_names_are_found_and_unknown_ones_answered_with_similar_ones(shared: Path) -> None:
-    data = str(shared / "tasks" / "openbookqa")
+def test_names_are_found_and_unknown_ones_answered_with_similar_ones(real_data: Path) -> None:
+    data = str(real_data / "tasks" / "openbookqa")
     for name, message in [
         ("openbokqa", "unknown task 'openbokqa': did you mean openbookqa"),
         ("ai2_arc", "is a group of tasks"),
@@ -219,7 +219,7 @@ def test_rows_of_the_embedded_task_are_found_through_its_yaml() -> None:
 
 
 def test_a_hub_task_is_copied_once_and_then_local(
-    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import datasets
 
@@ -238,7 +238,7 @@ def test_a_hub_task_is_copied_once_and_then_local(
     assert calls == [("allenai/ai2_arc", "ARC-Challenge", {})]
     assert resolve_task({"name": "arc_challenge"}) == first
     assert len(calls) == 1
-    examples = load_examples(first, "train", load_tokenizer(stories(shared)), 512)
+    examples = load_examples(first, "train", load_tokenizer(stories(real_data)), 512)
     assert examples.num_rows == 3
 
 
@@ -267,8 +267,8 @@ def refuse(source: ModelSource, task: TaskSource, message: str) -> None:
     assert caught.value.__cause__ is None
 
 
-def test_facts_of_good_input(source: ModelSource, shared: Path) -> None:
-    facts = check_inputs(source, real_task(shared, "piqa"))
+def test_facts_of_good_input(source: ModelSource, real_data: Path) -> None:
+    facts = check_inputs(source, real_task(real_data, "piqa"))
     assert facts["num_train_rows"] == facts["num_validation_rows"] == facts["num_scored_rows"] == LIMIT
     assert (facts["scored_split"], facts["validation_from"]) == ("validation", "train")
     assert facts["has_prompts"]
@@ -356,20 +356,21 @@ def test_an_answer_longer_than_the_context(source: ModelSource, tmp_path: Path) 
     refuse(source, task, r"train row 3: the answer has \d+ tokens, the model takes 512")
 
 
-def test_a_tokenizer_of_another_model(shared: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(shared / "models" / "stories260K", tmp_path / "model"))
-    for file in (shared / "tokenizers" / "llama").iterdir():
+def test_a_tokenizer_of_another_model(real_data: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(real_data / "models" / "stories260K", tmp_path / "model"))
+    (folder / "tokenizer.json").unlink()
+    for file in (real_data / "tokenizers" / "llama").iterdir():
         shutil.copy(file, folder)
     from tasks.store.model_resolving import resolve_model
 
     with pytest.raises(InputError, match=r"its embedding has 512 rows .* not this model's"):
-        check_inputs(resolve_model(str(folder)), real_task(shared, "arc_easy"))
+        check_inputs(resolve_model(str(folder)), real_task(real_data, "arc_easy"))
 
 
 # Plain text and instructions
 
 
-def test_plain_text(shared: Path, source: ModelSource, tmp_path: Path) -> None:
+def test_plain_text(real_data: Path, source: ModelSource, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(source)
     (tmp_path / "train.txt").write_text("The sun is up. " * 400)
     write_rows(tmp_path / "test.jsonl", [{"text": "The moon."}, {"text": " "}, {"text": "A star."}])
@@ -384,13 +385,13 @@ def test_plain_text(shared: Path, source: ModelSource, tmp_path: Path) -> None:
     assert check_inputs(source, task)["scored_split"] == "test"
 
 
-def test_documents_have_no_prompt(shared: Path) -> None:
+def test_documents_have_no_prompt(real_data: Path) -> None:
     for task in (
-        real_task(shared, "wikitext"),
-        resolve_task({"name": "mine", "kind": "text", "data": str(shared / "text" / "wikipedia")}),
+        real_task(real_data, "wikitext"),
+        resolve_task({"name": "mine", "kind": "text", "data": str(real_data / "text" / "wikitext")}),
     ):
         with pytest.raises(InputError, match=r"support\.part = 'prompt'"):
-            load_examples(task, "validation", load_tokenizer(stories(shared)), 64, limit=1, part="prompt")
+            load_examples(task, "validation", load_tokenizer(stories(real_data)), 64, limit=1, part="prompt")
 
 
 def test_bad_text_rows(source: ModelSource, tmp_path: Path) -> None:

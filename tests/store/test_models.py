@@ -19,9 +19,9 @@ from tests.store.inputs import stories
 
 
 @pytest.fixture
-def folder(shared: Path, tmp_path: Path) -> Path:
+def folder(real_data: Path, tmp_path: Path) -> Path:
     """A copy of a real model folder, to be spoilt."""
-    return Path(shutil.copytree(shared / "models" / "stories260K", tmp_path / "model"))
+    return Path(shutil.copytree(real_data / "models" / "stories260K", tmp_path / "model"))
 
 
 def edit_config(folder: Path, **changes: object) -> None:
@@ -34,28 +34,28 @@ def edit_config(folder: Path, **changes: object) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def test_facts_of_a_real_model(shared: Path) -> None:
-    source = stories(shared)
+def test_facts_of_a_real_model(real_data: Path) -> None:
+    source = stories(real_data)
     assert (source.num_blocks, source.family, source.context) == (5, "llama", 512)
     assert set(source.cache_view()) == {"weights", "tokenizer"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_is_a_decoder_with_its_number_of_blocks(shared: Path, tmp_path: Path, family: str) -> None:
+def test_every_family_is_a_decoder_with_its_number_of_blocks(real_data: Path, tmp_path: Path, family: str) -> None:
     tiny_model(family).save_pretrained(tmp_path / "model")
-    for file in (shared / "models" / "stories260K").glob("tokenizer*"):
+    for file in (real_data / "models" / "stories260K").glob("tokenizer*"):
         shutil.copy(file, tmp_path / "model")
     assert resolve_model(str(tmp_path / "model")).num_blocks == NUM_BLOCKS
 
 
-def test_identity_is_content_not_place(shared: Path, folder: Path) -> None:
-    before = stories(shared)
+def test_identity_is_content_not_place(real_data: Path, folder: Path) -> None:
+    before = stories(real_data)
     edit_config(folder, _name_or_path="elsewhere", transformers_version="4.0.0")
     assert resolve_model(str(folder)).cache_view() == before.cache_view()
 
 
-def test_identity_changes_with_weights_settings_and_tokenizer(shared: Path, folder: Path) -> None:
-    before = stories(shared)
+def test_identity_changes_with_weights_settings_and_tokenizer(real_data: Path, folder: Path) -> None:
+    before = stories(real_data)
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[-1] ^= 1
     (folder / "model.safetensors").write_bytes(data)
@@ -69,7 +69,7 @@ def test_identity_changes_with_weights_settings_and_tokenizer(shared: Path, fold
     assert resolve_model(str(folder)).tokenizer != before.tokenizer
 
 
-def test_a_known_model_and_task_load_nothing_heavy(shared: Path, tmp_path: Path) -> None:
+def test_a_known_model_and_task_load_nothing_heavy(real_data: Path, tmp_path: Path) -> None:
     program = f"""
 import sys
 from pathlib import Path
@@ -78,16 +78,16 @@ from tasks.store.task_sources import resolve_task
 from tasks.store.models import resolve_model
 (Path({str(tmp_path)!r}) / "store").mkdir()
 store = Store(Path({str(tmp_path)!r}) / "store")
-resolve_model({str(shared / "models" / "stories260K")!r}, None, store)
-resolve_task({{"name": "hellaswag", "data": {str(shared / "tasks" / "hellaswag")!r}}}, store)
+resolve_model({str(real_data / "models" / "stories260K")!r}, None, store)
+resolve_task({{"name": "hellaswag", "data": {str(real_data / "tasks" / "hellaswag")!r}}}, store)
 print([name for name in ("torch", "transformers", "lm_eval", "datasets", "prefect", "mlflow") if name in sys.modules])
 """
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
 
 
-def test_load_gives_the_model_of_the_files(shared: Path) -> None:
-    source = stories(shared)
+def test_load_gives_the_model_of_the_files(real_data: Path) -> None:
+    source = stories(real_data)
     model, tokenizer = load_model(source), load_tokenizer(source)
     assert not model.training
     assert next(model.parameters()).dtype == torch.float32
@@ -98,7 +98,7 @@ def test_load_gives_the_model_of_the_files(shared: Path) -> None:
     assert text.startswith("Once upon a time, there was a little girl named Lily.")
 
 
-def test_a_tokenizer_without_padding_gets_one_and_still_encodes_the_same(shared: Path, folder: Path) -> None:
+def test_a_tokenizer_without_padding_gets_one_and_still_encodes_the_same(real_data: Path, folder: Path) -> None:
     text = "The sun!\nis <unk> up"
     before = AutoTokenizer.from_pretrained(folder)
     assert before.pad_token_id is None
@@ -221,22 +221,22 @@ def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     refuse("nobody/no-such-model-here", "hub cannot be reached.*hf download nobody", EnvironmentFault)
 
 
-def test_hub_id_becomes_its_snapshot(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_id_becomes_its_snapshot(real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def snapshot(name: str, revision: str | None, allow_patterns: list[str]) -> str:
         asked.append((name, revision, allow_patterns))
-        return str(shared / "models" / "stories260K")
+        return str(real_data / "models" / "stories260K")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    assert resolve_model("somebody/stories", "v1").cache_view() == stories(shared).cache_view()
+    assert resolve_model("somebody/stories", "v1").cache_view() == stories(real_data).cache_view()
     [(name, revision, patterns)] = asked
     assert (name, revision) == ("somebody/stories", "v1")
     assert not any(".py" in pattern or pattern == "*" for pattern in patterns)
 
 
-def test_pickled_weights_are_converted_once(shared: Path, folder: Path, tmp_path: Path) -> None:
-    original = load_model(stories(shared))
+def test_pickled_weights_are_converted_once(real_data: Path, folder: Path, tmp_path: Path) -> None:
+    original = load_model(stories(real_data))
     (folder / "model.safetensors").unlink()
     torch.save(original.state_dict(), folder / "pytorch_model.bin")
     (tmp_path / "store").mkdir()

@@ -151,7 +151,9 @@ def test_an_escape_that_is_escaped_is_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["text", "instructions", "lm_eval"])
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_half_a_character_in_every_kind_of_task_and_split(shared: Path, tmp_path: Path, kind: str, split: str) -> None:
+def test_half_a_character_in_every_kind_of_task_and_split(
+    real_data: Path, tmp_path: Path, kind: str, split: str
+) -> None:
     row = {"text": {"text": "a"}, "instructions": {"instruction": "a", "output": "b"}, "lm_eval": question()}[kind]
     bad = json.dumps(row).replace('"a"', f'"{HALF}"').replace('"one"', f'"{HALF}"')
     for name in ("train", "validation", "test"):
@@ -161,7 +163,7 @@ def test_half_a_character_in_every_kind_of_task_and_split(shared: Path, tmp_path
     name = "arc_easy" if kind == "lm_eval" else "mine"
     task = resolve_task({"name": name, "kind": kind, "data": str(tmp_path)})
     with pytest.raises(InputError, match=rf"{split}\.jsonl, row 3: the field '.*' holds half a character"):
-        check_inputs(stories(shared), task)
+        check_inputs(stories(real_data), task)
 
 
 # The text of a field
@@ -174,7 +176,7 @@ def test_numbers_and_booleans_become_text_as_json_writes_them() -> None:
     assert found == ["7", "7.5", "true", "x", None, None, "", None]
 
 
-def test_numbers_in_instructions_and_text(tmp_path: Path, shared: Path) -> None:
+def test_numbers_in_instructions_and_text(tmp_path: Path, real_data: Path) -> None:
     rows: list[dict[str, Any]] = [{"instruction": 1, "input": 7, "output": 2.5}, {"instruction": "a", "output": False}]
     write_rows(tmp_path / "one" / "train.jsonl", [{"instruction": 2, "output": True}])
     write_rows(tmp_path / "one" / "test.jsonl", rows)
@@ -184,12 +186,12 @@ def test_numbers_in_instructions_and_text(tmp_path: Path, shared: Path) -> None:
     assert pairs == [("Instruction: 1\nInput: 7\nAnswer:", " 2.5"), ("Instruction: a\nAnswer:", " false")]
     for task in (own(tmp_path / "two", "text"), resolve_text(str(tmp_path / "two"))):
         assert [pair.answer for pair in text_pairs(task, "scored")] == ["42", "b"]
-    check_inputs(stories(shared), own(tmp_path / "two", "text"))
+    check_inputs(stories(real_data), own(tmp_path / "two", "text"))
 
 
 @pytest.fixture(scope="module")
-def model(shared: Path) -> ModelSource:
-    return stories(shared)
+def model(real_data: Path) -> ModelSource:
+    return stories(real_data)
 
 
 @pytest.mark.parametrize("field", ["instruction", "input", "output"])

@@ -37,11 +37,11 @@ NUM_ROWS = {"wikitext": 1, "race": 4}  # rows of thousands of tokens
 
 @pytest.fixture(scope="module")
 def stock(
-    models: dict[str, ModelSource], shared: Path, tmp_path_factory: pytest.TempPathFactory
+    models: dict[str, ModelSource], real_data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, Any]]:
     """What lm-eval reports by itself for each model folder: its loader, its model class, its errors."""
     quiet()
-    tasks = stock_tasks(shared, tmp_path_factory.mktemp("stock") / "yaml", ALL_TASKS)
+    tasks = stock_tasks(real_data, tmp_path_factory.mktemp("stock") / "yaml", ALL_TASKS)
     return {
         family: {
             name: lm_eval.evaluate(
@@ -65,10 +65,10 @@ def ours(source: ModelSource, task: Any, **options: Any) -> Scores:
 @pytest.mark.parametrize("name", ALL_TASKS)
 @pytest.mark.parametrize("family", ["llama", "opt"])
 def test_scores_are_those_of_stock_lm_eval(
-    models: dict[str, ModelSource], stock: dict[str, Any], shared: Path, name: str, family: str
+    models: dict[str, ModelSource], stock: dict[str, Any], real_data: Path, name: str, family: str
 ) -> None:
     limit = NUM_ROWS.get(name, LIMIT)
-    task = real_task(shared, name, num_test=limit)
+    task = real_task(real_data, name, num_test=limit)
     scores = ours(models[family], task, max_length=512, max_tokens=1500)
     theirs = stock[family][name]
     for metric, value in scores.metrics.items():
@@ -105,8 +105,8 @@ def silent(items: Any, **_: Any) -> Any:
     return iter(items)
 
 
-def test_perplexity_of_text_is_that_of_the_models_own_loss(shared: Path, tmp_path: Path) -> None:
-    source = stories(shared)
+def test_perplexity_of_text_is_that_of_the_models_own_loss(real_data: Path, tmp_path: Path) -> None:
+    source = stories(real_data)
     texts = ["Once upon a time there was a girl.", "The sun is up in the sky and", "Lily said hello to the cat."]
     write_rows(tmp_path / "train.jsonl", [{"text": "a"}])
     write_rows(tmp_path / "test.jsonl", [{"text": text} for text in texts])
@@ -126,8 +126,8 @@ def test_perplexity_of_text_is_that_of_the_models_own_loss(shared: Path, tmp_pat
     assert math.exp(statistics.mean(scores.per_row_losses)) == pytest.approx(scores.value)
 
 
-def test_perplexity_of_instructions_counts_answers_only(shared: Path, tmp_path: Path) -> None:
-    source = stories(shared)
+def test_perplexity_of_instructions_counts_answers_only(real_data: Path, tmp_path: Path) -> None:
+    source = stories(real_data)
     rows = [{"instruction": "Say hello", "output": "hello"}, {"instruction": "Say it", "input": "x", "output": "x y z"}]
     write_rows(tmp_path / "train.jsonl", [{"instruction": "Say nothing", "output": "nothing"}])
     write_rows(tmp_path / "test.jsonl", rows)
@@ -147,13 +147,13 @@ def test_perplexity_of_instructions_counts_answers_only(shared: Path, tmp_path: 
     assert scores.value == pytest.approx(math.exp(total / count), rel=1e-5)
 
 
-def test_one_row_has_no_error(shared: Path, tmp_path: Path) -> None:
-    assert ours(stories(shared), own_task(tmp_path, [question()])).stderr is None
+def test_one_row_has_no_error(real_data: Path, tmp_path: Path) -> None:
+    assert ours(stories(real_data), own_task(tmp_path, [question()])).stderr is None
 
 
-def test_other_metrics_and_generated_answers(shared: Path, tmp_path: Path) -> None:
+def test_other_metrics_and_generated_answers(real_data: Path, tmp_path: Path) -> None:
     """A task that lets the model write, scored by exact match, in lm-eval's own words."""
-    source = stories(shared)
+    source = stories(real_data)
     (tmp_path / "write.yaml").write_text(
         "task: write\noutput_type: generate_until\ndoc_to_text: '{{question}}'\ndoc_to_target: '{{answer}}'\n"
         "generation_kwargs: {max_gen_toks: 4, until: ['.']}\n"
@@ -170,10 +170,10 @@ def test_other_metrics_and_generated_answers(shared: Path, tmp_path: Path) -> No
 
 
 def test_nothing_is_written_to_the_terminal_or_the_log(
-    shared: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    real_data: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        ours(stories(shared), real_task(shared, "arc_easy"))
+        ours(stories(real_data), real_task(real_data, "arc_easy"))
     assert capfd.readouterr() == ("", "")
     assert not [record for record in caplog.records if not record.name.startswith(("httpx", "asyncio"))]
 

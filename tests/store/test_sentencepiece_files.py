@@ -69,9 +69,9 @@ def test_the_same_ids_as_sentencepiece(trained: Path, tmp_path: Path, family: st
         assert tokenizer.decode(ids) == processor.decode(ids)
 
 
-def test_a_file_whose_scores_are_not_in_the_order_of_its_ids(shared: Path, tmp_path: Path) -> None:
-    """LLaMA's own: its pieces of several spaces have low numbers and low scores."""
-    file = shared / "tokenizers" / "llama" / "tokenizer.model"
+def test_a_file_whose_scores_are_not_in_the_order_of_its_ids(real_data: Path, tmp_path: Path) -> None:
+    """As LLaMA's: its pieces of several spaces have low numbers and low scores."""
+    file = real_data / "tokenizers" / "llama" / "tokenizer.model"
     processor = SentencePieceProcessor(model_file=str(file))
     tokenizer = tokenizer_of(folder_with(file, tmp_path / "model", "llama", LLAMA))
     for text in (*TEXTS, "def f(x):\n    if x:\n        return  x", "   three   spaces   "):

@@ -36,8 +36,8 @@ WRITE = {
 
 
 @pytest.fixture(scope="module")
-def model(shared: Path) -> ModelSource:
-    return stories(shared)
+def model(real_data: Path) -> ModelSource:
+    return stories(real_data)
 
 
 def row(number: int, **more: Any) -> dict[str, Any]:

@@ -154,13 +154,13 @@ def test_the_reference_of_hand_written_rows(models: dict[str, ModelSource], rows
 
 
 @pytest.mark.parametrize("name", QA_TASKS)
-def test_the_reference_of_real_rows(models: dict[str, ModelSource], shared: Path, name: str) -> None:
-    require_reference(real_task(shared, name), load_tokenizer(models["opt"]))
+def test_the_reference_of_the_tasks_rows(models: dict[str, ModelSource], real_data: Path, name: str) -> None:
+    require_reference(real_task(real_data, name), load_tokenizer(models["opt"]))
 
 
-def test_joined_letters_do_not_change_the_answer(models: dict[str, ModelSource], shared: Path) -> None:
+def test_joined_letters_do_not_change_the_answer(models: dict[str, ModelSource], real_data: Path) -> None:
     """Encoded together, a prompt without a delimiter and its answer would share tokens."""
-    task = real_task(shared, "openbookqa").model_copy(update={"template": "reference"})
+    task = real_task(real_data, "openbookqa").model_copy(update={"template": "reference"})
     tokenizer = load_tokenizer(models["opt"])
     rows = load_examples(task, "train", tokenizer, 512).rows
     assert [tokenizer.decode(row.answer_ids) for row in rows] == [pair.answer for pair in answers(task, "train")]

@@ -90,8 +90,10 @@ def test_a_definition_in_another_encoding_is_named_where_its_task_is_not_found(t
         resolve_task({"name": "mine", "data": str(tmp_path)})
 
 
-def test_a_mark_in_a_file_that_transformers_reads_is_named(shared: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(shared / "models" / "stories260K", tmp_path / "model", copy_function=shutil.copyfile))
+def test_a_mark_in_a_file_that_transformers_reads_is_named(real_data: Path, tmp_path: Path) -> None:
+    folder = Path(
+        shutil.copytree(real_data / "models" / "stories260K", tmp_path / "model", copy_function=shutil.copyfile)
+    )
     for name in ("config.json", "tokenizer_config.json"):
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(codecs.BOM_UTF8 + content)

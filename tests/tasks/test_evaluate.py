@@ -39,15 +39,15 @@ class Folders(Work):
 
 
 @pytest.fixture
-def model(shared: Path) -> ModelSource:
+def model(real_data: Path) -> ModelSource:
     """A real small model."""
-    return stories(shared)
+    return stories(real_data)
 
 
 @pytest.fixture
-def task(shared: Path) -> TaskSource:
+def task(real_data: Path) -> TaskSource:
     """A real task, on which changed weights change log-likelihoods enough to show in perplexity."""
-    return real_task(shared, "wikitext", num_test=1)
+    return real_task(real_data, "wikitext", num_test=1)
 
 
 @pytest.fixture
@@ -111,8 +111,8 @@ def test_variants_differ(work: Folders, model: ModelSource, task: TaskSource) ->
     assert len(values) == 4
 
 
-def test_a_task_with_accuracy(work: Folders, model: ModelSource, shared: Path) -> None:
-    summary = evaluate.compute(work, model, real_task(shared, "arc_easy"), precision="bfloat16", max_tokens=700)
+def test_a_task_with_accuracy(work: Folders, model: ModelSource, real_data: Path) -> None:
+    summary = evaluate.compute(work, model, real_task(real_data, "arc_easy"), precision="bfloat16", max_tokens=700)
     assert summary["metric"] == "acc"
     assert 0 <= summary["value"] <= 1
     assert summary["stderr"] > 0
@@ -136,13 +136,13 @@ def test_the_model_of_the_key_is_its_content(model: ModelSource, task: TaskSourc
 
 
 def test_the_stock_command_gives_the_same_numbers_on_the_saved_model(
-    work: Folders, model: ModelSource, shared: Path, tmp_path: Path
+    work: Folders, model: ModelSource, real_data: Path, tmp_path: Path
 ) -> None:
     """`lm-eval run` on the plugged-in model, saved as a plain folder: its loader, its tokenising, its batches."""
     by_hand(model, emulator=False, tuned=True).save_pretrained(tmp_path / "saved")
     for file in Path(model.path).glob("tokenizer*"):
         shutil.copy(file, tmp_path / "saved")
-    stock_yaml(shared, tmp_path / "yaml", ["openbookqa"])
+    stock_yaml(real_data, tmp_path / "yaml", ["openbookqa"])
     arguments = {
         "--model": "hf",
         "--model_args": f"pretrained={tmp_path / 'saved'},dtype=float32",
@@ -158,7 +158,7 @@ def test_the_stock_command_gives_the_same_numbers_on_the_saved_model(
     [written] = tmp_path.glob("result*.json")
     theirs = json.loads(written.read_text())["results"]["openbookqa"]
 
-    summary = evaluate.compute(work, model, real_task(shared, "openbookqa"), None, TUNED)
+    summary = evaluate.compute(work, model, real_task(real_data, "openbookqa"), None, TUNED)
     assert summary["value"] == pytest.approx(theirs["acc,none"])
     assert summary["stderr"] == pytest.approx(theirs["acc_stderr,none"])
     assert summary["acc_norm"] == pytest.approx(theirs["acc_norm,none"])

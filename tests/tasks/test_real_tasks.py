@@ -1,4 +1,4 @@
-"""Every published question-answering task, on its real rows: loaded, tuned for two steps, plugged in and scored."""
+"""Every published question-answering task, on rows of its form: loaded, tuned for two steps, plugged in and scored."""
 
 import math
 from dataclasses import replace
@@ -22,15 +22,15 @@ SETTINGS = TrainSettings(learning_rate=1e-2, num_steps=2, batch_size=4, schedule
 
 
 @pytest.fixture(scope="module")
-def sources(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSource]:
-    """A real trained model, and a random one with a real tokenizer."""
-    return {"llama": stories(shared), "opt": random_opt(shared, tmp_path_factory.mktemp("opt"))}
+def sources(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSource]:
+    """A real trained model, and a random one with a tokenizer of OPT's form."""
+    return {"llama": stories(real_data), "opt": random_opt(real_data, tmp_path_factory.mktemp("opt"))}
 
 
 @pytest.mark.parametrize("name", QA_TASKS)
 @pytest.mark.parametrize("family", ["llama", "opt"])
-def test_two_steps_then_scored(shared: Path, sources: dict[str, ModelSource], family: str, name: str) -> None:
-    source, task = sources[family], real_task(shared, name, num_test=4)
+def test_two_steps_then_scored(real_data: Path, sources: dict[str, ModelSource], family: str, name: str) -> None:
+    source, task = sources[family], real_task(real_data, name, num_test=4)
     tokenizer = load_tokenizer(source)
     model = load_model(source, "float32")
     plan = uniform_plan(source.num_blocks, num_kept=3, num_tuned=2)
