@@ -5,9 +5,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from tasks.core import blocks as surgery
 from tasks.core.adapters import insert_adapter, live_adapter
 from tasks.core.anatomy import get_blocks, text_config
+from tasks.core.blocks import aliased
+from tasks.core.blocks import plug_in as plug_in_blocks
 from tasks.core.errors import InputError
 from tasks.core.head import HEAD, head_parameters, head_shapes, untie_head
 from tasks.core.lora import merged
@@ -50,11 +51,11 @@ def plug_in_parts(model: Model, admitted: State, plan: Plan, variant: Variant) -
     head = {name: tensor for name, tensor in admitted.items() if name.startswith(f"{HEAD}.")}
     rest = {name: tensor for name, tensor in admitted.items() if name not in head}
     if variant.method == "adapter":
-        plugged = surgery.aliased(model)
+        plugged = aliased(model)
         for source in variant.returned_sources(plan):
             _put_adapter(plugged, get_blocks(plugged)[source], _under(rest, source), variant)
     else:
-        plugged = surgery.plug_in(model, rest, plan)
+        plugged = plug_in_blocks(model, rest, plan)
     _put_head(plugged, head)
     return plugged
 
