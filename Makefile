@@ -54,13 +54,13 @@ format: $(READY) ## rewrite the sources in the house format
 	$(BIN)/ruff format .
 
 readme: $(READY) ## make the README's settings reference anew
-	$(BIN)/python -m flows.reference README.md
+	$(BIN)/python -m docs.generate.settings_reference README.md
 
 idea: $(READY) ## draw the README's picture anew
-	$(BIN)/python -m flows.idea docs/idea.png
+	$(BIN)/python -m docs.generate.idea docs/idea.png
 
 strategies: $(READY) ## draw the picture of all strategies anew
-	$(BIN)/python -m flows.strategy_picture docs/strategies.png
+	$(BIN)/python -m docs.generate.strategy_picture docs/strategies.png
 
 bench: $(READY) ## measurements, printed as a table
 	$(BIN)/python -m pytest -m bench -s -q tests/bench

@@ -12,22 +12,22 @@ from typing import Any
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.results import show_results
-from flows.running import Run, run_name, started
-from flows.settings import Settings, Strategy
+from flows.running.run import Run, run_name, started
+from flows.running.show import show_results
+from flows.settings.model import Settings, Strategy
 from tasks.capture import capture
+from tasks.capture_single import single
 from tasks.cluster import cluster
 from tasks.compress import compress
-from tasks.core.strategies import STRATEGIES
+from tasks.core.plan.registry import STRATEGIES
 from tasks.distill import distill
 from tasks.emulate import emulate
 from tasks.evaluate import evaluate
 from tasks.iterative_drop import iterative_drop
 from tasks.plug_in import plug_in
 from tasks.report import report
-from tasks.select import select
+from tasks.select_rate import select
 from tasks.similarity import similarity
-from tasks.single import single
 from tasks.store.artifacts import Ref
 from tasks.tune import tune
 

@@ -9,16 +9,16 @@ from typing import Any
 
 from prefect import flow
 
-from flows.candidates import combinations, make_candidates, sizes_of
 from flows.crash import RUNNER, emulator_of, planned, plugged_of, tunings_of
-from flows.pass_limits import search_limits
-from flows.results import show_search
-from flows.running import run_name, started
-from flows.settings import Settings
-from flows.trials import Trial, picked, require_one, take_plans
+from flows.running.pass_limits import search_limits
+from flows.running.run import run_name, started
+from flows.running.show import show_search
+from flows.searches.candidates import combinations, make_candidates, sizes_of
+from flows.searches.trials import Trial, picked, require_one, take_plans
+from flows.settings.model import Settings
 from tasks.capture import capture
-from tasks.frontier import frontier
 from tasks.proxies import proxies
+from tasks.search_report import frontier
 from tasks.similarity import similarity
 from tasks.store.artifacts import Ref
 from tasks.validate import validate

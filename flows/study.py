@@ -11,13 +11,13 @@ from typing import Any
 from prefect import flow
 
 from flows.crash import RUNNER
-from flows.grid import Grid
-from flows.results import show_study
-from flows.settings import Settings
-from flows.study_cells import make_cells_of, opened, study_name
-from flows.study_parts import ANALYSES, between
-from tasks.findings import findings
+from flows.running.show import show_study
+from flows.settings.grid import Grid
+from flows.settings.model import Settings
+from flows.studies.cells import make_cells_of, opened, study_name
+from flows.studies.parts import ANALYSES, between
 from tasks.store.artifacts import Ref
+from tasks.study.study_report import findings
 
 
 def _flow_run_name() -> str:

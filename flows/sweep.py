@@ -10,18 +10,18 @@ from prefect import flow
 from prefect.runtime import deployment
 from pydantic import PositiveInt
 
-from flows.cells import Cell, Outcome, on_pool, run_here, run_on_pool
 from flows.crash import RUNNER
-from flows.grid import Grid, make_cells, shown
-from flows.inputs import check_cells
-from flows.progress import Progress
-from flows.running import make_runtime, make_shared, recorded, run_name
-from flows.settings import Settings
-from flows.variants import NAME
-from tasks.collect import collect
+from flows.running.inputs import check_cells
+from flows.running.progress import Progress
+from flows.running.run import make_runtime, make_shared, recorded, run_name
+from flows.settings.grid import Grid, make_cells, shown
+from flows.settings.model import Settings
+from flows.settings.variants import NAME
+from flows.sweeps.cells import Cell, Outcome, on_pool, run_here, run_on_pool
 from tasks.core.errors import EnvironmentFault
+from tasks.engine.runtime import Runtime
 from tasks.store.artifacts import Ref
-from tasks.store.runtime import Runtime
+from tasks.sweep_report import collect
 
 Where = Literal["auto", "here", "pool"]
 

@@ -37,7 +37,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HOME=/var/lib/crash \
     CRASH_HOME=/var/lib/crash
-# The same as flows/environment.py sets, for what is not started by `crash`: the server, and a flow run of its own. And
+# The same as flows/running/environment.py sets, for what is not started by `crash`: the server, and a
+# flow run of its own. And
 # a folder for the server's pages, which it copies before it serves them, by default to where this user may not write.
 # The rule takes TOKENIZERS_PARALLELISM for a secret.
 # hadolint ignore=DL3064

@@ -1,9 +1,9 @@
 """Capture: run the support set through the full model once and pool every block's output."""
 
-from tasks.store.model_sources import ModelSource
-from tasks.store.stage import stage
-from tasks.store.task_sources import Split, TaskSource
-from tasks.store.work import Work
+from tasks.data.sources import Split, TaskSource
+from tasks.engine.stage import stage
+from tasks.engine.work import Work
+from tasks.models.source import ModelSource
 
 
 @stage(packages=("torch", "transformers", "tokenizers", "lm_eval"), cores="all", gpu=True)
@@ -29,8 +29,8 @@ def capture(
     from safetensors.torch import save_file
 
     from tasks.core.capturing import capture_states
-    from tasks.store.examples import load_examples
-    from tasks.store.models import load_model, load_tokenizer
+    from tasks.data.tokenize import load_examples
+    from tasks.models.loading import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(model)
     examples = load_examples(task, split, tokenizer, model.context, limit=num_rows, part=part)

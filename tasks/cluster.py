@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
+from tasks.engine.stage import stage
+from tasks.engine.work import Work
 from tasks.store.artifacts import Ref
-from tasks.store.stage import stage
-from tasks.store.work import Work
 
 
 @stage(packages=("numpy",))
@@ -34,8 +34,8 @@ def cluster(
     Writes `plan.json` and, where adjacent blocks are clustered, `clusters.json`; for `single`, `single_clusters.json`.
     Errors: InputError for an impossible budget.
     """
-    from tasks.core.plan import full_plan
-    from tasks.core.strategies import make_plan
+    from tasks.core.plan.layout import full_plan
+    from tasks.core.plan.registry import make_plan
 
     if strategy == "full":
         plan = full_plan(num_blocks)
@@ -75,7 +75,7 @@ def _evidence(
     from safetensors.numpy import load_file
 
     from tasks.core.clustering import adjacent_clusters, similar_clusters
-    from tasks.core.strategies import needed
+    from tasks.core.plan.registry import needed
 
     needs = needed(strategy)
     if needs == "num_blocks":

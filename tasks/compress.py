@@ -1,9 +1,9 @@
 """Compress: make an emulator's frozen blocks cheaper by pruning, fake quantisation or two factors of low rank."""
 
-from tasks.core.compression import Compression
+from tasks.core.compression.settings import Compression
+from tasks.engine.stage import stage
+from tasks.engine.work import Work
 from tasks.store.artifacts import Ref
-from tasks.store.stage import stage
-from tasks.store.work import Work
 
 
 @stage(packages=("torch", "transformers", "safetensors"))
@@ -12,9 +12,9 @@ def compress(work: Work, emulator: Ref, *, how: Compression) -> dict:
 
     Errors: InputError where the plan freezes nothing, or no weight has the rank.
     """
-    from tasks.store.compressed import summary, write_compressed
-    from tasks.store.model_tensors import count_parameters
-    from tasks.store.tensor_files import weight_bytes
+    from tasks.models.compressed_emulator import summary, write_compressed
+    from tasks.models.folder_tensors import count_parameters
+    from tasks.models.tensor_files import weight_bytes
 
     tally = write_compressed(work.open(emulator), how, work.out)
     num_bytes = weight_bytes(work.out)

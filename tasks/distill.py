@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.core.train_settings import TrainSettings
+from tasks.core.tuning.settings import TrainSettings
+from tasks.data.sources import TaskSource
+from tasks.engine.stage import stage
+from tasks.engine.work import Work
+from tasks.models.source import ModelSource
 from tasks.store.artifacts import Ref
-from tasks.store.model_sources import ModelSource
-from tasks.store.stage import stage
-from tasks.store.task_sources import TaskSource
-from tasks.store.work import Work
 
 if TYPE_CHECKING:
-    from tasks.core.distilling import FrozenBlocks
+    from tasks.core.tuning.distilling import FrozenBlocks
 
 
 @stage(packages=("torch", "transformers", "tokenizers", "accelerate"), gpu=True)
@@ -32,7 +32,7 @@ def distill(
     a pruned emulator stay; metrics have both parts of the loss. Errors: InputError where the plan freezes nothing,
     DivergedError when a number is not finite.
     """
-    from tasks.store.ranks import process_group, run_ranks
+    from tasks.engine.ranks import process_group, run_ranks
 
     arguments: dict[str, Any] = {"emulator": emulator, "teacher": teacher, "text": text, "settings": settings}
     arguments |= {"block": block, "hidden_weight": hidden_weight, "precision": precision}
@@ -53,15 +53,15 @@ def _distill(
     precision: str,
 ) -> dict:
     """The stage in this process, which is alone or one of several that do the same; the first of them writes."""
-    from tasks.core.endings import Names
-    from tasks.core.training import train
-    from tasks.store.distilled import write_distilled
-    from tasks.store.model_resolving import resolve_model
-    from tasks.store.model_tensors import count_parameters
-    from tasks.store.models import load_tokenizer
-    from tasks.store.tensor_files import weight_bytes
-    from tasks.store.usage import Usage
-    from tasks.store.windows import load_windows
+    from tasks.core.tuning.failures import Names
+    from tasks.core.tuning.train import train
+    from tasks.data.windows import load_windows
+    from tasks.engine.usage import Usage
+    from tasks.models.distilled_emulator import write_distilled
+    from tasks.models.folder_tensors import count_parameters
+    from tasks.models.loading import load_tokenizer
+    from tasks.models.resolving import resolve_model
+    from tasks.models.tensor_files import weight_bytes
 
     folder = work.open(emulator)
     source = resolve_model(str(folder), store=work.store)
@@ -99,11 +99,11 @@ def _distill(
 
 def _frozen(work: Work, folder: Path, teacher: ModelSource, hidden_weight: float, precision: str) -> "FrozenBlocks":
     """The emulator's frozen blocks beside their teacher. InputError where training would undo how it was made."""
-    from tasks.core.devices import EVERY
-    from tasks.core.distilling import FrozenBlocks
-    from tasks.store.distilled import keeps_zeros, require_places
-    from tasks.store.models import load_model
-    from tasks.store.weights import load_emulator, read_plan
+    from tasks.core.blocks.devices import EVERY
+    from tasks.core.tuning.distilling import FrozenBlocks
+    from tasks.models.distilled_emulator import keeps_zeros, require_places
+    from tasks.models.emulator import load_emulator, read_plan
+    from tasks.models.loading import load_model
 
     narrow = precision == "bfloat16"
     # Trained tensors stay wide in narrow training: they are taken from the stored values, not from rounded ones.

@@ -1,9 +1,9 @@
 """Emulate: build the smaller model that is given away."""
 
+from tasks.engine.stage import stage
+from tasks.engine.work import Work
+from tasks.models.source import ModelSource
 from tasks.store.artifacts import Ref
-from tasks.store.model_sources import ModelSource
-from tasks.store.stage import stage
-from tasks.store.work import Work
 
 
 @stage(packages=("transformers", "safetensors"))
@@ -14,10 +14,10 @@ def emulate(work: Work, model: ModelSource, plan: Ref) -> dict:
     """
     from pathlib import Path
 
-    from tasks.core.plan import Plan
-    from tasks.store.model_tensors import count_parameters
-    from tasks.store.tensor_files import weight_bytes
-    from tasks.store.weights import write_emulator
+    from tasks.core.plan.layout import Plan
+    from tasks.models.emulator import write_emulator
+    from tasks.models.folder_tensors import count_parameters
+    from tasks.models.tensor_files import weight_bytes
 
     how = Plan.from_json((work.open(plan) / "plan.json").read_text())
     write_emulator(Path(model.path), how, work.out)

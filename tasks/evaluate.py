@@ -3,11 +3,11 @@
 import json
 from typing import Any
 
+from tasks.data.sources import TaskSource
+from tasks.engine.stage import stage
+from tasks.engine.work import Work
+from tasks.models.source import ModelSource
 from tasks.store.artifacts import Ref
-from tasks.store.model_sources import ModelSource
-from tasks.store.stage import stage
-from tasks.store.task_sources import TaskSource
-from tasks.store.work import Work
 
 SCORES_FILE = "scores.json"
 
@@ -28,10 +28,10 @@ def evaluate(
     emulator: score it instead of the full model. tuned: with these blocks, in the full model or in the emulator.
     precision: number format of computing; max_tokens: padded tokens in one forward pass.
     """
-    from tasks.core.scoring import Scores
-    from tasks.store.models import load_tokenizer
-    from tasks.store.scoring import score
-    from tasks.store.variants import load_variant
+    from tasks.core.evaluation.likelihoods import Scores
+    from tasks.data.scoring import score
+    from tasks.models.loading import load_tokenizer
+    from tasks.models.variants import load_variant
 
     emulator_folder, tuned_folder = (work.open(ref) if ref else None for ref in (emulator, tuned))
     variant = load_variant(model, emulator_folder, tuned_folder, precision, work.device)

@@ -1,9 +1,9 @@
 """Iterative drop: take out the block most like the one below it, run the rest again, until as many as asked remain."""
 
-from tasks.store.model_sources import ModelSource
-from tasks.store.stage import stage
-from tasks.store.task_sources import Split, TaskSource
-from tasks.store.work import Work
+from tasks.data.sources import Split, TaskSource
+from tasks.engine.stage import stage
+from tasks.engine.work import Work
+from tasks.models.source import ModelSource
 
 
 @stage(packages=("torch", "transformers", "tokenizers", "lm_eval"), cores="all", gpu=True)
@@ -30,9 +30,9 @@ def iterative_drop(
     """
     import json
 
-    from tasks.core.rearranging import base_device, drop_blocks
-    from tasks.store.examples import load_examples
-    from tasks.store.models import load_model, load_tokenizer
+    from tasks.core.study.states_of_variants import base_device, drop_blocks
+    from tasks.data.tokenize import load_examples
+    from tasks.models.loading import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(model)
     examples = load_examples(task, split, tokenizer, model.context, limit=num_rows, part=part)

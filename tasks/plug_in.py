@@ -1,9 +1,9 @@
 """Plug in: check returned blocks against the full model and make them ready to serve there."""
 
+from tasks.engine.stage import stage
+from tasks.engine.work import Work
+from tasks.models.source import ModelSource
 from tasks.store.artifacts import Ref
-from tasks.store.model_sources import ModelSource
-from tasks.store.stage import stage
-from tasks.store.work import Work
 
 
 @stage(packages=("torch", "transformers", "safetensors"))
@@ -15,10 +15,10 @@ def plug_in(work: Work, model: ModelSource, plan: Ref, tuned: Ref, *, export: bo
     which cannot hold adapters. Errors: InputError when names, shapes or finiteness do not fit the model.
     """
     from tasks.core.errors import InputError
-    from tasks.core.plan import Plan
-    from tasks.core.plugging import admit, distances, plug_in_parts
-    from tasks.store.models import load_model, load_tokenizer
-    from tasks.store.returned import read_returned, write_returned
+    from tasks.core.plan.layout import Plan
+    from tasks.core.tuning.returned import admit, distances, plug_in_parts
+    from tasks.models.loading import load_model, load_tokenizer
+    from tasks.models.tuned_blocks import read_returned, write_returned
 
     how = Plan.from_json((work.open(plan) / "plan.json").read_text())
     returned = read_returned(work.open(tuned))

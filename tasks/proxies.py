@@ -2,16 +2,16 @@
 
 from typing import TYPE_CHECKING, Any
 
+from tasks.data.sources import Split, TaskSource
+from tasks.engine.stage import stage
+from tasks.engine.work import Work
+from tasks.models.source import ModelSource
 from tasks.store.artifacts import Ref
-from tasks.store.model_sources import ModelSource
-from tasks.store.stage import stage
-from tasks.store.task_sources import Split, TaskSource
-from tasks.store.work import Work
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from tasks.core.plan import Plan
+    from tasks.core.plan.layout import Plan
 
 
 @stage(packages=("torch", "transformers", "tokenizers", "lm_eval"), gpu=True)
@@ -31,16 +31,16 @@ def proxies(
 
     emulator: one that was compressed or distilled; by default that of the plan, which needs no memory of its own.
     Computed on the first `num_rows` rows of the support split, the owner's text from which the plan itself is made:
-    always prompt and answer, because losses are of answers. Writes `proxies.json` (`tasks.core.proxies.Proxies`, with
-    every tuned block). Errors: InputError where a number is not finite.
+    always prompt and answer, because losses are of answers. Writes `proxies.json`
+    (`tasks.core.evaluation.proxies.Proxies`, with every tuned block). Errors: InputError where a number is not finite.
     """
     import json
     from dataclasses import asdict
 
-    from tasks.core.plan import Plan
-    from tasks.core.proxies import measure_proxies
-    from tasks.store.examples import load_examples
-    from tasks.store.models import load_tokenizer
+    from tasks.core.evaluation.proxies import measure_proxies
+    from tasks.core.plan.layout import Plan
+    from tasks.data.tokenize import load_examples
+    from tasks.models.loading import load_tokenizer
 
     how = Plan.from_json((work.open(plan) / "plan.json").read_text())
     tokenizer = load_tokenizer(model)
@@ -63,10 +63,10 @@ def _pair(
     work: Work, model: ModelSource, emulator: Ref | None, plan: "Plan", precision: str
 ) -> "tuple[PreTrainedModel, PreTrainedModel]":
     """The full model and the emulator: over the same tensors, unless it has others or both are spread over GPUs."""
-    from tasks.core.blocks import with_layout
-    from tasks.core.devices import EVERY, place
-    from tasks.store.models import load_model
-    from tasks.store.weights import load_emulator
+    from tasks.core.blocks.devices import EVERY, place
+    from tasks.core.blocks.surgery import with_layout
+    from tasks.models.emulator import load_emulator
+    from tasks.models.loading import load_model
 
     if emulator is not None:
         full = load_model(model, precision)

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from tasks.engine.stage import stage
+from tasks.engine.work import Work
 from tasks.store.artifacts import Ref
-from tasks.store.stage import stage
-from tasks.store.work import Work
 
 OUTCOMES_FILE = "outcomes.safetensors"
 
@@ -23,8 +23,8 @@ def report(
     import json
     from dataclasses import asdict
 
-    from tasks.store import pages as tables
-    from tasks.store.spending import efforts, sizes
+    from tasks.reports import tables
+    from tasks.reports.spending import efforts, sizes
 
     _require_same_rows(facts, full, strategies)
     comparison = _compare(full, strategies, facts["tuning_seeds"])
@@ -50,7 +50,7 @@ def report(
 
 def _require_same_rows(facts: dict[str, Any], full: dict[str, Any], strategies: list[dict[str, Any]]) -> None:
     """InputError where stages scored or trained on rows that were worded differently: their numbers do not compare."""
-    from tasks.store.wording import reworded
+    from tasks.data.wording import reworded
 
     given = [full, *strategies]
     for split in ("train", "validation", "scored"):
@@ -66,7 +66,7 @@ def _refs(value: Any) -> list[Ref]:
 
 
 def _compare(full: dict[str, Any], strategies: list[dict[str, Any]], seeds: list[int]) -> Any:
-    from tasks.core.comparison import Score, compare
+    from tasks.core.evaluation.comparison import Score, compare
 
     def score(ref: Ref, seed: int | None = None) -> Score:
         return Score(ref.summary["value"], ref.summary.get("stderr"), seed)
@@ -118,8 +118,8 @@ def _draw(
     from safetensors.numpy import load_file
 
     from tasks.core.clustering import adjacent_similarity, dendrogram
-    from tasks.core.plan import Plan
-    from tasks.store import figures
+    from tasks.core.plan.layout import Plan
+    from tasks.reports.run import figures
 
     estimator, num_rows = similarity.summary["estimator"], similarity.summary["num_rows"]
     matrices = load_file(work.open(similarity) / "similarity.safetensors")

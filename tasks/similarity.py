@@ -1,8 +1,8 @@
 """Similarity: how alike are the states of every two blocks?"""
 
+from tasks.engine.stage import stage
+from tasks.engine.work import Work
 from tasks.store.artifacts import Ref
-from tasks.store.stage import stage
-from tasks.store.work import Work
 
 
 @stage(packages=("torch", "safetensors"))

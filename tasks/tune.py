@@ -4,18 +4,18 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import DivergedError
-from tasks.core.train_settings import TrainSettings
-from tasks.core.variant import WHOLE_BLOCKS, Variant
+from tasks.core.tuning.method import WHOLE_BLOCKS, Variant
+from tasks.core.tuning.settings import TrainSettings
+from tasks.data.sources import TaskSource
+from tasks.engine.stage import stage
+from tasks.engine.work import Work
+from tasks.models.source import ModelSource
 from tasks.store.artifacts import Ref
-from tasks.store.model_sources import ModelSource
-from tasks.store.stage import stage
-from tasks.store.task_sources import TaskSource
-from tasks.store.work import Work
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from tasks.core.plan import Plan
+    from tasks.core.plan.layout import Plan
 
 
 @stage(packages=("torch", "transformers", "tokenizers", "accelerate", "lm_eval", "peft"), gpu=True)
@@ -38,7 +38,7 @@ def tune(
     or gradient is not finite, InputError where the plan or the family leaves nothing to train. One that may diverge
     (`settings.may_diverge`) and does has the reason as its result: `diverged` in the summary and in `diverged.json`.
     """
-    from tasks.store.ranks import process_group, run_ranks
+    from tasks.engine.ranks import process_group, run_ranks
 
     arguments: dict[str, Any] = {"task": task, "plan": plan, "emulator": emulator, "model": model}
     arguments |= {"settings": settings, "precision": precision, "variant": variant}
@@ -65,13 +65,13 @@ def _tune(
     variant: Variant,
 ) -> dict:
     """The stage in this process, which is alone or one of several that do the same; the first of them writes."""
-    from tasks.core.plan import Plan
-    from tasks.core.trained import make_trained
-    from tasks.core.training import train
-    from tasks.store.examples import load_examples
-    from tasks.store.models import load_tokenizer
-    from tasks.store.returned import write_returned
-    from tasks.store.usage import Usage
+    from tasks.core.plan.layout import Plan
+    from tasks.core.tuning.train import train
+    from tasks.core.tuning.trainable import make_trained
+    from tasks.data.tokenize import load_examples
+    from tasks.engine.usage import Usage
+    from tasks.models.loading import load_tokenizer
+    from tasks.models.tuned_blocks import write_returned
 
     how = Plan.from_json((work.open(plan) / "plan.json").read_text())
     network, source = _network(work, emulator, model, how, precision)
@@ -105,10 +105,10 @@ def _network(
     work: Work, emulator: Ref | None, model: ModelSource | None, plan: "Plan", precision: str
 ) -> "tuple[PreTrainedModel, ModelSource]":
     """The network to train, and where its tokenizer and longest context are found."""
-    from tasks.core.blocks import with_layout
-    from tasks.store.model_resolving import resolve_model
-    from tasks.store.models import load_model
-    from tasks.store.weights import load_emulator
+    from tasks.core.blocks.surgery import with_layout
+    from tasks.models.emulator import load_emulator
+    from tasks.models.loading import load_model
+    from tasks.models.resolving import resolve_model
 
     assert (emulator is None) != (model is None), "tune trains an emulator or a model"
     # Narrow training keeps tuned tensors wide: they are taken from the stored values, not from rounded ones.
@@ -122,7 +122,7 @@ def _network(
 
 def _diverged(work: Work, error: DivergedError, seconds: float) -> dict[str, Any]:
     """What is left of a tuning that diverged where it may."""
-    from tasks.store.returned import write_diverged
+    from tasks.models.tuned_blocks import write_diverged
 
     if not work.rank:
         write_diverged(work.out, str(error))

@@ -2,11 +2,11 @@
 
 from typing import Any
 
+from tasks.data.sources import TaskSource
+from tasks.engine.stage import stage
+from tasks.engine.work import Work
+from tasks.models.source import ModelSource
 from tasks.store.artifacts import Ref
-from tasks.store.model_sources import ModelSource
-from tasks.store.stage import stage
-from tasks.store.task_sources import TaskSource
-from tasks.store.work import Work
 
 
 @stage(packages=("torch", "transformers", "tokenizers", "lm_eval"), gpu=True)
@@ -28,10 +28,10 @@ def validate(
     """
     import json
 
-    from tasks.core.scoring import rate_with_error, score_tokens
-    from tasks.store.examples import load_examples
-    from tasks.store.models import load_tokenizer
-    from tasks.store.variants import load_variant
+    from tasks.core.evaluation.likelihoods import rate_with_error, score_tokens
+    from tasks.data.tokenize import load_examples
+    from tasks.models.loading import load_tokenizer
+    from tasks.models.variants import load_variant
 
     examples = load_examples(task, "validation", load_tokenizer(model), model.context)
     emulator_folder, tuned_folder = (work.open(ref) if ref else None for ref in (emulator, tuned))

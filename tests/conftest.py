@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tasks.store.resources import Resources
-from tasks.store.runtime import Runtime, Shared, sharing
+from tasks.engine.resources import Resources
+from tasks.engine.runtime import Runtime, Shared, sharing
 
 if TYPE_CHECKING:
     from tests.store.objects import Objects

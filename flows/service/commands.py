@@ -71,7 +71,7 @@ def _down(options: argparse.Namespace) -> int:
 
 
 def _deploy(options: argparse.Namespace) -> int:
-    from flows.environment import prepare_environment
+    from flows.running.environment import prepare_environment
 
     prepare_environment(_home(options))
     from flows.service.deploy import deploy
@@ -86,7 +86,7 @@ def _worker(options: argparse.Namespace) -> int:
 
 
 def _reap(options: argparse.Namespace) -> int:
-    from flows.environment import prepare_environment
+    from flows.running.environment import prepare_environment
 
     prepare_environment(_home(options))
     from flows.service.reaper import reap

@@ -12,7 +12,7 @@ POOL_TYPES = ("process", "docker", "kubernetes")
 
 def deploy(pool: str, kind: str, concurrency: int | None) -> int:
     """Create or update pool and deployments on the server that PREFECT_API_URL names."""
-    from flows.environment import check_prefect
+    from flows.running.environment import check_prefect
 
     if not (CODE / "prefect.yaml").exists():
         raise InputError(f"there is no prefect.yaml in {CODE}; run `crash deploy` from a checkout of the project")

@@ -75,7 +75,7 @@ class Watch:
 
 def reap(pool: str, once: bool = False) -> int:
     """Watch the pool's runs for ever (or look once)."""
-    from flows.environment import check_prefect
+    from flows.running.environment import check_prefect
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     for noisy in ("httpx", "httpcore"):

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from flows.environment import defaults
+from flows.running.environment import defaults
 from flows.service.choices import Choices, Secrets, write_private
 from flows.service.postgres import Postgres
 from tasks.store.databases import sqlite_url

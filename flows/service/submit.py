@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from flows.environment import check_prefect, prefect_page
-from flows.group import FOLDERS
-from flows.reading import each_folder
+from flows.running.environment import check_prefect, prefect_page
 from flows.service.paging import pages
 from flows.service.reaper import GIVEN_UP
-from flows.settings import Settings
-from flows.variants import AXIS, NAME, overrides
+from flows.settings.base import FOLDERS
+from flows.settings.model import Settings
+from flows.settings.reading import each_folder
+from flows.settings.variants import AXIS, NAME, overrides
 from tasks.core import errors
 from tasks.core.errors import EnvironmentFault, InputError
+from tasks.data.sources import NAME_PLACE
 from tasks.store.patience import Patience
-from tasks.store.task_sources import NAME_PLACE
 
 POLL_SECONDS = 1.0
 # The reaper says of each crash what follows; where there is none, or it is only being started, this long is waited

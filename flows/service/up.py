@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 from filelock import FileLock
 
-from flows.environment import check_home, check_variables, connection_file, written_connection
+from flows.running.environment import check_home, check_variables, connection_file, written_connection
 from flows.service import servers
 from flows.service.choices import (
     Choices,
@@ -171,7 +171,7 @@ def _start_clients(place: Place, processes: Processes, wishes: Wishes) -> None:
         processes.start(REAPER, *servers.reaper(place), folder=servers.CODE)
     if not wishes.with_worker:
         return
-    from tasks.store.resources import visible_gpus
+    from tasks.engine.resources import visible_gpus
 
     limits = {
         (WORKER, "default"): wishes.worker_limit or max(1, len(visible_gpus())),

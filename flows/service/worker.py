@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from flows.environment import check_prefect, prepare_environment
+from flows.running.environment import check_prefect, prepare_environment
 from flows.service.servers import BIN, CODE
 from tasks.store.signals import STOPPING
 
@@ -34,7 +34,7 @@ PR_SET_PDEATHSIG = 1
 def worker(home: Path, pool: str, kind: str, queue: str | None, limit: int | None, name: str | None) -> int:
     """Run Prefect's worker, with the environment that every run of it inherits; exit code."""
     from tasks.core.errors import InputError
-    from tasks.store.resources import visible_gpus
+    from tasks.engine.resources import visible_gpus
 
     prepare_environment(home)
     if not os.environ.get("PREFECT_API_URL"):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tasks.core.length_limits import LengthLimits
+from tasks.core.blocks.length_limits import LengthLimits
 
 IGNORED = -100  # the label that Hugging Face losses pass over
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from tasks.core.batching import Example, collate, token_batches
-from tasks.core.blocks import capture_blocks, final_norm, get_blocks
+from tasks.core.blocks.length_limits import length_limits
+from tasks.core.blocks.surgery import capture_blocks, final_norm, get_blocks
 from tasks.core.cka import BlockInfluence
 from tasks.core.errors import InputError
-from tasks.core.length_limits import length_limits
 from tasks.core.pooling import pool
 
 

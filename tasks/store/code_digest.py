@@ -19,52 +19,7 @@ from typing import Any
 
 # This project's packages, and those of them that never change a result: they store, schedule and record.
 OWN = ("flows", "tasks")
-UNKEYED = tuple(
-    f"tasks.store.{name}"
-    for name in (
-        "artifacts",
-        "boundary",
-        "checkpoints",
-        "child",
-        "databases",
-        "delivery",
-        "digests",
-        "disk",
-        "files",
-        "fronted",
-        "gc",
-        "holders",
-        "home",
-        "journal",
-        "keys",
-        "leases",
-        "locks",
-        "loopback",
-        "manifests",
-        "metrics",
-        "object_files",
-        "patience",
-        "precision",
-        "preload",
-        "processes",
-        "published",
-        "ranks",
-        "remote",
-        "remote_gc",
-        "remote_work",
-        "resources",
-        "runtime",
-        "sender",
-        "servers",
-        "signals",
-        "sockets",
-        "stage",
-        "tracking",
-        "tracking_address",
-        "usage",
-        "work",
-    )
-)
+UNKEYED = ("tasks.store", "tasks.engine", "tasks.tracking")
 # In the text of a syntax tree: a name, a name's attribute, and a name that a statement binds.
 NAME = re.compile(r"Name\(id='(\w+)'")
 ATTRIBUTE = re.compile(r"Attribute\(value=Name\(id='(\w+)', ctx=Load\(\)\), attr='(\w+)'")
@@ -158,7 +113,7 @@ def _read(source: str, package: str) -> Module:
     # An empty file, such as that of a package, has no statement.
     tree.body = [each for each in _plain(tree, package, aliases) if not isinstance(each, ast.Pass)]
     texts = [ast.dump(statement) for statement in tree.body]
-    # `from tasks.core import plan` names a module, `from tasks.core.plan import Plan` does not.
+    # `from tasks.core import plan` names a module, `from tasks.core.plan.layout import Plan` does not.
     imports = {each for base, alias in aliases for each in (base, f"{base}.{alias.name}".lstrip(".")) if each}
     return Module(
         statements=tuple((text, frozenset(_names(text))) for text in texts),

@@ -134,8 +134,8 @@ def _flow() -> Any:
     from prefect.cache_policies import NO_CACHE
     from prefect.task_runners import ThreadPoolTaskRunner
 
+    from tasks.engine.stage import Runtime, _cached_state
     from tasks.store.artifacts import Ref
-    from tasks.store.stage import Runtime, _cached_state
 
     runtime = Runtime(store="/var/lib/crash/store")
 
@@ -167,7 +167,7 @@ def _player() -> Callable[[dict[str, Any]], None]:
     import os
     from functools import partial
 
-    from tasks.store.sender import Sender
+    from tasks.tracking.mlflow_sender import Sender
 
     run = uuid4().hex
     sender = Sender(os.environ["MLFLOW_TRACKING_URI"], "bench", Path.cwd(), run)

@@ -18,12 +18,12 @@ import torch
 from transformers import OPTConfig, OPTForCausalLM
 
 from tasks.core.batching import Example
-from tasks.core.blocks import with_layout
-from tasks.core.plan import Plan, full_plan, uniform_plan
-from tasks.core.train_settings import TrainSettings
-from tasks.core.trained import make_trained
-from tasks.core.training import train
-from tasks.core.variant import Variant
+from tasks.core.blocks.surgery import with_layout
+from tasks.core.plan.layout import Plan, full_plan, uniform_plan
+from tasks.core.tuning.method import Variant
+from tasks.core.tuning.settings import TrainSettings
+from tasks.core.tuning.train import train
+from tasks.core.tuning.trainable import make_trained
 
 SHAPE = {"hidden_size": 2048, "ffn_dim": 8192, "num_hidden_layers": 24, "num_attention_heads": 32}
 TINY = {"hidden_size": 64, "ffn_dim": 256, "num_hidden_layers": 24, "num_attention_heads": 4, "vocab_size": 512}

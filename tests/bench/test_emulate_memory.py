@@ -14,8 +14,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from tasks.core.plan import fixed_plan
-from tasks.store.tensor_files import stored_tensors, write_tensors
+from tasks.core.plan.layout import fixed_plan
+from tasks.models.tensor_files import stored_tensors, write_tensors
 
 LIMIT_MB = 600
 NUM_BLOCKS = 18
@@ -37,8 +37,8 @@ from pathlib import Path
 import torch, transformers
 from transformers.models.llama import modeling_llama
 from tasks.core import blocks
-from tasks.core.plan import Plan
-from tasks.store.weights import write_emulator
+from tasks.core.plan.layout import Plan
+from tasks.models.emulator import write_emulator
 
 def kilobytes(name):
     return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1])

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from transformers import OPTConfig, OPTForCausalLM
 from tasks.core.batching import Example
-from tasks.core.functional import functional_distances
-from tasks.core.lens import make_lens
+from tasks.core.study.predictions import functional_distances
+from tasks.core.study.lens import make_lens
 
 def kilobytes(name):
     return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1])

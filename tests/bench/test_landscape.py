@@ -12,13 +12,13 @@ import torch
 from torch import nn
 from transformers import OPTConfig, OPTForCausalLM
 
-from tasks.core.anatomy import get_blocks
 from tasks.core.batching import IGNORED, Example, collate
-from tasks.core.blocks import aliased
-from tasks.core.importance import deletions, row_losses
-from tasks.core.interpolation import Mixture, differences
-from tasks.core.landscape import Measured, grid, plane_order, survey
-from tasks.core.scoring import score_tokens
+from tasks.core.blocks.anatomy import get_blocks
+from tasks.core.blocks.surgery import aliased
+from tasks.core.evaluation.likelihoods import score_tokens
+from tasks.core.study.importance import deletions, row_losses
+from tasks.core.study.interpolation import Mixture, differences
+from tasks.core.study.landscape import Measured, grid, plane_order, survey
 
 NUM_BLOCKS, RESOLUTION, MAX_LENGTH = 12, 25, 256
 # Points at which the slow ways are timed; the time of all 625 is as many times that.

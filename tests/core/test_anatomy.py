@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, BertConfig, GPT2Config, LlamaConfig, PreTrainedConfig
 
-from tasks.core.anatomy import (
+from tasks.core.blocks.anatomy import (
     BLOCK_PATHS,
     block_config,
     final_norm,
@@ -14,7 +14,7 @@ from tasks.core.anatomy import (
     get_stack,
     require_rebuildable,
 )
-from tasks.core.blocks import (
+from tasks.core.blocks.surgery import (
     capture_blocks,
     load_tuned,
     plug_in,
@@ -24,8 +24,8 @@ from tasks.core.blocks import (
     with_layout,
 )
 from tasks.core.errors import InputError
-from tasks.core.lens import read_out
-from tasks.core.plan import fixed_plan
+from tasks.core.plan.layout import fixed_plan
+from tasks.core.study.lens import read_out
 from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model, token_ids
 from tests.core.more_families import make_config
 
@@ -52,7 +52,7 @@ def test_the_table_and_the_search_agree(family: str, monkeypatch: pytest.MonkeyP
     model = tiny_model(family)
     path, blocks = find_blocks(model)
     assert path == BLOCK_PATHS[model.config.model_type]
-    monkeypatch.setattr("tasks.core.anatomy.BLOCK_PATHS", {})
+    monkeypatch.setattr("tasks.core.blocks.anatomy.BLOCK_PATHS", {})
     assert find_blocks(model) == (path, blocks)
     assert len(blocks) == NUM_BLOCKS
 

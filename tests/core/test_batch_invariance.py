@@ -15,24 +15,24 @@ from transformers.models.llama import LlamaConfig
 from transformers.models.phi3 import Phi3Config
 
 from tasks.core.batching import Example, token_batches
-from tasks.core.blocks import with_layout
+from tasks.core.blocks.length_limits import NO_LIMITS, LengthLimits, length_limits
+from tasks.core.blocks.surgery import with_layout
 from tasks.core.capturing import capture_states
-from tasks.core.distilling import FrozenBlocks
-from tasks.core.dividing import Division
-from tasks.core.functional import functional_distances
-from tasks.core.importance import deletions, row_losses
-from tasks.core.length_limits import NO_LIMITS, LengthLimits, length_limits
-from tasks.core.lens import make_lens, measure_curves
-from tasks.core.lens_training import TrainedLens
-from tasks.core.losses import LossModule
-from tasks.core.plan import fixed_plan
-from tasks.core.proxies import measure_proxies
-from tasks.core.scoring import score_tokens
-from tasks.core.team import Team
-from tasks.core.train_settings import TrainSettings
-from tasks.core.trained import TunedBlocks
-from tasks.core.training import train
-from tasks.store.families import failed_operations
+from tasks.core.evaluation.likelihoods import score_tokens
+from tasks.core.evaluation.proxies import measure_proxies
+from tasks.core.plan.layout import fixed_plan
+from tasks.core.study.importance import deletions, row_losses
+from tasks.core.study.lens import make_lens, measure_curves
+from tasks.core.study.lens_training import TrainedLens
+from tasks.core.study.predictions import functional_distances
+from tasks.core.tuning.distilling import FrozenBlocks
+from tasks.core.tuning.dividing import Division
+from tasks.core.tuning.losses import LossModule
+from tasks.core.tuning.parallel import Team
+from tasks.core.tuning.settings import TrainSettings
+from tasks.core.tuning.train import train
+from tasks.core.tuning.trainable import TunedBlocks
+from tasks.models.families.known import failed_operations
 from tests.core import more_families
 from tests.core.families import COMMON, FAMILIES, LLAMA_LIKE, MIXED_WINDOWS, NUM_BLOCKS, tiny_model, token_ids
 
@@ -133,10 +133,10 @@ def test_a_row_has_the_numbers_that_it_has_alone(family: str) -> None:
 def test_without_the_limits_the_numbers_are_others(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the tests above would not see on a model whose factors differ too little."""
     alone = torch.cat([likelihoods(network(family), [row], 1) for row in rows()])
-    monkeypatch.setattr("tasks.core.scoring.length_limits", lambda _: NO_LIMITS)
+    monkeypatch.setattr("tasks.core.evaluation.likelihoods.length_limits", lambda _: NO_LIMITS)
     assert (likelihoods(network(family), rows(), 1000) - alone).abs().max() > 0.05
     monkeypatch.undo()
-    monkeypatch.setattr("tasks.core.passes.forget_lengths", lambda _: None)
+    monkeypatch.setattr("tasks.core.blocks.partial_passes.forget_lengths", lambda _: None)
     model = network(family)
     forgets = torch.cat([likelihoods(model, [row], 1) for row in (rows()[3], rows()[1], rows()[2])])
     expected = torch.cat([likelihoods(network(family), [row], 1) for row in (rows()[3], rows()[1], rows()[2])])

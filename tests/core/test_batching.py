@@ -12,7 +12,7 @@ from tasks.core.batching import (
     token_batches,
     training_batch,
 )
-from tasks.core.length_limits import NO_LIMITS
+from tasks.core.blocks.length_limits import NO_LIMITS
 
 
 def example(prompt: int, answer: int, row: int = 0) -> Example:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tasks.core.block_weights import BlockMatrices, relative_distance
 from tasks.core.errors import InputError
+from tasks.core.study.block_weights import BlockMatrices, relative_distance
 
 
 def matrices(num_blocks: int = 5) -> torch.Tensor:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from tasks.core.blocks import get_blocks, layout, plug_in, tuned_state, with_layout
-from tasks.core.plan import Plan, fixed_plan, full_plan
+from tasks.core.blocks.surgery import get_blocks, layout, plug_in, tuned_state, with_layout
+from tasks.core.plan.layout import Plan, fixed_plan, full_plan
 from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model, token_ids
 
 # Kept blocks are of both kinds, tuned and frozen ones are repeated, and a repetition changes its position's kind.

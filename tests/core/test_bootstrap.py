@@ -7,10 +7,10 @@ import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score
 
-from tasks.core.bootstrap import RowSample, adjusted_rand, bootstrap, subsample
 from tasks.core.cka import linear_cka, rbf_cka
 from tasks.core.errors import InputError
-from tasks.core.modularity import Cuts
+from tasks.core.study.bootstrap import RowSample, adjusted_rand, bootstrap, subsample
+from tasks.core.study.modularity import Cuts
 
 MODULES = [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9, 10, 11]]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tasks.core.batching import Example
-from tasks.core.blocks import get_blocks
+from tasks.core.blocks.surgery import get_blocks
 from tasks.core.capturing import capture_states
 from tasks.core.errors import InputError
 from tests.core.families import FAMILIES, NUM_BLOCKS, VOCABULARY, WIDTH, tiny_model

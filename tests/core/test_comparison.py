@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from tasks.core.comparison import Score, compare, mean_score
+from tasks.core.evaluation.comparison import Score, compare, mean_score
 
 SEEDS = (0, 1, 2)
 TUNED = [Score(value, 0.02, seed) for seed, value in enumerate((0.30, 0.34, 0.32))]

@@ -7,10 +7,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.pytorch_utils import Conv1D
 
-from tasks.core.compressing import factors, product, pruned, quantised, relative_error, seed_of
-from tasks.core.compression import Compression, is_worth_two, part_of, rank_within
+from tasks.core.blocks.factored import linear_shapes, put_factors
+from tasks.core.compression.methods import factors, product, pruned, quantised, relative_error, seed_of
+from tasks.core.compression.settings import Compression, is_worth_two, part_of, rank_within
 from tasks.core.errors import InputError
-from tasks.core.factored import linear_shapes, put_factors
 
 
 def weight(*shape: int, seed: int = 0) -> torch.Tensor:

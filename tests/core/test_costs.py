@@ -12,20 +12,20 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from tasks.core import costs
 from tasks.core.batching import Batch, Example
-from tasks.core.blocks import with_layout
+from tasks.core.blocks.surgery import with_layout
 from tasks.core.capturing import capture_states
-from tasks.core.costs import Passes
-from tasks.core.depths import Depth, Trained
-from tasks.core.losses import AnswerLoss
-from tasks.core.plan import Plan, fixed_plan, full_plan, uniform_plan
-from tasks.core.scoring import score_tokens
-from tasks.core.shapes import Shape, shape_of
-from tasks.core.train_settings import TrainSettings
-from tasks.core.trained import TunedBlocks
-from tasks.core.training import train
-from tasks.core.workloads import Lengths, sorted_passes, training_passes
+from tasks.core.costs import totals as costs
+from tasks.core.costs.depths import Depth, Trained
+from tasks.core.costs.shapes import Shape, shape_of
+from tasks.core.costs.totals import Passes
+from tasks.core.costs.workloads import Lengths, sorted_passes, training_passes
+from tasks.core.evaluation.likelihoods import score_tokens
+from tasks.core.plan.layout import Plan, fixed_plan, full_plan, uniform_plan
+from tasks.core.tuning.losses import AnswerLoss
+from tasks.core.tuning.settings import TrainSettings
+from tasks.core.tuning.train import train
+from tasks.core.tuning.trainable import TunedBlocks
 from tests.core import more_families
 from tests.core.families import FAMILIES, NUM_BLOCKS, VOCABULARY
 

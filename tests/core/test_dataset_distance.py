@@ -9,7 +9,8 @@ from scipy.linalg import sqrtm
 from scipy.stats import energy_distance as scipy_energy
 from sklearn.decomposition import PCA
 
-from tasks.core.dataset_distance import (
+from tasks.core.errors import InputError
+from tasks.core.study.dataset_distance import (
     DISTANCES,
     classical_map,
     dataset_distances,
@@ -18,7 +19,6 @@ from tasks.core.dataset_distance import (
     mmd,
     principal_map,
 )
-from tasks.core.errors import InputError
 
 NAMES = ("people", "weather", "birds")
 MEASURES: dict[str, Callable[[torch.Tensor, torch.Tensor], float]] = {

@@ -5,10 +5,10 @@ import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 
 from tasks.core.batching import collate
-from tasks.core.blocks import with_layout
-from tasks.core.devices import place
+from tasks.core.blocks.devices import place
+from tasks.core.blocks.surgery import with_layout
 from tasks.core.errors import InterruptedRun
-from tasks.core.losses import AnswerLoss
+from tasks.core.tuning.losses import AnswerLoss
 from tests.core.families import tiny_model, token_ids
 from tests.core.test_losses import examples
 from tests.core.test_training import PLAN, SETTINGS, Kept, emulator, tune

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from tasks.core.batching import Batch, Example, collate
-from tasks.core.blocks import capture_blocks, get_blocks, rearranged, with_layout
-from tasks.core.distilling import FrozenBlocks, Segment, segments
+from tasks.core.blocks.surgery import capture_blocks, get_blocks, rearranged, with_layout
 from tasks.core.errors import InputError, InterruptedRun
-from tasks.core.plan import Plan, fixed_plan, full_plan, uniform_plan
-from tasks.core.train_settings import TrainSettings
-from tasks.core.training import train
+from tasks.core.plan.layout import Plan, fixed_plan, full_plan, uniform_plan
+from tasks.core.tuning.distilling import FrozenBlocks, Segment, segments
+from tasks.core.tuning.settings import TrainSettings
+from tasks.core.tuning.train import train
 from tests.core.families import FAMILIES, NUM_BLOCKS, VOCABULARY, tiny_model
 from tests.core.test_training import Kept
 

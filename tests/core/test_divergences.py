@@ -11,7 +11,8 @@ from scipy import stats
 from scipy.spatial import distance as spatial
 from scipy.special import rel_entr
 
-from tasks.core.divergences import (
+from tasks.core.errors import InputError
+from tasks.core.study.divergences import (
     DISTANCES,
     Distances,
     entropy,
@@ -20,7 +21,6 @@ from tasks.core.divergences import (
     log_probabilities,
     positions_at_once,
 )
-from tasks.core.errors import InputError
 
 NUM, POSITIONS, VOCABULARY = 4, 3, 50
 
@@ -167,6 +167,6 @@ def test_how_many_positions_are_taken_at_once(monkeypatch: pytest.MonkeyPatch) -
     """As many as fit, at least one; and it makes no difference to the sums."""
     assert [positions_at_once(2, 10, numbers) for numbers in (59, 60, 61, 1)] == [2, 3, 3, 1]
     ours, whole = distributions(), measured(distributions())
-    monkeypatch.setattr("tasks.core.divergences.PAIRED_NUMBERS", 2 * NUM * VOCABULARY)
+    monkeypatch.setattr("tasks.core.study.divergences.PAIRED_NUMBERS", 2 * NUM * VOCABULARY)
     for name, matrix in measured(ours).items():
         np.testing.assert_allclose(matrix, whole[name], rtol=1e-12, atol=1e-14)

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.core.anatomy import get_blocks
 from tasks.core.batching import Example
-from tasks.core.blocks import aliased, rearranged
+from tasks.core.blocks.anatomy import get_blocks
+from tasks.core.blocks.surgery import aliased, rearranged
 from tasks.core.errors import InputError
-from tasks.core.importance import deletions, replacements, rewindings, row_losses
-from tasks.core.scoring import score_tokens
+from tasks.core.evaluation.likelihoods import score_tokens
+from tasks.core.study.importance import deletions, replacements, rewindings, row_losses
 from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model
 from tests.core.rows import rows as different_rows
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.core.anatomy import find_blocks, get_blocks
-from tasks.core.blocks import aliased
+from tasks.core.blocks.anatomy import find_blocks, get_blocks
+from tasks.core.blocks.head import untie_head
+from tasks.core.blocks.surgery import aliased
 from tasks.core.errors import InputError
-from tasks.core.head import untie_head
-from tasks.core.interpolation import Mixture, differences, geometry, parameters_of, projected
+from tasks.core.study.interpolation import Mixture, differences, geometry, parameters_of, projected
 from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model, token_ids
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.core.anatomy import get_blocks
+from tasks.core.blocks.anatomy import get_blocks
 from tasks.core.errors import InputError
-from tasks.core.interpolation import Mixture, differences
-from tasks.core.landscape import Measured, barrier, grid, plane_order, survey
+from tasks.core.study.interpolation import Mixture, differences
+from tasks.core.study.landscape import Measured, barrier, grid, plane_order, survey
 from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model
 from tests.core.test_importance import naive, rows
 from tests.core.test_interpolation import tuned

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.core.anatomy import get_blocks
-from tasks.core.laws import LAWS
-from tasks.core.trial import random_model, try_model
+from tasks.core.blocks.anatomy import get_blocks
+from tasks.core.families.laws import LAWS
+from tasks.core.families.trial import random_model, try_model
 from tests.core.families import FAMILIES
 
 

@@ -9,14 +9,23 @@ import torch
 from transformers import AutoModelForCausalLM, OPTConfig, PreTrainedModel
 
 from tasks.core.batching import Example, collate
-from tasks.core.divergences import DISTANCES, Distances
 from tasks.core.errors import DivergedError, InputError, InterruptedRun
-from tasks.core.functional import functional_distances, spread_positions, trace
-from tasks.core.lens import Lens, every_token, make_lens, measure_curves, predicting, read_out, require_fit, states_at
-from tasks.core.lens_training import LensLoss, TrainedLens, load_state
-from tasks.core.rearranging import rearranged
-from tasks.core.train_settings import TrainSettings
-from tasks.core.training import train
+from tasks.core.study.divergences import DISTANCES, Distances
+from tasks.core.study.lens import (
+    Lens,
+    every_token,
+    make_lens,
+    measure_curves,
+    predicting,
+    read_out,
+    require_fit,
+    states_at,
+)
+from tasks.core.study.lens_training import LensLoss, TrainedLens, load_state
+from tasks.core.study.predictions import functional_distances, spread_positions, trace
+from tasks.core.study.states_of_variants import rearranged
+from tasks.core.tuning.settings import TrainSettings
+from tasks.core.tuning.train import train
 from tests.core.families import COMMON, FAMILIES, NUM_BLOCKS, VOCABULARY, WIDTH, tiny_model, token_ids
 from tests.core.test_training import Kept
 
@@ -85,7 +94,7 @@ def test_training_lowers_the_divergence_of_every_family(family: str) -> None:
 def test_the_loss_and_its_gradient_are_those_of_the_plain_formula(
     num_numbers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.core.lens_training.STREAMED_NUMBERS", num_numbers)
+    monkeypatch.setattr("tasks.core.study.lens_training.STREAMED_NUMBERS", num_numbers)
     model, lens = tiny_model("llama").requires_grad_(False), random_lens(tiny_model("llama"))
     batch = collate(rows(3), 0)
     summed, count = LensLoss(model, lens)(batch)
@@ -153,7 +162,7 @@ def test_curves_are_those_of_a_plain_loop(family: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_distances_at_chosen_positions_are_those_of_a_plain_loop(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.core.lens.HELD_NUMBERS", 2 * NUM_BLOCKS * VOCABULARY)
+    monkeypatch.setattr("tasks.core.study.lens.HELD_NUMBERS", 2 * NUM_BLOCKS * VOCABULARY)
     model, expected = tiny_model(family), Distances(NUM_BLOCKS)
     lens, read = random_lens(model), read_out(model)
     wanted = spread_positions([len(row.answer_ids) for row in rows()], 9)

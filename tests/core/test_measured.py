@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from tasks.core.errors import InputError
-from tasks.core.measured import angular_plan, block_influence_plan, drop_iteratively, iterative_drop_plan, single_plan
+from tasks.core.plan.measured import (
+    angular_plan,
+    block_influence_plan,
+    drop_iteratively,
+    iterative_drop_plan,
+    single_plan,
+)
 
 
 def test_the_most_influential_blocks_are_kept() -> None:

@@ -10,23 +10,24 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.llama import LlamaConfig
 
-from tasks.core import costs, operations
-from tasks.core.anatomy import get_blocks, get_stack
 from tasks.core.batching import Batch, Example
-from tasks.core.blocks import with_layout
+from tasks.core.blocks.anatomy import get_blocks, get_stack
+from tasks.core.blocks.surgery import with_layout
 from tasks.core.capturing import capture_states
-from tasks.core.costs import Passes
-from tasks.core.depths import Depth
+from tasks.core.costs import operations
+from tasks.core.costs import totals as costs
+from tasks.core.costs.depths import Depth
+from tasks.core.costs.shapes import Shape, shape_of
+from tasks.core.costs.sizes import model_sizes
+from tasks.core.costs.totals import Passes
+from tasks.core.costs.workloads import Lengths, sorted_passes, training_passes
 from tasks.core.errors import InputError
-from tasks.core.losses import AnswerLoss
-from tasks.core.plan import Plan, fixed_plan, full_plan
-from tasks.core.scoring import score_tokens
-from tasks.core.shapes import Shape, shape_of
-from tasks.core.sizes import model_sizes
-from tasks.core.train_settings import TrainSettings
-from tasks.core.trained import TunedBlocks
-from tasks.core.training import train
-from tasks.core.workloads import Lengths, sorted_passes, training_passes
+from tasks.core.evaluation.likelihoods import score_tokens
+from tasks.core.plan.layout import Plan, fixed_plan, full_plan
+from tasks.core.tuning.losses import AnswerLoss
+from tasks.core.tuning.settings import TrainSettings
+from tasks.core.tuning.train import train
+from tasks.core.tuning.trainable import TunedBlocks
 from tests.core.families import LLAMA_LIKE, VOCABULARY
 from tests.core.more_families import NUM_BLOCKS, make_config
 from tests.core.test_costs import CONTEXT, counted, kept_for_backward, lengths_of
@@ -165,8 +166,8 @@ def test_a_family_that_computes_in_chunks_is_approximate() -> None:
 
 
 def test_experts_that_cannot_be_counted_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.core.shapes.count_operations", lambda _: None)
-    monkeypatch.setattr("tasks.core.shapes._known", {})
+    monkeypatch.setattr("tasks.core.costs.shapes.count_operations", lambda _: None)
+    monkeypatch.setattr("tasks.core.costs.shapes._known", {})
     with pytest.raises(InputError, match="mixtral: how many of its experts a token goes to cannot be counted"):
         shape_of(make_config("mixtral"), CONTEXT)
     # Others count as most families compute.

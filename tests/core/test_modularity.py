@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tasks.core.errors import InputError
-from tasks.core.modularity import Cuts, modularity, modularity_score
+from tasks.core.study.modularity import Cuts, modularity, modularity_score
 
 Modules = list[list[int]]
 

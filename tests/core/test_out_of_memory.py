@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.core.anatomy import get_stack
+from tasks.core.blocks.anatomy import get_stack
 from tasks.core.errors import EnvironmentFault
-from tasks.core.train_settings import TrainSettings
+from tasks.core.tuning.settings import TrainSettings
 from tests.core.test_training import SETTINGS, Kept, emulator, examples
 from tests.core.test_training import tune as tune_plainly
 

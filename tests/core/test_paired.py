@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tasks.core.paired import holm, paired_test
+from tasks.core.evaluation.paired import holm, paired_test
 
 
 def exact_p_value(difference: np.ndarray) -> float:

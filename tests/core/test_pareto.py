@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.core.pareto import frontier
-from tasks.core.ranking import agreement, mean_ranks
+from tasks.core.evaluation.pareto import frontier
+from tasks.core.evaluation.ranking import agreement, mean_ranks
 
 POINTS = st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=1, max_size=12)
 

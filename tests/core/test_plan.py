@@ -7,7 +7,17 @@ from itertools import pairwise
 import pytest
 
 from tasks.core.errors import InputError
-from tasks.core.plan import SHARES, Plan, crash_plan, evenly, fixed_plan, full_plan, make_layout, spread, uniform_plan
+from tasks.core.plan.layout import (
+    SHARES,
+    Plan,
+    crash_plan,
+    evenly,
+    fixed_plan,
+    full_plan,
+    make_layout,
+    spread,
+    uniform_plan,
+)
 
 # CRaSh (EMNLP 2023), appendix: model and task, number of blocks, kept blocks, tuned ones.
 PUBLISHED = {

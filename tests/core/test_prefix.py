@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tasks.core.anatomy import get_blocks
-from tasks.core.prefix import PrefixStates, reusing
+from tasks.core.blocks.anatomy import get_blocks
+from tasks.core.blocks.prefix import PrefixStates, reusing
 from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model, token_ids
 
 EVERY = range(1, NUM_BLOCKS + 1)

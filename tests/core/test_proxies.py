@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from tasks.core import proxy_passes
 from tasks.core.batching import Example, collate
-from tasks.core.blocks import get_blocks, with_layout
+from tasks.core.blocks.surgery import get_blocks, with_layout
 from tasks.core.errors import InputError
-from tasks.core.plan import Plan, fixed_plan
-from tasks.core.proxies import Proxies, measure_proxies
+from tasks.core.evaluation import proxy_passes
+from tasks.core.evaluation.proxies import Proxies, measure_proxies
+from tasks.core.plan.layout import Plan, fixed_plan
 from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model
 from tests.core.rows import rows
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.core.published import BUDGET, TABLE_1, Published, published
+from tasks.core.evaluation.paper_results import BUDGET, TABLE_1, Published, published
 
 # The column "mean" of the paper's table, which the cells have to give.
 MEANS = {

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from tasks.core.batching import Example
-from tasks.core.blocks import get_blocks
+from tasks.core.blocks.surgery import get_blocks
 from tasks.core.capturing import capture_states
 from tasks.core.cka import linear_cka
 from tasks.core.errors import InputError
-from tasks.core.rearranging import ESTIMATORS, drop_blocks, states_alone
+from tasks.core.study.states_of_variants import ESTIMATORS, drop_blocks, states_alone
 from tests.core.families import FAMILIES, NUM_BLOCKS, VOCABULARY, tiny_model
 
 ROWS = 6

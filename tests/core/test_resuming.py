@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tasks.core.batching import training_batch
-from tasks.core.blocks import tuned_parameters, tuned_state
+from tasks.core.blocks.surgery import tuned_parameters, tuned_state
 from tasks.core.errors import DivergedError, InterruptedRun
 from tests.core.families import VOCABULARY
 from tests.core.test_training import PLAN, SETTINGS, Kept, emulator, examples, tune

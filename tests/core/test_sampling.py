@@ -10,8 +10,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tasks.core.plan import Plan
-from tasks.core.sampling import (
+from tasks.core.plan.layout import Plan
+from tasks.core.plan.sampled import (
     draw,
     gaussian,
     inverse_normal_plan,
@@ -122,7 +122,7 @@ def test_the_largest_of_u_to_the_power_of_one_by_weight_are_drawn(name: str) -> 
 
 
 def test_another_process_draws_the_same_whatever_its_hash_seed() -> None:
-    code = "from tasks.core.sampling import normal_plan; print(normal_plan(24, 12, seed=7).kept)"
+    code = "from tasks.core.plan.sampled import normal_plan; print(normal_plan(24, 12, seed=7).kept)"
     answers = {
         subprocess.run(
             [sys.executable, "-c", code],

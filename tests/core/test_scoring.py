@@ -7,10 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.core.blocks import with_layout
+from tasks.core.blocks.surgery import with_layout
 from tasks.core.errors import InputError
-from tasks.core.plan import fixed_plan
-from tasks.core.scoring import jackknife_error, mean_with_error, perplexity_with_error, rate_with_error, score_tokens
+from tasks.core.evaluation.likelihoods import (
+    jackknife_error,
+    mean_with_error,
+    perplexity_with_error,
+    rate_with_error,
+    score_tokens,
+)
+from tasks.core.plan.layout import fixed_plan
 from tests.core.families import FAMILIES, NUM_BLOCKS, VOCABULARY, tiny_model
 
 Request = tuple[list[int], list[int]]
@@ -74,7 +80,7 @@ def test_an_answer_that_cannot_fit_is_refused() -> None:
 def test_the_head_runs_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     model, requests = tiny_model("opt"), some_requests()
     whole = score_tokens(model, requests, max_length=64, max_tokens=1000)
-    monkeypatch.setattr("tasks.core.scoring.HEAD_ROWS", 3)
+    monkeypatch.setattr("tasks.core.evaluation.likelihoods.HEAD_ROWS", 3)
     parts = score_tokens(model, requests, max_length=64, max_tokens=1000)
     assert [value for value, _ in parts] == pytest.approx([value for value, _ in whole])
 

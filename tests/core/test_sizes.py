@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.blocks import with_layout
-from tasks.core.plan import fixed_plan
-from tasks.core.sizes import Sizes, model_sizes
-from tasks.store.model_folder import load_config
-from tasks.store.tensor_files import stored_tensors
+from tasks.core.blocks.surgery import with_layout
+from tasks.core.costs.sizes import Sizes, model_sizes
+from tasks.core.plan.layout import fixed_plan
+from tasks.models.folder import load_config
+from tasks.models.tensor_files import stored_tensors
 from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model
 
 
@@ -28,8 +28,8 @@ def test_the_share_is_that_of_the_emulators_own_tensors(family: str, share: str 
 
 
 def test_the_demos_emulator_on_disk_has_as_many(tmp_path: Path) -> None:
-    from flows.command_line import DEMO
-    from tasks.store.weights import write_emulator
+    from flows.cli.parser import DEMO
+    from tasks.models.emulator import write_emulator
 
     folder = DEMO.parent / "model"
     sizes = model_sizes(load_config(folder))

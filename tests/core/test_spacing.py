@@ -3,8 +3,8 @@
 import pytest
 
 from tasks.core.errors import InputError
-from tasks.core.plan import evenly, uniform_plan
-from tasks.core.spacing import reverse_plan, uniform_deviation_plan, uniform_spread_plan
+from tasks.core.plan.layout import evenly, uniform_plan
+from tasks.core.plan.spaced import reverse_plan, uniform_deviation_plan, uniform_spread_plan
 
 
 def test_evenly_spaced_blocks_and_evenly_placed_tuned_ones() -> None:

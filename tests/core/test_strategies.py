@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from flows.plan_settings import Strategy as Names
-from tasks.core import plan as plans
+from flows.settings.plan import Strategy as Names
 from tasks.core.errors import InputError
-from tasks.core.placement import PLACEMENTS, ends, spread
-from tasks.core.plan import SHARES, Plan, crash_plan, uniform_plan
-from tasks.core.strategies import STRATEGIES, make_plan, rehearse
+from tasks.core.plan import layout as plans
+from tasks.core.plan.layout import SHARES, Plan, crash_plan, uniform_plan
+from tasks.core.plan.placement import PLACEMENTS, ends, spread
+from tasks.core.plan.registry import STRATEGIES, make_plan, rehearse
 
 CHOSEN = [name for name in STRATEGIES if name != "fixed"]
 # Those of Offsite-Tuning's code tune the ends as it does; all others follow CRaSh.

@@ -10,14 +10,14 @@ import torch
 from transformers import PreTrainedModel
 
 from tasks.core.batching import Example
-from tasks.core.blocks import get_blocks, plug_in, tuned_parameters, tuned_state, with_layout
+from tasks.core.blocks.surgery import get_blocks, plug_in, tuned_parameters, tuned_state, with_layout
 from tasks.core.capturing import capture_states
 from tasks.core.cka import angular_distance, linear_cka
 from tasks.core.clustering import adjacent_clusters, similar_clusters
-from tasks.core.plan import Plan
-from tasks.core.rearranging import drop_blocks, states_alone
-from tasks.core.strategies import STRATEGIES, make_plan
-from tasks.store.weights import write_emulator
+from tasks.core.plan.layout import Plan
+from tasks.core.plan.registry import STRATEGIES, make_plan
+from tasks.core.study.states_of_variants import drop_blocks, states_alone
+from tasks.models.emulator import write_emulator
 from tests.core.families import FAMILIES, NUM_BLOCKS, VOCABULARY, load_plain, tiny_model, token_ids
 
 NUM_KEPT, NUM_TUNED = 4, 2

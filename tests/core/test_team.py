@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tasks.core.anatomy import get_stack
 from tasks.core.batching import training_batch
-from tasks.core.blocks import get_blocks, tuned_state, with_layout
+from tasks.core.blocks.anatomy import get_stack
+from tasks.core.blocks.surgery import get_blocks, tuned_state, with_layout
 from tasks.core.errors import CrashError
-from tasks.core.plan import Plan
-from tasks.core.team import ShardedTeam, tied_blocks
-from tasks.core.train_settings import TrainSettings
-from tasks.core.trained import TunedBlocks
-from tasks.core.training import TrainResult, train
+from tasks.core.plan.layout import Plan
+from tasks.core.tuning.parallel import ShardedTeam, tied_blocks
+from tasks.core.tuning.settings import TrainSettings
+from tasks.core.tuning.train import TrainResult, train
+from tasks.core.tuning.trainable import TunedBlocks
 from tests.core.families import FAMILIES, tiny_model
 from tests.core.pair import Pair, pair
 from tests.core.test_training import PLAN, SHARED, Kept, emulator, examples

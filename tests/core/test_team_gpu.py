@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.core.anatomy import get_stack
-from tasks.core.blocks import tuned_parameters
+from tasks.core.blocks.anatomy import get_stack
+from tasks.core.blocks.surgery import tuned_parameters
 from tests.core.test_out_of_memory import CUT, most_apart, tune
 from tests.core.test_team import MODES, SETTINGS, alone, require_close, run
 from tests.core.test_training import SHARED, Kept, emulator, examples

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tasks.core.errors import InputError
-from tasks.core.train_settings import NOT_CONTENT, TrainSettings
+from tasks.core.tuning.settings import NOT_CONTENT, TrainSettings
 
 SETTINGS = TrainSettings(learning_rate=1e-2, num_steps=6, batch_size=4, eval_steps=2)
 OTHERS = {

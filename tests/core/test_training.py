@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from tasks.core.batching import Example, collate, training_batch
-from tasks.core.blocks import tuned_parameters, tuned_state, with_layout
+from tasks.core.blocks.surgery import tuned_parameters, tuned_state, with_layout
 from tasks.core.errors import InputError
-from tasks.core.losses import AnswerLoss, mean_loss
-from tasks.core.plan import fixed_plan
-from tasks.core.train_settings import SCHEDULES, TrainSettings
-from tasks.core.trained import TunedBlocks
-from tasks.core.training import learning_rate_factor, num_training_steps, train
+from tasks.core.plan.layout import fixed_plan
+from tasks.core.tuning.losses import AnswerLoss, mean_loss
+from tasks.core.tuning.settings import SCHEDULES, TrainSettings
+from tasks.core.tuning.train import learning_rate_factor, num_training_steps, train
+from tasks.core.tuning.trainable import TunedBlocks
 from tests.core.families import FAMILIES, NUM_BLOCKS, VOCABULARY, tiny_model
 
 PLAN = fixed_plan(NUM_BLOCKS, [0, 2, 3, 5], [0, 5])

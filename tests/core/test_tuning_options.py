@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tasks.core.anatomy import get_blocks
-from tasks.core.blocks import with_layout
+from tasks.core.blocks.anatomy import get_blocks
+from tasks.core.blocks.surgery import with_layout
 from tasks.core.errors import InputError, InterruptedRun
-from tasks.core.lora import linear_modules
-from tasks.core.plan import fixed_plan
-from tasks.core.train_settings import TrainSettings
-from tasks.core.trained import make_trained
-from tasks.core.training import TrainResult, train
-from tasks.core.variant import Variant
+from tasks.core.plan.layout import fixed_plan
+from tasks.core.tuning.lora import linear_modules
+from tasks.core.tuning.method import Variant
+from tasks.core.tuning.settings import TrainSettings
+from tasks.core.tuning.train import TrainResult, train
+from tasks.core.tuning.trainable import make_trained
 from tests.core.families import NUM_BLOCKS, tiny_model
 from tests.core.pair import Pair, pair
 from tests.core.test_training import SETTINGS, Kept, emulator, examples, tune

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tasks.core.errors import InputError
-from tasks.core.variant import METHODS, TRAINED, Variant
+from tasks.core.tuning.method import METHODS, TRAINED, Variant
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.core.blocks import get_blocks, with_layout
+from tasks.core.blocks.surgery import get_blocks, with_layout
 from tasks.core.errors import InputError
-from tasks.core.lora import linear_modules
-from tasks.core.parts import require_trainable
-from tasks.core.plan import fixed_plan
-from tasks.core.plugging import admit
-from tasks.core.trained import make_trained
-from tasks.core.variant import Variant
+from tasks.core.plan.layout import fixed_plan
+from tasks.core.tuning.lora import linear_modules
+from tasks.core.tuning.method import Variant
+from tasks.core.tuning.parts import require_trainable
+from tasks.core.tuning.returned import admit
+from tasks.core.tuning.trainable import make_trained
 from tests.core.families import FAMILIES, NUM_BLOCKS, WIDTH, tiny_model
 from tests.core.test_variants import LORA, PLAN, tuned
 

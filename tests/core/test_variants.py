@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from tasks.core.blocks import get_blocks, with_layout
-from tasks.core.head import get_head
-from tasks.core.lora import insert_lora, linear_modules, live_factors
-from tasks.core.parts import is_returned
-from tasks.core.plan import fixed_plan
-from tasks.core.plugging import admit, load_parts, plug_in_parts
-from tasks.core.trained import Trained, TunedBlocks, make_trained
-from tasks.core.training import TrainResult, train
-from tasks.core.variant import Variant
+from tasks.core.blocks.head import get_head
+from tasks.core.blocks.surgery import get_blocks, with_layout
+from tasks.core.plan.layout import fixed_plan
+from tasks.core.tuning.lora import insert_lora, linear_modules, live_factors
+from tasks.core.tuning.method import Variant
+from tasks.core.tuning.parts import is_returned
+from tasks.core.tuning.returned import admit, load_parts, plug_in_parts
+from tasks.core.tuning.train import TrainResult, train
+from tasks.core.tuning.trainable import Trained, TunedBlocks, make_trained
 from tests.core.families import FAMILIES, NUM_BLOCKS, WIDTH, tiny_model, token_ids
 from tests.core.test_training import SETTINGS, examples
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.store.servers import unreachable
+from tasks.tracking.servers import unreachable
 from tests.faults.clocks import DAY, days_off, needs_faketime, shifted
 from tests.faults.running import Running, tunes
 from tests.faults.tracking_server import free_port

@@ -86,7 +86,7 @@ def test_f24_a_poisoned_entry_is_computed_again_and_never_run(runtime, own, tmp_
 FULL_DISK = """
 import sys
 from tasks.core.errors import CrashError
-from tasks.store.runtime import Runtime
+from tasks.engine.runtime import Runtime
 from tests.store.sample_stages import large
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 
 from tasks.store.artifacts import Artifact, Ref
 from tasks.store.metrics import METRICS_FILE
-from tasks.store.tracking import Tracking
+from tasks.tracking.tracking import Tracking
 from tests.faults.tracking_server import TrackingServer, shown_points, shown_runs, shown_status, written_points
 
 pytestmark = pytest.mark.xdist_group("tracking-faults")
@@ -37,7 +37,7 @@ def train(tracking: Tracking, metrics: Path, steps: range) -> float:
 
 
 def test_f6_a_server_killed_for_seconds_gets_every_point_and_no_run_twice(tmp_path, server, monkeypatch, caplog):
-    monkeypatch.setattr("tasks.store.delivery.RETRY_SECONDS", 0.5)
+    monkeypatch.setattr("tasks.tracking.delivery.RETRY_SECONDS", 0.5)
     tracking = Tracking(server.uri, "outage", tmp_path / "journal", "run")
     (tmp_path / "artifact").mkdir()
     metrics = tmp_path / "artifact" / METRICS_FILE

@@ -4,8 +4,8 @@ inputs as the last line of its output."""
 import atexit
 from typing import Any
 
-from flows import inputs
-from flows.cli import main
+from flows.cli.main import main
+from flows.running import inputs
 
 resolve, count = inputs.Inputs.__init__, 0
 

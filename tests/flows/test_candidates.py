@@ -4,11 +4,11 @@ import tomllib
 
 import pytest
 
-from flows.candidates import make_candidates, snippet
-from flows.emulator_settings import Compress
-from flows.settings import Settings
+from flows.searches.candidates import make_candidates, snippet
+from flows.settings.emulator import Compress
+from flows.settings.model import Settings
+from tasks.core.costs.sizes import Sizes
 from tasks.core.errors import InputError
-from tasks.core.sizes import Sizes
 
 SIZES = Sizes((10,) * 8, 20)
 BASE = {"model": {"name": "m"}, "task": {"name": "t"}, "plan": {"num_kept": 4, "num_tuned": 2}}

@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from flows.cli import main, parser
-from flows.cost import PEAKS, UTILISATION, choose_device, estimate_cells
-from flows.cost_inputs import given_rows, workload_of
-from flows.grid import make_cells, split_axes
-from flows.reading import read_settings
-from flows.settings import Settings
+from flows.cli.main import main, parser
+from flows.cost.command import PEAKS, UTILISATION, choose_device, estimate_cells
+from flows.cost.inputs import given_rows, workload_of
+from flows.settings.grid import make_cells, split_axes
+from flows.settings.model import Settings
+from flows.settings.reading import read_settings
+from tasks.core.costs.paper_rows import PUBLISHED_ROWS
+from tasks.core.costs.workloads import NUM_QUANTILES, Lengths, Workload, sorted_passes, training_passes
 from tasks.core.errors import EnvironmentFault, InputError
-from tasks.core.published_rows import PUBLISHED_ROWS
-from tasks.core.workloads import NUM_QUANTILES, Lengths, Workload, sorted_passes, training_passes
-from tasks.store import measuring
-from tasks.store.measuring import measure
-from tasks.store.model_shapes import read_shape
-from tasks.store.task_resolving import own_folder
+from tasks.data import lengths as measuring
+from tasks.data.lengths import measure
+from tasks.data.resolving import own_folder
+from tasks.models.shape import read_shape
 from tests.flows.published_shapes import write_config
 from tests.make_data.lengths import write_filler_rows
 from tests.store.inputs import QA_TASKS, own_task, question, real_task, write_rows
@@ -277,8 +277,8 @@ def test_a_mixture_of_experts_is_priced_by_what_runs(tmp_path: Path) -> None:
 def test_an_approximate_price_is_said_to_be_one(
     model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("tasks.core.shapes._known", {})
-    monkeypatch.setattr("tasks.core.shapes.count_operations", lambda _: None)
+    monkeypatch.setattr("tasks.core.costs.shapes._known", {})
+    monkeypatch.setattr("tasks.core.costs.shapes.count_operations", lambda _: None)
     path = tmp_path / "settings.toml"
     path.write_text(f'[model]\nname = "{model}"\n[task]\nname = "piqa"\n[plan]\nnum_kept = 12\n')
     options = parser().parse_args(["plan-cost", str(path)])

@@ -8,14 +8,14 @@ import pytest
 from transformers.models.gpt2 import GPT2Config
 from transformers.models.llama import LlamaConfig
 
-from flows.arguments import Arguments
-from flows.cli import parser
-from flows.cost import estimate_cells
-from flows.cost_inputs import VALIDATING_TOKENS
-from flows.grid import make_cells
-from flows.reading import read_sweep
-from flows.settings import Settings
-from flows.stage_costs import Cost
+from flows.cli.main import parser
+from flows.cost.command import estimate_cells
+from flows.cost.inputs import VALIDATING_TOKENS
+from flows.cost.stage_costs import Cost
+from flows.running.arguments import Arguments
+from flows.settings.grid import make_cells
+from flows.settings.model import Settings
+from flows.settings.reading import read_sweep
 from tasks.core.errors import InputError
 from tasks.store.artifacts import Ref
 from tasks.tune import tune

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from flows.grid import make_cells
-from flows.inputs import check_budget
-from flows.reading import READY, read_sweep
+from flows.running.inputs import check_budget
+from flows.settings.grid import make_cells
+from flows.settings.reading import READY, read_sweep
 
 
 def test_every_cell_of_the_demos_sweep_is_possible():

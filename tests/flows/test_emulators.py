@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from flows.arguments import Arguments
-from flows.inputs import Inputs, check_budget
-from flows.reading import read_settings
-from flows.settings import Settings
+from flows.running.arguments import Arguments
+from flows.running.inputs import Inputs, check_budget
+from flows.settings.model import Settings
+from flows.settings.reading import read_settings
 from tasks.core.errors import InputError
-from tasks.store.emulator_checks import require_same_shape
+from tasks.data.emulator_checks import require_same_shape
 from tests.flows.commands import DEMO, artifacts, crash, stages
 from tests.tasks.chain import write_model
 

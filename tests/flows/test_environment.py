@@ -10,11 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from flows.environment import check_variables, connection_file, prepare_environment, read_connection, written_connection
-from flows.launch import mlflow_command
-from flows.reading import read_settings
+from flows.cli.launch import mlflow_command
+from flows.running.environment import (
+    check_variables,
+    connection_file,
+    prepare_environment,
+    read_connection,
+    written_connection,
+)
 from flows.service.choices import Choices, Secrets
 from flows.service.servers import Place, mlflow_server, prefect_server, worker_name
+from flows.settings.reading import read_settings
 from tasks.core.errors import EnvironmentFault
 from tasks.store.databases import sqlite_path
 from tests.flows.commands import ROOT, crash, small_settings
@@ -22,7 +28,7 @@ from tests.flows.commands import ROOT, crash, small_settings
 ODD = "what? 50%2F it's #1 grün"
 SETTLE = """
 import json, locale, os, sys
-from flows.environment import settle_interpreter
+from flows.running.environment import settle_interpreter
 settle_interpreter()
 print(json.dumps([sys.flags.utf8_mode, locale.getpreferredencoding(False).lower(), sys.warnoptions, sys.argv[1:]]))
 """

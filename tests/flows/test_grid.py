@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.grid import make_cells, shown, split_axes
-from flows.reading import read_settings, read_sweep
-from flows.settings import Settings
+from flows.settings.grid import make_cells, shown, split_axes
+from flows.settings.model import Settings
+from flows.settings.reading import read_settings, read_sweep
 from tasks.core.errors import InputError
 
 BASE = {"model": {"name": "m"}, "task": {"name": "t"}, "plan": {"num_kept": 6}}

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.inputs import Inputs
-from flows.operations import run_operations
-from flows.reading import read_settings
-from flows.study_cells import make_cells_of, open_inputs
-from flows.study_operations import study_operations
+from flows.running.inputs import Inputs
+from flows.running.operations import run_operations
+from flows.settings.reading import read_settings
+from flows.studies.cells import make_cells_of, open_inputs
+from flows.studies.operations import study_operations
 from tasks.core.errors import InputError
 from tests.flows.commands import DEMO, artifacts, small_settings
 from tests.tasks.chain import write_model
@@ -74,7 +74,7 @@ def test_a_family_is_refused_for_what_is_asked_of_it_before_anything_runs(
     settings = small_settings(tmp_path, model=str(tmp_path / "model"))
     few = ["plan.num_kept=4", "plan.num_tuned=2", "support.num_rows=8"]
     why = {"sharing": "its weights change in place", "lens": "there is no norm"}
-    monkeypatch.setattr("flows.inputs.failed_operations", lambda family: why)
+    monkeypatch.setattr("flows.running.inputs.failed_operations", lambda family: why)
     message = r"model is of family opt, in which sharing blocks \(asked for by plan.share of crash\) is not exact: its"
     with pytest.raises(InputError, match=message):
         Inputs(read_settings(settings, few))

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from flows.inputs import Inputs
-from flows.logs import encoding_lines
-from flows.pass_limits import check_windows, run_limits, search_limits
-from flows.reading import read_settings
-from flows.settings import Settings
-from flows.study_checks import study_limits
+from flows.running.inputs import Inputs
+from flows.running.logs import encoding_lines
+from flows.running.pass_limits import check_windows, run_limits, search_limits
+from flows.settings.model import Settings
+from flows.settings.reading import read_settings
+from flows.studies.checks import study_limits
 from tasks.core.errors import InputError
 from tests.flows.commands import small_settings
 

@@ -8,22 +8,23 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from flows.arguments import make_variant
-from flows.plan_sizes import compressed, trained_of
-from flows.settings import Settings
-from tasks.core import costs, depths
+from flows.cost.plan_sizes import compressed, trained_of
+from flows.running.arguments import make_variant
+from flows.settings.model import Settings
 from tasks.core.batching import Example
-from tasks.core.blocks import get_blocks, with_layout
-from tasks.core.compression import is_worth_two, rank_within
-from tasks.core.costs import Passes
-from tasks.core.depths import Depth
-from tasks.core.distilling import FrozenBlocks
-from tasks.core.factored import linear_shapes, put_factors
-from tasks.core.plan import Plan, fixed_plan, uniform_plan
-from tasks.core.train_settings import TrainSettings
-from tasks.core.trained import Trained, make_trained
-from tasks.core.training import train
-from tasks.core.workloads import training_passes
+from tasks.core.blocks.factored import linear_shapes, put_factors
+from tasks.core.blocks.surgery import get_blocks, with_layout
+from tasks.core.compression.settings import is_worth_two, rank_within
+from tasks.core.costs import depths
+from tasks.core.costs import totals as costs
+from tasks.core.costs.depths import Depth
+from tasks.core.costs.totals import Passes
+from tasks.core.costs.workloads import training_passes
+from tasks.core.plan.layout import Plan, fixed_plan, uniform_plan
+from tasks.core.tuning.distilling import FrozenBlocks
+from tasks.core.tuning.settings import TrainSettings
+from tasks.core.tuning.train import train
+from tasks.core.tuning.trainable import Trained, make_trained
 from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model
 from tests.core.test_costs import CONTEXT, counted, lengths_of, network, rows, shape_of_family
 from tests.core.test_variants import BIASED, PLAN

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.cli import parser
-from flows.settings import Settings
+from flows.cli.main import parser
+from flows.settings.model import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTENT = yaml.safe_load((ROOT / "prefect.yaml").read_text())

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from flows.published_as import published_as
-from flows.settings import Settings
+from flows.running.published_as import published_as
+from flows.settings.model import Settings
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.reading import read_settings
+from flows.settings.reading import read_settings
 from tests.flows.commands import DEMO, artifacts, crash, small_settings, stages
 
 pytestmark = pytest.mark.xdist_group("search")

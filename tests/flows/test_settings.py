@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.reading import read_settings
-from flows.reference import updated
-from flows.settings import Settings
+from docs.generate.settings_reference import updated
+from flows.settings.model import Settings
+from flows.settings.reading import read_settings
 from tasks.core.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,7 +161,7 @@ def test_a_file_that_is_no_text(tmp_path):
 READERS = """
 import sys
 from pathlib import Path
-from flows.reading import read_settings, read_study, read_sweep
+from flows.settings.reading import read_settings, read_study, read_sweep
 read_settings(Path("{demo}/settings.toml"))
 read_sweep(Path("demo.toml"))
 read_study(Path("{demo}/study.toml"))

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from flows.arguments import Arguments, plan_options
-from flows.grid import make_cells, split_axes
-from flows.inputs import check_budget
-from flows.published_as import published_as
-from flows.reading import read_settings
-from flows.settings import Settings
-from flows.strategy_picture import plans
+from docs.generate.strategy_picture import plans
+from flows.running.arguments import Arguments, plan_options
+from flows.running.inputs import check_budget
+from flows.running.published_as import published_as
+from flows.settings.grid import make_cells, split_axes
+from flows.settings.model import Settings
+from flows.settings.reading import read_settings
 from tasks.core.errors import InputError
-from tasks.core.placement import ends
-from tasks.core.strategies import STRATEGIES
+from tasks.core.plan.placement import ends
+from tasks.core.plan.registry import STRATEGIES
 from tests.flows.commands import artifacts, crash, small_settings, stages
 
 OFT = {"uniform": "uniform", "uniform_spread": "uniform_spread"}

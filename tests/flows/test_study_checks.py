@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from flows.service.submit import portable_grid
-from flows.settings import Settings
-from flows.study_cells import make_cells_of, open_inputs, read_study
-from flows.study_checks import moved_tuning, needed_tunings, study_bytes
-from flows.study_parts import between
+from flows.settings.model import Settings
+from flows.studies.cells import make_cells_of, open_inputs, read_study
+from flows.studies.checks import moved_tuning, needed_tunings, study_bytes
+from flows.studies.parts import between
 from tasks.core.errors import InputError
 from tests.flows.commands import DEMO, small_settings
 from tests.tasks.chain import write_model

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from flows.study_others import find_tuned
+from flows.studies.others import find_tuned
 from tasks.core.errors import InputError
+from tasks.models.source import ModelSource
 from tasks.store.artifacts import Ref, Store
-from tasks.store.fronted import FrontedStore
 from tasks.store.keys import stage_key
-from tasks.store.model_sources import ModelSource
-from tasks.store.remote import Remote
+from tasks.store.remote.objects import Remote
+from tasks.store.remote.store import FrontedStore
 
 OWN, OTHER = "a" * 64, "b" * 64
 

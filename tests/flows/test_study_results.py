@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from flows.results import show_study
-from tasks.findings import findings
-from tasks.store.trajectory_figures import readable
-from tasks.trajectory import trajectory
+from flows.running.show import show_study
+from tasks.reports.study.trajectory import readable
+from tasks.study.study_report import findings
+from tasks.study.trajectory import trajectory
 from tests.tasks.chain import Chain
 
 FACTS = {"num_blocks": 6, "precision": "float32", "weights": "0123456789abcdef" * 4, "tuned": {"weights": "crash"}}

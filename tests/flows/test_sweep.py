@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cells import Cell, Outcome, _outcome
+from flows.sweeps.cells import Cell, Outcome, _outcome
 from tests.flows.commands import artifacts, crash, small_settings, stages
 
 FIGURES = (

@@ -8,28 +8,28 @@ import numpy as np
 import pytest
 from transformers import PreTrainedModel
 
-from flows.arguments import Arguments, make_variant
-from flows.cli import main
-from flows.cost import UTILISATION, choose_device, estimate_cells, summary
-from flows.grid import make_cells
-from flows.inputs import check_budget, check_variant
-from flows.plan_sizes import trained_of
-from flows.reading import read_sweep
-from flows.settings import Settings
-from tasks.core.anatomy import get_blocks, require_rebuildable, skeleton
-from tasks.core.blocks import with_layout
+from flows.cli.main import main
+from flows.cost.command import UTILISATION, choose_device, estimate_cells, summary
+from flows.cost.plan_sizes import trained_of
+from flows.running.arguments import Arguments, make_variant
+from flows.running.inputs import check_budget, check_variant
+from flows.settings.grid import make_cells
+from flows.settings.model import Settings
+from flows.settings.reading import read_sweep
+from tasks.core.blocks.anatomy import get_blocks, require_rebuildable, skeleton
+from tasks.core.blocks.surgery import with_layout
 from tasks.core.clustering import adjacent_clusters
-from tasks.core.costs import trained_parameters
-from tasks.core.depths import Depth
-from tasks.core.distilling import FrozenBlocks, segments
-from tasks.core.plan import Plan
-from tasks.core.shapes import shape_of
-from tasks.core.strategies import STRATEGIES, make_plan
-from tasks.core.trained import make_trained
-from tasks.core.variant import Variant
-from tasks.store.emulator_checks import check_emulators
-from tasks.store.model_shapes import read_shape
-from tasks.store.model_sources import ModelSource
+from tasks.core.costs.depths import Depth
+from tasks.core.costs.shapes import shape_of
+from tasks.core.costs.totals import trained_parameters
+from tasks.core.plan.layout import Plan
+from tasks.core.plan.registry import STRATEGIES, make_plan
+from tasks.core.tuning.distilling import FrozenBlocks, segments
+from tasks.core.tuning.method import Variant
+from tasks.core.tuning.trainable import make_trained
+from tasks.data.emulator_checks import check_emulators
+from tasks.models.shape import read_shape
+from tasks.models.source import ModelSource
 from tests.flows.published_shapes import SHAPES, write_config
 
 TABLES = Path(__file__).resolve().parents[2] / "flows" / "tables"

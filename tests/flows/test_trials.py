@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from flows.candidates import Candidate
-from flows.settings import Settings
-from flows.trials import Trial, picked, require_one, take_plans
+from flows.searches.candidates import Candidate
+from flows.searches.trials import Trial, picked, require_one, take_plans
+from flows.settings.model import Settings
+from tasks.core.costs.sizes import Sizes
 from tasks.core.errors import DivergedError, EnvironmentFault, InputError
-from tasks.core.plan import Plan, fixed_plan
-from tasks.core.sizes import Sizes
+from tasks.core.plan.layout import Plan, fixed_plan
+from tasks.engine.runtime import Runtime
 from tasks.store.artifacts import Ref, Store
 from tasks.store.keys import canonical_json
-from tasks.store.runtime import Runtime
 
 SIZES = Sizes((10, 10, 40, 10), 30)
 SETTINGS = Settings.model_validate({"model": {"name": "m"}, "task": {"name": "t"}, "plan": {"num_kept": 4}})

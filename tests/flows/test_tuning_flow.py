@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from flows.arguments import Arguments
-from flows.inputs import check_variant
-from flows.settings import Settings
+from flows.running.arguments import Arguments
+from flows.running.inputs import check_variant
+from flows.settings.model import Settings
 from tasks.core.errors import InputError
 from tests.core.families import FAMILIES, NUM_BLOCKS
 from tests.flows.commands import artifacts, crash, small_settings, stages

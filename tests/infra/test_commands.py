@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flows.cli import parser
+from flows.cli.main import parser
 from tests.infra.dockerfiles import FILES, ROOT, stages
 from tests.infra.manifests import containers
 from tests.infra.test_compose import SERVICES

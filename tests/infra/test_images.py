@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from docker.utils.build import exclude_paths
 
-from flows.environment import prepare_environment
+from flows.running.environment import prepare_environment
 from tests.infra.dockerfiles import FILES, ROOT, Instruction, environment, packages, stages
 
 SCRIPTS = Path(sys.executable).parent

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tasks.store.model_sources import ModelSource
+from tasks.models.source import ModelSource
 from tests.store.inputs import random_opt, stories
 
 

@@ -10,10 +10,10 @@ import lm_eval
 import yaml
 from lm_eval.tasks import TaskManager
 
-from tasks.store.model_resolving import resolve_model
-from tasks.store.model_sources import ModelSource
-from tasks.store.task_resolving import resolve_task
-from tasks.store.task_sources import TaskSource
+from tasks.data.resolving import resolve_task
+from tasks.data.sources import TaskSource
+from tasks.models.resolving import resolve_model
+from tasks.models.source import ModelSource
 
 QA_TASKS = ("openbookqa", "piqa", "arc_easy", "arc_challenge", "hellaswag", "sciq", "webqs", "race")
 SCORES_VALIDATION = ("piqa", "hellaswag")

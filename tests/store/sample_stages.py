@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 from tasks.core.errors import DivergedError, InputError
+from tasks.engine.stage import stage
+from tasks.engine.work import Work
 from tasks.store.artifacts import Ref
-from tasks.store.stage import stage
-from tasks.store.work import Work
 
 
 @stage(packages=())
@@ -116,7 +116,7 @@ def together(work: Work, how: str) -> dict:
     """One of two processes fails in the way that is named, while the other one waits for it."""
     import torch
 
-    from tasks.store.ranks import process_group, run_ranks
+    from tasks.engine.ranks import process_group, run_ranks
 
     if work.rank is None:
         return run_ranks(work, (__name__, "together"), {"how": how})

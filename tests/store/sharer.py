@@ -8,10 +8,10 @@ from pathlib import Path
 
 from tasks.core.errors import CrashError
 from tasks.store.artifacts import Artifact, Store
-from tasks.store.fronted import FrontedStore
 from tasks.store.keys import stage_key
-from tasks.store.leases import LeaseTimes
-from tasks.store.remote import Remote
+from tasks.store.remote.leases import LeaseTimes
+from tasks.store.remote.objects import Remote
+from tasks.store.remote.store import FrontedStore
 
 # As in production, only faster.
 QUICK = LeaseTimes(beat=0.2, silence=1.5, look=0.05)

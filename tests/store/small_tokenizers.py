@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.store.model_resolving import resolve_model
-from tasks.store.model_sources import ModelSource
+from tasks.models.resolving import resolve_model
+from tasks.models.source import ModelSource
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")  # ids 0 to 3
 # A byte each, and room for a few merged tokens.

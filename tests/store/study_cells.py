@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 
-from tasks.cross import cross
-from tasks.datasets import datasets
+from tasks.engine.runtime import Runtime
+from tasks.models.source import ModelSource
+from tasks.reports.study.cells import Analysis, Studied
 from tasks.similarity import similarity
 from tasks.store.artifacts import Ref, Store
-from tasks.store.model_sources import ModelSource
-from tasks.store.runtime import Runtime
-from tasks.store.studied import Analysis, Studied
-from tasks.structure import structure
-from tasks.weights import weights
+from tasks.study.cross_similarity import cross
+from tasks.study.dataset_distances import datasets
+from tasks.study.modules import structure
+from tasks.study.weight_distances import weights
 from tests.core.families import NUM_BLOCKS, tiny_model
 from tests.tasks.states import published_states
 

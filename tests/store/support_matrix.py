@@ -1,7 +1,7 @@
 """The page of families: `python -m tests.store.support_matrix docs/reference/families.md` measures it and writes it.
 
-Where the product's table (`tasks.store.families`) is another one than what is measured, the command says so and exits
-with 1: correct the table, since the product refuses what it lists.
+Where the product's table (`tasks.models.families.known`) is another one than what is measured, the command says so and
+exits with 1: correct the table, since the product refuses what it lists.
 """
 
 import sys
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from transformers import PreTrainedConfig
 
-from tasks.store.families import EXACT, LIMITED, OPERATIONS, WORDS, failed_operations
-from tasks.store.family_trial import try_config
+from tasks.models.families.known import EXACT, LIMITED, OPERATIONS, WORDS, failed_operations
+from tasks.models.families.trial import try_config
 from tests.core.families import FAMILIES
 from tests.core.more_families import SIZES, make_config
 
@@ -23,9 +23,9 @@ TRIED = ("gemma4_text",)
 HEAD = """# Families of models
 
 What of the method is exact in each family, measured with transformers on tiny random models of all its kinds of
-blocks, in float32, against plain forward passes of the unchanged model (`tasks/core/laws.py` says how). What is not
-exact is refused before anything is computed. A family that is not in this table is tried when it is first used: a
-small random model of its config is built, which takes about a second, and what is not exact in it is refused as well.
+blocks, in float32, against plain forward passes of the unchanged model (`tasks/core/families/laws.py` says how). What
+is not exact is refused before anything is computed. A family that is not in this table is tried when it is first used:
+a small random model of its config is built, which takes about a second, and what is not exact in it is refused as well.
 
 This page is made by `python -m tests.store.support_matrix docs/reference/families.md`, and a test compares it with
 what it measures.

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save
 
 from tasks.core.errors import InterruptedRun
+from tasks.engine.child_process import warm_up
 from tasks.store.checkpoints import CheckpointFile
-from tasks.store.child import warm_up
 from tests.core.test_training import SETTINGS, SHARED, emulator, tune
 
 TENSORS = {"tuned/0.weight": torch.arange(12.0).reshape(3, 4), "random/cpu": torch.arange(5, dtype=torch.uint8)}

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tasks.core.errors import CrashError, EnvironmentFault, InterruptedRun
+from tasks.engine.child_process import Children
 from tasks.store.artifacts import Store
-from tasks.store.child import Children
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = "tests.store.sample_stages"
@@ -201,7 +201,7 @@ def test_an_error_of_whoever_watches_does_not_wait_for_the_stage(tmp_path):
 
 ORPHAN = """
 import sys
-from tasks.store.runtime import Runtime
+from tasks.engine.runtime import Runtime
 from tests.store.sample_stages import slow
 slow.run(Runtime(store=sys.argv[1]), seconds=600, polls=True)
 """
@@ -235,7 +235,7 @@ def test_children_die_with_a_parent_that_was_killed(tmp_path):
 
 FAILING = """
 import sys
-from tasks.store.runtime import Runtime
+from tasks.engine.runtime import Runtime
 from tests.store.sample_stages import failing
 try:
     failing.run(Runtime(store=sys.argv[1]), how=sys.argv[2])

@@ -9,13 +9,13 @@ from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
 
-from tasks.core.blocks import get_blocks, with_layout
-from tasks.core.compression import Compression
+from tasks.core.blocks.factored import FactoredLinear, linear_shapes
+from tasks.core.blocks.surgery import get_blocks, with_layout
+from tasks.core.compression.settings import Compression
 from tasks.core.errors import InputError
-from tasks.core.factored import FactoredLinear, linear_shapes
-from tasks.core.plan import fixed_plan
-from tasks.store.compressed import write_compressed
-from tasks.store.weights import load_emulator, save_expanded, write_emulator
+from tasks.core.plan.layout import fixed_plan
+from tasks.models.compressed_emulator import write_compressed
+from tasks.models.emulator import load_emulator, save_expanded, write_emulator
 from tests.core.families import FAMILIES, NUM_BLOCKS, cached_logits, load_plain, tiny_model, token_ids
 
 PLAN = fixed_plan(NUM_BLOCKS, (0, 1, 3, 4), (0, 3), share="all")
@@ -180,7 +180,7 @@ def test_a_plan_without_frozen_blocks_is_refused(tmp_path: Path) -> None:
 
 
 def test_half_a_pair_of_factors_is_refused(emulator: Path, tmp_path: Path) -> None:
-    from tasks.store.tensor_files import stored_tensors, write_tensors
+    from tasks.models.tensor_files import stored_tensors, write_tensors
 
     write_compressed(emulator, Compression("low_rank", rank=3), tmp_path / "out")
     tensors = stored_tensors(tmp_path / "out")

@@ -7,7 +7,7 @@ import pytest
 
 from tasks.store.artifacts import Artifact, Ref
 from tasks.store.metrics import METRICS_FILE
-from tasks.store.tracking import Tracking
+from tasks.tracking.tracking import Tracking
 from tests.store.waiting import wait_for
 
 # MLflow 3.17 still uses a loading option that SQLAlchemy 2.1 will drop one day.

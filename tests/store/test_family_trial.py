@@ -7,11 +7,11 @@ import pytest
 from transformers import AutoConfig, PreTrainedConfig
 
 from tasks.core.errors import InputError
-from tasks.core.shrinking import representative_blocks, shrunk
-from tasks.core.trial import random_model
-from tasks.store.families import OPERATIONS, failed_operations, require_exact
-from tasks.store.family_trial import check_rebuildable, operations_not_exact, try_config, try_family
-from tasks.store.model_sources import ModelSource
+from tasks.core.families.shrinking import representative_blocks, shrunk
+from tasks.core.families.trial import random_model
+from tasks.models.families.known import OPERATIONS, failed_operations, require_exact
+from tasks.models.families.trial import check_rebuildable, operations_not_exact, try_config, try_family
+from tasks.models.source import ModelSource
 from tests.store.support_matrix import measured_configs
 
 # Of the sizes that their families' configs have by default, up to 671 billion parameters.

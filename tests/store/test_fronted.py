@@ -11,11 +11,11 @@ import pytest
 
 from tasks.core.errors import EnvironmentFault
 from tasks.store.artifacts import Store
-from tasks.store.fronted import FrontedStore
 from tasks.store.gc import finish_run, list_runs, record_run
 from tasks.store.manifests import MANIFEST
-from tasks.store.published import files_folder
-from tasks.store.remote import Remote
+from tasks.store.remote.artifacts import files_folder
+from tasks.store.remote.objects import Remote
+from tasks.store.remote.store import FrontedStore
 from tests.store.objects import forbid_writing
 from tests.store.sharer import QUICK, compute, key_of
 

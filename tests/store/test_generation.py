@@ -7,9 +7,9 @@ import torch
 from lm_eval.api.instance import Instance
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from flows.command_line import DEMO
-from tasks.store.language_model import language_model
-from tasks.store.models import tokenizer_of
+from flows.cli.parser import DEMO
+from tasks.data.lm_eval.model import language_model
+from tasks.models.loading import tokenizer_of
 from tests.core.test_batch_invariance import DYNAMIC, LIMIT, LONGROPE
 
 SIDES = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_hidden_layers": 4}

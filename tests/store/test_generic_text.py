@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import EnvironmentFault, InputError
-from tasks.store.examples import load_examples
-from tasks.store.generic_text import require_long_enough
-from tasks.store.hub_data import text_files
-from tasks.store.models import load_tokenizer
-from tasks.store.text_resolving import resolve_text
+from tasks.data.generic_text import require_long_enough
+from tasks.data.hub import text_files
+from tasks.data.resolving_text import resolve_text
+from tasks.data.tokenize import load_examples
+from tasks.models.loading import load_tokenizer
 from tests.tasks.chain import write_model
 
 SENTENCE = "Ivan Ingram was born in Solace . "

@@ -1,6 +1,6 @@
 """The journal: nothing is lost, nothing is delivered twice, a line cut short by a kill is not an event."""
 
-from tasks.store.journal import Journal
+from tasks.tracking.journal import Journal
 
 
 def test_events_wait_until_acknowledged(tmp_path):

@@ -12,10 +12,10 @@ import torch
 from matplotlib.image import imread
 from safetensors.torch import save_file
 
-from tasks.store.drawing import INK, save
-from tasks.store.importance_figures import draw_importance
-from tasks.store.landscape_figures import draw_landscape
-from tasks.store.studied import Analysis, Drawn, Studied
+from tasks.reports.study.cells import Analysis, Drawn, Studied
+from tasks.reports.study.importance import draw_importance
+from tasks.reports.study.landscape import draw_landscape
+from tasks.reports.style import INK, save
 
 NUM_BLOCKS, NUM_PLACES = 4, 5
 NAMES = ["initial", "crash", "full"]
@@ -108,9 +108,9 @@ def require_pictures(drawn: list[Drawn], out: Path) -> None:
 def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Every figure that is saved, by file stem."""
     figures: dict[str, Any] = {}
-    for name in ("landscape_figures", "landscape_planes", "importance_figures"):
+    for name in ("landscape", "planes", "importance"):
         monkeypatch.setattr(
-            f"tasks.store.{name}.save", lambda made, path: (figures.update({path.stem: made}), save(made, path))
+            f"tasks.reports.study.{name}.save", lambda made, path: (figures.update({path.stem: made}), save(made, path))
         )
     return figures
 

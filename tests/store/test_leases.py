@@ -14,17 +14,17 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import EnvironmentFault, InterruptedRun
-from tasks.store.leases import Leases, LeaseTimes
 from tasks.store.processes import is_gone, this_process
-from tasks.store.remote import Remote
+from tasks.store.remote.leases import Leases, LeaseTimes
+from tasks.store.remote.objects import Remote
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "a" * 64
 TIMES = LeaseTimes(beat=0.2, silence=1.5, look=0.05)
 HOLD = """
 import sys, time
-from tasks.store.leases import Leases, LeaseTimes
-from tasks.store.remote import Remote
+from tasks.store.remote.leases import Leases, LeaseTimes
+from tasks.store.remote.objects import Remote
 with Leases(Remote(sys.argv[1], first_wait=0.05), LeaseTimes(beat=0.2)).hold("tune", sys.argv[2]):
     print("held", flush=True)
     time.sleep(600)

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tasks.core.divergences import DISTANCES
-from tasks.store.lens_figures import draw_lens
-from tasks.store.studied import Analysis, Drawn, Studied
-from tasks.store.trajectory_figures import readable
+from tasks.core.study.divergences import DISTANCES
+from tasks.reports.study.cells import Analysis, Drawn, Studied
+from tasks.reports.study.lens import draw_lens
+from tasks.reports.study.trajectory import readable
 
 LENS_FACTS = {"num_positions": 70, "num_held_out_rows": 6, "num_steps": 5, "num_rows": 12}
 DISTANCE_FACTS = {"num_positions": 40, "num_rows": 8, "split": "validation"}
@@ -179,8 +179,8 @@ def test_letters_of_a_bar_stand_within_the_picture_and_not_beside_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: dict[str, Any] = {}
-    for name in ("lens_figures", "trajectory_figures"):
-        monkeypatch.setattr(f"tasks.store.{name}.save", lambda figure, path: made.update({path.stem: figure}))
+    for name in ("lens", "trajectory"):
+        monkeypatch.setattr(f"tasks.reports.study.{name}.save", lambda figure, path: made.update({path.stem: figure}))
     analyses = {
         "distances": distances(tmp_path / "a", 5, "tuned"),
         "trajectory": trajectory(tmp_path / "b", 5, TOKENS),

@@ -10,15 +10,15 @@ import pytest
 from lm_eval.models.huggingface import HFLM
 
 from tasks.core.errors import EnvironmentFault, InputError
-from tasks.store.checks import check_inputs
-from tasks.store.examples import load_examples
-from tasks.store.harness import answers
-from tasks.store.model_sources import ModelSource
-from tasks.store.models import load_model, load_tokenizer
-from tasks.store.splits import split_rows
-from tasks.store.task_resolving import resolve_task
-from tasks.store.task_sources import TaskSource
-from tasks.store.token_ids import encode_pair
+from tasks.data.checks import check_inputs
+from tasks.data.lm_eval_rows import answers
+from tasks.data.resolving import resolve_task
+from tasks.data.sources import TaskSource
+from tasks.data.splits.division import split_rows
+from tasks.data.token_ids import encode_pair
+from tasks.data.tokenize import load_examples
+from tasks.models.loading import load_model, load_tokenizer
+from tasks.models.source import ModelSource
 from tests.store.inputs import (
     LIMIT,
     QA_TASKS,
@@ -361,7 +361,7 @@ def test_a_tokenizer_of_another_model(real_data: Path, tmp_path: Path) -> None:
     (folder / "tokenizer.json").unlink()
     for file in (real_data / "tokenizers" / "llama").iterdir():
         shutil.copy(file, folder)
-    from tasks.store.model_resolving import resolve_model
+    from tasks.models.resolving import resolve_model
 
     with pytest.raises(InputError, match=r"its embedding has 512 rows .* not this model's"):
         check_inputs(resolve_model(str(folder)), real_task(real_data, "arc_easy"))

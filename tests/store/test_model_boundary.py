@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tasks.core.errors import CrashError, InputError
-from tasks.store.model_checks import check_model
-from tasks.store.model_resolving import resolve_model
-from tasks.store.models import load_model, load_tokenizer
+from tasks.models.checks import check_model
+from tasks.models.loading import load_model, load_tokenizer
+from tasks.models.resolving import resolve_model
 from tests.core.families import load_plain
 from tests.store.folders import copied, edit, make_folder
 
@@ -159,7 +159,7 @@ def test_hub_ids_that_the_hub_does_not_take(name: str, monkeypatch: pytest.Monke
 def test_nothing_heavy_is_imported_to_refuse(folder: Path) -> None:
     edit(folder, layer_types=["full_attention"] * 8)
     program = (
-        "import sys\nfrom tasks.store.models import resolve_model\n"
+        "import sys\nfrom tasks.models.loading import resolve_model\n"
         f"try:\n    resolve_model({str(folder)!r})\n"
         "except ValueError as error:\n    print('layer_types' in str(error))\n"
         "print([name for name in ('torch', 'transformers', 'sentencepiece') if name in sys.modules])"

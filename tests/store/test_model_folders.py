@@ -11,16 +11,16 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Glm4MoeConfig
 
 from tasks.core.errors import InputError
-from tasks.core.plan import fixed_plan
-from tasks.store import folder_rules
-from tasks.store.model_checks import check_model
-from tasks.store.model_folder import load_config, load_folder
-from tasks.store.model_resolving import resolve_model
-from tasks.store.model_shapes import read_shape
-from tasks.store.model_tensors import count_parameters
-from tasks.store.models import load_model
-from tasks.store.tensor_files import INDEX_FILE, stored_tensors, weight_bytes
-from tasks.store.weights import write_emulator
+from tasks.core.plan.layout import fixed_plan
+from tasks.models import folder_rules
+from tasks.models.checks import check_model
+from tasks.models.emulator import write_emulator
+from tasks.models.folder import load_config, load_folder
+from tasks.models.folder_tensors import count_parameters
+from tasks.models.loading import load_model
+from tasks.models.resolving import resolve_model
+from tasks.models.shape import read_shape
+from tasks.models.tensor_files import INDEX_FILE, stored_tensors, weight_bytes
 from tests.core.families import NUM_BLOCKS, cached_logits, load_plain
 from tests.store.folders import add_tokenizer, copied, edit, make_folder
 

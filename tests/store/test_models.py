@@ -11,9 +11,9 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertModel, T5Config, T5ForConditionalGeneration
 
 from tasks.core.errors import EnvironmentFault, InputError
+from tasks.models.loading import load_model, load_tokenizer
+from tasks.models.resolving import resolve_model
 from tasks.store.artifacts import Store
-from tasks.store.model_resolving import resolve_model
-from tasks.store.models import load_model, load_tokenizer
 from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model
 from tests.store.inputs import stories
 
@@ -74,8 +74,8 @@ def test_a_known_model_and_task_load_nothing_heavy(real_data: Path, tmp_path: Pa
 import sys
 from pathlib import Path
 from tasks.store.artifacts import Store
-from tasks.store.task_sources import resolve_task
-from tasks.store.models import resolve_model
+from tasks.data.sources import resolve_task
+from tasks.models.loading import resolve_model
 (Path({str(tmp_path)!r}) / "store").mkdir()
 store = Store(Path({str(tmp_path)!r}) / "store")
 resolve_model({str(real_data / "models" / "stories260K")!r}, None, store)

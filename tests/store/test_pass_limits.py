@@ -8,17 +8,17 @@ import pytest
 from lm_eval.models.huggingface import HFLM
 
 from tasks.core.errors import InputError
-from tasks.store.checks import check_inputs
-from tasks.store.examples import load_examples
-from tasks.store.harness import harness_task, without_bars
-from tasks.store.lm_eval_task import quiet
-from tasks.store.measuring import measure
-from tasks.store.model_sources import ModelSource
-from tasks.store.models import load_model, load_tokenizer
-from tasks.store.pass_limits import PassLimit
-from tasks.store.scoring import score
-from tasks.store.task_resolving import resolve_task
-from tasks.store.task_sources import DOCUMENT_WINDOW, TaskSource
+from tasks.data.checks import check_inputs
+from tasks.data.lengths import measure
+from tasks.data.lm_eval.task import quiet
+from tasks.data.lm_eval_rows import harness_task, without_bars
+from tasks.data.pass_limits import PassLimit
+from tasks.data.resolving import resolve_task
+from tasks.data.scoring import score
+from tasks.data.sources import DOCUMENT_WINDOW, TaskSource
+from tasks.data.tokenize import load_examples
+from tasks.models.loading import load_model, load_tokenizer
+from tasks.models.source import ModelSource
 from tests.store.inputs import question, write_rows
 from tests.store.small_tokenizers import tokenizer, write_model
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tasks.core.errors import CrashError, DivergedError, EnvironmentFault
+from tasks.engine.ranks import run_ranks
+from tasks.engine.work import Work
 from tasks.store.artifacts import Store
-from tasks.store.ranks import run_ranks
-from tasks.store.work import Work
 from tests.store.test_child import wait_for
 
 FUNCTION = ("tests.store.sample_stages", "together")
@@ -82,7 +82,7 @@ def test_a_request_to_stop_reaches_all(work: Work) -> None:
 
 def test_they_end_with_the_process_that_started_them(work: Work) -> None:
     """Through the stage's process, which is killed."""
-    from tasks.store.child import Children
+    from tasks.engine.child_process import Children
 
     spec = {"out": work.out, "scratch": work.scratch, "store": str(work.store.root), "label": "", "num_processes": 2}
     children, raised = Children(), []

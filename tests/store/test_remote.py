@@ -7,7 +7,7 @@ import pytest
 from moto.s3.responses import S3Response
 
 from tasks.core.errors import EnvironmentFault, InputError
-from tasks.store.remote import Remote
+from tasks.store.remote.objects import Remote
 from tests.store.objects import SECRET, forbid_writing
 
 MEBIBYTE = 2**20
@@ -133,7 +133,7 @@ def test_a_short_outage_is_not_noticed(objects, monkeypatch):
 
 
 def test_a_server_that_never_answers(objects, monkeypatch):
-    monkeypatch.setattr("tasks.store.object_files.ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("tasks.store.remote.filesystem.ANSWER_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         began = time.monotonic()

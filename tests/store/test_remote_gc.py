@@ -2,11 +2,11 @@
 
 import pytest
 
-from tasks.store.fronted import FrontedStore
 from tasks.store.gc import finish_run, record_run
 from tasks.store.manifests import MANIFEST
-from tasks.store.remote import Remote
-from tasks.store.remote_gc import collect_remote
+from tasks.store.remote.gc import collect_remote
+from tasks.store.remote.objects import Remote
+from tasks.store.remote.store import FrontedStore
 from tests.store.sharer import QUICK, compute, key_of
 
 DAYS = 40

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import EnvironmentFault
+from tasks.engine.resources import Resources
+from tasks.engine.runtime import Runtime, Shared, sharing
 from tasks.store.metrics import METRICS_FILE, read_metrics
-from tasks.store.resources import Resources
-from tasks.store.runtime import Runtime, Shared, sharing
 from tests.store.objects import Objects
 from tests.store.sample_stages import number, surroundings
 

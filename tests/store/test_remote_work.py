@@ -6,11 +6,11 @@ import threading
 import pytest
 import torch
 
+from tasks.engine.work import Work
 from tasks.store.checkpoints import CHECKPOINT_FILE, CheckpointFile, checkpoint_step
-from tasks.store.fronted import FrontedStore
 from tasks.store.metrics import read_metrics
-from tasks.store.remote import Remote
-from tasks.store.work import Work
+from tasks.store.remote.objects import Remote
+from tasks.store.remote.store import FrontedStore
 from tests.store.sharer import QUICK
 
 KEY = "a" * 64

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from tasks.core.errors import EnvironmentFault, InterruptedRun
-from tasks.store.precision import resolve_precision
-from tasks.store.resources import Resources, machine_folder, require_device, visible_gpus
+from tasks.engine.precision import resolve_precision
+from tasks.engine.resources import Resources, machine_folder, require_device, visible_gpus
 
 
 def test_never_more_than_there_are():
@@ -99,9 +99,9 @@ def test_places_of_another_user_are_refused(monkeypatch, tmp_path):
 
 def test_precision_is_what_was_asked_for_or_what_the_hardware_has(monkeypatch):
     assert resolve_precision("float32") == "float32"
-    monkeypatch.setattr("tasks.store.precision.has_bfloat16_units", lambda: True)
+    monkeypatch.setattr("tasks.engine.precision.has_bfloat16_units", lambda: True)
     assert resolve_precision("auto") == "bfloat16"
-    monkeypatch.setattr("tasks.store.precision.has_bfloat16_units", lambda: False)
+    monkeypatch.setattr("tasks.engine.precision.has_bfloat16_units", lambda: False)
     assert resolve_precision("auto") == "float32"
 
 

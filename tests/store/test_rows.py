@@ -8,13 +8,13 @@ import pandas
 import pytest
 
 from tasks.core.errors import InputError
-from tasks.store.checks import check_inputs
-from tasks.store.examples import text_pairs
-from tasks.store.model_sources import ModelSource
-from tasks.store.rows import Row, field_text, read_rows
-from tasks.store.task_resolving import resolve_task
-from tasks.store.task_sources import TaskSource
-from tasks.store.text_resolving import resolve_text
+from tasks.data.checks import check_inputs
+from tasks.data.resolving import resolve_task
+from tasks.data.resolving_text import resolve_text
+from tasks.data.rows.reading import Row, field_text, read_rows
+from tasks.data.sources import TaskSource
+from tasks.data.tokenize import text_pairs
+from tasks.models.source import ModelSource
 from tests.store.inputs import own_task, question, stories, write_rows
 
 HALF = "\\ud83d"

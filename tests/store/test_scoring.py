@@ -12,14 +12,14 @@ import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from tasks.core.scoring import Scores, perplexity_with_error
-from tasks.store.language_model import language_model
-from tasks.store.lm_eval_task import quiet
-from tasks.store.model_resolving import resolve_model
-from tasks.store.model_sources import ModelSource
-from tasks.store.models import load_model, load_tokenizer
-from tasks.store.scoring import score
-from tasks.store.task_resolving import resolve_task
+from tasks.core.evaluation.likelihoods import Scores, perplexity_with_error
+from tasks.data.lm_eval.model import language_model
+from tasks.data.lm_eval.task import quiet
+from tasks.data.resolving import resolve_task
+from tasks.data.scoring import score
+from tasks.models.loading import load_model, load_tokenizer
+from tasks.models.resolving import resolve_model
+from tasks.models.source import ModelSource
 from tests.store.inputs import (
     LIMIT,
     QA_TASKS,

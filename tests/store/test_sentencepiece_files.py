@@ -8,10 +8,10 @@ import pytest
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from tasks.core.errors import InputError
-from tasks.store.model_resolving import resolve_model
-from tasks.store.models import load_tokenizer, tokenizer_of
-from tasks.store.tensor_files import stored_tensors
-from tasks.store.weights import write_emulator
+from tasks.models.emulator import write_emulator
+from tasks.models.loading import load_tokenizer, tokenizer_of
+from tasks.models.resolving import resolve_model
+from tasks.models.tensor_files import stored_tensors
 from tests.core.families import tiny_model
 from tests.store.test_model_folders import PLAN
 
@@ -81,7 +81,7 @@ def test_a_file_whose_scores_are_not_in_the_order_of_its_ids(real_data: Path, tm
 
 
 def test_other_tokens_are_refused(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.store.sentencepiece_files._follow", lambda tokenizer, file: None)
+    monkeypatch.setattr("tasks.models.sentencepiece_files._follow", lambda tokenizer, file: None)
     folder = folder_with(trained, tmp_path / "model", "mistral", LLAMA)
     with pytest.raises(InputError, match=r"other tokens of tokenizer.model than SentencePiece.*tokenizer.json"):
         tokenizer_of(folder)

@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from tasks.core.errors import EnvironmentFault
-from tasks.store.sender import check_server
-from tasks.store.servers import refusal, shown, unreachable
+from tasks.tracking.mlflow_sender import check_server
+from tasks.tracking.servers import refusal, shown, unreachable
 
 SECRET = "pass-word"
 
@@ -80,7 +80,7 @@ def test_a_server_that_forbids_says_what_may_be_wrong(server):
 
 
 def test_a_slow_server_has_not_refused(server, monkeypatch):
-    monkeypatch.setattr("tasks.store.servers.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("tasks.tracking.servers.ANSWER_SECONDS", 0.2)
     server.answer = lambda given: time.sleep(1) or 401
     check_server(address(server))
 

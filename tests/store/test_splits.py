@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from tasks.core.errors import InputError
-from tasks.store.measuring import measure
-from tasks.store.split_notes import split_notes, split_table
-from tasks.store.splits import overlaps, split_rows
-from tasks.store.task_resolving import resolve_task
-from tasks.store.task_sources import Split, TaskSource
-from tasks.store.text_resolving import resolve_text
+from tasks.data.lengths import measure
+from tasks.data.resolving import resolve_task
+from tasks.data.resolving_text import resolve_text
+from tasks.data.sources import Split, TaskSource
+from tasks.data.splits.division import overlaps, split_rows
+from tasks.reports.split_notes import split_notes, split_table
 from tests.store.inputs import write_rows
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "scored")

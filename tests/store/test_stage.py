@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import CrashError, DivergedError, EnvironmentFault, InputError, InterruptedRun
+from tasks.engine.resources import Resources
+from tasks.engine.runtime import Runtime, Shared, everything_stopped, sharing
 from tasks.store.artifacts import Ref, Store
-from tasks.store.resources import Resources
-from tasks.store.runtime import Runtime, Shared, everything_stopped, sharing
 from tests.store.sample_stages import failing, number, slow, surroundings, writes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -214,7 +214,7 @@ def test_f23_a_parent_counts_by_content_not_by_key_or_summary():
 
 
 STAGE_MODULE = """
-from tasks.store.stage import stage
+from tasks.engine.stage import stage
 
 @stage(packages=("torch",))
 def sample(work, *, seed: int = 0) -> dict:
@@ -260,8 +260,8 @@ def test_f23_code_helpers_seed_and_package_versions_count_and_comments_do_not(ow
 
 SCRIPT = """
 import sys
-from tasks.store.resources import Resources
-from tasks.store.runtime import Runtime, Shared, everything_stopped, sharing
+from tasks.engine.resources import Resources
+from tasks.engine.runtime import Runtime, Shared, everything_stopped, sharing
 from tests.store.sample_stages import number
 ref = number.run(Runtime(store=sys.argv[1]), value=1)
 heavy = {"torch", "transformers", "mlflow", "prefect", "datasets", "pandas"} & set(sys.modules)

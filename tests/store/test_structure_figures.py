@@ -10,15 +10,15 @@ import pytest
 from matplotlib.image import imread
 from safetensors.numpy import load_file
 
-from tasks.store.cloud_figures import draw_datasets
-from tasks.store.heatmaps import Look, Panel, draw_heatmaps, placed, state_names
-from tasks.store.resources import Resources
-from tasks.store.runtime import Runtime, Shared, sharing
-from tasks.store.similarity_figures import draw_cross, draw_similarity
-from tasks.store.structure_figures import draw_structure
-from tasks.store.studied import Drawn, Studied
-from tasks.store.studied_models import model_titles
-from tasks.store.weight_figures import draw_weights
+from tasks.engine.resources import Resources
+from tasks.engine.runtime import Runtime, Shared, sharing
+from tasks.reports.study.cells import Drawn, Studied
+from tasks.reports.study.datasets import draw_datasets
+from tasks.reports.study.heatmaps import Look, Panel, draw_heatmaps, placed, state_names
+from tasks.reports.study.models import model_titles
+from tasks.reports.study.modules import draw_structure
+from tasks.reports.study.similarity import draw_cross, draw_similarity
+from tasks.reports.study.weights import draw_weights
 from tests.store.study_cells import MODULES, ROWS, Cells
 
 Draw = Callable[[Sequence[Studied], Path], list[Drawn]]

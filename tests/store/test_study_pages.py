@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tasks.store.drawing import boxes_of, figure, save
-from tasks.store.studied import Analysis, Box, Drawn, Matrix, Studied
-from tasks.store.study_numbers import numbers
-from tasks.store.study_pages import flat, markdown, page
-from tasks.store.study_sections import Section
+from tasks.reports.study.answers import numbers
+from tasks.reports.study.cells import Analysis, Box, Drawn, Matrix, Studied
+from tasks.reports.study.page import flat, markdown, page
+from tasks.reports.study.sections import Section
+from tasks.reports.style import boxes_of, figure, save
 from tests.store.browsing import browsing
 
 VALUES = [[0.125, 2.0, float("nan")], [1.0, -3.5, 12345.678]]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.store.families import DEPENDS, EXACT, LIMITED, failed_operations
+from tasks.models.families.known import DEPENDS, EXACT, LIMITED, failed_operations
 from tests.store.support_matrix import ALIASES, TRIED, known, measure, measured_configs, page
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "families.md"

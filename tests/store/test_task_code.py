@@ -9,13 +9,14 @@ import yaml
 from lm_eval.tasks import TaskManager
 
 from tasks.core.errors import EnvironmentFault, InputError
-from tasks.store import hub_data, scoring
-from tasks.store.checks import check_inputs
-from tasks.store.harness import answers
-from tasks.store.model_sources import ModelSource
-from tasks.store.models import load_model, load_tokenizer
-from tasks.store.task_resolving import resolve_task
-from tasks.store.task_sources import TaskSource
+from tasks.data import hub as hub_data
+from tasks.data import scoring
+from tasks.data.checks import check_inputs
+from tasks.data.lm_eval_rows import answers
+from tasks.data.resolving import resolve_task
+from tasks.data.sources import TaskSource
+from tasks.models.loading import load_model, load_tokenizer
+from tasks.models.source import ModelSource
 from tests.store.inputs import stories, write_rows
 
 CHOICE = {

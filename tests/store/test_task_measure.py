@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import InputError
-from tasks.core.scoring import score_tokens
-from tasks.store.examples import load_examples
-from tasks.store.models import load_model, load_tokenizer
-from tasks.store.task_measure import TaskMeasure, perplexity
-from tasks.store.task_resolving import resolve_task
-from tasks.store.task_sources import TaskSource
+from tasks.core.evaluation.likelihoods import score_tokens
+from tasks.data.resolving import resolve_task
+from tasks.data.sources import TaskSource
+from tasks.data.task_measure import TaskMeasure, perplexity
+from tasks.data.tokenize import load_examples
+from tasks.models.loading import load_model, load_tokenizer
 from tests.tasks.chain import write_model
 
 LIMITS = {"max_length": 6, "max_tokens": 64}

@@ -11,13 +11,13 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from tasks.core.errors import InputError
-from tasks.store.examples import load_examples
-from tasks.store.harness import Pair, answers
-from tasks.store.model_sources import ModelSource
-from tasks.store.models import load_model, load_tokenizer
-from tasks.store.task_resolving import resolve_task
-from tasks.store.task_sources import TaskSource
-from tasks.store.templates import PUBLISHED
+from tasks.data.lm_eval_rows import Pair, answers
+from tasks.data.resolving import resolve_task
+from tasks.data.sources import TaskSource
+from tasks.data.templates import PUBLISHED
+from tasks.data.tokenize import load_examples
+from tasks.models.loading import load_model, load_tokenizer
+from tasks.models.source import ModelSource
 from tests.store.inputs import QA_TASKS, real_task, right_request, write_rows
 
 STOCK = Path(lm_eval.__file__).parent / "tasks"
@@ -167,7 +167,7 @@ def test_joined_letters_do_not_change_the_answer(models: dict[str, ModelSource],
 
 
 def test_both_templates_are_scored_alike(rows: Path) -> None:
-    from tasks.store.harness import harness_task
+    from tasks.data.lm_eval_rows import harness_task
 
     requests = []
     for template in ("default", "reference"):

@@ -9,17 +9,17 @@ import torch
 from lm_eval.models.huggingface import HFLM
 
 from tasks.core.errors import InputError
-from tasks.store.checks import check_inputs
-from tasks.store.examples import load_examples
-from tasks.store.harness import harness_task, without_bars
-from tasks.store.language_model import language_model
-from tasks.store.model_sources import ModelSource
-from tasks.store.models import load_model, load_tokenizer
-from tasks.store.scoring import score
-from tasks.store.task_measure import TaskMeasure
-from tasks.store.task_resolving import resolve_task
-from tasks.store.task_sources import TaskSource
-from tasks.store.token_ids import encode, encode_apart, encode_choices, encode_pair, end_ids, end_tokens
+from tasks.data.checks import check_inputs
+from tasks.data.lm_eval.model import language_model
+from tasks.data.lm_eval_rows import harness_task, without_bars
+from tasks.data.resolving import resolve_task
+from tasks.data.scoring import score
+from tasks.data.sources import TaskSource
+from tasks.data.task_measure import TaskMeasure
+from tasks.data.token_ids import encode, encode_apart, encode_choices, encode_pair, end_ids, end_tokens
+from tasks.data.tokenize import load_examples
+from tasks.models.loading import load_model, load_tokenizer
+from tasks.models.source import ModelSource
 from tests.store.inputs import write_rows
 from tests.store.small_tokenizers import JOINING, tokenizer, write_model
 

@@ -11,10 +11,10 @@ import pytest
 
 from tasks.core.errors import EnvironmentFault
 from tasks.store.artifacts import Artifact, Ref
-from tasks.store.journal import Journal
 from tasks.store.metrics import METRICS_FILE
-from tasks.store.sender import check_server
-from tasks.store.tracking import Tracking
+from tasks.tracking.journal import Journal
+from tasks.tracking.mlflow_sender import check_server
+from tasks.tracking.tracking import Tracking
 from tests.store.waiting import wait_for
 
 # MLflow 3.17 still uses a loading option that SQLAlchemy 2.1 will drop one day.
@@ -181,7 +181,7 @@ def outage(monkeypatch):
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    monkeypatch.setattr("tasks.store.delivery.RETRY_SECONDS", 0.2)
+    monkeypatch.setattr("tasks.tracking.delivery.RETRY_SECONDS", 0.2)
     switch = threading.Event()
     switch.calls = 0
     for name in ("create_run", "log_batch", "log_inputs", "log_artifact", "set_terminated", "search_runs"):

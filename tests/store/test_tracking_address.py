@@ -6,8 +6,8 @@ import pytest
 
 from tasks.core.errors import EnvironmentFault
 from tasks.store.databases import sqlite_url
-from tasks.store.servers import reason
-from tasks.store.tracking_address import check_tracking
+from tasks.tracking.address import check_tracking
+from tasks.tracking.servers import reason
 
 NAMED = "MLFLOW_TRACKING_URI"
 

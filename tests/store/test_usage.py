@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from tasks.store.usage import GIB, UTILIZATION_SECONDS, Usage
+from tasks.engine.usage import GIB, UTILIZATION_SECONDS, Usage
 
 
 def test_memory_of_this_process_follows_what_it_takes():
@@ -53,7 +53,7 @@ def test_of_every_gpu_that_the_stage_computes_on(monkeypatch):
 
 def test_the_driver_is_asked_once_a_second(monkeypatch):
     cuda, now = Cuda(monkeypatch, lambda gpu: 7), [100.0]
-    monkeypatch.setattr("tasks.store.usage.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("tasks.engine.usage.time.monotonic", lambda: now[0])
     usage = Usage("cuda:0")
     for _ in range(5):
         assert usage.read()["gpu0_utilization_percent"] == 7.0

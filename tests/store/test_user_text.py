@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from flows.reading import read_settings, read_sweep
-from flows.study_cells import read_study
+from flows.settings.reading import read_settings, read_sweep
+from flows.studies.cells import read_study
 from tasks.core.errors import InputError
-from tasks.store.harness import answers
-from tasks.store.model_files import read_json
-from tasks.store.model_resolving import resolve_model
-from tasks.store.rows import read_rows
-from tasks.store.task_files import merged
-from tasks.store.task_resolving import resolve_task
-from tasks.store.user_text import open_user_text, read_user_text
+from tasks.data.lm_eval.definitions import merged
+from tasks.data.lm_eval_rows import answers
+from tasks.data.resolving import resolve_task
+from tasks.data.rows.reading import read_rows
+from tasks.models.folder_facts import read_json
+from tasks.models.resolving import resolve_model
+from tasks.models.user_text import open_user_text, read_user_text
 
 TOML = '[model]\nname = "m"\n[task]\nname = "arc_easy"\n[plan]\nnum_kept = 3\nnum_tuned = 1\n'
 DEFINITION = "task: mine\noutput_type: generate_until\ndoc_to_text: '{{q}}'\ndoc_to_target: '{{a}}'\n"

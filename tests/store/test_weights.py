@@ -9,11 +9,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Gemma3Config, PreTrainedModel
 
-from tasks.core.blocks import get_blocks, layout, with_layout
+from tasks.core.blocks.surgery import get_blocks, layout, with_layout
 from tasks.core.errors import InputError
-from tasks.core.plan import Plan, fixed_plan
-from tasks.store.tensor_files import stored_tensors, write_tensors
-from tasks.store.weights import load_emulator, save_expanded, write_emulator
+from tasks.core.plan.layout import Plan, fixed_plan
+from tasks.models.emulator import load_emulator, save_expanded, write_emulator
+from tasks.models.tensor_files import stored_tensors, write_tensors
 from tests.core.families import FAMILIES, NUM_BLOCKS, cached_logits, load_plain, tiny_model
 
 REMOVED = fixed_plan(NUM_BLOCKS, (0, 1, 3, 4), (0, 3), share=None)

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import InputError
-from tasks.store.model_resolving import resolve_model
-from tasks.store.models import load_tokenizer
-from tasks.store.text_resolving import resolve_text
-from tasks.store.token_ids import encode, prefix_id
-from tasks.store.windows import Windows, load_windows
+from tasks.data.resolving_text import resolve_text
+from tasks.data.token_ids import encode, prefix_id
+from tasks.data.windows import Windows, load_windows
+from tasks.models.loading import load_tokenizer
+from tasks.models.resolving import resolve_model
 from tests.tasks.chain import DEMO
 
 LENGTH = 48

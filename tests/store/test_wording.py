@@ -16,16 +16,16 @@ from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
 from tasks.core.errors import InputError
-from tasks.store.checks import check_inputs
-from tasks.store.examples import load_examples
-from tasks.store.harness import answers
-from tasks.store.model_sources import ModelSource
-from tasks.store.models import load_model, load_tokenizer
-from tasks.store.scoring import score
-from tasks.store.seeding import OTHER_SEED, PYTHON_SEED
-from tasks.store.task_resolving import resolve_task
-from tasks.store.task_sources import Split, TaskSource
-from tasks.store.wording import checked_task, digest_of
+from tasks.data.checks import check_inputs
+from tasks.data.lm_eval.seeding import OTHER_SEED, PYTHON_SEED
+from tasks.data.lm_eval_rows import answers
+from tasks.data.resolving import resolve_task
+from tasks.data.scoring import score
+from tasks.data.sources import Split, TaskSource
+from tasks.data.tokenize import load_examples
+from tasks.data.wording import checked_task, digest_of
+from tasks.models.loading import load_model, load_tokenizer
+from tasks.models.source import ModelSource
 from tests.store.inputs import write_rows
 from tests.tasks.chain import write_model
 

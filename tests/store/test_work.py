@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import EnvironmentFault
+from tasks.engine.work import Work
 from tasks.store.artifacts import Store
 from tasks.store.keys import stage_key
 from tasks.store.metrics import METRICS_FILE, read_metrics
-from tasks.store.work import Work
 
 
 @pytest.fixture

@@ -12,16 +12,16 @@ from transformers import AutoModelForCausalLM, OPTConfig, OPTForCausalLM, PreTra
 
 from tasks.capture import capture
 from tasks.cluster import cluster
-from tasks.core.plan import Plan
-from tasks.core.train_settings import TrainSettings
+from tasks.core.plan.layout import Plan
+from tasks.core.tuning.settings import TrainSettings
+from tasks.data.resolving import resolve_task
+from tasks.data.sources import TaskSource
 from tasks.emulate import emulate
+from tasks.engine.runtime import Runtime, shared
+from tasks.models.resolving import resolve_model
+from tasks.models.source import ModelSource
 from tasks.similarity import similarity
 from tasks.store.artifacts import Ref, Store
-from tasks.store.model_resolving import resolve_model
-from tasks.store.model_sources import ModelSource
-from tasks.store.runtime import Runtime, shared
-from tasks.store.task_resolving import resolve_task
-from tasks.store.task_sources import TaskSource
 from tasks.tune import tune
 
 DEMO = Path(__file__).resolve().parents[2] / "flows" / "demo"

@@ -7,9 +7,9 @@ import torch
 
 from tasks.capture import capture
 from tasks.core.errors import InputError
-from tasks.store.examples import load_examples
-from tasks.store.model_resolving import resolve_model
-from tasks.store.models import load_tokenizer
+from tasks.data.tokenize import load_examples
+from tasks.models.loading import load_tokenizer
+from tasks.models.resolving import resolve_model
 from tests.tasks.chain import NUM_BLOCKS, NUM_ROWS, SUPPORT, WIDTH, Chain, people, write_model
 
 

@@ -7,9 +7,9 @@ import pytest
 from tasks.cluster import cluster
 from tasks.core.clustering import adjacent_clusters
 from tasks.core.errors import InputError
-from tasks.core.measured import angular_plan, block_influence_plan
-from tasks.core.plan import Plan, crash_plan, fixed_plan, full_plan, uniform_plan
-from tasks.core.strategies import make_plan
+from tasks.core.plan.layout import Plan, crash_plan, fixed_plan, full_plan, uniform_plan
+from tasks.core.plan.measured import angular_plan, block_influence_plan
+from tasks.core.plan.registry import make_plan
 from tasks.similarity import similarity
 from tasks.store.artifacts import Ref
 from tests.tasks.chain import CRASH, NUM_BLOCKS, Chain

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from tasks.collect import collect
+from tasks.engine.runtime import Runtime
+from tasks.reports.sweep.tables import sections
 from tasks.store.artifacts import Ref, Store
 from tasks.store.keys import canonical_json
-from tasks.store.runtime import Runtime
-from tasks.store.sweep_sections import sections
+from tasks.sweep_report import collect
 
 SETTINGS = ("emulator_zero_shot", "emulator_fine_tuned", "plug_in", "gain", "leak", "privacy_gap")
 NUM_ROWS = 40

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file
 
 from tasks.compress import compress
-from tasks.core.compression import Compression
+from tasks.core.compression.settings import Compression
 from tasks.core.errors import InputError
 from tasks.emulate import emulate
 from tasks.evaluate import evaluate
+from tasks.models.emulator import load_emulator
 from tasks.plug_in import plug_in
 from tasks.store.artifacts import Ref
-from tasks.store.weights import load_emulator
 from tasks.tune import tune
 from tests.tasks.chain import Chain, write_model
 

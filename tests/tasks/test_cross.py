@@ -7,8 +7,8 @@ import torch
 
 from tasks.core.cka import linear_cka
 from tasks.core.errors import InputError
-from tasks.cross import cross
 from tasks.store.artifacts import Ref
+from tasks.study.cross_similarity import cross
 from tests.tasks.chain import NUM_BLOCKS, NUM_ROWS, Chain, write_model
 from tests.tasks.states import published_states, random_states
 

@@ -5,8 +5,8 @@ import torch
 from scipy.spatial.distance import cdist
 
 from tasks.core.errors import InputError
-from tasks.datasets import datasets
 from tasks.store.artifacts import Ref
+from tasks.study.dataset_distances import datasets
 from tests.tasks.chain import WIDTH, Chain
 from tests.tasks.states import published_states, random_states
 

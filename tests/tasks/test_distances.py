@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.core.divergences import DISTANCES
 from tasks.core.errors import InputError
-from tasks.core.train_settings import TrainSettings
-from tasks.distances import distances
-from tasks.lens import lens
+from tasks.core.study.divergences import DISTANCES
+from tasks.core.tuning.settings import TrainSettings
+from tasks.models.resolving import resolve_model
 from tasks.store.artifacts import Ref
-from tasks.store.model_resolving import resolve_model
+from tasks.study.lens import lens
+from tasks.study.prediction_distances import distances
 from tests.tasks.chain import NUM_BLOCKS, Chain, people, write_model
 
 LENS = TrainSettings(learning_rate=1e-3, num_steps=6, batch_size=4, max_tokens=256)

@@ -14,20 +14,20 @@ from safetensors.torch import load_file
 from flows.demo.texts import write_texts
 from tasks.cluster import cluster
 from tasks.compress import compress
-from tasks.core.compression import Compression
+from tasks.core.compression.settings import Compression
 from tasks.core.errors import DivergedError, InputError
-from tasks.core.train_settings import TrainSettings
+from tasks.core.tuning.settings import TrainSettings
+from tasks.data.resolving_text import resolve_text
 from tasks.distill import distill
 from tasks.emulate import emulate
+from tasks.engine.resources import Resources
+from tasks.engine.runtime import Runtime, Shared, sharing
 from tasks.evaluate import evaluate
+from tasks.models.resolving import resolve_model
+from tasks.models.tensor_files import stored_tensors
 from tasks.plug_in import plug_in
 from tasks.store.artifacts import Ref
 from tasks.store.metrics import read_metrics
-from tasks.store.model_resolving import resolve_model
-from tasks.store.resources import Resources
-from tasks.store.runtime import Runtime, Shared, sharing
-from tasks.store.tensor_files import stored_tensors
-from tasks.store.text_resolving import resolve_text
 from tasks.tune import tune
 from tests.tasks.chain import DEMO, Chain
 from tests.tasks.test_tune import disturb

@@ -7,14 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks.core.blocks import with_layout
+from tasks.core.blocks.surgery import with_layout
 from tasks.core.errors import InputError
-from tasks.core.plan import fixed_plan
+from tasks.core.plan.layout import fixed_plan
 from tasks.emulate import emulate
+from tasks.models.emulator import load_emulator
+from tasks.models.loading import load_tokenizer
+from tasks.models.resolving import resolve_model
 from tasks.store.artifacts import Ref
-from tasks.store.model_resolving import resolve_model
-from tasks.store.models import load_tokenizer
-from tasks.store.weights import load_emulator
 from tests.tasks.chain import IDS, NUM_BLOCKS, Chain, logits, plain, write_model
 
 

@@ -12,18 +12,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tasks.core.blocks import load_tuned, plug_in, tuned_state, with_layout
+from tasks.core.blocks.surgery import load_tuned, plug_in, tuned_state, with_layout
 from tasks.core.errors import InputError
-from tasks.core.plan import Plan, fixed_plan
-from tasks.core.scoring import Scores
+from tasks.core.evaluation.likelihoods import Scores
+from tasks.core.plan.layout import Plan, fixed_plan
+from tasks.data.scoring import score
+from tasks.data.sources import TaskSource
+from tasks.engine.work import Work
 from tasks.evaluate import evaluate
+from tasks.models.emulator import write_emulator
+from tasks.models.loading import load_model, load_tokenizer
+from tasks.models.source import ModelSource
 from tasks.store.artifacts import Ref, Store
-from tasks.store.model_sources import ModelSource
-from tasks.store.models import load_model, load_tokenizer
-from tasks.store.scoring import score
-from tasks.store.task_sources import TaskSource
-from tasks.store.weights import write_emulator
-from tasks.store.work import Work
 from tests.store.inputs import real_task, stock_yaml, stories
 
 PLAN = fixed_plan(5, kept=(0, 1, 4), tuned=(1, 4), share="all")

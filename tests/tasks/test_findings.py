@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tasks.findings import findings
-from tasks.importance import importance
 from tasks.store.artifacts import Ref
+from tasks.study.importance import importance
+from tasks.study.study_report import findings
 from tests.tasks.chain import Chain
 
 

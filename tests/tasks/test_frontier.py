@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tasks.core.searching import loss_differences, order, proxy_agreement
-from tasks.frontier import frontier
+from tasks.core.evaluation.searching import loss_differences, order, proxy_agreement
+from tasks.engine.runtime import Runtime
+from tasks.search_report import frontier
 from tasks.store.artifacts import Ref, Store
-from tasks.store.runtime import Runtime
 
 FACTS = {"task": "people", "model": "small", "max_disclosed": 0.5, "by": "measured", "tuning_seeds": [0, 1]}
 

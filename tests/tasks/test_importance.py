@@ -8,14 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks.core.blocks import get_blocks, rearranged
+from tasks.core.blocks.surgery import get_blocks, rearranged
 from tasks.core.errors import InputError
-from tasks.core.scoring import score_tokens
-from tasks.importance import importance
+from tasks.core.evaluation.likelihoods import score_tokens
+from tasks.data.tokenize import load_examples
+from tasks.engine.work import Work
+from tasks.models.loading import load_model, load_tokenizer
 from tasks.plug_in import plug_in
-from tasks.store.examples import load_examples
-from tasks.store.models import load_model, load_tokenizer
-from tasks.store.work import Work
+from tasks.study.importance import importance
 from tasks.validate import validate
 from tests.tasks.chain import NUM_BLOCKS, Chain, people
 

@@ -9,17 +9,17 @@ import torch
 from safetensors.torch import load_file
 
 from tasks.core.errors import EnvironmentFault, InputError
-from tasks.core.landscape import Measured
-from tasks.core.variant import Variant
+from tasks.core.study.landscape import Measured
+from tasks.core.tuning.method import Variant
+from tasks.data.task_measure import TaskMeasure
+from tasks.engine.work import Work
 from tasks.evaluate import evaluate
-from tasks.landscape import landscape
+from tasks.models.loading import load_model, load_tokenizer
+from tasks.models.points import load_tuned_model
+from tasks.models.resolving import resolve_model
 from tasks.plug_in import plug_in
 from tasks.store.artifacts import Ref
-from tasks.store.model_resolving import resolve_model
-from tasks.store.models import load_model, load_tokenizer
-from tasks.store.points import load_tuned_model
-from tasks.store.task_measure import TaskMeasure
-from tasks.store.work import Work
+from tasks.study.landscape import landscape
 from tasks.tune import tune
 from tasks.validate import validate
 from tests.tasks.chain import NUM_BLOCKS, Chain, people, write_model

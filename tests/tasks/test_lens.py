@@ -11,17 +11,17 @@ import torch
 from safetensors import safe_open
 
 from tasks.core.errors import DivergedError, InputError
-from tasks.core.lens import measure_curves
-from tasks.core.train_settings import TrainSettings
-from tasks.lens import lens
+from tasks.core.study.lens import measure_curves
+from tasks.core.tuning.settings import TrainSettings
+from tasks.data.resolving import resolve_task
+from tasks.data.tokenize import load_examples
+from tasks.engine.runtime import Runtime
+from tasks.models.lens_files import DIGEST, load_lens
+from tasks.models.loading import load_model, load_tokenizer
+from tasks.models.resolving import resolve_model
 from tasks.store.artifacts import Ref
-from tasks.store.examples import load_examples
-from tasks.store.lens_files import DIGEST, load_lens
 from tasks.store.metrics import read_metrics
-from tasks.store.model_resolving import resolve_model
-from tasks.store.models import load_model, load_tokenizer
-from tasks.store.runtime import Runtime
-from tasks.store.task_resolving import resolve_task
+from tasks.study.lens import lens
 from tests.tasks.chain import DEMO, NUM_BLOCKS, WIDTH, Chain, people, write_model
 from tests.tasks.test_tune import disturb
 

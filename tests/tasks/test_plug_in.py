@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks.core.blocks import plug_in as plug_into
+from tasks.core.blocks.surgery import plug_in as plug_into
 from tasks.core.errors import InputError
 from tasks.plug_in import plug_in
 from tasks.store.artifacts import Ref

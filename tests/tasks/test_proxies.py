@@ -5,13 +5,13 @@ import json
 import pytest
 
 from tasks.compress import compress
-from tasks.core.blocks import with_layout
-from tasks.core.compression import Compression
-from tasks.core.proxies import measure_proxies
+from tasks.core.blocks.surgery import with_layout
+from tasks.core.compression.settings import Compression
+from tasks.core.evaluation.proxies import measure_proxies
+from tasks.data.tokenize import load_examples
+from tasks.models.loading import load_model, load_tokenizer
 from tasks.proxies import proxies
 from tasks.store.artifacts import Ref
-from tasks.store.examples import load_examples
-from tasks.store.models import load_model, load_tokenizer
 from tests.tasks.chain import NUM_ROWS, Chain
 
 

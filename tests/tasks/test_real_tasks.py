@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.core.blocks import plug_in, tuned_state, with_layout
-from tasks.core.plan import uniform_plan
-from tasks.core.train_settings import TrainSettings
-from tasks.core.trained import TunedBlocks
-from tasks.core.training import train
-from tasks.store.examples import load_examples
-from tasks.store.model_sources import ModelSource
-from tasks.store.models import load_model, load_tokenizer
-from tasks.store.scoring import score
+from tasks.core.blocks.surgery import plug_in, tuned_state, with_layout
+from tasks.core.plan.layout import uniform_plan
+from tasks.core.tuning.settings import TrainSettings
+from tasks.core.tuning.train import train
+from tasks.core.tuning.trainable import TunedBlocks
+from tasks.data.scoring import score
+from tasks.data.tokenize import load_examples
+from tasks.models.loading import load_model, load_tokenizer
+from tasks.models.source import ModelSource
 from tests.store.inputs import QA_TASKS, random_opt, real_task, stories
 
 SETTINGS = TrainSettings(learning_rate=1e-2, num_steps=2, batch_size=4, schedule="constant")

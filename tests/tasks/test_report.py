@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tasks.core.comparison import Score, compare
 from tasks.core.errors import InputError
+from tasks.core.evaluation.comparison import Score, compare
 from tasks.report import OUTCOMES_FILE, _require_same_rows, _save_outcomes
-from tasks.store import pages as tables
+from tasks.reports import tables
 from tasks.store.artifacts import Ref
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tasks.core.errors import DivergedError, InputError
 from tasks.plug_in import plug_in
-from tasks.select import select
+from tasks.select_rate import select
 from tasks.store.artifacts import Ref
 from tests.tasks.chain import Chain
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from tasks.capture_single import single
 from tasks.similarity import similarity
-from tasks.single import single
 from tasks.store.artifacts import Ref
 from tests.tasks.chain import NUM_BLOCKS, NUM_ROWS, SUPPORT, WIDTH, Chain
 

@@ -8,9 +8,9 @@ import torch
 
 from tasks.core.cka import linear_cka
 from tasks.core.errors import InputError
-from tasks.core.modularity import Cuts, modularity_score
+from tasks.core.study.modularity import Cuts, modularity_score
 from tasks.store.artifacts import Ref
-from tasks.structure import structure
+from tasks.study.modules import structure
 from tests.tasks.chain import NUM_BLOCKS, NUM_ROWS, Chain
 from tests.tasks.states import published_states, random_states
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from tasks.core.errors import InputError
+from tasks.data.tokenize import load_examples
 from tasks.emulate import emulate
+from tasks.models.loading import load_tokenizer
 from tasks.store.artifacts import Ref
-from tasks.store.examples import load_examples
-from tasks.store.models import load_tokenizer
-from tasks.trajectory import trajectory
+from tasks.study.trajectory import trajectory
 from tests.tasks.chain import NUM_BLOCKS, Chain, plain
 
 

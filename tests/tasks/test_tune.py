@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from tasks.core.errors import CrashError, DivergedError, EnvironmentFault, InterruptedRun
+from tasks.engine.resources import Resources
+from tasks.engine.runtime import Runtime, Shared, sharing
+from tasks.engine.stage import Stage
 from tasks.store.artifacts import Ref, Store
 from tasks.store.metrics import read_metrics
-from tasks.store.resources import Resources
-from tasks.store.runtime import Runtime, Shared, sharing
-from tasks.store.stage import Stage
 from tasks.tune import tune
 from tests.store.objects import Objects
 from tests.tasks.chain import NUM_ROWS, SETTINGS, Chain, people

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tasks.engine.resources import Resources, visible_gpus
+from tasks.engine.runtime import Shared, sharing
 from tasks.store.metrics import read_metrics
-from tasks.store.resources import Resources, visible_gpus
-from tasks.store.runtime import Shared, sharing
 from tasks.tune import tune
 from tests.tasks.chain import Chain
 

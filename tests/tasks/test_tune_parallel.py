@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import load_file
 
 from tasks.core.errors import CrashError, DivergedError, EnvironmentFault, InterruptedRun
-from tasks.core.losses import LossModule
+from tasks.core.tuning.losses import LossModule
+from tasks.engine.resources import Resources
+from tasks.engine.runtime import Runtime, Shared, sharing
+from tasks.engine.work import Work
 from tasks.store.artifacts import Ref, Store
 from tasks.store.metrics import read_metrics
-from tasks.store.resources import Resources
-from tasks.store.runtime import Runtime, Shared, sharing
-from tasks.store.work import Work
 from tasks.tune import tune
 from tests.tasks.chain import Chain
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tasks.core.blocks import get_blocks, with_layout
+from tasks.core.blocks.surgery import get_blocks, with_layout
 from tasks.core.errors import InputError
-from tasks.core.plugging import admit, load_parts, plug_in_parts
-from tasks.core.variant import Variant
+from tasks.core.tuning.method import Variant
+from tasks.core.tuning.returned import admit, load_parts, plug_in_parts
+from tasks.engine.runtime import Runtime
+from tasks.models.tuned_blocks import read_returned
+from tasks.models.variants import load_variant
 from tasks.plug_in import plug_in
 from tasks.store.artifacts import Ref, Store
-from tasks.store.returned import read_returned
-from tasks.store.runtime import Runtime
-from tasks.store.variants import load_variant
 from tasks.tune import tune
 from tests.tasks.chain import Chain, logits, plain
 from tests.tasks.test_tune import LONG, disturb

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.core.blocks import load_tuned, plug_in, with_layout
+from tasks.core.blocks.surgery import load_tuned, plug_in, with_layout
+from tasks.data.tokenize import load_examples
+from tasks.models.loading import load_model, load_tokenizer
 from tasks.plug_in import plug_in as plug_in_stage
-from tasks.store.examples import load_examples
-from tasks.store.models import load_model, load_tokenizer
 from tasks.validate import validate
 from tests.tasks.chain import Chain, people
 

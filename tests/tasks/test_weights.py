@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tasks.core.blocks import get_blocks
+from tasks.core.blocks.surgery import get_blocks
 from tasks.core.errors import InputError
-from tasks.store import block_matrices
-from tasks.store.model_sources import ModelSource
-from tasks.store.runtime import Runtime
-from tasks.weights import weights
+from tasks.engine.runtime import Runtime
+from tasks.models import block_matrices
+from tasks.models.source import ModelSource
+from tasks.study.weight_distances import weights
 from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model
 from tests.tasks.chain import Chain
 

@@ -1,0 +1,92 @@
+"""Write the settings reference from the models: `python -m docs.generate.settings_reference README.md`."""
+
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from flows.settings.model import Settings
+from tasks.core.plan.registry import STRATEGIES
+
+BEGIN, END = "<!-- settings: begin (make readme) -->", "<!-- settings: end -->"
+
+
+def reference() -> str:
+    """A table for each group of settings: key, values, default, meaning."""
+    top = [name for name, field in Settings.model_fields.items() if not _group(field.annotation)]
+    parts = ["| key | values | default | meaning |\n|---|---|---|---|\n" + "\n".join(map(_top_row, top)), strategies()]
+    for name, field in Settings.model_fields.items():
+        if group := _group(field.annotation):
+            rows = "\n".join(_row(f"{name}.{key}", inner) for key, inner in group.model_fields.items())
+            parts.append(
+                f"**`[{name}]`** {group.__doc__}\n\n| key | values | default | meaning |\n|---|---|---|---|\n{rows}"
+            )
+    return "\n\n".join(parts)
+
+
+def strategies() -> str:
+    """A table of the strategies: what they choose, their own placement and sharing, their source."""
+    rows = [
+        f"| `{each.name}` | {each.line} | {each.placement or 'explicit'} | {each.share or 'none'} | {each.source} |"
+        for each in STRATEGIES.values()
+    ]
+    head = "| strategy | keeps | `plan.placement` | `plan.share` | source |\n|---|---|---|---|---|\n"
+    return f"{head}{chr(10).join(rows)}\n\nThe middle columns are what `auto` means."
+
+
+def updated(text: str) -> str:
+    """The text with the part between the two markers made anew."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{reference()}\n\n{END}{after}"
+
+
+def _top_row(name: str) -> str:
+    return _row(name, Settings.model_fields[name])
+
+
+def _group(annotation: Any) -> type[BaseModel] | None:
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _row(name: str, field: Any) -> str:
+    if field.is_required():
+        default = "required"
+    elif field.default is None or field.default is PydanticUndefined:
+        default = ""
+    else:
+        default = f"`{_shown(field.default)}`"
+    return f"| `{name}` | {_values(field.annotation)} | {default} | {field.description or ''} |"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(_shown(part) for part in value)}]"
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _values(annotation: Any) -> str:
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return ", ".join(f"`{choice}`" for choice in inner)
+    if origin is typing.Annotated:
+        return _values(inner[0])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_values(part) for part in inner if part is not type(None))
+    if origin is dict:
+        return f"a table of {_values(inner[1])} by strategy" if inner[0] is not str else "table"
+    if origin is tuple:
+        return f"list of {_values(inner[0])}"
+    names = {int: "integer", float: "number", str: "text", bool: "true or false"}
+    return names.get(annotation, str(annotation))
+
+
+if __name__ == "__main__":
+    readme = Path(sys.argv[1])
+    readme.write_text(updated(readme.read_text()))

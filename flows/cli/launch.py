@@ -1,0 +1,129 @@
+"""Start a run from the command line: refuse bad input first, then Prefect, then say where everything is."""
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from flows.running import stopping
+from flows.running.environment import check_prefect, local_database, prepare_environment
+from flows.running.guard import start_temporary_server
+from flows.settings.model import Settings
+from tasks.core.errors import EnvironmentFault
+from tasks.store.databases import sqlite_path, sqlite_url
+from tasks.store.remote.store import open_store
+from tasks.tracking.mlflow_sender import warm_up
+from tasks.tracking.servers import shown
+
+# Without the last part MLflow shows its pages for chat agents instead of those for training.
+LOCAL_PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
+
+
+def launch(settings: Settings) -> int:
+    """Run the `crash` flow in this process; exit code."""
+    _prepare(settings)
+    from flows.running.inputs import prepare_inputs
+
+    prepare_inputs(settings)
+    begun = time.monotonic()
+    from flows.crash import crash
+
+    _start(settings)
+    folder = open_store(settings.store_root, settings.store_url).open(crash(settings))
+    _print_summary(settings, folder / "table.md", folder / "report.html", time.monotonic() - begun)
+    return 0
+
+
+def launch_sweep(settings: Settings, axes: dict[str, list[Any]], at_once: int | None, here: bool) -> int:
+    """Run the `sweep` flow in this process, its cells on the work pool where there is one; exit code."""
+    _prepare(settings)
+    from flows.running.inputs import check_cells
+    from flows.settings.grid import make_cells
+
+    check_cells(make_cells(settings, axes))
+    begun = time.monotonic()
+    from flows.sweep import sweep
+
+    _start(settings)
+    table = sweep(settings, axes, at_once, "here" if here else "auto")
+    folder = open_store(settings.store_root, settings.store_url).open(table)
+    _print_summary(settings, folder / "table.md", folder / "table.html", time.monotonic() - begun)
+    return 0
+
+
+def launch_search(settings: Settings) -> int:
+    """Run the `search` flow in this process; exit code."""
+    _prepare(settings)
+    from flows.running.inputs import prepare_inputs
+    from flows.running.pass_limits import search_limits
+    from flows.searches.candidates import make_candidates, sizes_of
+
+    make_candidates(settings, sizes_of(prepare_inputs(settings, limits=search_limits).model))
+    begun = time.monotonic()
+    from flows.search import search
+
+    _start(settings)
+    folder = open_store(settings.store_root, settings.store_url).open(search(settings))
+    _print_summary(settings, folder / "table.md", folder / "frontier.png", time.monotonic() - begun)
+    return 0
+
+
+def launch_study(settings: Settings, axes: dict[str, list[Any]]) -> int:
+    """Run the `study` flow in this process; exit code."""
+    _prepare(settings)
+    from flows.running.inputs import prepare_inputs
+    from flows.studies.cells import make_cells_of, open_inputs
+
+    open_inputs(make_cells_of(settings, axes), prepare_inputs)
+    begun = time.monotonic()
+    from flows.study import study
+
+    _start(settings)
+    folder = open_store(settings.store_root, settings.store_url).open(study(settings, axes))
+    _print_summary(settings, folder / "study.md", folder / "study.html", time.monotonic() - begun)
+    return 0
+
+
+def _prepare(settings: Settings) -> None:
+    prepare_environment(Path(settings.place.home))
+    check_prefect()
+
+
+def _start(settings: Settings) -> None:
+    """What takes seconds is begun only when the input is known to be good."""
+    _make_home(Path(settings.place.home))
+    stopping.listen(also_when_ignored=True)
+    warm_up()
+    start_temporary_server()
+
+
+def _make_home(home: Path) -> None:
+    """Prefect and MLflow make their folders in it, but not itself. Raises EnvironmentFault."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentFault(
+            f"the home folder {home} cannot be made ({error.strerror}); choose another one (place.home)"
+        ) from error
+
+
+def _print_summary(settings: Settings, table: Path, result: Path, seconds: float) -> None:
+    print("\n" + table.read_text())
+    print(f"\nFinished in {seconds:.0f} s.")
+    print(f"Report:  {result}")
+    command = mlflow_command(settings)
+    print(f"MLflow:  {command}")
+    if not command.startswith("open "):
+        print(f"         then open {LOCAL_PAGE}")
+
+
+def mlflow_command(settings: Settings) -> str:
+    """The command that opens the MLflow UI on this run's tracking data."""
+    uri = settings.tracking_uri or local_database(Path(settings.place.home))
+    if uri.startswith(("http:", "https:", "databricks")):
+        return f"open {shown(uri)}"
+    path = sqlite_path(uri)
+    program = Path(sys.executable).parent / "mlflow"
+    command = [str(program), "server", "--backend-store-uri", sqlite_url(path) if path else shown(uri)]
+    return shlex.join([*command, "--host", "127.0.0.1", "--port", "5000"])

@@ -1,0 +1,151 @@
+"""`crash plan-cost`: what a run or a sweep will take, before anything runs."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.cost.dry_run import STAGES, Estimate
+from flows.cost.inputs import Known
+from flows.cost.stage_costs import Cost
+from flows.settings.grid import make_cells, named_cell, shown
+from flows.settings.model import Settings
+from flows.settings.reading import read_sweep
+from tasks.core.costs import totals as costs
+from tasks.core.costs.workloads import Workload
+from tasks.core.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# Dense products in bfloat16 with float32 sums, in TFLOP/s, from the makers' data sheets (SXM modules where there are
+# several; the sheets' larger numbers are for sparse matrices).
+PEAKS = {"A100": 312.0, "H100": 989.0, "H200": 989.0, "B200": 2250.0, "L40S": 362.0, "RTX4090": 165.0}
+# What well-made training reaches of the peak: PaLM 46% (Chowdhery et al. 2022, arXiv 2204.02311), others less.
+UTILISATION = 0.4
+UNITS = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"))
+
+
+@dataclass(frozen=True)
+class Device:
+    """What computes: peak in TFLOP/s, and the share of it that is reached."""
+
+    name: str
+    tflops: float
+    utilisation: float
+
+    def hours(self, flops: float) -> float:
+        """Hours for so many operations."""
+        return flops / (self.tflops * 1e12 * self.utilisation) / 3600
+
+
+def choose_device(gpu: str | None, tflops: float | None, utilisation: float) -> Device:
+    """InputError for an unknown GPU, with the known ones, and for numbers that cannot be."""
+    if not 0 < utilisation <= 1:
+        raise InputError(
+            f"--utilisation {utilisation}: give the share of the peak that is reached, above 0 and up to 1"
+        )
+    if tflops is not None:
+        if not tflops > 0:
+            raise InputError(f"--tflops {tflops}: give the device's peak in TFLOP/s, above 0")
+        return Device(gpu or f"{tflops:g} TFLOP/s", tflops, utilisation)
+    name = gpu or "H100"
+    if name not in PEAKS:
+        raise InputError(f"--gpu {name}: known are {', '.join(PEAKS)}; give another one's peak with --tflops")
+    return Device(name, PEAKS[name], utilisation)
+
+
+def plan_cost(path: Path, changes: list[str] | None, rows: "Workload | None", device: Device, as_json: bool) -> int:
+    """Print the estimate of a settings file, with lists as axes, as `crash sweep` reads it. InputError for a search."""
+    settings, axes = read_sweep(path, changes)
+    if "search" in settings.model_fields_set or any(key.startswith("search.") for key in axes):
+        raise InputError(
+            f"{path} has a table [search], and how many of its plans are tuned is known only when they are made;"
+            " plan-cost prices runs and sweeps. Take it out with --set search= to price the run that is in the file,"
+            " and give lists in its place (plan.num_kept, ...) to price the plans as a sweep"
+        )
+    cells = make_cells(settings, axes)
+    estimate = estimate_cells(cells, rows)
+    facts = summary(estimate, device, len(cells))
+    print(json.dumps(facts, indent=2) if as_json else text(facts, [cell for _, cell in cells]))
+    return 0
+
+
+def estimate_cells(cells: "Sequence[tuple[dict[str, Any], Settings]]", rows: "Workload | None" = None) -> Estimate:
+    """All stages of all cells, which are as from `make_cells`. Models' configs and tasks' rows are read once each.
+
+    InputError where a cell cannot be run with its model; of several it is named.
+    """
+    estimate, inputs = Estimate(), Known(rows)
+    for values, cell in cells:
+        with named_cell(f"the cell {shown(values)}" if values else None):
+            shape = inputs.shape(cell)
+            inputs.check(cell, shape)
+            estimate.add(cell, shape, inputs.workload(cell, shape), inputs.num_validating(cell))
+    return estimate
+
+
+def summary(estimate: Estimate, device: Device, num_cells: int) -> dict[str, Any]:
+    """The estimate as plain numbers: by stage, and in total."""
+    found = list(estimate.stages.values())
+    stages = [_row(name, [cost for cost in found if cost.stage == name], device) for name in STAGES]
+    total = _row("total", found, device) | {"working_disk_bytes": max(cost.working_disk for cost in found)}
+    total["checkpoint_bytes"] = total["working_disk_bytes"] / costs.NUM_CHECKPOINTS
+    return {
+        "cells": num_cells,
+        "stages_asked_for": estimate.num_asked,
+        "device": asdict(device),
+        "stages": [stage for stage in stages if stage["count"]],
+        "total": total,
+        "approximate": estimate.approximate,
+    }
+
+
+def _row(name: str, found: list[Cost], device: Device) -> dict[str, Any]:
+    flops = sum(cost.flops for cost in found)
+    return {
+        "stage": name,
+        "count": len(found),
+        "flops": flops,
+        "gpu_hours": device.hours(sum(cost.flops for cost in found if cost.stage != "similarity")),
+        "peak_memory_bytes": max((cost.memory for cost in found), default=0.0),
+        "disk_bytes": sum(cost.disk for cost in found),
+    }
+
+
+def text(facts: dict[str, Any], cells: list[Settings]) -> str:
+    """The summary as a table with what it assumes."""
+    total = facts["total"]
+    device = "{name} at {utilisation:.0%} of {tflops:g} TFLOP/s".format(**facts["device"])
+    header = f"{'stage':<12} {'runs':>6} {'operations':>13} {'GPU hours':>10} {'peak memory':>12} {'disk':>11}"
+    lines = [header, "-" * len(header)]
+    for row in [*facts["stages"], total]:
+        size = f"{_bytes(row['peak_memory_bytes']):>12} {_bytes(row['disk_bytes']):>11}"
+        lines.append(
+            f"{row['stage']:<12} {row['count']:>6} {_flops(row['flops']):>13} {row['gpu_hours']:>10.2f} {size}"
+        )
+    shared = facts["stages_asked_for"] - total["count"]
+    names = ", ".join(dict.fromkeys(cell.model.name for cell in cells))
+    approximate = [f"Operations of {name} are approximate: {why}." for name, why in facts["approximate"].items()]
+    return "\n".join(
+        [
+            f"{names}: {facts['cells']} cell(s)",
+            *lines,
+            f"Common work is counted once: {shared} stages of the cells are found, not computed.",
+            f"Hours on one {device} (assumed; short rows reach less). Peak memory is that of the largest stage.",
+            f"A checkpoint, every checkpoint_steps steps, weighs up to {_bytes(total['checkpoint_bytes'])}; while one"
+            f" is written, the last one is still there: {_bytes(total['working_disk_bytes'])} of disk more.",
+            *approximate,
+        ]
+    )
+
+
+def _flops(value: float) -> str:
+    size, unit = next(((size, unit) for size, unit in UNITS if value >= size), UNITS[-1])
+    return f"{value / size:.2f} {unit}" if value else "-"
+
+
+def _bytes(value: float) -> str:
+    if not value:
+        return "-"
+    return f"{value / 1e9:.2f} GB" if value >= 1e8 else f"{value / 1e6:.2f} MB"

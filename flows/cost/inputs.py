@@ -1,0 +1,128 @@
+"""What `crash plan-cost` knows of cells: models as sizes, texts as lengths, and what is refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flows.running.inputs import check_budget, check_variant
+from flows.running.pass_limits import check_windows
+from flows.settings.model import Settings
+from tasks.core.costs.paper_rows import PUBLISHED_ROWS
+from tasks.core.costs.shapes import Shape
+from tasks.core.costs.workloads import Lengths, Workload
+from tasks.core.errors import InputError
+from tasks.data.emulator_checks import check_shapes
+from tasks.data.lengths import measure
+from tasks.models.shape import config_folder, own_tokenizer, read_shape
+
+# Words of the part that validates, each a token or a little more: Merity et al. 2016 (arXiv 1609.07843), Table 1.
+VALIDATING_TOKENS = {"Salesforce/wikitext:wikitext-103-raw-v1": 217_646}
+# A context that cuts no document, as windows are filled across their ends.
+UNCUT = 2**30
+
+
+class Known:
+    """What cells have in common, read and checked once."""
+
+    def __init__(self, rows: Workload | None) -> None:
+        self._rows = rows
+        self._found: dict[Any, Any] = {}
+
+    def shape(self, cell: Settings) -> Shape:
+        """Sizes of the cell's model."""
+        model = (cell.model.name, cell.model.revision)
+        return self._once(("shape", model), lambda: read_shape(*model))
+
+    def workload(self, cell: Settings, shape: Shape) -> Workload:
+        """Lengths of the cell's rows."""
+        key = ("rows", cell.model.name, cell.task)
+        return self._once(key, lambda: self._rows or workload_of(cell, shape))
+
+    def num_validating(self, cell: Settings) -> int | None:
+        """Tokens of the text that validates a distillation."""
+        if not (cell.distill.enabled and cell.distill.eval_steps):
+            return None
+        key = ("text", cell.model.name, cell.distill.data)
+        return self._once(key, lambda: num_validating_tokens(cell))
+
+    def check(self, cell: Settings, shape: Shape) -> None:
+        """What a run refuses before it computes anything, as far as the model's config tells."""
+        parts = {"model", "strategy", "plan", "compress", "distill", "export"}
+        tune = {"method", "trained", "lm_head", "freeze_bottom", "gradient_checkpointing"}
+        key = cell.model_dump_json(include={**dict.fromkeys(parts, True), "tune": tune})
+        self._once(("checked", key), lambda: check_cell(cell, shape))
+
+    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in self._found:
+            self._found[key] = make()
+        return self._found[key]
+
+
+def check_cell(settings: Settings, shape: Shape) -> None:
+    """InputError for a plan, a way of tuning or a rank that this model cannot have."""
+    folder = config_folder(settings.model.name, settings.model.revision)
+    check_budget(settings, shape.num_blocks)
+    check_variant(settings, shape.num_blocks, folder)
+    teacher = settings.distill.teacher if settings.distill.enabled else None
+    teaching = config_folder(teacher, None) if teacher else None
+    check_shapes(folder, settings.compress.compression, teaching, teacher)
+    check_windows(settings, shape.context)
+
+
+def num_validating_tokens(settings: Settings) -> int:
+    """Tokens of the text on which a distillation is validated: measured where it lies here, else from the table.
+
+    InputError where neither helps.
+    """
+    from tasks.data.resolving_text import resolve_text
+
+    data = settings.distill.data
+    assert data is not None
+    if Path(data).expanduser().exists():
+        text = resolve_text(data).model_copy(update={"max_length": UNCUT})
+        found = measure(text, own_tokenizer(settings.model.name), UNCUT).validation
+        return round(sum(found.tokens) / len(found.tokens) * found.num_rows)
+    if data not in VALIDATING_TOKENS:
+        raise InputError(
+            f"distill.eval_steps: the text {data!r} is not here, and how much of it validates is known only of"
+            f" {', '.join(VALIDATING_TOKENS)}. Give a folder, or leave the setting out of the estimate"
+            " (--set distill.eval_steps=)"
+        )
+    return VALIDATING_TOKENS[data]
+
+
+def workload_of(settings: Settings, shape: Shape) -> Workload:
+    """The task's rows as lengths: measured where they lie here, else from the table. InputError where neither helps."""
+    from tasks.data.lm_eval.definitions import find_definition, merged
+    from tasks.data.resolving import own_folder, resolve_task
+
+    task = settings.task
+    data = own_folder(task.name, task.data, task.kind)
+    in_yaml = (
+        data is None and task.kind == "lm_eval" and merged(find_definition(task.name)).get("dataset_path") == "json"
+    )
+    if data is not None or in_yaml:
+        return measure(resolve_task(task.model_dump()), own_tokenizer(settings.model.name), shape.context)
+    if task.name not in PUBLISHED_ROWS:
+        raise InputError(
+            f"task {task.name!r}: its rows are not here, and their number and length are known only of"
+            f" {', '.join(PUBLISHED_ROWS)}. Give task.data, or --rows TRAIN,VALIDATION,SCORED and --tokens-per-row"
+        )
+    return PUBLISHED_ROWS[task.name].workload()
+
+
+def given_rows(rows: str | None, tokens: int | None, answers: int | None) -> Workload | None:
+    """A workload from the command line; None where nothing is given. InputError unless both are."""
+    if rows is None and tokens is None:
+        return None
+    try:
+        train, validation, scored = (int(part) for part in (rows or "").split(","))
+    except ValueError:
+        raise InputError("--rows: write three numbers, as in --rows 4957,500,500, and --tokens-per-row too") from None
+    if tokens is None or min(train, validation, scored, tokens) < 1 or (answers or 1) > tokens:
+        raise InputError(
+            "--rows and --tokens-per-row belong together, all at least 1, and an answer is part of its row"
+        )
+    length = answers or max(1, tokens // 4)
+    train_rows, validation_rows, scored_rows = (Lengths(n, (tokens,), length) for n in (train, validation, scored))
+    return Workload(train_rows, validation_rows, scored_rows, scored)

@@ -1,0 +1,82 @@
+"""What of a plan and of a way to tune decides costs, from the settings alone: before there is a plan."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from flows.running.arguments import make_variant
+from flows.settings.model import Settings
+from tasks.core.costs.block_shapes import BlockShape
+from tasks.core.costs.depths import Depth, Trained
+from tasks.core.costs.shapes import Shape
+from tasks.core.plan.registry import STRATEGIES, make_plan
+from tasks.core.tuning.method import Variant
+
+Layout = tuple[tuple[int, bool], ...]
+
+
+def depth_of(chosen: dict[str, Any], shape: Shape) -> Depth:
+    """What of a plan decides costs, from the arguments of the stage that makes it.
+
+    A plan that follows from the number of blocks is made. Of others the lowest tuned block counts as the first, as in
+    every published plan, which is the most that a tuning can cost; each kept block as standing in for as many; and
+    where blocks differ, those of the most parameters as the ones that are kept and tuned.
+    """
+    num_blocks, shares = chosen["num_blocks"], chosen["share"]
+    strategy = STRATEGIES[chosen["strategy"]]
+    if strategy.needs == "num_blocks":
+        return Depth.of(make_plan(strategy.name, num_blocks, chosen))
+    largest = sorted(range(num_blocks), key=lambda block: -shape.blocks[block].parameters)
+    if "tuned" in chosen:
+        tuned = sorted(chosen["tuned"])
+        largest = tuned + [block for block in largest if block not in tuned]
+    kept = sorted(largest[: chosen["num_kept"]])
+    tuned = sorted(chosen["tuned"] if "tuned" in chosen else largest[: chosen["num_tuned"]])
+    if shares is None:
+        return Depth(tuple((source, source in tuned) for source in kept))
+    lowest = min(tuned) if "tuned" in chosen else 0
+    return Depth(_shared_layout(num_blocks, kept, tuned, shares == "all"), lowest)
+
+
+def _shared_layout(num_blocks: int, kept: Sequence[int], tuned: Sequence[int], every: bool) -> Layout:
+    """Each kept block at as many positions; without `every` tuned ones at one each, where others are frozen."""
+    frozen = [source for source in kept if source not in tuned]
+    once = [] if every or not frozen else list(tuned)
+    repeated = [source for source in kept if source not in once]
+    count = num_blocks - len(once)
+    sources = sorted([*once, *(repeated[place * len(repeated) // count] for place in range(count))])
+    firsts = {source: sources.index(source) for source in tuned}
+    return tuple((source, firsts.get(source) == position) for position, source in enumerate(sources))
+
+
+def compressed(depth: Depth, settings: Settings) -> Depth:
+    """The same with the emulator's frozen blocks as the settings compress them; only factors change a size."""
+    how = settings.compress.compression
+    if how is None or how.method != "low_rank":
+        return depth
+    assert how.rank is not None
+    return replace(depth, rank=how.rank)
+
+
+def trained_of(settings: Settings, shape: Shape) -> Trained:
+    """What is trained of an emulator. With `freeze_bottom` it is less, and the estimate the most it can be."""
+    variant, tune = make_variant(settings), settings.tune
+    found = [_parts_of(block, shape.width, variant) for block in shape.blocks]
+    return Trained(
+        extra=None if variant.method == "blocks" else tuple(map(sum, found)),
+        products=tuple(matrices for matrices, _ in found),
+        behind=variant.method == "adapter",
+        tuned=variant.trained != "frozen",
+        frozen=variant.trained != "tuned",
+        head=variant.lm_head,
+        best=tune.eval_steps is not None,
+        recompute=tune.gradient_checkpointing,
+    )
+
+
+def _parts_of(block: BlockShape, width: int, variant: Variant) -> tuple[int, int]:
+    """(elements of matrices, elements of vectors) that a variant trains in or beside a block, not counting its own."""
+    size = variant.adapter_size
+    matrices = {"lora": variant.lora_rank * block.sides, "adapter": 2 * width * size}.get(variant.method, 0)
+    vectors = {"adapter": size + width, "bitfit": block.biases}.get(variant.method, 0)
+    return matrices, vectors

@@ -1,0 +1,139 @@
+"""Settings as the arguments of each stage: what a stage does not use is not passed, and so is not part of its key."""
+
+from dataclasses import fields
+from typing import Any
+
+from flows.settings.model import Settings, Strategy
+from tasks.core.clustering import FREE_LINKAGES
+from tasks.core.plan.placement import tuned_ahead
+from tasks.core.plan.registry import STRATEGIES
+from tasks.core.tuning.method import Variant
+from tasks.core.tuning.settings import TrainSettings
+
+
+def plan_options(settings: Settings, name: Strategy) -> dict[str, Any]:
+    """What the plan of a strategy depends on, by the names that it has in the settings, with `auto` resolved."""
+    plan, strategy = settings.plan, STRATEGIES[name]
+    share, placement = plan.share_of(name), plan.placement if strategy.placement else "auto"
+    chosen = {key: getattr(plan, key) for key in strategy.options if hasattr(plan, key)}
+    chosen["share"] = strategy.share if share == "auto" else None if share == "none" else share
+    if strategy.needs == "single_clusters" and plan.linkage not in FREE_LINKAGES:
+        chosen["linkage"] = FREE_LINKAGES[0]
+    if placement in ("auto", strategy.placement):
+        chosen.pop("placement", None)
+    if strategy.placement:
+        del chosen["num_tuned" if placement == "explicit" else "tuned"]
+    return chosen
+
+
+class Arguments:
+    """Arguments of the stages of one run, for a resolved precision and support split."""
+
+    def __init__(self, settings: Settings, precision: str) -> None:
+        self._settings = settings
+        self._precision = precision
+
+    @property
+    def capture(self) -> dict[str, Any]:
+        """The support set and how it is pooled."""
+        support = self._settings.support
+        return {**support.model_dump(), "precision": self._precision}
+
+    @property
+    def similarity(self) -> dict[str, Any]:
+        """The estimator that plans are made from."""
+        return {"estimator": self._settings.similarity.estimator}
+
+    @property
+    def single(self) -> dict[str, Any]:
+        """The support set, for each block alone: there is no last block whose states a final norm would follow."""
+        return {name: value for name, value in self.capture.items() if name != "final_norm"}
+
+    def iterative_drop(self, num_blocks: int) -> dict[str, Any]:
+        """The support set, how alike two blocks are, and how many stay, which ones in any case."""
+        chosen = plan_options(self._settings, "iterative_drop")
+        placement = chosen.get("placement") or STRATEGIES["iterative_drop"].placement or ""
+        protected = tuned_ahead(num_blocks, chosen.get("num_tuned", 0), placement, chosen.get("tuned", ()))
+        return {**self.capture, **self.similarity, "num_kept": chosen["num_kept"], "protected": protected}
+
+    def cluster(self, strategy: Strategy, num_blocks: int, evidence: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The budget, what only this strategy looks at, and the stages' results that its plan is made from."""
+        chosen = {"strategy": strategy, "num_blocks": num_blocks, **plan_options(self._settings, strategy)}
+        return chosen | (self.similarity if STRATEGIES[strategy].clusters else {}) | (evidence or {})
+
+    @property
+    def compress(self) -> dict[str, Any]:
+        """How frozen blocks are made cheaper."""
+        return {"how": self._settings.compress.compression}
+
+    @property
+    def distill(self) -> dict[str, Any]:
+        """How frozen blocks are trained."""
+        chosen = self._settings.distill.model_dump(exclude={"enabled", "teacher", "data", "block", "hidden_weight"})
+        return {
+            "settings": TrainSettings(**chosen),
+            "block": self._settings.distill.block,
+            "hidden_weight": self._settings.distill.hidden_weight,
+            "precision": self._precision,
+        }
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Learning rates at which the emulator is tuned, for each seed."""
+        return grids(self._settings)[0]
+
+    @property
+    def full_rates(self) -> tuple[float, ...]:
+        """Learning rates at which the full model is tuned, for each seed."""
+        return grids(self._settings)[1]
+
+    def tune(self, seed: int, rate: float | None = None) -> dict[str, Any]:
+        """What of the emulator is trained, and how; whole tuned blocks need no word. rate: the first by default."""
+        variant = make_variant(self._settings)
+        settings = self._train_settings(seed, rate, self.rates)
+        return {
+            "settings": settings,
+            "precision": self._precision,
+            **({} if variant.is_default else {"variant": variant}),
+        }
+
+    def full_tune(self, seed: int, rate: float | None = None) -> dict[str, Any]:
+        """How every block of the full model is trained. rate: the first by default."""
+        return {"settings": self._train_settings(seed, rate, self.full_rates), "precision": self._precision}
+
+    def _train_settings(self, seed: int, rate: float | None, rates: tuple[float, ...]) -> TrainSettings:
+        known = {field.name for field in fields(TrainSettings)}
+        chosen = self._settings.tune.model_dump(include=known)
+        if chosen["num_epochs"] is None and chosen["num_steps"] is None:
+            # The published length for models of about a billion parameters.
+            chosen["num_epochs"] = 5
+        own = {"learning_rate": rate or rates[0], "seed": seed, "may_diverge": len(rates) > 1}
+        return TrainSettings(**chosen | own)
+
+    @property
+    def proxies(self) -> dict[str, Any]:
+        """The owner's text on which an emulator is compared with the full model: the support set."""
+        support = self._settings.support.model_dump(include={"num_rows", "split", "max_tokens"})
+        return {**support, "precision": self._precision}
+
+    @property
+    def plug_in(self) -> dict[str, Any]:
+        """Whether the plugged model is written out."""
+        return {"export": self._settings.export.plugged_model}
+
+    @property
+    def evaluate(self) -> dict[str, Any]:
+        """How each of the five settings is scored, and validated."""
+        return {"precision": self._precision, "max_tokens": self._settings.evaluate.max_tokens}
+
+
+def grids(settings: Settings) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Learning rates of the emulator's and of the full model's tuning; of several the best by validation counts."""
+    rates = settings.tune.learning_rates or (settings.tune.learning_rate,)
+    own = settings.full_tune.learning_rate
+    return rates, (own,) if own else rates
+
+
+def make_variant(settings: Settings) -> Variant:
+    """What is trained of the emulator."""
+    return Variant(**settings.tune.model_dump(include={field.name for field in fields(Variant)}))

@@ -1,0 +1,247 @@
+"""What a run is given, resolved to contents and refused where it cannot be: before anything is computed."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from flows.running.arguments import grids, make_variant, plan_options
+from flows.running.pass_limits import Limits, check_windows, run_limits
+from flows.settings.grid import named_cell, shown
+from flows.settings.model import Settings
+from tasks.core.errors import InputError
+from tasks.core.plan.layout import fixed_plan
+from tasks.core.plan.registry import rehearse
+from tasks.data.wording import checked_task
+from tasks.engine.precision import resolve_precision
+from tasks.engine.runtime import Runtime
+from tasks.models.families.known import failed_operations, require_exact
+from tasks.models.tensor_files import weight_bytes
+from tasks.tracking.address import check_tracking
+
+# Room for the smallest useful run; what a run really needs is estimated from the model's size.
+MIN_FREE_BYTES = 200 * 2**20
+# The unbiased estimator of similarity divides by n (n - 3).
+MIN_SUPPORT_ROWS = 4
+# Of a trained parameter: weight, two moments and best state in a checkpoint, written and being written, of two at once.
+CHECKPOINT_BYTES = 2 * 2 * 16
+
+
+class Inputs:
+    """Model and task, resolved to contents and checked; nothing has been computed yet."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        needed: Callable[[Settings, Any], int] | None = None,
+        operations: Callable[[Settings, Any], dict[str, str]] | None = None,
+        limits: Callable[[Settings], Limits] = run_limits,
+    ) -> None:
+        """needed: bytes of disk that a flow takes at most, where it is not that of a crash run.
+
+        operations: what it asks of the model's family, where they are not those of a crash run; limits: of the passes
+        that it makes.
+        """
+        from flows.running.operations import run_operations
+        from tasks.check_inputs import check
+        from tasks.data.resolving import resolve_task
+        from tasks.models.resolving import resolve_model
+
+        runtime = Runtime(store=str(settings.store_root), store_url=settings.store_url, run_id="check")
+        store = runtime.open_store()
+        self.model = resolve_model(settings.model.name, settings.model.revision, store)
+        self.task = resolve_task(settings.task.model_dump(), store)
+        wanted = (operations or run_operations)(settings, self.task)
+        # Of a family that the tests measure this is known without building anything.
+        require_exact(self.model.name, self.model.family, failed_operations(self.model.family) or {}, wanted)
+        check_budget(settings, self.model.num_blocks)
+        check_variant(settings, self.model.num_blocks, Path(self.model.path))
+        self.teacher, self.text = self._distilling(settings, store)
+        check_windows(settings, self.model.context)
+        inputs = {"model": self.model, "task": self.task, "limits": limits(settings), **self._emulators(settings)}
+        # What was computed before is served from a store that cannot be written; what was not fails at its lock.
+        # A run that goes on has used part of its disk already: what it still needs is not known.
+        if store.find(check.name, check.key(**inputs)[0]) is None:
+            store.check_writable((needed or needed_bytes)(settings, self.model))
+        elif store.writable():
+            store.check_writable(MIN_FREE_BYTES)
+        if settings.tracking_uri:
+            check_tracking(settings.tracking_uri, settings.tracking_named, settings.place.experiment)
+        self.precision = resolve_precision(settings.model.precision)
+        self.checked = check.run(runtime, "inputs", **inputs)
+        require_exact(self.model.name, self.model.family, self.checked.summary.get("not_exact", {}), wanted)
+        check_support(settings, self.checked.summary)
+        self.task = checked_task(self.task, self.checked.summary)
+
+    def _distilling(self, settings: Settings, store: Any) -> tuple[Any, Any]:
+        """Teacher and text, where emulators are distilled."""
+        from tasks.data.resolving_text import resolve_text
+        from tasks.models.resolving import resolve_model
+
+        chosen = settings.distill
+        if not chosen.enabled:
+            return None, None
+        assert chosen.data is not None
+        teacher = resolve_model(chosen.teacher, None, store) if chosen.teacher else self.model
+        return teacher, resolve_text(chosen.data, store)
+
+    def _emulators(self, settings: Settings) -> dict[str, Any]:
+        """What is wanted of emulators beyond a plan and has to fit the model."""
+        wanted: dict[str, Any] = {}
+        if compression := settings.compress.compression:
+            wanted["compression"] = compression
+        if settings.distill.enabled:
+            wanted |= {"text": self.text, "block": settings.distill.block}
+        if settings.distill.enabled and settings.distill.teacher:
+            wanted["teacher"] = self.teacher
+        return wanted
+
+
+# Inputs that a command has resolved for the flow that it calls next, by the JSON of their settings.
+_prepared: dict[str, Inputs] = {}
+
+
+def prepare_inputs(settings: Settings, **checks: Callable) -> Inputs:
+    """Resolve and check the inputs now, for the flow that this process calls next with the same settings.
+
+    checks: `needed`, `operations` and `limits` of `Inputs`, as the flow itself gives them.
+    """
+    found = _prepared[settings.model_dump_json()] = Inputs(settings, **checks)
+    return found
+
+
+def take_inputs(settings: Settings, **checks: Callable) -> Inputs:
+    """Return the inputs that the command has prepared, once; resolve them where no command has (a run on a worker)."""
+    return _prepared.pop(settings.model_dump_json(), None) or Inputs(settings, **checks)
+
+
+def check_cells(cells: Iterable[tuple[dict[str, Any], Settings]]) -> None:
+    """Refuse a sweep of which one cell cannot run; the error names the cell."""
+    for values, settings in cells:
+        with named_cell(f"the cell {shown(values)}"):
+            Inputs(settings)
+
+
+def check_budget(settings: Settings, num_blocks: int) -> None:
+    """Refuse plans that this model cannot have. Raises InputError."""
+    plan, name = settings.plan, settings.model.name
+    if plan.num_kept > num_blocks:
+        raise InputError(
+            f"plan.num_kept = {plan.num_kept}, but {name} has {num_blocks} blocks; keep at most {num_blocks}"
+        )
+    for strategy in settings.strategy:
+        chosen = plan_options(settings, strategy)
+        try:
+            rehearse(strategy, num_blocks, chosen)
+        except InputError as error:
+            given = ", ".join(f"plan.{key} = {_written(value)}" for key, value in chosen.items())
+            raise InputError(f"strategy {strategy} with {given}: {error}") from error
+    _check_frozen(settings)
+    _check_trained(settings, num_blocks)
+
+
+def _written(value: Any) -> Any:
+    """As a settings file has it."""
+    return "none" if value is None else list(value) if isinstance(value, tuple) else value
+
+
+def _check_frozen(settings: Settings) -> None:
+    """Refuse to change frozen blocks where there are none."""
+    plan = settings.plan
+    wanted = [f"compress.method = {settings.compress.method!r}"] if settings.compress.method != "none" else []
+    wanted += ["distill.enabled = true"] if settings.distill.enabled else []
+    by_number = set(settings.strategy) != {"fixed"} and plan.num_kept == plan.num_tuned_blocks
+    by_list = "fixed" in settings.strategy and set(plan.kept) == set(plan.tuned)
+    if wanted and (by_number or by_list):
+        raise InputError(
+            f"{' and '.join(wanted)} changes frozen blocks, but every kept block is tuned: keep more blocks than are"
+            " tuned (plan.num_kept, plan.num_tuned; plan.kept, plan.tuned for strategy fixed)"
+        )
+
+
+def _check_trained(settings: Settings, num_blocks: int) -> None:
+    """Refuse to train what every plan of these settings lacks."""
+    variant, plan = make_variant(settings), settings.plan
+    if variant.trained != "tuned" and set(settings.strategy) != {"fixed"} and plan.num_tuned_blocks == plan.num_kept:
+        raise InputError(
+            f'tune.trained = "{variant.trained}", but plan.num_tuned = plan.num_kept = {plan.num_kept}: no kept'
+            ' block is frozen; use "tuned", or tune fewer blocks than are kept'
+        )
+    if "fixed" in settings.strategy:
+        variant.require_something(fixed_plan(num_blocks, plan.kept, plan.tuned))
+
+
+def check_variant(settings: Settings, num_blocks: int, model_folder: Path) -> None:
+    """Refuse a way of tuning that this model or every plan of these settings lacks something for. Raises InputError."""
+    _check_trained(settings, num_blocks)
+    variant = make_variant(settings)
+    if variant.method == "adapter" and settings.export.plugged_model:
+        raise InputError(
+            'export.plugged_model = true, but a Hugging Face folder cannot hold the modules of tune.method = "adapter";'
+            " choose from blocks, lora, bitfit, or do not export"
+        )
+    if variant.is_default and not settings.tune.gradient_checkpointing:
+        return
+    # Needs torch, which takes seconds to import.
+    from tasks.core.tuning.parts import require_trainable
+    from tasks.models.folder import load_config
+
+    require_trainable(load_config(model_folder), variant, settings.tune.gradient_checkpointing)
+
+
+def check_support(settings: Settings, facts: dict[str, Any]) -> None:
+    """Refuse a support set with which representations cannot be compared. Raises InputError."""
+    if settings.support.part == "prompt" and not facts["has_prompts"]:
+        raise InputError(
+            f'support.part = "prompt", but task {settings.task.name} has rows without a prompt; use'
+            ' "prompt+answer" or "answer"'
+        )
+    split = settings.support.split
+    there = facts[f"num_{split}_examples"]
+    if min(there, settings.support.num_rows) < MIN_SUPPORT_ROWS:
+        raise InputError(
+            f"the support set has {min(there, settings.support.num_rows)} rows (support.num_rows ="
+            f" {settings.support.num_rows}; the {split} split has {there}); comparing blocks takes at least"
+            f" {MIN_SUPPORT_ROWS}: give more rows, or take them from another split with support.split"
+        )
+
+
+def needed_bytes(settings: Settings, model: Any) -> int:
+    """Disk that the run takes at most: emulators, tuned blocks in float32, and the checkpoints of what runs at once."""
+    parameters = _num_parameters(model)
+    plan, num_seeds = settings.plan, len(settings.tune.seeds)
+    tuned = parameters * max(plan.num_tuned_blocks, len(plan.tuned)) / model.num_blocks
+    # Whole blocks even where only small parts of them are returned: they are merged when they are plugged in.
+    num_rates, num_full_rates = (len(rates) + (len(rates) > 1) for rates in grids(settings))
+    trained = tuned if settings.tune.trained == "tuned" else parameters * plan.num_kept / model.num_blocks
+    of_strategy = num_rates * trained + tuned
+    returned = (
+        4
+        * num_seeds
+        * (len(settings.strategy) * of_strategy + settings.full_tune.enabled * num_full_rates * parameters)
+    )
+    largest = parameters if settings.full_tune.enabled else max(trained, _num_distilled(settings, model))
+    return int(emulator_bytes(settings, model) + returned + CHECKPOINT_BYTES * largest) + MIN_FREE_BYTES
+
+
+def emulator_bytes(settings: Settings, model: Any) -> int:
+    """Disk that the emulators of all strategies take at most."""
+    # Each step beyond a plan writes an emulator of its own, at most as large.
+    steps = 1 + (settings.compress.method != "none") + settings.distill.enabled
+    share = settings.plan.num_kept / model.num_blocks
+    return int(steps * len(settings.strategy) * weight_bytes(Path(model.path)) * share)
+
+
+def distilling_bytes(settings: Settings, model: Any) -> int:
+    """Disk that the checkpoints of emulators that are distilled take at most."""
+    return int(CHECKPOINT_BYTES * _num_distilled(settings, model))
+
+
+def _num_parameters(model: Any) -> float:
+    """Stored in 16 bits, as nearly all models are; where it is 32 the estimate is high by a factor of two."""
+    return weight_bytes(Path(model.path)) / 2
+
+
+def _num_distilled(settings: Settings, model: Any) -> float:
+    """Parameters of the frozen blocks of an emulator, where these are distilled."""
+    num_frozen = settings.plan.num_kept - settings.plan.num_tuned_blocks
+    return settings.distill.enabled * _num_parameters(model) * num_frozen / model.num_blocks

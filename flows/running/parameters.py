@@ -1,0 +1,39 @@
+"""What MLflow shows of a run's settings and inputs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.settings.base import FOLDERS
+from flows.settings.model import Settings
+
+# Names of the facts that are shown.
+BEGINNINGS, ENDINGS = ("num_", "precision"), ("_digest", "_from")
+
+if TYPE_CHECKING:
+    from flows.running.inputs import Inputs
+
+
+def shown_parameters(settings: Settings, facts: dict[str, Any], flow_name: str) -> dict[str, str]:
+    """Every setting that can change this flow's result, flat; of folders only the name, of places nothing."""
+    flat: dict[str, str] = {}
+    named = {".".join(place) for place in FOLDERS}
+    unused = {"place", "export"} | ({"search", "study"} - {flow_name})
+    for group, values in settings.model_dump(mode="json", exclude=unused).items():
+        if isinstance(values, dict):
+            given = {f"{group}.{key}": value for key, value in values.items() if value is not None}
+            flat |= {key: _named(value) if key in named else str(value) for key, value in given.items()}
+        else:
+            flat[group] = ", ".join(values)
+    shown = {key: value for key, value in facts.items() if key.startswith(BEGINNINGS) or key.endswith(ENDINGS)}
+    return flat | {f"fact.{key}": str(value) for key, value in shown.items()}
+
+
+def _named(folder: Any) -> str:
+    """The folder's own name, or of several by name these."""
+    return ", ".join(folder) if isinstance(folder, dict) else Path(folder).name
+
+
+def digests_of(inputs: "Inputs") -> dict[str, str]:
+    """Digest of the model, the task, and the text for distilling where there is one."""
+    digests = {f"model {inputs.model.family}": inputs.model.weights, f"task {inputs.task.name}": inputs.task.digest}
+    return digests | ({"distill text": inputs.text.digest} if inputs.text else {})

@@ -1,0 +1,45 @@
+"""Which rows each flow runs in passes that a setting bounds; a row that no such pass holds is refused at the start."""
+
+from flows.settings.model import Settings
+from tasks.core.errors import InputError
+from tasks.data.pass_limits import PassLimit
+
+Limits = tuple[PassLimit, ...]
+SUPPORT, TUNE, EVALUATE, DISTILL = (f"{group}.max_tokens" for group in ("support", "tune", "evaluate", "distill"))
+
+
+def run_limits(settings: Settings) -> Limits:
+    """A crash run captures, tunes and scores."""
+    scored = PassLimit(EVALUATE, settings.evaluate.max_tokens, "scored", choices=True)
+    return (*captured(settings), *tuned(settings), scored)
+
+
+def search_limits(settings: Settings) -> Limits:
+    """A search captures, compares emulators on whole rows of the support set, tunes, and validates."""
+    support = settings.support
+    compared = PassLimit(SUPPORT, support.max_tokens, support.split, support.num_rows)
+    validated = PassLimit(EVALUATE, settings.evaluate.max_tokens, "validation")
+    return (*captured(settings), compared, *tuned(settings), validated)
+
+
+def check_windows(settings: Settings, context: int) -> None:
+    """Refuse windows of generic text that one pass of a distillation cannot hold. Raises InputError."""
+    distill, block = settings.distill, min(settings.distill.block, context)
+    if distill.enabled and block > distill.max_tokens:
+        raise InputError(
+            f"distill.block = {distill.block} makes windows of {block} tokens, but {DISTILL} = {distill.max_tokens}:"
+            " raise it where memory allows, or take shorter windows"
+        )
+
+
+def captured(settings: Settings) -> Limits:
+    """Capture runs what is chosen of the support set."""
+    support = settings.support
+    return (PassLimit(SUPPORT, support.max_tokens, support.split, support.num_rows, support.part),)
+
+
+def tuned(settings: Settings) -> Limits:
+    """A tuning runs every training row, and where it validates every validation row."""
+    most = settings.tune.max_tokens
+    checked = (PassLimit(TUNE, most, "validation"),) if settings.tune.eval_steps else ()
+    return (PassLimit(TUNE, most, "train"), *checked)

@@ -1,0 +1,39 @@
+"""Which row of the papers' tables a strategy of these settings is, if it is one."""
+
+from flows.running.arguments import make_variant
+from flows.settings.model import Settings, Support
+from flows.settings.plan import Strategy
+
+# What of the support set changes no plan, or follows from the task.
+FREE_SUPPORT = {"max_tokens", "split"}
+
+
+def published_as(settings: Settings) -> dict[str, str]:
+    """Map a strategy, and `full`, to its name in `tasks.core.evaluation.paper_results`, without what differs."""
+    task = settings.task
+    if any((task.num_train, task.num_validation, task.num_test)):
+        return {}
+    known: dict[str, str] = {name: row for name, row in _strategies(settings).items() if name in settings.strategy}
+    return {"full": "full", **known}
+
+
+def _strategies(settings: Settings) -> dict[str, str]:
+    plan, distill = settings.plan, settings.distill
+    if not make_variant(settings).is_default or settings.compress.method != "none" or plan.placement != "auto":
+        return {}
+    unshared: tuple[Strategy, ...] = ("uniform", "uniform_spread")
+    plain: dict[str, str] = {name: name for name in unshared if plan.share_of(name) in ("auto", "none")}
+    if distill.enabled:
+        return {"uniform": "distilled"} if "uniform" in plain and distill.teacher is None else {}
+    return plain | _crash(settings)
+
+
+def _crash(settings: Settings) -> dict[str, str]:
+    plan, support = settings.plan, settings.support
+    if (settings.similarity.estimator, plan.linkage, plan.keep_ends) != ("linear_cka", "boundary", False):
+        return {}
+    if support.model_dump(exclude=FREE_SUPPORT) != Support().model_dump(exclude=FREE_SUPPORT):
+        return {}
+    rows = {"auto": "crash", "all": "crash", "none": "crash without sharing"}
+    share = plan.share_of("crash")
+    return {"crash": rows[share]} if share in rows else {}

@@ -1,0 +1,246 @@
+"""One run from start to end: inputs resolved and checked, tracking and records opened, everything closed again."""
+
+import copy
+import logging
+import os
+import signal
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flows.running.arguments import Arguments
+from flows.running.environment import local_database, prefect_page
+from flows.running.inputs import Inputs, take_inputs
+from flows.running.logs import log_encoding, quiet_prefect
+from flows.running.parameters import digests_of, shown_parameters
+from flows.running.pass_limits import Limits, run_limits
+from flows.running.progress import Progress
+from flows.running.published_as import published_as
+from flows.running.stopping import in_order, is_request, seconds_since_request
+from flows.settings.model import Settings
+from tasks.engine.resources import Resources, machine_folder, usable_cores, visible_gpus
+from tasks.engine.runtime import Runtime, Shared, sharing
+from tasks.engine.stage import Stage
+from tasks.models.folder_tensors import count_parameters
+from tasks.reports.split_notes import split_notes
+from tasks.store.artifacts import Ref
+from tasks.tracking.servers import shown
+from tasks.tracking.tracking import Tracking
+
+logger = logging.getLogger(__name__)
+# Stages whose artifact is what a whole run or sweep was for.
+RESULTS = ("report", "collect", "frontier", "findings")
+# For checkpoints and tracking together, of a run that was asked to stop.
+CLOSING_SECONDS = 24.0
+
+
+class Run:
+    """Calls stages: `run(stage, label, **arguments)` submits the Prefect task and remembers its future."""
+
+    def __init__(
+        self, settings: Settings, inputs: Inputs, runtime: Runtime, own: Shared, futures: list[Any] | None = None
+    ) -> None:
+        self.settings = settings
+        self.model = inputs.model
+        self.task = inputs.task
+        self.teacher, self.text = inputs.teacher, inputs.text
+        self.runtime = runtime
+        self.own = own
+        facts = inputs.checked.summary
+        self.arguments = Arguments(settings, inputs.precision)
+        self.facts = {
+            "model": Path(settings.model.name).name,
+            "task": settings.task.name,
+            "num_blocks": inputs.model.num_blocks,
+            "num_parameters": count_parameters(Path(inputs.model.path)),
+            "precision": inputs.precision,
+            "tuning_seeds": list(settings.tune.seeds),
+            "support_split": settings.support.split,
+            "num_kept": settings.plan.num_kept,
+            "num_tuned": settings.plan.num_tuned_blocks,
+            "published_as": published_as(settings),
+            **facts,
+        }
+        for note in split_notes(facts):
+            logger.warning("task %s: %s", inputs.task.name, note)
+        # Of several models and tasks in one flow run all stages are waited for together.
+        self._futures: list[Any] = [] if futures is None else futures
+        # Before the labels of its stages, where there are several models or tasks.
+        self.prefix = ""
+        self.report: Ref | None = None
+
+    def __call__(self, stage: Stage, label: str = "", **arguments: Any) -> Any:
+        label = " · ".join(part for part in (self.prefix, label) if part)
+        future = stage.submit(self.runtime, label, **arguments)
+        self._futures.append(future)
+        return future
+
+    def changed(self, settings: Settings) -> "Run":
+        """The same run with other settings, for some of its stages; it waits for these alone."""
+        part = copy.copy(self)
+        part.settings, part.arguments, part._futures = settings, Arguments(settings, self.facts["precision"]), []
+        return part
+
+    def by_seed(self, values: list[Any]) -> Iterator[tuple[str, Any]]:
+        """One value for each tuning seed, with a name for it."""
+        for seed, value in zip(self.settings.tune.seeds, values, strict=True):
+            yield f"seed {seed}", value
+
+    def wait(self) -> None:
+        """Wait for the stages so far, in the order in which they were asked for; the first that failed is raised."""
+        for future in self._futures:
+            future.result()
+
+    def finish(self, last: Any) -> Ref:
+        """Wait for all stages; the first that fails ends the run with its own error."""
+        from prefect.futures import as_completed
+
+        progress, total = Progress(), len(self._futures)
+        for done, future in enumerate(as_completed(self._futures), start=1):
+            future.result()
+            progress.show(done, total)
+        self.report = last.result()
+        return self.report
+
+
+@contextmanager
+def started(
+    settings: Settings,
+    flow_name: str,
+    show: Callable[[Run, Tracking], None],
+    name: str | None = None,
+    limits: Callable[[Settings], Limits] = run_limits,
+) -> Iterator[Run]:
+    """Resolve and check the inputs, then open records and tracking for the time of the block.
+
+    name: what the run is called; show: passes on what it found; limits: of its passes.
+    """
+    from flows.running.guard import guard_temporary_servers
+
+    guard_temporary_servers()
+    quiet_prefect()
+    inputs = take_inputs(settings, limits=limits)
+    log_encoding([inputs.checked.summary])
+    runtime = make_runtime(settings)
+    own = make_shared(settings, runtime)
+    own.used.append(inputs.checked)
+    run = Run(settings, inputs, runtime, own)
+    parameters = shown_parameters(settings, run.facts, flow_name)
+    with recorded(settings, flow_name, name or run_name(settings), runtime, own, parameters, digests_of(inputs)):
+        yield run
+        assert run.report is not None
+        show(run, own.tracking)
+
+
+def make_runtime(settings: Settings) -> Runtime:
+    """What stages of the flow run that is going on need and what never changes a result."""
+    from prefect.runtime import flow_run
+
+    return Runtime(
+        store=str(settings.store_root),
+        store_url=settings.store_url,
+        run_id=str(flow_run.id or uuid.uuid4()),
+        cores_per_stage=settings.place.cores_per_stage,
+        gpus_per_stage=settings.place.gpus_per_stage,
+        parallel=settings.place.parallel,
+        show_progress=True,
+    )
+
+
+def make_shared(settings: Settings, runtime: Runtime) -> Shared:
+    """What the stages of this run share: cores, GPUs, tracking."""
+    from tasks.store.gc import UsedRefs
+
+    machine = Resources(usable_cores(), visible_gpus(), machine_folder())
+    used = UsedRefs(runtime.open_store(), runtime.run_id)
+    return Shared(machine, open_tracking(settings, runtime.run_id), used)
+
+
+@contextmanager
+def recorded(
+    settings: Settings,
+    flow_name: str,
+    name: str,
+    runtime: Runtime,
+    own: Shared,
+    parameters: dict[str, str],
+    digests: dict[str, str],
+) -> Iterator[None]:
+    """Note begin, end and how it ended, in the store and in MLflow; whatever happens, no process is left behind."""
+    from tasks.store.gc import record_run
+
+    store, tracking = runtime.open_store(), own.tracking
+    record_run(store, runtime.run_id, flow_name, name, _recorded(settings))
+    state = "failed"
+    try:
+        with sharing(runtime, own, once=True):
+            tracking.start(name, parameters, _tags(settings, runtime.run_id), digests)
+            yield
+            state = "completed"
+    except BaseException as error:
+        state = "interrupted" if is_request(error) else "failed"
+        raise
+    finally:
+        with in_order(state == "interrupted") as is_stopping:
+            _close(store, runtime, own, state, is_stopping)
+
+
+def _close(store: Any, runtime: Runtime, own: Shared, state: str, is_stopping: Callable[[], bool]) -> None:
+    """End what still computes, with a checkpoint, then tell MLflow and the store how the run ended."""
+    from tasks.store.gc import finish_run
+
+    tracking = own.tracking
+    own.children.stop(signal.SIGTERM)
+    status = {"completed": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
+    # Thirty seconds after a request to stop a batch system kills.
+    short = max(1.0, min(10.0, CLOSING_SECONDS - seconds_since_request()))
+    tracking.close(status, 60.0 if state == "completed" else short, is_stopping)
+    report = next((ref for ref in reversed(own.used) if ref.stage in RESULTS), None) if state == "completed" else None
+    computed = len(own.computed)
+    finish_run(store, runtime.run_id, state, list(own.used), tracking.mlflow_run_id, computed, report)
+
+
+def _recorded(settings: Settings) -> dict[str, Any]:
+    """The settings as the store's record keeps them: an address without its password."""
+    values = settings.model_dump(mode="json")
+    values["place"]["mlflow"] = settings.place.mlflow and shown(settings.place.mlflow)
+    return values
+
+
+def open_tracking(settings: Settings, run_id: str) -> Tracking:
+    """Tracking at the configured server, or in an SQLite file under home."""
+    folder = Path(settings.place.home).absolute() / "mlflow"
+    uri = settings.tracking_uri or local_database(Path(settings.place.home))
+    return Tracking(uri, settings.place.experiment, folder / "journal", run_id)
+
+
+def run_name(settings: Settings) -> str:
+    """What the run is called in both UIs."""
+    name = f"{Path(settings.model.name).name} · {settings.task.name} · {' + '.join(settings.strategy)}"
+    return f"{name} · {settings.place.label}" if settings.place.label else name
+
+
+def _tags(settings: Settings, run_id: str) -> dict[str, str]:
+    tags = {"prefect.flow_run_id": run_id, "mlflow.source.name": "crash"}
+    if settings.place.group:
+        tags["crash.group"] = settings.place.group
+    if user := os.environ.get("USER"):
+        tags["mlflow.user"] = user
+    if url := prefect_page(run_id):
+        tags["prefect.url"] = url
+    if commit := git_commit():
+        tags["mlflow.source.git.commit"] = commit
+    return tags
+
+
+def git_commit() -> str | None:
+    """Commit of the code that runs, where it runs from a checkout."""
+    import subprocess
+
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return None
+    answer = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True)
+    return answer.stdout.strip() or None

@@ -1,0 +1,111 @@
+"""Show a finished run: everything in MLflow, a markdown report in Prefect."""
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+from flows.running.environment import prefect_page
+from tasks.tracking.tracking import Tracking
+
+if TYPE_CHECKING:
+    from flows.running.run import Run
+
+logger = logging.getLogger(__name__)
+LINK_SECONDS = 3.0
+SHOWN = (".png", ".csv", ".html", ".md", ".json")
+
+
+def show_results(run: "Run", tracking: Tracking) -> None:
+    """Pass the report's files, numbers and table on to MLflow and Prefect."""
+    assert run.report is not None
+    store = run.runtime.open_store()
+    folder = store.open(run.report)
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in SHOWN and path.name != "manifest.json"]
+    tracking.files([path for path in files if path.suffix == ".png"], "figures")
+    tracking.files([path for path in files if path.suffix != ".png"], "report")
+    for ref in run.own.used:
+        if ref.stage == "cluster":
+            tracking.files([store.open(ref) / "plan.json"], f"plans/{ref.summary['strategy']}")
+    numbers = json.loads((folder / "report.json").read_text())
+    tracking.values(flat_numbers(numbers))
+    table = (folder / "table.md").read_text()
+    page = prefect_page(run.runtime.run_id)
+    tracking.describe(table + (f"\n[Prefect run]({page})\n" if page else ""), {"report.key": run.report.key})
+    _show_in_prefect(table, numbers["rows"], run, tracking)
+
+
+def flat_numbers(report: dict[str, Any]) -> dict[str, float]:
+    """`crash/plug_in`, `crash/plug_in_stderr`, ... from the report's rows."""
+    numbers = {}
+    for row in report["rows"]:
+        name = "/".join(part for part in (row.get("strategy"), row["setting"]) if part)
+        numbers[name] = row["value"]
+        if row.get("stderr") is not None:
+            numbers[f"{name}_stderr"] = row["stderr"]
+    return {name: float(value) for name, value in numbers.items() if value is not None}
+
+
+def _show_in_prefect(table: str, rows: list[dict[str, Any]], run: "Run", tracking: Tracking) -> None:
+    from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+
+    computed = {ref.key for ref in run.own.computed}
+    stages = [
+        {"stage": ref.stage, "key": ref.key[:16], "digest": ref.digest[:16], "was": _was(ref.key in computed)}
+        for ref in {ref.key: ref for ref in run.own.used}.values()
+    ]
+    try:
+        create_markdown_artifact(markdown=table, key="report", description="The five settings")
+        create_table_artifact(table=rows, key="scores", description="Every score, one a row")
+        create_table_artifact(table=stages, key="stages", description="What this run used of the store")
+        # A run that only finds things is over before the server has named it.
+        if run.settings.tracking_uri and (url := tracking.url(seconds=LINK_SECONDS)):
+            create_link_artifact(link=url, link_text="MLflow run", key="mlflow")
+    except Exception as error:
+        # The store has the report; a server that is away costs only its copy.
+        logger.warning("Prefect did not take the report (%s)", type(error).__name__)
+
+
+def _was(computed: bool) -> str:
+    return "computed" if computed else "found"
+
+
+def show_search(run: "Run", tracking: Tracking) -> None:
+    """Pass the table and the picture of a search on to MLflow and Prefect."""
+    assert run.report is not None
+    folder = run.runtime.open_store().open(run.report)
+    tracking.files([folder / "frontier.png"], "figures")
+    tracking.files([folder / name for name in ("table.csv", "table.md", "search.json", "best.toml")], "search")
+    rows = json.loads((folder / "search.json").read_text())["rows"]
+    shown = {f"{row['name']}/{name}": row[name] for row in rows for name in ("plug_in_loss", "gain", "privacy_gap")}
+    tracking.values({name: float(value) for name, value in shown.items() if value is not None})
+    table = (folder / "table.md").read_text()
+    tracking.describe(table, {"frontier.key": run.report.key})
+    _show_table(table, "Every plan of the search")
+
+
+def show_study(run: "Run", tracking: Tracking) -> None:
+    """Pass the page, the figures and the numbers of a study on to MLflow and Prefect."""
+    assert run.report is not None
+    folder = run.runtime.open_store().open(run.report)
+    private = [] if run.settings.study.track_text else json.loads((folder / "study.json").read_text())["private"]
+    if private:
+        words = "%d figure(s) with words of rows stay in %s, with the page that has them; study.track_text sends them"
+        logger.warning(f"{words} to MLflow", len(private), folder)
+    page = "study_without_words.html" if private else "study.html"
+    for suffix, place in ((".png", "figures"), (".csv", "numbers")):
+        tracking.files([path for path in sorted(folder.glob(f"*{suffix}")) if path.stem not in private], place)
+    tracking.files([folder / name for name in (page, "study.md", "study.json")], "study")
+    tracking.values({name: float(value) for name, value in run.report.summary.items()})
+    table = (folder / "study.md").read_text()
+    tracking.describe(table, {"findings.key": run.report.key})
+    _show_table(table, "The study in numbers")
+
+
+def _show_table(table: str, description: str) -> None:
+    """As the report of the run in Prefect; the store has it, and a server that is away costs only its copy."""
+    from prefect.artifacts import create_markdown_artifact
+
+    try:
+        create_markdown_artifact(markdown=table, key="report", description=description)
+    except Exception as error:
+        logger.warning("Prefect did not take the table (%s)", type(error).__name__)

@@ -1,0 +1,143 @@
+"""The plans that a search tries: every combination of its lists, and why some are left out before anything runs."""
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from flows.running.arguments import Arguments
+from flows.running.inputs import check_budget
+from flows.settings.model import Settings
+from tasks.core.errors import InputError
+
+if TYPE_CHECKING:
+    from tasks.core.costs.sizes import Sizes
+    from tasks.models.source import ModelSource
+
+LISTS = ("strategy", "num_kept", "num_tuned", "share")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One combination.
+
+    values: those of the lists that its plan depends on; settings: of a run with this plan alone, None where there can
+    be none; disclosed: share of the full model's parameters that it gives away at least; reason: why it is left out.
+    """
+
+    name: str
+    values: dict[str, Any]
+    settings: Settings | None
+    disclosed: float | None = None
+    reason: str | None = None
+
+
+def sizes_of(model: "ModelSource") -> "Sizes":
+    """Numbers of parameters of the model's parts, told from its config."""
+    from tasks.core.costs.sizes import model_sizes
+    from tasks.models.folder import load_config
+
+    return model_sizes(load_config(Path(model.path)))
+
+
+def make_candidates(settings: Settings, sizes: "Sizes") -> list[Candidate]:
+    """Every combination once; those that cannot be, or disclose too much, with the reason.
+
+    Raises InputError where none can be tried; it says the least that can be disclosed.
+    """
+    if settings.compress.method == "low_rank":
+        raise InputError(
+            'compress.method = "low_rank" in a search: what such an emulator discloses does not follow from its plan;'
+            " search without it, then run the best plan with it"
+        )
+    found: dict[str, Candidate] = {}
+    for values in combinations(settings):
+        identity, candidate = _candidate(settings, values, sizes)
+        found.setdefault(identity, candidate)
+    if all(candidate.reason for candidate in found.values()):
+        raise InputError(_refusal(settings, list(found.values()), sizes))
+    return list(found.values())
+
+
+def combinations(settings: Settings) -> Iterator[dict[str, Any]]:
+    """Values of strategy, num_kept, num_tuned and share; a list that is empty stands for what the settings say."""
+    search, plan = settings.search, settings.plan
+    for strategy in search.strategy or settings.strategy:
+        choices = (
+            (strategy,),
+            search.num_kept or (plan.num_kept,),
+            search.num_tuned or (plan.num_tuned,),
+            search.share or (plan.share_of(strategy),),
+        )
+        for chosen in itertools.product(*choices):
+            yield dict(zip(LISTS, chosen, strict=True))
+
+
+def snippet(settings: Settings) -> str:
+    """The strategy and the `[plan]` table of these settings, ready for a settings file."""
+    plan = settings.plan.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
+    plan |= {name: getattr(settings.plan, name) for name in LISTS[1:]}
+    lines = [f"strategy = {json.dumps(list(settings.strategy))}", "", "[plan]"]
+    # Numbers, texts, truth values and lists of them are written the same in JSON and in TOML.
+    return "\n".join([*lines, *(f"{key} = {json.dumps(value)}" for key, value in plan.items()), ""])
+
+
+def too_much(disclosed: float, limit: float) -> str:
+    """Why a plan is left out."""
+    return f"discloses {disclosed:.1%} of the parameters, more than search.max_disclosed = {limit:.1%}"
+
+
+def _candidate(settings: Settings, values: dict[str, Any], sizes: "Sizes") -> tuple[str, Candidate]:
+    """What makes a combination the same as another one, and the combination."""
+    num_blocks, limit = len(sizes.blocks), settings.search.max_disclosed
+    # A value that the strategy does not look at makes no other plan of it.
+    looked_at = Arguments(settings, "float32").cluster(values["strategy"], num_blocks, None)
+    used = {name: value for name, value in values.items() if name in looked_at}
+    try:
+        changed = _changed(settings, used)
+        check_budget(changed, num_blocks)
+    except InputError as error:
+        return repr(used), Candidate(_name(used), used, None, reason=str(error))
+    arguments = Arguments(changed, "float32").cluster(values["strategy"], num_blocks, None)
+    # As the strategy resolves them: blocks that are named are counted, `auto` is what it stands for.
+    counted = {"num_kept": "kept", "num_tuned": "tuned"}
+    used |= {name: len(arguments[blocks]) for name, blocks in counted.items() if arguments.get(blocks)}
+    used |= {"share": arguments["share"] or "none"}
+    kept = arguments.get("kept")
+    disclosed = sizes.disclosed(kept) if kept else sizes.least(used["num_kept"])
+    reason = too_much(disclosed, limit) if disclosed > limit else None
+    identity = repr(sorted(arguments.items(), key=lambda item: item[0]))
+    return identity, Candidate(_name(used), used, changed, disclosed, reason)
+
+
+def _name(values: dict[str, Any]) -> str:
+    """`crash 6/4 all`: strategy, kept and tuned blocks, and sharing where the strategy can share."""
+    budget = f"{values['num_kept']}/{values['num_tuned']}" if {"num_kept", "num_tuned"} <= values.keys() else None
+    return " ".join(word for word in (values["strategy"], budget, values.get("share")) if word)
+
+
+def _changed(settings: Settings, values: dict[str, Any]) -> Settings:
+    """Settings of a run with this plan alone. Raises InputError where they cannot be."""
+    whole = settings.model_dump(mode="json", exclude_unset=True)
+    whole["strategy"] = [values["strategy"]]
+    whole["plan"] = whole["plan"] | {name: value for name, value in values.items() if name != "strategy"}
+    try:
+        return Settings.model_validate(whole)
+    except ValidationError as error:
+        raise InputError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+
+
+def _refusal(settings: Settings, candidates: list[Candidate], sizes: "Sizes") -> str:
+    possible = [candidate for candidate in candidates if candidate.disclosed is not None]
+    if not possible:
+        return f"no plan can be searched; the first, {candidates[0].name}: {candidates[0].reason}"
+    least = min(possible, key=lambda candidate: candidate.disclosed or 0.0)
+    return (
+        f"search.max_disclosed = {settings.search.max_disclosed:g}, but no plan of the search discloses so little: the"
+        f" smallest, {least.name}, discloses {least.disclosed:.1%} of {settings.model.name}, and a single block with"
+        f" embeddings and head {sizes.least(1):.1%}; allow more, or add smaller values to search.num_kept"
+    )

@@ -1,0 +1,88 @@
+"""Candidates of a search on their way: which go on, which are left out and why."""
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from flows.running.run import Run
+from flows.searches.candidates import Candidate, snippet, too_much
+from flows.settings.model import Search
+from tasks.core.errors import DivergedError, InputError
+from tasks.core.evaluation.ranking import best_by_proxies
+from tasks.core.plan.layout import Plan
+from tasks.store.artifacts import Ref
+
+if TYPE_CHECKING:
+    from tasks.core.costs.sizes import Sizes
+
+logger = logging.getLogger(__name__)
+# What may be wrong with one plan only; a full disk or a signal ends the search.
+OWN_FAULTS = (DivergedError, InputError)
+
+
+class Trial:
+    """A candidate and what was found of it: plan, proxies, emulator, validation losses; reason: why it was left out."""
+
+    def __init__(self, candidate: Candidate, run: Run) -> None:
+        self.candidate = candidate
+        self.name = candidate.name
+        self.disclosed = candidate.disclosed
+        self.reason = candidate.reason
+        self.run = run.changed(candidate.settings) if candidate.settings else run
+        self.found: dict[str, Any] = {}
+
+    def settle(self) -> None:
+        """Wait for its stages; what is wrong with this plan alone leaves the others untouched."""
+        if not self.found:
+            return
+        try:
+            self.run.wait()
+        except OWN_FAULTS as error:
+            self.leave_out(str(error))
+            logger.error("%s is left out: %s", self.name, error)
+
+    def leave_out(self, reason: str) -> None:
+        """It goes no further, and nothing of it is passed on."""
+        self.reason, self.found = reason, {}
+
+    def described(self) -> dict[str, Any]:
+        """What the table and the picture are made from."""
+        facts = {"name": self.name, **self.candidate.values, "disclosed": self.disclosed, "reason": self.reason}
+        settings = self.candidate.settings
+        return {**facts, "snippet": snippet(settings) if settings else None, **self.found}
+
+
+def take_plans(trials: list[Trial], sizes: "Sizes", limit: float) -> None:
+    """Wait for the plans; leave out those that disclose too much after all, or that run what another one runs."""
+    first: dict[tuple, str] = {}
+    for trial in trials:
+        trial.settle()
+        if trial.reason:
+            continue
+        ref: Ref = trial.found["plan"].result()
+        plan = Plan.from_json((trial.run.runtime.open_store().open(ref) / "plan.json").read_text())
+        # Blocks may differ in size, so that only the plan says what exactly is disclosed.
+        trial.disclosed = sizes.disclosed(plan.kept)
+        same = first.setdefault((plan.kept, plan.tuned, plan.layout), trial.name)
+        if same != trial.name:
+            trial.leave_out(f"the same plan as {same}")
+        elif trial.disclosed > limit:
+            trial.leave_out(too_much(trial.disclosed, limit))
+
+
+def picked(trials: list[Trial], search: Search) -> list[Trial]:
+    """The trials that are tuned: all that are left, or as many as `num_measured` that the proxies rank best."""
+    if search.by == "estimated":
+        for trial in trials:
+            trial.settle()
+    left = [trial for trial in trials if not trial.reason]
+    if search.by == "measured" or not left:
+        return left
+    summaries = [trial.found["proxies"].result().summary for trial in left]
+    return [left[place] for place in best_by_proxies(summaries)[: search.num_measured]]
+
+
+def require_one(tried: list[Trial]) -> None:
+    """Raise the error of the first plan if none could be measured."""
+    if all(trial.reason for trial in tried):
+        why = f"; the first of {len(tried)}, {tried[0].name}: {tried[0].reason}" if tried else ""
+        raise InputError(f"no plan of the search could be measured{why}")

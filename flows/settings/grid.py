@@ -1,0 +1,122 @@
+"""A list anywhere in the settings makes a grid: its axes, and the settings of every cell."""
+
+import itertools
+import types
+import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from flows.settings import variants
+from flows.settings.model import Settings
+from tasks.core.errors import CrashError, InputError
+
+MAX_CELLS = 10_000
+# As a flow's parameter: dotted key to the values that it has.
+Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
+
+
+@contextmanager
+def named_cell(name: str | None) -> Iterator[None]:
+    """Within the context an error of ours says which cell it is about; None where there is one cell only."""
+    try:
+        yield
+    except CrashError as error:
+        if name is None:
+            raise
+        raise type(error)(f"{name}: {error}") from error
+
+
+def split_axes(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """Settings with the first value of every list, and the axes: dotted key to its values.
+
+    A setting that is a list by itself (strategy, tune.seeds, ...) is an axis when it holds lists; tables `variants`
+    are the axis `variant`. InputError for an empty list.
+    """
+    axes: dict[str, list[Any]] = {}
+    if variants.TABLE in values:
+        axes[variants.AXIS] = values[variants.TABLE]
+        values = {name: value for name, value in values.items() if name != variants.TABLE}
+    return _split(values, Settings, "", axes), axes
+
+
+def make_cells(base: Settings, axes: dict[str, list[Any]]) -> list[tuple[dict[str, Any], Settings]]:
+    """Every combination in the order of the axes, the last one fastest: the axes' values, and the whole settings.
+
+    Raises InputError that names the cell whose settings cannot be.
+    """
+    for key, choices in axes.items():
+        if key == variants.AXIS:
+            variants.require_variants(choices, axes)
+        else:
+            _require_axis(key, choices)
+    count = 1
+    for choices in axes.values():
+        count *= len(choices)
+    if count > MAX_CELLS:
+        raise InputError(f"the grid has {count} cells; at most {MAX_CELLS} make a sweep, split it")
+    values = base.model_dump(mode="json", exclude_unset=True)
+    return [_cell(values, dict(zip(axes, chosen, strict=True))) for chosen in itertools.product(*axes.values())]
+
+
+def shown(cell: dict[str, Any]) -> str:
+    """A cell in words: `tune.learning_rate=0.0001, plan.num_kept=6`."""
+    return ", ".join(f"{key}={value}" for key, value in cell.items()) or "the only one"
+
+
+def _split(values: dict[str, Any], group: type[BaseModel], prefix: str, axes: dict[str, list[Any]]) -> dict[str, Any]:
+    base = {}
+    for name, value in values.items():
+        field = group.model_fields.get(name)
+        kind = field.annotation if field else None
+        if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, BaseModel):
+            base[name] = _split(value, kind, f"{prefix}{name}.", axes)
+        elif _is_axis(value, kind):
+            axes[prefix + name] = value
+            base[name] = value[0]
+        else:
+            base[name] = value
+    return base
+
+
+def _is_axis(value: Any, kind: Any) -> bool:
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(part, list) for part in value) if _takes_lists(kind) else True
+
+
+def _takes_lists(kind: Any) -> bool:
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType, typing.Annotated):
+        return any(_takes_lists(part) for part in typing.get_args(kind))
+    return origin is tuple or kind is tuple
+
+
+def _require_axis(key: str, choices: Any) -> None:
+    try:
+        variants.setting_field(key)
+    except InputError as error:
+        raise InputError(f"the grid has an axis {key}: {error}") from error
+    if not isinstance(choices, list) or not choices:
+        raise InputError(f"the axis {key} of the grid has no values; give a list of at least one")
+    if len({repr(choice) for choice in choices}) < len(choices):
+        raise InputError(f"the axis {key} of the grid names a value twice: {choices}")
+
+
+def _cell(values: dict[str, Any], chosen: dict[str, Any]) -> tuple[dict[str, Any], Settings]:
+    whole, named = dict(values), dict(chosen)
+    if variant := chosen.get(variants.AXIS):
+        named[variants.AXIS] = variant[variants.NAME]
+    for key, value in {**chosen, **variants.overrides(variant or {})}.items():
+        if key != variants.AXIS:
+            variants.put(whole, key, value)
+    chosen = named
+    try:
+        return chosen, Settings.model_validate(whole)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"]) or "settings"
+        message = problem["msg"].removeprefix("Value error, ")
+        raise InputError(f"the cell {shown(chosen)}: {where}: {message}") from error

@@ -1,0 +1,213 @@
+"""Settings: flow parameters, the form in the Prefect UI, and TOML files are one and the same pydantic models."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from flows.settings.base import Group
+from flows.settings.emulator import Compress, Distill
+from flows.settings.plan import PlanSettings, Share, Strategy
+from flows.settings.study import Study
+from flows.settings.tune import FullTune, Tune
+from tasks.store.home import default_home
+
+
+class Model(Group):
+    """Whose blocks are captured, removed, shared and tuned."""
+
+    name: str
+    """Folder of a decoder-only Hugging Face model, or a hub id."""
+    revision: str | None = None
+    """Hub revision (commit, tag or branch); a folder has none."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of computing; auto takes bfloat16 where the hardware has matrix units for it, else float32."""
+
+
+class Task(Group):
+    """What the model is tuned for and scored on."""
+
+    name: str
+    """Name of an lm-eval task with a training split, or any name for own text or instructions."""
+    kind: Literal["lm_eval", "text", "instructions"] = "lm_eval"
+    """A task of lm-evaluation-harness, plain text (scored by perplexity), or instruction rows (JSONL or CSV)."""
+    data: str | None = None
+    """Folder with train, validation and test files, or of several tasks `folder/{name}`; without it, from the hub."""
+    template: Literal["default", "reference"] = "default"
+    """Wording of training text: what lm-eval scores, or the published one (the 13 published tasks, instructions)."""
+    num_train: PositiveInt | None = None
+    """Use only the first rows of the training split."""
+    num_validation: PositiveInt | None = None
+    """Use only the first rows of the validation split."""
+    num_test: PositiveInt | None = None
+    """Score only the first rows of the scored split."""
+    max_length: Annotated[int, Field(ge=2)] | None = None
+    """Tokens of an example; by default all that the model takes, of a document's window 2048. Longer ones are cut."""
+
+
+class Support(Group):
+    """The examples whose activations decide the plan (CRaSh section 3.1)."""
+
+    num_rows: PositiveInt = 512
+    """Number of examples."""
+    split: Literal["train", "validation"] = "validation"
+    """Where they come from; the validation split is never the scored one: where a task scores it, 5% of train are."""
+    part: Literal["prompt+answer", "prompt", "answer"] = "prompt+answer"
+    """Which part of an example is run and pooled."""
+    pooling: Literal["mean_weighted", "mean", "mean_all", "max", "max_nonpad", "min", "last"] = "mean_weighted"
+    """How the states of an example's tokens become one vector."""
+    final_norm: bool = False
+    """Take the last state after the final norm, as the published code does."""
+    max_tokens: PositiveInt = 4096
+    """Padded tokens in one forward pass of capture."""
+
+
+class Similarity(Group):
+    """How alike the blocks' states are."""
+
+    estimator: Literal["linear_cka", "debiased_cka", "rbf_cka"] = "linear_cka"
+    """The matrix that is clustered; all are computed and drawn."""
+
+
+class Evaluate(Group):
+    """Scoring of the five settings."""
+
+    max_tokens: PositiveInt = 8192
+    """Padded tokens in one forward pass of scoring."""
+
+
+class Search(Group):
+    """Search for the best plan within a limit of disclosure (`crash search`). Empty lists: what the plan above says."""
+
+    max_disclosed: Annotated[float, Field(gt=0, le=1)] = 0.6
+    """Largest share of the full model's parameters in the emulator, embeddings and head included, each counted once."""
+    strategy: tuple[Strategy, ...] = ()
+    """Ways to choose blocks that are tried."""
+    num_kept: tuple[PositiveInt, ...] = ()
+    """Values of plan.num_kept that are tried."""
+    num_tuned: tuple[PositiveInt, ...] = ()
+    """Values of plan.num_tuned that are tried."""
+    share: tuple[Share, ...] = ()
+    """Values of plan.share that are tried."""
+    by: Literal["measured", "estimated"] = "measured"
+    """Tune and plug in every plan, or only those that the owner-side proxies rank best."""
+    num_measured: PositiveInt = 4
+    """Number of plans that are tuned and plugged in when the others are estimated."""
+
+
+class Export(Group):
+    """What is written beside the report."""
+
+    plugged_model: bool = False
+    """Also write the full model with the tuned blocks as a Hugging Face folder."""
+
+
+class Place(Group):
+    """Where things run and lie; nothing here changes a result."""
+
+    home: str = Field(default_factory=lambda: str(default_home()))
+    """Folder of the store, the tracking database and the logs; by default `.crash` (or `$CRASH_HOME`)."""
+    store: str | None = None
+    """Folder of the artifact store, or a URL (s3://bucket/prefix); by default CRASH_STORE, else `store` in home."""
+    mlflow: str | None = None
+    """MLflow tracking URI; by default the server of `crash up`, else an SQLite file in home."""
+    experiment: str = "crash-flow"
+    """MLflow experiment."""
+    label: str | None = None
+    """Words behind the run's name in both UIs."""
+    group: str | None = None
+    """Tag `crash.group` of runs that belong together; a sweep gives its cells one."""
+    cores_per_stage: PositiveInt = 1
+    """CPU threads of one tuning or evaluation; others run beside it."""
+    gpus_per_stage: PositiveInt = 1
+    """GPUs of one tuning or evaluation."""
+    parallel: Literal["layers", "data", "sharded"] = "layers"
+    """How several GPUs tune: blocks one after another, a copy on each (DDP), or a share of each block (FSDP2)."""
+
+
+class Settings(Group):
+    """One model, one task, one or several strategies."""
+
+    model: Model
+    task: Task
+    strategy: Annotated[tuple[Strategy, ...], Field(min_length=1)] = ("crash",)
+    """Ways to choose blocks, side by side; what they have in common is computed once."""
+    support: Support = Support()
+    similarity: Similarity = Similarity()
+    plan: PlanSettings
+    compress: Compress = Compress()
+    distill: Distill = Distill()
+    tune: Tune = Tune()
+    full_tune: FullTune = FullTune()
+    evaluate: Evaluate = Evaluate()
+    search: Search = Search()
+    study: Study = Study()
+    export: Export = Export()
+    place: Place = Place()
+
+    @field_validator("strategy", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _fixed_needs_blocks(self) -> "Settings":
+        if len(set(self.strategy)) < len(self.strategy):
+            raise ValueError(f"strategy = {list(self.strategy)} names one twice")
+        if "fixed" in self.strategy and not (self.plan.kept and self.plan.tuned):
+            raise ValueError("strategy fixed needs plan.kept and plan.tuned")
+        return self
+
+    @model_validator(mode="after")
+    def _training_leaves_no_levels(self) -> "Settings":
+        if self.distill.enabled and self.compress.method == "quantise":
+            raise ValueError(
+                'compress.method = "quantise" with distill.enabled: training would take the weights off their levels;'
+                " choose one of them, or prune or low_rank"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tuning_leaves_what_was_compressed(self) -> "Settings":
+        compressed, tune = self.compress.method, self.tune
+        if tune.trained == "tuned" or compressed == "none":
+            return self
+        where = f'tune.trained = "{tune.trained}" with compress.method = "{compressed}"'
+        if compressed in ("prune", "quantise"):
+            undone = "fill what was pruned" if compressed == "prune" else "take the weights off their levels"
+            raise ValueError(f'{where}: training frozen blocks would {undone}; train "tuned", or choose low_rank')
+        if tune.method == "lora":
+            raise ValueError(
+                f"{where}: LoRA has no place on weights in two factors; choose tune.method from blocks, adapter, bitfit"
+                ' or train "tuned"'
+            )
+        return self
+
+    @property
+    def store_root(self) -> Path:
+        """Folder of the artifact store, or the one in front of it."""
+        return store_place(self.place.store, Path(self.place.home))[0]
+
+    @property
+    def store_url(self) -> str | None:
+        """The object store, where the settings or the environment name one."""
+        return store_place(self.place.store, Path(self.place.home))[1]
+
+    @property
+    def tracking_uri(self) -> str | None:
+        """The tracking server, if there is one."""
+        return (self.place.mlflow or os.environ.get("MLFLOW_TRACKING_URI") or "").strip() or None
+
+    @property
+    def tracking_named(self) -> str:
+        """Where the address of the tracking server is given, for messages."""
+        return "place.mlflow" if self.place.mlflow else "MLFLOW_TRACKING_URI"
+
+
+def store_place(chosen: str | None, home: Path) -> tuple[Path, str | None]:
+    """Folder and URL of the store. The environment is asked where a run begins, not where it was planned."""
+    chosen = chosen or os.environ.get("CRASH_STORE") or None
+    if chosen and "://" in chosen:
+        return (home / "store").absolute(), chosen
+    return Path(chosen or home / "store").absolute(), None

@@ -1,0 +1,83 @@
+"""The settings that decide plans: strategies, budget, placement, sharing."""
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from flows.settings.base import Group
+
+Strategy = Literal[
+    "crash",
+    "uniform",
+    "uniform_spread",
+    "uniform_deviation",
+    "normal",
+    "left_normal",
+    "right_normal",
+    "inverse_normal",
+    "random",
+    "reverse",
+    "block_influence",
+    "angular",
+    "iterative_drop",
+    "single",
+    "fixed",
+]
+Share = Literal["auto", "none", "all", "frozen_only"]
+
+
+class PlanSettings(Group):
+    """Which blocks the emulator keeps, which of them are tuned, which are shared."""
+
+    num_kept: PositiveInt
+    """Number of blocks the emulator keeps (clusters, for crash)."""
+    num_tuned: PositiveInt = 4
+    """Number of kept blocks that the data owner tunes."""
+    placement: Literal["auto", "ends", "centres", "explicit"] = "auto"
+    """Which blocks are tuned: outer ones, evenly placed ones of the kept, or `tuned`; auto: each strategy's own."""
+    linkage: Literal["boundary", "average", "complete", "optimal"] = "boundary"
+    """How clusters are merged; boundary is the published rule (`single` knows average, its default, and complete)."""
+    share: Share | dict[Strategy, Share] = "auto"
+    """Who stands in for a removed block: nobody, the nearest kept or nearest frozen one; auto: each strategy's own."""
+    keep_ends: bool = False
+    """Let the first and last block represent their clusters (crash)."""
+    deviation: Annotated[float, Field(gt=-1, lt=1)] = 0.0
+    """Share of the blocks that `uniform_deviation` leaves out, of the first ones, or where negative of the last."""
+    seed: int = 0
+    """What strategies that draw blocks draw by."""
+    kept: tuple[int, ...] = ()
+    """Kept blocks of the strategy `fixed`."""
+    tuned: tuple[int, ...] = ()
+    """Tuned blocks of the strategy `fixed`, and where placement is explicit; num_tuned does not count then."""
+
+    @field_validator("share", mode="before")
+    @classmethod
+    def _known_shares(cls, value: Any) -> Any:
+        """One message instead of one for each kind of value."""
+        given = value if isinstance(value, dict) else {"crash": value}
+        if unknown := next((name for name in given if name not in get_args(Strategy)), None):
+            raise ValueError(f"{unknown} is no strategy; choose from {', '.join(get_args(Strategy))}")
+        if wrong := [share for share in given.values() if share not in get_args(Share)]:
+            choices = ", ".join(get_args(Share))
+            raise ValueError(f"{wrong[0]!r} is no way to share; choose from {choices}, or give a table by strategy")
+        return value
+
+    @model_validator(mode="after")
+    def _tuned_are_kept(self) -> "PlanSettings":
+        if self.placement == "explicit":
+            if not self.tuned:
+                raise ValueError('placement = "explicit" needs plan.tuned; or choose from auto, ends, centres')
+        elif self.num_tuned > self.num_kept:
+            raise ValueError(
+                f"num_tuned = {self.num_tuned} but num_kept = {self.num_kept}: tune at most as many as are kept"
+            )
+        return self
+
+    @property
+    def num_tuned_blocks(self) -> int:
+        """How many are tuned, however they are placed."""
+        return len(self.tuned) if self.placement == "explicit" else self.num_tuned
+
+    def share_of(self, strategy: Strategy) -> Share:
+        """What is said about one strategy."""
+        return self.share.get(strategy, "auto") if isinstance(self.share, dict) else self.share

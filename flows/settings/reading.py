@@ -1,0 +1,157 @@
+"""Settings from TOML files and `--set key=value`, with errors that name file, line, key and the choices."""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from flows.settings.base import FOLDERS
+from flows.settings.grid import split_axes
+from flows.settings.model import Settings
+from flows.settings.variants import TABLE
+from tasks.core.errors import InputError
+from tasks.data.sources import NAME_PLACE
+from tasks.models.user_text import read_user_text
+
+# Sweeps that come with the project.
+READY = Path(__file__).parents[1] / "tables"
+
+
+def read_settings(path: Path, changes: list[str] | None = None) -> Settings:
+    """Settings of a TOML file with `--set` changes applied.
+
+    Relative model and data folders that exist beside the file are taken from there. Raises InputError.
+    """
+    values, text = _read(path, changes)
+    return _validated(values, path, text)
+
+
+def settings_of(values: dict[str, Any], changes: list[str]) -> Settings:
+    """Settings of a command that names no file: these values with `--set` changes applied. Raises InputError."""
+    for change in changes:
+        _apply(values, change)
+    return _validated(values, Path("command line"), "")
+
+
+def read_sweep(path: Path, changes: list[str] | None = None) -> tuple[Settings, dict[str, list[Any]]]:
+    """Settings of a TOML file in which lists make a grid: those of the first cell, and the axes. Raises InputError.
+
+    A file that is not there is looked for among those that come with the project.
+    """
+    ready = READY / path
+    values, text = _read(ready if not path.exists() and ready.is_file() else path, changes)
+    base, axes = split_axes(values)
+    return _validated(base, path, text), axes
+
+
+def _read(path: Path, changes: list[str] | None) -> tuple[dict[str, Any], str]:
+    try:
+        text = read_user_text(path)
+        values = tomllib.loads(text)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a TOML file") from error
+    except InputError as error:
+        raise InputError(f"not valid TOML: {error}") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: not valid TOML: {error}") from error
+    for change in changes or []:
+        _apply(values, change)
+    variants = values.get(TABLE)
+    for table in [values, *(variants if isinstance(variants, list) else [])]:
+        if isinstance(table, dict):
+            _resolve_beside(table, path.resolve().parent)
+    return values, text
+
+
+def _validated(values: dict[str, Any], path: Path, text: str) -> Settings:
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise InputError("\n".join(_explain(problem, path, text) for problem in error.errors())) from error
+
+
+def _apply(values: dict[str, Any], change: str) -> None:
+    """Set one `key.of.setting=value`; the value is TOML, or else taken as a string; without one the default counts."""
+    key, separator, text = change.partition("=")
+    if not separator or not key.strip():
+        raise InputError(f"--set {change!r}: write it as key=value, for example --set tune.learning_rate=2e-5")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *tables, name = key.strip().split(".")
+    group: Any = values
+    for table in tables:
+        group = group.setdefault(table, {})
+        if not isinstance(group, dict):
+            raise InputError(f"--set {change!r}: {table} is a value, not a table of settings")
+    if text.strip():
+        group[name] = value
+    else:
+        group.pop(name, None)
+
+
+def _resolve_beside(values: dict[str, Any], folder: Path) -> None:
+    for table, key in FOLDERS:
+        group: Any = values.get(table)
+        if isinstance(group, dict) and key in group:
+            group[key] = each_folder(group[key], lambda text: _beside(text, folder))
+
+
+def each_folder(given: Any, change: Callable[[Any], Any]) -> Any:
+    """A setting that names a folder, changed: one, a list of them, or a table of them by name."""
+    if isinstance(given, dict):
+        return {name: change(part) for name, part in given.items()}
+    return [change(part) for part in given] if isinstance(given, list) else change(given)
+
+
+def _beside(text: Any, folder: Path) -> Any:
+    if not isinstance(text, str):
+        return text
+    # Of a place for several tasks, the part that they have in common.
+    known = text.partition(NAME_PLACE)[0] or "."
+    if not Path(known).exists() and (folder / known).exists():
+        return str(folder / text)
+    return text
+
+
+def _explain(problem: Any, path: Path, text: str) -> str:
+    keys = [str(part) for part in problem["loc"]]
+    name = ".".join(keys)
+    where = f"{path}{_line_of(text, keys)}"
+    if keys == [TABLE]:
+        return f"{where}: variants are run side by side by `crash sweep`; `crash run` takes one"
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: unknown setting {name}. {_suggest(keys)}"
+    if problem["type"] == "missing":
+        return f"{where}: the setting {name} is missing; add it"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(problem["input"], dict) else f" (given: {problem['input']!r})"
+    return f"{where}: {name or 'settings'}: {message}{given}"
+
+
+def _line_of(text: str, keys: list[str]) -> str:
+    """`:line` of the deepest key that stands in the file, or nothing (a key that came by --set)."""
+    for key in reversed(keys):
+        for number, line in enumerate(text.splitlines(), start=1):
+            if re.match(rf"\s*\[*\s*[\w.\"]*\b{re.escape(key)}\b\s*[\]=]", line):
+                return f":{number}"
+    return ""
+
+
+def _suggest(keys: list[str]) -> str:
+    """What the user may have meant, and every key of that table."""
+    group: type[BaseModel] = Settings
+    for key in keys[:-1]:
+        kind = group.model_fields[key].annotation if key in group.model_fields else None
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            break
+        group = kind
+    names = list(group.model_fields)
+    near = difflib.get_close_matches(keys[-1], names, n=1)
+    meant = f"Did you mean {near[0]}? " if near else ""
+    return f"{meant}Choose from: {', '.join(names)}"

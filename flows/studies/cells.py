@@ -1,0 +1,168 @@
+"""The cells of a study: one model on one data set each, opened together in one flow run."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flows.running.inputs import Inputs, take_inputs
+from flows.running.logs import log_encoding, quiet_prefect
+from flows.running.parameters import digests_of, shown_parameters
+from flows.running.run import Run, make_runtime, make_shared, recorded
+from flows.settings import variants
+from flows.settings.grid import Grid, make_cells, named_cell, shown
+from flows.settings.model import Settings
+from flows.settings.reading import read_sweep
+from flows.studies.checks import check_study, require_something, study_bytes, study_limits
+from flows.studies.operations import study_operations
+from flows.studies.others import Others, find_others
+from tasks.core.errors import InputError
+from tasks.engine.stage import Stage
+from tasks.tracking.tracking import Tracking
+
+AXES = ("model.name", "model.revision", "task.name", variants.AXIS)
+# What is known of a cell's inputs beside its model's `weights`, and which tuning an analysis looks at (`tuned`).
+FACTS = ("num_blocks", "num_parameters", "precision", "support_split", "num_validation_examples")
+
+
+class StudyCell:
+    """One model on one data set, and what is asked about it. analyses: future by stage and label."""
+
+    def __init__(self, label: str, run: Run, others: Others) -> None:
+        self.label = label
+        self.run = run
+        self.others = others
+        self.settings = run.settings
+        self.model, self.task = str(run.facts["model"]), str(run.facts["task"])
+        self.facts: dict[str, Any] = {name: run.facts[name] for name in FACTS if name in run.facts}
+        self.facts["weights"] = run.model.weights
+        self.analyses: dict[str, Any] = {}
+        self._made: dict[str, Any] = {}
+
+    def __call__(self, stage: Stage, label: str = "", **arguments: Any) -> Any:
+        """Ask for an analysis that the page draws."""
+        return self.show(stage, self.aside(stage, label, **arguments), label)
+
+    def show(self, stage: Stage, future: Any, label: str = "") -> Any:
+        """Let the page draw an analysis that was asked for."""
+        self.analyses[stage.full_name(label)] = future
+        return future
+
+    def aside(self, stage: Stage, label: str = "", **arguments: Any) -> Any:
+        """Ask for what other analyses need."""
+        return self.run(stage, label, **arguments)
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What several parts need, asked for by the first of them."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Model and task, as stages take them."""
+        return {"model": self.run.model, "task": self.run.task}
+
+    @property
+    def rows(self) -> dict[str, Any]:
+        """What its support set is made of, by the names of the settings; CKA compares models on the same rows."""
+        made = self.run.arguments.capture
+        names = {name: "model.precision" if name == "precision" else f"support.{name}" for name in made}
+        return {"task": self.run.task, **{names[name]: value for name, value in made.items()}}
+
+
+def read_study(path: Path, changes: list[str] | None = None) -> tuple[Settings, dict[str, list[Any]]]:
+    """Read a settings file as `read_sweep` does: lists of models and tasks make the cells of a study.
+
+    Raises:
+        InputError: for what a study cannot have.
+    """
+    settings, axes = read_sweep(path, changes)
+    make_cells_of(settings, axes)
+    return settings, axes
+
+
+def make_cells_of(settings: Settings, grid: Grid) -> list[tuple[str, Settings]]:
+    """Label and settings of every cell, its first seed alone. Raises InputError for what a study cannot have."""
+    if unknown := [key for key in grid if key not in AXES]:
+        raise InputError(f"a study has no axis {unknown[0]}: lists make cells of {', '.join(AXES)} alone")
+    made = make_cells(settings, grid)
+    for _, cell in made:
+        check_study(cell)
+    require_something([cell for _, cell in made])
+    if len({cell.study.track_text for _, cell in made}) > 1:
+        raise InputError("study.track_text is of the one page of all cells: give it once, in [study], in no variant")
+    labels = [_label(values, cell, grid) for values, cell in made]
+    if len(set(labels)) < len(labels):
+        labels = [shown(values) for values, _ in made]
+    return [(label, _one_seed(cell)) for label, (_, cell) in zip(labels, made, strict=True)]
+
+
+def open_inputs(
+    cells: list[tuple[str, Settings]], resolve: Callable[..., Inputs] = take_inputs
+) -> list[tuple[Inputs, Others]]:
+    """Inputs of every cell, resolved and checked before anything is computed. An error names its cell."""
+    found = []
+    for label, settings in cells:
+        with named_cell(label if len(cells) > 1 else None):
+            inputs = resolve(settings, needed=study_bytes, operations=study_operations, limits=study_limits)
+            found.append((inputs, find_others(settings, inputs.model)))
+    return found
+
+
+@contextmanager
+def opened(
+    settings: Settings, grid: Grid, show: Callable[[Run, Tracking], None]
+) -> Iterator[tuple[list[StudyCell], Run]]:
+    """Every cell with checked inputs, and the run that waits for all of them; records and tracking are open."""
+    from flows.running.guard import guard_temporary_servers
+
+    guard_temporary_servers()
+    quiet_prefect()
+    made = make_cells_of(settings, grid)
+    inputs = open_inputs(made)
+    runtime = make_runtime(settings)
+    own = make_shared(settings, runtime)
+    own.used.extend(each.checked for each, _ in inputs)
+    log_encoding(each.checked.summary for each, _ in inputs)
+    futures: list[Any] = []
+    cells = [
+        StudyCell(label, Run(cell, found, runtime, own, futures), others)
+        for (label, cell), (found, others) in zip(made, inputs, strict=True)
+    ]
+    for each in cells if len(cells) > 1 else ():
+        each.run.prefix = each.label
+    run = Run(made[0][1], inputs[0][0], runtime, own, futures)
+    parameters = shown_parameters(settings, run.facts if len(cells) == 1 else {}, "study")
+    parameters |= {f"grid.{key}": ", ".join(map(str, values)) for key, values in grid.items() if key != variants.AXIS}
+    digests = {name: digest for found, _ in inputs for name, digest in digests_of(found).items()}
+    with recorded(settings, "study", study_name(settings, made), runtime, own, parameters, digests):
+        yield cells, run
+        assert run.report is not None
+        show(run, own.tracking)
+
+
+def study_name(settings: Settings, cells: list[tuple[str, Settings]]) -> str:
+    """What the study is called in both UIs."""
+    models = list(dict.fromkeys(Path(cell.model.name).name for _, cell in cells))
+    tasks = list(dict.fromkeys(cell.task.name for _, cell in cells))
+    named = [_one_or_number(models, "models"), _one_or_number(tasks, "tasks")]
+    label = [settings.place.label] if settings.place.label else []
+    return " · ".join(["study", *named, *label])
+
+
+def _one_seed(cell: Settings) -> Settings:
+    """A landscape lies through one tuning of each kind: that of the first seed."""
+    tune = cell.tune.model_copy(update={"seeds": cell.tune.seeds[:1]})
+    return cell.model_copy(update={"tune": tune})
+
+
+def _one_or_number(names: list[str], what: str) -> str:
+    return names[0] if len(names) == 1 else f"{len(names)} {what}"
+
+
+def _label(values: dict[str, Any], cell: Settings, grid: Grid) -> str:
+    """What tells a cell from the others, or of one alone its model and task."""
+    parts = {"model.name": Path(cell.model.name).name, "task.name": cell.task.name}
+    named = [parts.get(key, str(values[key])) for key in AXES if key in grid]
+    return " · ".join(named or parts.values())

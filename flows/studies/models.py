@@ -1,0 +1,80 @@
+"""What several parts of a study need of a cell: its states, plans, and tuned models; each asked for once."""
+
+from typing import TYPE_CHECKING, Any
+
+from flows.crash import at_best_rate, emulator_of, planned, tunings_of
+from flows.studies.cells import StudyCell
+from flows.studies.checks import FULL
+from tasks.capture import capture
+from tasks.cluster import cluster
+from tasks.plug_in import plug_in
+from tasks.similarity import similarity
+
+if TYPE_CHECKING:
+    from flows.settings.model import Strategy
+    from tasks.models.source import ModelSource
+
+
+def captured(cell: StudyCell) -> Any:
+    """The support set's states, as plans are made from."""
+    return cell.once("capture", lambda: cell.aside(capture, **cell.inputs, **cell.run.arguments.capture))
+
+
+def similar(cell: StudyCell) -> Any:
+    """How alike these states are."""
+    return cell.once(
+        "similarity", lambda: cell.aside(similarity, states=captured(cell), **cell.run.arguments.similarity)
+    )
+
+
+def plan_of(cell: StudyCell, strategy: "Strategy") -> Any:
+    """Which blocks a strategy keeps and tunes."""
+    return cell.once(f"plan {strategy}", lambda: planned(cell.run, strategy, similar(cell), strategy))
+
+
+def full_tuned(cell: StudyCell) -> Any:
+    """Every block of the full model tuned, with the first seed."""
+    run, seed = cell.run, cell.settings.tune.seeds[0]
+
+    def make() -> Any:
+        plan = run(cluster, "full", strategy="full", num_blocks=run.model.num_blocks)
+        inputs = {"task": run.task, "plan": plan, "model": run.model}
+        return at_best_rate(run, "full", seed, run.arguments.full_rates, run.arguments.full_tune, **inputs)
+
+    return cell.once("full", make)
+
+
+def plugged(cell: StudyCell, strategy: "Strategy", export: bool = False) -> Any:
+    """The blocks that were tuned in a strategy's emulator with the first seed, as they enter the full model."""
+    run, plan = cell.run, plan_of(cell, strategy)
+
+    def tuned() -> Any:
+        return tunings_of(run, strategy, plan, _emulator(cell, strategy))[0]
+
+    def make() -> Any:
+        blocks = cell.once(f"tuned {strategy}", tuned)
+        name = f"{strategy}, written out" if export else strategy
+        return run(plug_in, name, model=run.model, plan=plan, tuned=blocks, export=export)
+
+    return cell.once(f"plugged {strategy} {export}", make)
+
+
+def variant_of(cell: StudyCell, strategy: "Strategy") -> "ModelSource":
+    """A strategy's emulator, or the full model with its plug-in, as a model of its own; waits until it is there."""
+    from tasks.models.resolving import resolve_model
+
+    emulator = cell.settings.study.against == "emulator"
+    made = _emulator(cell, strategy) if emulator else plugged(cell, strategy, export=True)
+    store = cell.run.runtime.open_store()
+    folder = store.open(made.result())
+    return resolve_model(str(folder if emulator else folder / "model"), store=store)
+
+
+def tuned_model(cell: StudyCell, analysis: str, name: Any) -> Any:
+    """The full tuning, or a strategy's plug-in, for an analysis, whose captions say which it was."""
+    cell.facts["tuned"] = {**cell.facts.get("tuned", {}), analysis: name}
+    return full_tuned(cell) if name == FULL else plugged(cell, name)
+
+
+def _emulator(cell: StudyCell, strategy: "Strategy") -> Any:
+    return cell.once(f"emulator {strategy}", lambda: emulator_of(cell.run, strategy, plan_of(cell, strategy)))

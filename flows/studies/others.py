@@ -1,0 +1,83 @@
+"""More tuned models for a study: found in the store, and refused where another model was tuned."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.settings.model import Settings
+from tasks.core.errors import InputError
+from tasks.store.artifacts import Artifact, Ref, Store
+
+if TYPE_CHECKING:
+    from tasks.models.source import ModelSource
+
+Others = dict[str, Ref]
+# Stages whose artifact is a tuned model.
+TUNED_STAGES = ("tune", "select", "plug_in")
+# How a tuning comes from its model: those that do not say the model themselves name what they were made from.
+MADE_FROM = ("tune", "emulate", "compress", "distill")
+KEY = re.compile(rf"(?:({'|'.join(TUNED_STAGES)})/)?([0-9a-f]{{1,64}})")
+
+
+def find_others(settings: Settings, model: "ModelSource") -> Others:
+    """The artifacts of study.other. Raises InputError where one is not there, or not a tuning of this model."""
+    from tasks.store.remote.store import open_store
+
+    store = open_store(settings.store_root, settings.store_url)
+    return {name: find_tuned(store, name, given, model) for name, given in settings.study.other.items()}
+
+
+def find_tuned(store: Store, name: str, given: str, model: "ModelSource") -> Ref:
+    """The artifact of a tuning by its folder in the store or the start of its key. Raises InputError."""
+    places = _places(store, given)
+    found = store.find(*places[0]) if len(places) == 1 else None
+    if found is None:
+        what = f"{len(places)} tunings begin with that" if len(places) > 1 else "there is no such tuning"
+        raise InputError(
+            f"study.other.{name} = {given!r}: {what} in {_place_of(store)}; give the folder of an artifact of"
+            f" {', '.join(TUNED_STAGES)} there, or the start of its key (`crash runs --keys` lists them)"
+        )
+    _require_model(store, f"study.other.{name} = {given!r}", found, model)
+    return found.ref
+
+
+def _places(store: Store, given: str) -> list[tuple[str, str]]:
+    """Stage and key of what may be meant: the artifact of a folder of this store, or those whose key begins so."""
+    if (match := KEY.fullmatch(given)) is not None:
+        stages = [match[1]] if match[1] else TUNED_STAGES
+        return [(stage, key) for stage in stages for key in store.keys(stage) if key.startswith(match[2])]
+    place = Path(given).expanduser().resolve()
+    inside = place.parent.parent == (store.root / "artifacts").resolve() and place.parent.name in TUNED_STAGES
+    return [(place.parent.name, place.name)] if inside else []
+
+
+def _place_of(store: Store) -> str:
+    from tasks.store.remote.store import FrontedStore
+
+    return store.remote.url if isinstance(store, FrontedStore) else str(store.root)
+
+
+def _require_model(store: Store, what: str, tuning: Artifact, model: "ModelSource") -> None:
+    """Raises InputError unless the tuning is one of this model's weights."""
+    weights = _tuned_weights(store, tuning)
+    if weights is None:
+        raise InputError(
+            f"{what} ({tuning.ref.stage}): which model was tuned cannot be told, as the emulator is no longer in"
+            f" {_place_of(store)}; give the artifact of plug_in, or run again what made it"
+        )
+    if weights != model.weights:
+        raise InputError(
+            f"{what} is a tuning of a model with weights {weights[:12]}, {model.name} has {model.weights[:12]}: give a"
+            " tuning of this model"
+        )
+
+
+def _tuned_weights(store: Store, made: Artifact) -> str | None:
+    """Digest of the model's weights; None where what lies between is no longer there."""
+    if (model := made.manifest["inputs"]["arguments"].get("model")) is not None:
+        return str(model["weights"])
+    for parent in made.manifest["parents"]:
+        if parent["stage"] in MADE_FROM:
+            found = store.find(parent["stage"], parent["key"])
+            return _tuned_weights(store, found) if found else None
+    return None

@@ -1,0 +1,47 @@
+"""Single: run every block alone on the embeddings of the support set, and pool what it makes of them."""
+
+from tasks.data.sources import Split, TaskSource
+from tasks.engine.stage import stage
+from tasks.engine.work import Work
+from tasks.models.source import ModelSource
+
+
+@stage(packages=("torch", "transformers", "tokenizers", "lm_eval"), cores="all", gpu=True)
+def single(
+    work: Work,
+    model: ModelSource,
+    task: TaskSource,
+    *,
+    num_rows: int,
+    split: Split,
+    part: str,
+    pooling: str,
+    max_tokens: int,
+    precision: str,
+) -> dict:
+    """Pooled states of the first `num_rows` examples after the embeddings and after each block that saw only those.
+
+    Writes `states.safetensors` as `capture` does: `states` and `last` [N+1, n, d], `block_influence` [N], float32.
+    Errors: InputError if a state is not finite.
+    """
+    from safetensors.torch import save_file
+
+    from tasks.core.study.states_of_variants import base_device, states_alone
+    from tasks.data.tokenize import load_examples
+    from tasks.models.loading import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    examples = load_examples(task, split, tokenizer, model.context, limit=num_rows, part=part)
+    states = states_alone(
+        load_model(model, precision, base_device(work.device)),
+        examples.rows[:num_rows],
+        device=work.device,
+        pooling=pooling,
+        max_tokens=max_tokens,
+        pad_id=tokenizer.pad_token_id or 0,
+        progress=lambda blocks: work.progress(blocks, "blocks"),
+    )
+    tensors = {"states": states.pooled, "last": states.last, "block_influence": states.block_influence}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, work.out / "states.safetensors")
+    num_states, rows, width = states.pooled.shape
+    return {"num_blocks": num_states - 1, "num_rows": rows, "width": width, "num_truncated": examples.num_truncated}

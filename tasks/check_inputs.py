@@ -1,0 +1,43 @@
+"""Check: everything about model, task and data that can be refused is refused before anything is computed."""
+
+from tasks.core.compression.settings import Compression
+from tasks.data.pass_limits import PassLimit
+from tasks.data.sources import TaskSource
+from tasks.engine.stage import stage
+from tasks.engine.work import Work
+from tasks.models.source import ModelSource
+
+
+@stage(packages=("transformers", "tokenizers", "lm_eval", "datasets"))
+def check(
+    work: Work,
+    model: ModelSource,
+    task: TaskSource,
+    *,
+    compression: Compression | None = None,
+    teacher: ModelSource | None = None,
+    text: TaskSource | None = None,
+    block: int | None = None,
+    limits: tuple[PassLimit, ...] = (),
+) -> dict:
+    """Facts about the inputs: rows of each split, truncated prompts, what is not exact in the model's family.
+
+    compression: of emulators; teacher, text, block: what they are distilled with; limits: of single passes.
+    Errors: InputError for a model, task or data that cannot be used.
+    """
+    import json
+    from pathlib import Path
+
+    from tasks.data.checks import check_inputs
+    from tasks.data.emulator_checks import check_emulators
+    from tasks.models.checks import check_model
+    from tasks.models.families.trial import operations_not_exact
+
+    for each in (model, teacher):
+        if each is not None:
+            check_model(Path(each.path), each.name)
+    not_exact = operations_not_exact(model)
+    check_emulators(model, compression, teacher, text, block)
+    facts = check_inputs(model, task, limits) | ({"not_exact": not_exact} if not_exact else {})
+    (work.out / "facts.json").write_text(json.dumps(facts, indent=2, sort_keys=True))
+    return facts

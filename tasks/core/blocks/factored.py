@@ -1,0 +1,85 @@
+"""Linear modules whose weight is kept as two factors, and where the linear modules of a block are."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.pytorch_utils import Conv1D
+
+from tasks.core.blocks.anatomy import get_blocks, skeleton
+from tasks.core.compression.settings import Compression, rank_within
+from tasks.core.errors import InputError
+
+# The names of the two factors beside each other: `weight` is the outer one. Its shape is never that of the dense weight
+# (the rank is smaller than either side), so that whoever loads it as one is told instead of getting random numbers.
+OUTER, INNER = "weight", "weight_inner"
+
+
+class FactoredLinear(nn.Module):
+    """y = weight (weight_inner x) + bias, with weight [out, rank] and weight_inner [rank, in]."""
+
+    def __init__(self, outer: Tensor, inner: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(outer)
+        self.weight_inner = nn.Parameter(inner)
+        self.bias = nn.Parameter(bias) if bias is not None else None
+        self.out_features, self.in_features, self.rank = outer.shape[0], inner.shape[1], inner.shape[0]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        return nn.functional.linear(nn.functional.linear(hidden, self.weight_inner), self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """What a printed model shows of it."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}"
+
+
+@dataclass(frozen=True)
+class LinearShape:
+    """A linear module: sides of its weight, and whether it is stored as [in, out] (GPT-2's Conv1D)."""
+
+    num_in: int
+    num_out: int
+    is_transposed: bool
+
+
+def linear_shapes(block: nn.Module) -> dict[str, LinearShape]:
+    """Path within the block to shape, of every linear module; of a class of its own none, which may do more."""
+    found = {}
+    for path, module in block.named_modules():
+        if type(module) is nn.Linear:
+            found[path] = LinearShape(module.in_features, module.out_features, False)
+        elif type(module) is Conv1D:
+            num_in, num_out = module.weight.shape
+            found[path] = LinearShape(num_in, num_out, True)
+    return found
+
+
+def shapes_by_block(config: PreTrainedConfig) -> list[dict[str, LinearShape]]:
+    """`linear_shapes` of every block of the model that a config describes, built without memory."""
+    return [linear_shapes(block) for block in get_blocks(skeleton(config))]
+
+
+def require_rank(config: PreTrainedConfig, how: Compression) -> None:
+    """InputError where a rank is 0 for some weight of the blocks, or larger than every weight's own."""
+    shapes = {(shape.num_in, shape.num_out) for block in shapes_by_block(config) for shape in block.values()}
+    assert how.rank is not None
+    for num_in, num_out in sorted(shapes):
+        rank_within(how.rank, num_in, num_out)
+    largest = max((min(sides) for sides in shapes), default=0)
+    if how.rank > largest:
+        raise InputError(f"compress.rank = {how.rank}: no weight of a block has a rank above {largest}")
+
+
+def put_factors(block: nn.Module, path: str, outer: Tensor, inner: Tensor) -> None:
+    """Replace the linear module at `path` by one with these factors; its bias stays, and so does its number format."""
+    parent, _, name = path.rpartition(".")
+    dense: Any = block.get_submodule(path)
+    with torch.no_grad():
+        bias = getattr(dense, "bias", None)
+        like = dense.weight
+        module = FactoredLinear(outer.to(like), inner.to(like), None if bias is None else bias.detach())
+    module.requires_grad_(like.requires_grad)
+    setattr(block.get_submodule(parent), name, module.train(dense.training))

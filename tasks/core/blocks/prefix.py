@@ -1,0 +1,142 @@
+"""Passes that begin in the middle: states between blocks are remembered, and blocks below them do not run again.
+
+The pass itself is the family's own code, with its masks, rotary embeddings and kinds of attention; only the blocks
+below a known state hand their input on. What leaves the model is therefore what a whole pass gives, bit for bit.
+Letters: B rows, T tokens, d width.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from tasks.core.blocks.anatomy import get_blocks, get_stack
+
+# Of one state of 8192 tokens of width 4096 in float32 these are 16.
+MAX_BYTES = 2 << 30
+
+Inputs = tuple[Any, ...]
+
+
+class PrefixStates:
+    """States [B, T, d] that enter block `position` (the number of blocks: that leave the last), by the pass's inputs.
+
+    Together they take at most `max_bytes` where they were computed; what does not fit is not kept, and is computed
+    again whenever it is needed, to the same numbers.
+    """
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self._states: dict[tuple[int, Inputs], Tensor] = {}
+        self._left = max_bytes
+        # Some families' blocks return their state in a tuple; all blocks of a model alike.
+        self.in_tuple = False
+
+    def get(self, position: int, inputs: Inputs) -> Tensor | None:
+        """A copy, since some families add to the residual stream in place."""
+        found = self._states.get((position, inputs))
+        return None if found is None else found.clone()
+
+    def has(self, position: int, inputs: Inputs) -> bool:
+        return (position, inputs) in self._states
+
+    def put(self, position: int, inputs: Inputs, state: Tensor) -> None:
+        """Keep a copy of the state, if it fits."""
+        size = state.numel() * state.element_size()
+        if size <= self._left and not self.has(position, inputs):
+            self._states[position, inputs] = state.detach().clone()
+            self._left -= size
+
+    def forget(self, position: int) -> None:
+        """Drop what enters this block: something below it changed, or it is needed no more."""
+        for key in [key for key in self._states if key[0] == position]:
+            state = self._states.pop(key)
+            self._left += state.numel() * state.element_size()
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of everything that is kept."""
+        return sum(state.numel() * state.element_size() for state in self._states.values())
+
+
+class _Pass:
+    """The pass that is running: its inputs, and the block at which it really begins."""
+
+    inputs: Inputs | None = None
+    begin = 0
+
+
+@contextmanager
+def reusing(model: nn.Module, states: PrefixStates, positions: Collection[int]) -> Iterator[None]:
+    """Within the context each pass begins at the highest of `positions` whose state is known for its inputs.
+
+    States that enter the other positions are kept for later passes. The caller forgets what a change of weights makes
+    wrong: the state at a position depends on all blocks below it. `model` may be another arrangement than the one that
+    the states come from, as long as everything below the position is the same.
+    """
+    blocks, stack = get_blocks(model), get_stack(model)
+    wanted = sorted(position for position in set(positions) if position > 0)
+    assert not wanted or wanted[-1] <= len(blocks), f"no state {wanted[-1]} in a model of {len(blocks)} blocks"
+    current = _Pass()
+
+    def begin(_: nn.Module, args: tuple, kwargs: dict) -> None:
+        current.inputs = _inputs(args, kwargs)
+        known = (position for position in wanted if current.inputs and states.has(position, current.inputs))
+        current.begin = max(known, default=0)
+
+    skipped = list(blocks[: wanted[-1]]) if wanted else []
+    before = [vars(block).get("forward") for block in skipped]
+    handle = stack.register_forward_pre_hook(begin, with_kwargs=True)
+    try:
+        for index, block in enumerate(skipped):
+            # A module's own attribute stands before its class's method, and the block stays what it is otherwise.
+            vars(block)["forward"] = partial(_forward, block.forward, index + 1, index + 1 in wanted, states, current)
+        yield
+    finally:
+        handle.remove()
+        for block, own in zip(skipped, before, strict=True):
+            del vars(block)["forward"]
+            if own is not None:
+                vars(block)["forward"] = own
+
+
+def _forward(
+    own: Callable[..., Any],
+    behind: int,
+    keep: bool,
+    states: PrefixStates,
+    current: _Pass,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """What the block in front of position `behind` gives: its own output, what is known of it, or its input."""
+    if behind > current.begin:
+        output = own(*args, **kwargs)
+        if keep and current.inputs is not None:
+            states.in_tuple = isinstance(output, tuple | list)
+            states.put(behind, current.inputs, output[0] if states.in_tuple else output)
+        return output
+    assert current.inputs is not None, "a pass without inputs begins at the bottom"
+    state = states.get(behind, current.inputs) if behind == current.begin else None
+    if state is None:
+        state = args[0] if args else kwargs["hidden_states"]
+    return (state,) if states.in_tuple else state
+
+
+def _inputs(args: tuple, kwargs: dict) -> Inputs | None:
+    """What a pass is given, as a key; None for what this file does not know, which is never reused."""
+    named = {name: value for name, value in kwargs.items() if value is not None}
+    if args:
+        named["input_ids"] = args[0]
+    if len(args) > 1 or not isinstance(named.get("input_ids"), Tensor):
+        return None
+    key: list[Any] = []
+    for name, value in sorted(named.items()):
+        if isinstance(value, Tensor):
+            key += [name, tuple(value.shape), value.cpu().contiguous().numpy().tobytes()]
+        elif isinstance(value, bool | int | float | str):
+            key += [name, value]
+        else:
+            return None
+    return tuple(key)

@@ -1,0 +1,95 @@
+"""How many tokens a task takes through a model: rows as lengths, and the padded passes that this project makes of them.
+
+What is counted are the passes of `capture`, `score_tokens` and `train`, cut by the rule of `token_batches`.
+"""
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from tasks.core.batching import Example, token_batches
+from tasks.core.blocks.length_limits import NO_LIMITS, LengthLimits
+from tasks.core.costs.totals import Passes
+
+# Places in the sorted lengths that a short description keeps: the middles of so many equal parts.
+NUM_QUANTILES = 16
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Rows as lengths. num_rows: how many there are; tokens: of a sample of them, ascending; answers: mean of a row."""
+
+    num_rows: int
+    tokens: tuple[int, ...]
+    answers: float
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[int, int]], num_rows: int | None = None) -> "Lengths":
+        """From (tokens, answer tokens) of a sample of `num_rows` rows."""
+        tokens = sorted(length for length, _ in rows)
+        mean = sum(answers for _, answers in rows) / len(rows)
+        return cls(num_rows or len(rows), tuple(tokens), mean)
+
+    def shortened(self) -> "Lengths":
+        """The same with a few quantiles in the place of the sample."""
+        places = [int((at + 0.5) * len(self.tokens) / NUM_QUANTILES) for at in range(NUM_QUANTILES)]
+        return replace(self, tokens=tuple(self.tokens[place] for place in places))
+
+    def limited(self, limit: int | None) -> "Lengths":
+        """At most so many rows."""
+        return self if limit is None else replace(self, num_rows=min(limit, self.num_rows))
+
+    def rows(self, context: int) -> list[int]:
+        """The length of every row, ascending; none is longer than the model takes."""
+        count, size = self.num_rows, len(self.tokens)
+        return [min(context, self.tokens[at * size // count]) for at in range(count)]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A task as lengths: what is trained on, what validates, and each pass that scoring makes.
+
+    One row of `scored` is one forward pass of a prompt and a choice; choices that differ in their last token share one.
+    num_scored: rows that these passes score.
+    """
+
+    train: Lengths
+    validation: Lengths
+    scored: Lengths
+    num_scored: int
+
+    def limited(self, num_train: int | None, num_validation: int | None, num_test: int | None) -> "Workload":
+        """With at most so many rows of each split."""
+        count = min(self.num_scored, num_test or self.num_scored)
+        scored = self.scored.limited(max(1, round(self.scored.num_rows * count / self.num_scored)))
+        return Workload(self.train.limited(num_train), self.validation.limited(num_validation), scored, count)
+
+
+def sorted_passes(lengths: Lengths, context: int, max_tokens: int, limits: LengthLimits = NO_LIMITS) -> Passes:
+    """Capture's, validation's and scoring's passes: all rows, sorted by length."""
+    return _passes([lengths.rows(context)], lengths.answers, max_tokens, limits)
+
+
+def training_passes(
+    lengths: Lengths, context: int, batch_size: int, max_tokens: int, limits: LengthLimits = NO_LIMITS
+) -> tuple[Passes, int]:
+    """(passes of one epoch, its number of steps): shuffled batches, each cut into passes."""
+    rows = lengths.rows(context)
+    random.Random(0).shuffle(rows)
+    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    return _passes(batches, lengths.answers, max_tokens, limits), len(batches)
+
+
+def _passes(batches: Iterable[Sequence[int]], answers: float, max_tokens: int, limits: LengthLimits) -> Passes:
+    tokens, squares, num_rows, largest, most_answers = 0, 0, 0, 0, 0.0
+    known: dict[int, Example] = {}
+    for batch in batches:
+        examples = [known.setdefault(length, Example((0,) * length, ())) for length in batch]
+        for chosen in token_batches(examples, max_tokens, limits):
+            longest = max(examples[index].num_tokens for index in chosen)
+            tokens += longest * len(chosen)
+            squares += longest**2 * len(chosen)
+            largest = max(largest, longest * len(chosen))
+            most_answers = max(most_answers, answers * len(chosen))
+        num_rows += len(batch)
+    return Passes(tokens, squares, answers * num_rows, largest, most_answers)

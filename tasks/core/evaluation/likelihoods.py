@@ -1,0 +1,200 @@
+"""What a model scores: log-probabilities of given tokens, and standard errors of what is made of them."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tasks.core.batching import Example, token_batches
+from tasks.core.blocks.length_limits import LengthLimits, length_limits
+from tasks.core.blocks.surgery import base_model_and_head
+from tasks.core.errors import InputError
+
+# Groups of rows in the jackknife of metrics that are no mean over rows.
+JACKKNIFE_GROUPS = 50
+# exp(700) is about 1e304, the largest power of that kind that a float64 holds.
+MAX_RATE = 700.0
+# Rows that go through the head together: 512 x 256k tokens of vocabulary are half a gigabyte in float32.
+HEAD_ROWS = 512
+
+Progress = Callable[..., Iterator[Any]]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Result of one scoring.
+
+    metric, value, stderr: the main metric and its standard error over rows (None where one row leaves none).
+    num_rows: rows scored; metrics: every metric of the task; per_row: the main metric of each row, in order, where it
+    is a mean over rows (else empty).
+    per_row_losses: of a perplexity its documents' losses in nats, scaled so that their mean is its logarithm.
+    digest: of the rows as they are worded, in their order.
+    """
+
+    metric: str
+    value: float
+    stderr: float | None
+    num_rows: int
+    higher_is_better: bool
+    metrics: dict[str, float]
+    per_row: list[float] = field(default_factory=list)
+    per_row_losses: list[float] = field(default_factory=list)
+    digest: str = ""
+
+
+def score_tokens(
+    model: nn.Module,
+    requests: Sequence[tuple[Sequence[int], Sequence[int]]],
+    max_length: int,
+    max_tokens: int,
+    progress: Progress | None = None,
+) -> list[tuple[float, bool]]:
+    """(log-likelihood, whether greedy decoding gives them) of the second ids after the first, for each request.
+
+    Longer than `max_length` + 1 together, the first lose their beginning: the last token is no input. Batches hold up
+    to `max_tokens` padded tokens; requests that differ in their last token only share one forward pass.
+
+    Raises:
+        InputError: if the second ids alone do not fit, or there are none, whose likelihood of 1 would be the best.
+    """
+    if empty := [number for number, (_, scored) in enumerate(requests, start=1) if not scored]:
+        raise InputError(
+            f"request {empty[0]} of {len(requests)} has no token to score; leave out rows with an answer or a choice"
+            " without tokens"
+        )
+    longest = max((len(scored) for _, scored in requests), default=0)
+    if longest > max_length:
+        raise InputError(
+            f"an answer of {longest} tokens does not fit into the {max_length} that the model takes; leave its row"
+            " out, or take a model with a longer context"
+        )
+    shared = _by_inputs(requests, max_length)
+    inputs = list(shared)
+    examples = [Example(ids, ()) for ids in inputs]
+    batches: Iterable[list[int]] = list(token_batches(examples, max_tokens, length_limits(model.config)))
+    answers: dict[int, tuple[float, bool]] = {}
+    for batch in progress(batches, description="scoring") if progress else batches:
+        rows = [inputs[at] for at in batch]
+        wanted = [(row, number, requests[number][1]) for row, ids in enumerate(rows) for number in shared[ids]]
+        answers |= _score_batch(model, rows, wanted)
+    return [answers[number] for number in range(len(requests))]
+
+
+def request_batches(
+    requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int, max_tokens: int, limits: LengthLimits
+) -> list[list[int]]:
+    """Numbers of the requests that `score_tokens` scores together, in a model with these limits, pass by pass.
+
+    To score each list by itself gives the numbers of scoring all at once, bit for bit.
+    """
+    shared = _by_inputs(requests, max_length)
+    inputs = list(shared)
+    batches = token_batches([Example(ids, ()) for ids in inputs], max_tokens, limits)
+    return [[number for at in batch for number in shared[inputs[at]]] for batch in batches]
+
+
+def mean_with_error(values: Sequence[float]) -> tuple[float, float | None]:
+    """(mean, standard error of the mean); no error from a single value."""
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return mean, None
+    return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+
+
+def perplexity_with_error(losses: Sequence[float], weights: Sequence[float]) -> tuple[float, float | None]:
+    """exp(sum of losses / sum of weights) and its standard error over documents.
+
+    losses: negative log-likelihood of each document; weights: its number of tokens (or words).
+    The error is that of a ratio of two sums, carried through the exponential (delta method).
+    """
+    rate, error = rate_with_error(losses, weights)
+    # Saturated: an untrained emulator may be worse than guessing by far, and JSON knows no infinity.
+    value = math.exp(min(rate, MAX_RATE))
+    return value, None if error is None or rate >= MAX_RATE else value * error
+
+
+def rate_with_error(losses: Sequence[float], weights: Sequence[float]) -> tuple[float, float | None]:
+    """Sum of losses / sum of weights, and its standard error over documents (Cochran, Sampling Techniques, 6.4)."""
+    total, n = sum(weights), len(losses)
+    rate = sum(losses) / total
+    if n < 2:
+        return rate, None
+    spread = sum((loss - rate * weight) ** 2 for loss, weight in zip(losses, weights, strict=True))
+    return rate, math.sqrt(spread * n / (n - 1)) / total
+
+
+def scaled_losses(losses: Sequence[float], weights: Sequence[float]) -> list[float]:
+    """Each document's loss, scaled so that the mean is sum(losses) / sum(weights), the logarithm of the perplexity."""
+    scale = len(losses) / sum(weights)
+    return [loss * scale for loss in losses]
+
+
+def jackknife_error(items: Sequence[Any], statistic: Callable[[list[Any]], float]) -> float | None:
+    """Standard error of any statistic: leave out one of at most 50 groups at a time (Efron and Stein 1981)."""
+    groups = min(JACKKNIFE_GROUPS, len(items))
+    if groups < 2:
+        return None
+    left = [statistic([item for at, item in enumerate(items) if at % groups != group]) for group in range(groups)]
+    mean = sum(left) / groups
+    return math.sqrt((groups - 1) / groups * sum((value - mean) ** 2 for value in left))
+
+
+def _by_inputs(
+    requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int
+) -> dict[tuple[int, ...], list[int]]:
+    """What goes into the model, and the requests that are read off it."""
+    shared: dict[tuple[int, ...], list[int]] = {}
+    for number, (before, scored) in enumerate(requests):
+        shared.setdefault((*before, *scored)[-(max_length + 1) : -1], []).append(number)
+    return shared
+
+
+@torch.inference_mode()
+def _score_batch(
+    model: nn.Module, rows: list[tuple[int, ...]], wanted: list[tuple[int, int, Sequence[int]]]
+) -> dict[int, tuple[float, bool]]:
+    """Score requests whose inputs are `rows`; wanted: (row, request number, ids of its last tokens).
+
+    The head runs at scored positions only, once for each however many requests read it; log-probabilities are float32
+    whatever the model's number format.
+    """
+    base, head = base_model_and_head(model)
+    padded = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+    for at, row_ids in enumerate(rows):
+        padded[at, : len(row_ids)] = torch.tensor(row_ids)
+    tokens = [
+        ((row, len(rows[row]) - len(ids) + at), target) for row, _, ids in wanted for at, target in enumerate(ids)
+    ]
+    places = sorted({place for place, _ in tokens})
+    index = {place: at for at, place in enumerate(places)}
+    # No mask: padding is to the right, where no scored position looks.
+    device = next(model.parameters()).device
+    states = base(input_ids=padded.to(device), use_cache=False).last_hidden_state
+    where = torch.tensor(places, device=states.device).T
+    at_place, targets = torch.tensor([(index[place], target) for place, target in tokens]).T
+    values, greedy = _at_targets(head, states[where[0], where[1]], at_place, targets)
+    result, start = {}, 0
+    for _, number, ids in wanted:
+        part = slice(start, start + len(ids))
+        result[number] = (float(values[part].sum()), bool(greedy[part].all()))
+        start += len(ids)
+    return result
+
+
+def _at_targets(head: Callable[[Tensor], Tensor], states: Tensor, at: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """(log-probability in float64, whether most likely) of token targets[i] after states[at[i]]; on the CPU.
+
+    states: [M, d]; at, targets: [K] on the CPU. The vocabulary-wide numbers of a few rows exist at a time.
+    """
+    values = torch.empty(len(at), dtype=torch.float64)
+    greedy = torch.empty(len(at), dtype=torch.bool)
+    for start in range(0, len(states), HEAD_ROWS):
+        log_probabilities = head(states[start : start + HEAD_ROWS]).float().log_softmax(-1)
+        chosen = ((at >= start) & (at < start + HEAD_ROWS)).nonzero().squeeze(-1)
+        rows, ids = (part.to(log_probabilities.device) for part in (at[chosen] - start, targets[chosen]))
+        values[chosen] = log_probabilities[rows, ids].double().cpu()
+        greedy[chosen] = (log_probabilities.argmax(-1)[rows] == ids).cpu()
+    return values, greedy

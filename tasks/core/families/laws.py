@@ -1,0 +1,210 @@
+"""The laws that a family must keep for each operation, checked on a small model in evaluation mode.
+
+Each law compares what the operation computes with plain forward passes of the unchanged model, one row at a time.
+Letters: B rows, T tokens, d width, N blocks.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tasks.core.batching import Batch, Example, collate
+from tasks.core.blocks.anatomy import get_blocks, require_rebuildable, text_config
+from tasks.core.blocks.partial_passes import capture_blocks
+from tasks.core.blocks.surgery import layout, plug_in, rearranged, tuned_state, with_layout
+from tasks.core.evaluation.likelihoods import score_tokens
+from tasks.core.families.plain_passes import (
+    BrokenLawError,
+    fingerprint,
+    generated_by,
+    logits_of,
+    plain_states,
+    require_close,
+    require_equal,
+    require_equal_gradients,
+    row_loss,
+    stepping_over,
+)
+from tasks.core.plan.layout import Plan, fixed_plan, full_plan
+from tasks.core.study.lens import read_out
+from tasks.core.tuning.losses import AnswerLoss
+
+# Under which name families take and give back their cache.
+CACHES = ("past_key_values", "cache_params", "state")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A small model in evaluation mode, and rows of token ids of different lengths."""
+
+    model: Any
+    rows: tuple[tuple[int, ...], ...]
+
+    @property
+    def examples(self) -> list[Example]:
+        """The rows; the last three tokens of each are the answer."""
+        return [Example(row[:-3], row[-3:], number) for number, row in enumerate(self.rows, start=1)]
+
+    @property
+    def batch(self) -> Batch:
+        """All rows, padded on the right."""
+        return collate(self.examples, 0)
+
+    def plans(self, share: str | None = None) -> list[Plan]:
+        """Plans that remove every third block, every second one, and the others; one or two kept blocks are tuned.
+
+        In a family whose kinds of block alternate, two of the three keep blocks of one kind only.
+        """
+        every = range(len(get_blocks(self.model)))
+        kept = [[index for index in every if index % 3 != 2], [*every[::2]], [*every[1::2]]]
+        return [fixed_plan(len(every), each, each[:2] if len(each) > 2 else each[:1], share) for each in kept if each]
+
+
+def check_capture(subject: Subject) -> None:
+    """Captured states of padded rows are what enters and leaves the blocks of each row alone."""
+    batch, width = subject.batch, text_config(subject.model.config).hidden_size
+    with torch.no_grad(), capture_blocks(subject.model) as run:
+        states = run(batch.input_ids, batch.attention_mask)
+    for state in states:
+        if state.dim() != 3 or state.shape[2] != width:
+            raise BrokenLawError(f"a block's state has shape {list(state.shape)}, not [rows, tokens, {width}]")
+    for number, row in enumerate(subject.rows):
+        entered, left = plain_states(subject.model, row)
+        for position, (before, after) in enumerate(zip(entered[1:], left[:-1], strict=True)):
+            require_close(before, after, f"what leaves block {position} is not what enters the next one")
+        for position, state in enumerate([entered[0], *left]):
+            require_close(states[position][number, : len(row)], state, f"state {position} depends on the other rows")
+
+
+def check_scoring(subject: Subject) -> None:
+    """Log-likelihoods of answers are those of each row's own pass through the whole model."""
+    requests = [(each.prompt_ids, each.answer_ids) for each in subject.examples]
+    scores = [score for score, _ in score_tokens(subject.model, requests, 64, 1024)]
+    expected = [-float(row_loss(subject.model, row).detach()) for row in subject.rows]
+    require_close(torch.tensor(scores), torch.tensor(expected), "log-likelihoods differ from those of the plain model")
+
+
+def check_surgery(subject: Subject) -> None:
+    """Removing blocks equals stepping over them; keeping all changes no bit; the model comes back as it was."""
+    model, before = subject.model, fingerprint(subject.model)
+    if number := getattr(text_config(model.config), "num_kv_shared_layers", None):
+        raise BrokenLawError(f"its last {number} blocks use the keys and values of blocks before them")
+    original = logits_of(model, subject.rows)
+    num_blocks = len(get_blocks(model))
+    require_equal(logits_of(with_layout(model, full_plan(num_blocks)), subject.rows), original, "keeping all blocks")
+    for plan in subject.plans():
+        with stepping_over(model, set(range(num_blocks)) - set(plan.kept)):
+            expected = logits_of(model, subject.rows)
+        require_close(
+            logits_of(with_layout(model, plan), subject.rows), expected, "removing blocks is not stepping over them"
+        )
+        with layout(model, plan):
+            require_close(
+                logits_of(model, subject.rows), expected, "removing blocks in place is not stepping over them"
+            )
+        require_rebuildable(model.config, plan.kept)
+    require_equal(logits_of(model, subject.rows), original, "putting the blocks back")
+    if fingerprint(model) != before:
+        raise BrokenLawError("the model is not restored after its blocks were removed")
+    for index in range(num_blocks):
+        if not logits_of(rearranged(model, [(index, False)]), subject.rows).isfinite().all():
+            raise BrokenLawError(f"block {index} alone gives values that are not finite")
+
+
+def check_cache(subject: Subject) -> None:
+    """With the cache a reduced model gives the same logits as without, in one pass and token by token."""
+    for plan in [*subject.plans(), *subject.plans("all")[:1]]:
+        emulator = with_layout(subject.model, plan)
+        expected = logits_of(emulator, subject.rows)
+        require_close(
+            logits_of(emulator, subject.rows, use_cache=True), expected, "the cache changes the logits of one pass"
+        )
+        ids = torch.tensor([subject.rows[0]])
+        kept: dict[str, Any] = {}
+        for position in range(ids.shape[1]):
+            with torch.no_grad():
+                output = emulator(ids[:, position : position + 1], use_cache=True, **kept)
+            kept = {name: output[name] for name in CACHES if name in output}
+            if not kept:
+                break  # GPT has no cache
+            if position < expected.shape[1]:
+                require_close(
+                    output.logits[0, -1], expected[0, position], "the cache changes the logits of later tokens"
+                )
+
+
+def check_sharing(subject: Subject) -> None:
+    """A block at two positions computes what two copies compute, and running changes no weight."""
+    emulator = with_layout(subject.model, subject.plans("all")[0])
+    copied = copy.deepcopy(emulator)
+    for position, block in enumerate(get_blocks(copied)):
+        get_blocks(copied)[position] = copy.deepcopy(block)
+    before = fingerprint(subject.model)
+    for _ in range(2):
+        shared, apart = logits_of(emulator, subject.rows), logits_of(copied, subject.rows)
+        require_close(shared, apart, "a block at two positions is not the same as two copies of it")
+    if fingerprint(subject.model) != before:
+        raise BrokenLawError("running a model changes the weights that it shares")
+
+
+def check_tuning(subject: Subject) -> None:
+    """Gradients reach tuned blocks alone and are those of the rows' own passes; tuned blocks come back as they are."""
+    model, plan = subject.model, subject.plans()[0]
+    emulator = with_layout(model, plan).train()
+    plain = copy.deepcopy(emulator)
+    summed, _ = AnswerLoss(emulator)(subject.batch)
+    summed.backward()
+    torch.stack([row_loss(plain, row) for row in subject.rows]).sum().backward()
+    require_equal_gradients(emulator, plain)
+    moved = [each for each in emulator.parameters() if each.grad is not None and bool(each.grad.any())]
+    if not moved:
+        raise BrokenLawError("no gradient reaches the tuned blocks")
+    with torch.no_grad():
+        for parameter in moved:
+            parameter.add_(parameter.grad.sign(), alpha=0.01)
+    expected = copy.deepcopy(model)
+    for source in plan.tuned:
+        get_blocks(expected)[source].load_state_dict(get_blocks(emulator)[plan.kept.index(source)].state_dict())
+    plugged = plug_in(model, tuned_state(emulator.eval(), plan), plan)
+    require_close(
+        logits_of(plugged, subject.rows), logits_of(expected, subject.rows), "plugging in is not replacing the blocks"
+    )
+
+
+def check_lens(subject: Subject) -> None:
+    """The final norm and the head make the model's logits of the last block's state."""
+    read, batch = read_out(subject.model), subject.batch
+    with torch.no_grad(), capture_blocks(subject.model) as run:
+        last = run(batch.input_ids, batch.attention_mask)[-1]
+    with torch.no_grad():
+        for number, row in enumerate(subject.rows):
+            expected = subject.model(torch.tensor([row]), use_cache=False).logits[0]
+            require_close(read(last[number, : len(row)]), expected, "norm and head do not give the model's logits")
+
+
+def check_generation(subject: Subject) -> None:
+    """Greedy tokens after rows padded on the left are those of each row alone, without a cache."""
+    for model in (subject.model, with_layout(subject.model, subject.plans()[0])):
+        longest = max(map(len, subject.rows))
+        ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in subject.rows])
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in subject.rows])
+        answers = generated_by(model, ids, mask, use_cache=True)
+        for number, row in enumerate(subject.rows):
+            alone = torch.tensor([row])
+            if not torch.equal(answers[number], generated_by(model, alone, torch.ones_like(alone), use_cache=False)[0]):
+                raise BrokenLawError("greedy tokens of a padded batch with the cache are not those of each row alone")
+
+
+LAWS: dict[str, Callable[[Subject], None]] = {
+    "capture": check_capture,
+    "scoring": check_scoring,
+    "surgery": check_surgery,
+    "cache": check_cache,
+    "sharing": check_sharing,
+    "tuning": check_tuning,
+    "lens": check_lens,
+    "generation": check_generation,
+}

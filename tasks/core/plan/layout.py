@@ -1,0 +1,194 @@
+"""Plans: which blocks an emulator keeps, which of those are tuned, and what runs at each of its positions.
+
+Sources: CRaSh (EMNLP 2023, arXiv 2310.15477), sections 3.2 and 3.3; Offsite-Tuning (arXiv 2302.04870), section 3.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tasks.core.errors import InputError
+from tasks.core.plan.placement import check_budget, check_indices, evenly, place_tuned, spread, tuned_ahead
+
+SHARES = (None, "all", "frozen_only")
+Layout = tuple[tuple[int, bool], ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An emulator of a model with `num_blocks` blocks.
+
+    kept: indices of the blocks it has, ascending. tuned: those of them that are trained, ascending.
+    share: None (removed blocks are gone), "all" (the nearest kept block stands in), "frozen_only" (the nearest frozen
+    one, where a neighbour is frozen). layout: what runs at each position: (source block, whether it is the trained
+    copy); a tuned source at another position is a frozen copy of its initial weights.
+    Raises InputError on any inconsistency.
+    """
+
+    num_blocks: int
+    kept: tuple[int, ...]
+    tuned: tuple[int, ...]
+    share: str | None
+    layout: Layout
+
+    def __post_init__(self) -> None:
+        check_indices("kept", self.kept, self.num_blocks)
+        check_indices("tuned", self.tuned, self.num_blocks)
+        if outside := sorted(set(self.tuned) - set(self.kept)):
+            raise InputError(f"plan: tuned block {outside[0]} is not kept; kept are {list(self.kept)}")
+        if self.share not in SHARES:
+            raise InputError(f"plan: share = {self.share!r}; choose from {', '.join(map(str, SHARES))}")
+        if self.layout != make_layout(self.num_blocks, self.kept, self.tuned, self.share):
+            raise InputError("plan: the layout does not follow from num_blocks, kept, tuned and share")
+
+    @property
+    def frozen(self) -> tuple[int, ...]:
+        """Kept blocks that are never trained."""
+        return tuple(index for index in self.kept if index not in self.tuned)
+
+    def to_json(self) -> str:
+        """The plan as one JSON object."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """The plan of `to_json`. Raises InputError naming the field that is missing, unknown or wrong."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"plan: not valid JSON ({error})") from error
+        names = set(cls.__dataclass_fields__)
+        if not isinstance(values, dict) or values.keys() != names:
+            found = sorted(values) if isinstance(values, dict) else type(values).__name__
+            raise InputError(f"plan: expected the fields {sorted(names)}, found {found}")
+        if not _is_index(values["num_blocks"]):
+            raise InputError(f"plan: num_blocks = {values['num_blocks']!r} is not a whole number")
+        kept, tuned = (_read_indices(name, values[name]) for name in ("kept", "tuned"))
+        return cls(values["num_blocks"], kept, tuned, values["share"], _read_layout(values["layout"]))
+
+
+def make_layout(num_blocks: int, kept: Sequence[int], tuned: Sequence[int], share: str | None) -> Layout:
+    """What runs at each position of the emulator (CRaSh, section 3.3).
+
+    Without sharing the kept blocks in order; with it the depth of the full model, a removed block replaced by the
+    nearest kept one by index, the higher one on a tie, the only side that there is at the ends.
+    """
+    if share is None:
+        return tuple((index, index in tuned) for index in kept)
+    return tuple(
+        (position, position in tuned) if position in kept else (_stand_in(position, kept, tuned, share), False)
+        for position in range(num_blocks)
+    )
+
+
+def crash_plan(
+    clusters: Sequence[Sequence[int]],
+    num_tuned: int = 4,
+    share: str | None = "all",
+    keep_ends: bool = False,
+    placement: str = "centres",
+    tuned: Sequence[int] = (),
+) -> Plan:
+    """Keep the centre of each cluster of adjacent blocks; tune centres spread evenly (CRaSh, section 3.2).
+
+    clusters: a partition of 0..N-1 into ascending runs. The centre of c_0..c_{s-1} is c_{floor(s/2)}; with keep_ends
+    the first cluster is represented by block 0 and the last by block N-1. placement, tuned: see `place_tuned`.
+    """
+    members = [index for cluster in clusters for index in cluster]
+    if not members or members != list(range(len(members))) or not all(clusters):
+        raise InputError(f"clusters must cut blocks 0..N-1 into runs, each at least one block; got {clusters}")
+    centres = [cluster[len(cluster) // 2] for cluster in clusters]
+    if keep_ends:
+        if len(centres) < 2:
+            raise InputError("keep_ends needs at least two clusters, one for each end")
+        centres[0], centres[-1] = 0, len(members) - 1
+    return fixed_plan(len(members), centres, place_tuned(centres, num_tuned, placement, tuned), share)
+
+
+def uniform_plan(
+    num_blocks: int,
+    num_kept: int,
+    num_tuned: int = 4,
+    placement: str = "ends",
+    tuned: Sequence[int] = (),
+    share: str | None = None,
+) -> Plan:
+    """Tune the blocks at both ends and keep others evenly spaced between them (Offsite-Tuning, section 3.2).
+
+    Of the middle blocks the one at round(i (M-1) / (S-1)) is kept, with Python's half-to-even rounding.
+    placement, tuned: see `pool_plan`.
+    """
+
+    def choose(pool: Sequence[int], count: int) -> list[int]:
+        return [pool[place] for place in evenly(len(pool), count)]
+
+    return pool_plan(num_blocks, num_kept, num_tuned, choose, placement, tuned, share)
+
+
+def pool_plan(
+    num_blocks: int,
+    num_kept: int,
+    num_tuned: int,
+    choose: Callable[[Sequence[int], int], Sequence[int]],
+    placement: str,
+    tuned: Sequence[int] = (),
+    share: str | None = None,
+) -> Plan:
+    """Keep the blocks that are tuned, and of all others those that `choose(pool, count)` names.
+
+    placement: "ends" tunes the first floor(m/2) and the last m - floor(m/2) blocks of the model (Offsite-Tuning);
+    "explicit" those in `tuned`, whatever num_tuned says; with "centres" the pool is the whole model, and what is tuned
+    is spread evenly among the chosen (CRaSh). Raises InputError for a budget that cannot be met.
+    """
+    ahead = tuned_ahead(num_blocks, num_tuned, placement, tuned)
+    check_budget(num_blocks, num_kept, len(ahead) or num_tuned)
+    pool = [index for index in range(num_blocks) if index not in ahead]
+    kept = sorted((*ahead, *choose(pool, num_kept - len(ahead))))
+    return fixed_plan(num_blocks, kept, ahead or spread(kept, num_tuned), share)
+
+
+def fixed_plan(num_blocks: int, kept: Sequence[int], tuned: Sequence[int], share: str | None = None) -> Plan:
+    """Exactly these blocks."""
+    return _plan(num_blocks, tuple(sorted(kept)), tuple(sorted(tuned)), share)
+
+
+def full_plan(num_blocks: int) -> Plan:
+    """Keep and tune everything: ordinary fine-tuning of all blocks."""
+    every = tuple(range(num_blocks))
+    return _plan(num_blocks, every, every, None)
+
+
+def _stand_in(position: int, kept: Sequence[int], tuned: Sequence[int], share: str) -> int:
+    lower = max((index for index in kept if index < position), default=None)
+    higher = min((index for index in kept if index > position), default=None)
+    if lower is None or higher is None:
+        return lower if lower is not None else higher  # type: ignore[return-value]
+    nearest = lower if position - lower < higher - position else higher
+    if share == "frozen_only" and nearest in tuned:
+        # The published rule asks the lower neighbour first, however far the two are.
+        return next((index for index in (lower, higher) if index not in tuned), nearest)
+    return nearest
+
+
+def _plan(num_blocks: int, kept: tuple[int, ...], tuned: tuple[int, ...], share: str | None) -> Plan:
+    return Plan(num_blocks, kept, tuned, share, make_layout(num_blocks, kept, tuned, share))
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _read_indices(name: str, value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(map(_is_index, value)):
+        raise InputError(f"plan: {name} must be a list of block indices")
+    return tuple(value)
+
+
+def _read_layout(value: Any) -> Layout:
+    def is_place(pair: Any) -> bool:
+        return isinstance(pair, list) and len(pair) == 2 and _is_index(pair[0]) and isinstance(pair[1], bool)
+
+    if not isinstance(value, list) or not all(map(is_place, value)):
+        raise InputError("plan: layout must be a list of [source, is_tuned]")
+    return tuple((source, is_tuned) for source, is_tuned in value)

@@ -1,0 +1,150 @@
+"""How much each block matters: the loss without it, with another in its place, and with its tuning undone.
+
+CRaSh (arXiv 2310.15477, section 2 and figure 4): blocks are deleted, replaced and rewound one at a time. Everything
+below the block that changes is run once, so that N deletions cost half of N passes.
+Letters: N blocks, R rows.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tasks.core.batching import Example
+from tasks.core.blocks.anatomy import get_blocks
+from tasks.core.blocks.length_limits import length_limits
+from tasks.core.blocks.prefix import MAX_BYTES, PrefixStates, reusing
+from tasks.core.blocks.surgery import aliased, rearranged
+from tasks.core.errors import InputError
+from tasks.core.evaluation.likelihoods import request_batches, score_tokens
+
+Progress = Callable[[Sequence[Any]], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class Variation:
+    """A model that is another model in all blocks below `position`. make: builds it; name: for messages."""
+
+    name: str
+    position: int
+    make: Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class RowLosses:
+    """Sums of negative log-likelihoods over each row's answer tokens, in nats, in float64.
+
+    whole: [R] of the model itself; varied: [number of variations, R]; num_tokens: [R] answer tokens.
+    """
+
+    whole: Tensor
+    varied: Tensor
+    num_tokens: Tensor
+
+
+def deletions(model: nn.Module) -> list[Variation]:
+    """The model without block i, for every i."""
+    num_blocks = len(get_blocks(model))
+    if num_blocks < 2:
+        raise InputError("the model has a single block: nothing is left when it is deleted")
+    every = range(num_blocks)
+    return [
+        _rearrangement(model, f"without block {index}", index, [other for other in every if other != index])
+        for index in every
+    ]
+
+
+def replacements(model: nn.Module) -> list[Variation]:
+    """The model with block j at position i as well, row by row: i = 0 with every j, then i = 1 (N x N)."""
+    every = list(range(len(get_blocks(model))))
+    return [
+        _rearrangement(model, f"with block {other} at position {index}", index, _with(every, index, other))
+        for index in every
+        for other in every
+    ]
+
+
+def rewindings(tuned: nn.Module, initial: nn.Module, blocks: Sequence[int]) -> list[Variation]:
+    """The tuned model with one block as it was before the tuning, for each of `blocks`."""
+
+    def make(index: int) -> Callable[[], nn.Module]:
+        def rewound() -> nn.Module:
+            model = aliased(tuned)
+            get_blocks(model)[index] = get_blocks(initial)[index]
+            return model
+
+        return rewound
+
+    return [Variation(f"with block {index} rewound", index, make(index)) for index in blocks]
+
+
+def row_losses(
+    model: nn.Module,
+    variations: Sequence[Variation],
+    rows: Sequence[Example],
+    *,
+    max_length: int,
+    max_tokens: int,
+    max_bytes: int = MAX_BYTES,
+    progress: Progress = iter,
+) -> RowLosses:
+    """Losses of the model and of its variations, which run only from the block on that differs.
+
+    Equal to scoring each variation by itself, bit for bit. Passes hold up to `max_tokens` padded tokens of at most
+    `max_length` a row; states take up to `max_bytes`. Raises InputError where the model's own loss is not finite.
+    """
+    requests = [(row.prompt_ids, row.answer_ids) for row in rows]
+    whole = torch.zeros(len(rows), dtype=torch.float64)
+    varied = torch.zeros(len(variations), len(rows), dtype=torch.float64)
+    states = PrefixStates(max_bytes)
+    positions = {variation.position for variation in variations}
+
+    def score(scored: nn.Module, numbers: Sequence[int]) -> Tensor:
+        found = score_tokens(scored, [requests[number] for number in numbers], max_length, max_tokens)
+        return torch.tensor([-likelihood for likelihood, _ in found], dtype=torch.float64)
+
+    def run_whole(numbers: list[int]) -> None:
+        with reusing(model, states, positions):
+            whole[numbers] = score(model, numbers)
+        if not whole[numbers].isfinite().all():
+            raise InputError(
+                "the loss of the model is not finite before any block is changed: look for NaN in its weights, or"
+                ' compute in model.precision = "float32"'
+            )
+
+    every = request_batches(requests, max_length, max_tokens, length_limits(model.config))
+    for batches in _groups(every, run_whole, states, max_bytes):
+        for place, variation in enumerate(progress(variations)):
+            changed = variation.make().eval()
+            with reusing(changed, states, {variation.position}):
+                for numbers in batches:
+                    varied[place, numbers] = score(changed, numbers)
+        for position in positions:
+            states.forget(position)
+    return RowLosses(whole, varied, torch.tensor([len(row.answer_ids) for row in rows]))
+
+
+def _groups(
+    batches: Sequence[list[int]], run: Callable[[list[int]], None], states: PrefixStates, max_bytes: int
+) -> Iterator[list[list[int]]]:
+    """Batches that were run, as many at a time as leave room for the states of one more."""
+    group: list[list[int]] = []
+    for numbers in batches:
+        before = states.num_bytes
+        run(numbers)
+        group.append(numbers)
+        if 2 * states.num_bytes - before > max_bytes:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _rearrangement(model: nn.Module, name: str, position: int, sources: Sequence[int]) -> Variation:
+    return Variation(name, position, lambda: rearranged(model, [(source, False) for source in sources]))
+
+
+def _with(every: Sequence[int], index: int, other: int) -> list[int]:
+    return [other if place == index else place for place in every]

@@ -1,0 +1,61 @@
+"""Loss on answers, with logits at answer positions only."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from tasks.core.batching import IGNORED, Batch
+from tasks.core.blocks.surgery import base_model_and_head
+
+
+class AnswerLoss:
+    """Cross-entropy of answer tokens given all before them: equal to the Hugging Face loss, at a fraction of its cost.
+
+    With a vocabulary of 50,000 and four answer tokens in rows of 192 the head and the softmax are 98% of the logits
+    that nobody reads.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._base, self._head = base_model_and_head(model)
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, int]:
+        """Sum of the negative log-likelihoods in nats, and the number of answer tokens."""
+        hidden = self._base(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+        ).last_hidden_state
+        # Of a model that is spread over GPUs the last states are on another device than the first embeddings.
+        targets = batch.labels[:, 1:].to(hidden.device)
+        answered = targets != IGNORED
+        logits = self._head(hidden[:, :-1][answered])
+        chosen = targets[answered].to(logits.device)
+        return nn.functional.cross_entropy(logits.float(), chosen, reduction="sum"), len(chosen)
+
+
+class LossModule(nn.Module):
+    """`AnswerLoss` as a module that has the model as its part."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self._loss = AnswerLoss(model)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, int]:
+        """Sum of the negative log-likelihoods in nats, and the number of answer tokens."""
+        return self._loss(batch)
+
+
+@torch.no_grad()
+def summed_loss(loss: Callable[[Batch], tuple[Tensor, int]], batches: Iterable[Batch]) -> tuple[float, int]:
+    """Sum of the negative log-likelihoods of all answer tokens in nats, and the number of these tokens."""
+    total, count = 0.0, 0
+    for batch in batches:
+        summed, tokens = loss(batch)
+        total, count = total + float(summed), count + tokens
+    return total, count
+
+
+def mean_loss(loss: Callable[[Batch], tuple[Tensor, int]], batches: Iterable[Batch]) -> float:
+    """Mean negative log-likelihood over all answer tokens, in nats."""
+    total, count = summed_loss(loss, batches)
+    return total / max(count, 1)

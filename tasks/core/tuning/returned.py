@@ -1,0 +1,163 @@
+"""What comes back from a tuning: checked, merged, and put into the full model or its emulator."""
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from tasks.core.blocks.anatomy import get_blocks, text_config
+from tasks.core.blocks.head import HEAD, head_parameters, head_shapes, untie_head
+from tasks.core.blocks.surgery import aliased
+from tasks.core.blocks.surgery import plug_in as plug_in_blocks
+from tasks.core.errors import InputError
+from tasks.core.plan.layout import Plan
+from tasks.core.tuning.adapters import insert_adapter, live_adapter
+from tasks.core.tuning.lora import merged
+from tasks.core.tuning.method import WHOLE_BLOCKS, Variant
+from tasks.core.tuning.parts import Shapes, block_shapes, places, returned_shapes
+
+Model = TypeVar("Model", bound=nn.Module)
+State = dict[str, Tensor]
+
+
+def admit(state: State, model: nn.Module, plan: Plan, variant: Variant = WHOLE_BLOCKS) -> State:
+    """What is plugged in, in the model's number format (adapters stay as they are): `variant.admitted` says what it is.
+
+    state: `"{block}.{name}"` and `"lm_head.{name}"` to tensor. Factors and biases become whole blocks; so do tuned
+    blocks that were not trained. Raises InputError when a tensor is missing, unexpected, of another shape, or not
+    finite after the cast (a float32 value may overflow float16).
+    """
+    _require_shapes(state, returned_shapes(model, plan, variant))
+    for name, tensor in state.items():
+        _require_finite(name, tensor)
+    result = {name: tensor for name, tensor in state.items() if name.startswith(f"{HEAD}.")}
+    if variant.method == "adapter":
+        result |= {name: tensor for name, tensor in state.items() if name not in result}
+    else:
+        result |= _whole_blocks(state, model, plan, variant)
+    admitted = {}
+    for name, tensor in result.items():
+        admitted[name] = tensor.to(_own_dtype(name, model) or tensor.dtype).contiguous()
+        _require_finite(name, admitted[name])
+    return admitted
+
+
+@torch.no_grad()
+def plug_in_parts(model: Model, admitted: State, plan: Plan, variant: Variant) -> Model:
+    """The full model with what `admit` gave; a new model that shares every other tensor with `model`.
+
+    variant: `admitted` of the variant that was tuned.
+    """
+    head = {name: tensor for name, tensor in admitted.items() if name.startswith(f"{HEAD}.")}
+    rest = {name: tensor for name, tensor in admitted.items() if name not in head}
+    if variant.method == "adapter":
+        plugged = aliased(model)
+        for source in variant.returned_sources(plan):
+            _put_adapter(plugged, get_blocks(plugged)[source], _under(rest, source), variant)
+    else:
+        plugged = plug_in_blocks(model, rest, plan)
+    _put_head(plugged, head)
+    return plugged
+
+
+@torch.no_grad()
+def load_parts(emulator: nn.Module, state: State, plan: Plan, variant: Variant) -> None:
+    """Write what was trained of an emulator, that of frozen blocks included, into a fresh one, in place.
+
+    Factors are merged. InputError if it misfits.
+    """
+    found = places(emulator, plan, variant)
+    shapes: Shapes = {
+        f"{source}.{name}": shape
+        for source, [block, *_] in found.items()
+        for name, shape in block_shapes(emulator, block, variant).items()
+    }
+    _require_shapes(state, shapes | (head_shapes(emulator) if variant.lm_head else {}))
+    for source, [block, *repetitions] in found.items():
+        own = _under(state, source)
+        if variant.method == "adapter":
+            for each in (block, *repetitions):
+                _put_adapter(emulator, each, own, variant)
+            continue
+        # Repetitions have the same parameters.
+        for name, tensor in (merged(block, own, variant) if variant.method == "lora" else own).items():
+            block.get_parameter(name).copy_(tensor)
+    _put_head(emulator, {name: tensor for name, tensor in state.items() if name.startswith(f"{HEAD}.")})
+
+
+def distances(state: State, model: nn.Module, plan: Plan) -> dict[int, float]:
+    """How far each tuned block moved: norm of the difference over norm of the original, by block index.
+
+    state: whole blocks, as from `admit`.
+    """
+    moved = dict.fromkeys(plan.tuned, 0.0)
+    size = dict.fromkeys(plan.tuned, 0.0)
+    for name, own in _tuned_parameters(model, plan).items():
+        block = int(name.partition(".")[0])
+        moved[block] += float((state[name].double() - own.double()).square().sum())
+        size[block] += float(own.double().square().sum())
+    return {block: (moved[block] / max(size[block], 1e-300)) ** 0.5 for block in plan.tuned}
+
+
+def _whole_blocks(state: State, model: nn.Module, plan: Plan, variant: Variant) -> State:
+    """Every tuned block, whole: the model's own tensors where nothing came back for them."""
+    whole = _tuned_parameters(model, plan)
+    blocks = get_blocks(model)
+    for source in variant.returned_sources(plan):
+        own = _under(state, source)
+        changed = merged(blocks[source], own, variant) if variant.method == "lora" else own
+        whole |= {f"{source}.{name}": tensor for name, tensor in changed.items()}
+    return whole
+
+
+def _put_adapter(model: nn.Module, block: nn.Module, state: State, variant: Variant) -> None:
+    insert_adapter(block, text_config(model.config).hidden_size, variant.adapter_size)
+    for name, parameter in live_adapter(block).items():
+        parameter.copy_(state[name])
+        parameter.requires_grad_(False)
+
+
+def _put_head(model: nn.Module, state: State) -> None:
+    if not state:
+        return
+    untie_head(model)
+    for name, parameter in head_parameters(model).items():
+        parameter.copy_(state[name])
+
+
+def _require_shapes(state: State, expected: Shapes) -> None:
+    if missing := sorted(expected.keys() - state.keys()):
+        raise InputError(f"tuned blocks lack {len(missing)} tensors of the plan, first {missing[0]}")
+    if extra := sorted(state.keys() - expected.keys()):
+        raise InputError(f"tuned blocks hold {len(extra)} tensors outside the plan, first {extra[0]}")
+    for name, shape in expected.items():
+        if tuple(state[name].shape) != shape:
+            raise InputError(f"{name}: expected shape {shape}, found {tuple(state[name].shape)}")
+
+
+def _require_finite(name: str, tensor: Tensor) -> None:
+    if not tensor.isfinite().all():
+        raise InputError(f"{name}: values are not finite in {tensor.dtype}; tune with a lower learning rate")
+
+
+def _own_dtype(name: str, model: nn.Module) -> torch.dtype | None:
+    """The number format of the tensor that is replaced; None where there is none yet."""
+    index, _, rest = name.partition(".")
+    if not index.isdigit():
+        return head_parameters(model)[name].dtype
+    parameter = dict(get_blocks(model)[int(index)].named_parameters()).get(rest)
+    return parameter.dtype if parameter is not None else None
+
+
+def _under(state: State, source: int) -> State:
+    """What belongs to a block, without its index."""
+    return {name.partition(".")[2]: tensor for name, tensor in state.items() if name.partition(".")[0] == str(source)}
+
+
+def _tuned_parameters(model: nn.Module, plan: Plan) -> State:
+    blocks = get_blocks(model)
+    return {
+        f"{index}.{name}": parameter.detach()
+        for index in plan.tuned
+        for name, parameter in blocks[index].named_parameters()
+    }

@@ -1,0 +1,263 @@
+"""The tuning loop: small, resumable at every step to the same bits, and never past a number that is not finite."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+
+from tasks.core.batching import Example, training_batch
+from tasks.core.blocks.devices import EVERY, place
+from tasks.core.blocks.memory import is_memory_fault, recomputing, release
+from tasks.core.errors import DivergedError, EnvironmentFault, InputError, InterruptedRun
+from tasks.core.tuning.dividing import Division
+from tasks.core.tuning.failures import Names, diverged, not_finite, out_of_memory
+from tasks.core.tuning.losses import summed_loss
+from tasks.core.tuning.parallel import Team, make_team
+from tasks.core.tuning.precision import make_accelerator, set_formats
+from tasks.core.tuning.schedule import learning_rate_factor, num_training_steps
+from tasks.core.tuning.settings import TrainSettings
+from tasks.core.tuning.state import Checkpoint, Progress, State, TrainResult
+from tasks.core.tuning.trainable import Trained, limits_of
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["TrainResult", "TrainSettings", "learning_rate_factor", "num_training_steps", "train"]
+
+TUNE = Names()
+Metrics = Callable[[int, dict[str, float]], None]
+
+
+def train(
+    trained: Trained,
+    examples: Sequence[Example],
+    validation: Sequence[Example],
+    settings: TrainSettings,
+    *,
+    device: str = "cpu",
+    precision: str = "float32",
+    parallel: str = "layers",
+    pad_id: int = 0,
+    checkpoint: Checkpoint | None = None,
+    on_metrics: Metrics = lambda step, values: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    names: Names = TUNE,
+) -> TrainResult:
+    """Train some tensors of a model in place; afterwards they hold the state that is to be kept.
+
+    Loss: mean over the answer tokens of a batch, in nats. Trained tensors are float32; in bfloat16 the other matrices
+    are bfloat16 and products run under autocast. Continues from the checkpoint, to the same bits as without the
+    interruption. With parallel "data" or "sharded" every process of torch's process group calls this with the same
+    arguments; the first one reads and writes the checkpoint. Raises DivergedError before the optimizer step at which
+    loss or gradient is not finite, InterruptedRun after saving when should_stop() is true in any process, InputError
+    when there is nothing to train on, EnvironmentFault when memory does not suffice a second time; their advice calls
+    the settings by `names`.
+    """
+    if not examples:
+        raise InputError("there are no training rows")
+    accelerator = make_accelerator(device, precision)
+    set_formats(trained, precision)
+    team = make_team(parallel, accelerator.device)
+    if not team.in_step:
+        place(trained.model, EVERY if device == EVERY else accelerator.device)
+    run = _Tuning(trained, examples, validation, settings, accelerator, team, pad_id, checkpoint, names)
+    run.resume()
+    try:
+        with recomputing(trained.model, settings.gradient_checkpointing):
+            _all_steps(run, on_metrics, should_stop, progress)
+    except (RuntimeError, MemoryError) as error:
+        if not is_memory_fault(error):
+            raise
+        raise run.out_of_memory() from error
+    return run.finish()
+
+
+def _all_steps(
+    run: "_Tuning",
+    on_metrics: Metrics,
+    should_stop: Callable[[], bool],
+    progress: Callable[[Iterable[int]], Iterable[int]],
+) -> None:
+    for step in progress(range(run.progress.step, run.num_steps)):
+        # Asked before a step, so that one that was killed here when it was over is over again.
+        if run.is_over:
+            break
+        values = run.step(step)
+        on_metrics(step + 1, values | run.validate(step))
+        if run.team.any(should_stop()) and not run.is_over:
+            run.save()
+            raise InterruptedRun(f"stopped after step {step + 1} of {run.num_steps}; run again to continue")
+        if (step + 1) % run.settings.checkpoint_steps == 0:
+            run.save()
+
+
+class _Tuning:
+    def __init__(
+        self,
+        trained: Trained,
+        examples: Sequence[Example],
+        validation: Sequence[Example],
+        settings: TrainSettings,
+        accelerator: Any,
+        team: Team,
+        pad_id: int,
+        checkpoint: Checkpoint | None,
+        names: Names,
+    ) -> None:
+        self.examples, self.settings, self.checkpoint, self.names = examples, settings, checkpoint, names
+        self.trained, self.accelerator, self.team = trained, accelerator, team
+        self.division = Division(team, settings.max_tokens, pad_id, accelerator.device, limits_of(trained))
+        torch.manual_seed(settings.seed)
+        self.loss = team.wrap(trained)
+        self.parameters = trained.parameters()
+        fused = all(parameter.device.type in ("cpu", "cuda") for parameter in self.parameters)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, settings.learning_rate, settings.betas, weight_decay=settings.weight_decay, fused=fused
+        )
+        self.state = State(trained, self.optimizer, team)
+        self.num_steps = num_training_steps(settings, len(examples))
+        self.progress = Progress()
+        self.validation = self.division.passes(validation) if validation else None
+        self._tokens, self._since, self._before = 0, time.monotonic(), 0.0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all steps are done, or patience is at its end."""
+        patience = self.settings.patience
+        return self.progress.step >= self.num_steps or (patience is not None and self.progress.num_stale >= patience)
+
+    def step(self, step: int) -> dict[str, float]:
+        """One optimizer step over one batch; what was seen on the way."""
+        self.trained.model.train()
+        self.team.seed(self.settings.seed, step)
+        chosen = training_batch(len(self.examples), self.settings.batch_size, self.settings.seed, step)
+        rows = [self.examples[index] for index in chosen]
+        num_tokens, num_answers = sum(row.num_tokens for row in rows), sum(len(row.answer_ids) for row in rows)
+        self.progress.loss = self._gradient(step, rows, num_answers) / num_answers
+        norm = self.team.clip(self.parameters, self.settings.clip_norm)
+        rate = self.settings.learning_rate * learning_rate_factor(self.settings, step, self.num_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self._require_finite(step, norm, rows)
+        self.optimizer.step()
+        self.progress.step = step + 1
+        self.progress.num_tokens += num_tokens
+        return {
+            "loss": self.progress.loss,
+            "learning_rate": rate,
+            "gradient_norm": norm,
+            "tokens_per_second": self._speed(num_tokens),
+        }
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Validation loss where it is due, the last step included; keeps the best state."""
+        every = self.settings.eval_steps
+        if not (every and self.validation is not None and ((step + 1) % every == 0 or step + 1 == self.num_steps)):
+            return {}
+        self.trained.model.eval()
+        with self.accelerator.autocast():
+            own = summed_loss(self.loss, [batch for batch, counts in self.validation if counts])
+            # Of those that only keep in step the numbers are nobody's.
+            summed_loss(self.loss, [batch for batch, counts in self.validation if not counts])
+        total, count = self.team.sum(*own)
+        if not math.isfinite(value := total / max(count, 1)):
+            raise self._diverged(f"the validation loss is not finite after step {step + 1} of {self.num_steps}")
+        self.progress.validated(value, self.trained.state())
+        return {"validation_loss": value}
+
+    def save(self) -> None:
+        """Everything that the next step depends on."""
+        if self.checkpoint is None:
+            return
+        self.progress.seconds = self.seconds
+        tensors, facts = self.state.take(self.progress)
+        if self.team.rank == 0:
+            self.checkpoint.save(tensors, facts)
+
+    def resume(self) -> None:
+        """Continue from the checkpoint, if there is one."""
+        found = self.checkpoint.load() if self.checkpoint and self.team.rank == 0 else None
+        if (saved := self.team.from_first(found)) is not None:
+            self.progress = self.state.put(*saved)
+            self.division.max_tokens = self.progress.max_tokens or self.settings.max_tokens
+            self._before = self.progress.seconds
+
+    @property
+    def seconds(self) -> float:
+        """Time of training so far, that of processes before this one included."""
+        return self._before + time.monotonic() - self._since
+
+    def finish(self) -> TrainResult:
+        """Put the state that is kept into the model."""
+        progress = self.progress
+        if progress.best:
+            self.trained.load(progress.best)
+        state = self.state.tuned()
+        # No loss was computed behind the last step, which may be the one that broke them.
+        for name, tensor in state.items():
+            if not tensor.isfinite().all():
+                raise self._diverged(f"{name} is not finite after the last step, {progress.step}")
+        num_parameters = sum(parameter.numel() for parameter in self.parameters)
+        return TrainResult.of(progress, self.num_steps, num_parameters, self.team.size, self.seconds, state)
+
+    def _gradient(self, step: int, rows: Sequence[Example], num_answers: int) -> float:
+        """Leave the gradient of the mean loss over the batch's answers; the sum of their losses in nats."""
+        total, num_faults = self._try_gradient(rows, num_answers)
+        if num_faults:
+            self._cut_finer(step, rows)
+            total, num_faults = self._try_gradient(rows, num_answers)
+            if num_faults:
+                raise self.out_of_memory()
+        self.team.average_gradients()
+        return total
+
+    def _try_gradient(self, rows: Sequence[Example], num_answers: int) -> list[float]:
+        """Run this process's passes; the sum of all processes' losses, and how many of them ran out of memory."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total, fault = 0.0, False
+        try:
+            for batch, counts in self.division.passes(rows):
+                with self.accelerator.autocast():
+                    summed, _ = self.loss(batch)
+                self.accelerator.backward(summed * (self.team.size * counts) / num_answers)
+                total += float(summed.detach()) * counts
+        except (RuntimeError, MemoryError) as error:
+            # Processes that compute in step cannot wait for one another to try again.
+            if self.team.in_step or not is_memory_fault(error):
+                raise
+            fault = True
+        return self.team.sum(total, fault)
+
+    def _cut_finer(self, step: int, rows: Sequence[Example]) -> None:
+        """From here on, forward passes of half the size: as many tokens a step, and so the same loss."""
+        if self.progress.max_tokens is not None:
+            raise self.out_of_memory()
+        largest = self.division.largest(rows)
+        self.progress.max_tokens = self.division.max_tokens = max(1, largest // 2)
+        self.progress.out_of_memory_step = step + 1
+        self.optimizer.zero_grad(set_to_none=True)
+        release()
+        logger.warning(
+            "out of memory at step %d of %d in a forward pass of %d tokens: tried again, and continued, with at most %d"
+            " and accumulation; batch and loss stay as they are. A lower %s avoids it",
+            *(step + 1, self.num_steps, largest, self.progress.max_tokens, self.names.max_tokens),
+        )
+
+    def _speed(self, num_tokens: int) -> float:
+        self._tokens += num_tokens
+        return self._tokens / max(time.monotonic() - self._since, 1e-9)
+
+    def _require_finite(self, step: int, norm: float, rows: Sequence[Example]) -> None:
+        if what := not_finite(loss=self.progress.loss, gradient=norm):
+            where = f"training rows {[row.row for row in rows]}"
+            raise self._diverged(f"the {what} is not finite at step {step + 1} of {self.num_steps}", where)
+
+    def out_of_memory(self) -> EnvironmentFault:
+        """Memory does not suffice, and no smaller forward pass is left to try."""
+        return out_of_memory(self.names, self.progress, self.num_steps)
+
+    def _diverged(self, what: str, where: str = "") -> DivergedError:
+        return diverged(self.names, what, self.optimizer.param_groups[0]["lr"], self.progress, where)

@@ -1,0 +1,52 @@
+"""What a run wants of its emulators beyond a plan, checked against the model before anything is computed."""
+
+from pathlib import Path
+
+from tasks.core.compression.settings import Compression
+from tasks.core.errors import InputError
+from tasks.data.generic_text import require_long_enough
+from tasks.data.sources import TaskSource
+from tasks.models.folder import load_config
+from tasks.models.source import ModelSource
+
+# What a teacher must have in common with the model: its states and its tokens are compared with the emulator's.
+COMMON = {"num_hidden_layers": "blocks", "hidden_size": "wide", "vocab_size": "tokens"}
+
+
+def check_emulators(
+    model: ModelSource,
+    compression: Compression | None,
+    teacher: ModelSource | None,
+    text: TaskSource | None,
+    block: int | None,
+) -> None:
+    """InputError for a rank that no weight has, a teacher of another shape, or text shorter than one block."""
+    folder, called = (Path(teacher.path), teacher.name) if teacher else (None, None)
+    check_shapes(Path(model.path), compression, folder, called)
+    if text is not None:
+        assert block is not None, "text is cut into blocks"
+        require_long_enough(text, model, block)
+
+
+def check_shapes(model: Path, compression: Compression | None, teacher: Path | None, called: str | None) -> None:
+    """What of it the configs in two folders tell. called: what the teacher is called."""
+    if compression is not None and compression.method == "low_rank":
+        from tasks.core.blocks.factored import require_rank
+
+        require_rank(load_config(model), compression)
+    if teacher is not None:
+        require_same_shape(model, teacher, called)
+
+
+def require_same_shape(model: Path, teacher: Path, called: str | None) -> None:
+    """InputError unless the teacher in a folder has the depth, width and vocabulary of the model in another."""
+    from tasks.core.blocks.anatomy import text_config
+
+    ours, theirs = (text_config(load_config(folder)) for folder in (model, teacher))
+    for name, unit in COMMON.items():
+        own, other = getattr(ours, name), getattr(theirs, name)
+        if own != other:
+            raise InputError(
+                f"distill.teacher = {called!r} has {name} {other} ({unit}), the model {own}: a teacher needs the"
+                " depth, width and vocabulary of the model; leave distill.teacher out to take the model itself"
+            )

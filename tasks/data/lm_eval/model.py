@@ -1,0 +1,170 @@
+"""A model as lm-eval sees it: quiet, and computing only what is scored.
+
+lm-eval's own class runs the head over every position and keeps a cache of keys and values that nothing reads. The
+numbers here are the same: log-probabilities of the same tokens behind the same tokens, wherever lm-eval's rule for
+these tokens gives right ones (see `tasks.data.token_ids`).
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+from tasks.core.errors import InputError
+from tasks.data.token_ids import encode, encode_choices, encode_pair, end_ids, prefix_id
+
+if TYPE_CHECKING:
+    from lm_eval.models.huggingface import HFLM
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# (text or None, ids before, ids to score)
+Request = tuple[Any, list[int], list[int]]
+
+
+def language_model(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+    max_tokens: int,
+    progress: Callable[..., Iterator[Any]],
+    window: int | None = None,
+) -> "HFLM":
+    """The model for `lm_eval.evaluate`, and with `score_tokens` for token ids.
+
+    max_length: tokens of a prompt and its answer at most; max_tokens: padded tokens of a pass; window: tokens of a
+    window of a document, by default max_length.
+    """
+    from tasks.data.lm_eval.task import quiet
+
+    quiet()
+    made = _quiet_class()(
+        pretrained=model, tokenizer=tokenizer, max_length=max_length, batch_size=max(1, max_tokens // max_length)
+    )
+    made.max_tokens = max_tokens
+    made.progress = progress
+    made.window = window or max_length
+    return made
+
+
+@cache
+def _quiet_class() -> type:
+    """The subclass, made on first use because importing lm-eval's model class takes seconds."""
+    from lm_eval.models.huggingface import HFLM
+
+    from tasks.core.evaluation.likelihoods import score_tokens
+
+    class QuietModel(HFLM):
+        """lm-eval's Hugging Face model without bars and without work whose result is thrown away."""
+
+        max_tokens: int
+        window: int
+        progress: Callable[..., Iterator[Any]]
+
+        def tok_encode(
+            self,
+            string: str,
+            add_special_tokens: bool | None = None,
+            left_truncate_len: int | None = None,
+            **_: Any,
+        ) -> list[int]:
+            ids = encode(self.tokenizer, string, special=add_special_tokens is not False)
+            return ids[-left_truncate_len:] if left_truncate_len else ids
+
+        def tok_batch_encode(
+            self,
+            strings: list[str],
+            padding_side: str = "left",
+            left_truncate_len: int | None = None,
+            truncation: bool = False,
+        ) -> tuple[Any, Any]:
+            if all(strings) and not end_ids(self.tokenizer):
+                return super().tok_batch_encode(strings, padding_side, left_truncate_len, truncation)
+            rows = [self.tok_encode(text, None, left_truncate_len) or [prefix_id(self.tokenizer)] for text in strings]
+            padded = self.tokenizer.pad({"input_ids": rows}, padding_side=padding_side, return_tensors="pt")
+            return padded["input_ids"], padded["attention_mask"]
+
+        def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+            return encode_pair(self.tokenizer, context, continuation)
+
+        def loglikelihood(self, requests: list, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+            return self._loglikelihood_tokens(_encoded(self.tokenizer, requests))
+
+        def loglikelihood_rolling(self, requests: list, disable_tqdm: bool = False) -> list[float]:
+            _require_tokens(self.tokenizer, requests)
+            # All windows at once: score_tokens sorts them into batches by length.
+            batch_size, max_length = self.batch_size, self.max_length
+            self.batch_size_per_gpu, self._max_length = sys.maxsize, self.window
+            try:
+                return super().loglikelihood_rolling(requests, disable_tqdm=True)
+            finally:
+                self.batch_size_per_gpu, self._max_length = batch_size, max_length
+
+        def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
+            return _generated(self, requests, partial(super().generate_until, disable_tqdm=True))
+
+        def _loglikelihood_tokens(
+            self, requests: list[Request], disable_tqdm: bool = False, override_bs: int | None = None
+        ) -> list[tuple[float, bool]]:
+            return self.score_tokens(requests)
+
+        def score_tokens(self, requests: list[Request]) -> list[tuple[float, bool]]:
+            """(log-likelihood, whether greedy decoding gives it) of each request's last ids, in order."""
+            pairs = [(before, scored) for _, before, scored in requests]
+            return score_tokens(self.model, pairs, self.max_length, self.max_tokens, self.progress)
+
+    return QuietModel
+
+
+def _generated(scorer: Any, requests: list[Any], generate: Callable[[list[Any]], list[str]]) -> list[str]:
+    """Generate text after each prompt, as after the prompt alone.
+
+    Where its rotary embeddings depend on the length of a batch, the prompts of a batch are of one length: what is
+    written moves them on together. Of other models lm-eval makes the batches.
+    """
+    from tasks.core.blocks.length_limits import forget_lengths, length_limits
+
+    if not length_limits(scorer.model.config):
+        return generate(requests)
+    by_length: dict[int, list[int]] = {}
+    for number, request in enumerate(requests):
+        by_length.setdefault(len(scorer.tok_encode(request.args[0])), []).append(number)
+    answers: dict[int, str] = {}
+    for _, numbers in sorted(by_length.items(), reverse=True):
+        for start in range(0, len(numbers), scorer.batch_size):
+            batch = numbers[start : start + scorer.batch_size]
+            forget_lengths(scorer.model)
+            answers |= dict(zip(batch, generate([requests[number] for number in batch]), strict=True))
+    return [answers[number] for number in range(len(requests))]
+
+
+def _encoded(tokenizer: "PreTrainedTokenizerBase", requests: list[Any]) -> list[Request]:
+    """Token ids of lm-eval's requests, in order; those of one row are encoded by one rule.
+
+    Raises: InputError for a choice without a token, which has no likelihood.
+    """
+    rows: dict[Any, list[int]] = {}
+    for place, request in enumerate(requests):
+        rows.setdefault((request.task_name, request.doc_id), []).append(place)
+    found: list[Request] = [("", [], [])] * len(requests)
+    for (name, row), places in rows.items():
+        pairs, _ = encode_choices(tokenizer, [requests[place].args for place in places])
+        for number, (place, (before, scored)) in enumerate(zip(places, pairs, strict=True), start=1):
+            if not scored:
+                raise InputError(
+                    f"task {name!r}, row {row + 1} of those that are scored: choice {number} of {len(places)} has no"
+                    " token: it is empty, or the tokenizer drops all of its characters; leave this row out"
+                )
+            found[place] = (requests[place].args, before, scored)
+    return found
+
+
+def _require_tokens(tokenizer: "PreTrainedTokenizerBase", requests: list[Any]) -> None:
+    """InputError for a document without a token."""
+    for request in requests:
+        (text,) = request.args
+        # A few letters of a long document tell it, unless the tokenizer drops all of these.
+        if not encode(tokenizer, text[:100]) and not encode(tokenizer, text):
+            raise InputError(
+                f"task {request.task_name!r}, row {request.doc_id + 1} of those that are scored: the document has no"
+                " token; leave this row out"
+            )

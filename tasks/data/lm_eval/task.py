@@ -1,0 +1,69 @@
+"""lm-eval's own task over given rows, and nothing about which rows these are."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.core.errors import InputError
+from tasks.data.lm_eval.code import definition_of, load_definition, process_examples
+from tasks.data.lm_eval.seeding import seeded
+from tasks.data.rows.reading import Row
+from tasks.data.rows.tables import make_table
+from tasks.data.sources import DATA_KEYS, Split, TaskSource
+from tasks.store.boundary import translated
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import ConfigurableTask
+
+STRUCTURE = ("tag", "group", "task_list", "include")
+
+
+def quiet() -> None:
+    """No bars, and no log lines: some of lm-eval's quote rows."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    logging.getLogger("lm_eval").setLevel(logging.CRITICAL)
+
+
+@seeded()
+def attempt(
+    source: TaskSource, split: Split, rows: Sequence[Row], begin_as_lm_eval: bool = False
+) -> "ConfigurableTask":
+    """lm-eval's task over these rows. Raises whatever the definition's code raises on them.
+
+    begin_as_lm_eval: draw the random numbers first that lm-eval's command draws before it comes to these rows.
+    """
+    from lm_eval.api.task import ConfigurableTask
+
+    quiet()
+    config = load_definition(source)
+    docs = make_table(Path(source.file(split)), list(rows))
+    if config.get("process_docs"):
+        if begin_as_lm_eval:
+            process_examples(source, config)
+        docs = config["process_docs"](docs)
+        if not hasattr(docs, "features"):
+            kind = type(docs).__name__
+            raise InputError(f"task {source.name!r}: process_docs of {source.yaml} gives a {kind}, expected a data set")
+    if not len(docs):
+        raise InputError(f"{source.file(split)}: task {source.name!r} uses none of its rows")
+    for key in (*STRUCTURE, *DATA_KEYS, "process_docs"):
+        config.pop(key, None)
+    asked = False
+
+    def hand_over(**_: Any) -> dict[str, Any]:
+        nonlocal asked
+        asked = True
+        return {"rows": docs}
+
+    config |= {"custom_dataset": hand_over, "test_split": "rows", "num_fewshot": 0}
+    try:
+        return ConfigurableTask(config=config)
+    except Exception:
+        if asked:
+            raise
+        # No row was read yet, so the definition itself is at fault, and its text quotes none.
+        with translated(f"task {source.name!r}: lm-eval cannot use its definition {definition_of(source)}"):
+            raise

@@ -1,0 +1,134 @@
+"""lm-eval's own tasks over given rows, and the text of these rows.
+
+A split is handed to lm-eval as if it were the one it scores, so training text is built by the code that builds scored
+text.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from tasks.core.errors import CrashError, InputError
+from tasks.data.lm_eval.code import code_of, field_read, load_definition
+from tasks.data.lm_eval.requests import answer_of, ask
+from tasks.data.lm_eval.seeding import seeded
+from tasks.data.lm_eval.task import attempt
+from tasks.data.rows.reading import Row
+from tasks.data.rows.required_fields import find_lacking
+from tasks.data.rows.tables import last_of_shortest
+from tasks.data.sources import Split, TaskSource
+from tasks.data.splits.division import split_rows
+from tasks.store.boundary import translated
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import ConfigurableTask
+
+
+class Pair(NamedTuple):
+    """A prompt and its right answer as text; `prompt` is None for a document that is scored as a whole.
+
+    requests: every (prompt, choice) whose likelihoods lm-eval compares in this row; empty where there are no choices.
+    mark: of the row as lm-eval reads it (see `tasks.data.wording`).
+    """
+
+    number: int
+    prompt: str | None
+    answer: str
+    requests: tuple[tuple[str, str], ...] = ()
+    mark: bytes = b""
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """lm-eval draws a bar while it builds requests and offers no switch for it."""
+    from functools import partial
+
+    from lm_eval.api import task as module
+    from tqdm import tqdm
+
+    module.tqdm = partial(tqdm, disable=True)
+    try:
+        yield
+    finally:
+        module.tqdm = tqdm
+
+
+def harness_task(source: TaskSource, split: Split) -> "ConfigurableTask":
+    """lm-eval's task, zero-shot, scoring the rows of one split. InputError for rows that it cannot read.
+
+    Who builds its requests does so within `seeded`: the definition's code may draw random numbers then, too.
+    """
+    rows = split_rows(source, split)
+    _require_fields(source, split, rows)
+    return _build(source, split, rows)
+
+
+def answers(source: TaskSource, split: Split) -> Iterator[Pair]:
+    """Prompt and right answer of every row of a split, as lm-eval words them when it scores that split.
+
+    The reference template leaves out the delimiter between them (see `tasks.data.templates`).
+    """
+    # All at once: between rows, the generators would be those of whoever asks.
+    with seeded():
+        return iter(list(_pairs(source, split)))
+
+
+def _pairs(source: TaskSource, split: Split) -> Iterator[Pair]:
+    rows = split_rows(source, split)
+    _require_fields(source, split, rows)
+    task = _build(source, split, rows)
+    code = code_of(source)
+    # A definition that drops or adds rows leaves no way to tell where a row came from but its place.
+    numbers = [row.number for row in rows] if len(task.eval_docs) == len(rows) else range(1, len(task.eval_docs) + 1)
+    for number, doc in zip(numbers, task.eval_docs, strict=True):
+        place = f"{source.file(split)}, row {number}"
+        with translated(f"{place}: task {source.name!r} cannot read it", quote=False, code=code):
+            try:
+                asked = ask(task, doc)
+                prompt, answer = answer_of(task, doc, asked)
+            except InputError as error:
+                raise InputError(f"{place}: {error}") from None
+        if source.template == "reference":
+            answer = answer.removeprefix(task.config.target_delimiter)
+        yield Pair(number, prompt, answer, asked.compared, asked.mark)
+
+
+def _build(source: TaskSource, split: Split, rows: list[Row]) -> "ConfigurableTask":
+    try:
+        return attempt(source, split, rows, begin_as_lm_eval=split == "scored")
+    except CrashError:
+        raise
+    except (Exception, SystemExit) as error:  # the definition's own code ran on the rows; its text may quote them
+        failing = last_of_shortest(rows, lambda part: _works(source, split, part))
+        place = f"{source.file(split)}, row {failing.number}"
+        if field := field_read(source, error):
+            raise InputError(f"{place}: it lacks the field {field!r}, which task {source.name!r} reads") from None
+        what, advice = f"{place}: task {source.name!r} cannot read it", f"Its definition is {source.yaml}"
+        with translated(what, advice, quote=False, code=code_of(source)):
+            raise
+
+
+def _works(source: TaskSource, split: Split, rows: Sequence[Row]) -> bool:
+    """Whether the definition's code can be run on these rows; one that leaves none of them can."""
+    try:
+        attempt(source, split, rows)
+    except CrashError:
+        return True
+    except (Exception, SystemExit):
+        return False
+    return True
+
+
+def _require_fields(source: TaskSource, split: Split, rows: list[Row]) -> None:
+    """InputError for a row that lacks a field which the task reads."""
+    load_definition(source)  # what is wrong with the definition itself is no row's fault
+
+    def read(row: Row) -> None:
+        task = attempt(source, split, [row])
+        answer_of(task, doc := task.eval_docs[0], ask(task, doc))
+
+    if found := find_lacking(rows, read):
+        row, fields = found
+        names = ", ".join(repr(field) for field in fields)
+        place = f"{source.file(split)}, row {row.number}"
+        raise InputError(f"{place}: it lacks the field {names}, which task {source.name!r} reads")

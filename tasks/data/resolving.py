@@ -1,0 +1,139 @@
+"""Find a task, check it, and identify it by content. Nothing here decides what is computed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.core.errors import InputError
+from tasks.data.hub import definition_files
+from tasks.data.lm_eval import definitions
+from tasks.data.rows.reading import ROW_FILES, find_splits
+from tasks.data.sources import DATA_KEYS, FEATURES_FILE, LIMITS, NAME_PLACE, NOTES, TaskSource
+from tasks.data.templates import check_template
+from tasks.models.folder_facts import FileDigest, json_digest
+from tasks.store.boundary import translated
+from tasks.store.digests import plain_digest
+from tasks.store.home import copies_folder
+from tasks.store.keys import package_version
+
+if TYPE_CHECKING:
+    from tasks.store.artifacts import Store
+
+SUFFIXES: dict[str, tuple[str, ...]] = {
+    "lm_eval": (".jsonl", ".json"),
+    "text": (*ROW_FILES, ".txt"),
+    "instructions": ROW_FILES,
+}
+
+
+def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> TaskSource:
+    """Find a task, check that it can be trained and scored, and identify it by content; reads no rows.
+
+    settings: name; kind (lm_eval); data: folder with a file for each split, for text and instructions also one file,
+    and without it an lm-eval task is taken from the hub, once (see `own_folder` for several tasks); template;
+    num_train, num_validation, num_test; max_length.
+    store: remembers digests of files and keeps what comes from the hub.
+    InputError for anything that cannot be used, EnvironmentFault where the hub cannot be reached.
+    """
+    file_digest = store.digests if store else plain_digest
+    limits: dict[str, Any] = {key: settings.get(key) for key in (*LIMITS.values(), "max_length")}
+    name, kind, data = settings["name"], settings.get("kind", "lm_eval"), settings.get("data")
+    data = own_folder(name, data, kind)
+    template = settings.get("template", "default")
+    if kind not in SUFFIXES:
+        raise InputError(f"task.kind = {kind!r}: choose one of {', '.join(SUFFIXES)}")
+    definition = None
+    if kind == "lm_eval":
+        definition = definitions.find_definition(name, Path(data).expanduser() if data else None)
+        # A definition given by its path is known by the name that it gives itself: no path in an identity.
+        name = str(definitions.merged(definition).get("task", name))
+    check_template(kind, template, name)
+    files = _files(name, kind, data, definition, copies_folder(store) / "data")
+    _require_splits(name, files, data)
+    single_file = data is not None and Path(data).expanduser().is_file()
+    content: dict[str, Any] = {}
+    with translated(f"task {name!r}: its files cannot be read"):
+        content |= {split: file_digest(path) for split, path in files.items()}
+        files = _without_copies(files, content)
+        for path in {path.parent / FEATURES_FILE for path in files.values()}:
+            if path.is_file():
+                content["features"] = file_digest(path)
+    view = {
+        "rows": content,
+        "single_file": single_file,
+        "definition": _definition_view(definition, file_digest),
+    }
+    return TaskSource(
+        kind=kind,
+        name=name,
+        data=data,
+        files={split: str(path) for split, path in files.items()},
+        yaml=str(definition) if definition else None,
+        digest=json_digest(view),
+        template=template,
+        single_file=single_file,
+        **limits,
+    )
+
+
+def own_folder(name: str, data: str | None, kind: str = "lm_eval") -> str | None:
+    """task.data with the task's name in the place of `{name}`, so that a sweep over tasks names one place for all.
+
+    None, which means the hub, where that folder is absent for an lm-eval task.
+    """
+    if data is None or NAME_PLACE not in data:
+        return data
+    folder = data.replace(NAME_PLACE, name)
+    return None if kind == "lm_eval" and not Path(folder).expanduser().exists() else folder
+
+
+def _files(name: str, kind: str, data: str | None, definition: Path | None, downloads: Path) -> dict[str, Path]:
+    if data is None:
+        if definition is None:
+            raise InputError(f"task.data is missing: a task of kind {kind} needs a folder with train and test files")
+        return definition_files(definition, downloads)
+    path = Path(data).expanduser().resolve()
+    if path.is_dir():
+        return find_splits(path, SUFFIXES[kind])
+    if not path.is_file():
+        raise InputError(f"task.data = {data!r}: there is no such folder or file")
+    if kind == "lm_eval" or path.suffix not in ROW_FILES:
+        raise InputError(f"task.data = {data!r} is one file: give a folder with train{path.suffix}, test{path.suffix}")
+    return dict.fromkeys(("train", "validation", "test"), path)
+
+
+def _without_copies(files: dict[str, Path], digests: Mapping[str, str]) -> dict[str, Path]:
+    """The files, with the first of equal ones in the place of its copies: equal content is one split."""
+    first: dict[str, Path] = {}
+    for split, path in files.items():
+        first.setdefault(digests[split], path)
+    return {split: first[digests[split]] for split in files}
+
+
+def _require_splits(name: str, files: dict[str, Path], data: str | None) -> None:
+    folder = f"the folder {data}" if data else "the data"
+    if "train" not in files:
+        raise InputError(
+            f"task {name!r} has no training split: {folder} has only {', '.join(files)}."
+            " Give task.data = a folder with train, and test or validation, files"
+        )
+    if len(files) == 1:
+        raise InputError(f"task {name!r} has nothing to score: {folder} has a train file only; add a test file")
+
+
+def _definition_view(definition: Path | None, file_digest: FileDigest) -> dict[str, Any] | None:
+    """What of a definition decides prompts, answers and scores."""
+    if definition is None:
+        return None
+    config = {key: value for key, value in definitions.merged(definition).items() if key not in DATA_KEYS | NOTES}
+    code = sorted((file.name, file_digest(file)) for file in definitions.code_files(definition))
+    return {"config": _plain(config), "code": code, "lm_eval": package_version("lm_eval")}
+
+
+def _plain(value: Any) -> Any:
+    """The value with text keys only, as JSON needs them."""
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

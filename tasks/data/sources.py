@@ -1,0 +1,106 @@
+"""A task as an input of a stage: what the model is tuned for and scored on, and what identifies it."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Kind = Literal["lm_eval", "text", "instructions"]
+Split = Literal["train", "validation", "scored"]
+
+# Where a definition says which rows are used, and few-shot examples from them; files and zero shots replace it.
+DATA_KEYS = {
+    "dataset_path",
+    "dataset_name",
+    "dataset_kwargs",
+    "custom_dataset",
+    "training_split",
+    "validation_split",
+    "test_split",
+    "fewshot_split",
+    "fewshot_config",
+    "num_fewshot",
+}
+# Where a definition names the split for each file.
+SPLIT_KEYS = {"train": "training_split", "validation": "validation_split", "test": "test_split"}
+# Names and notes, which change nothing.
+NOTES = {"task", "task_alias", "tag", "group", "metadata"}
+# The setting that limits each split.
+LIMITS: dict[str, str] = {"train": "num_train", "validation": "num_validation", "scored": "num_test"}
+# Tokens of a window of a document where nothing is said: the context of OPT and LLaMA, and the length at which
+# perplexities of models with longer contexts are published (lm-eval's max_length=2048).
+DOCUMENT_WINDOW = 2048
+FEATURES_FILE = "features.json"
+# In task.data, what stands for the task's name.
+NAME_PLACE = "{name}"
+
+
+class TaskSource(BaseModel):
+    """Rows of train, validation and test, and how they become prompts and answers.
+
+    files: the file of each split; yaml: the lm-eval definition; digest: of all that decides prompts, answers and
+    scores; num_*: use only the first rows of a split; max_length: tokens of an example, see `longest` and `window`.
+    single_file: the user gave one file for all splits; is_scored: false for text that is only trained on and validates;
+    worded: by split the digest that the check found (see `tasks.data.wording`).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind
+    name: str
+    data: str | None = None
+    files: dict[str, str]
+    yaml: str | None = None
+    digest: str
+    template: str = "default"
+    num_train: int | None = None
+    num_validation: int | None = None
+    num_test: int | None = None
+    max_length: int | None = None
+    single_file: bool = False
+    is_scored: bool = True
+    worded: dict[str, str] = {}
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def cache_view(self) -> dict[str, Any]:
+        """What identifies the task in a key: content and limits, never where files lie."""
+        kept = ("kind", "name", "digest", "template", "num_train", "num_validation", "num_test", "max_length")
+        return {key: getattr(self, key) for key in kept}
+
+    @property
+    def scored(self) -> str:
+        """The split that is scored: test, or validation where the task has no test labels (PIQA, HellaSwag)."""
+        return "test" if "test" in self.files else "validation"
+
+    @property
+    def scored_from_train(self) -> bool:
+        """Whether the scored rows are taken from the file that is trained on: its definition names one split twice."""
+        return self.is_scored and self.files[self.scored] == self.files["train"]
+
+    @property
+    def validation_is_held_out(self) -> bool:
+        """Whether validation rows are taken from train: where there are none, or they are those scored or trained on.
+
+        Some tasks score their validation split (PIQA, HellaSwag), some name one split twice (MedMCQA, FLORES).
+        """
+        taken = {self.files["train"], *([self.files[self.scored]] if self.is_scored else [])}
+        return self.files.get("validation", self.files["train"]) in taken
+
+    def file(self, split: Split) -> str:
+        """The file that a split's rows come from."""
+        if split == "scored":
+            return self.files[self.scored]
+        return self.files["train" if self.validation_is_held_out else split]
+
+    def limit(self, split: Split) -> int | None:
+        """Number of rows to use of a split; None for all."""
+        return getattr(self, LIMITS[split])
+
+    def longest(self, context: int) -> int:
+        """Tokens of a prompt and its answer at most, in a model that takes `context` tokens."""
+        return min(context, self.max_length or context)
+
+    def window(self, context: int) -> int:
+        """Tokens of a window of a document at most, in a model that takes `context` tokens."""
+        return min(context, self.max_length or DOCUMENT_WINDOW)

@@ -1,0 +1,114 @@
+"""What the stages of one run have in common: where they read and write, their cores, tracking and processes."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.core.errors import InterruptedRun
+from tasks.engine.child_process import Children
+from tasks.engine.resources import Resources, usable_cores, visible_gpus
+from tasks.store.artifacts import Artifact, Ref, Store
+from tasks.store.remote.store import open_store
+
+
+class Runtime(BaseModel):
+    """What a stage needs to run but what never changes its result; no key sees it.
+
+    store: folder of the store. store_url: the object store that the folder stands in front of, if there is one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store: str
+    store_url: str | None = None
+    run_id: str = "local"
+    cores_per_stage: int = 1
+    gpus_per_stage: int = 1
+    parallel: str = "layers"
+    show_progress: bool = False
+
+    def open_store(self) -> Store:
+        """The store of this run."""
+        return open_store(self.store, self.store_url)
+
+
+class NoTracking:
+    """Where nobody watches: stages run, metrics stay beside the artifacts."""
+
+    def stage_started(self, stage: str, label: str, key: str) -> None:
+        """A stage begins to compute."""
+
+    def stage_metrics(self, stage: str, key: str, path: Path) -> None:
+        """New lines may be in the metrics file at `path`."""
+
+    def stage_finished(self, stage: str, label: str, artifact: Artifact, cached: bool) -> None:
+        """A stage has its artifact, computed or found."""
+
+
+@dataclass
+class Shared:
+    """What the stages of one run share inside this process."""
+
+    resources: Resources
+    tracking: Any = field(default_factory=NoTracking)
+    used: list[Ref] = field(default_factory=list)
+    computed: list[Ref] = field(default_factory=list)
+    children: Children = field(default_factory=Children)
+
+
+_shared: dict[str, Shared] = {}
+_over: set[str] = set()
+_is_stopped = False
+_shared_lock = threading.Lock()
+
+
+def shared(runtime: Runtime) -> Shared:
+    """Return what belongs to the runtime's run; made on first use. Raises InterruptedRun where the run is over.
+
+    Prefect's threads still begin stages then whose parents were ready in time.
+    """
+    with _shared_lock:
+        if runtime.run_id in _over:
+            raise InterruptedRun("the run is over: nothing further begins")
+        if runtime.run_id not in _shared:
+            _shared[runtime.run_id] = Shared(Resources(usable_cores(), visible_gpus()))
+        return _shared[runtime.run_id]
+
+
+@contextmanager
+def sharing(runtime: Runtime, own: Shared, once: bool = False) -> Iterator[Shared]:
+    """Let the stages of one run use `own` for the time of the block. once: behind it none of them begins."""
+    with _shared_lock:
+        if _is_stopped:
+            raise InterruptedRun("this process is asked to stop: no further run begins")
+        _shared[runtime.run_id] = own
+        _over.discard(runtime.run_id)
+    try:
+        yield own
+    finally:
+        with _shared_lock:
+            _shared.pop(runtime.run_id, None)
+            if once:
+                _over.add(runtime.run_id)
+
+
+@contextmanager
+def everything_stopped(number: int) -> Iterator[None]:
+    """Stop what computes in every run of this process; for the time of the block no further run begins."""
+    global _is_stopped
+    with _shared_lock:
+        _is_stopped, runs = True, list(_shared.values())
+    try:
+        for own in runs:
+            own.children.ask_to_stop(number)
+        for own in runs:
+            own.children.stop(number)
+        yield
+    finally:
+        with _shared_lock:
+            _is_stopped = False

@@ -1,0 +1,165 @@
+"""The decorator that makes a function a stage: keyed, cached, computed in a child, tracked, one Prefect task."""
+
+import inspect
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tasks.engine.resources import Share
+from tasks.engine.runtime import Runtime, Shared, shared
+from tasks.store.artifacts import Artifact, Ref, Store
+from tasks.store.keys import stage_key
+from tasks.store.metrics import METRICS_FILE
+from tasks.store.remote.filesystem import credentials
+
+logger = logging.getLogger(__name__)
+
+
+class Stage:
+    """One stage: `compute` is the plain function, `run` the cached one, `submit` the Prefect task."""
+
+    def __init__(self, compute: Callable[..., dict], packages: Sequence[str], cores: str, gpu: bool) -> None:
+        self.compute = compute
+        self.name = compute.__name__
+        self.packages = tuple(packages)
+        self.cores = cores
+        self.gpu = gpu
+        self.__doc__ = compute.__doc__
+        self._task: Any = None
+
+    def key(self, **arguments: Any) -> tuple[str, dict]:
+        """Key of the artifact for these arguments, and what went into it. Defaults count as if they were written."""
+        bound = inspect.signature(self.compute).bind(None, **arguments)
+        bound.apply_defaults()
+        given = dict(list(bound.arguments.items())[1:])
+        return stage_key(self.name, self.compute.__module__, given, self.packages)
+
+    def full_name(self, label: str) -> str:
+        """The stage and which one of its kind, as both UIs and the log name it."""
+        return f"{self.name} · {label}" if label else self.name
+
+    def run(self, runtime: Runtime, label: str = "", **arguments: Any) -> Ref:
+        """The artifact, found or computed, without Prefect."""
+        return self._produce(runtime, label, arguments)[0]
+
+    def submit(self, runtime: Runtime, label: str = "", **arguments: Any) -> Any:
+        """A Prefect future of the artifact's reference; futures among the arguments are waited for."""
+        return self.task.with_options(task_run_name=self.full_name(label)).submit(runtime, label, **arguments)
+
+    @property
+    def task(self) -> Any:
+        """The Prefect task, made on first use so that stages can be imported without Prefect."""
+        if self._task is None:
+            from prefect import task
+            from prefect.cache_policies import NO_CACHE
+
+            def run_stage(runtime: Runtime, label: str, **arguments: Any) -> Any:
+                ref, cached = self._produce(runtime, label, arguments)
+                return _cached_state(ref, self.full_name(label)) if cached else ref
+
+            decorate = task(name=self.name, description=self.__doc__, cache_policy=NO_CACHE, persist_result=False)
+            self._task = decorate(run_stage)
+        return self._task
+
+    def _produce(self, runtime: Runtime, label: str, arguments: dict[str, Any]) -> tuple[Ref, bool]:
+        store, own, begun = runtime.open_store(), shared(runtime), time.monotonic()
+        key, inputs = self.key(**arguments)
+        artifact, cached = store.find(self.name, key), True
+        if artifact is None:
+            with store.lock(self.name, key, own.children.stopped):
+                artifact = store.find(self.name, key)
+                if artifact is None:
+                    artifact, cached = self._compute(store, own, runtime, label, key, inputs, arguments), False
+        own.used.append(artifact.ref)
+        if cached:
+            store.touch(artifact)
+        else:
+            own.computed.append(artifact.ref)
+        with store.with_metrics(artifact) as shown:
+            own.tracking.stage_finished(self.name, label, shown, cached)
+        if not cached:
+            # Of what is found, Prefect's own line says all: see _cached_state.
+            logger.info("%s: computed in %.1f s (%s)", self.full_name(label), time.monotonic() - begun, key[:12])
+        return artifact.ref, cached
+
+    def _compute(
+        self, store: Store, own: Shared, runtime: Runtime, label: str, key: str, inputs: dict, arguments: dict
+    ) -> Artifact:
+        own.tracking.stage_started(self.name, label, key)
+        cores = own.resources.cores if self.cores == "all" else runtime.cores_per_stage
+        gpus = runtime.gpus_per_stage if self.gpu else 0
+        scratch = store.work_folder(key)
+        try:
+            with (
+                own.resources.take(cores, gpus, own.children.stopped, self.full_name(label)) as share,
+                store.publishing(self.name, key) as out,
+            ):
+                work = self._work(store, runtime, label, out, scratch, share)
+                watch = lambda: own.tracking.stage_metrics(self.name, key, scratch / METRICS_FILE)  # noqa: E731
+                summary = own.children.run((self.compute.__module__, self.name), arguments, work, watch)
+                _keep_metrics(store, out, scratch)
+                artifact = store.publish(self.name, key, out, inputs, list(_parents(arguments)), summary)
+        except BaseException:
+            with suppress(OSError):
+                scratch.rmdir()  # stays where a checkpoint lies in it
+            raise
+        store.forget_work(scratch)
+        return artifact
+
+    def _work(
+        self, store: Store, runtime: Runtime, label: str, out: Path, scratch: Path, share: Share
+    ) -> dict[str, Any]:
+        environment = share.environment() if share.gpus or not self.gpu else {"OMP_NUM_THREADS": str(share.cores)}
+        if runtime.store_url:
+            environment |= credentials()
+        return {
+            "out": out,
+            "scratch": scratch,
+            "store": str(store.root),
+            "store_url": runtime.store_url,
+            "label": f"{self.name} {label}".strip(),
+            "device": share.device,
+            "num_threads": share.cores,
+            "parallel": runtime.parallel,
+            # Without GPUs as many processes take their place.
+            "num_processes": 1 if runtime.parallel == "layers" else len(share.gpus) or runtime.gpus_per_stage,
+            "show_progress": runtime.show_progress,
+            "environment": environment,
+        }
+
+
+def stage(*, packages: Sequence[str], cores: str = "one", gpu: bool = False) -> Callable[[Callable], Stage]:
+    """Make a function `name(work, **arguments) -> summary` a stage.
+
+    packages: distributions whose version changes the result and so belongs to the key.
+    cores: "one" for the run's cores per stage, "all" for the whole machine.
+    gpu: whether the stage computes on a GPU where there is one.
+    """
+    return lambda compute: Stage(compute, packages, cores, gpu)
+
+
+def _keep_metrics(store: Store, out: Path, scratch: Path) -> None:
+    from tasks.engine.work import Work
+
+    Work(out, scratch, store).keep_metrics()
+
+
+def _parents(value: Any) -> Iterable[Ref]:
+    """Every artifact reference among the arguments."""
+    if isinstance(value, Ref):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _parents(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _parents(part)
+
+
+def _cached_state(ref: Ref, name: str) -> Any:
+    from prefect.states import Completed
+
+    return Completed(name="Cached", message=f"found {name} ({ref.key[:12]}) in the store", data=ref)

@@ -1,0 +1,77 @@
+"""An emulator folder with trained frozen blocks: they replace the stored ones, in the stored number formats."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.core.errors import InputError
+from tasks.models.block_names import BlockNames
+from tasks.models.compressed_emulator import COMPRESSION_FILE, copy_the_rest, read_compression
+from tasks.models.emulator import read_plan
+from tasks.models.tensor_files import TensorSource, stored_tensors, write_tensors
+from tasks.models.tensor_sources import DTYPES, ComputedTensor
+from tasks.store.files import flush
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def keeps_zeros(folder: Path) -> bool:
+    """Whether zeros of this emulator are to stay: it was pruned. InputError if training would undo what was done."""
+    how = read_compression(folder) or {}
+    if how.get("method") == "quantise":
+        raise InputError("distill: the emulator is quantised, and training would take its weights off their levels")
+    return how.get("method") == "prune"
+
+
+def require_places(folder: Path, state: "dict[str, Tensor]") -> None:
+    """InputError unless each of the trained tensors is one of the folder's, of the same shape."""
+    shapes = {key: tensor.shape for _, key, tensor in _places(folder) if key is not None}
+    if wrong := sorted(name for name, tensor in state.items() if shapes.get(name) != tuple(tensor.shape)):
+        raise InputError(
+            f"distill: {len(wrong)} tensors of the frozen blocks are stored in another way than they are run, first"
+            f" {wrong[0]}; this family cannot be distilled"
+        )
+
+
+def write_distilled(folder: Path, state: "dict[str, Tensor]", out: Path) -> None:
+    """Write the emulator of `folder` with the tensors of `state` into the empty folder `out`.
+
+    state: `"{original block index}.{parameter name}"` to tensor. InputError if a value is not finite as it is stored.
+    """
+    tensors = [
+        (name, _trained(name, stored.dtype, state[key]) if key is not None and key in state else stored)
+        for name, key, stored in _places(folder)
+    ]
+    out.mkdir(parents=True, exist_ok=True)
+    write_tensors(tensors, out)
+    copy_the_rest(folder, out)
+    if (folder / COMPRESSION_FILE).is_file():
+        shutil.copyfile(folder / COMPRESSION_FILE, out / COMPRESSION_FILE)
+        flush(out / COMPRESSION_FILE)
+    flush(out)
+
+
+def _places(folder: Path) -> Iterator[tuple[str, str | None, TensorSource]]:
+    """(name on disk, name as in a state of frozen blocks, tensor); the second is None outside the frozen blocks."""
+    plan, stored = read_plan(folder), stored_tensors(folder)
+    names = BlockNames(stored, len(plan.kept), folder)
+    for name, tensor in stored.items():
+        place = names.place(name)
+        source = plan.kept[place.block] if place else None
+        yield name, f"{source}.{place.rest}" if place and source in plan.frozen else None, tensor
+
+
+def _trained(name: str, dtype: str, tensor: "Tensor") -> ComputedTensor:
+    import torch
+
+    narrow = getattr(torch, next(ours for ours, theirs in DTYPES.items() if theirs == dtype))
+
+    def compute() -> "Tensor":
+        stored = tensor.detach().cpu().to(narrow)
+        if not stored.isfinite().all():
+            raise InputError(f"{name}: values are not finite in {dtype}; distill with a lower learning rate")
+        return stored
+
+    return ComputedTensor(dtype, tuple(tensor.shape), compute)

@@ -1,0 +1,109 @@
+"""Emulators on disk: made from a model folder by copying byte ranges, loaded, expanded and exported again.
+
+An emulator folder is a plain Hugging Face folder of the kept blocks, each stored once, with the plan beside it. It
+loads with `AutoModelForCausalLM.from_pretrained` as the short model (kept blocks in order, nothing repeated);
+`load_emulator` lays it out as the plan says. With weights in two factors (see `tasks.models.low_rank_files`) the first
+fails, naming their shapes, and the second runs them so.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.core.errors import InputError
+from tasks.core.plan.layout import Plan
+from tasks.models.block_names import BlockNames
+from tasks.models.folder import copy_companions, load_config
+from tasks.models.folder_tensors import NUM_PREDICTING_KEYS, tensors_of
+from tasks.models.low_rank_files import load_with_factors, multiplied
+from tasks.models.pickled import to_safetensors
+from tasks.models.tensor_files import TensorSource, read_tensors, write_tensors
+from tasks.store.files import flush, write_text
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+__all__ = ["load_emulator", "read_tensors", "save_expanded", "to_safetensors", "write_emulator"]
+
+PLAN_FILE = "plan.json"
+
+
+def write_emulator(model_folder: Path, plan: Plan, out: Path) -> None:
+    """Copy the kept blocks and all that is no block from `model_folder` into the empty folder `out`.
+
+    Memory is one small buffer, whatever the size of the model. InputError if the folder does not hold the
+    `plan.num_blocks` blocks, or if their family cannot be rearranged on disk.
+    """
+    config = load_config(model_folder)
+    _write_rearranged(model_folder, config, plan.num_blocks, plan.kept, out)
+    write_text(out / PLAN_FILE, plan.to_json())
+
+
+def save_expanded(folder: Path, out: Path) -> None:
+    """Export an emulator folder as a plain model folder of full depth.
+
+    Repeated blocks are stored repeatedly, and a weight in two factors as their product.
+    """
+    plan = read_plan(folder)
+    _write_rearranged(folder, load_config(folder), len(plan.kept), [source for source, _ in _stored_layout(plan)], out)
+
+
+def load_emulator(folder: Path, *, dtype: "torch.dtype | str" = "auto", device: str = "cpu") -> "PreTrainedModel":
+    """The emulator laid out as its plan says: shared blocks tied, tuned blocks with own, trainable tensors."""
+    from tasks.core.blocks.surgery import rearranged
+
+    plan = read_plan(folder)
+    network = load_with_factors(folder, len(plan.kept), dtype=dtype, device=device)
+    return rearranged(network, _stored_layout(plan))
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan beside an emulator. InputError if the folder is none."""
+    if not (folder / PLAN_FILE).is_file():
+        raise InputError(f"{folder} is no emulator: it has no {PLAN_FILE}")
+    return Plan.from_json((folder / PLAN_FILE).read_text())
+
+
+def _stored_layout(plan: Plan) -> list[tuple[int, bool]]:
+    """The plan's layout by position of the source among the kept blocks, which is its index on disk."""
+    return [(plan.kept.index(source), is_tuned) for source, is_tuned in plan.layout]
+
+
+def _write_rearranged(
+    folder: Path, config: "PreTrainedConfig", num_blocks: int, sources: Sequence[int], out: Path
+) -> None:
+    from tasks.core.blocks.anatomy import block_config, require_rebuildable, text_config
+
+    if (found := text_config(config).num_hidden_layers) != num_blocks:
+        raise InputError(f"the plan is for {num_blocks} blocks, {folder} has {found}: make a plan for this model")
+    tensors = _rearranged(multiplied(tensors_of(folder), config, num_blocks, folder), num_blocks, sources, folder)
+    require_rebuildable(config, sources)
+    out.mkdir(parents=True, exist_ok=True)
+    write_tensors(tensors, out)
+    copy_companions(folder, out)
+    rearranged = block_config(config, sources)
+    # What further blocks it counts are not written.
+    for name in NUM_PREDICTING_KEYS:
+        if getattr(text_config(rearranged), name, None):
+            setattr(text_config(rearranged), name, 0)
+    write_text(out / "config.json", rearranged.to_json_string())
+    flush(out)
+
+
+def _rearranged(
+    tensors: Mapping[str, TensorSource], num_blocks: int, sources: Sequence[int], folder: Path
+) -> list[tuple[str, TensorSource]]:
+    """(new name, tensor): what is outside the blocks as it is, then block `sources[i]` under index i."""
+    names = BlockNames(tensors, num_blocks, folder)
+    blocks: dict[int, list[tuple[str, TensorSource]]] = defaultdict(list)
+    result = []
+    for name, tensor in tensors.items():
+        if place := names.place(name):
+            blocks[place.block].append((place.rest, tensor))
+        else:
+            result.append((name, tensor))
+    for position, source in enumerate(sources):
+        result += [(names.name(position, rest), tensor) for rest, tensor in blocks[source]]
+    return result

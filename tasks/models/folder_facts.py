@@ -1,0 +1,230 @@
+"""What a model folder holds, checked and summarised without loading torch."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tasks.core.errors import InputError
+from tasks.models.folder_rules import require_computable, require_no_adapter
+from tasks.models.tensor_files import INDEX_FILE, SINGLE_FILE, stored_tensors, weight_files
+from tasks.models.user_text import read_user_text, starts_with_mark
+from tasks.store.boundary import first_words
+from tasks.store.keys import canonical_json
+
+FileDigest = Callable[[Path], str]
+
+# Written anew by every save or fetch; they say nothing about what the model computes.
+VOLATILE = {"_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "_from_model_config"}
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+)
+# Any one of these sets is a whole tokenizer.
+VOCABULARIES = (
+    ("tokenizer.json",),
+    ("tokenizer.model",),
+    ("vocab.json", "merges.txt"),
+    ("vocab.txt",),
+    ("spiece.model",),
+    ("sentencepiece.bpe.model",),
+)
+
+# Where families keep the number of blocks and the longest input; a composite config holds them in `text_config`.
+NUM_BLOCKS_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+# The order in which lm-eval looks, so that prompts are cut where it cuts them.
+MAX_LENGTH_KEYS = ("n_positions", "max_position_embeddings", "n_ctx")
+# lm-eval's own value for models that name no limit (such as those with ALiBi positions).
+DEFAULT_MAX_LENGTH = 2048
+
+DECODER_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+# Families that read in both directions unless their config says `is_decoder`.
+ENCODER_FAMILIES = {
+    "albert",
+    "bert",
+    "big_bird",
+    "camembert",
+    "convbert",
+    "deberta",
+    "deberta-v2",
+    "distilbert",
+    "electra",
+    "ernie",
+    "esm",
+    "eurobert",
+    "longformer",
+    "megatron-bert",
+    "mobilebert",
+    "modernbert",
+    "mpnet",
+    "nomic_bert",
+    "roberta",
+    "roformer",
+    "squeezebert",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+}
+
+
+def json_digest(value: Any) -> str:
+    """SHA-256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The folder's config.json. InputError if there is none, or none that can be read."""
+    path = folder / "config.json"
+    if not path.is_file():
+        require_no_adapter(folder)
+        found = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
+        raise InputError(f"{folder} is no model folder: it has no config.json (found: {found})")
+    for file in sorted(folder.glob("*.json")):
+        if starts_with_mark(file):
+            raise InputError(
+                f"{file} begins with a byte-order mark, which transformers cannot read; save it without one"
+            )
+    return read_object(path)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The settings in a JSON file. InputError if it holds anything but an object."""
+    settings = read_json(path)
+    if not isinstance(settings, dict):
+        raise InputError(f"{path} holds a {type(settings).__name__}, expected an object with the model's settings")
+    return settings
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file. InputError with the place of the mistake."""
+    text = read_user_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        place = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else first_words(error)
+        raise InputError(f"{path} is no valid JSON ({place})") from None
+
+
+def require_decoder(config: dict[str, Any], folder: Path) -> None:
+    """InputError unless the config is that of a decoder-only language model."""
+    family, names = _family_and_architectures(config, folder)
+    described = f"{folder} is {names[0] if names else 'a model'} of family {family or 'unknown'}"
+    advice = "give a decoder-only model (GPT-2, OPT, LLaMA, Mistral, Qwen, Gemma, ...)"
+    if config.get("is_encoder_decoder"):
+        raise InputError(f"{described}: an encoder-decoder; {advice}")
+    if family in ENCODER_FAMILIES and not config.get("is_decoder"):
+        raise InputError(f"{described}: an encoder, it does not predict the next token; {advice}")
+    if names and not any(name.endswith(DECODER_ENDINGS) for name in names):
+        raise InputError(f"{described}: it has no causal language-model head; {advice}")
+    if not family:
+        raise InputError(f"{folder / 'config.json'} names no model_type; {advice}")
+
+
+def _family_and_architectures(config: dict[str, Any], folder: Path) -> tuple[str, list[str]]:
+    family, names = config.get("model_type") or "", config.get("architectures") or []
+    if not isinstance(family, str):
+        raise InputError(f"{folder / 'config.json'}: model_type = {family!r}, expected the name of a family")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{folder / 'config.json'}: architectures = {names!r}, expected a list of names of classes")
+    return family, names
+
+
+def count_blocks(config: dict[str, Any], folder: Path) -> int:
+    """Number of blocks that the config names. InputError if it names none."""
+    count = first_number(config, NUM_BLOCKS_KEYS)
+    if count is None or count < 1:
+        wrong = next((f" ({key} = {value!r})" for key, value in _of(config, NUM_BLOCKS_KEYS) if value is not None), "")
+        raise InputError(
+            f"{folder / 'config.json'} does not say how many blocks the model has{wrong}:"
+            f" expected a whole number above 0 under one of {', '.join(NUM_BLOCKS_KEYS)}"
+        )
+    return count
+
+
+def longest_input(config: dict[str, Any], tokenizer_config: dict[str, Any]) -> int:
+    """Tokens that the model takes at most, by lm-eval's rule: the config, then the tokenizer, then 2048."""
+    found = first_number(config, MAX_LENGTH_KEYS)
+    if found is None:
+        limit = tokenizer_config.get("model_max_length")
+        # Tokenizers without a limit write 1e30.
+        found = int(limit) if isinstance(limit, int | float) and 0 < limit < 1e9 else DEFAULT_MAX_LENGTH
+    return found
+
+
+def weights_digest(folder: Path, config: dict[str, Any], file_digest: FileDigest) -> str:
+    """Digest of all that decides what the model computes: its settings and the content of its weight files.
+
+    InputError if weights are missing, cut short or not safetensors.
+    """
+    require_computable(stored_tensors(folder), folder)
+    names = {name for name in weight_files(folder) if name != INDEX_FILE}
+    generation = folder / "generation_config.json"
+    return json_digest(
+        {
+            "config": _settled(config),
+            "generation": _settled(read_object(generation)) if generation.is_file() else None,
+            "files": {name: file_digest(folder / name) for name in sorted(names)},
+        }
+    )
+
+
+def tokenizer_files(folder: Path) -> list[str]:
+    """The files of the folder's tokenizer, those for other releases of transformers included."""
+    versions = sorted(path.name for path in folder.glob("tokenizer.*.json"))
+    return [name for name in TOKENIZER_FILES if (folder / name).is_file()] + versions
+
+
+def tokenizer_digest(folder: Path, file_digest: FileDigest) -> str:
+    """Digest of the tokenizer's files. InputError if they are not a whole tokenizer."""
+    present = tokenizer_files(folder)
+    if not any(set(vocabulary) <= set(present) for vocabulary in VOCABULARIES):
+        choices = ", or ".join(" and ".join(vocabulary) for vocabulary in VOCABULARIES[:4])
+        raise InputError(f"{folder} has no tokenizer: expected {choices} beside config.json")
+    parts = {
+        name: _settled(read_object(folder / name)) if name.endswith("_config.json") else file_digest(folder / name)
+        for name in present
+    }
+    return json_digest(parts)
+
+
+def read_tokenizer_config(folder: Path) -> dict[str, Any]:
+    """The tokenizer's settings, empty where it has none."""
+    path = folder / "tokenizer_config.json"
+    return read_object(path) if path.is_file() else {}
+
+
+def has_safetensors(folder: Path) -> bool:
+    """Whether the folder's weights are safetensors."""
+    return (folder / SINGLE_FILE).is_file() or (folder / INDEX_FILE).is_file()
+
+
+def has_pickled(folder: Path) -> bool:
+    """Whether the folder has weights in pickled files."""
+    return any(folder.glob("pytorch_model*.bin"))
+
+
+def _settled(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in VOLATILE}
+
+
+def first_number(config: dict[str, Any], keys: tuple[str, ...]) -> int | None:
+    """The first of these settings that is a whole number, in the config of the language model or around it."""
+    return next(
+        (value for _, value in _of(config, keys) if isinstance(value, int) and not isinstance(value, bool)), None
+    )
+
+
+def _of(config: dict[str, Any], keys: tuple[str, ...]) -> list[tuple[str, Any]]:
+    inner = config.get("text_config")
+    parts = [inner, config] if isinstance(inner, dict) else [config]
+    return [(key, part[key]) for part in parts for key in keys if key in part]

@@ -1,0 +1,63 @@
+"""Tuned models as points around an initial one: which tensors differ, by the parameter names of the whole model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.core.errors import InputError
+from tasks.models.tuned_blocks import read_returned
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+
+def load_tuned_model(model: "PreTrainedModel", folder: Path, name: str) -> "tuple[PreTrainedModel, list[int]]":
+    """(the full model with a tuning's blocks plugged in, indices of these blocks); it shares all else with `model`.
+
+    folder: what `tune` or `plug_in` wrote. InputError, naming the point, where that is not there, does not fit the
+    model, or is not finite.
+    """
+    from tasks.core.blocks.surgery import get_blocks
+    from tasks.core.tuning.returned import admit, plug_in_parts
+
+    try:
+        returned = read_returned(folder)
+    except OSError as error:
+        raise InputError(
+            f"point {name!r}: {folder} is no tuning ({type(error).__name__}); it needs tuned.safetensors and plan.json,"
+            " as `tune` and `plug_in` write them"
+        ) from error
+    plan, variant = returned.plan, returned.variant
+    if plan.num_blocks != (num_blocks := len(get_blocks(model))):
+        raise InputError(
+            f"point {name!r} is a tuning of a model with {plan.num_blocks} blocks, the initial model has {num_blocks}"
+        )
+    try:
+        state = admit(returned.tuned, model, plan, variant)
+    except InputError as error:
+        raise InputError(f"point {name!r} does not fit the initial model: {error}") from None
+    plugged = plug_in_parts(model, state, plan, variant.admitted).eval()
+    return plugged, variant.returned_sources(plan)
+
+
+def load_points(model: "PreTrainedModel", folders: Mapping[str, Path | None]) -> "dict[str, dict[str, Tensor]]":
+    """Of each point the tensors that differ from the initial model's; none of a folder that is None.
+
+    InputError where two points are the same model, or one has parameters that the initial model lacks (adapters).
+    """
+    import torch
+
+    from tasks.core.study.interpolation import differences
+
+    found: dict[str, dict[str, Tensor]] = {name: {} for name in folders}
+    for name, folder in folders.items():
+        if folder is not None:
+            found[name] = differences(model, load_tuned_model(model, folder, name)[0], name)
+    names = list(found)
+    for place, name in enumerate(names):
+        for other in names[:place]:
+            own, theirs = found[name], found[other]
+            if own.keys() == theirs.keys() and all(torch.equal(own[key], theirs[key]) for key in own):
+                raise InputError(f"points {other!r} and {name!r} are the same model: nothing lies between them")
+    return found

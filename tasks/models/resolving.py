@@ -1,0 +1,152 @@
+"""Find a model by folder or hub id, check it, and identify it by content. Nothing here decides what is computed."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.core.errors import EnvironmentFault, InputError
+from tasks.models import folder_facts, folder_rules
+from tasks.models.folder_facts import FileDigest
+from tasks.models.folder_tensors import predicting_tensors, require_depth
+from tasks.models.source import ModelSource
+from tasks.models.tensor_files import stored_tensors
+from tasks.models.vocabulary import declared_rows, stored_rows
+from tasks.store.boundary import translated
+from tasks.store.digests import plain_digest
+from tasks.store.files import made_once
+from tasks.store.home import copies_folder
+from tasks.store.loopback import require_hub
+from tasks.store.patience import watched
+
+if TYPE_CHECKING:
+    from tasks.store.artifacts import Store
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+# Weights, settings and tokenizers; never code.
+HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model"]
+
+
+def resolve_model(name: str, revision: str | None = None, store: "Store | None" = None) -> ModelSource:
+    """Find a model by folder or hub id, check it, and identify it by content; reads files, loads no tensors.
+
+    store: remembers digests of files, and keeps pickled weights as safetensors, converted once.
+    InputError for anything that cannot be used, EnvironmentFault where the hub cannot be reached.
+    """
+    file_digest = store.digests if store else plain_digest
+    folder = _local_folder(name, revision) or _fetched(name, revision)
+    config, num_blocks = read_usable_config(folder)
+    tokenizer = folder_facts.tokenizer_digest(folder, file_digest)
+    if not folder_facts.has_safetensors(folder):
+        folder = _converted(folder, copies_folder(store) / "converted", file_digest, tokenizer)
+    _tell_left_out(folder, config)
+    return ModelSource(
+        path=str(folder),
+        name=name,
+        weights=folder_facts.weights_digest(folder, config, file_digest),
+        tokenizer=tokenizer,
+        num_blocks=num_blocks,
+        family=str(config["model_type"]),
+        context=folder_facts.longest_input(config, folder_facts.read_tokenizer_config(folder)),
+    )
+
+
+def read_usable_config(folder: Path) -> tuple[dict[str, Any], int]:
+    """The config.json of a decoder that can be tuned, and its number of blocks; weights need not be there.
+
+    Raises:
+        InputError: for an adapter, another kind of model, a quantised one, and lists of another number of blocks.
+    """
+    config = folder_facts.read_config(folder)
+    folder_rules.require_no_adapter(folder)
+    folder_facts.require_decoder(config, folder)
+    num_blocks = folder_facts.count_blocks(config, folder)
+    folder_rules.require_usable_config(config, num_blocks, folder)
+    return config, num_blocks
+
+
+def _tell_left_out(folder: Path, config: dict[str, Any]) -> None:
+    """Say what of the folder is not used, and where its files count instead of its config.
+
+    Raises:
+        InputError: for more blocks than the config names, and for a damaged file.
+    """
+    folder_rules.tell_unused(folder)
+    stored = stored_tensors(folder)
+    require_depth(stored, config, folder)
+    if left_out := sorted(predicting_tensors(stored, config, folder)):
+        folder_rules.say(
+            f"{folder}: {len(left_out)} tensors for multi-token prediction are left out, first {left_out[0]}: they are"
+            " no part of the model that transformers runs"
+        )
+    rows, declared = stored_rows(folder), declared_rows(config)
+    if None not in (rows, declared) and rows != declared:
+        folder_rules.say(
+            f"{folder}: the embedding has {rows} rows, config.json says vocab_size = {declared}: the model is loaded"
+            " with what its files hold"
+        )
+
+
+def _local_folder(name: str, revision: str | None) -> Path | None:
+    """The folder that `name` is, or None where it must be a hub id. InputError if it can be neither."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise InputError(f"model.revision = {revision!r}, but {name} is a folder: revisions are for hub ids")
+        return path.resolve()
+    if path.exists():
+        raise InputError(f"model.name = {name!r} is a file: give the folder that holds config.json and the weights")
+    if not HUB_ID.fullmatch(name):
+        raise InputError(f"model.name = {name!r}: there is no such folder, and it is no hub id (owner/name)")
+    return None
+
+
+def _fetched(name: str, revision: str | None) -> Path:
+    """A snapshot from the hub, or from its cache on this machine."""
+    with translated(f"{name}: the model hub's copy cannot be used"):
+        return _snapshot(name, revision)
+
+
+def _snapshot(name: str, revision: str | None) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    require_hub()
+    try:
+        with watched(f"the download of {name} from the model hub"):
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
+            if not folder_facts.has_safetensors(folder):
+                patterns = [*HUB_FILES, "pytorch_model*.bin"]
+                folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except errors.GatedRepoError:
+        raise InputError(
+            f"{name}: its owner asks for consent; accept it on the hub and log in (hf auth login)"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise InputError(f"{name} has no revision {revision!r} on the hub") from None
+    except errors.RepositoryNotFoundError:
+        raise InputError(
+            f"{name}: neither a folder here nor a public model on the hub (hf auth login for private)"
+        ) from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
+        raise EnvironmentFault(
+            f"{name} is no folder here, and the model hub cannot be reached ({type(error).__name__}). Download the"
+            f" model where there is a network (hf download {name}) and give the folder as model.name"
+        ) from None
+    return folder
+
+
+def _converted(folder: Path, root: Path, file_digest: FileDigest, tokenizer: str) -> Path:
+    """The folder's pickled weights as a safetensors folder, made once for each content."""
+    if not folder_facts.has_pickled(folder):
+        raise InputError(f"{folder} has no weights: expected model.safetensors, or its index with all shards")
+    from tasks.models.pickled import to_safetensors
+
+    parts = {path.name: file_digest(path) for path in sorted(folder.glob("pytorch_model*.bin*"))}
+    parts["config.json"] = file_digest(folder / "config.json")
+    # Its files are copied along: corrected ones make another folder.
+    parts["tokenizer"] = tokenizer
+    target = root / folder_facts.json_digest(parts)[:32]
+    if not target.is_dir():
+        folder_rules.say(f"{folder} has pickled weights only: converting them to safetensors once, in {target}")
+        with made_once(target) as partial:
+            to_safetensors(folder, partial)
+    return target

@@ -1,0 +1,79 @@
+"""The shape of a model from its config alone: a folder that need not hold weights, or a hub id's config.json."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.core.errors import EnvironmentFault, InputError
+from tasks.models import folder_facts
+from tasks.models.folder import load_config, quiet_transformers
+from tasks.models.resolving import HUB_ID, read_usable_config
+from tasks.models.tensor_files import weight_bytes
+from tasks.store.boundary import translated
+from tasks.store.loopback import require_hub
+from tasks.store.patience import watched
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from tasks.core.costs.shapes import Shape
+
+
+def read_shape(name: str, revision: str | None = None) -> "Shape":
+    """Shape of a model by folder or hub id; nothing but config.json is fetched. Weights that are here tell their size.
+
+    InputError for a config that is not that of a decoder-only model, EnvironmentFault where the hub cannot be reached.
+    """
+    from tasks.core.costs.shapes import shape_of
+
+    quiet_transformers()
+    folder = config_folder(name, revision)
+    config, _ = read_usable_config(folder)
+    context = folder_facts.longest_input(config, folder_facts.read_tokenizer_config(folder))
+    loaded = load_config(folder)
+    with translated(f"{folder}: no model can be built from this config.json"):
+        shape = shape_of(loaded, context)
+    weights = weight_bytes(folder)
+    return replace(shape, stored_bytes=weights / shape.parameters) if weights else shape
+
+
+def own_tokenizer(name: str) -> "PreTrainedTokenizerBase | None":
+    """The tokenizer beside a local model's config, if there is one."""
+    from tasks.models.loading import tokenizer_of
+
+    folder = Path(name).expanduser()
+    there = folder.is_dir() and any(
+        all((folder / part).is_file() for part in vocabulary) for vocabulary in folder_facts.VOCABULARIES
+    )
+    return tokenizer_of(folder) if there else None
+
+
+def config_folder(name: str, revision: str | None) -> Path:
+    """The folder that holds the model's config.json, fetched if `name` is a hub id."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    if path.exists() or not HUB_ID.fullmatch(name):
+        raise InputError(f"model.name = {name!r}: neither a folder with a config.json nor a hub id (owner/name)")
+    with translated(f"{name}: the model hub's copy cannot be used"):
+        return _fetched(name, revision)
+
+
+def _fetched(name: str, revision: str | None) -> Path:
+    from huggingface_hub import errors, hf_hub_download
+
+    require_hub()
+    try:
+        with watched(f"the download of config.json of {name} from the model hub"):
+            return Path(hf_hub_download(name, "config.json", revision=revision)).parent
+    except errors.GatedRepoError:
+        raise InputError(
+            f"{name}: its owner asks for consent; accept it on the hub and log in (hf auth login)"
+        ) from None
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError):
+        raise InputError(f"{name}: no public model of this name and revision has a config.json on the hub") from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
+        raise EnvironmentFault(
+            f"{name} is no folder here, and the model hub cannot be reached ({type(error).__name__}). Give a folder"
+            " that holds the model's config.json: --set model.name=FOLDER"
+        ) from None

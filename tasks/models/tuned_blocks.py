@@ -1,0 +1,75 @@
+"""What a tuning leaves in a folder: the tensors that go back to the owner of the model, and what stays.
+
+`tuned.safetensors` goes back: `"{original block index}.{name}"` and `"lm_head.{name}"` to tensor, where a name is that
+of a parameter in the block, `{module}.lora_A` or `{module}.lora_B`, or `adapter.{down, up}.{weight, bias}`.
+`emulator.safetensors`, in the same names, are frozen blocks that were trained: only the tuned emulator needs them.
+`variant.json` says what was trained and how (without it: whole tuned blocks), `plan.json` of which model.
+`diverged.json` stands alone, where nothing came of the tuning.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.core.errors import DivergedError
+from tasks.core.plan.layout import Plan
+from tasks.core.tuning.method import Variant
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TUNED_FILE = "tuned.safetensors"
+EMULATOR_FILE = "emulator.safetensors"
+VARIANT_FILE = "variant.json"
+PLAN_FILE = "plan.json"
+DIVERGED_FILE = "diverged.json"
+# Everything that a tuning can leave that did not diverge.
+FILES = (TUNED_FILE, EMULATOR_FILE, VARIANT_FILE, PLAN_FILE)
+
+
+@dataclass(frozen=True)
+class Returned:
+    """tuned: what goes back to the owner of the model; kept: what stays with the emulator."""
+
+    plan: Plan
+    variant: Variant
+    tuned: "dict[str, Tensor]"
+    kept: "dict[str, Tensor]" = field(default_factory=dict)
+
+
+def write_returned(folder: Path, plan: Plan, variant: Variant, state: "dict[str, Tensor]") -> None:
+    """Write a state, divided into what goes back and what stays."""
+    from safetensors.torch import save_file
+
+    from tasks.core.tuning.parts import is_returned
+
+    tuned = {name: tensor.contiguous() for name, tensor in state.items() if is_returned(name, plan)}
+    save_file(tuned, folder / TUNED_FILE)
+    if kept := {name: tensor.contiguous() for name, tensor in state.items() if name not in tuned}:
+        save_file(kept, folder / EMULATOR_FILE)
+    (folder / VARIANT_FILE).write_text(variant.to_json())
+    (folder / PLAN_FILE).write_text(plan.to_json())
+
+
+def write_diverged(folder: Path, reason: str) -> None:
+    """Write why there is nothing to return."""
+    (folder / DIVERGED_FILE).write_text(json.dumps({"diverged": reason}))
+
+
+def read_returned(folder: Path) -> Returned:
+    """DivergedError where nothing came of the tuning, InputError where a file does not say what it must.
+
+    Names and shapes are checked against the model by who puts the tensors into it.
+    """
+    from safetensors.torch import load_file
+
+    if (folder / DIVERGED_FILE).exists():
+        raise DivergedError(json.loads((folder / DIVERGED_FILE).read_text())["diverged"])
+    variant, kept = folder / VARIANT_FILE, folder / EMULATOR_FILE
+    return Returned(
+        Plan.from_json((folder / PLAN_FILE).read_text()),
+        Variant.from_json(variant.read_text()) if variant.exists() else Variant(),
+        load_file(folder / TUNED_FILE),
+        load_file(kept) if kept.exists() else {},
+    )

@@ -1,0 +1,48 @@
+"""One variant of a model: as it is, with tuned blocks plugged in, or its emulator before or after tuning."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.core.errors import InputError
+from tasks.models.source import ModelSource
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def load_variant(
+    model: ModelSource, emulator: Path | None, tuned: Path | None, precision: str, device: str = "cpu"
+) -> "PreTrainedModel":
+    """The model that is scored, in evaluation mode.
+
+    emulator, tuned: folders of artifacts.
+
+    Raises:
+        InputError: if tuned blocks do not fit what they are put into.
+    """
+    from tasks.core.blocks.devices import place
+    from tasks.models.emulator import load_emulator
+    from tasks.models.folder import quiet_transformers
+    from tasks.models.loading import load_model
+
+    quiet_transformers()
+    variant = load_model(model, precision) if emulator is None else load_emulator(emulator, dtype=precision)
+    if tuned is not None:
+        variant = _with_tuned(variant, tuned, model, in_emulator=emulator is not None)
+    return place(variant, device).eval()
+
+
+def _with_tuned(variant: "PreTrainedModel", folder: Path, model: ModelSource, in_emulator: bool) -> "PreTrainedModel":
+    from tasks.core.tuning.returned import admit, load_parts, plug_in_parts
+    from tasks.models.tuned_blocks import read_returned
+
+    returned = read_returned(folder)
+    plan, how = returned.plan, returned.variant
+    if plan.num_blocks != model.num_blocks:
+        raise InputError(
+            f"the tuned blocks are of a model with {plan.num_blocks} blocks, {model.name} has {model.num_blocks}"
+        )
+    if not in_emulator:
+        return plug_in_parts(variant, admit(returned.tuned, variant, plan, how), plan, how.admitted)
+    load_parts(variant, returned.tuned | returned.kept, plan, how)
+    return variant

@@ -1,0 +1,84 @@
+"""What a strategy gives away, gets back and takes to tune, read from its artifacts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tasks.engine.work import Work
+from tasks.store.artifacts import Ref
+
+TUNED_FILE = "tuned.safetensors"
+# Of each figure: what it is, for the head of a column. Those of size follow from the inputs, those of effort belong to
+# the machine that computed them, and so to no artifact's content.
+SIZES = {
+    "disclosed_parameters": "disclosed",
+    "disclosed_share": "of the model",
+    "disclosed_bytes": "given away",
+    "returned_bytes": "returned",
+    "trained_parameters": "trained",
+}
+EFFORTS = {"tuning_seconds": "tuning", "peak_memory_gib": "memory", "peak_gpu_memory_gib": "GPU memory"}
+NOTE = (
+    "disclosed: distinct parameters of the emulator that is given away, as a share of the full model's, and its bytes;"
+    " returned: the file of one tuning that comes back; trained: parameters of one tuning."
+)
+EFFORT_NOTE = (
+    "tuning: time of one seed, over all its learning rates, mean over seeds; memory: the most that a process had, and"
+    " had on one GPU; all on the machine that computed them."
+)
+
+
+def sizes(work: Work, emulator: Ref | None, tunings: Sequence[Ref], num_parameters: int | None) -> dict[str, Any]:
+    """Of one strategy, or without an emulator of the full model.
+
+    disclosed_*: distinct parameters and bytes of the emulator; trained_parameters and returned_bytes: of one tuning.
+    num_parameters: of the full model.
+    """
+    figures: dict[str, Any] = {}
+    if emulator is not None:
+        disclosed = emulator.summary["num_parameters"]
+        figures |= {"disclosed_parameters": disclosed, "disclosed_bytes": emulator.summary["num_bytes"]}
+        figures |= {"disclosed_share": disclosed / num_parameters} if num_parameters else {}
+    if tunings:
+        figures["trained_parameters"] = tunings[0].summary["num_parameters"]
+    if tunings and emulator is not None:
+        figures["returned_bytes"] = (work.open(tunings[0]) / TUNED_FILE).stat().st_size
+    return figures
+
+
+def efforts(tunings: Sequence[Ref]) -> dict[str, float]:
+    """tuning_seconds: of one seed's training loops, mean over seeds; peak_*: the most of all of them, where known."""
+    if not tunings:
+        return {}
+    summaries = [ref.summary for ref in tunings]
+    # Of several learning rates, all were tuned to find one.
+    found = {"tuning_seconds": sum(one.get("all_seconds", one["seconds"]) for one in summaries) / len(summaries)}
+    for name in ("peak_memory_gib", "peak_gpu_memory_gib"):
+        if known := [one[name] for one in summaries if name in one]:
+            found[name] = max(known)
+    return found
+
+
+def unit(name: str) -> str:
+    """Unit of a figure by its name."""
+    units = {"_parameters": "parameters", "_bytes": "bytes", "_share": "share", "_seconds": "s", "_gib": "GiB"}
+    return next(found for ending, found in units.items() if name.endswith(ending))
+
+
+def shown(name: str, value: Any) -> str:
+    """A figure as a table shows it."""
+    if value is None:
+        return ""
+    if name.endswith("_parameters"):
+        return _scaled(value, (("G", 1e9), ("M", 1e6), ("k", 1e3)))
+    if name.endswith("_bytes"):
+        return _scaled(value, (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)), " ")
+    if name.endswith("_share"):
+        return f"{100 * value:.0f}%"
+    return f"{value:.1f} s" if name.endswith("_seconds") else f"{value:.2f} GiB"
+
+
+def _scaled(value: float, units: Sequence[tuple[str, float]], space: str = "") -> str:
+    for unit, size in units:
+        if value >= size:
+            return f"{value / size:.3g}{space}{unit}"
+    return f"{value:.0f}"

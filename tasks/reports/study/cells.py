@@ -1,0 +1,74 @@
+"""What passes between the analyses of a study and its pages: artifacts in, figures with the numbers behind them out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SEPARATOR = " · "
+# Left, outer edge of the first row, right, outer edge of the last row: shares of the picture from its top left corner.
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One finished analysis: the folder of its artifact, and the facts that its stage returned."""
+
+    folder: Path
+    summary: Mapping[str, Any]
+
+    def tensors(self, name: str) -> "dict[str, np.ndarray]":
+        """Its file `<name>.safetensors`."""
+        from safetensors.numpy import load_file
+
+        return load_file(self.folder / f"{name}.safetensors")
+
+
+@dataclass(frozen=True)
+class Studied:
+    """One model on one data set. analyses: by stage, and by label behind " · " where a stage ran more than once."""
+
+    label: str
+    model: str
+    task: str
+    facts: Mapping[str, Any]
+    analyses: Mapping[str, Analysis]
+
+    def of(self, stage: str) -> dict[str, Analysis]:
+        """The analyses of a stage by their labels; of one without a label the empty text."""
+        named = ((name.partition(SEPARATOR), analysis) for name, analysis in self.analyses.items())
+        return {label: analysis for (kind, _, label), analysis in named if kind == stage}
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What a reader can point at in a heatmap: values [rows][columns] with their names.
+
+    box: where it is in the picture, as `tasks.reports.style.boxes_at` gives it; without it only the CSV has the values.
+    """
+
+    rows: Sequence[str]
+    columns: Sequence[str]
+    values: Sequence[Sequence[float]]
+    unit: str
+    box: Box | None = None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One figure: what it shows, as a picture and as the numbers behind it.
+
+    name: file stem, unique in the study; caption: data, n, estimator and units; png, csv: files under the page's
+    folder; matrices: by panel title, for pictures that a reader can point at; private: it shows words of rows.
+    """
+
+    name: str
+    title: str
+    caption: str
+    png: Path
+    csv: Path
+    matrices: Mapping[str, Matrix]
+    private: bool = False

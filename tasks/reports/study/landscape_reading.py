@@ -1,0 +1,50 @@
+"""Landscapes as the stage wrote them, and the words that pictures of them share."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.reports.study.cells import Analysis, Studied
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One landscape: its cell, what its stage said (`landscape.json`), its tensors as lists, rows measured."""
+
+    label: str
+    model: str
+    task: str
+    facts: Mapping[str, Any]
+    tensors: Mapping[str, Any]
+    num_rows: int
+
+
+def read_landscape(cell: Studied, analysis: Analysis) -> Seen:
+    """Read one landscape of a cell."""
+    tensors = {name: values.tolist() for name, values in analysis.tensors("landscape").items()}
+    facts = json.loads((analysis.folder / "landscape.json").read_text())
+    return Seen(cell.label, cell.model, cell.task, facts, tensors, analysis.summary["num_rows"])
+
+
+def metric_words(metric: str) -> str:
+    """A metric's name as an axis says it."""
+    return {"acc": "accuracy", "perplexity": "perplexity of answers"}.get(metric, metric.replace("_", " "))
+
+
+def note(seen: Sequence[Seen]) -> str:
+    """How much each landscape was measured on, for a heading."""
+    parts = [
+        f"{each.task}: n = {each.num_rows} rows of {each.facts['split']}, {each.facts['num_tokens']} answer tokens"
+        for each in seen
+    ]
+    return "; ".join(dict.fromkeys(parts))
+
+
+def data(seen: Sequence[Seen]) -> str:
+    """What each landscape was measured on, in a sentence."""
+    return " ".join(
+        f"{each.label}: {each.model} on {each.task}, n = {each.num_rows} rows of the {each.facts['split']} split,"
+        f" {each.facts['num_tokens']} answer tokens."
+        for each in seen
+    )

@@ -1,0 +1,71 @@
+"""Which cells of a study are of one model, and how captions name models and data."""
+
+from collections.abc import Mapping, Sequence
+
+from tasks.reports.study.cells import SEPARATOR, Analysis, Studied
+
+
+def model_key(cell: Studied) -> str:
+    """The digest of the cell's model: a name may be that of several revisions. Without it every cell is its own."""
+    return str(cell.facts.get("weights", cell.label))
+
+
+def by_model(cells: Sequence[Studied]) -> dict[str, list[Studied]]:
+    """The cells of each model, by `model_key`, in order."""
+    found: dict[str, list[Studied]] = {}
+    for cell in cells:
+        found.setdefault(model_key(cell), []).append(cell)
+    return found
+
+
+def model_titles(cells: Sequence[Studied]) -> dict[str, str]:
+    """A title for each model, by `model_key`; no two are alike.
+
+    The model's name, and where several models have it what the labels of the model's cells have in common.
+    """
+    groups = by_model(cells)
+    names = {key: own[0].model for key, own in groups.items()}
+    titles = {key: name if _once(name, names) else _with_common(name, groups[key]) for key, name in names.items()}
+    return {
+        key: title if _once(title, titles) else ", ".join(cell.label for cell in groups[key])
+        for key, title in titles.items()
+    }
+
+
+def variants(cell: Studied, stage: str) -> list[tuple[str, Analysis]]:
+    """The analyses of a stage with what tells them apart: "" or " · <label>"."""
+    return [(f"{SEPARATOR}{label}" if label else "", analysis) for label, analysis in cell.of(stage).items()]
+
+
+def data_of(cells: Sequence[Studied]) -> str:
+    """The cells' data sets and splits: `sciq, piqa (train split)`; by cell where its label does not name its own."""
+    tasks = list(dict.fromkeys(cell.task for cell in cells))
+    splits = list(dict.fromkeys(cell.facts.get("support_split") for cell in cells))
+    if len(splits) == 1 and (len(tasks) == 1 or all(cell.task in cell.label.split(SEPARATOR) for cell in cells)):
+        return ", ".join(tasks) + _split(splits[0])
+    return "; ".join(f"{cell.label}: {cell.task}{_split(cell.facts.get('support_split'))}" for cell in cells)
+
+
+def support_rows(cells: Sequence[Studied], stage: str) -> str:
+    """How many support rows the cells' analyses of a stage are of, and of which data: `n = 48 support rows of ...`."""
+    return f"n = {num_rows(cells, stage)} support rows of {data_of(cells)}"
+
+
+def num_rows(cells: Sequence[Studied], stage: str) -> str:
+    """One number, or from-to; of a stage that ran more than once in a cell, all are counted."""
+    counts = sorted({analysis.summary["num_rows"] for cell in cells for analysis in cell.of(stage).values()})
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def _split(split: object) -> str:
+    return f" ({split} split)" if split else ""
+
+
+def _once(name: str, names: Mapping[str, str]) -> bool:
+    return list(names.values()).count(name) == 1
+
+
+def _with_common(name: str, cells: Sequence[Studied]) -> str:
+    first, *others = (cell.label.split(SEPARATOR) for cell in cells)
+    common = [part for part in first if part != name and all(part in other for other in others)]
+    return SEPARATOR.join([name, *common])

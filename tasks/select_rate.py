@@ -1,0 +1,65 @@
+"""Select: of tunings at several learning rates, the one that is best by validation with the emulator."""
+
+import math
+
+from tasks.core.errors import DivergedError, InputError
+from tasks.engine.stage import stage
+from tasks.engine.work import Work
+from tasks.store.artifacts import Ref
+
+
+@stage(packages=())
+def select(work: Work, *, tunings: list[Ref], learning_rates: list[float]) -> dict:
+    """The files of the tuning with the lowest validation loss, of equals the first, and its summary.
+
+    One that diverged is worse than any other. The summary says its `learning_rate`, the loss of each that did not
+    diverge as `validation_loss_at_{rate}`, and `num_diverged`; `all_seconds` is what all of them took, `peak_*` the
+    most that one took. Errors: DivergedError where all diverged, InputError for a tuning that was not validated.
+    """
+    losses = [_validation_loss(rate, ref) for rate, ref in zip(learning_rates, tunings, strict=True)]
+    found = {rate: loss for rate, loss in zip(learning_rates, losses, strict=True) if math.isfinite(loss)}
+    if not found:
+        first = tunings[0].summary["diverged"]
+        raise DivergedError(f"the tuning diverged at every learning rate of tune.learning_rates; the first: {first}")
+    best = losses.index(min(losses))
+    _copy_files(work, tunings[best])
+    return {
+        **tunings[best].summary,
+        "learning_rate": learning_rates[best],
+        "num_diverged": len(losses) - len(found),
+        **_most_memory(tunings),
+        "all_seconds": round(sum(ref.summary["seconds"] for ref in tunings), 3),
+        **{f"validation_loss_at_{rate:g}": loss for rate, loss in found.items()},
+    }
+
+
+def _most_memory(tunings: list[Ref]) -> dict[str, float]:
+    names = {name for ref in tunings for name in ref.summary if name.startswith("peak_")}
+    return {name: max(ref.summary.get(name, 0.0) for ref in tunings) for name in sorted(names)}
+
+
+def _validation_loss(rate: float, tuning: Ref) -> float:
+    """The lowest of the tuning, in nats per answer token."""
+    if "diverged" in tuning.summary:
+        return math.inf
+    if (loss := tuning.summary.get("best_validation_loss")) is None:
+        raise InputError(
+            f"the tuning at learning rate {rate:g} was not validated, so that none can be chosen; give"
+            " tune.eval_steps, and a task with validation rows"
+        )
+    return loss
+
+
+def _copy_files(work: Work, tuning: Ref) -> None:
+    """What the tuning left, its curves too: they are shown as those of the chosen one."""
+    import shutil
+
+    from tasks.models.tuned_blocks import FILES
+    from tasks.store.metrics import METRICS_FILE
+
+    folder = work.open(tuning)
+    for name in FILES:
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, work.out / name)
+    if (folder / METRICS_FILE).exists():
+        shutil.copyfile(folder / METRICS_FILE, work.scratch / METRICS_FILE)

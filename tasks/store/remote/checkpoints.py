@@ -1,0 +1,115 @@
+"""Checkpoints that survive their machine: copied to the object store as they are saved, fetched where work goes on."""
+
+import logging
+import os
+import shutil
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from tasks.core.errors import EnvironmentFault
+from tasks.store.checkpoints import CHECKPOINT_FILE, DIGEST_BYTES, checkpoint_step, header_size, is_whole, step_in
+from tasks.store.manifests import NOT_CONTENT
+from tasks.store.remote.objects import Remote
+
+logger = logging.getLogger(__name__)
+METRICS_FILE = NOT_CONTENT[0]
+FOLDER = "work"
+PREFIX_BYTES = DIGEST_BYTES + 8
+
+
+class RemoteWork:
+    """What is unfinished, under one URL: `work/<key>/` with a checkpoint and the metrics up to it."""
+
+    def __init__(self, remote: Remote) -> None:
+        self.remote = remote
+        self._changed = threading.Condition()
+        self._waiting: Path | None = None
+        self._busy = False
+        self._told = False
+
+    def fetch(self, folder: Path) -> None:
+        """Bring the checkpoint of the key that names the folder, where it is further than the one in the folder."""
+        place = f"{FOLDER}/{folder.name}"
+        theirs, mine = self._step(f"{place}/{CHECKPOINT_FILE}"), checkpoint_step(folder / CHECKPOINT_FILE)
+        if theirs is None or (mine is not None and mine >= theirs):
+            return
+        there = self.remote.entries(place)
+        fetched = folder / f"{CHECKPOINT_FILE}.fetched"
+        try:
+            name = f"{place}/{CHECKPOINT_FILE}"
+            self.remote.download(name, fetched, there[name].size)
+            if not is_whole(fetched):
+                logger.warning("the checkpoint at %s is damaged; going on without it", place)
+                return
+            metrics = self.remote.read(f"{place}/{METRICS_FILE}")
+            if metrics is not None:
+                (folder / METRICS_FILE).write_bytes(metrics)
+            os.replace(fetched, folder / CHECKPOINT_FILE)
+            logger.info("going on from step %d, which was reached on another machine", theirs)
+        except (FileNotFoundError, KeyError):
+            return  # its computation ended meanwhile
+        finally:
+            fetched.unlink(missing_ok=True)
+
+    def keep(self, folder: Path) -> None:
+        """Copy the folder's checkpoint, beside the computation; of several that wait only the last is sent."""
+        with self._changed:
+            self._waiting = folder
+            if not self._busy:
+                self._busy = True
+                threading.Thread(target=self._send_all, name="checkpoints", daemon=True).start()
+
+    def settle(self, wanted: bool = True) -> None:
+        """Wait until what `keep` was given is sent; where it is not wanted any more, until nothing is being sent."""
+        with self._changed:
+            if not wanted:
+                self._waiting = None
+            self._changed.wait_for(lambda: not self._busy)
+
+    def forget(self, key: str) -> None:
+        """Delete what is kept for a key."""
+        self.remote.delete(self.remote.entries(f"{FOLDER}/{key}"))
+
+    def _send_all(self) -> None:
+        while True:
+            with self._changed:
+                folder, self._waiting = self._waiting, None
+                if folder is None:
+                    self._busy = False
+                    self._changed.notify_all()
+                    return
+            try:
+                self._send(folder)
+            except (EnvironmentFault, OSError) as error:
+                if not self._told:
+                    logger.warning("a checkpoint stays on this machine only: %s", error)
+                    self._told = True
+
+    def _send(self, folder: Path) -> None:
+        """Metrics first: they may know more steps than the checkpoint, never fewer."""
+        place, copy = f"{FOLDER}/{folder.name}", folder / f"{CHECKPOINT_FILE}.sending"
+        metrics = folder / f"{METRICS_FILE}.sending"
+        copy.unlink(missing_ok=True)
+        # The next save replaces the name, not the file that this second name keeps.
+        os.link(folder / CHECKPOINT_FILE, copy)
+        try:
+            with suppress(FileNotFoundError):
+                shutil.copyfile(folder / METRICS_FILE, metrics)
+                self.remote.upload(metrics, f"{place}/{METRICS_FILE}")
+            self.remote.upload(copy, f"{place}/{CHECKPOINT_FILE}")
+        finally:
+            copy.unlink(missing_ok=True)
+            metrics.unlink(missing_ok=True)
+
+    def _step(self, name: str) -> int | None:
+        """The step of a checkpoint that is not here, from its first bytes."""
+        begin = self.remote.read(name, 0, PREFIX_BYTES)
+        size = header_size(begin) if begin is not None else None
+        if size is None:
+            return None
+        header = self.remote.read(name, PREFIX_BYTES, PREFIX_BYTES + size)
+        try:
+            return step_in(header or b"")
+        except (ValueError, KeyError, TypeError):
+            return None

@@ -1,0 +1,247 @@
+"""A store over an object store, with a local folder in front of it.
+
+<url>/artifacts/<stage>/<key>/manifest.json                 written last, by whoever is first
+<url>/artifacts/<stage>/<key>/<digits of the manifest>/     its files, apart from those of another writer
+<url>/artifacts/<stage>/<key>/used                          rewritten when somebody finds it
+<url>/leases, work, runs, quarantine                        who computes, checkpoints, records, what was damaged
+
+What is found there is not downloaded until it is opened. What the local folder has is served without the network.
+"""
+
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tasks.core.errors import EnvironmentFault
+from tasks.store import disk
+from tasks.store.artifacts import Artifact, Ref, Store, rename_new, temporary_prefix
+from tasks.store.files import flush_tree, write_flushed
+from tasks.store.locks import key_lock
+from tasks.store.manifests import MANIFEST, NOT_CONTENT, Damaged
+from tasks.store.remote.artifacts import Published, PublishedArtifacts, place_of
+from tasks.store.remote.checkpoints import RemoteWork
+from tasks.store.remote.leases import Leases, LeaseTimes
+from tasks.store.remote.objects import Remote
+
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+# After a failure that does not matter, what does not matter is not tried for this time.
+PAUSE_SECONDS = 60.0
+METRICS_FILE = NOT_CONTENT[0]
+
+
+class FrontedStore(Store):
+    """Artifacts under a URL, shared by several machines, each with a folder of its own in front.
+
+    times: of the leases.
+    """
+
+    def __init__(self, root: Path, remote: Remote, times: LeaseTimes | None = None) -> None:
+        super().__init__(root)
+        self.remote = remote
+        self.published = PublishedArtifacts(remote)
+        self.leases = Leases(remote, times)
+        self.work = RemoteWork(remote)
+        self._pause_ends = 0.0
+
+    def keys(self, stage: str) -> list[str]:
+        """Keys of what is here or in the object store; of what is here alone where that cannot be reached."""
+        there = self._try(lambda: self.remote.entries(f"artifacts/{stage}")) or {}
+        places = (name.split("/") for name in there if name.count("/") == 3 and name.endswith(f"/{MANIFEST}"))
+        return sorted({*super().keys(stage), *(key for _, _, key, _ in places)})
+
+    def find(self, stage: str, key: str) -> Artifact | None:
+        """The artifact, here or in the object store, which then has it too; its files may have to be downloaded."""
+        here = self._find_here(stage, key)
+        if here is not None:
+            return self._try(lambda: self._agreed(here)) or here
+        theirs = self.published.read(stage, key)
+        if theirs is None or not self.published.has_files(theirs):
+            return None
+        return self._artifact(theirs)
+
+    def open(self, ref: Ref) -> Path:
+        """The folder of an artifact, downloaded if need be, and verified. Raises EnvironmentFault if it is gone."""
+        here = self._find_here(ref.stage, ref.key)
+        if here is not None and here.ref.digest == ref.digest:
+            return here.folder
+        with key_lock(self.root / "locks", f"fetch-{ref.stage}", ref.key):
+            here = self._find_here(ref.stage, ref.key)
+            if here is not None and here.ref.digest == ref.digest:
+                return here.folder
+            theirs = self.published.read(ref.stage, ref.key)
+            if theirs is not None and theirs.ref.digest == ref.digest and self._fetched(theirs):
+                return self.folder(ref.stage, ref.key)
+        raise EnvironmentFault(
+            f"artifact {ref.stage} {ref.key[:12]} is no longer in {self.remote.url}; run the same command again to"
+            " compute what is missing"
+        )
+
+    def publish(
+        self,
+        stage: str,
+        key: str,
+        written: Path,
+        key_inputs: dict[str, Any],
+        parents: Sequence[Ref] = (),
+        summary: dict[str, Any] | None = None,
+    ) -> Artifact:
+        """Publish here, then in the object store; what the network refuses stays here for the next run to send."""
+        artifact = super().publish(stage, key, written, key_inputs, parents, summary)
+        try:
+            return self._shared(artifact)
+        except EnvironmentFault as fault:
+            raise EnvironmentFault(
+                f"{fault}. The finished {stage} {key[:12]} is kept in {self.root}, and the next run sends it"
+            ) from fault
+
+    @contextmanager
+    def with_metrics(self, artifact: Artifact) -> Iterator[Artifact]:
+        """The artifact with its metrics file, for which nothing else is downloaded."""
+        if artifact.folder.is_dir() or METRICS_FILE not in artifact.manifest["files"]:
+            yield artifact
+            return
+        theirs = self._try(lambda: self.published.read(artifact.ref.stage, artifact.ref.key))
+        with self.publishing(artifact.ref.stage, artifact.ref.key) as folder:
+            if theirs is not None:
+                with suppress(Damaged):
+                    self._try(lambda: self.published.download(theirs, METRICS_FILE, folder))
+            yield replace(artifact, folder=folder)
+
+    @contextmanager
+    def lock(self, stage: str, key: str, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        """Only one process of all machines computes a key; the lease of a dead one is taken over."""
+        with super().lock(stage, key, stopped), self.leases.hold(stage, key, stopped):
+            yield
+
+    def touch(self, artifact: Artifact) -> None:
+        """Note here and there that somebody uses it now."""
+        super().touch(artifact)
+        self._try(lambda: self.remote.write(f"{place_of(artifact.ref.stage, artifact.ref.key)}/used", b""))
+
+    def work_folder(self, key: str) -> Path:
+        """Folder for checkpoints of this key, with the one that is furthest of all machines'."""
+        folder = super().work_folder(key)
+        self._try(lambda: self.work.fetch(folder))
+        return folder
+
+    def keep_work(self, folder: Path) -> None:
+        """Copy the checkpoint to the object store, beside the computation."""
+        self.work.keep(folder)
+
+    def settle_work(self, wanted: bool = True) -> None:
+        """Wait for the copy."""
+        self.work.settle(wanted)
+
+    def forget_work(self, folder: Path) -> None:
+        """Remove the checkpoints of what is finished, here and there."""
+        super().forget_work(folder)
+        self._try(lambda: self.work.forget(folder.name))
+
+    def write_record(self, run_id: str, content: bytes) -> None:
+        """Keep the record of a run here and there."""
+        super().write_record(run_id, content)
+        self._try(lambda: self.remote.write(f"runs/{run_id}.json", content))
+
+    def read_records(self) -> dict[str, bytes]:
+        """Records of the runs of all machines."""
+        there = self._try(lambda: self.remote.read_many(self.remote.entries("runs"))) or {}
+        return {name[len("runs/") : -len(".json")]: content for name, content in there.items()} | super().read_records()
+
+    def writable(self) -> bool:
+        """Whether artifacts can be added, here and there."""
+        try:
+            self.remote.check()
+        except EnvironmentFault as fault:
+            logger.warning("%s. What was computed before is served", fault)
+            return False
+        return super().writable()
+
+    def check_writable(self, needed_bytes: int = 0) -> None:
+        """Raise EnvironmentFault unless both places can be written, this one with that many bytes."""
+        self.remote.check()
+        if not super().writable():
+            raise EnvironmentFault(f"the folder {self.root} in front of the store cannot be written (place.home)")
+        disk.check_free(self.root, needed_bytes)
+
+    def _try(self, action: Callable[[], Result]) -> Result | None:
+        """The action's result, or None with one warning: nothing that a run cannot do without."""
+        if time.monotonic() < self._pause_ends:
+            return None
+        try:
+            return action()
+        except EnvironmentFault as fault:
+            self._pause_ends = time.monotonic() + PAUSE_SECONDS
+            logger.warning("%s. Going on with what is in %s", fault, self.root)
+            return None
+
+    def _artifact(self, theirs: Published) -> Artifact:
+        return Artifact(theirs.ref, self.folder(theirs.ref.stage, theirs.ref.key), theirs.manifest)
+
+    def _agreed(self, here: Artifact) -> Artifact:
+        """What all machines have for the key of an artifact that is here."""
+        theirs = self.published.read(here.ref.stage, here.ref.key)
+        return self._shared(here) if theirs is None else self._accepted(theirs, here)
+
+    def _accepted(self, theirs: Published, here: Artifact) -> Artifact:
+        """The one that was first. One with the same content but other timings stays."""
+        if theirs.ref.digest == here.ref.digest:
+            return here
+        logger.info("%s %s was published by another machine first; theirs counts", here.ref.stage, here.ref.key[:12])
+        self._discard(here.folder)
+        return self._artifact(theirs)
+
+    def _shared(self, artifact: Artifact) -> Artifact:
+        """Send an artifact: its files, then the manifest. If another one is there meanwhile, that one counts."""
+        theirs = self.published.send(artifact)
+        return artifact if theirs is None else self._accepted(theirs, artifact)
+
+    def _fetched(self, theirs: Published) -> bool:
+        """Download an artifact into its folder, complete or not at all; a damaged one goes to quarantine."""
+        stage, key = theirs.ref.stage, theirs.ref.key
+        with self.publishing(stage, key) as out:
+            try:
+                for name in theirs.manifest["files"]:
+                    self.published.download(theirs, name, out)
+            except Damaged as damage:
+                self.published.quarantine(stage, key, theirs.content, str(damage))
+                return False
+            flush_tree(out)
+            write_flushed(out / MANIFEST, theirs.content)
+            target = self.folder(stage, key)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._discard(target)
+            rename_new(out, target)
+        return True
+
+    def _discard(self, folder: Path) -> None:
+        """Remove an artifact here, in one step for whoever looks."""
+        if not folder.exists():
+            return
+        waste = self.root / "tmp" / f"{temporary_prefix()}replaced-{time.time_ns()}"
+        waste.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            os.rename(folder, waste)
+            shutil.rmtree(waste, ignore_errors=True)
+
+
+_open_stores: dict[tuple[int, str, str], FrontedStore] = {}
+_opening = threading.Lock()
+
+
+def open_store(root: Path | str, url: str | None = None) -> Store:
+    """The store in a folder, or the one at a URL with that folder in front of it (one for all threads of a process)."""
+    if url is None:
+        return Store(Path(root))
+    with _opening:
+        name = (os.getpid(), str(root), url)
+        if name not in _open_stores:
+            _open_stores[name] = FrontedStore(Path(root), Remote(url))
+        return _open_stores[name]

@@ -1,0 +1,64 @@
+"""Cross: how alike are the states of two networks on the same rows?"""
+
+import json
+from pathlib import Path
+
+from tasks.core.errors import InputError
+from tasks.engine.stage import stage
+from tasks.engine.work import Work
+from tasks.store.artifacts import Ref
+from tasks.store.manifests import MANIFEST
+
+# Arguments of a capture that say which rows were run.
+ROWS = ("task", "split", "num_rows", "part")
+
+
+@stage(packages=("torch", "safetensors"))
+def cross(work: Work, first: Ref, second: Ref) -> dict:
+    """CKA between all states of two captures: model against model, or full model against emulator or plug-in.
+
+    Writes `cross.safetensors`: `linear_cka`, `debiased_cka`, `rbf_cka`, each [N1+1, N2+1] float32 with state 0 the
+    embeddings. Widths and depths may differ. In the summary, as 1 - CKA by the debiased estimator and without the
+    embeddings: `unlike_best_match`, the mean over the first's blocks of the most alike block of the second, and where
+    both are equally deep `unlike_same_depth`. Errors: InputError where the captures are not of the same rows.
+    """
+    from safetensors.torch import load_file, save_file
+
+    from tasks.core.cka import ESTIMATORS
+    from tasks.core.cross_cka import cross_cka
+
+    folders = [work.open(ref) for ref in (first, second)]
+    _require_same_rows(*folders)
+    left, right = (load_file(folder / "states.safetensors")["states"] for folder in folders)
+    names = [_names(len(left), "first"), _names(len(right), "second")]
+    matrices = {
+        name: cross_cka(left, right, kernel, debiased, *names).contiguous()
+        for name, (kernel, debiased) in ESTIMATORS.items()
+    }
+    save_file(matrices, work.out / "cross.safetensors")
+    # Of what is hardly changed every CKA is 1 to the digits that a table shows; what is missing to 1 is not.
+    unlike = 1.0 - matrices["debiased_cka"][1:, 1:].double()
+    facts = {
+        "num_blocks": unlike.shape[0],
+        "num_other_blocks": unlike.shape[1],
+        "num_rows": left.shape[1],
+        "unlike_best_match": float(unlike.min(dim=1).values.mean()),
+    }
+    if unlike.shape[0] == unlike.shape[1]:
+        facts["unlike_same_depth"] = float(unlike.diagonal().mean())
+    return facts
+
+
+def _names(num_states: int, which: str) -> list[str]:
+    states = ["the embeddings", *(f"block {index}" for index in range(num_states - 1))]
+    return [f"{state} of the {which} model" for state in states]
+
+
+def _require_same_rows(first: Path, second: Path) -> None:
+    """InputError where the arguments of the two captures name other rows."""
+    left, right = (json.loads((folder / MANIFEST).read_text())["inputs"]["arguments"] for folder in (first, second))
+    if different := [name for name in ROWS if name in left and name in right and left[name] != right[name]]:
+        raise InputError(
+            f"the two captures are of different rows (another {', '.join(different)}): CKA compares two networks on"
+            " the same rows, so capture both with the same task, split, part and number of rows"
+        )

@@ -1,0 +1,136 @@
+"""Importance: what the loss becomes without a block, with another in its place, or with its tuning undone.
+
+`importance.safetensors`, float64: `loss` [1]; `deleted`, `deleted_stderr` [N], the second of the difference to `loss`,
+over rows; `pairs`, `pairs_stderr` [N, N] with block j at position i in row i; `tuned_loss` [1], `rewound`,
+`rewound_stderr` [K] and `tuned_blocks` [K] (int64). What was not asked for is not there. Losses are nats an answer
+token, perplexities are exp of these.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from tasks.data.sources import Split, TaskSource
+from tasks.engine.stage import stage
+from tasks.engine.work import Work
+from tasks.models.source import ModelSource
+from tasks.store.artifacts import Ref
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from tasks.core.batching import Example
+    from tasks.core.study.importance import RowLosses
+
+
+@stage(packages=("torch", "transformers", "tokenizers", "lm_eval"), gpu=True)
+def importance(
+    work: Work,
+    model: ModelSource,
+    task: TaskSource,
+    tuned: Ref | None = None,
+    *,
+    num_rows: int | None = None,
+    split: Split = "validation",
+    pairs: bool = False,
+    precision: str = "float32",
+    max_tokens: int = 8192,
+) -> dict[str, Any]:
+    """Losses over answer tokens, in nats, of a model whose blocks are changed one at a time.
+
+    tuned: a tuning (of `tune` or `plug_in`) whose blocks are also rewound one at a time; pairs: also run every block at
+    every other's position. Of several GPUs the first is used.
+    Errors: InputError for fewer than two rows, a model whose own loss is not finite, or a tuning of another model.
+    """
+    from safetensors.torch import save_file
+
+    from tasks.core.blocks.devices import EVERY
+    from tasks.data.task_measure import limited, require_several
+    from tasks.data.tokenize import load_examples
+    from tasks.models.loading import load_model, load_tokenizer
+    from tasks.models.points import load_tuned_model
+
+    examples = load_examples(limited(task, split, num_rows), split, load_tokenizer(model), model.context)
+    require_several(examples.num_rows, task, split)
+    network = load_model(model, precision, "cuda:0" if work.device == EVERY else work.device)
+    options: Any = {"max_length": model.context, "max_tokens": max_tokens}
+    options["progress"] = lambda variations: work.progress(variations, "variations")
+    tensors, num_tokens = _changed(network, examples.rows, pairs, options)
+    if tuned is not None:
+        tensors |= _rewound(network, *load_tuned_model(network, work.open(tuned), "tuned"), examples.rows, options)
+    save_file(tensors, work.out / "importance.safetensors")
+    return {"num_rows": examples.num_rows, "num_tokens": num_tokens, "split": split, **_summary(tensors)}
+
+
+def _changed(
+    network: "PreTrainedModel", rows: "Sequence[Example]", pairs: bool, options: "Mapping[str, Any]"
+) -> "tuple[dict[str, Tensor], int]":
+    """Losses as it is, without each block and with others in their places; and how many answer tokens there are."""
+    from tasks.core.study.importance import deletions, replacements, row_losses
+
+    variations = deletions(network)
+    num_blocks = len(variations)
+    found = row_losses(network, variations + (replacements(network) if pairs else []), rows, **options)
+    tensors = {"loss": _mean(found, found.whole), **_with_errors("deleted", found, found.varied[:num_blocks])}
+    if pairs:
+        by_pair = _with_errors("pairs", found, found.varied[num_blocks:])
+        tensors |= {name: values.view(num_blocks, num_blocks) for name, values in by_pair.items()}
+    return tensors, int(found.num_tokens.sum())
+
+
+def _rewound(
+    initial: "PreTrainedModel",
+    tuned: "PreTrainedModel",
+    blocks: "list[int]",
+    rows: "Sequence[Example]",
+    options: "Mapping[str, Any]",
+) -> "dict[str, Tensor]":
+    import torch
+
+    from tasks.core.study.importance import rewindings, row_losses
+
+    found = row_losses(tuned, rewindings(tuned, initial, blocks), rows, **options)
+    return {
+        "tuned_loss": _mean(found, found.whole),
+        "tuned_blocks": torch.tensor(blocks, dtype=torch.int64),
+        **_with_errors("rewound", found, found.varied),
+    }
+
+
+def _mean(found: "RowLosses", losses: "Tensor") -> "Tensor":
+    """[1]: nats a token."""
+    return (losses.sum() / found.num_tokens.sum()).reshape(1)
+
+
+def _with_errors(name: str, found: "RowLosses", varied: "Tensor") -> "dict[str, Tensor]":
+    """Losses of variations [V], and standard errors of what each adds to the model's own loss on the same rows."""
+    import torch
+
+    from tasks.core.evaluation.likelihoods import rate_with_error
+
+    weights = found.num_tokens.tolist()
+    errors = [rate_with_error(row.tolist(), weights)[1] or 0.0 for row in varied - found.whole]
+    means = varied.sum(1) / found.num_tokens.sum()
+    return {name: means, f"{name}_stderr": torch.tensor(errors, dtype=torch.float64)}
+
+
+def _summary(tensors: "dict[str, Tensor]") -> dict[str, Any]:
+    """The model's loss and perplexity, and which block is missed most and least."""
+    from tasks.data.task_measure import perplexity
+
+    added = tensors["deleted"] - tensors["loss"]
+    tuned = float(tensors["tuned_loss"]) if "tuned_loss" in tensors else None
+    return {
+        "loss": float(tensors["loss"]),
+        "perplexity": perplexity(float(tensors["loss"])),
+        "num_blocks": len(added),
+        "most_important": int(added.argmax()),
+        "least_important": int(added.argmin()),
+        "num_helpful": int((added < 0).sum()),
+        "largest_increase": float(added.max()),
+        "smallest_increase": float(added.min()),
+        "largest_perplexity": perplexity(float(tensors["deleted"].max())),
+        "smallest_perplexity": perplexity(float(tensors["deleted"].min())),
+        **({} if tuned is None else {"tuned_loss": tuned, "tuned_perplexity": perplexity(tuned)}),
+    }

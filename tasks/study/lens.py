@@ -1,0 +1,87 @@
+"""Lens: train for every block an affine map into the last block's terms, so that the model's head can read it."""
+
+from typing import TYPE_CHECKING, Any
+
+from tasks.core.tuning.settings import TrainSettings
+from tasks.data.sources import TaskSource
+from tasks.engine.stage import stage
+from tasks.engine.work import Work
+from tasks.models.source import ModelSource
+
+if TYPE_CHECKING:
+    from tasks.core.batching import Example
+
+
+@stage(packages=("torch", "transformers", "tokenizers", "accelerate", "lm_eval"), gpu=True)
+def lens(
+    work: Work,
+    model: ModelSource,
+    task: TaskSource,
+    *,
+    settings: TrainSettings,
+    num_rows: int,
+    block: int,
+    precision: str,
+) -> dict:
+    """A tuned lens (arXiv 2303.08112), trained on the task's first `num_rows` training rows; goes on after a kill.
+
+    task: rows of a task or plain text, in windows of at most `block` tokens; every token but a row's first counts.
+    Writes `lens.safetensors`: `weight` [N-1, d, d], `bias` [N-1, d], with the digest of the model's weights; and
+    `curves.safetensors`, measured on as many validation rows: `kl_logit`, `kl_tuned` (from the model's output to each
+    block's lens, nats), `agreement_logit`, `agreement_tuned` (share of positions with the same likeliest token), [N].
+    Errors: InputError for fewer than two rows, one block, or a state that is not finite; DivergedError.
+    """
+    from tasks.core.study.lens import every_token
+    from tasks.core.study.lens_training import TrainedLens
+    from tasks.core.tuning.failures import Names
+    from tasks.core.tuning.train import train
+    from tasks.data.tokenize import load_examples
+    from tasks.models.lens_files import write_lens
+    from tasks.models.loading import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    length, pad_id = min(block, model.context), tokenizer.pad_token_id or 0
+    rows, held_out = (
+        every_token(load_examples(task, split, tokenizer, length, limit=num_rows).rows[:num_rows])
+        for split in ("train", "validation")
+    )
+    result = train(
+        TrainedLens(load_model(model, "stored" if precision == "bfloat16" else precision)),
+        rows,
+        held_out if settings.eval_steps else [],
+        settings,
+        device=work.device,
+        precision=precision,
+        pad_id=pad_id,
+        checkpoint=work.checkpoint(),
+        on_metrics=lambda step, values: work.metric(step, **values),
+        should_stop=work.stop_requested,
+        progress=lambda steps: work.progress(steps, "steps"),
+        names=Names("study.lens_learning_rate", "evaluate.max_tokens"),
+    )
+    write_lens(work.out, result.state, model)
+    measured = _measure(work, model, held_out, precision, max_tokens=settings.max_tokens, pad_id=pad_id)
+    return {**result.summary(), "num_rows": len(rows), "num_held_out_rows": len(held_out), **measured}
+
+
+def _measure(
+    work: Work, model: ModelSource, rows: "list[Example]", precision: str, **options: Any
+) -> dict[str, float | int]:
+    """Write the curves of the lens that was written and of the untrained one; their means over all blocks but the last.
+
+    The model is loaded anew: what has trained a lens holds two number formats.
+    """
+    from safetensors.torch import save_file
+
+    from tasks.core.study.lens import make_lens, measure_curves
+    from tasks.models.lens_files import CURVES_FILE, load_lens
+    from tasks.models.loading import load_model
+
+    network = load_model(model, precision, work.device)
+    lenses = {"logit": make_lens(network), "tuned": load_lens(work.out, model, network)}
+    curves = {name: measure_curves(network, each, rows, **options) for name, each in lenses.items()}
+    tensors = {f"kl_{name}": each.kl.float() for name, each in curves.items()}
+    tensors |= {f"agreement_{name}": each.agreement.float() for name, each in curves.items()}
+    save_file(tensors, work.out / CURVES_FILE)
+    means = {f"mean_kl_{name}": float(each.kl[:-1].mean()) for name, each in curves.items()}
+    return {"num_positions": curves["tuned"].num_positions, **means}

@@ -1,0 +1,112 @@
+"""Structure: is the stack of blocks made of modules, of how many, and how sure is that?"""
+
+from typing import TYPE_CHECKING, Any
+
+from tasks.engine.stage import stage
+from tasks.engine.work import Work
+from tasks.store.artifacts import Ref
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tasks.core.study.bootstrap import RowSample, Spread
+    from tasks.core.study.modularity import Modularity
+
+
+@stage(packages=("torch", "numpy", "safetensors"))
+def structure(
+    work: Work,
+    states: Ref,
+    *,
+    estimator: str,
+    num_bootstraps: int = 100,
+    num_samples: tuple[int, ...] = (),
+    seed: int = 0,
+) -> dict:
+    """Modules in the similarity of the N blocks, and how they change with the rows that were captured.
+
+    states: of `capture`; estimator: linear_cka, debiased_cka or rbf_cka; num_bootstraps: resamples of the rows, and
+    subsets of each size; num_samples: sizes of subsets, of which those below the number of rows count.
+    Writes `structure.safetensors`, CKA without unit: `similarity` [N, N], `module` [N] (number of each block's run in
+    the best cut into two or more, also where chance does as well), `gains` [N] (modularity of the best cut into 1, 2,
+    ... N runs), `adjacent` [N-1], of the bootstrap `adjacent_deviation` [N-1], `together` [N, N], `boundaries` [N-1],
+    `scores` and `counts` [B] (see `Spread`), and by number of rows `num_samples` [M], `adjacent_by_size` and
+    `adjacent_deviation_by_size` [M, N-1], `score_by_size` and `agreement_by_size` [M] (means; the last is all rows).
+    Errors: InputError as `linear_cka`, or for fewer than 3 blocks or 2 bootstraps.
+    """
+    from safetensors.torch import load_file, save_file
+
+    from tasks.core.study.bootstrap import RowSample, bootstrap, subsample
+    from tasks.core.study.modularity import modularity
+
+    # State 0 is the embeddings, which no block made.
+    sample = RowSample(load_file(work.open(states) / "states.safetensors")["states"][1:], estimator)
+    similarity = sample.similarity(range(sample.num_rows))
+    found = modularity(similarity, seed=seed)
+    spread = bootstrap(sample, found.cut, num_bootstraps, seed)
+    sizes = [size for size in sorted(set(num_samples)) if size < sample.num_rows]
+    subsets = {
+        size: subsample(sample, found.cut, size, num_bootstraps, seed)
+        for size in work.progress(sizes, "numbers of rows")
+    }
+    tensors = _tensors(similarity, found, spread) | _by_size(sample, similarity, found, subsets)
+    save_file(tensors, work.out / "structure.safetensors")
+    facts = {"estimator": estimator, "num_blocks": len(similarity), "num_rows": sample.num_rows}
+    return facts | {"num_bootstraps": num_bootstraps} | _facts(found, spread)
+
+
+def _facts(found: "Modularity", spread: "Spread") -> dict[str, Any]:
+    """Of the best cut, which has `num_runs`; `num_modules` alone is 1 where chance does as well."""
+    return {
+        "modularity": found.score,
+        "modularity_deviation": float(spread.scores.std(ddof=1)),
+        "modularity_by_chance": found.by_chance,
+        "p_value": found.p_value,
+        "num_modules": len(found.modules),
+        "num_runs": len(found.cut),
+        "stability": float(spread.agreement.mean()),
+        "same_number": float((spread.counts == len(found.cut)).mean()),
+    }
+
+
+def _tensors(similarity: Any, found: "Modularity", spread: "Spread") -> "dict[str, Tensor]":
+    """What is said of all rows."""
+    from tasks.core.clustering import adjacent_similarity
+
+    return {
+        "similarity": _stored(similarity),
+        "module": _stored([number for number, run in enumerate(found.cut) for _ in run]),
+        "gains": _stored(found.gains),
+        "adjacent": _stored(adjacent_similarity(similarity)),
+        "adjacent_deviation": _stored(spread.deviation()),
+        "together": _stored(spread.together),
+        "boundaries": _stored(spread.boundaries),
+        "scores": _stored(spread.scores),
+        "counts": _stored(spread.counts),
+    }
+
+
+def _by_size(
+    sample: "RowSample", similarity: Any, found: "Modularity", subsets: "dict[int, Spread]"
+) -> "dict[str, Tensor]":
+    """What is said of fewer rows, and last of all."""
+    from tasks.core.clustering import adjacent_similarity
+
+    adjacent = adjacent_similarity(similarity)
+    fewer = subsets.values()
+    return {
+        "num_samples": _stored([*subsets, sample.num_rows]),
+        "adjacent_by_size": _stored([*(subset.adjacent.mean(0) for subset in fewer), adjacent]),
+        "adjacent_deviation_by_size": _stored([*(subset.deviation() for subset in fewer), 0 * adjacent]),
+        "score_by_size": _stored([*(subset.scores.mean() for subset in fewer), found.score]),
+        "agreement_by_size": _stored([*(subset.agreement.mean() for subset in fewer), 1.0]),
+    }
+
+
+def _stored(values: Any) -> "Tensor":
+    """Whole numbers as they are, others in float32."""
+    import numpy as np
+    import torch
+
+    tensor = torch.from_numpy(np.array(values))
+    return tensor.float() if tensor.is_floating_point() else tensor

@@ -1,0 +1,58 @@
+"""Distances: how far apart are the predictions that a lens reads behind every two blocks?
+
+`distances.safetensors`, float32 [N, N] each: `kl` (row i, column j: KL(p_i || p_j), nats), `js` (nats), `hellinger`,
+`total_variation`, `cosine` (1 - cos), `wasserstein` (order 1, over the line of the model's own surprisal, nats).
+"""
+
+from typing import Any
+
+from tasks.data.sources import Split, TaskSource
+from tasks.engine.stage import stage
+from tasks.engine.work import Work
+from tasks.models.source import ModelSource
+from tasks.store.artifacts import Ref
+
+
+@stage(packages=("torch", "transformers", "tokenizers", "lm_eval"), gpu=True)
+def distances(
+    work: Work,
+    model: ModelSource,
+    task: TaskSource,
+    lens: Ref | None = None,
+    *,
+    num_rows: int,
+    split: Split,
+    num_tokens: int,
+    max_tokens: int,
+    precision: str,
+) -> dict:
+    """Functional distances between all blocks, means over `num_tokens` positions spread over the first `num_rows` rows.
+
+    lens: a tuned lens of this model; the logit lens without one. max_tokens: padded tokens in one pass.
+    Errors: InputError for fewer than two rows or positions, numbers that are not finite, a lens of another model.
+    """
+    from safetensors.torch import save_file
+
+    from tasks.core.study.lens import every_token
+    from tasks.core.study.predictions import functional_distances
+    from tasks.data.tokenize import load_examples
+    from tasks.models.lens_files import chosen_lens
+    from tasks.models.loading import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    rows = every_token(load_examples(task, split, tokenizer, model.context, limit=num_rows).rows[:num_rows])
+    network = load_model(model, precision, work.device)
+    options: Any = {"max_tokens": max_tokens, "pad_id": tokenizer.pad_token_id or 0}
+    options["progress"] = lambda batches: work.progress(batches, "batches")
+    reader = chosen_lens(work.open(lens) if lens else None, model, network)
+    found = functional_distances(network, reader, rows, num_tokens, **options)
+    means = found.means()
+    save_file({name: matrix.float().contiguous() for name, matrix in means.items()}, work.out / "distances.safetensors")
+    return {
+        "lens": "logit" if lens is None else "tuned",
+        "num_blocks": found.num_distributions,
+        "num_rows": len(rows),
+        "split": split,
+        "num_positions": found.num_positions,
+        **{f"adjacent_{name}": float(matrix.diagonal(1).mean()) for name, matrix in means.items()},
+    }

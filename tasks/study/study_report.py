@@ -1,0 +1,41 @@
+"""Findings: everything that a study's analyses found, drawn, and gathered on one page."""
+
+from typing import Any
+
+from tasks.engine.stage import stage
+from tasks.engine.work import Work
+
+
+@stage(packages=("matplotlib",))
+def findings(work: Work, *, cells: list[dict[str, Any]]) -> dict:
+    """`study.html`, one self-contained page; every figure as PNG and as the CSV behind it; `study.md`, `study.json`.
+
+    Where figures show words of rows also `study_without_words.html`; `study.json` names these figures as `private`.
+
+    cells: of each model on each data set `label`, `model`, `task`, `facts`, and `analyses`: by stage and label the
+    references to the artifacts. Returns the numbers that answer a question, by cell where there are several.
+    """
+    import json
+
+    from tasks.reports.study.answers import numbers
+    from tasks.reports.study.cells import Analysis, Studied
+    from tasks.reports.study.page import flat, markdown, page
+    from tasks.reports.study.sections import draw, without_words
+
+    def opened(cell: dict[str, Any]) -> Studied:
+        analyses = {name: Analysis(work.open(ref), ref.summary) for name, ref in cell["analyses"].items()}
+        return Studied(cell["label"], cell["model"], cell["task"], cell["facts"], analyses)
+
+    studied = [opened(cell) for cell in cells]
+    sections = draw(studied, work.out)
+    found = numbers(studied)
+    (work.out / "study.html").write_text(page(studied, found, sections))
+    (work.out / "study.md").write_text(markdown(studied, found))
+    figures = [drawn for section in sections for drawn in section.figures]
+    private = [drawn.name for drawn in figures if drawn.private]
+    if private:
+        (work.out / "study_without_words.html").write_text(page(studied, found, without_words(sections)))
+    names = {"figures": [drawn.name for drawn in figures], "private": private}
+    content = {"cells": [cell.label for cell in studied], "numbers": found, **names}
+    (work.out / "study.json").write_text(json.dumps(content, indent=1, sort_keys=True))
+    return {"num_figures": len(figures), **flat(found)}

@@ -1,0 +1,98 @@
+"""Trajectory: how predictions come about block by block, in the full model and in ones that lost some blocks."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from tasks.core.errors import InputError
+from tasks.data.sources import Split, TaskSource
+from tasks.engine.stage import stage
+from tasks.engine.work import Work
+from tasks.models.source import ModelSource
+from tasks.store.artifacts import Ref
+
+if TYPE_CHECKING:
+    from tasks.core.study.predictions import Trajectory
+
+TRAJECTORY_FILE = "trajectory.json"
+
+
+@stage(packages=("torch", "transformers", "tokenizers", "lm_eval"), gpu=True)
+def trajectory(
+    work: Work,
+    model: ModelSource,
+    task: TaskSource,
+    lens: Ref | None = None,
+    plans: dict[str, Ref] | None = None,
+    *,
+    num_rows: int,
+    split: Split,
+    num_positions: int,
+    precision: str,
+) -> dict:
+    """The likeliest token behind every block at the last positions of the first rows (CRaSh, figure 3).
+
+    lens: a tuned lens of this model; the logit lens without one. plans: by name; of each the kept blocks run, one
+    after another. Writes `trajectory.json`: `lens`, and for each of `rows` its number, its `tokens` [T] as text, and
+    by variant ("full", then the plans) `sources` [n] and `top` (text), `probability`, `entropy`, `kl` (nats, from the
+    full model's output), [n][T] each; and `split`. Rows' words stand here and in what a page draws of it: nowhere else.
+    Errors: InputError for a plan or a lens of another model, and where a number is not finite.
+    """
+    from tasks.core.blocks.devices import place
+    from tasks.core.blocks.surgery import rearranged
+    from tasks.core.study.predictions import trace
+    from tasks.core.study.states_of_variants import base_device
+    from tasks.data.tokenize import load_examples
+    from tasks.models.lens_files import chosen_lens
+    from tasks.models.loading import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    rows = load_examples(task, split, tokenizer, model.context, limit=num_rows).rows[:num_rows]
+    variants = _variants(work, model, plans or {})
+    network = load_model(model, precision, base_device(work.device))
+    reader = chosen_lens(work.open(lens) if lens else None, model, network)
+    runs = {
+        name: place(rearranged(network, [(block, False) for block in kept]), work.device)
+        for name, kept in variants.items()
+    }
+    told: list[dict[str, Any]] = []
+    for row in work.progress(rows, "rows"):
+        found: dict[str, Trajectory] = {}
+        for name, kept in variants.items():
+            reference = found["full"].final if found else None
+            found[name] = trace(runs[name], reader, row, num_positions=num_positions, sources=kept, reference=reference)
+        ids = (*row.prompt_ids, *row.answer_ids)[-num_positions:]
+        told.append(
+            {
+                "row": row.row,
+                "tokens": [tokenizer.decode([token]) for token in ids],
+                "variants": {name: _as_text(each, tokenizer) for name, each in found.items()},
+            }
+        )
+    how = "logit" if lens is None else "tuned"
+    (work.out / TRAJECTORY_FILE).write_text(json.dumps({"lens": how, "split": split, "rows": told}))
+    return {"lens": how, "num_rows": len(told), "num_blocks": {name: len(kept) for name, kept in variants.items()}}
+
+
+def _variants(work: Work, model: ModelSource, plans: dict[str, Ref]) -> dict[str, tuple[int, ...]]:
+    """The blocks that each variant runs."""
+    from tasks.models.emulator import read_plan
+
+    variants: dict[str, tuple[int, ...]] = {"full": tuple(range(model.num_blocks))}
+    for name, ref in plans.items():
+        plan = read_plan(work.open(ref))
+        if plan.num_blocks != model.num_blocks:
+            raise InputError(
+                f"the plan {name!r} is for {plan.num_blocks} blocks, {model.name} has {model.num_blocks}: make one for"
+                " this model"
+            )
+        if name == "full":
+            raise InputError("trajectory: 'full' is the model itself; give the plan another name")
+        variants[name] = plan.kept
+    return variants
+
+
+def _as_text(found: "Trajectory", tokenizer: Any) -> dict[str, Any]:
+    """As it is written: tokens as text."""
+    numbers = {name: getattr(found, name).tolist() for name in ("probability", "entropy", "kl")}
+    top = [[tokenizer.decode([token]) for token in line] for line in found.top.tolist()]
+    return {"sources": list(found.sources), "top": top, **numbers}

@@ -1,0 +1,118 @@
+"""Collect: the scores of every cell of a sweep as one table."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.engine.stage import stage
+from tasks.engine.work import Work
+from tasks.store.artifacts import Ref
+
+
+@dataclass(frozen=True)
+class Plugged:
+    """A strategy of a cell: the cell's values, the stage that wrote its emulator, the plug-in's outcomes by row."""
+
+    values: dict[str, Any]
+    strategy: str
+    emulator: str
+    outcomes: Any
+
+
+@stage(packages=("scipy",))
+def collect(work: Work, *, axes: list[str], cells: list[dict[str, Any]]) -> dict:
+    """One table: `table.csv` (long), `table_wide.csv` (tasks side by side), `table.md`, `table.html`, `sweep.json`.
+
+    axes: names of what differs (of strategies every row says its own); cells: for each its `values` on the axes (by
+    name), and `report`, a reference to its report, or `error`, what it ended with. Every strategy is compared with
+    `uniform` on the rows that both scored.
+    """
+    import json
+
+    from tasks.reports.sweep import page as sweep_pages
+
+    axes = [axis for axis in axes if axis != "strategy"]
+    done = [_cell(work, cell) for cell in cells if cell.get("report") is not None]
+    failed = [{"values": cell["values"], "error": cell["error"]} for cell in cells if cell.get("report") is None]
+    rows = [row for cell in done for row in cell["rows"]]
+    found = {"axes": axes, "rows": rows, "tests": _tests(axes, done), "failed": failed, "num_done": len(done)}
+    (work.out / "sweep.json").write_text(json.dumps(found, indent=1))
+    (work.out / "table.csv").write_text(sweep_pages.long_csv(found))
+    (work.out / "table_wide.csv").write_text(sweep_pages.wide_csv(found))
+    (work.out / "table.md").write_text(sweep_pages.markdown(found))
+    (work.out / "table.html").write_text(sweep_pages.page(found))
+    return {"num_cells": len(cells), "num_failed": len(failed)}
+
+
+def _cell(work: Work, cell: dict[str, Any]) -> dict[str, Any]:
+    """The values of a cell, the rows of its report with these values, and its strategies' outcomes by scored row."""
+    import json
+
+    from safetensors.numpy import load_file
+
+    ref: Ref = cell["report"]
+    folder = work.open(ref)
+    report = json.loads((folder / "report.json").read_text())
+    facts = report["facts"]
+    common = {**cell["values"], "model": facts["model"], "task": facts["task"]}
+    rows = [{**common, **row, **_published(facts, row)} for row in report["rows"]]
+    efforts = ref.summary.get("efforts", {})
+    for strategy, figures in report["spending"].items():
+        rows += [{**common, **row} for row in _figures(strategy, {**figures, **efforts.get(strategy, {})})]
+    outcomes = load_file(folder / "outcomes.safetensors")
+    return {"values": cell["values"], "rows": rows, "outcomes": outcomes, "emulators": report["emulators"]}
+
+
+def _published(facts: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from tasks.core.evaluation.paper_results import published
+
+    known_as = facts["published_as"].get(row["strategy"])
+    if known_as is None:
+        return {}
+    budget = facts["num_blocks"], facts["num_kept"], facts["num_tuned"]
+    found = published(facts["model"], facts["task"], row["metric"], budget, known_as, row["setting"])
+    return asdict(found) | {"standard_errors": found.distance(row["value"], row["stderr"])} if found else {}
+
+
+def _figures(strategy: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """Sizes and efforts as rows of the long table, each with its unit for a metric."""
+    from tasks.reports.spending import unit
+
+    return [
+        {"strategy": strategy, "setting": name, "metric": unit(name), "value": value, "stderr": None}
+        for name, value in figures.items()
+    ]
+
+
+def _tests(axes: list[str], cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every plug-in against that of `uniform` in a cell that differs in nothing but the variant or the strategy."""
+    groups: dict[str, list[Plugged]] = {}
+    for cell in cells:
+        same = str([cell["values"][axis] for axis in axes if axis != "variant"])
+        # In the order of the report: a file of tensors lists them by name.
+        names = dict.fromkeys(row["strategy"] for row in cell["rows"] if row["strategy"] in cell["outcomes"])
+        groups.setdefault(same, []).extend(
+            Plugged(cell["values"], name, cell["emulators"][name], cell["outcomes"][name]) for name in names
+        )
+    return [test for group in groups.values() for test in _against_uniform(group)]
+
+
+def _against_uniform(group: list["Plugged"]) -> list[dict[str, Any]]:
+    from dataclasses import asdict
+
+    from tasks.core.evaluation.paired import holm, paired_test
+
+    plain = [one for one in group if one.strategy == "uniform" and one.emulator == "emulate"]
+    # Several may draw evenly and differ in other settings; the one that is called so is meant.
+    plain.sort(key=lambda one: str(one.values.get("variant", "")).lower() != "uniform")
+    if not plain:
+        return []
+    reference = plain[0]
+    others = [one for one in group if one is not reference and len(one.outcomes) == len(reference.outcomes)]
+    tests = [paired_test(one.outcomes, reference.outcomes) for one in others]
+    corrected = holm([test.p_value for test in tests])
+    return [
+        {"values": one.values, "strategy": one.strategy, "against": reference.values, **asdict(test), "p_holm": p_holm}
+        for one, test, p_holm in zip(others, tests, corrected, strict=True)
+    ]

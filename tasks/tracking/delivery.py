@@ -1,0 +1,133 @@
+"""Delivery of journals to MLflow, by a thread that nobody waits for while a run computes."""
+
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tasks.store.patience import Patience
+from tasks.tracking.journal import Journal
+from tasks.tracking.mlflow_sender import Sender
+from tasks.tracking.servers import reason, shown
+
+logger = logging.getLogger(__name__)
+RETRY_SECONDS = 15.0
+POLL_SECONDS = 0.5
+# At the end of a run: a server that has just stumbled gets this many tries, one that has been away a single one.
+CLOSING_TRIES = 3
+CLOSING_PAUSE_SECONDS = 1.0
+# Of the time that is left to a process that was asked to stop, no more than this.
+STOPPING_SECONDS = 10.0
+# From so many events on, several are told at once; a server answers one in some 50 ms, most of which is waiting.
+MANY = 16
+AT_ONCE = 4
+
+
+class Delivery:
+    """The thread that hands journals to a sender: our own as it grows, and what earlier runs left over."""
+
+    def __init__(self, journal: Journal, sender: Sender) -> None:
+        self._journal, self._sender = journal, sender
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._foreign: set[Path] = set()
+        self._warned = False
+
+    def start(self) -> None:
+        """Begin to deliver."""
+        # In the caller's context, so that what is logged belongs to its flow run.
+        work = contextvars.copy_context().run
+        self._thread = threading.Thread(target=work, args=(self._work,), name="mlflow", daemon=True)
+        self._thread.start()
+
+    def finish(self, seconds: float, is_stopping: Callable[[], bool]) -> bool:
+        """Deliver what is left within the time, which a request to stop shortens; whether nothing is left."""
+        self._closing.set()
+        if self._thread is None:
+            return False
+        patience = Patience(lambda: f"MLflow at {shown(self._sender.uri)} to take what is left of this run")
+        while self._thread.is_alive() and patience.seconds < seconds:
+            if is_stopping():
+                seconds = min(seconds, STOPPING_SECONDS)
+            self._thread.join(min(POLL_SECONDS, max(0.0, seconds - patience.seconds)))
+            patience.tick()
+        return self._journal.everything_delivered()
+
+    def _work(self) -> None:
+        failures = 0
+        while True:
+            closing = self._closing.is_set()
+            try:
+                self._sender.connect()
+                self._deliver_all()
+                failures = 0
+            except Exception as error:
+                failures += 1
+                self._warn(error)
+            if closing and not 0 < failures < CLOSING_TRIES:
+                self._journal.release()
+                return
+            if closing:
+                time.sleep(CLOSING_PAUSE_SECONDS)
+            else:
+                self._closing.wait(RETRY_SECONDS if failures else POLL_SECONDS)
+
+    def _warn(self, error: Exception) -> None:
+        if not self._warned:
+            where = shown(self._sender.uri)
+            kind = type(error).__name__
+            logger.warning("MLflow at %s: %s; the run goes on without it (%s)", where, kind, reason(error))
+            self._warned = True
+
+    def _deliver_all(self) -> None:
+        """Our own journal, then those of earlier runs that are not delivered and that no living process holds."""
+        if self._journal.claim():
+            self._deliver(self._journal)
+        folder = self._journal.path.parent
+        for path in sorted(folder.glob("*.jsonl"), key=lambda found: found.stat().st_mtime):
+            left = Journal(folder, path.stem)
+            if path in (self._journal.path, *self._foreign) or left.everything_delivered() or not left.claim():
+                continue
+            try:
+                self._deliver(left)
+            except Exception as error:
+                # The server is there, it has just taken our own: something is wrong with this journal.
+                self._foreign.add(path)
+                why = "another server knows its run" if isinstance(error, LookupError) else reason(error)
+                logger.warning("%s cannot be delivered (%s); it is left where it is", path, why)
+            finally:
+                left.release()
+
+    def _deliver(self, journal: Journal) -> None:
+        waiting = list(journal.pending())
+        if len(waiting) < MANY or not self._sender.is_remote:
+            for offset, event in waiting:
+                self._sender.play(journal.path.stem, event)
+                journal.acknowledge(offset)
+            return
+        self._deliver_at_once(journal.path.stem, [event for _, event in waiting])
+        journal.acknowledge(waiting[-1][0])
+
+    def _deliver_at_once(self, run_id: str, events: list[dict[str, Any]]) -> None:
+        """Stages side by side, each in its order, after the first event of the run that they belong to.
+
+        A run that finds everything has hundreds of events at its end; one by one, each waits for the one before.
+        Nothing is acknowledged before all of it is told: what is told twice is shown once.
+        """
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for event in events:
+            groups.setdefault(event["run"], []).append(event)
+        if whole := groups.get(""):
+            self._sender.play(run_id, whole.pop(0))
+
+        def play(group: list[dict[str, Any]]) -> None:
+            for event in group:
+                self._sender.play(run_id, event)
+
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="mlflow") as threads:
+            for done in [threads.submit(play, group) for group in groups.values()]:
+                done.result()

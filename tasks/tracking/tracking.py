@@ -1,0 +1,158 @@
+"""What a run reports to MLflow: one run per flow run, a child run per stage with metrics.
+
+Nothing here is waited for while a run computes: events go to a journal on disk, a thread delivers them, and a server
+that is away costs a warning. What is left over is delivered by the next run with the same home folder.
+"""
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tasks.store.artifacts import Artifact
+from tasks.store.metrics import METRICS_FILE, read_metrics_from
+from tasks.tracking.delivery import Delivery
+from tasks.tracking.journal import Journal
+from tasks.tracking.mlflow_sender import Sender
+
+logger = logging.getLogger(__name__)
+POLL_SECONDS = 0.1
+CURVES = ("loss", "validation_loss")
+
+
+def now() -> int:
+    """Milliseconds since 1970, as MLflow wants them."""
+    return int(time.time() * 1000)
+
+
+class Tracking:
+    """Events of one flow run. Methods return at once; `close` waits a bounded time for delivery."""
+
+    def __init__(self, uri: str, experiment: str, folder: Path, run_id: str) -> None:
+        self.run_id = run_id
+        self.journal = Journal(folder, run_id)
+        self.journal.claim()
+        self._read: dict[str, int] = {}
+        self._named: dict[str, tuple[str, str]] = {}
+        self._opened: set[str] = set()
+        self._ended: set[str] = set()
+        self._lock = threading.Lock()
+        self._sender = Sender(uri, experiment, folder, run_id)
+        self._delivery = Delivery(self.journal, self._sender)
+
+    def start(self, name: str, parameters: dict[str, str], tags: dict[str, str], inputs: dict[str, str]) -> None:
+        """Open the run. inputs: name of a data set or model to its digest."""
+        self.journal.write("start", run="", name=name, time=now(), tags=tags, parameters=parameters, inputs=inputs)
+        self._delivery.start()
+
+    def stage_started(self, stage: str, label: str, key: str) -> None:
+        """A stage computes; its child run appears with its first metric, so that curves are live."""
+        with self._lock:
+            self._named[key] = (stage, label)
+
+    def stage_metrics(self, stage: str, key: str, path: Path) -> None:
+        """Pass on what is new in the stage's metrics file."""
+        if values := self._new_values(key, path):
+            self._open_child(key)
+            self.journal.write("metrics", run=key, values=values)
+            self._show_curves(key, values)
+
+    def stage_finished(self, stage: str, label: str, artifact: Artifact, cached: bool) -> None:
+        """The stage's summary; a cached stage shows its metrics again in this run."""
+        key = artifact.ref.key
+        self.stage_started(stage, label, key)
+        values = self._new_values(key, artifact.folder / METRICS_FILE) if cached else []
+        values += [[name, value, now(), 0] for name, value in _numbers(artifact.ref.summary).items()]
+        if not values and key not in self._opened:
+            return
+        tags = {"cached": str(cached).lower(), "artifact.digest": artifact.ref.digest}
+        # Tags of a run that begins now cost no call of their own.
+        self._open_child(key, tags if cached else {})
+        self.journal.write("metrics", run=key, values=values)
+        self._show_curves(key, values)
+        self.journal.write("end", run=key, time=now(), status="FINISHED", tags={} if cached else tags)
+        self._ended.add(key)
+
+    def _show_curves(self, key: str, values: list[list[Any]]) -> None:
+        """Losses of every tuning side by side on the page of the whole run."""
+        label = self._named[key][1]
+        curves = [
+            [metric_name(f"{name}/{label}"), value, at, step]
+            for name, value, at, step in values
+            if name in CURVES and step
+        ]
+        if label and curves:
+            self.journal.write("metrics", run="", values=curves)
+
+    def _new_values(self, key: str, path: Path) -> list[list[Any]]:
+        new, self._read[key] = read_metrics_from(path, self._read.get(key, 0))
+        return [
+            [name, value, int(entry["time"] * 1000), entry.get("step") or 0]
+            for entry in new
+            for name, value in entry.items()
+            if name not in ("time", "step")
+        ]
+
+    def _open_child(self, key: str, more: dict[str, str] | None = None) -> None:
+        with self._lock:
+            if key in self._opened:
+                return
+            self._opened.add(key)
+            stage, label = self._named[key]
+        name, tags = f"{stage} · {label}" if label else stage, {"stage": stage, "stage.key": key, **(more or {})}
+        self.journal.write("start", run=key, name=name, time=now(), tags=tags, parameters={}, inputs={})
+
+    def values(self, numbers: dict[str, float]) -> None:
+        """Final numbers of the whole run."""
+        values = [[metric_name(name), value, now(), 0] for name, value in numbers.items()]
+        self.journal.write("metrics", run="", values=values)
+
+    def files(self, paths: list[Path], folder: str = "") -> None:
+        """Show files among the run's artifacts."""
+        for path in paths:
+            self.journal.write("file", run="", path=str(path), folder=folder)
+
+    def describe(self, text: str, tags: dict[str, str] | None = None) -> None:
+        """Markdown on the run's overview page."""
+        self.journal.write("tags", run="", tags={"mlflow.note.content": text, **(tags or {})})
+
+    def close(self, status: str, seconds: float = 60.0, is_stopping: Callable[[], bool] = lambda: False) -> bool:
+        """End the run and wait for delivery; false if something is left for the next run to deliver.
+
+        seconds: how long to wait at most. is_stopping: whether this process was asked to stop meanwhile.
+        """
+        for key in self._opened - self._ended:
+            self.journal.write("end", run=key, time=now(), status=status, tags={})
+        self.journal.write("end", run="", time=now(), status=status, tags={})
+        done = self._delivery.finish(seconds, is_stopping)
+        if not done:
+            logger.warning("MLflow did not take everything in time; the next run delivers %s", self.journal.path)
+        return done
+
+    @property
+    def mlflow_run_id(self) -> str | None:
+        """Id of the MLflow run, once the server has given one."""
+        return self._sender.ids.get((self.run_id, ""))
+
+    def url(self, seconds: float = 0.0) -> str | None:
+        """Address of the run in the MLflow UI, for a tracking server; waits so long for the server to name the run."""
+        deadline = time.monotonic() + seconds
+        while self.mlflow_run_id is None and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        return self._sender.url(self.mlflow_run_id) if self.mlflow_run_id else None
+
+
+def metric_name(text: str) -> str:
+    """A metric's name without what MLflow refuses; parts of a label become levels."""
+    return re.sub(r"[^\w\-. :/]", "", text.replace(" · ", "/"))
+
+
+def _numbers(summary: dict[str, Any]) -> dict[str, float]:
+    return {
+        metric_name(name): float(value)
+        for name, value in summary.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
