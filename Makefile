@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY = passive
 export TOKENIZERS_PARALLELISM = false
 export PYTHONHASHSEED = 0
 
-.PHONY: help setup demo test test-faults test-service lint format readme bench idea strategies images clean
+.PHONY: help setup demo test test-faults test-service test-nightly lint format readme bench idea strategies images clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s $$'\t'
@@ -35,13 +35,17 @@ demo: $(READY) ## the whole method on the embedded model and task, in minutes on
 	$(BIN)/crash demo
 
 test: $(READY) ## the tests (what the README names and CI runs)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow_faults and not service and not bench"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow_faults and not service and not bench and not nightly"
 
 test-faults: $(READY) ## the slow sweeps over injected faults
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow_faults and not service and not bench"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow_faults and not service and not bench and not nightly"
 
 test-service: $(READY) ## the service: real PostgreSQL, Prefect, MLflow and S3 servers on loopback
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "service and not bench" --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "service and not bench and not nightly" --durations=15
+
+test-nightly: $(READY) ## the long simulations, whole: every kill, every clock, sweeps of 24 cells
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "nightly and not service"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "nightly and service"
 
 lint: $(READY) ## style, types and import contracts
 	$(BIN)/ruff check --no-cache .

@@ -124,7 +124,7 @@ def test_where_parts_are_uneven_or_empty(pair: Pair, parallel: str, changes: dic
     )
 
 
-@pytest.mark.parametrize("family", SOME + [pytest.param(name, marks=pytest.mark.slow_faults) for name in OTHERS])
+@pytest.mark.parametrize("family", SOME + [pytest.param(name, marks=pytest.mark.nightly) for name in OTHERS])
 def test_every_family_can_be_sharded(pair: Pair, family: str) -> None:
     settings = replace(SETTINGS, num_steps=2, learning_rate=1e-5)
     expected = still(0, "layers", family, settings)

@@ -78,11 +78,11 @@ def last_started(store: Path) -> float:
 @pytest.mark.parametrize(
     "clock",
     [
-        {"FAKETIME": "+1d"},
-        {"FAKETIME": "-1d"},
+        pytest.param({"FAKETIME": "+1d"}, marks=pytest.mark.nightly),
+        pytest.param({"FAKETIME": "-1d"}, marks=pytest.mark.nightly),
         {"FAKETIME": "@2039-06-01 00:00:00"},
         # A few seconds before the hour that is skipped, and before the one that comes twice.
-        {"FAKETIME": "@2026-03-29 01:59:55", "TZ": ZONE},
+        pytest.param({"FAKETIME": "@2026-03-29 01:59:55", "TZ": ZONE}, marks=pytest.mark.nightly),
         {"FAKETIME": "@2026-10-25 02:59:55", "TZ": ZONE},
     ],
     ids=["a day ahead", "a day behind", "2039", "summer time begins", "summer time ends"],
@@ -126,7 +126,14 @@ def jumped(home: Path, days: float) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("of_the_run", "of_gc"), [(None, "+1d"), (None, "-1d"), ("+1d", None), (None, "@2039-06-01 00:00:00")]
+    ("of_the_run", "of_gc"),
+    [
+        (None, "+1d"),
+        *(
+            pytest.param(*offsets, marks=pytest.mark.nightly)
+            for offsets in ((None, "-1d"), ("+1d", None), (None, "@2039-06-01 00:00:00"))
+        ),
+    ],
 )
 def test_f22_gc_under_another_clock_leaves_what_a_run_wants(finished, tmp_path, of_the_run, of_gc):
     settings = small_settings(tmp_path)

@@ -46,7 +46,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return settings
 
 
-@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("first", [0, pytest.param(1, marks=pytest.mark.nightly)])
 def test_f11_f12_f13_a_run_repairs_what_was_damaged(finished, first):
     store = finished.parent / "home/store"
     before = artifacts(store)

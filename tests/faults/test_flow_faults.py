@@ -17,6 +17,8 @@ from tests.flows.commands import CRASH, artifacts, clean_environment, crash, sma
 
 pytestmark = pytest.mark.xdist_group("flow-faults")
 STAGES = ("check", "capture", "similarity", "cluster", "emulate", "tune", "plug_in", "evaluate", "report")
+# Those that are killed in `make test-nightly` alone.
+OTHERS = [stage for stage in STAGES if stage not in ("tune", "emulate")]
 LONG = ("--set", "tune.num_steps=200", "--set", "tune.checkpoint_steps=10", "--set", "full_tune.enabled=false")
 
 
@@ -63,7 +65,7 @@ def test_f1_f3_kill_while_tuning(settings, undisturbed):
 
 
 @pytest.mark.slow_faults
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "tune"])
+@pytest.mark.parametrize("stage", ["emulate", *(pytest.param(stage, marks=pytest.mark.nightly) for stage in OTHERS)])
 def test_f1_kill_in_each_stage(stage, settings, undisturbed):
     kill_and_rerun(stage, settings, undisturbed)
 
@@ -140,10 +142,10 @@ def test_f20_a_signal_to_the_whole_job_before_there_is_a_checkpoint(settings):
     ("number", "to"),
     [
         (signal.SIGTERM, "the command"),
-        (signal.SIGINT, "the command"),
-        (signal.SIGTERM, "the group"),
-        (signal.SIGHUP, "the group"),
-        (signal.SIGINT, "all"),
+        pytest.param(signal.SIGINT, "the command", marks=pytest.mark.nightly),
+        pytest.param(signal.SIGTERM, "the group", marks=pytest.mark.nightly),
+        pytest.param(signal.SIGHUP, "the group", marks=pytest.mark.nightly),
+        pytest.param(signal.SIGINT, "all", marks=pytest.mark.nightly),
     ],
 )
 def test_f20_f21_signals_to_whomever(number, to, settings, undisturbed):

@@ -113,6 +113,7 @@ def check_shown(server: TrackingServer, pair: Pair, journal: Path) -> None:
     assert {shown_status(server.database, found[0]) for found in runs.values()} == {"FINISHED"}
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(1000)
 def test_f6_a_server_away_for_a_minute_in_the_middle_of_tuning(tmp_path, server):
     pair = Pair(tmp_path, server.uri, *LONG)

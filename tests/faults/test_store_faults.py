@@ -23,6 +23,7 @@ PUBLISHER = [sys.executable, "-m", "tests.faults.publisher"]
 COLLECTOR = [sys.executable, "-m", "tests.faults.collector"]
 STRACE = shutil.which("strace")
 needs_strace = pytest.mark.skipif(STRACE is None, reason="strace is not installed")
+nightly = pytest.mark.nightly
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
 
@@ -100,7 +101,9 @@ def test_f2_killed_at_the_first_sync_points(tmp_path, expected, call):
 
 @needs_strace
 @pytest.mark.slow_faults
-@pytest.mark.parametrize("call", ["mkdir", "write", "fsync", "rename"])
+@pytest.mark.parametrize(
+    "call", [*(pytest.param(call, marks=nightly) for call in ("mkdir", "write", "fsync")), "rename"]
+)
 def test_f2_killed_at_every_sync_point(tmp_path, expected, call):
     assert sweep(tmp_path, expected, call, "signal=SIGKILL", range(1, 200))
 
@@ -131,7 +134,9 @@ def test_f2_gc_killed_at_its_first_removals(tmp_path, expected):
 
 @needs_strace
 @pytest.mark.slow_faults
-@pytest.mark.parametrize("call", ["rename", "unlink", "unlinkat", "rmdir"])
+@pytest.mark.parametrize(
+    "call", ["rename", *(pytest.param(call, marks=nightly) for call in ("unlink", "unlinkat", "rmdir"))]
+)
 def test_f2_gc_killed_anywhere(tmp_path, expected, call):
     killed = killed_while_collecting(tmp_path, expected, call, range(1, 200))
     assert killed or call in ("unlink", "rmdir"), "files and folders may be removed by either call"
@@ -146,8 +151,10 @@ def test_f8_disk_full_at_the_first_sync_points(tmp_path, expected, call):
 
 @needs_strace
 @pytest.mark.slow_faults
-@pytest.mark.parametrize("call", ["mkdir", "write", "fsync", "rename"])
-@pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT"])
+@pytest.mark.parametrize(
+    "call", [*(pytest.param(call, marks=nightly) for call in ("mkdir", "write", "fsync")), "rename"]
+)
+@pytest.mark.parametrize("error", ["ENOSPC", pytest.param("EDQUOT", marks=nightly)])
 def test_f8_disk_full_at_every_call(tmp_path, expected, call, error):
     folder = tmp_path / "store"
     refused = 0

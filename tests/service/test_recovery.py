@@ -118,6 +118,7 @@ def test_f3_worker_and_flow_killed(run, healthy, undisturbed):
     assert run.flow_run["run_count"] == 2
 
 
+@pytest.mark.nightly
 def test_a_killed_worker_leaves_its_run_alive(run, healthy, undisturbed):
     run.wait_for_tuning()
     flow = run.process()
@@ -129,6 +130,7 @@ def test_a_killed_worker_leaves_its_run_alive(run, healthy, undisturbed):
     assert run.flow_run["run_count"] == 1
 
 
+@pytest.mark.nightly
 def test_f20_a_machine_that_is_taken_away_checkpoints_first(run, undisturbed):
     run.wait_for_tuning()
     kept, flow = run.inodes(), run.process()
@@ -158,6 +160,7 @@ def test_down_in_the_middle_checkpoints_and_up_goes_on(run, healthy, undisturbed
     assert max(run.times_of_steps(step)) < stopped
 
 
+@pytest.mark.nightly
 def test_killed_again_and_again_it_is_given_up(run, healthy):
     for attempt in (1, 2, 3):
         # Only its own process says that an attempt has begun; one of the run before may still be about to end.
@@ -172,6 +175,7 @@ def test_killed_again_and_again_it_is_given_up(run, healthy):
     assert run.attempts() == 3
 
 
+@pytest.mark.nightly
 def test_f5_the_database_stops_at_once_for_ten_seconds(run, healthy, undisturbed):
     run.wait_for_tuning()
     os.kill(healthy.pids["postgres"], signal.SIGQUIT)
@@ -203,6 +207,7 @@ def test_f28_everything_dies_at_once_and_is_started_again(run, healthy, undistur
     assert max(run.times_of_steps(step)) < killed
 
 
+@pytest.mark.nightly
 def test_f4_the_server_dies_for_twenty_seconds_in_the_middle_of_a_run(healthy, tmp_path, undisturbed):
     settings = own_settings(tmp_path, tmp_path.name)
     running = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""A sweep of 24 cells over two workers: close to the ideal time, one table, and it survives the loss of a worker."""
+"""A sweep over two workers: close to the ideal time, one table, and it survives the loss of a worker."""
 
 import json
 import subprocess
@@ -18,19 +18,20 @@ from tests.flows.commands import BIN
 from tests.service.service import Service, kill, own_settings, wait_until
 
 pytestmark = pytest.mark.xdist_group("service")
-NUM_CELLS = 24
+# So many cells in `make test-service`, and in `make test-nightly`.
+NUM_CELLS = [6, pytest.param(24, marks=pytest.mark.nightly)]
 # What a worker may lose between two cells, asking for the next one, and at the end, when one of two has none left.
-IDEAL_FACTOR = 1.15
+IDEAL_FACTOR, SHORT_FACTOR = 1.15, 1.4
 
 
-def sweep_settings(folder: Path) -> Path:
-    """Two budgets, three rates, four lengths on the demo's model."""
+def sweep_settings(folder: Path, num_cells: int) -> Path:
+    """Two budgets, three rates, and in 24 cells four lengths, on the demo's model."""
     path = own_settings(folder, folder.name)
     text = (
         path.read_text().replace("num_kept = 6", "num_kept = [5, 6]").replace('strategy = ["uniform", "crash"]\n', "")
     )
     text = text.replace("learning_rate = 5e-4", "learning_rate = [1e-4, 3e-4, 5e-4]")
-    text = text.replace("num_steps = 4", "num_steps = [60, 70, 80, 90]")
+    text = text.replace("num_steps = 4", f"num_steps = {[60, 70, 80, 90][: num_cells // 6]}")
     path.write_text(text.replace("[plan]", "[full_tune]\nenabled = false\n[plan]"))
     return path
 
@@ -95,32 +96,35 @@ def spans(service: Service, label: str) -> list[tuple[float, float]]:
     return found
 
 
-def test_two_workers_take_24_cells_in_close_to_the_ideal_time(healthy, second_worker, tmp_path):
-    sweep = start(healthy, sweep_settings(tmp_path))
+@pytest.mark.parametrize("num_cells", NUM_CELLS)
+def test_two_workers_share_the_cells_in_close_to_the_ideal_time(healthy, second_worker, tmp_path, num_cells):
+    sweep = start(healthy, sweep_settings(tmp_path, num_cells))
     output = sweep.communicate(timeout=900)[0]
     assert sweep.returncode == 0, output
-    assert f"{NUM_CELLS} of {NUM_CELLS} cells" in output
+    assert f"{num_cells} of {num_cells} cells" in output
     (path,) = (tmp_path / "store").glob("artifacts/collect/*/sweep.json")
     table = json.loads(path.read_text())
-    assert len({tuple(row[axis] for axis in table["axes"]) for row in table["rows"]}) == NUM_CELLS
+    assert len({tuple(row[axis] for axis in table["axes"]) for row in table["rows"]}) == num_cells
     assert computed(tmp_path / "store")["all"] == num_artifacts(tmp_path / "store"), "each stage once in total"
     cells = spans(healthy, tmp_path.name)
-    assert len(cells) == NUM_CELLS
+    assert len(cells) == num_cells
     # What is computed once for all is part of the first cells' times, so the ideal is a little stricter than asked.
     total, ideal = max(end for _, end in cells) - min(begin for begin, _ in cells), sum(e - b for b, e in cells) / 2
-    print(f"\nsweep of {NUM_CELLS} cells: {total:.0f} s, ideal {ideal:.0f} s, ratio {total / ideal:.2f}")
-    assert total <= IDEAL_FACTOR * ideal
+    print(f"\nsweep of {num_cells} cells: {total:.0f} s, ideal {ideal:.0f} s, ratio {total / ideal:.2f}")
+    # Two workers end three cells each at different times, and the first cells compute what all have in common.
+    assert total <= (IDEAL_FACTOR if num_cells == 24 else SHORT_FACTOR) * ideal
 
 
-def test_a_worker_killed_in_the_middle_costs_one_stage(healthy, second_worker, tmp_path):
-    settings, store = sweep_settings(tmp_path), tmp_path / "store"
+@pytest.mark.parametrize("num_cells", NUM_CELLS)
+def test_a_worker_killed_in_the_middle_costs_one_stage(healthy, second_worker, tmp_path, num_cells):
+    settings, store = sweep_settings(tmp_path, num_cells), tmp_path / "store"
     sweep = start(healthy, settings)
-    wait_until(lambda: len(list(store.glob("artifacts/report/*"))) >= 4, "four finished cells", 300)
+    wait_until(lambda: len(list(store.glob("artifacts/report/*"))) >= num_cells // 6, "finished cells", 300)
     family = wait_until(lambda: in_the_middle_of_a_cell(healthy, second_worker), "cell of the second worker", 120)
     kill(*(one.pid for one in family))
     output = sweep.communicate(timeout=900)[0]
     assert sweep.returncode == 0, output
-    assert f"{NUM_CELLS} of {NUM_CELLS} cells" in output
+    assert f"{num_cells} of {num_cells} cells" in output
     # A killed run counts nothing of what it computed; its successor finds that, and computes the killed stage.
     assert computed(store)["all"] <= num_artifacts(store)
     killed = [run for run in healthy.runs(tmp_path.name) if run["run_count"] > 1]
