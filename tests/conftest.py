@@ -4,7 +4,7 @@ import logging
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,6 +12,7 @@ from tasks.engine.resources import Resources
 from tasks.engine.runtime import Runtime, Shared, sharing
 
 if TYPE_CHECKING:
+    from tasks.models.source import ModelSource
     from tests.store.objects import Objects
 
 pytest_plugins = ["tests.suite.unexpected_skips"]
@@ -25,6 +26,28 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 def real_data() -> Path:
     """Folder with a few rows of each published task, tokenizers, text and a small real model; see its README."""
     return Path(__file__).resolve().parent / "data"
+
+
+@pytest.fixture(scope="session")
+def models(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> "dict[str, ModelSource]":
+    """A real small LLaMA and a random OPT with a tokenizer as OPT's: one has its own begin token, one a shared one."""
+    from tests.store.inputs import random_opt, stories
+
+    return {"llama": stories(real_data), "opt": random_opt(real_data, tmp_path_factory.mktemp("opt"))}
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An SQLite tracking database."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture
+def client(uri: str) -> Any:
+    """MLflow's own, to see what is in the database."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from tasks.core.batching import training_batch
 from tasks.core.blocks.surgery import tuned_parameters, tuned_state
 from tasks.core.errors import DivergedError, InterruptedRun
 from tests.core.families import VOCABULARY
-from tests.core.test_training import PLAN, SETTINGS, Kept, emulator, examples, tune
+from tests.core.tuning.test_train import PLAN, SETTINGS, Kept, emulator, examples, tune
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 5])

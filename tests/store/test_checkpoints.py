@@ -17,7 +17,7 @@ from safetensors.torch import save
 from tasks.core.errors import InterruptedRun
 from tasks.engine.child_process import warm_up
 from tasks.store.checkpoints import CheckpointFile
-from tests.core.test_training import SETTINGS, SHARED, emulator, tune
+from tests.core.tuning.test_train import SETTINGS, SHARED, emulator, tune
 
 TENSORS = {"tuned/0.weight": torch.arange(12.0).reshape(3, 4), "random/cpu": torch.arange(5, dtype=torch.uint8)}
 FACTS = {"step": 7, "loss": 0.1 + 0.2, "best_loss": float("inf")}

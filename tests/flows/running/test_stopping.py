@@ -1,0 +1,113 @@
+"""A process that is asked to stop: once is in order, what a batch system repeats is the same, a second time at once."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.flows.commands import CRASH, clean_environment, small_settings
+from tests.places import ROOT
+
+BEGIN = "import os, signal, sys, time; from flows import stopping; me = os.getpid(); stopping.listen()\n"
+WAIT = """
+print("ready", flush=True)
+try:
+    time.sleep(60)
+except KeyboardInterrupt as error:
+    with stopping.in_order(stopping.is_request(error)):
+        print("closing", flush=True)
+        time.sleep({seconds})
+    print("closed", flush=True)
+    sys.exit(128 + error.number)
+"""
+
+
+def run(code: str, *signals: tuple[float, int], before: tuple[str, ...] = ()) -> tuple[int, list[str]]:
+    """Exit code and lines of a process that gets signals, each after a pause in seconds."""
+    process = subprocess.Popen(
+        [*before, sys.executable, "-c", BEGIN + code],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    for pause, number in signals:
+        time.sleep(pause)
+        process.send_signal(number)
+    rest = process.communicate(timeout=30)[0]
+    return process.returncode, (first + rest).splitlines()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_one_request_is_answered_in_order(number):
+    assert run(WAIT.format(seconds=0), (0, number)) == (128 + number, ["ready", "closing", "closed"])
+
+
+@pytest.mark.parametrize(
+    "again",
+    # `timeout` sends twice at once, systemd can send SIGHUP behind SIGTERM, a worker passes on what everybody has got.
+    [[(0, signal.SIGTERM)], [(0.01, signal.SIGHUP), (0.01, signal.SIGTERM)], [(0.3, signal.SIGTERM)]],
+)
+def test_the_same_request_again_changes_nothing(again):
+    code, lines = run(WAIT.format(seconds=0.6), (0, signal.SIGTERM), *again)
+    assert (code, lines) == (143, ["ready", "closing", "closed"])
+
+
+@pytest.mark.parametrize(("pause", "number", "code"), [(0.3, signal.SIGINT, 130), (2.2, signal.SIGTERM, 143)])
+def test_a_second_request_ends_the_process_at_once(pause, number, code):
+    assert run(WAIT.format(seconds=20), (0, number), (pause, number)) == (code, ["ready", "closing"])
+
+
+def test_a_request_while_something_is_being_closed_is_received_behind_it():
+    code = """
+try:
+    with stopping.in_order(False) as is_stopping:
+        print("closing", flush=True)
+        while not is_stopping():
+            time.sleep(0.01)
+        print("closed", flush=True)
+    print("never")
+except stopping.Stopped as stopped:
+    print(stopped)
+"""
+    assert run(code, (0, signal.SIGTERM)) == (0, ["closing", "closed", "interrupted by SIGTERM"])
+
+
+def test_a_process_under_nohup_does_not_hear_that_the_terminal_is_gone():
+    ignoring = ("sh", "-c", 'trap "" HUP; exec "$0" "$@"')
+    lines = run(WAIT.format(seconds=0), (0, signal.SIGHUP), (0.2, signal.SIGTERM), before=ignoring)
+    assert lines == (143, ["ready", "closing", "closed"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_before_the_flow_begins_it_is_one_line(tmp_path, number):
+    """While modules load and the input is checked."""
+    settings = small_settings(tmp_path)
+    process = subprocess.Popen(
+        [str(CRASH), "run", str(settings)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=clean_environment(),
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    # Python handles it from here on; before, the shell says it.
+    while not _handles(process.pid, number):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, number)
+    output = process.communicate(timeout=30)[0]
+    assert process.returncode == 128 + number, output
+    assert output == f"crash: interrupted by {signal.Signals(number).name}; run the same command to continue\n"
+
+
+def _handles(pid: int, number: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")), 16)
+    return bool(caught >> (signal.SIGTERM - 1) & 1) and bool(caught >> (number - 1) & 1)

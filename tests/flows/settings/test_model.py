@@ -1,0 +1,177 @@
+"""Settings: what is refused, where the message points, and that the README lists them all."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from docs.generate.settings_reference import updated
+from flows.settings.model import Settings
+from flows.settings.reading import read_settings
+from tasks.core.errors import InputError
+from tests.places import ROOT
+
+DEMO = ROOT / "flows" / "demo" / "settings.toml"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "settings.toml"
+    path.write_text(text)
+    return path
+
+
+MINIMAL = '[model]\nname = "m"\n[task]\nname = "t"\n[plan]\nnum_kept = 6\n'
+
+
+def test_the_demo_settings_are_valid_and_find_their_folders():
+    settings = read_settings(DEMO)
+    assert settings.strategy == ("uniform", "crash")
+    assert Path(settings.model.name).is_dir()
+    assert Path(settings.task.data or "").is_dir()
+
+
+def test_unknown_key_names_file_line_key_and_the_meant_one(tmp_path):
+    path = write(tmp_path, MINIMAL + "[tune]\nlearnig_rate = 1e-4\n")
+    with pytest.raises(
+        InputError, match=r"settings\.toml:8: unknown setting tune\.learnig_rate.*Did you mean learning_rate"
+    ):
+        read_settings(path)
+
+
+def test_wrong_type_names_line_and_value(tmp_path):
+    path = write(tmp_path, MINIMAL.replace("6", '"six"'))
+    with pytest.raises(InputError, match=r"settings\.toml:6: plan\.num_kept: .*integer.*'six'"):
+        read_settings(path)
+
+
+def test_unknown_strategy_lists_the_choices(tmp_path):
+    path = write(tmp_path, 'strategy = "crsh"\n' + MINIMAL)
+    with pytest.raises(InputError, match=r"'crash', 'uniform', .*'single' or 'fixed'"):
+        read_settings(path)
+
+
+def test_half_written_file_names_the_place(tmp_path):
+    path = write(tmp_path, MINIMAL + "[tune\n")
+    with pytest.raises(InputError, match=r"settings\.toml: not valid TOML: .*line 7"):
+        read_settings(path)
+
+
+def test_missing_file_and_missing_key(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        read_settings(tmp_path / "none.toml")
+    with pytest.raises(InputError, match=r"the setting plan is missing"):
+        read_settings(write(tmp_path, '[model]\nname = "m"\n[task]\nname = "t"\n'))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("plan.num_tuned=9", "num_tuned = 9 but num_kept = 6"),
+        ("plan.num_tuned=0", "greater than 0"),
+        ("tune.learning_rate=0", "greater than 0"),
+        ("tune.seeds=[]", "at least 1 item"),
+        ("tune.seeds=[1, 1]", "names a seed twice"),
+        ("strategy=fixed", "needs plan.kept and plan.tuned"),
+        ("tune.num_epochs=few", "valid integer"),
+        ("tune", "write it as key=value"),
+        ("tune.method=lara", "'blocks', 'lora', 'adapter' or 'bitfit'"),
+        ("tune.trained=some", "'tuned', 'frozen' or 'all'"),
+        ("tune.patience=3", "patience needs validation losses: give eval_steps"),
+        ("tune.learning_rates=[1e-4, 1e-3]", "learning_rates needs validation losses: give eval_steps"),
+        ("tune.learning_rates=[0.0]", "greater than 0"),
+        ("tune.lora_rank=0", "greater than 0"),
+        ("tune.lora_dropout=1.0", "less than 1"),
+    ],
+)
+def test_refused_change(tmp_path, change, message):
+    with pytest.raises(InputError, match=message):
+        read_settings(write(tmp_path, MINIMAL), [change])
+
+
+def test_epochs_and_steps_exclude_one_another(tmp_path):
+    with pytest.raises(InputError, match="not both"):
+        read_settings(write(tmp_path, MINIMAL), ["tune.num_epochs=1", "tune.num_steps=2"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["tune.eval_steps=2", "tune.learning_rates=[1e-4, 1e-4]"], "names a rate twice"),
+        (["tune.trained=all", "compress.method=prune", "compress.ratio=0.5"], "would fill what was pruned; train"),
+        (["tune.trained=frozen", "compress.method=quantise", "compress.bits=4"], "take the weights off their levels"),
+        (
+            ["tune.trained=all", "tune.method=lora", "compress.method=low_rank", "compress.rank=2"],
+            "LoRA has no place on weights in two factors; choose tune.method from blocks, adapter, bitfit",
+        ),
+        (
+            ["tune.trained=frozen", "tune.freeze_bottom=true"],
+            'about tuned blocks, of which trained = "frozen"',
+        ),
+    ],
+)
+def test_refused_together(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        read_settings(write(tmp_path, MINIMAL), changes)
+
+
+def test_set_overrides_the_file(tmp_path):
+    settings = read_settings(
+        write(tmp_path, MINIMAL), ["tune.seeds=[3, 4]", "model.name=other", "full_tune.enabled=false"]
+    )
+    assert settings.tune.seeds == (3, 4)
+    assert settings.model.name == "other"
+    assert not settings.full_tune.enabled
+
+
+def test_every_setting_is_explained():
+    for name, group in Settings.model_fields.items():
+        assert group.description or hasattr(group.annotation, "model_fields"), name
+        for key, field in getattr(group.annotation, "model_fields", {}).items():
+            assert field.description, f"{name}.{key}"
+
+
+def test_the_readme_lists_the_settings_as_they_are():
+    text = (ROOT / "README.md").read_text()
+    assert updated(text) == text, "run `make readme`"
+
+
+def test_the_form_of_the_prefect_ui_has_names_bounds_and_descriptions():
+    schema = Settings.model_json_schema()
+    rate = schema["$defs"]["Tune"]["properties"]["learning_rate"]
+    assert rate["exclusiveMinimum"] == 0
+    assert rate["description"]
+    assert schema["$defs"]["PlanSettings"]["additionalProperties"] is False
+
+
+def test_an_empty_change_takes_a_setting_back_to_its_default(tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_text('model = {name = "m"}\ntask = {name = "t"}\nplan = {num_kept = 4}\ntune = {num_epochs = 3}\n')
+    changed = read_settings(path, ["tune.num_epochs=", "tune.num_steps=4"])
+    assert (changed.tune.num_epochs, changed.tune.num_steps) == (None, 4)
+
+
+def test_a_file_that_is_no_text(tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="not valid TOML"):
+        read_settings(path)
+
+
+READERS = """
+import sys
+from pathlib import Path
+from flows.settings.reading import read_settings, read_study, read_sweep
+read_settings(Path("{demo}/settings.toml"))
+read_sweep(Path("demo.toml"))
+read_study(Path("{demo}/study.toml"))
+print(sorted({{"prefect", "mlflow", "torch"}} & set(sys.modules)))
+"""
+
+
+def test_reading_imports_nothing_that_looks_at_the_environment_of_home():
+    """Prefect takes its settings when it is imported, and which home they are about is in the file."""
+    done = subprocess.run(
+        [sys.executable, "-c", READERS.format(demo=DEMO.parent)], capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
+    assert done.stdout == "[]\n", done.stderr
