@@ -1,6 +1,8 @@
 """Processes whose wall clock a test shifts, with libfaketime."""
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -24,12 +26,25 @@ def shifted(offset: str | Path) -> dict[str, str]:
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         # Times of files are what the file system's own clock said.
         "NO_FAKE_STAT": "1",
+        # A crash inside libfaketime says in which thread and where.
+        "PYTHONFAULTHANDLER": "1",
         "PYTHONPATH": os.pathsep.join([str(repairs), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
     }
     if isinstance(offset, Path):
         # Read again every second: the test changes it while the process runs.
         return {**environment, "FAKETIME_TIMESTAMP_FILE": str(offset), "FAKETIME_CACHE_DURATION": "1"}
     return {**environment, "FAKETIME": offset}
+
+
+def at(moment: str, zone: str = "UTC0") -> dict[str, str]:
+    """Environment of a process whose clock shows this moment when it starts, in a time zone as TZ names it.
+
+    Given to libfaketime as an offset: a date it would parse anew every ten seconds, in whichever thread asks.
+    """
+    code = f"import time; print(round(time.mktime(time.strptime({moment!r}, '%Y-%m-%d %H:%M:%S')) - time.time()))"
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, env={**os.environ, "TZ": zone}, capture_output=True, text=True, check=True)
+    return {**shifted(f"{int(found.stdout):+d}"), "TZ": zone}
 
 
 def days_off(seconds: float) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tasks.tracking.servers import unreachable
-from tests.faults.clocks import DAY, days_off, needs_faketime, shifted
+from tests.faults.clocks import DAY, at, days_off, needs_faketime, shifted
 from tests.faults.running import Running, tunes
 from tests.faults.tracking_server import free_port
 from tests.flows.commands import CRASH, artifacts, clean_environment, crash, small_settings
@@ -78,19 +78,19 @@ def last_started(store: Path) -> float:
 @pytest.mark.parametrize(
     "clock",
     [
-        pytest.param({"FAKETIME": "+1d"}, marks=pytest.mark.nightly),
-        pytest.param({"FAKETIME": "-1d"}, marks=pytest.mark.nightly),
-        {"FAKETIME": "@2039-06-01 00:00:00"},
+        pytest.param(lambda: shifted("+1d"), marks=pytest.mark.nightly),
+        pytest.param(lambda: shifted("-1d"), marks=pytest.mark.nightly),
+        lambda: at("2039-06-01 00:00:00"),
         # A few seconds before the hour that is skipped, and before the one that comes twice.
-        pytest.param({"FAKETIME": "@2026-03-29 01:59:55", "TZ": ZONE}, marks=pytest.mark.nightly),
-        {"FAKETIME": "@2026-10-25 02:59:55", "TZ": ZONE},
+        pytest.param(lambda: at("2026-03-29 01:59:55", ZONE), marks=pytest.mark.nightly),
+        lambda: at("2026-10-25 02:59:55", ZONE),
     ],
     ids=["a day ahead", "a day behind", "2039", "summer time begins", "summer time ends"],
 )
 def test_f22_a_rerun_under_another_clock_computes_nothing(finished, clock):
     store = finished.parent / "home/store"
     before = places(store)
-    done = crash("run", str(finished), *QUICK, **{**AT_PREFECT, **shifted(""), **clock})
+    done = crash("run", str(finished), *QUICK, **AT_PREFECT, **clock())
     assert done.returncode == 0, done.stderr
     assert places(store) == before
     assert not list(store.glob("quarantine/*"))
