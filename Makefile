@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY = passive
 export TOKENIZERS_PARALLELISM = false
 export PYTHONHASHSEED = 0
 
-.PHONY: help setup demo test test-faults test-service lint format readme bench idea strategies images clean
+.PHONY: help setup demo test test-faults test-service lint format readme bench idea strategies docs images clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s $$'\t'
@@ -53,14 +53,25 @@ format: $(READY) ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-readme: $(READY) ## make the README's settings reference anew
-	$(BIN)/python -m flows.reference README.md
+readme: $(READY) ## make the settings and command references of the documentation anew
+	$(BIN)/python -m flows.reference docs/reference/settings.md
+	$(BIN)/python -m docs.generate.commands_reference docs/reference/commands.md
 
 idea: $(READY) ## draw the README's picture anew
 	$(BIN)/python -m flows.idea docs/idea.png
 
 strategies: $(READY) ## draw the picture of all strategies anew
 	$(BIN)/python -m flows.strategy_picture docs/strategies.png
+
+DOCS_READY := $(VENV)/.docs-ready
+
+$(DOCS_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
+docs: $(DOCS_READY) ## build the documentation into docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
+	@echo "Documentation: docs/_build/html/index.html"
 
 bench: $(READY) ## measurements, printed as a table
 	$(BIN)/python -m pytest -m bench -s -q tests/bench
