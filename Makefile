@@ -70,7 +70,7 @@ $(DOCS_READY): $(READY)
 	touch $@
 
 docs: $(DOCS_READY) ## build the documentation into docs/_build/html; a warning is an error
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --write-all --quiet docs docs/_build/html
 	@echo "Documentation: docs/_build/html/index.html"
 
 bench: $(READY) ## measurements, printed as a table

@@ -14,7 +14,7 @@ html_copy_source = False
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]
 
-extensions = ["myst_nb", "sphinx.ext.autodoc"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "generate"]
 
 # Formulas are written as plain text: MathJax would be loaded from the network.
@@ -25,6 +25,15 @@ myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
+nb_merge_streams = True
+# Notices of packages, which name folders of the machine.
+nb_output_stderr = "remove"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 80
+# Single backticks in docstrings are code.
+default_role = "code"
