@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY = passive
 export TOKENIZERS_PARALLELISM = false
 export PYTHONHASHSEED = 0
 
-.PHONY: help setup demo test test-faults test-service test-nightly lint format readme bench idea strategies images clean
+.PHONY: help setup demo test test-faults test-service test-nightly lint format readme bench idea strategies docs images clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s $$'\t'
@@ -57,14 +57,25 @@ format: $(READY) ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-readme: $(READY) ## make the README's settings reference anew
-	$(BIN)/python -m docs.generate.settings_reference README.md
+readme: $(READY) ## make the settings and command references of the documentation anew
+	$(BIN)/python -m docs.generate.settings_reference docs/reference/settings.md
+	$(BIN)/python -m docs.generate.commands_reference docs/reference/commands.md
 
 idea: $(READY) ## draw the README's picture anew
 	$(BIN)/python -m docs.generate.idea docs/idea.png
 
 strategies: $(READY) ## draw the picture of all strategies anew
 	$(BIN)/python -m docs.generate.strategy_picture docs/strategies.png
+
+DOCS_READY := $(VENV)/.docs-ready
+
+$(DOCS_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
+docs: $(DOCS_READY) ## build the documentation into docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --write-all --quiet docs docs/_build/html
+	@echo "Documentation: docs/_build/html/index.html"
 
 bench: $(READY) ## measurements, printed as a table
 	$(BIN)/python -m pytest -m bench -s -q tests/bench
@@ -84,4 +95,4 @@ images: ## build the images of the workers and of MLflow with docker or podman
 	done
 
 clean: ## remove everything that was built or computed here (asks nothing: .venv and .crash go)
-	rm -rf $(VENV) .crash .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+	rm -rf $(VENV) .crash docs/_build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

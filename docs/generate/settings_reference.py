@@ -1,4 +1,7 @@
-"""Write the settings reference from the models: `python -m docs.generate.settings_reference README.md`."""
+"""Write the reference of all settings from their models.
+
+`python -m docs.generate.settings_reference docs/reference/settings.md` makes the part between the two markers anew.
+"""
 
 import sys
 import types

@@ -1,4 +1,4 @@
-"""The README's picture of all strategies: `python -m docs.generate.strategy_picture docs/strategies.png`.
+"""Draw the picture of all strategies: `python -m docs.generate.strategy_picture docs/strategies.png`.
 
 Strategies that look at the model look at a made-up one: 24 residual blocks of random weights, of which the first and
 the last change most.

@@ -60,7 +60,7 @@ def _add_whole(commands: Commands) -> list[argparse.ArgumentParser]:
         epilog=_strategies(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run.add_argument("settings", type=Path, help="TOML file; the keys are listed in the README")
+    run.add_argument("settings", type=Path, help="TOML file; the keys are listed in docs/reference/settings.md")
     run.set_defaults(deployment="crash/run")
     search = commands.add_parser("search", help="the best plan at the task that discloses little enough of the model")
     search.add_argument(

@@ -1,28 +1,17 @@
 """The settings that decide plans: strategies, budget, placement, sharing."""
 
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from flows.settings.base import Group
+from tasks.core.plan.registry import STRATEGIES
 
-Strategy = Literal[
-    "crash",
-    "uniform",
-    "uniform_spread",
-    "uniform_deviation",
-    "normal",
-    "left_normal",
-    "right_normal",
-    "inverse_normal",
-    "random",
-    "reverse",
-    "block_influence",
-    "angular",
-    "iterative_drop",
-    "single",
-    "fixed",
-]
+if TYPE_CHECKING:
+    Strategy = str
+else:
+    # Whatever is in the registry: forms, help and messages list it from here.
+    Strategy = Literal[tuple(STRATEGIES)]
 Share = Literal["auto", "none", "all", "frozen_only"]
 
 

@@ -1,6 +1,6 @@
 """Every way to choose blocks: one line, its source, what it looks at; and its plan.
 
-This table is what the command line, the settings, the README and the stages go by.
+This table is what the command line, the settings, the reference and the stages go by.
 """
 
 import inspect
