@@ -11,7 +11,7 @@ from tests.docs.pages import DOCS, blocks_of
 NOTEBOOK = DOCS / "tutorials" / "python.md"
 REFERENCE = DOCS / "reference" / "python-api.md"
 # The page's own number of steps is for the built site.
-FULL, SHORT = "num_steps=100", "num_steps=4"
+FULL, SHORT = "num_steps=30", "num_steps=4"
 
 
 def test_the_notebook_runs(capsys: pytest.CaptureFixture[str]) -> None:
