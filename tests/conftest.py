@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,26 @@ def client(uri: str) -> Any:
     from mlflow import MlflowClient
 
     return MlflowClient(uri)
+
+
+@pytest.fixture(scope="session")
+def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a Prefect server that serves as long as this process tests."""
+    from tests.faults.tracking_server import free_port
+    from tests.prefect_server import prefect_server
+
+    with prefect_server(tmp_path_factory.mktemp("prefect"), free_port()) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def one_prefect(prefect_url: str) -> Iterator[None]:
+    """All commands of a module use that server, instead of a temporary one each."""
+    from tests.prefect_server import VARIABLE
+
+    os.environ[VARIABLE] = prefect_url
+    yield
+    del os.environ[VARIABLE]
 
 
 @pytest.fixture

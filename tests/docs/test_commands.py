@@ -15,6 +15,8 @@ from docs.project import parser, read_sweep
 from tests.docs.pages import DOCS, ROOT, Command, blocks, commands, pages
 from tests.flows.commands import BIN, clean_environment
 
+pytestmark = pytest.mark.usefixtures("one_prefect")
+
 # Commands that compute nothing.
 QUICK = {"doctor", "gc", "plan-cost", "runs"}
 # What stands for a user's own settings on the pages: it is enough for every change that they show.

@@ -1,63 +1,33 @@
 """Whole runs under clocks that are off, or that jump (F22): nothing is computed again, nothing wanted is removed."""
 
 import json
-import os
-import signal
-import subprocess
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tasks.tracking.servers import unreachable
 from tests.faults.clocks import DAY, at, days_off, needs_faketime, shifted
 from tests.faults.running import Running, tunes
-from tests.faults.tracking_server import free_port
-from tests.flows.commands import CRASH, artifacts, clean_environment, crash, small_settings
+from tests.flows.commands import artifacts, crash, small_settings
 
 # Under libfaketime a run starts in twice its time.
-pytestmark = [pytest.mark.xdist_group("clocks"), pytest.mark.slow_faults, pytest.mark.timeout(900), needs_faketime]
+# The Prefect server that all runs use has the right clock.
+pytestmark = [
+    pytest.mark.usefixtures("one_prefect"),
+    pytest.mark.xdist_group("clocks"),
+    pytest.mark.slow_faults,
+    pytest.mark.timeout(900),
+    needs_faketime,
+]
 QUICK = ("--set", "strategy=uniform", "--set", "full_tune.enabled=false", "--set", "tune.num_steps=800")
-# Address of the server that the fixture below has started.
-AT_PREFECT: dict[str, str] = {}
 # Middle Europe's rule, without a data base of time zones.
 ZONE = "CET-1CEST,M3.5.0,M10.5.0/3"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A Prefect server with the right clock, for the runs of this file."""
-    folder, port = tmp_path_factory.mktemp("prefect"), free_port()
-    environment = clean_environment(
-        PREFECT_HOME=str(folder),
-        PREFECT_SERVER_API_HOST="127.0.0.1",
-        PREFECT_SERVER_API_PORT=str(port),
-        PREFECT_SERVER_ANALYTICS_ENABLED="false",
-        DO_NOT_TRACK="true",
-    )
-    with open(folder / "log", "wb") as log:
-        command = [str(CRASH.parent / "prefect"), "server", "start"]
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-    try:
-        address = f"http://127.0.0.1:{port}/api"
-        deadline = time.monotonic() + 240
-        while unreachable(f"{address}/health"):
-            assert server.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline, (folder / "log").read_text()
-            time.sleep(0.2)
-        AT_PREFECT["PREFECT_API_URL"] = address
-        yield
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Settings of a run that has ended well under the right clock."""
     settings = small_settings(tmp_path_factory.mktemp("finished"))
-    done = crash("run", str(settings), *QUICK, **AT_PREFECT)
+    done = crash("run", str(settings), *QUICK)
     assert done.returncode == 0, done.stderr
     return settings
 
@@ -90,7 +60,7 @@ def last_started(store: Path) -> float:
 def test_f22_a_rerun_under_another_clock_computes_nothing(finished, clock):
     store = finished.parent / "home/store"
     before = places(store)
-    done = crash("run", str(finished), *QUICK, **AT_PREFECT, **clock())
+    done = crash("run", str(finished), *QUICK, **clock())
     assert done.returncode == 0, done.stderr
     assert places(store) == before
     assert not list(store.glob("quarantine/*"))
@@ -102,7 +72,7 @@ def test_f22_clocks_that_jump_while_a_run_computes(finished, tmp_path):
     settings, clock = small_settings(tmp_path), tmp_path / "clock"
     home = settings.parent / "home"
     clock.write_text("+0d")
-    run = Running(str(settings), *QUICK, **AT_PREFECT, **shifted(clock))
+    run = Running(str(settings), *QUICK, **shifted(clock))
     run.wait_until(lambda: tunes(home), "first step", seconds=400)
     for offset, ahead in (("+1d", 0.5), ("-1d", -0.5)):
         clock.write_text(offset)
@@ -112,7 +82,7 @@ def test_f22_clocks_that_jump_while_a_run_computes(finished, tmp_path):
     assert "Traceback" not in run.output
     assert artifacts(home / "store") == artifacts(finished.parent / "home/store")
     before = places(home / "store")
-    again = crash("run", str(settings), *QUICK, **AT_PREFECT)
+    again = crash("run", str(settings), *QUICK)
     assert again.returncode == 0, again.stderr
     assert places(home / "store") == before
 
@@ -138,9 +108,9 @@ def jumped(home: Path, days: float) -> bool:
 def test_f22_gc_under_another_clock_leaves_what_a_run_wants(finished, tmp_path, of_the_run, of_gc):
     settings = small_settings(tmp_path)
     home = settings.parent / "home"
-    assert crash("run", str(settings), *QUICK, "--set", "tune.num_steps=4", **AT_PREFECT).returncode == 0
+    assert crash("run", str(settings), *QUICK, "--set", "tune.num_steps=4").returncode == 0
     first = places(home / "store")
-    run = Running(str(settings), *QUICK, **AT_PREFECT, **(shifted(of_the_run) if of_the_run else {}))
+    run = Running(str(settings), *QUICK, **(shifted(of_the_run) if of_the_run else {}))
     run.wait_until(lambda: tunes(home), "first step", seconds=400)
     used = places(home / "store").keys() & artifacts(finished.parent / "home/store").keys()
     assert {name.partition("/")[0] for name in used} >= {"capture", "emulate"}

@@ -10,7 +10,7 @@ import pytest
 from tests.flows.commands import CRASH, artifacts, clean_environment, crash, small_settings
 from tests.store.objects import SECRET, forbid_writing
 
-pytestmark = pytest.mark.slow_faults
+pytestmark = [pytest.mark.usefixtures("one_prefect"), pytest.mark.slow_faults]
 
 
 @pytest.fixture

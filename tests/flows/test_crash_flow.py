@@ -9,6 +9,8 @@ import pytest
 
 from tests.flows.commands import artifacts, crash, run_module, small_settings, stages
 
+pytestmark = pytest.mark.usefixtures("one_prefect")
+
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:

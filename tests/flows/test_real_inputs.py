@@ -8,6 +8,8 @@ import pytest
 
 from tests.flows.commands import crash
 
+pytestmark = pytest.mark.usefixtures("one_prefect")
+
 SETTINGS = """
 strategy = ["uniform"]
 [model]

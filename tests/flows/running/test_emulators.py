@@ -14,6 +14,8 @@ from tasks.data.emulator_checks import require_same_shape
 from tests.flows.commands import DEMO, artifacts, crash, stages
 from tests.tasks.chain import write_model
 
+pytestmark = pytest.mark.usefixtures("one_prefect")
+
 MINIMAL = '[model]\nname = "m"\n[task]\nname = "t"\n[plan]\nnum_kept = 6\n'
 DISTILL = '[distill]\nenabled = true\ndata = "d"\nnum_steps = 10\nwarmup_steps = 2\n'
 RUN = """

@@ -18,6 +18,8 @@ from tasks.core.plan.placement import ends
 from tasks.core.plan.registry import STRATEGIES
 from tests.flows.commands import artifacts, crash, small_settings, stages
 
+pytestmark = pytest.mark.usefixtures("one_prefect")
+
 OFT = {"uniform": "uniform", "uniform_spread": "uniform_spread"}
 
 

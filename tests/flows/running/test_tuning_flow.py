@@ -13,6 +13,8 @@ from tasks.core.errors import InputError
 from tests.core.families import FAMILIES, NUM_BLOCKS
 from tests.flows.commands import artifacts, crash, small_settings, stages
 
+pytestmark = pytest.mark.usefixtures("one_prefect")
+
 LORA = ["--set", "tune.method=lora", "--set", "tune.learning_rates=[1e-4, 5e-3]", "--set", "tune.eval_steps=2"]
 BASE: dict[str, Any] = {"model": {"name": "m"}, "task": {"name": "t"}, "plan": {"num_kept": 4, "num_tuned": 2}}
 
