@@ -13,6 +13,8 @@ from tasks.tracking.servers import unreachable
 
 # Address of the server that commands of tests use, unless a test names another one.
 VARIABLE = "TESTS_PREFECT_URL"
+# For a command that starts its own all the same.
+TEMPORARY = {VARIABLE: ""}
 START_SECONDS = 240
 
 

@@ -14,8 +14,9 @@ from tasks.store.checkpoints import checkpoint_step
 from tasks.store.metrics import read_metrics
 from tests.faults.running import Running, being_written, tunes
 from tests.flows.commands import CRASH, artifacts, clean_environment, crash, small_settings, stages
+from tests.prefect_server import TEMPORARY
 
-pytestmark = pytest.mark.xdist_group("flow-faults")
+pytestmark = [pytest.mark.usefixtures("one_prefect"), pytest.mark.xdist_group("flow-faults")]
 STAGES = ("check", "capture", "similarity", "cluster", "emulate", "tune", "plug_in", "evaluate", "report")
 # Those that are killed in `make test-nightly` alone.
 OTHERS = [stage for stage in STAGES if stage not in ("tune", "emulate")]
@@ -49,7 +50,7 @@ def finish(settings: Path, undisturbed: dict[str, str], before: dict[str, str]) 
 
 def kill_and_rerun(stage: str, settings: Path, undisturbed: dict[str, str]) -> None:
     home = settings.parent / "home"
-    run = Running(str(settings), *LONG)
+    run = Running(str(settings), *LONG, **TEMPORARY)
     run.wait_until(lambda: being_written(home, stage), f"start of {stage}")
     assert run.end(signal.SIGKILL) == -signal.SIGKILL
     assert run.no_survivors(), run.survivors()
@@ -72,7 +73,7 @@ def test_f1_kill_in_each_stage(stage, settings, undisturbed):
 
 def test_f17_tuning_resumes_at_its_checkpoint(settings, undisturbed):
     home = settings.parent / "home"
-    run = Running(str(settings), *LONG)
+    run = Running(str(settings), *LONG, **TEMPORARY)
     run.wait_until(lambda: any(home.glob("store/work/*/checkpoint.safetensors")), "first checkpoint")
     run.end(signal.SIGKILL)
     saved = {path: path.read_bytes() for path in home.glob("store/work/*/checkpoint.safetensors")}
@@ -99,7 +100,7 @@ def end_job(run: Running, number: int, to: str) -> None:
 def interrupted_and_finished(number: int, to: str, settings: Path, undisturbed: dict[str, str]) -> None:
     """A run that is ended while it tunes, and run again: it goes on from the step that it had reached."""
     home = settings.parent / "home"
-    run = Running(str(settings), *LONG)
+    run = Running(str(settings), *LONG, **TEMPORARY)
     run.wait_until(lambda: tunes(home), "first step")
     end_job(run, number, to)
     assert any(home.glob("store/work/*/checkpoint.safetensors")), run.output
@@ -130,7 +131,7 @@ def test_f20_f21_signals_checkpoint_and_exit_with_their_code(number, code, to, s
 
 def test_f20_a_signal_to_the_whole_job_before_there_is_a_checkpoint(settings):
     home = settings.parent / "home"
-    run = Running(str(settings), *LONG)
+    run = Running(str(settings), *LONG, **TEMPORARY)
     run.wait_until(lambda: being_written(home, "capture"), "start of capture")
     end_job(run, signal.SIGTERM, "the group")
     assert "capture" not in stages(set(artifacts(home / "store")))
@@ -150,7 +151,7 @@ def test_f20_a_signal_to_the_whole_job_before_there_is_a_checkpoint(settings):
 )
 def test_f20_f21_signals_to_whomever(number, to, settings, undisturbed):
     home = settings.parent / "home"
-    run = Running(str(settings), *LONG)
+    run = Running(str(settings), *LONG, **TEMPORARY)
     run.wait_until(lambda: being_written(home, "capture"), "start of capture")
     end_job(run, number, to)
     interrupted_and_finished(number, to, settings, undisturbed)
@@ -158,7 +159,7 @@ def test_f20_f21_signals_to_whomever(number, to, settings, undisturbed):
 
 def test_f21_a_second_interrupt_ends_at_once(settings):
     home = settings.parent / "home"
-    run = Running(str(settings), *LONG)
+    run = Running(str(settings), *LONG, **TEMPORARY)
     run.wait_until(lambda: tunes(home), "first step")
     began = time.monotonic()
     os.killpg(run.process.pid, signal.SIGINT)

@@ -64,7 +64,7 @@ def run_module(module: str, *arguments: str, timeout: float = 300) -> subprocess
 def clean_environment(**changes: str) -> dict[str, str]:
     """The environment without what another test's servers or settings left in it."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "CRASH_"))}
-    if server := kept.pop(VARIABLE, None):
+    if server := changes.pop(VARIABLE, kept.pop(VARIABLE, "")):
         kept["PREFECT_API_URL"] = server
     return {**kept, "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", **changes}
 
