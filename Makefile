@@ -35,16 +35,16 @@ demo: $(READY) ## the whole method on the embedded model and task, in minutes on
 	$(BIN)/crash demo
 
 test: $(READY) ## the tests (what the README names and CI runs)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow_faults and not service and not bench and not nightly"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow_faults and not service and not bench and not nightly"
 
 test-faults: $(READY) ## the slow sweeps over injected faults
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow_faults and not service and not bench and not nightly"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "slow_faults and not service and not bench and not nightly"
 
 test-service: $(READY) ## the service: real PostgreSQL, Prefect, MLflow and S3 servers on loopback
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "service and not bench and not nightly" --durations=15
 
 test-nightly: $(READY) ## the long simulations, whole: every kill, every clock, sweeps of 24 cells
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "nightly and not service"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "nightly and not service"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "nightly and service"
 
 lint: $(READY) ## style, types and import contracts

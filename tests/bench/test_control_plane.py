@@ -22,7 +22,7 @@ from tests.bench.engine import TASKS_A_RUN
 from tests.bench.plane import Client, Plane, clients, open_plane
 from tests.bench.replay import PACE, Recording
 
-pytestmark = [pytest.mark.bench, pytest.mark.service, pytest.mark.xdist_group("control plane")]
+pytestmark = [pytest.mark.bench, pytest.mark.service]
 # On a machine that others use as well, several times what it takes alone.
 SLOW = pytest.mark.timeout(1500)
 Row = Callable[[str, str, str], None]

@@ -12,7 +12,7 @@ import pytest
 
 from tests.flows.commands import ROOT, artifacts, clean_environment, stages
 
-pytestmark = [pytest.mark.bench, pytest.mark.xdist_group("demo")]
+pytestmark = [pytest.mark.bench]
 Row = Callable[[str, str, str], None]
 LOG_TIME = re.compile(r"(\d\d):(\d\d):(\d\d)\.(\d{3}) \|.*Flow run .*(Beginning flow run|Finished in state)")
 

@@ -36,7 +36,7 @@ import json, re, sys, time
 from pathlib import Path
 import torch, transformers
 from transformers.models.llama import modeling_llama
-from tasks.core import blocks
+from tasks.core.blocks import surgery
 from tasks.core.plan.layout import Plan
 from tasks.models.emulator import write_emulator
 

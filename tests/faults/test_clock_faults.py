@@ -13,7 +13,6 @@ from tests.flows.commands import artifacts, crash, small_settings
 # The Prefect server that all runs use has the right clock.
 pytestmark = [
     pytest.mark.usefixtures("one_prefect"),
-    pytest.mark.xdist_group("clocks"),
     pytest.mark.slow_faults,
     pytest.mark.timeout(900),
     needs_faketime,

@@ -12,7 +12,7 @@ import pytest
 
 from tests.flows.commands import CRASH, artifacts, clean_environment, crash, small_settings
 
-pytestmark = [pytest.mark.usefixtures("one_prefect"), pytest.mark.xdist_group("flow-faults"), pytest.mark.slow_faults]
+pytestmark = [pytest.mark.usefixtures("one_prefect"), pytest.mark.slow_faults]
 QUICK = ("--set", "strategy=uniform", "--set", "full_tune.enabled=false")
 
 

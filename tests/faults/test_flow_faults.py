@@ -16,7 +16,7 @@ from tests.faults.running import Running, being_written, tunes
 from tests.flows.commands import CRASH, artifacts, clean_environment, crash, small_settings, stages
 from tests.prefect_server import TEMPORARY
 
-pytestmark = [pytest.mark.usefixtures("one_prefect"), pytest.mark.xdist_group("flow-faults")]
+pytestmark = [pytest.mark.usefixtures("one_prefect")]
 STAGES = ("check", "capture", "similarity", "cluster", "emulate", "tune", "plug_in", "evaluate", "report")
 # Those that are killed in `make test-nightly` alone.
 OTHERS = [stage for stage in STAGES if stage not in ("tune", "emulate")]

@@ -13,7 +13,7 @@ from tests.faults.running import Running, tunes
 from tests.faults.tracking_server import TrackingServer, shown_points, shown_runs, shown_status, written_points
 from tests.flows.commands import artifacts, crash, small_settings
 
-pytestmark = [pytest.mark.usefixtures("one_prefect"), pytest.mark.xdist_group("outages"), pytest.mark.slow_faults]
+pytestmark = [pytest.mark.usefixtures("one_prefect"), pytest.mark.slow_faults]
 OUTAGE_SECONDS = 60
 # So many that tuning still goes on when the server is back.
 LONG = ("--set", "strategy=uniform", "--set", "full_tune.enabled=false", "--set", "tune.num_steps=4500")

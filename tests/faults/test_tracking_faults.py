@@ -11,7 +11,6 @@ from tasks.store.metrics import METRICS_FILE
 from tasks.tracking.tracking import Tracking
 from tests.faults.tracking_server import TrackingServer, shown_points, shown_runs, shown_status, written_points
 
-pytestmark = pytest.mark.xdist_group("tracking-faults")
 OUTAGE_SECONDS = 5
 KEY = "k" * 64
 

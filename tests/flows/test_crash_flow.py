@@ -33,7 +33,6 @@ def report_of(folder: Path) -> Path:
     return max((folder / "home/store/artifacts/report").iterdir(), key=lambda path: path.stat().st_mtime)
 
 
-@pytest.mark.xdist_group("flow")
 def test_every_stage_has_its_artifact(first):
     assert stages(set(artifacts(first / "home/store"))) == {
         "check": 1,
@@ -48,7 +47,6 @@ def test_every_stage_has_its_artifact(first):
     }
 
 
-@pytest.mark.xdist_group("flow")
 def test_the_estimate_had_these_stages_and_this_disk(first):
     planned = crash("plan-cost", str(first / "settings.toml"), "--json")
     assert planned.returncode == 0, planned.stderr
@@ -64,13 +62,11 @@ def test_the_estimate_had_these_stages_and_this_disk(first):
         assert found[stage]["disk_bytes"] == pytest.approx(size, rel=0.1, abs=1000 * counts[stage]), stage
 
 
-@pytest.mark.xdist_group("flow")
 def test_a_second_strategy_computes_only_its_own(first):
     added = json.loads((first / "added").read_text())
     assert added == {"cluster": 1, "emulate": 1, "tune": 1, "plug_in": 1, "evaluate": 3, "report": 1}
 
 
-@pytest.mark.xdist_group("flow")
 def test_the_report_has_the_five_settings_tables_and_pictures(first):
     folder = report_of(first)
     rows = json.loads((folder / "report.json").read_text())["rows"]
@@ -91,7 +87,6 @@ def test_the_report_has_the_five_settings_tables_and_pictures(first):
     assert "<script" not in page
 
 
-@pytest.mark.xdist_group("flow")
 def test_mlflow_has_parameters_curves_scores_and_pictures(first):
     database = sqlite3.connect(first / "home/mlflow/mlflow.db")
     names = {name for (name,) in database.execute("select distinct key from latest_metrics")}
@@ -109,7 +104,6 @@ def test_mlflow_has_parameters_curves_scores_and_pictures(first):
     assert list((first / "home/mlflow/artifacts").rglob("figures/similarity.png"))
 
 
-@pytest.mark.xdist_group("flow")
 def test_the_same_command_again_computes_nothing_and_shows_everything(first):
     before = artifacts(first / "home/store")
     again = crash("run", str(first / "settings.toml"))
@@ -123,14 +117,12 @@ def test_the_same_command_again_computes_nothing_and_shows_everything(first):
     assert shown == (2,)
 
 
-@pytest.mark.xdist_group("flow")
 def test_the_command_and_its_flow_resolve_the_inputs_once(first):
     done = run_module("tests.flows.resolving", "run", str(first / "settings.toml"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "resolved 1"
 
 
-@pytest.mark.xdist_group("flow")
 def test_another_learning_rate_touches_only_what_depends_on_it(first):
     before = artifacts(first / "home/store")
     changed = crash("run", str(first / "settings.toml"), "--set", "tune.learning_rate=1e-3")
@@ -139,7 +131,6 @@ def test_another_learning_rate_touches_only_what_depends_on_it(first):
     assert stages(new) == {"tune": 3, "plug_in": 2, "evaluate": 5, "report": 1}
 
 
-@pytest.mark.xdist_group("flow")
 def test_runs_and_gc_list_and_collect(first):
     runs = crash("runs", "--home", str(first / "home"), "--keys")
     assert runs.returncode == 0

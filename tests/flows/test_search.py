@@ -9,7 +9,7 @@ import pytest
 from flows.settings.reading import read_settings
 from tests.flows.commands import DEMO, artifacts, crash, small_settings, stages
 
-pytestmark = [pytest.mark.usefixtures("one_prefect"), pytest.mark.xdist_group("search")]
+pytestmark = [pytest.mark.usefixtures("one_prefect")]
 SEARCH = """
 [search]
 max_disclosed = 0.6

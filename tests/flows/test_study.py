@@ -10,7 +10,7 @@ from tests.flows.commands import DEMO, artifacts, crash, small_settings, stages
 from tests.store.browsing import browsing
 from tests.tasks.chain import write_model
 
-pytestmark = [pytest.mark.usefixtures("one_prefect"), pytest.mark.xdist_group("study")]
+pytestmark = [pytest.mark.usefixtures("one_prefect")]
 STUDY = f"""
 [study]
 num_samples = [8, 16]

@@ -13,7 +13,7 @@ FIGURES = (
     *("disclosed_share", "disclosed_parameters", "trained_parameters", "returned_bytes"),
     *("tuning_seconds", "peak_memory_gib"),
 )
-pytestmark = [pytest.mark.usefixtures("one_prefect"), pytest.mark.xdist_group("sweep")]
+pytestmark = [pytest.mark.usefixtures("one_prefect")]
 
 
 @pytest.fixture

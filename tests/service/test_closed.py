@@ -10,7 +10,6 @@ import pytest
 from tests.flows.commands import ROOT, clean_environment
 from tests.service.closed_probe import OPEN_IN_MLFLOW, OPEN_IN_PREFECT
 
-pytestmark = pytest.mark.xdist_group("service")
 # In a network namespace of its own: nobody outside this test can reach what listens there.
 ADDRESS = "10.11.12.13"
 ENTER = f'ip link set lo up && ip addr add {ADDRESS}/32 dev lo && exec "$@"'

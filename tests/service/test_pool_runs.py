@@ -14,7 +14,6 @@ from tests.flows.commands import crash
 from tests.service.browser import look
 from tests.service.service import Service, own_settings
 
-pytestmark = pytest.mark.xdist_group("service")
 RULE = '["crash"]'
 TABLE_ROW = re.compile(r"^\| (?:crash|uniform) emulator", re.MULTILINE)
 

@@ -16,7 +16,6 @@ from tasks.store.metrics import METRICS_FILE, read_metrics
 from tests.flows.commands import CRASH, artifacts, crash, stages
 from tests.service.service import Service, kill, own_settings, wait_until
 
-pytestmark = pytest.mark.xdist_group("service")
 NUM_STEPS = 500
 CHANGES = {
     "strategy": '["crash"]',

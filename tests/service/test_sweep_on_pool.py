@@ -17,7 +17,6 @@ import pytest
 from tests.flows.commands import BIN
 from tests.service.service import Service, kill, own_settings, wait_until
 
-pytestmark = pytest.mark.xdist_group("service")
 # So many cells in `make test-service`, and in `make test-nightly`.
 NUM_CELLS = [6, pytest.param(24, marks=pytest.mark.nightly)]
 # What a worker may lose between two cells, asking for the next one, and at the end, when one of two has none left.

@@ -13,7 +13,6 @@ import pytest
 from tests.flows.commands import BIN, clean_environment, crash
 from tests.service.service import Service, kill, wait_until
 
-pytestmark = pytest.mark.xdist_group("service")
 NAMES = {"postgres", "prefect", "mlflow", "reaper", "worker", "sweeper"}
 
 

@@ -14,9 +14,9 @@ PROGRAM = """
 import tempfile
 from pathlib import Path
 from multiprocessing.forkserver import _forkserver
-from tasks.store import child
-child.context.set_forkserver_preload = lambda names: None
-child.warm_up()
+from tasks.engine import child_process
+child_process.context.set_forkserver_preload = lambda names: None
+child_process.warm_up()
 where = Path(_forkserver._forkserver_address)
 print(where, oct(where.parent.stat().st_mode & 0o777), where.parent.stat().st_uid, tempfile.gettempdir())
 """

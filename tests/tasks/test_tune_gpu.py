@@ -14,7 +14,6 @@ from tests.tasks.chain import Chain
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    pytest.mark.xdist_group("gpu"),
 ]
 
 

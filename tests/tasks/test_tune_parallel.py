@@ -26,7 +26,6 @@ from tasks.tune import tune
 from tests.tasks.chain import Chain
 
 # What two processes computed undisturbed serves several tests.
-pytestmark = pytest.mark.xdist_group("two processes")
 # Rounding stays rounding: see tests/core/tuning/test_parallel.py. Long enough to be hit in the middle.
 LONG: dict[str, Any] = {
     "learning_rate": 2e-5,

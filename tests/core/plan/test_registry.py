@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from flows.settings.plan import Strategy as Names
+from tasks.core import plan as plans
 from tasks.core.errors import InputError
-from tasks.core.plan import layout as plans
 from tasks.core.plan.layout import SHARES, Plan, crash_plan, uniform_plan
 from tasks.core.plan.placement import PLACEMENTS, ends, spread
 from tasks.core.plan.registry import STRATEGIES, make_plan, rehearse

@@ -21,7 +21,6 @@ from tests.core.pair import Pair, pair
 from tests.core.tuning.test_train import PLAN, SHARED, Kept, emulator, examples
 
 __all__ = ["pair"]
-pytestmark = pytest.mark.xdist_group("pair")
 
 # An odd batch and an odd number of rows, so that parts, passes and last batches differ; two or three passes a step.
 # Adam scales up the rounding of gradients that are almost zero to a share of the rate, so the rate is a small one.

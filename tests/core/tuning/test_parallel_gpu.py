@@ -16,7 +16,6 @@ from tests.core.tuning.test_train import SHARED, Kept, emulator, examples
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    pytest.mark.xdist_group("gpu"),
 ]
 
 

@@ -177,7 +177,6 @@ def by_both(rank: int, variant: Variant, parallel: str, family: str) -> tuple[Tr
     return result, state
 
 
-@pytest.mark.xdist_group("pair")
 @pytest.mark.parametrize("parallel", ["data", "sharded"])
 @pytest.mark.parametrize(
     ("variant", "family"),

@@ -126,7 +126,6 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.xdist_group("emulators")
 def test_one_run_with_both(first: Path) -> None:
     found = stages(set(artifacts(first / "home/store")))
     assert found == {
@@ -138,7 +137,6 @@ def test_one_run_with_both(first: Path) -> None:
         assert {parent["stage"] for parent in parents} == {"cluster", "distill"}
 
 
-@pytest.mark.xdist_group("emulators")
 def test_another_compression_computes_nothing_twice_and_switching_off_needs_neither(first: Path) -> None:
     before = artifacts(first / "home/store")
     again = crash("run", str(first / "settings.toml"), "--set", "compress.method=low_rank")

@@ -12,7 +12,7 @@ import pytest
 from tests.flows.commands import CRASH, clean_environment, small_settings
 from tests.places import ROOT
 
-BEGIN = "import os, signal, sys, time; from flows import stopping; me = os.getpid(); stopping.listen()\n"
+BEGIN = "import os, signal, sys, time; from flows.running import stopping; me = os.getpid(); stopping.listen()\n"
 WAIT = """
 print("ready", flush=True)
 try:

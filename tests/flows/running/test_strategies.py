@@ -158,7 +158,6 @@ def test_the_picture_shows_a_plan_of_every_strategy() -> None:
     assert len({plan.kept for plan in drawn.values()}) >= 12, "hardly any two alike, or the picture says little"
 
 
-@pytest.mark.xdist_group("strategies")
 def test_strategies_of_every_kind_run_side_by_side(tmp_path: Path) -> None:
     """Drawn, from influence, from blocks alone and from blocks dropped: what is common is computed once."""
     path = small_settings(tmp_path)

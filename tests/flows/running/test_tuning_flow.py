@@ -40,7 +40,6 @@ def found(folder: Path, stage: str) -> list[Path]:
     return sorted((folder / "home/store/artifacts" / stage).iterdir())
 
 
-@pytest.mark.xdist_group("tuning flow")
 def test_every_rate_is_tuned_and_one_is_taken_for_all_behind_it(ran: Path) -> None:
     counts = stages(set(artifacts(ran / "home/store")))
     # Two strategies and the full model, each at two rates.
@@ -60,7 +59,6 @@ def test_every_rate_is_tuned_and_one_is_taken_for_all_behind_it(ran: Path) -> No
     assert sorted(methods) == ["blocks", "lora", "lora"], "the full model's ceiling is whole blocks"
 
 
-@pytest.mark.xdist_group("tuning flow")
 def test_again_nothing_is_computed(ran: Path) -> None:
     before = artifacts(ran / "home/store")
     again = crash("run", str(ran / "settings.toml"), *LORA, "--set", "tune.gradient_checkpointing=true")
@@ -68,7 +66,6 @@ def test_again_nothing_is_computed(ran: Path) -> None:
     assert artifacts(ran / "home/store") == before
 
 
-@pytest.mark.xdist_group("tuning flow")
 def test_what_this_model_cannot_do_is_refused_before_anything_runs(tmp_path: Path) -> None:
     small_settings(tmp_path)
     adapter = ["--set", "tune.method=adapter", "--set", "export.plugged_model=true"]

@@ -161,7 +161,8 @@ def test_a_file_that_is_no_text(tmp_path):
 READERS = """
 import sys
 from pathlib import Path
-from flows.settings.reading import read_settings, read_study, read_sweep
+from flows.settings.reading import read_settings, read_sweep
+from flows.studies.cells import read_study
 read_settings(Path("{demo}/settings.toml"))
 read_sweep(Path("demo.toml"))
 read_study(Path("{demo}/study.toml"))
