@@ -46,7 +46,7 @@ def count_operations(model: Any) -> tuple[list[Operations], Operations] | None:
     on the meta device.
     """
     if hasattr(model, "set_experts_implementation"):
-        # One product for each token and each of its experts; other implementations read values, and there are none here.
+        # One product for each token and each of its experts; other implementations read values, absent here.
         model.set_experts_implementation("batched_mm")
     try:
         passes = [_count(model, length) for length in LENGTHS]
