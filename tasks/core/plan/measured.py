@@ -1,7 +1,7 @@
 """Strategies that choose blocks by measurements of their states, once or again after each dropped block.
 
 Of N blocks, K are kept and m tuned. A strategy chooses from the *pool*: all blocks except those that are known to be
-tuned before the others are chosen (see `pool_plan`). All functions raise InputError for an impossible budget.
+tuned before the others are chosen (see `pool_plan`). All plan functions raise InputError for an impossible budget.
 """
 
 import math

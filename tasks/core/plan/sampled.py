@@ -1,8 +1,8 @@
 """Strategies that draw blocks without replacement; a seed gives the same blocks on every machine with any packages.
 
 Weights are over the pool: all blocks except those that are known to be tuned before the others are chosen (see
-`pool_plan`). The names come from the code of both papers; `inverse_normal` follows their intention. All functions raise
-InputError for an impossible budget.
+`pool_plan`). The names come from the code of both papers; `inverse_normal` follows their intention. All plan functions
+raise InputError for an impossible budget.
 """
 
 import math
