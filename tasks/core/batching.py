@@ -1,4 +1,4 @@
-"""Examples as token ids, and batches that waste little on padding."""
+"""Tokenised examples, and batches with little padding."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from torch import Tensor
 
 from tasks.core.blocks.length_limits import LengthLimits
 
-IGNORED = -100  # the label that Hugging Face losses pass over
+IGNORED = -100  # the label that Hugging Face losses ignore
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row: what is given and what is to be answered, tokenised as it is scored. row: its number in its split."""
+    """One row: the prompt and the answer, tokenised as for scoring. row: the index of the row in its split."""
 
     prompt_ids: tuple[int, ...]
     answer_ids: tuple[int, ...]
@@ -21,7 +21,7 @@ class Example:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of prompt and answer."""
+        """Number of tokens of the prompt and the answer."""
         return len(self.prompt_ids) + len(self.answer_ids)
 
 
@@ -35,12 +35,12 @@ class Batch:
     rows: tuple[int, ...]
 
     def to(self, device: str | torch.device) -> "Batch":
-        """The batch on a device."""
+        """Return a copy of the batch on a device."""
         return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device), self.rows)
 
 
 def collate(examples: Sequence[Example], pad_id: int) -> Batch:
-    """Pad to the longest of these rows."""
+    """Make one batch of these rows, padded to the longest."""
     longest = max(example.num_tokens for example in examples)
     input_ids = torch.full((len(examples), longest), pad_id)
     attention_mask = torch.zeros(len(examples), longest, dtype=torch.long)
@@ -54,10 +54,11 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
 
 
 def token_batches(examples: Sequence[Example], max_tokens: int, limits: LengthLimits) -> Iterator[list[int]]:
-    """Indices of batches whose padded size stays within max_tokens (a longer single row is a batch of its own).
+    """Yield the indices of batches of at most max_tokens padded tokens (a single longer row forms its own batch).
 
-    Sorted by length, longest first, so that what does not fit in memory fails at once. limits: of the model that runs
-    them (`length_limits`); rows of a batch are on one side of each, so that none is computed otherwise than alone.
+    Rows are sorted by length, longest first, so that a batch too large for the memory fails at once. limits: those of
+    the model that runs the batches (`length_limits`). All rows of a batch are on the same side of each limit, so that
+    the model computes each row as it would alone.
     """
     order = sorted(range(len(examples)), key=lambda index: -examples[index].num_tokens)
     batch: list[int] = []
@@ -75,20 +76,20 @@ def token_batches(examples: Sequence[Example], max_tokens: int, limits: LengthLi
 
 
 def padded_size(examples: Sequence[Example]) -> int:
-    """Tokens of these rows as one batch, padding included."""
+    """Number of tokens of these rows as one batch, including padding."""
     return len(examples) * max(example.num_tokens for example in examples)
 
 
 def epoch_order(num_rows: int, seed: int, epoch: int) -> list[int]:
-    """The order of rows in one epoch: a function of (seed, epoch) alone, on every machine."""
+    """Order of the rows in one epoch, which depends only on (seed, epoch) and is the same on every machine."""
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
     return torch.randperm(num_rows, generator=generator).tolist()
 
 
 def training_batch(num_rows: int, batch_size: int, seed: int, step: int) -> list[int]:
-    """Row numbers of one step's batch: consecutive parts of shuffled epochs, the last part of an epoch included.
+    """Row indices of the batch of one step: consecutive parts of shuffled epochs, including a smaller last part.
 
-    A function of (seed, step), so that resuming needs no state of an iterator.
+    The batch depends only on (seed, step), so that resuming needs no iterator state.
     """
     per_epoch = steps_per_epoch(num_rows, batch_size)
     epoch, place = divmod(step, per_epoch)
@@ -96,5 +97,5 @@ def training_batch(num_rows: int, batch_size: int, seed: int, step: int) -> list
 
 
 def steps_per_epoch(num_rows: int, batch_size: int) -> int:
-    """Batches in one pass over the rows; a last, smaller one counts."""
+    """Number of batches in one epoch, including a smaller last batch."""
     return -(-num_rows // batch_size)

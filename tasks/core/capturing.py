@@ -1,4 +1,4 @@
-"""Forward passes that keep only what is measured: pooled states of every block, never the states themselves."""
+"""Forward passes that keep only the pooled states of every block, never the full states."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,8 @@ from tasks.core.pooling import pool
 class States:
     """Pooled states of n examples after the embeddings (state 0) and after each of N blocks.
 
-    pooled, last: float32 [N+1, n, d]; block_influence: float32 [N] (ShortGPT: 1 - cos of a block's input and output).
+    pooled, last: float32 [N+1, n, d]; last is the state of the last token. block_influence: float32 [N] (ShortGPT:
+    1 - cos of a block's input and output).
     """
 
     pooled: Tensor
@@ -39,12 +40,14 @@ def capture_states(
     progress: Callable[[list], Iterable] = iter,
     blocks: Sequence[int] | None = None,
 ) -> States:
-    """Run the examples in length-sorted batches of at most `max_tokens` padded tokens; reductions in float32.
+    """Capture pooled states in length-sorted batches of at most `max_tokens` padded tokens; reduce in float32.
 
-    No language-model head is run, nothing behind the last block, and no more than two full states are alive at a time.
-    with_final_norm: take the last state after the model's final norm, as the published code does. blocks: what to
-    call the blocks of a rearranged model in errors. Raises InputError naming the first state that is not finite.
-    Source: CRaSh, EMNLP 2023, section 3.1.
+    Nothing after the last block is run, so no language-model head, and at most two full states are in memory at a time.
+    with_final_norm: apply the model's final norm to the last state, as the published code does. blocks: the numbers of
+    a rearranged model's blocks for error messages. Source: CRaSh, EMNLP 2023, section 3.1.
+
+    Raises:
+        InputError: when a state is not finite; the message names the first one.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -67,7 +70,7 @@ def capture_states(
 
 
 class _Reduce:
-    """Turns each full state [B, T, d] into (pooled, last) [B, d] as soon as it exists."""
+    """Reduce each full state [B, T, d] to (pooled, last), [B, d] each, as soon as it is computed."""
 
     def __init__(
         self, mask: Tensor, pooling: str, influence: BlockInfluence, norm: torch.nn.Module | None, num_blocks: int
@@ -77,7 +80,7 @@ class _Reduce:
         self.before: Tensor | None = None
 
     def __call__(self, index: int, state: Tensor) -> tuple[Tensor, Tensor]:
-        # Of a model that is spread over GPUs each state may be on another device.
+        # When a model is spread over GPUs, each state may be on another device.
         mask = self.mask.to(state.device)
         if self.before is not None:
             self.influence.update(index - 1, self.before.to(state.device), state, mask)
@@ -89,7 +92,7 @@ class _Reduce:
 
 
 def _stack(batches: list[list[Tensor]]) -> Tensor:
-    """[batches][N+1] of [rows, d] to [N+1, n, d]."""
+    """Stack [batches][N+1] tensors [rows, d] to one tensor [N+1, n, d]."""
     return torch.stack([torch.cat(parts) for parts in zip(*batches, strict=True)])
 
 

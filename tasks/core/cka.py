@@ -1,4 +1,4 @@
-"""How alike are the representations of two blocks?
+"""Similarity of the representations of two blocks.
 
 Sources: linear and RBF CKA: Kornblith et al. 2019 (arXiv 1905.00414); debiased: Nguyen et al. 2021 (2010.15327), after
 the unbiased HSIC of Song et al. 2012; angular distance: Gromov et al. 2024 (2403.17887); block influence: ShortGPT
@@ -20,12 +20,15 @@ ESTIMATORS = {"linear_cka": ("linear", False), "debiased_cka": ("linear", True),
 
 
 def linear_cka(states: Tensor, debiased: bool = False, names: Sequence[str] | None = None) -> Tensor:
-    """Linear CKA of every two representations, [N, N], diagonal 1.
+    """Linear CKA of every pair of representations, [N, N], diagonal 1.
 
     states: [N, n, d], row r of every state from the same example. The biased estimator is
-    ||Yc' Xc||_F^2 / (||Xc' Xc||_F ||Yc' Yc||_F) with centred columns; with n < d it is far from 0 for independent
-    representations, which the debiased one is not. Costs N Gram matrices [n, n] and one product [N, n^2][n^2, N].
-    names: what to call each state in errors. Raises InputError for n <= 3, a constant state, NaN or infinity.
+    ||Yc' Xc||_F^2 / (||Xc' Xc||_F ||Yc' Yc||_F) with centred columns. For independent representations with n < d it is
+    far from 0; the debiased estimator is not. Costs N Gram matrices [n, n] and one product [N, n^2][n^2, N].
+    names: the names of the states in error messages.
+
+    Raises:
+        InputError: when n <= 3, or a state is constant or contains NaN or infinity.
     """
     return _cka(states, "linear", debiased, names)
 
@@ -33,7 +36,10 @@ def linear_cka(states: Tensor, debiased: bool = False, names: Sequence[str] | No
 def rbf_cka(states: Tensor, debiased: bool = False, names: Sequence[str] | None = None) -> Tensor:
     """CKA with a Gaussian kernel whose bandwidth is each state's median distance between two rows, [N, N].
 
-    states: [N, n, d]. Errors as `linear_cka`.
+    states: [N, n, d].
+
+    Raises:
+        InputError: as `linear_cka`.
     """
     return _cka(states, "rbf", debiased, names)
 
@@ -44,7 +50,7 @@ def angular_distance(states: Tensor) -> Tensor:
     states: [N, n, d], the state of each example's last token.
     """
     unit = torch.nn.functional.normalize(states.float(), dim=-1).transpose(0, 1)  # [n, N, d]
-    # Chords instead of cosines: arccos loses all digits near 1, where neighbouring blocks are.
+    # Chords instead of cosines: arccos loses all digits near 1, where the cosines of neighbouring blocks are.
     chord = torch.cdist(unit.double(), unit.double(), compute_mode="donot_use_mm_for_euclid_dist")
     return (2 * torch.asin((chord / 2).clamp(max=1.0)) / math.pi).mean(dim=0).float()
 
@@ -57,22 +63,24 @@ class BlockInfluence:
         self._counts: dict[int, int] = {}
 
     def update(self, block: int, inputs: Tensor, outputs: Tensor, mask: Tensor) -> None:
-        """Add the real tokens of one batch. inputs, outputs: [B, T, d]; mask: [B, T]."""
+        """Add the tokens of one batch, without padding. inputs, outputs: [B, T, d]; mask: [B, T]."""
         real = mask.bool()
         cosine = torch.nn.functional.cosine_similarity(inputs.float(), outputs.float(), dim=-1)
         self._sums[block] = self._sums.get(block, 0.0) + float((1 - cosine)[real].double().sum())
         self._counts[block] = self._counts.get(block, 0) + int(real.sum())
 
     def result(self) -> Tensor:
-        """[N] float32; larger means the block changes its input more."""
+        """Block influence, [N] float32; larger means that the block changes its input more."""
         return torch.tensor([self._sums[block] / self._counts[block] for block in sorted(self._sums)])
 
 
 def unit_kernels(states: Tensor, kernel: str, debiased: bool = False, names: Sequence[str] | None = None) -> Tensor:
-    """Centred kernels of norm 1, [N, n^2] float64: the CKA of two representations of the same rows is their product.
+    """Centred kernels of norm 1, [N, n^2] float64; the inner product of two of them is the CKA of their states.
 
-    states: [N, n, d]; kernel: "linear" or "rbf". debiased: centred so that the product is the unbiased HSIC. Errors as
-    `linear_cka`.
+    states: [N, n, d]; kernel: "linear" or "rbf". debiased: U-centre, so that the product gives the unbiased HSIC.
+
+    Raises:
+        InputError: as `linear_cka`.
     """
     num_states, num_rows, _ = _checked(states)
     flat = torch.empty(num_states, num_rows * num_rows, dtype=torch.float64, device=states.device)
@@ -84,26 +92,32 @@ def unit_kernels(states: Tensor, kernel: str, debiased: bool = False, names: Seq
 
 
 def kernels(states: Tensor, kernel: str, names: Sequence[str] | None = None) -> Iterator[Tensor]:
-    """The kernel [n, n] of each state, float64 and not centred, of columns that are centred and scaled to size 1.
+    """Yield the uncentred kernel [n, n] of each state, float64, computed from centred columns scaled to size 1.
 
-    Arguments and errors as `unit_kernels`.
+    Arguments as `unit_kernels`.
+
+    Raises:
+        InputError: when there are too few rows, or a state is constant or contains NaN or infinity.
     """
     _checked(states)
-    # One buffer for all: fresh memory for each state costs as much time as the arithmetic on it.
+    # One buffer for all states: allocating memory for each costs as much time as the arithmetic.
     room = torch.empty_like(states[0], dtype=_working_type(states))
     for index, state in enumerate(states):
         yield KERNELS[kernel](_prepared(state, _name(names, index), room)).double()
 
 
 def centre(gram: Tensor, debiased: bool) -> Tensor:
-    """A kernel [n, n] without its means, perhaps in place; debiased: U-centred."""
+    """Centre a kernel [n, n], in place unless debiased; U-centre it when debiased."""
     return _u_centred(gram) if debiased else _centred(gram)
 
 
 def checked_norm(kernel: Tensor, noise: Tensor, name: str) -> Tensor:
-    """Norm of a centred kernel; InputError where it is but `noise`.
+    """Norm of a centred kernel.
 
-    Debiasing leaves only rounding where all rows are equally alike or but one differs.
+    When all rows are equally similar, or all but one are equal, debiasing leaves only rounding errors.
+
+    Raises:
+        InputError: when the norm does not exceed `noise`.
     """
     norm = kernel.norm()
     if not norm > noise:
@@ -138,21 +152,21 @@ def _working_type(states: Tensor) -> torch.dtype:
 
 
 def _prepared(state: Tensor, name: str, room: Tensor) -> Tensor:
-    """In `room`: the state with centred columns, scaled to size 1 so that no product over- or underflows."""
+    """Write the state to `room`, with centred columns and scaled to size 1 so that no product over- or underflows."""
     lowest, highest = state.aminmax()  # NaN wins
     if not (lowest.isfinite() and highest.isfinite()):
         raise InputError(f"the representation of {name} holds NaN or infinite values")
     room.copy_(state)
     room.sub_(room.mean(dim=0))
     size = torch.maximum(*map(torch.abs, room.aminmax()))
-    # Rounding leaves a few units in the last place where every row is the same.
+    # When all rows are equal, rounding leaves a few units in the last place.
     if size <= 8 * torch.finfo(room.dtype).eps * torch.maximum(lowest.abs(), highest.abs()):
         raise InputError(f"the representation of {name} is the same for every row, so nothing can be compared with it")
     return room.div_(size)
 
 
 def _linear_gram(state: Tensor) -> Tensor:
-    """Gram matrix [n, n]; one of the two equal off-diagonal quarters is copied, not computed."""
+    """Gram matrix [n, n]; one of the two equal off-diagonal quarters is copied instead of computed."""
     half = len(state) // 2
     upper, lower = state[:half], state[half:]
     gram = state.new_empty(len(state), len(state))
@@ -166,7 +180,8 @@ def _linear_gram(state: Tensor) -> Tensor:
 def _rbf_gram(state: Tensor) -> Tensor:
     rows = state.double()
     square = torch.cdist(rows, rows).square()
-    # The fast product behind cdist leaves rounding between equal rows; where most are equal, it would be the median.
+    # cdist uses a fast product that leaves rounding errors between equal rows. With most rows equal, such an error
+    # would become the median.
     size = rows.square().sum(dim=1)
     rounding = torch.finfo(rows.dtype).eps * rows.shape[1] * (size.unsqueeze(0) + size.unsqueeze(1))
     square.masked_fill_(square <= rounding, 0.0)
@@ -181,7 +196,7 @@ def _centred(gram: Tensor) -> Tensor:
 
 
 def _u_centred(gram: Tensor) -> Tensor:
-    """U-centring: the inner product of two such matrices is n (n - 3) times the unbiased HSIC."""
+    """U-centre a matrix: the inner product of two such matrices is n (n - 3) times the unbiased HSIC."""
     n = gram.shape[0]
     hollow = gram.clone().fill_diagonal_(0.0)
     rows = hollow.sum(dim=1) / (n - 2)

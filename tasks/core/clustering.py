@@ -1,4 +1,4 @@
-"""Cut a stack of blocks into runs of adjacent, similar blocks, or gather similar ones wherever they are."""
+"""Clusters of similar blocks: runs of adjacent blocks, or blocks at any position."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -9,18 +9,21 @@ import numpy as np
 from tasks.core.errors import InputError
 
 LINKAGES = ("boundary", "average", "complete", "optimal")
-# Linkages that need no order of the blocks.
+# Linkages that also work for clusters of blocks that are not adjacent.
 FREE_LINKAGES = ("average", "complete")
 Clusters = list[list[int]]
 
 
 def adjacent_clusters(cka: Any, num_clusters: int, linkage: str = "boundary") -> Clusters:
-    """K runs of adjacent blocks from an N x N similarity matrix (larger is more alike).
+    """Cut the blocks into K runs of adjacent blocks by an N x N similarity matrix (larger means more similar).
 
-    boundary: merge across the boundary whose two blocks are most alike, the leftmost on a tie (CRaSh, section 3.2);
+    boundary: merge across the boundary with the two most similar blocks, the leftmost on a tie (CRaSh, section 3.2);
     average, complete: merge the adjacent clusters with the largest mean or smallest-member similarity; optimal: the
     segmentation with the largest mean similarity within clusters, by dynamic programming, O(N^2 K).
-    Raises InputError for a matrix that is not square, symmetric and finite, or an impossible number of clusters.
+
+    Raises:
+        InputError: when the matrix is not square, symmetric and finite, the linkage is unknown, or the number of
+            clusters is impossible.
     """
     matrix = checked_similarity(cka)
     num_blocks = len(matrix)
@@ -36,10 +39,13 @@ def adjacent_clusters(cka: Any, num_clusters: int, linkage: str = "boundary") ->
 
 
 def similar_clusters(similarity: Any, num_clusters: int, linkage: str = "average") -> Clusters:
-    """K clusters of blocks, adjacent or not, ordered by their first, from an N x N similarity matrix.
+    """Group the blocks into K clusters, adjacent or not, ordered by their first block, by an N x N similarity matrix.
 
     average, complete: merge the two clusters with the largest mean or smallest-member similarity, the leftmost two on a
-    tie (agglomerative clustering; CRaSh's single-forward variant). Errors as `adjacent_clusters`.
+    tie (agglomerative clustering; CRaSh's single-forward variant).
+
+    Raises:
+        InputError: as `adjacent_clusters`.
     """
     matrix = checked_similarity(similarity).copy()
     _check_number(num_clusters, len(matrix))
@@ -60,14 +66,15 @@ def similar_clusters(similarity: Any, num_clusters: int, linkage: str = "average
 
 
 def adjacent_similarity(cka: Any) -> np.ndarray:
-    """[N-1] similarities a_i of blocks i and i+1."""
+    """Similarities a_i of blocks i and i+1, [N-1]."""
     return np.diagonal(checked_similarity(cka), offset=1).copy()
 
 
 def dendrogram(cka: Any) -> np.ndarray:
-    """scipy's linkage matrix [N-1, 4] of the boundary merges, the most alike boundary first; heights are 1 - a_i.
+    """Linkage matrix [N-1, 4] of the boundary merges as in scipy, the most similar boundary first; heights are 1 - a_i.
 
-    Only adjacent clusters merge, so leaves stay in order and heights never fall: what is drawn is what is cut.
+    Only adjacent clusters merge, so the leaves stay in order and the heights never decrease: the drawn tree shows the
+    same cuts as `adjacent_clusters`.
     """
     similarity = adjacent_similarity(cka)
     name = list(range(len(similarity) + 1))  # which scipy cluster holds block i now
@@ -83,12 +90,16 @@ def dendrogram(cka: Any) -> np.ndarray:
 
 
 def checked_similarity(cka: Any) -> np.ndarray:
-    """The matrix [N, N] in float64. InputError unless it is square, symmetric and finite."""
+    """Return the matrix [N, N] in float64.
+
+    Raises:
+        InputError: when the matrix is not square, symmetric and finite.
+    """
     matrix = np.asarray(cka.detach().cpu() if hasattr(cka, "detach") else cka, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not len(matrix):
         raise InputError(f"the similarity matrix must be square, one row a block; its shape is {matrix.shape}")
     if not np.isfinite(matrix).all():
-        # One broken block spoils an entry of every row, but all of its own.
+        # One broken block makes one entry of every other row not finite, and all entries of its own row.
         block = int(np.argmax((~np.isfinite(matrix)).sum(axis=1)))
         raise InputError(f"the similarity of block {block} is not finite; check its captured states")
     if not np.allclose(matrix, matrix.T, atol=1e-4):
@@ -97,7 +108,7 @@ def checked_similarity(cka: Any) -> np.ndarray:
 
 
 def _weakest_boundaries(similarity: np.ndarray, count: int) -> list[int]:
-    """The boundaries that survive merging: the least alike, of equal ones the rightmost (the leftmost merges first)."""
+    """Boundaries that remain after merging: the least similar, on a tie the rightmost (the leftmost merges first)."""
     by_merge_order = np.argsort(-similarity, kind="stable")
     return sorted(by_merge_order[len(similarity) - count :].tolist())
 

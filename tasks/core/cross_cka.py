@@ -1,4 +1,4 @@
-"""How alike are the representations of two networks, or of one network before and after a change?
+"""Similarity of the representations of two networks, or of one network before and after a change.
 
 Source: Kornblith et al. 2019 (arXiv 1905.00414), section 5; the debiased estimator is Nguyen et al. 2021 (2010.15327).
 """
@@ -22,9 +22,11 @@ def cross_cka(
 ) -> Tensor:
     """CKA of every state of one network with every state of another, [N1, N2] float32.
 
-    first: [N1, n, d1]; second: [N2, n, d2]: row r of both from the same example, widths as they are. kernel: "linear"
-    or "rbf" (bandwidth: each state's median distance). Costs N1 + N2 Gram matrices and one product. Raises InputError
-    for other numbers of rows, n <= 3, a constant state, NaN or infinity.
+    first: [N1, n, d1]; second: [N2, n, d2]; row r of both from the same example; the widths may differ. kernel:
+    "linear" or "rbf" (bandwidth: each state's median distance). Costs N1 + N2 Gram matrices and one product.
+
+    Raises:
+        InputError: when the numbers of rows differ, n <= 3, or a state is constant or contains NaN or infinity.
     """
     if first.ndim == second.ndim == 3 and first.shape[1] != second.shape[1]:
         raise InputError(

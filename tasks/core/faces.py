@@ -1,4 +1,4 @@
-"""Packages that show the public names of their modules as their own, and import a module when it is first asked for."""
+"""Packages that re-export the public names of their modules, and import each module when it is first needed."""
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def face_of(package: str, modules: Sequence[str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package: finds a public name in one of its modules, in their order."""
+    """Make the `__getattr__` of a package, which looks up a public name in its modules, in the given order."""
 
     def find(name: str) -> Any:
         if name in modules:

@@ -1,4 +1,4 @@
-"""From the states of an example's tokens to one vector, in float32."""
+"""Pooling: one float32 vector from the states of an example's tokens."""
 
 from collections.abc import Callable
 
@@ -9,12 +9,14 @@ from tasks.core.errors import InputError
 
 
 def pool(hidden: Tensor, mask: Tensor, mode: str = "mean_weighted") -> Tensor:
-    """One vector for each row.
+    """Pool the states of each row into one vector.
 
     hidden: [B, T, d]; mask: [B, T], true or 1 at real tokens, padded on either side. Returns float32 [B, d].
-    Real tokens are counted t = 1..T. mean_weighted: sum_t t x_t / sum_t t; mean; mean_all: pads too; max: pads too;
-    max_nonpad; min (real tokens); last: the last real token. Raises InputError for a row without a real token or an
-    unknown mode. Source: CRaSh, section 3.1.
+    Real tokens are counted t = 1..T. mean_weighted: sum_t t x_t / sum_t t; mean, min, max_nonpad: over real tokens;
+    mean_all, max: over all tokens, including padding; last: the last real token. Source: CRaSh, section 3.1.
+
+    Raises:
+        InputError: when a row has no real token, or the mode is unknown.
     """
     if mode not in _POOLINGS:
         raise InputError(f"pooling = {mode!r}; choose from {', '.join(POOLINGS)}")

@@ -1,7 +1,7 @@
-"""Blocks of a model: found in any family, rearranged, run in part, plugged in.
+"""Blocks of a model: find them in any family, rearrange them, run some of them, plug them in.
 
-This is the public face. Inside the project, modules import the submodules: `anatomy` finds the blocks, `surgery` takes
-them out, repeats and returns them, `partial_passes` runs a model up to or from one of them.
+This package re-exports the public names. Inside the project, modules import the submodules: `anatomy` finds the blocks,
+`surgery` removes, repeats and plugs them in, `partial_passes` runs a model up to or from one of them.
 """
 
 from tasks.core.faces import face_of

@@ -1,7 +1,7 @@
-"""Where a decoder-only Hugging Face model keeps its blocks, its final norm, and what depends on a block's position.
+"""Find the blocks and the final norm of a decoder-only Hugging Face model, and adapt its config to rearranged blocks.
 
-Words: the *stack* is the module that embeds tokens, runs the blocks and applies the final norm; it is the parent of the
-block list. A *source* is the index of the block that runs at a position of a rearranged model.
+The *stack* is the module that embeds tokens, runs the blocks and applies the final norm; it is the parent of the block
+list. A *source* is the index of the block that runs at a position of a rearranged model.
 """
 
 import copy
@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from tasks.core.errors import InputError
 
-# Families not listed here are searched for their one list of `num_hidden_layers` equal blocks.
+# In a family not listed here, the blocks are the one list of `num_hidden_layers` modules of the same class.
 BLOCK_PATHS = {
     "opt": "model.decoder.layers",
     "gpt2": "transformer.h",
@@ -33,24 +33,29 @@ BLOCK_PATHS = {
 
 FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
 
-# The names under which attention modules (and some blocks) remember their own position: their slot in the cache.
+# The attributes in which attention modules (and some blocks) store their position, which is their slot in the cache.
 POSITION_NAMES = ("layer_idx", "layer_id", "layer_index", "layer_number", "block_idx")
 
-# Lists of token ids or class names may have as many entries as there are blocks without being one entry a block.
+# Lists of token ids or class names may happen to have as many entries as there are blocks.
 NOT_PER_BLOCK = ("architectures", "keys_to_ignore_at_inference", "attention_types")
 
-# Settings that name the blocks of one kind by index, and settings that say how many blocks at the bottom are dense.
+# Settings that list the blocks of one kind by index, and settings that give the number of dense blocks at the bottom.
 INDEX_LISTS = ("mlp_only_layers", "moe_layers", "attn_layer_indices")
 DENSE_AT_BOTTOM = ("first_k_dense_replace", "moe_layer_start_index", "num_dense_layers")
 
 
 def text_config(config: Any) -> PreTrainedConfig:
-    """The part of `config` that describes the language model (all of it, unless the model also sees or hears)."""
+    """Return the part of `config` that describes the language model (all of it, unless the model is multimodal)."""
     return config.get_text_config(decoder=True)
 
 
 def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The dotted path of the block list inside `model`, and the list. InputError names what was found instead."""
+    """Find the block list of `model`; return its dotted path and the list.
+
+    Raises:
+        InputError: when the model is not decoder-only or its block list is ambiguous; the message names the lists that
+            were found.
+    """
     config = text_config(model.config)
     _require_decoder_only(model, config)
     num_blocks = config.num_hidden_layers
@@ -61,7 +66,7 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
         if len(blocks) == num_blocks and len({type(block) for block in blocks}) == 1 and not _inside(path, lists)
     ]
     known = BLOCK_PATHS.get(config.model_type)
-    # Of a family whose blocks are of several classes, the list is known by its path alone.
+    # When the blocks of a family are of several classes, only the path identifies the list.
     is_known = known in lists and len(lists[known]) == num_blocks
     path = known if is_known else fitting[0] if len(fitting) == 1 else None
     if path is None:
@@ -74,19 +79,22 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def get_blocks(model: nn.Module) -> nn.ModuleList:
-    """The model's own list of blocks, in order (not a copy)."""
+    """Return the model's list of blocks, in order (not a copy)."""
     return find_blocks(model)[1]
 
 
 def get_stack(model: nn.Module) -> nn.Module:
-    """The module that embeds, runs the blocks and norms: its forward gives last hidden states, never logits."""
+    """Return the stack, whose forward pass returns the last hidden states, never logits."""
     return model.get_submodule(find_blocks(model)[0].rpartition(".")[0])
 
 
 def final_norm(model: nn.Module) -> nn.Module:
-    """The norm after the last block; the identity where a family has none (OPT-350M, GPT).
+    """Return the norm after the last block; the identity when a family has none (OPT-350M, GPT).
 
-    Families with another name for it declare it behind their blocks.
+    A norm with an unknown name is recognised when it is the only module with parameters declared after the blocks.
+
+    Raises:
+        InputError: when no module can be recognised as the final norm.
     """
     path, blocks = find_blocks(model)
     stack = model.get_submodule(path.rpartition(".")[0])
@@ -109,7 +117,7 @@ def final_norm(model: nn.Module) -> nn.Module:
 
 
 def set_position(block: nn.Module, position: int) -> None:
-    """Tell the block and everything in it at which depth it runs."""
+    """Set the position of the block and of all modules in it."""
     for module in block.modules():
         for name in POSITION_NAMES:
             if isinstance(vars(module).get(name), int):
@@ -117,10 +125,12 @@ def set_position(block: nn.Module, position: int) -> None:
 
 
 def block_config(config: PreTrainedConfig, sources: Sequence[int]) -> PreTrainedConfig:
-    """A copy of `config` for a model that runs block `sources[i]` at position i: depth and all per-block lists follow.
+    """Copy `config` for a model that runs block `sources[i]` at position i, with its depth and per-block lists adapted.
 
-    A list belongs to the blocks if it has one entry a block, or names blocks by index. InputError on a source that is
-    no block.
+    A list is per block when it has one entry for each block, or lists blocks by index.
+
+    Raises:
+        InputError: when there are no sources, or a source is not a block of the model.
     """
     result = copy.deepcopy(config)
     text = text_config(result)
@@ -136,7 +146,7 @@ def block_config(config: PreTrainedConfig, sources: Sequence[int]) -> PreTrained
             setattr(text, name, sum(source <= value for source in sources) - 1)
         elif isinstance(value, list | tuple) and len(value) == num_blocks and not _never_per_block(name):
             setattr(text, name, type(value)(value[source] for source in sources))
-    if hasattr(text, "attention_types"):  # GPT-Neo keeps its list a second time, run-length coded
+    if hasattr(text, "attention_types"):  # GPT-Neo stores its list a second time, run-length encoded
         text.attention_types = [[[kind], 1] for kind in text.attention_layers]
     if isinstance(pattern := getattr(text, "block_types", None), list):  # RecurrentGemma repeats it over its depth
         text.block_types = [pattern[source % len(pattern)] for source in sources]
@@ -145,11 +155,14 @@ def block_config(config: PreTrainedConfig, sources: Sequence[int]) -> PreTrained
 
 
 def require_rebuildable(config: PreTrainedConfig, sources: Sequence[int]) -> None:
-    """InputError unless a model built from `block_config(config, sources)` alone has the blocks that were asked for.
+    """Check that a model built from `block_config(config, sources)` alone has the requested blocks.
 
-    Some families derive more from a block's depth than their config can say afterwards (GPT-2's
-    `scale_attn_by_inverse_layer_idx`, a first dense layer of a mixture of experts): such an emulator would load
-    without a word and compute something else. Both models are built without memory, on the meta device.
+    Some families derive properties from a block's depth that a rearranged config cannot express (GPT-2's
+    `scale_attn_by_inverse_layer_idx`, a first dense layer of a mixture of experts). Such an emulator would load without
+    an error and compute something else. Both models are built on the meta device, without memory.
+
+    Raises:
+        InputError: when a block would differ; the message names its position and the differences.
     """
     originals, rebuilt = skeleton(config), skeleton(block_config(config, sources))
     for position, (source, block) in enumerate(zip(sources, get_blocks(rebuilt), strict=True)):
@@ -161,7 +174,7 @@ def require_rebuildable(config: PreTrainedConfig, sources: Sequence[int]) -> Non
 
 
 def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
-    """The model that a config describes, without memory: every tensor is on the meta device."""
+    """Build the model that a config describes on the meta device, without memory for its tensors."""
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
@@ -172,7 +185,7 @@ def _differences(block: nn.Module, other: nn.Module) -> list[str]:
 
 
 def traits(block: nn.Module) -> dict[str, Any]:
-    """Shapes of all parameters, and every plain attribute of every module but its position."""
+    """Collect the shapes of all parameters, and every plain attribute of every module except its position."""
     traits: dict[str, Any] = {name: tuple(parameter.shape) for name, parameter in block.named_parameters()}
     for path, module in block.named_modules():
         for name, value in vars(module).items():
@@ -192,7 +205,7 @@ def _require_decoder_only(model: nn.Module, config: PreTrainedConfig) -> None:
 
 
 def _inside(path: str, lists: dict[str, nn.ModuleList]) -> bool:
-    """Whether `path` lies inside another list (the experts of one block, for example)."""
+    """Return whether `path` lies inside another list (the experts of one block, for example)."""
     return any(path.startswith(f"{other}.") for other in lists)
 
 

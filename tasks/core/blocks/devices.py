@@ -1,4 +1,4 @@
-"""A model on one device, or spread over all GPUs that this process sees."""
+"""Placement of a model on one device, or spread over all GPUs that are visible to the process."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ EVERY = "auto"
 
 
 def place(model: Any, device: str | torch.device) -> Any:
-    """The model on `device`; "auto" puts whole blocks on one GPU after another, evenly, and the rest in memory.
+    """Move the model to `device`; "auto" spreads whole blocks evenly over the GPUs, and the rest over main memory.
 
-    Blocks must be changed (layout, plug-in) before: what spreads a model ties each module to its place.
+    Change blocks (layout, plug-in) before the call: spreading ties each module to its device.
     """
     if device != EVERY:
         return model.to(device)

@@ -1,4 +1,4 @@
-"""Linear modules whose weight is kept as two factors, and where the linear modules of a block are."""
+"""Linear modules whose weight is stored as two factors, and the shapes of the linear modules of a block."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +12,13 @@ from tasks.core.blocks.anatomy import get_blocks, skeleton
 from tasks.core.compression.settings import Compression, rank_within
 from tasks.core.errors import InputError
 
-# The names of the two factors beside each other: `weight` is the outer one. Its shape is never that of the dense weight
-# (the rank is smaller than either side), so that whoever loads it as one is told instead of getting random numbers.
+# The names of the two factors: `weight` is the outer one. Its shape always differs from that of the dense weight (the
+# rank is smaller than either side), so that loading it as a dense weight is an error and never gives random numbers.
 OUTER, INNER = "weight", "weight_inner"
 
 
 class FactoredLinear(nn.Module):
-    """y = weight (weight_inner x) + bias, with weight [out, rank] and weight_inner [rank, in]."""
+    """Linear module y = weight (weight_inner x) + bias, with weight [out, rank] and weight_inner [rank, in]."""
 
     def __init__(self, outer: Tensor, inner: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -28,17 +28,17 @@ class FactoredLinear(nn.Module):
         self.out_features, self.in_features, self.rank = outer.shape[0], inner.shape[1], inner.shape[0]
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[..., in] -> [..., out]."""
+        """Apply the module: [..., in] -> [..., out]."""
         return nn.functional.linear(nn.functional.linear(hidden, self.weight_inner), self.weight, self.bias)
 
     def extra_repr(self) -> str:
-        """What a printed model shows of it."""
+        """Describe the module in a printed model."""
         return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}"
 
 
 @dataclass(frozen=True)
 class LinearShape:
-    """A linear module: sides of its weight, and whether it is stored as [in, out] (GPT-2's Conv1D)."""
+    """Dimensions of a linear module's weight, and whether it is stored as [in, out] (GPT-2's Conv1D)."""
 
     num_in: int
     num_out: int
@@ -46,7 +46,10 @@ class LinearShape:
 
 
 def linear_shapes(block: nn.Module) -> dict[str, LinearShape]:
-    """Path within the block to shape, of every linear module; of a class of its own none, which may do more."""
+    """Map the path of each linear module in the block to its shape.
+
+    Only `nn.Linear` and `Conv1D` themselves count; a subclass may compute more.
+    """
     found = {}
     for path, module in block.named_modules():
         if type(module) is nn.Linear:
@@ -58,12 +61,16 @@ def linear_shapes(block: nn.Module) -> dict[str, LinearShape]:
 
 
 def shapes_by_block(config: PreTrainedConfig) -> list[dict[str, LinearShape]]:
-    """`linear_shapes` of every block of the model that a config describes, built without memory."""
+    """Return `linear_shapes` of every block of the model that a config describes, built on the meta device."""
     return [linear_shapes(block) for block in get_blocks(skeleton(config))]
 
 
 def require_rank(config: PreTrainedConfig, how: Compression) -> None:
-    """InputError where a rank is 0 for some weight of the blocks, or larger than every weight's own."""
+    """Check the rank of a low-rank compression against the weights of the blocks.
+
+    Raises:
+        InputError: when the rank is 0 for some weight, or larger than the full rank of every weight.
+    """
     shapes = {(shape.num_in, shape.num_out) for block in shapes_by_block(config) for shape in block.values()}
     assert how.rank is not None
     for num_in, num_out in sorted(shapes):
@@ -74,7 +81,7 @@ def require_rank(config: PreTrainedConfig, how: Compression) -> None:
 
 
 def put_factors(block: nn.Module, path: str, outer: Tensor, inner: Tensor) -> None:
-    """Replace the linear module at `path` by one with these factors; its bias stays, and so does its number format."""
+    """Replace the linear module at `path` by one with these factors; its bias and data type stay the same."""
     parent, _, name = path.rpartition(".")
     dense: Any = block.get_submodule(path)
     with torch.no_grad():

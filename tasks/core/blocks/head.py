@@ -1,4 +1,4 @@
-"""The language-model head: its tensors, and a copy of its own where it is tied to the embeddings."""
+"""The language-model head: its tensors, and how to untie it from the embeddings."""
 
 from typing import Any
 
@@ -11,7 +11,11 @@ HEAD = "lm_head"
 
 
 def get_head(model: Any) -> nn.Module:
-    """The module that makes logits. InputError for a model without one."""
+    """Return the module that computes the logits.
+
+    Raises:
+        InputError: when the model has none.
+    """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if head is None:
         raise InputError(f"tune.lm_head: {type(model).__name__} has no language-model head that can be trained alone")
@@ -19,17 +23,17 @@ def get_head(model: Any) -> nn.Module:
 
 
 def head_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """`"lm_head.{parameter}"` to parameter."""
+    """Map `"lm_head.{parameter name}"` to the parameter."""
     return {f"{HEAD}.{name}": parameter for name, parameter in get_head(model).named_parameters()}
 
 
 def head_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """`"lm_head.{parameter}"` to shape."""
+    """Map `"lm_head.{parameter name}"` to the shape of the parameter."""
     return {name: tuple(parameter.shape) for name, parameter in head_parameters(model).items()}
 
 
 def untie_head(model: Any) -> None:
-    """Give the head tensors of its own, in place, and say so in the config, so that a saved model stays as it is."""
+    """Replace the head's tensors by copies, in place, and set the config so that a saved model stays untied."""
     head = get_head(model)
     for name, parameter in list(head.named_parameters()):
         path, _, leaf = name.rpartition(".")

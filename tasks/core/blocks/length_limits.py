@@ -1,9 +1,9 @@
-"""Lengths at which a model rotates every position of a pass otherwise, and what a pass leaves behind of its length.
+"""Lengths above which a model changes its rotary embeddings, and how to reset the state that long passes leave behind.
 
-Two kinds of rotary embeddings look at the longest row of a batch, padding included, and choose once for all rows:
-longrope (Phi-3.5, Phi-4-mini) takes its long factors above the length of pretraining, and dynamic NTK scaling has other
-frequencies for each length above it. A row's numbers then depend on the rows beside it, unless those of a batch are all
-in one group of lengths.
+Two kinds of rotary embeddings depend on the longest row of a batch, including padding, and apply to all rows: longrope
+(Phi-3.5, Phi-4-mini) uses its long factors above the length of pretraining, and dynamic NTK scaling uses other
+frequencies for each length above it. The results for a row then depend on the other rows of its batch, unless all rows
+of a batch are in one group of lengths.
 """
 
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from tasks.core.blocks.anatomy import text_config
 
 @dataclass(frozen=True)
 class LengthLimits:
-    """Limits in tokens. switches: longer passes are computed in one other way; grows: each longer length in its own."""
+    """Limits in tokens. switches: all longer passes share other factors; grows: each longer length has its own."""
 
     switches: frozenset[int] = frozenset()
     grows: frozenset[int] = frozenset()
 
     def group(self, length: int) -> tuple[int, int]:
-        """The group of lengths that are computed alike; it never falls as the length rises."""
+        """Group of lengths that are computed in the same way; it never decreases with the length."""
         above = sum(length > limit for limit in self.switches)
         return above, max(length, min(self.grows)) if self.grows else 0
 
@@ -34,12 +34,12 @@ class LengthLimits:
         return bool(self.switches or self.grows)
 
 
-# Of most models: a row is computed alike in every batch.
+# Most models have no limits: a row is computed in the same way in every batch.
 NO_LIMITS = LengthLimits()
 
 
 def length_limits(config: Any) -> LengthLimits:
-    """The limits of the model that a config describes, of all its kinds of blocks together."""
+    """Limits of the model that a config describes, over all its kinds of blocks."""
     text = text_config(config)
     given = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
     switches, grows = set(), set()
@@ -56,10 +56,10 @@ def length_limits(config: Any) -> LengthLimits:
 
 
 def forget_lengths(model: Any) -> None:
-    """Put the frequencies of dynamic NTK scaling back to those of short rows, as after loading.
+    """Reset the frequencies of dynamic NTK scaling to those of short rows, as after loading.
 
-    They are kept for the longest pass so far, and are then used for shorter ones as well. Longrope chooses anew in
-    each pass.
+    The model keeps the frequencies of the longest pass so far and also uses them for shorter ones. Longrope chooses its
+    factors anew in each pass.
     """
     if not length_limits(model.config).grows:
         return
@@ -69,7 +69,7 @@ def forget_lengths(model: Any) -> None:
 
 
 def _reset(rotary: nn.Module) -> None:
-    # A rotary module for several kinds of attention has each of these names with the kind in front.
+    # In a rotary module for several kinds of attention, the kind is a prefix of each of these names.
     for name in [name for name in vars(rotary) if name.endswith("max_seq_len_cached")]:
         setattr(rotary, name, rotary.original_max_seq_len)
     for name, now in list(rotary.named_buffers(recurse=False)):

@@ -1,4 +1,4 @@
-"""Partial forward passes: every block's output without the head, and the head without the blocks."""
+"""Partial forward passes: the output of every block without the head, and the head without the blocks."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -15,11 +15,11 @@ from tasks.core.errors import InputError
 
 
 class _AllSeenError(Exception):
-    """Ends a forward pass once the last needed block has run."""
+    """Signal that ends a forward pass once the last needed block has run."""
 
 
 def state_of(output: Tensor | tuple | list) -> Tensor:
-    """The state that a block gives: its output, or the first part of it (a tuple in some families, a list in GPT)."""
+    """Return the state in a block's output: the output, or its first item (a tuple in some families, a list in GPT)."""
     return output[0] if isinstance(output, tuple | list) else output
 
 
@@ -27,12 +27,15 @@ def state_of(output: Tensor | tuple | list) -> Tensor:
 def capture_blocks(
     model: nn.Module, reduce: Callable[[int, Tensor], Any] | None = None, last: int | None = None
 ) -> Iterator[Callable[..., list[Any]]]:
-    """Within the context, the value is `run(input_ids, attention_mask) -> list` of the states 0 .. last + 1.
+    """Yield a function `run(input_ids, attention_mask)` that returns the list of states 0 .. last + 1.
 
-    State 0 is what enters block 0, state i + 1 the raw output of block i (before any final norm), each [B, T, d].
-    `reduce(state_index, state)` is called as soon as a state exists; its result is listed in the state's place, so that
-    at most one full state is alive (pooling, for example). Nothing behind block `last` (default: the final one) runs:
-    later blocks, norm and head cost nothing. Gradients are the caller's affair (`torch.inference_mode`).
+    State 0 is the input of block 0, state i + 1 the raw output of block i (before any final norm), each [B, T, d].
+    `reduce(state_index, state)`, such as pooling, is called as soon as a state is computed. Its result replaces the
+    state in the list, so that at most one full state is in memory. Nothing after block `last` (default: the final one)
+    runs: later blocks, norm and head cost nothing. The caller decides about gradients (`torch.inference_mode`).
+
+    Raises:
+        InputError: when the model has no block `last`.
     """
     _, blocks = find_blocks(model)
     stack = get_stack(model)
@@ -74,9 +77,9 @@ def capture_blocks(
 
 @contextmanager
 def watched_runs(model: nn.Module, runs: Sequence[tuple[int, int]]) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Within the context every pass leaves what entered and what left each run of blocks (first, last), in order.
+    """Yield a list to which every pass within the context appends the input and output of each run of blocks, in order.
 
-    States are [B, T, d] and part of the graph; runs must be ascending and apart.
+    runs: (first, last) block of each run, ascending and without overlap. States are [B, T, d] and part of the graph.
     """
     seen: list[tuple[Tensor, Tensor]] = []
     entered: list[Tensor] = []
@@ -104,10 +107,10 @@ def run_through(
     runs: Sequence[tuple[int, int]],
     given: Sequence[Tensor],
 ) -> list[Tensor]:
-    """What leaves each run of blocks (first, last) when `given` enters it, each [B, T, d].
+    """Output of each run of blocks (first, last) with the states `given` as inputs, each [B, T, d].
 
-    One pass of the family's own code, so that masks, rotary embeddings and kinds of attention are those of these
-    positions; in it the state before each run is replaced. Nothing behind the last run is computed.
+    One pass of the family's code, so that masks, rotary embeddings and kinds of attention are those of these positions;
+    the state before each run is replaced. Nothing after the last run is computed.
     """
     left: list[Tensor] = []
     _, blocks = find_blocks(model)
@@ -138,12 +141,15 @@ def run_through(
 
 
 def base_model_and_head(model: nn.Module) -> tuple[Callable[..., Any], Callable[[Tensor], Tensor]]:
-    """(base, head) with `head(base(...).last_hidden_state[0])` equal to `model(...).logits[0]`.
+    """Split a model into (base, head) with `head(base(...).last_hidden_state[0])` equal to `model(...).logits[0]`.
 
-    base: the stack, of which each pass is as the first one (`forget_lengths`).
-    head: [M, d] -> [M, vocabulary], any selection of positions, so that logits exist at answer positions only.
-    It is the family's own code (soft caps, scales and all), run on a shell of the model whose stack hands its input
-    through; all modules and tensors are the model's own, so gradients and later changes reach them.
+    base: the stack; no pass depends on the passes before it (`forget_lengths`).
+    head: [M, d] -> [M, vocabulary], for any selection of positions, so that logits are computed only where needed.
+    The head runs the family's code, including soft caps and scales, on a shell of the model whose stack passes its
+    input through. All modules and tensors are those of the model, so gradients and later changes reach them.
+
+    Raises:
+        InputError: when the model has no language-model head.
     """
     path = find_blocks(model)[0].split(".")[:-1]
     if not path:
@@ -166,19 +172,19 @@ def base_model_and_head(model: nn.Module) -> tuple[Callable[..., Any], Callable[
     return base, head
 
 
-# What accelerate puts on a module that it has placed: a forward that runs the original module, not the copy.
+# Attributes that accelerate sets on a module that it has placed: its forward runs the original module, not the copy.
 PLACED = ("forward", "_old_forward", "_hf_hook")
 
 
 class _PassThrough(nn.Module):
-    """Stands in for the stack: what comes in as embeddings goes out as last hidden states.
+    """Replacement for the stack that returns its input embeddings as last hidden states.
 
-    Whatever else a family's head reads of its stack is the stack's own (Falcon-H1 multiplies by a number kept there).
+    All other attributes that a family's head reads come from the stack (Falcon-H1 multiplies by a number stored there).
     """
 
     def __init__(self, stack: nn.Module) -> None:
         super().__init__()
-        # Out of sight of the module tree: it is no part of the head.
+        # In a tuple, so that torch does not register the stack as a submodule of the head.
         self._stack = (stack,)
 
     def __getattr__(self, name: str) -> Any:
@@ -193,14 +199,14 @@ class _PassThrough(nn.Module):
 
 @dataclass
 class _HiddenOnly(BaseModelOutputWithPast):
-    """Answers None for whatever else a family asks of its stack (cross attentions, router logits)."""
+    """Output whose other attributes are None (cross attentions, router logits)."""
 
     def __getattr__(self, _: str) -> None:
         return None
 
 
 def _shallow_copy(module: Any) -> Any:
-    """A module of its own whose children, parameters and buffers are the original's."""
+    """Make a new module object with the children, parameters and buffers of the original."""
     twin = copy.copy(module)
     twin._modules = dict(module._modules)
     for name in PLACED:

@@ -1,8 +1,8 @@
-"""Passes that begin in the middle: states between blocks are remembered, and blocks below them do not run again.
+"""Forward passes that begin at a cached state between two blocks, so that the blocks below it do not run again.
 
-The pass itself is the family's own code, with its masks, rotary embeddings and kinds of attention; only the blocks
-below a known state hand their input on. What leaves the model is therefore what a whole pass gives, bit for bit.
-Letters: B rows, T tokens, d width.
+The pass runs the family's code, with its masks, rotary embeddings and kinds of attention; only the blocks below a
+cached state return their input. The output is therefore the same as that of a full pass, bit for bit.
+Shapes: B rows, T tokens, d width.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -14,27 +14,28 @@ from torch import Tensor, nn
 
 from tasks.core.blocks.anatomy import get_blocks, get_stack
 
-# Of one state of 8192 tokens of width 4096 in float32 these are 16.
+# Room for 16 states of 8192 tokens of width 4096 in float32.
 MAX_BYTES = 2 << 30
 
 Inputs = tuple[Any, ...]
 
 
 class PrefixStates:
-    """States [B, T, d] that enter block `position` (the number of blocks: that leave the last), by the pass's inputs.
+    """Cache of the input states [B, T, d] of blocks, keyed by the block's position and the inputs of the pass.
 
-    Together they take at most `max_bytes` where they were computed; what does not fit is not kept, and is computed
-    again whenever it is needed, to the same numbers.
+    The state at the position N (the number of blocks) is the output of the last block. The states stay on the device on
+    which they were computed and take at most `max_bytes`. A state that does not fit is not kept; it is recomputed
+    whenever it is needed, with the same result.
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._states: dict[tuple[int, Inputs], Tensor] = {}
         self._left = max_bytes
-        # Some families' blocks return their state in a tuple; all blocks of a model alike.
+        # In some families the blocks return their state in a tuple; all blocks of a model do the same.
         self.in_tuple = False
 
     def get(self, position: int, inputs: Inputs) -> Tensor | None:
-        """A copy, since some families add to the residual stream in place."""
+        """Return a copy of a state, or None; a copy because some families add to the residual stream in place."""
         found = self._states.get((position, inputs))
         return None if found is None else found.clone()
 
@@ -49,19 +50,19 @@ class PrefixStates:
             self._left -= size
 
     def forget(self, position: int) -> None:
-        """Drop what enters this block: something below it changed, or it is needed no more."""
+        """Drop the states that enter this block, because a block below it changed or they are no longer needed."""
         for key in [key for key in self._states if key[0] == position]:
             state = self._states.pop(key)
             self._left += state.numel() * state.element_size()
 
     @property
     def num_bytes(self) -> int:
-        """Memory of everything that is kept."""
+        """Number of bytes of all kept states."""
         return sum(state.numel() * state.element_size() for state in self._states.values())
 
 
 class _Pass:
-    """The pass that is running: its inputs, and the block at which it really begins."""
+    """The running pass: its inputs, and the first block that is computed."""
 
     inputs: Inputs | None = None
     begin = 0
@@ -69,11 +70,11 @@ class _Pass:
 
 @contextmanager
 def reusing(model: nn.Module, states: PrefixStates, positions: Collection[int]) -> Iterator[None]:
-    """Within the context each pass begins at the highest of `positions` whose state is known for its inputs.
+    """Begin each pass within the context at the highest of `positions` with a cached state for its inputs.
 
-    States that enter the other positions are kept for later passes. The caller forgets what a change of weights makes
-    wrong: the state at a position depends on all blocks below it. `model` may be another arrangement than the one that
-    the states come from, as long as everything below the position is the same.
+    States computed at the other positions are kept for later passes. The caller must forget states that a change of
+    weights invalidates: the state at a position depends on all blocks below it. The states may come from another
+    arrangement of the model, as long as everything below the position is the same.
     """
     blocks, stack = get_blocks(model), get_stack(model)
     wanted = sorted(position for position in set(positions) if position > 0)
@@ -90,7 +91,7 @@ def reusing(model: nn.Module, states: PrefixStates, positions: Collection[int]) 
     handle = stack.register_forward_pre_hook(begin, with_kwargs=True)
     try:
         for index, block in enumerate(skipped):
-            # A module's own attribute stands before its class's method, and the block stays what it is otherwise.
+            # An instance attribute overrides the method of the class and leaves the rest of the block unchanged.
             vars(block)["forward"] = partial(_forward, block.forward, index + 1, index + 1 in wanted, states, current)
         yield
     finally:
@@ -110,7 +111,7 @@ def _forward(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """What the block in front of position `behind` gives: its own output, what is known of it, or its input."""
+    """Run the block before position `behind`, or return the cached state there, or pass the block's input through."""
     if behind > current.begin:
         output = own(*args, **kwargs)
         if keep and current.inputs is not None:
@@ -125,7 +126,7 @@ def _forward(
 
 
 def _inputs(args: tuple, kwargs: dict) -> Inputs | None:
-    """What a pass is given, as a key; None for what this file does not know, which is never reused."""
+    """Make a cache key of the inputs of a pass; None for inputs of unknown types, whose states are never reused."""
     named = {name: value for name, value in kwargs.items() if value is not None}
     if args:
         named["input_ids"] = args[0]

@@ -1,8 +1,9 @@
-"""Model surgery: remove, repeat and replace the blocks of a causal language model. The one door to model internals.
+"""Model surgery: remove, repeat and replace the blocks of a causal language model.
 
-Two facts shape everything here. The same module object at two depths writes to one cache slot and gives silently wrong
-logits, so every position gets a module object of its own and shared blocks share *tensors*. And masks, rotary
-embeddings and caches are chosen by position in the config, so the config is rearranged together with the blocks.
+The rest of the project changes model internals only through this module. The same module object at two depths would
+write to one cache slot and give wrong logits without an error, so every position gets its own module object and shared
+blocks share *tensors*. Masks, rotary embeddings and caches are chosen by position in the config, so the config is
+rearranged together with the blocks.
 """
 
 import copy
@@ -46,21 +47,25 @@ __all__ = [
 
 Model = TypeVar("Model", bound=nn.Module)
 Arrangement = Sequence[tuple[int, bool]]  # one (source, is_tuned) per position
-Memo = dict[int, object]  # id of an original -> what a structural copy holds in its place
+Memo = dict[int, object]  # id of an original object -> the object that replaces it in a structural copy
 
 
 def with_layout(model: Model, plan: Plan) -> Model:
-    """The emulator of `plan` as a new model; `model` stays as it is. See `rearranged`."""
+    """Make the emulator of `plan` as a new model; `model` does not change. See `rearranged`.
+
+    Raises:
+        InputError: when the plan is for another number of blocks.
+    """
     _require_fit(model, plan)
     return rearranged(model, plan.layout)
 
 
 def rearranged(model: Model, arrangement: Arrangement) -> Model:
-    """A new model that runs block `arrangement[i][0]` of `model` at position i.
+    """Make a new model that runs block `arrangement[i][0]` of `model` at position i.
 
-    Tuned positions own a copy of their tensors and are the only ones that require gradients. All else, frozen copies of
-    tuned blocks included, shares the memory of `model`, whatever the number of repetitions; a later `.to(dtype)` of the
-    new model keeps repetitions tied and does not touch `model`.
+    Tuned positions have copies of their tensors, which alone require gradients. All other tensors, including those of
+    frozen copies of tuned blocks, share the memory of `model`, whatever the number of repetitions. A later `.to(dtype)`
+    of the new model keeps repetitions tied and does not change `model`.
     """
     _, blocks = find_blocks(model)
     configs = _rearranged_configs(model, arrangement)
@@ -71,9 +76,12 @@ def rearranged(model: Model, arrangement: Arrangement) -> Model:
 
 @contextmanager
 def layout(model: Model, plan: Plan) -> Iterator[Model]:
-    """Within the context `model` itself is the emulator of `plan`; on leaving, however, it is exactly what it was.
+    """Turn `model` itself into the emulator of `plan` within the context, and restore it exactly afterwards.
 
-    Tensors outside the blocks are untouched, their `requires_grad` too.
+    Tensors outside the blocks and their `requires_grad` do not change.
+
+    Raises:
+        InputError: when the plan is for another number of blocks.
     """
     _require_fit(model, plan)
     path, blocks = find_blocks(model)
@@ -97,10 +105,12 @@ def layout(model: Model, plan: Plan) -> Iterator[Model]:
 
 @torch.no_grad()
 def plug_in(model: Model, tuned_state: dict[str, Tensor], plan: Plan) -> Model:
-    """The full model with the tuned tensors at their original positions, in its own number format and on its device.
+    """Make the plug-in: the full model with the tuned tensors at their original positions, in its dtype and device.
 
-    A new model: it shares every other tensor with `model`, which stays as it is. InputError if `tuned_state` is not
-    exactly what `plan` tunes in this model.
+    The result is a new model that shares every other tensor with `model`, which does not change.
+
+    Raises:
+        InputError: when `tuned_state` does not hold exactly the tensors that `plan` tunes in this model.
     """
     _require_fit(model, plan)
     plugged = aliased(model)
@@ -115,12 +125,12 @@ def plug_in(model: Model, tuned_state: dict[str, Tensor], plan: Plan) -> Model:
 
 
 def aliased(model: Model) -> Model:
-    """A new model over the same tensors: replacing modules or parameters of it leaves `model` as it is."""
+    """Make a new model over the same tensors; replacing modules or parameters in it does not change `model`."""
     return copy.deepcopy(model, _aliases(model))
 
 
 def tuned_state(emulator: nn.Module, plan: Plan) -> dict[str, Tensor]:
-    """The tuned tensors of an emulator, keyed `"{original block index}.{parameter name}"` (its memory, not copies)."""
+    """Tuned tensors of an emulator, keyed `"{original block index}.{parameter name}"` (its memory, not copies)."""
     return {
         f"{source}.{name}": parameter.detach()
         for source, block in _tuned_blocks(emulator, plan).items()
@@ -129,19 +139,23 @@ def tuned_state(emulator: nn.Module, plan: Plan) -> dict[str, Tensor]:
 
 
 def tuned_parameters(emulator: nn.Module, plan: Plan) -> list[nn.Parameter]:
-    """The parameters a data owner trains, lowest block first."""
+    """Parameters that a data owner trains, lowest block first."""
     return [parameter for block in _tuned_blocks(emulator, plan).values() for parameter in block.parameters()]
 
 
 @torch.no_grad()
 def load_tuned(emulator: nn.Module, state: dict[str, Tensor], plan: Plan) -> None:
-    """Write `state` (as from `tuned_state`) into the tuned blocks of an emulator in place. InputError if it misfits."""
+    """Write `state` (as from `tuned_state`) into the tuned blocks of an emulator, in place.
+
+    Raises:
+        InputError: when the names or shapes do not fit.
+    """
     for module, name, tensor in _matched(_tuned_blocks(emulator, plan), state):
         module.get_parameter(name).copy_(tensor)
 
 
 def _arrange(blocks: nn.ModuleList, arrangement: Arrangement, memo: Memo) -> nn.ModuleList:
-    """New block objects for every position, over the tensors that `memo` names, or over own tensors where tuned."""
+    """Make a new block object for every position, over the tensors in `memo`, or over copied tensors when tuned."""
     tensors = {id(tensor) for tensor in [*blocks.parameters(), *blocks.buffers()]}
     own = {key: value for key, value in memo.items() if key not in tensors}
     arranged = nn.ModuleList()
@@ -154,16 +168,16 @@ def _arrange(blocks: nn.ModuleList, arrangement: Arrangement, memo: Memo) -> nn.
 
 
 def _aliases(model: nn.Module) -> Memo:
-    """For every tensor of the model one stand-in over the same memory, so that copying the model copies no tensor.
+    """Map every tensor of the model to one object over the same memory, so that copying the model copies no tensor.
 
-    Parameters get objects of their own because `.to(...)` and `requires_grad_` change a parameter object in place.
+    Parameters get new objects because `.to(...)` and `requires_grad_` change a parameter object in place.
     """
     parameters: Memo = {id(tensor): nn.Parameter(tensor.detach(), requires_grad=False) for tensor in model.parameters()}
     return parameters | {id(tensor): tensor for tensor in model.buffers()}
 
 
 def _rearranged_configs(model: nn.Module, arrangement: Arrangement) -> list[tuple]:
-    """(config, its rearranged copy) for every config object in `model` that describes the blocks."""
+    """Pairs (config, rearranged copy) of every config object in `model` that describes the blocks."""
     sources = [source for source, _ in arrangement]
     family = text_config(model.config).model_type
     pairs: dict[int, tuple] = {}
@@ -180,7 +194,7 @@ def _rearranged_configs(model: nn.Module, arrangement: Arrangement) -> list[tupl
 
 
 def _tuned_blocks(emulator: nn.Module, plan: Plan) -> dict[int, nn.Module]:
-    """Original index -> the emulator's block object that is trained."""
+    """Map the original index of each tuned block to the emulator's block object that is trained."""
     blocks = get_blocks(emulator)
     if len(blocks) != len(plan.layout):
         raise InputError(f"this is no emulator of the plan: {len(blocks)} blocks, the plan lays out {len(plan.layout)}")
@@ -188,7 +202,7 @@ def _tuned_blocks(emulator: nn.Module, plan: Plan) -> dict[int, nn.Module]:
 
 
 def _matched(blocks: dict[int, nn.Module], state: dict[str, Tensor]) -> Iterator[tuple[nn.Module, str, Tensor]]:
-    """(block, parameter name, tensor) for all of `state`, once all of it is known to fit."""
+    """Yield (block, parameter name, tensor) for all of `state`, after checking that all of it fits."""
     shapes = {f"{i}.{name}": value.shape for i, block in blocks.items() for name, value in block.named_parameters()}
     missing, unexpected = sorted(shapes.keys() - state.keys()), sorted(state.keys() - shapes.keys())
     wrong = sorted(key for key in shapes.keys() & state.keys() if shapes[key] != state[key].shape)

@@ -1,7 +1,7 @@
-"""Weights made cheaper: pruned by magnitude, fake-quantised, or in two factors.
+"""Compression of weights: magnitude pruning, fake quantisation, and low-rank factorisation.
 
 Sources: Offsite-Tuning (arXiv 2302.04870), section 4.4, and CRaSh (EMNLP 2023), section 4, compare with all three.
-Everything is computed in at least float32 and returned in the number format that was given.
+All functions compute in at least float32 and return the data type of their input.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from tasks.core.compression.settings import part_of
 
 @torch.no_grad()
 def pruned(weight: Tensor, ratio: float) -> Tensor:
-    """The weight with its floor(ratio * n) smallest entries by size set to zero; of equal ones the first ones are."""
+    """Set the floor(ratio * n) entries of smallest magnitude to zero, on a tie the first ones; return a new weight."""
     result = weight.flatten().clone()
     count = part_of(ratio, result.numel())
     if count:
@@ -29,10 +29,10 @@ def pruned(weight: Tensor, ratio: float) -> Tensor:
 
 @torch.no_grad()
 def quantised(weight: Tensor, bits: int) -> Tensor:
-    """The weight on 2^bits evenly spaced levels from its smallest to its largest entry.
+    """Round a weight to 2^bits evenly spaced levels from its smallest to its largest entry.
 
-    The zero point (max + min) / 2 lies between the two levels in the middle: no entry moves by more than half a step
-    (and the rounding of the number format). Levels at whole steps from the zero point would be 2^bits + 1.
+    The zero point (max + min) / 2 lies between the two middle levels, so no entry moves by more than half a step (plus
+    the rounding of the data type). Levels at whole steps from the zero point would number 2^bits + 1.
     """
     wide = _wide(weight)
     low, high = wide.aminmax()
@@ -46,11 +46,11 @@ def quantised(weight: Tensor, bits: int) -> Tensor:
 
 @torch.no_grad()
 def factors(weight: Tensor, rank: int, choice: str, seed: int) -> tuple[Tensor, Tensor]:
-    """(outer [out, rank], inner [rank, in]) with outer @ inner close to weight [out, in].
+    """Factorise a weight [out, in] into (outer [out, rank], inner [rank, in]) whose product approximates it.
 
-    choice: "topk" keeps the largest singular values (the closest there is), "sampling" draws them without repetition
-    with probability proportional to their size, "lowrank" is the randomised SVD of Halko et al. (arXiv 0909.4061).
-    Each factor takes the square root of the singular values, so that both keep well in 16 bits.
+    choice: "topk" keeps the largest singular values (the best approximation), "sampling" draws them without replacement
+    with probabilities proportional to their size, "lowrank" is the randomised SVD of Halko et al. (arXiv 0909.4061).
+    Each factor takes the square root of the singular values, so that both are well scaled for 16 bits.
     """
     wide = _wide(weight)
     if choice == "lowrank":
@@ -67,23 +67,23 @@ def factors(weight: Tensor, rank: int, choice: str, seed: int) -> tuple[Tensor, 
 
 
 def product(outer: Tensor, inner: Tensor) -> Tensor:
-    """The weight [out, in] of two factors, in their number format."""
+    """Multiply two factors to a weight [out, in], in the data type of the outer factor."""
     return (_wide(outer) @ _wide(inner)).to(outer.dtype)
 
 
 def relative_error(weight: Tensor, other: Tensor) -> float:
-    """Norm of the difference over the norm of the weight; 0 for a weight of zeros."""
+    """Norm of the difference divided by the norm of the weight; 0 when both weights are zero."""
     wide = _wide(weight)
     return float((_wide(other) - wide).norm() / wide.norm().clamp_min(torch.finfo(wide.dtype).tiny))
 
 
 def seed_of(seed: int, name: str) -> int:
-    """A seed for one weight, so that its choice does not depend on which others there are."""
+    """Derive a seed for one weight, so that its result does not depend on the other weights."""
     return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:7], "big")
 
 
 def _drawn(values: Tensor, count: int, seed: int) -> Tensor:
-    # Singular values of zero can be drawn too, once nothing else is left.
+    # Singular values of zero can be drawn too, but only after all others.
     chances = values.double().clamp_min(1e-300)
     generator = torch.Generator().manual_seed(seed)
     return torch.multinomial(chances, count, replacement=False, generator=generator).sort().values

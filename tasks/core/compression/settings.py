@@ -1,4 +1,4 @@
-"""How the frozen blocks of an emulator are made cheaper; no torch here, so that settings can be read without it."""
+"""Settings for compressing an emulator's frozen blocks; torch is not imported, so that settings load without it."""
 
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -6,7 +6,7 @@ from typing import Any
 
 from tasks.core.errors import InputError
 
-# What each method looks at.
+# The settings that each method uses.
 METHODS = {"prune": ("ratio",), "quantise": ("bits",), "low_rank": ("rank", "rank_choice", "seed")}
 RANK_CHOICES = ("topk", "sampling", "lowrank")
 MAX_BITS = 16
@@ -14,11 +14,14 @@ MAX_BITS = 16
 
 @dataclass(frozen=True)
 class Compression:
-    """One of three methods (Offsite-Tuning and CRaSh compare with all of them).
+    """One of three compression methods (Offsite-Tuning and CRaSh compare with all of them).
 
-    prune: the share `ratio` of each weight's entries that are smallest becomes zero. quantise: each weight has at most
-    2^`bits` values. low_rank: each linear weight is a product of two of rank `rank`, a number or a share of the full
-    rank; `rank_choice` says which singular values stay, `seed` is for the choices that draw. InputError if impossible.
+    prune: the smallest entries of each weight, a share of `ratio`, become zero. quantise: each weight has at most
+    2^`bits` values. low_rank: each linear weight is the product of two factors of rank `rank`, a number or a share of
+    the full rank; `rank_choice` decides which singular values are kept, `seed` is for the choices that draw.
+
+    Raises:
+        InputError: when a value is missing, unknown or out of range.
     """
 
     method: str
@@ -44,7 +47,7 @@ class Compression:
             raise InputError(f"compress.rank_choice = {self.rank_choice!r}; choose from {', '.join(RANK_CHOICES)}")
 
     def cache_view(self) -> dict[str, Any]:
-        """What decides the result: what other methods look at does not."""
+        """Settings that decide the result, without those that only other methods use."""
         used = ("method", *METHODS[self.method])
         if self.method == "low_rank" and self.rank_choice == "topk":
             used = ("method", "rank", "rank_choice")
@@ -52,12 +55,16 @@ class Compression:
 
 
 def part_of(share: float, whole: int) -> int:
-    """The share of a whole number, rounded down in decimals: 0.29 of 100 is 29, not floor(28.999...)."""
+    """Share of a whole number, rounded down in decimal arithmetic: 0.29 of 100 is 29, not floor(28.999...)."""
     return int(Fraction(str(share)) * whole)
 
 
 def rank_within(rank: int | float, num_in: int, num_out: int) -> int:
-    """The rank that is asked for of a weight with these sides: at most the full one. InputError if it is 0."""
+    """Rank for a weight with these dimensions, at most the full rank. rank: a number, or a share of the full rank.
+
+    Raises:
+        InputError: when the rank rounds down to 0.
+    """
     full = min(num_in, num_out)
     found = min(int(rank), full) if rank >= 1 else part_of(rank, full)
     if found < 1:
@@ -68,5 +75,5 @@ def rank_within(rank: int | float, num_in: int, num_out: int) -> int:
 
 
 def is_worth_two(rank: int, num_in: int, num_out: int) -> bool:
-    """Whether two factors are smaller, and so cheaper to run, than their product."""
+    """Return whether two factors are smaller, and so cheaper to run, than their product."""
     return rank * (num_in + num_out) < num_in * num_out

@@ -1,7 +1,7 @@
-"""The sizes of one block: what is held of it, what a token is multiplied with in it, and what a pass keeps of a token.
+"""Sizes of one block: its parameters, the elements that multiply a token, and the activations kept of a token.
 
-Blocks of one model may differ: the first of a mixture of experts is often dense. Of a mixture, all experts are held,
-and a token is multiplied with those that its router chooses and with those that every token takes.
+Blocks of one model may differ: the first of a mixture of experts is often dense. All experts of a mixture are held in
+memory, but a token is multiplied only with those that the router chooses and with the shared ones.
 """
 
 from dataclasses import dataclass
@@ -16,22 +16,22 @@ from tasks.core.costs.operations import Operations
 from tasks.core.tuning.method import Variant
 from tasks.core.tuning.parts import block_parameters
 
-# Under which name families keep the width inside the feed-forward part; without any it is four times the width.
+# The settings in which families store the width of the feed-forward part; without any it is four times the width.
 HIDDEN_KEYS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
 ACTIVATION_KEYS = ("hidden_activation", "hidden_act", "activation_function")
 
 
 @dataclass(frozen=True)
 class BlockShape:
-    """Sizes of one block. All are numbers of elements.
+    """Sizes of one block, in numbers of elements.
 
-    matrices, vectors: its parameters with two dimensions or more, and with one; multiplied: those that a token is
-    multiplied with; experts: those of its experts, which are part of the matrices; linears: sides (in, out) of its
-    linear modules; biases: of its vectors those that BitFit trains. attention_width, key_width: heads times head size,
-    of queries (on average with values) and of keys. hidden_width: inside the feed-forward part, of all experts that a
-    token goes to together, where `is_gated` says that two matrices lead into it; gathered: elements of the copies of a
-    token that go to experts. normed: elements of one token that go into a block's norms, which `has_layer_norms` tells
-    from root mean square norms; activation_copies: tensors that the activation keeps for its gradient.
+    matrices, vectors: parameters with two or more dimensions, and with one; multiplied: elements with which a token is
+    multiplied; experts: parameters of the experts, which are part of the matrices; linears: dimensions (in, out) of the
+    linear modules; biases: elements of the vectors that BitFit trains. attention_width, key_width: heads times head
+    size, of queries (averaged with values) and of keys. hidden_width: width inside the feed-forward part, summed over
+    all experts of a token; is_gated: whether two matrices lead into it; gathered: elements of the copies of a token
+    that go to experts. normed: elements of one token that enter the block's norms; has_layer_norms: whether these are
+    layer norms, not RMS norms; activation_copies: number of tensors that the activation keeps for its gradient.
     """
 
     matrices: int
@@ -51,24 +51,24 @@ class BlockShape:
 
     @property
     def parameters(self) -> int:
-        """All that is held of the block."""
+        """Number of parameters of the block."""
         return self.matrices + self.vectors
 
     @property
     def sides(self) -> int:
-        """Rows and columns of all its linear modules."""
+        """Sum of the rows and columns of all its linear modules."""
         return sum(map(sum, self.linears))
 
 
 def block_shape(block: nn.Module, text: Any, counted: Operations) -> BlockShape:
-    """Sizes of a block of the model that the config `text` describes; counted: its operations."""
+    """Compute the sizes of a block. text: the config of its model; counted: the block's operations."""
     sizes = [parameter.shape for parameter in block.parameters()]
     matrices = sum(size.numel() for size in sizes if len(size) > 1)
     width, heads = text.hidden_size, getattr(text, "num_attention_heads", None) or 1
     head_size = getattr(text, "head_dim", None) or width // heads
     query, key = heads * head_size, (getattr(text, "num_key_value_heads", None) or heads) * head_size
     if counted.columns != query:
-        # Keys of a kind of their own (latent ones, for example) are as wide as queries once they are multiplied.
+        # Keys of other kinds (latent keys, for example) are as wide as queries when they are multiplied.
         query = key = counted.columns
     linears = linear_shapes(block)
     experts = _experts(block, width)
@@ -96,7 +96,7 @@ def block_shape(block: nn.Module, text: Any, counted: Operations) -> BlockShape:
 
 
 def experts_of(block: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters of the experts of which a token goes to some, by name: [experts, ...]."""
+    """Parameters of the experts between which the router chooses, by name: [experts, ...]."""
     return {
         name: parameter
         for name, parameter in block.named_parameters()
@@ -111,7 +111,7 @@ def _experts(block: nn.Module, width: int) -> dict[str, torch.Size]:
 def _feed_forward(
     block: nn.Module, linears: dict[str, LinearShape], width: int, experts: dict[str, torch.Size], multiplied: int
 ) -> tuple[int, bool, int] | None:
-    """(hidden width, is gated, gathered) of a mixture of experts; None of a block without experts."""
+    """Return (hidden width, is gated, gathered) of a mixture of experts; None for a block without experts."""
     products = [size for size in experts.values() if len(size) == 3]
     if not products:
         return None
@@ -123,7 +123,7 @@ def _feed_forward(
         if parameter.dim() == 2 and name not in experts
     )
     num_run = min(num_experts, max(1, round((multiplied - beside) / one)))
-    # What every token takes beside them leads back to the width, as attention does.
+    # Shared experts are the linear modules whose output has the model's width and that are not part of the attention.
     shared = sum(
         shape.num_in for path, shape in linears.items() if shape.num_out == width and "att" not in path.lower()
     )
@@ -137,7 +137,7 @@ def _hidden_width(text: Any, width: int) -> int:
 
 
 def _normed(name: str, norm: nn.Module, width: int, query: int, key: int) -> int:
-    """Elements of one token that go into a norm; one of a head's size runs once for each head."""
+    """Number of elements of one token that enter a norm; a norm of the size of a head runs once for each head."""
     size = sum(parameter.numel() for parameter in norm.parameters(recurse=False) if parameter.dim() == 1)
     if isinstance(norm, nn.LayerNorm) or size == width:
         return width
@@ -145,7 +145,7 @@ def _normed(name: str, norm: nn.Module, width: int, query: int, key: int) -> int
 
 
 def _kept(config: Any) -> int:
-    """How many tensors of the size of its input an activation keeps: seen by running it on a few numbers."""
+    """Count the tensors of the size of its input that an activation keeps, by running it on a few numbers."""
     name = next((value for key in ACTIVATION_KEYS if (value := getattr(config, key, None))), "gelu")
     kept: set[int] = set()
     values = torch.zeros(2, requires_grad=True) + 1

@@ -1,4 +1,4 @@
-"""The properties of a plan, and of a way to tune its emulator, that decide costs."""
+"""Properties of a plan, and of the tuning of its emulator, on which costs depend."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -12,12 +12,12 @@ from tasks.core.tuning.distilling import segments
 
 @dataclass(frozen=True)
 class Depth:
-    """Which blocks run, and which of them are tuned.
+    """The blocks that run, and which of them are tuned.
 
-    layout: of each position its block in the full model, and whether a data owner trains it there; lowest,
-    lowest_frozen: position of the lowest tuned and of the lowest frozen block; taught: blocks of the full model that
-    run where it is the teacher, None for all; rank: of the frozen blocks' matrices in two factors, as a number or a
-    share of the full one, None where they are whole.
+    layout: for each position, its block in the full model and whether a data owner trains it there; lowest,
+    lowest_frozen: position of the lowest tuned and of the lowest frozen block; taught: number of the full model's
+    blocks that run when it is the teacher, None for all; rank: rank of the frozen blocks' factored matrices, a number
+    or a share of the full rank, None when they are not factored.
     """
 
     layout: tuple[tuple[int, bool], ...]
@@ -28,12 +28,12 @@ class Depth:
 
     @classmethod
     def whole(cls, num_blocks: int) -> "Depth":
-        """The full model, every block of which is tuned."""
+        """Return the depth of the full model with all blocks tuned."""
         return cls(tuple((block, True) for block in range(num_blocks)))
 
     @classmethod
     def of(cls, plan: Plan) -> "Depth":
-        """Return the depth of a plan that is known."""
+        """Return the depth of a plan."""
         lowest = next(position for position, (_, is_tuned) in enumerate(plan.layout) if is_tuned)
         frozen = [position for position, (source, _) in enumerate(plan.layout) if source in plan.frozen]
         if not frozen:
@@ -48,22 +48,22 @@ class Depth:
 
     @property
     def frozen(self) -> tuple[int, ...]:
-        """Blocks that are stored and not tuned, each once."""
+        """Stored blocks that are not tuned, each once."""
         tuned = set(self.tuned)
         return tuple(dict.fromkeys(source for source, _ in self.layout if source not in tuned))
 
     @property
     def has_copies(self) -> bool:
-        """Whether frozen copies of tuned blocks stand in for others."""
+        """Whether frozen copies of tuned blocks stand in for other blocks."""
         tuned = set(self.tuned)
         return any(source in tuned and not is_tuned for source, is_tuned in self.layout)
 
     def stored(self, shape: Shape, source: int) -> int:
-        """Parameters of a kept block."""
+        """Number of stored parameters of a kept block."""
         return shape.blocks[source].parameters - self._saved(shape, source)
 
     def multiplied(self, shape: Shape, source: int) -> int:
-        """Elements that a token is multiplied with in it."""
+        """Number of elements of a kept block with which a token is multiplied."""
         return shape.blocks[source].multiplied - self._saved(shape, source)
 
     def _saved(self, shape: Shape, source: int) -> int:
@@ -76,11 +76,12 @@ class Depth:
 class Trained:
     """The trained parameters of an emulator: all weights of some blocks, or a few parameters in or beside them.
 
-    extra: parameters that are trained of each block of the full model, None for all of its own; products: those of them
-    that are matrices beside its own; behind: whether they stand behind the block, so that its own backward pass is not
-    needed for them; tuned, frozen: in which kept blocks (all positions of frozen ones follow, copies of tuned ones
-    not); head: whether the head is trained too; best: whether the best state is kept; recompute: whether activations
-    are computed a second time instead of kept (gradient checkpointing).
+    extra: number of trained parameters for each block of the full model, None for all of the block's parameters;
+    products: how many of them are in matrices beside those of the block; behind: whether they come after the block, so
+    that they need no backward pass through it; tuned, frozen: whether the tuned and the frozen kept blocks are trained
+    (at all positions of frozen blocks, but not in frozen copies of tuned ones); head: whether the head is trained too;
+    best: whether the best state is kept; recompute: whether activations are computed a second time instead of kept
+    (gradient checkpointing).
     """
 
     extra: tuple[int, ...] | None = None
@@ -93,11 +94,11 @@ class Trained:
     recompute: bool = False
 
     def blocks(self, depth: Depth) -> tuple[int, ...]:
-        """Kept blocks that are trained."""
+        """Trained kept blocks."""
         return depth.tuned * self.tuned + depth.frozen * self.frozen
 
     def positions(self, depth: Depth) -> list[int]:
-        """The block at each position that runs trained tensors."""
+        """Blocks at the positions that run trained tensors."""
         tuned = set(depth.tuned)
         return [
             source
@@ -106,21 +107,23 @@ class Trained:
         ]
 
     def above(self, depth: Depth) -> list[int]:
-        """The block at each position that a backward pass goes through."""
+        """Blocks at the positions that the backward pass goes through."""
         lowest = [depth.lowest] * self.tuned + [depth.lowest_frozen] * self.frozen
         return [source for source, _ in depth.layout[min(lowest) + self.behind :]]
 
     def beside(self, depth: Depth) -> int:
-        """Elements of trained matrices beside the blocks' own that a token is multiplied with."""
+        """Number of elements of trained matrices beside those of the blocks with which a token is multiplied."""
         return sum(self.products[source] for source in self.positions(depth)) if self.products else 0
 
 
 @cache
 def saved_by_factors(block: BlockShape, rank: int | float) -> int:
-    """Elements that a block has less with its linear modules in two factors of this rank, where that makes them
-    smaller.
+    """Count the elements saved by factoring the block's linear modules, wherever that makes them smaller.
 
-    rank: a number, or a share of the full rank. InputError where that is rank 0.
+    rank: rank of the two factors, a number or a share of the full rank.
+
+    Raises:
+        InputError: when the share gives rank 0.
     """
     saved = 0
     for num_in, num_out in block.linears:

@@ -1,7 +1,7 @@
-"""The operations of each block of a model, counted by torch over passes on the meta device.
+"""Operations of each block of a model, counted by torch in passes on the meta device.
 
-Nothing is known of families here: attention with latent keys, experts that a router chooses and those that every token
-takes are counted as the family's own code runs them. Letters: T tokens.
+This needs no knowledge of families: attention with latent keys, routed experts and shared experts are counted as the
+family's code runs them. Shapes: T tokens.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,20 +16,22 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tasks.core.blocks.anatomy import get_blocks, get_stack, traits
 
-# Three lengths, equally spaced in powers of two, are what a quadratic polynomial needs.
+# A quadratic polynomial needs three lengths; each is twice the one before.
 LENGTHS = (8, 16, 32)
-# Of the operations of the longest pass. More than this, in what no length explains, and the law does not hold:
-# recurrent families compute in chunks, whose number rises in steps.
+# Largest part of the longest pass's operations that may be left unexplained by the polynomial. Above it the polynomial
+# does not hold: recurrent families compute in chunks, whose number rises in steps.
 TOLERANCE = 0.02
-# What a family's code raises where it cannot run without memory.
+# Errors that a family's code raises when it cannot run on the meta device.
 FAULTS = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError)
 
 
 @dataclass(frozen=True)
 class Operations:
-    """One part of a model. multiplied: elements that each token is multiplied with; columns: of attention, for each of
-    which T tokens take 4 T^2 operations (queries times keys, and weights times values); is_exact: whether nothing is
-    left that these do not explain.
+    """Operations of one part of a model.
+
+    multiplied: elements with which each token is multiplied; columns: columns of the attention, each of which takes
+    4 T^2 operations for T tokens (queries times keys, and weights times values); is_exact: whether these two explain
+    all operations.
     """
 
     multiplied: int
@@ -38,12 +40,13 @@ class Operations:
 
 
 def count_operations(model: Any) -> tuple[list[Operations], Operations] | None:
-    """(of each block, of all else but the head) of a model on the meta device, with attention as plain products.
+    """Count the operations of a model on the meta device, with attention as plain products.
 
-    None where the family's code cannot run there.
+    Returns (operations of each block, operations of all else but the head), or None when the family's code cannot run
+    on the meta device.
     """
     if hasattr(model, "set_experts_implementation"):
-        # One product for each token and expert that it goes to; other ways look at values, which there are none of.
+        # One product for each token and each of its experts; other implementations read values, absent here.
         model.set_experts_implementation("batched_mm")
     try:
         passes = [_count(model, length) for length in LENGTHS]
@@ -54,7 +57,7 @@ def count_operations(model: Any) -> tuple[list[Operations], Operations] | None:
 
 
 def _count(model: nn.Module, length: int) -> list[int]:
-    """Operations of one row in each block, and last in all else but the head."""
+    """Count the operations of one row in each block and, as the last item, in all else but the head."""
     ids = torch.ones(1, length, dtype=torch.long, device="meta")
     kinds = [repr(sorted(traits(block).items())) for block in get_blocks(model)]
     with torch.no_grad(), _NothingPadded(), FlopCounterMode(display=False) as counter:
@@ -66,7 +69,7 @@ def _count(model: nn.Module, length: int) -> list[int]:
 
 @contextmanager
 def _first_of_each(blocks: nn.ModuleList, kinds: Sequence[str], counter: FlopCounterMode) -> Iterator[dict[str, int]]:
-    """Within the context, operations of the first block of each kind; the others hand on what that one gave."""
+    """Count the operations of the first block of each kind within the context; other blocks return its output."""
     found: dict[str, int] = {}
     given: dict[str, Any] = {}
 
@@ -90,7 +93,7 @@ def _first_of_each(blocks: nn.ModuleList, kinds: Sequence[str], counter: FlopCou
 
 
 def _fitted(counts: tuple[int, ...]) -> Operations:
-    """a T + b T^2 through the counts at the three lengths, and whether a constant is left."""
+    """Fit a T + b T^2 to the counts at the three lengths, and check whether a constant is left."""
     short, middle, long = counts
     step = LENGTHS[0]
     # f(2s) - f(s) = a s + 3 b s^2 and f(4s) - f(2s) = 2 a s + 12 b s^2.
@@ -101,7 +104,7 @@ def _fitted(counts: tuple[int, ...]) -> Operations:
 
 
 class _NothingPadded(TorchFunctionMode):
-    """Answers yes where code looks into a mask without memory: whether all of it is real, or in order."""
+    """Return True when code reads a value of a mask on the meta device, as if no token were padded."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func in (Tensor.item, Tensor.__bool__) and args[0].is_meta:

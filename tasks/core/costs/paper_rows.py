@@ -1,10 +1,10 @@
-"""The eight published question-answering tasks as lengths, for estimates where their rows are not at hand.
+"""Row lengths of the eight question-answering tasks of the papers, for estimates without their data.
 
 Lengths are quantiles in tokens of OPT's (GPT-2's) tokenizer, measured with `tasks.data.lengths` over slices of the
-public data sets (500 to 1,000 rows of a split) as lm-eval 0.4.13 words them. The tokenizer of LLaMA 2 makes 8 to 14%
-more of the same text. The slice of HellaSwag is mostly ActivityNet, whose rows are shorter than those from WikiHow.
-Numbers of rows are those of the official splits as lm-eval's definitions name them, RACE's those of the articles of
-`high`; where a task has no validation split that it does not score, 5% of its training rows are held out.
+public data sets (500 to 1,000 rows of a split) in the wording of lm-eval 0.4.13. The tokenizer of LLaMA 2 makes 8 to
+14% more tokens of the same text. The slice of HellaSwag is mostly ActivityNet, whose rows are shorter than those from
+WikiHow. Numbers of rows are those of the official splits named in lm-eval's definitions; for RACE they are numbers of
+articles of `high`. When a task has no validation split besides the scored one, 5% of its training rows are held out.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,11 @@ HELD_OUT = 0.05
 
 @dataclass(frozen=True)
 class Published:
-    """One task. rows: of train, validation (0: held out of train) and the scored split; then the two kinds of lengths.
+    """Row lengths of one task.
 
-    trained, scored: quantiles of tokens; answers: mean tokens of an answer, in each; requests: distinct forward passes
-    for one scored row.
+    rows: numbers of rows of the training, validation (0: held out of training) and scored split; trained, scored:
+    quantiles of tokens per row for training and scoring; answers: mean tokens of an answer in each of the two;
+    requests: distinct forward passes for one scored row.
     """
 
     rows: tuple[int, int, int]
@@ -29,7 +30,7 @@ class Published:
     requests: float
 
     def workload(self) -> Workload:
-        """What is trained on, what validates, and what is scored."""
+        """Make the workload of the task: lengths of the training, validation and scored rows."""
         train, validation, scored = self.rows
         if not validation:
             validation = max(1, round(HELD_OUT * train))

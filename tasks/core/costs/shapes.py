@@ -1,4 +1,4 @@
-"""The size of a model, read from its config alone: what the formulas of `costs` need to know."""
+"""Sizes of a model for the formulas of `costs`, derived from its config alone."""
 
 import copy
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ from tasks.core.costs.operations import Operations, count_operations
 from tasks.core.errors import InputError
 
 STORED_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
-# A config without a number format: transformers' own default.
+# The data type of a config that names none: the default of transformers.
 DEFAULT_FORMAT = "float32"
-# The cells of a sweep have one model, and one after the other asks for it.
+# A cache, because all cells of a sweep ask for the same model.
 _known: dict[tuple[str, str, int], "Shape"] = {}
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of one decoder-only model. All are numbers of elements.
+    """Sizes of one decoder-only model, in numbers of elements.
 
-    width: d; blocks: sizes of each. outside: parameters that belong to no block; head: those multiplied for one
-    position's logits, head_vectors: those added to them; around: those multiplied for each token outside the blocks
-    (projections of narrow embeddings); vocabulary: logits of one position; context: tokens it takes; stored_bytes,
-    loaded_bytes: of one parameter, in files and in memory; limits: lengths that its passes do not mix; approximate: why
-    operations are approximate, empty where they are as torch counts them.
+    width: d; blocks: sizes of each block. outside: parameters outside the blocks; head: elements multiplied for the
+    logits of one position; head_vectors: elements added to them; around: elements multiplied for each token outside the
+    blocks (projections of narrow embeddings); vocabulary: logits of one position; context: maximum tokens of a row;
+    stored_bytes, loaded_bytes: bytes of one parameter, in files and in memory; limits: length limits that a pass does
+    not straddle; approximate: the reason why operations are approximate, empty when they are as torch counts them.
     """
 
     width: int
@@ -47,29 +47,30 @@ class Shape:
 
     @property
     def num_blocks(self) -> int:
-        """N."""
+        """Number of blocks, N."""
         return len(self.blocks)
 
     @property
     def matrices(self) -> float:
-        """Elements that a token is multiplied with in a block, mean over blocks."""
+        """Number of elements with which a token is multiplied in a block, mean over blocks."""
         return sum(block.multiplied for block in self.blocks) / self.num_blocks
 
     @property
     def block(self) -> float:
-        """Parameters of a block, mean over blocks."""
+        """Number of parameters of a block, mean over blocks."""
         return sum(block.parameters for block in self.blocks) / self.num_blocks
 
     @property
     def parameters(self) -> int:
-        """Parameters of the model; tied ones count once."""
+        """Number of parameters of the model; tied ones count once."""
         return sum(block.parameters for block in self.blocks) + self.outside
 
 
 def shape_of(config: PreTrainedConfig, context: int) -> Shape:
-    """The shape of the model that this config describes, built without memory on the meta device.
+    """Return the shape of the model that a config describes, built on the meta device without memory.
 
-    InputError for a config from which no decoder-only model can be built, or whose experts cannot be counted.
+    Raises:
+        InputError: when no decoder-only model can be built from the config, or its experts cannot be counted.
     """
     key = (type(config).__name__, config.to_json_string(use_diff=False), context)
     if key not in _known:
@@ -107,7 +108,7 @@ def _measured(config: PreTrainedConfig, context: int) -> Shape:
 
 
 def _build(config: PreTrainedConfig) -> Any:
-    """The model on the meta device, attention as plain products."""
+    """Build the model on the meta device, with attention as plain products."""
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(
@@ -119,7 +120,11 @@ def _build(config: PreTrainedConfig) -> Any:
 
 
 def _guessed(model: Any, blocks: nn.ModuleList, inside: set[int]) -> tuple[list[Operations], Operations]:
-    """As most families compute: every token times every matrix. InputError where a token goes to some of them only."""
+    """Estimate operations as most families compute: every token times every matrix.
+
+    Raises:
+        InputError: when the model has experts, as a token goes only to some of them.
+    """
     text = text_config(model.config)
     if any(experts_of(block) for block in blocks):
         raise InputError(
@@ -138,6 +143,6 @@ def _guessed(model: Any, blocks: nn.ModuleList, inside: set[int]) -> tuple[list[
 
 
 def _format(config: PreTrainedConfig) -> str:
-    """Name of the number format of the weights, as the config says."""
+    """Name of the data type of the weights in the config, or the default."""
     found = str(getattr(config, "dtype", None) or DEFAULT_FORMAT).removeprefix("torch.")
     return found if found in STORED_BYTES else DEFAULT_FORMAT

@@ -1,15 +1,15 @@
-"""What stages cost, from sizes alone: floating-point operations, memory at the peak, and disk.
+"""Costs of stages, from sizes alone: floating-point operations, peak memory, and disk.
 
 Operations are counted as in Kaplan et al. 2020 (arXiv 2001.08361, section 2.1): a multiplication and an addition for
 each weight and token in the forward pass, and twice that in the backward pass, one half for the gradients of the
-weights and one for those of what goes in; norms, activations and softmax are left out. Beside the weights stand the two
-products of attention, which grow with the square of the length. What this project leaves out is left out here too: the
-head runs at answer positions only, the backward pass ends at the lowest tuned block, frozen weights get no gradient. Of
-a mixture of experts a token is multiplied with those that it goes to, and all of them are held in memory and on disk.
+weights and one for those of the inputs; norms, activations and softmax are left out. The two products of attention,
+which grow with the square of the length, are added. Work that this project saves is not counted: the head runs at
+answer positions only, the backward pass ends at the lowest tuned block, and frozen weights get no gradient. In a
+mixture of experts, a token is multiplied only with its experts, but all experts are held in memory and on disk.
 
 Saved activations are counted as in Korthikanti et al. 2022 (arXiv 2205.05198, section 4.1), without the square matrices
-that fused attention never writes, and without the inputs of frozen matrices, which nothing reads again. A family whose
-own code does write those squares (BLOOM, Gemma 2) keeps more, 1.7 times as much on short rows.
+that fused attention never writes, and without the inputs of frozen matrices, which are not needed again. A family whose
+code does write these squares (BLOOM, Gemma 2) keeps more, 1.7 times as much on short rows.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,23 +20,24 @@ from tasks.core.costs.depths import Depth, Trained
 from tasks.core.costs.shapes import Shape
 from tasks.core.evaluation.likelihoods import HEAD_ROWS
 
-# float32 value and gradient, and AdamW's two moments.
+# Value, gradient and AdamW's two moments, all in float32.
 TRAINED_BYTES = 16
 WIDE = 4
-# Of one position's logits in training: as computed, in float32, their log-softmax, and the gradient of each.
+# Copies of one position's logits in training: as computed, in float32, their log-softmax, and the gradients.
 LOGIT_COPIES = 4
 FORMATS = {"float32": 4, "bfloat16": 2}
 NUM_CKA = 3
-# While one is written, the one before it is still there.
+# While a checkpoint is written, the previous one still exists.
 NUM_CHECKPOINTS = 2
 
 
 @dataclass(frozen=True)
 class Passes:
-    """Forward passes over padded rows, as sums over all of them.
+    """Totals of forward passes over padded rows.
 
     tokens: padded tokens; squares: sum of the squared padded lengths of rows; answers: positions whose logits are
-    computed; largest: padded tokens of the largest pass; largest_answers: positions in it whose logits are computed.
+    computed; largest: padded tokens of the largest pass; largest_answers: the largest number of such positions in one
+    pass.
     """
 
     tokens: float
@@ -46,20 +47,20 @@ class Passes:
     largest_answers: float
 
     def times(self, count: float) -> "Passes":
-        """As many times the same passes."""
+        """Return the totals of `count` repetitions of these passes."""
         return Passes(
             self.tokens * count, self.squares * count, self.answers * count, self.largest, self.largest_answers
         )
 
 
 def forward_flops(shape: Shape, depth: Depth, passes: Passes, trained: Trained | None = None) -> float:
-    """Operations of forward passes, with the head at answer positions."""
+    """Operations of forward passes, with the head at answer positions only."""
     beside = trained.beside(depth) if trained else 0
     return _forward(shape, depth, [source for source, _ in depth.layout], passes, beside)
 
 
 def backward_flops(shape: Shape, depth: Depth, passes: Passes, trained: Trained | None = None) -> float:
-    """Operations of the backward passes of tuning: through every position from the lowest trained one upwards."""
+    """Operations of the backward passes of a tuning, through every position from the lowest trained one upwards."""
     trained = trained or Trained()
     above, weights = trained.above(depth), trained.beside(depth)
     if trained.extra is None:
@@ -73,13 +74,16 @@ def backward_flops(shape: Shape, depth: Depth, passes: Passes, trained: Trained 
 
 
 def similarity_flops(shape: Shape, num_rows: int) -> float:
-    """Operations of all similarities: Gram matrices [n, n] of N + 1 states, and one product of them (method, 2)."""
+    """Operations of all similarities: Gram matrices [n, n] of N + 1 states, and one product of them.
+
+    Source: method, section 2.
+    """
     states = shape.num_blocks + 1
     return NUM_CKA * (2.0 * states * num_rows**2 * shape.width + 2.0 * states**2 * num_rows**2)
 
 
 def forward_bytes(shape: Shape, num_parameters: float, passes: Passes, precision: str) -> float:
-    """Peak memory of scoring or capture: all weights, and the widest place of one block for the largest pass."""
+    """Peak memory of scoring or capture: all weights, and the widest activations of a block in the largest pass."""
     size = FORMATS[precision]
     widest = max(_widest(shape.width, block) for block in shape.blocks)
     head = 2 * WIDE * min(HEAD_ROWS, passes.largest) * shape.vocabulary if passes.answers else 0.0
@@ -87,16 +91,16 @@ def forward_bytes(shape: Shape, num_parameters: float, passes: Passes, precision
 
 
 def tune_bytes(shape: Shape, depth: Depth, passes: Passes, precision: str, trained: Trained | None = None) -> float:
-    """Peak memory of tuning: frozen weights, trained ones with optimizer, saved activations, logits of answers."""
+    """Peak memory of a tuning: frozen weights, trained ones with optimizer state, saved activations, answer logits."""
     trained, size = trained or Trained(), FORMATS[precision]
     count = trained_parameters(shape, depth, trained)
-    # A block of which something beside it is trained stays in the narrow format; a copy of a tuned one is one more.
+    # A block with trained parameters beside it stays in the narrow format; frozen copies of tuned blocks are added.
     own = _own_parameters(shape, depth, trained) if trained.extra is None else 0
     repeated = sum(shape.blocks[source].parameters for source in depth.tuned) if depth.has_copies else 0
     frozen = emulator_parameters(shape, depth) - own + repeated
     per_trained = TRAINED_BYTES + WIDE * trained.best
     if trained.extra is None and precision != "float32":
-        # Autocast keeps a narrow copy of each wide matrix until the backward pass is through.
+        # Autocast keeps a narrow copy of each wide matrix until the backward pass is done.
         per_trained += size
     return (
         size * frozen
@@ -107,12 +111,12 @@ def tune_bytes(shape: Shape, depth: Depth, passes: Passes, precision: str, train
 
 
 def saved_bytes(shape: Shape, depth: Depth, size: int, trained: Trained | None = None) -> float:
-    """Bytes kept for the backward pass of one token, of every position that the pass goes through.
+    """Bytes kept for the backward pass of one token, over all positions that the pass goes through.
 
-    Every block keeps what goes into its norms, queries, keys, values (as wide as the queries: heads that share them get
-    copies) and attention's output, and what its activation reads, where it is gated also its result and the gate; and
-    what its experts give, which is weighted. A trained one also keeps the inputs of its matrices, and a root mean
-    square norm's normed input.
+    Every block keeps the inputs of its norms, the queries, keys, values (as wide as the queries, since heads that share
+    them get copies) and output of the attention, the input of the activation, when gated also its result and the gate,
+    and the outputs of its experts, which are weighted. A trained block also keeps the inputs of its matrices, and the
+    normalised input of an RMS norm.
     """
     trained = trained or Trained()
     above = [_kept_by_any(shape.blocks[source]) for source in trained.above(depth)]
@@ -135,7 +139,7 @@ def _kept_by_trained(block: BlockShape, is_whole: bool) -> int:
 
 
 def trained_parameters(shape: Shape, depth: Depth, trained: Trained | None = None) -> int:
-    """Number of parameters that are trained."""
+    """Number of trained parameters."""
     trained = trained or Trained()
     if trained.extra is None:
         inside = _own_parameters(shape, depth, trained)
@@ -145,17 +149,17 @@ def trained_parameters(shape: Shape, depth: Depth, trained: Trained | None = Non
 
 
 def emulator_parameters(shape: Shape, depth: Depth) -> int:
-    """Parameters that are given away: every kept block once, and all that is outside the blocks."""
+    """Number of disclosed parameters: every kept block once, and everything outside the blocks."""
     return sum(depth.stored(shape, source) for source in {source for source, _ in depth.layout}) + shape.outside
 
 
 def states_bytes(shape: Shape, num_rows: int) -> float:
-    """Disk of captured states: two poolings of N + 1 states [n, d] in float32, and N influences."""
+    """Disk space of captured states: two poolings of N + 1 states [n, d] in float32, and N influences."""
     return WIDE * (2.0 * (shape.num_blocks + 1) * num_rows * shape.width + shape.num_blocks)
 
 
 def checkpoint_bytes(count: int, best: bool) -> float:
-    """Disk of a tuning while it runs: values, two moments, perhaps a best state; once written, once being written."""
+    """Disk space of a running tuning: two checkpoints of the values, two moments and, with `best`, a best state."""
     return float(NUM_CHECKPOINTS * WIDE * (3 + best) * count)
 
 
@@ -165,21 +169,21 @@ def _forward(shape: Shape, depth: Depth, sources: Sequence[int], passes: Passes,
 
 
 def _widest(width: int, block: BlockShape) -> int:
-    """Elements of one token at the widest place of a block: in its feed-forward part, or in attention."""
+    """Largest number of elements of one token in a block: in its feed-forward part, or in its attention."""
     feed_forward = 3 * width + (3 if block.is_gated else 2) * block.hidden_width + 2 * block.gathered
     return max(feed_forward, 3 * width + 2 * block.attention_width + 2 * block.key_width)
 
 
 def _own_parameters(shape: Shape, depth: Depth, trained: Trained) -> int:
-    """Parameters of the blocks that are trained whole."""
+    """Number of parameters of the trained blocks."""
     return sum(depth.stored(shape, source) for source in trained.blocks(depth))
 
 
 def _multiplied(shape: Shape, depth: Depth, sources: Iterable[int]) -> int:
-    """Elements that a token is multiplied with in these blocks."""
+    """Number of elements with which a token is multiplied in these blocks."""
     return sum(depth.multiplied(shape, source) for source in sources)
 
 
 def _attention(shape: Shape, sources: Iterable[int], passes: Passes) -> float:
-    """Queries times keys, and weights times values: 2 T^2 operations for each of the attention's columns, twice."""
+    """Operations of queries times keys and of weights times values: each 2 T^2 for each of the attention's columns."""
     return 4.0 * sum(shape.blocks[source].attention_width for source in sources) * passes.squares

@@ -1,6 +1,6 @@
-"""How many tokens a task takes through a model: rows as lengths, and the padded passes that this project makes of them.
+"""Workloads of tasks: lengths of their rows, and the padded forward passes that this project makes of them.
 
-What is counted are the passes of `capture`, `score_tokens` and `train`, cut by the rule of `token_batches`.
+The passes are those of `capture`, `score_tokens` and `train`, cut by the rule of `token_batches`.
 """
 
 import random
@@ -11,13 +11,16 @@ from tasks.core.batching import Example, token_batches
 from tasks.core.blocks.length_limits import NO_LIMITS, LengthLimits
 from tasks.core.costs.totals import Passes
 
-# Places in the sorted lengths that a short description keeps: the middles of so many equal parts.
+# Number of quantiles of the sorted lengths in a shortened sample: the middles of as many equal parts.
 NUM_QUANTILES = 16
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Rows as lengths. num_rows: how many there are; tokens: of a sample of them, ascending; answers: mean of a row."""
+    """Lengths of rows.
+
+    num_rows: number of rows; tokens: tokens per row of a sample, ascending; answers: mean answer tokens per row.
+    """
 
     num_rows: int
     tokens: tuple[int, ...]
@@ -25,32 +28,32 @@ class Lengths:
 
     @classmethod
     def of(cls, rows: Sequence[tuple[int, int]], num_rows: int | None = None) -> "Lengths":
-        """From (tokens, answer tokens) of a sample of `num_rows` rows."""
+        """Make lengths from (tokens, answer tokens) of a sample of `num_rows` rows."""
         tokens = sorted(length for length, _ in rows)
         mean = sum(answers for _, answers in rows) / len(rows)
         return cls(num_rows or len(rows), tuple(tokens), mean)
 
     def shortened(self) -> "Lengths":
-        """The same with a few quantiles in the place of the sample."""
+        """Return the same lengths with a few quantiles in place of the sample."""
         places = [int((at + 0.5) * len(self.tokens) / NUM_QUANTILES) for at in range(NUM_QUANTILES)]
         return replace(self, tokens=tuple(self.tokens[place] for place in places))
 
     def limited(self, limit: int | None) -> "Lengths":
-        """At most so many rows."""
+        """Return the same lengths with at most `limit` rows."""
         return self if limit is None else replace(self, num_rows=min(limit, self.num_rows))
 
     def rows(self, context: int) -> list[int]:
-        """The length of every row, ascending; none is longer than the model takes."""
+        """Length of every row, ascending and at most `context`."""
         count, size = self.num_rows, len(self.tokens)
         return [min(context, self.tokens[at * size // count]) for at in range(count)]
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A task as lengths: what is trained on, what validates, and each pass that scoring makes.
+    """Lengths of a task: its training rows, its validation rows, and each pass of scoring.
 
     One row of `scored` is one forward pass of a prompt and a choice; choices that differ in their last token share one.
-    num_scored: rows that these passes score.
+    num_scored: number of rows that these passes score.
     """
 
     train: Lengths
@@ -59,21 +62,21 @@ class Workload:
     num_scored: int
 
     def limited(self, num_train: int | None, num_validation: int | None, num_test: int | None) -> "Workload":
-        """With at most so many rows of each split."""
+        """Return the workload with at most these numbers of rows of each split."""
         count = min(self.num_scored, num_test or self.num_scored)
         scored = self.scored.limited(max(1, round(self.scored.num_rows * count / self.num_scored)))
         return Workload(self.train.limited(num_train), self.validation.limited(num_validation), scored, count)
 
 
 def sorted_passes(lengths: Lengths, context: int, max_tokens: int, limits: LengthLimits = NO_LIMITS) -> Passes:
-    """Capture's, validation's and scoring's passes: all rows, sorted by length."""
+    """Passes of capture, validation and scoring: all rows, sorted by length."""
     return _passes([lengths.rows(context)], lengths.answers, max_tokens, limits)
 
 
 def training_passes(
     lengths: Lengths, context: int, batch_size: int, max_tokens: int, limits: LengthLimits = NO_LIMITS
 ) -> tuple[Passes, int]:
-    """(passes of one epoch, its number of steps): shuffled batches, each cut into passes."""
+    """Return (passes of one epoch, number of its steps) for shuffled batches, each cut into passes."""
     rows = lengths.rows(context)
     random.Random(0).shuffle(rows)
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]

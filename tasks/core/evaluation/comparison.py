@@ -1,4 +1,4 @@
-"""The five settings side by side: means, standard errors, and what follows from them."""
+"""Comparison of the five settings: means, standard errors, and the differences gain, leak and privacy gap."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ DERIVED = ("gain", "leak", "privacy_gap")
 
 @dataclass(frozen=True)
 class Score:
-    """One evaluation: the metric's value, its standard error over the scored rows, and the tuning seed."""
+    """Result of one evaluation: the metric's value, its standard error over the scored rows, and the tuning seed."""
 
     value: float
     stderr: float | None = None
@@ -19,7 +19,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Mean:
-    """A setting's value; `error_over` says what its standard error is over: tuning "seeds", or scored "rows"."""
+    """Value of a setting; `error_over` says whether its standard error is over tuning "seeds" or scored "rows"."""
 
     value: float
     stderr: float | None
@@ -29,7 +29,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Strategy:
-    """The settings of one strategy, and gain, leak and privacy gap, oriented so that positive is better or larger."""
+    """Settings, gain, leak and privacy gap of one strategy; positive differences are better or larger."""
 
     name: str
     emulator_zero_shot: Mean
@@ -42,7 +42,7 @@ class Strategy:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What one run found."""
+    """Results of one run."""
 
     metric: str
     higher_is_better: bool
@@ -51,7 +51,7 @@ class Comparison:
     strategies: tuple[Strategy, ...]
 
     def rows(self) -> list[dict[str, object]]:
-        """Long form: one row for each strategy and setting."""
+        """Make the table in long form: one row for each strategy and setting."""
         found = [("full", "full_zero_shot", self.full_zero_shot)]
         if self.full_fine_tuned:
             found.append(("full", "full_fine_tuned", self.full_fine_tuned))
@@ -72,7 +72,7 @@ class Comparison:
 
 
 def mean_score(scores: Sequence[Score]) -> Mean:
-    """Mean and standard error over tuning seeds; of a single score its own standard error over rows."""
+    """Mean and standard error over tuning seeds; a single score keeps its standard error over rows."""
     values = [score.value for score in scores]
     mean = math.fsum(values) / len(values)
     if len(values) == 1:
@@ -88,7 +88,7 @@ def compare(
     full_fine_tuned: Sequence[Score],
     strategies: dict[str, tuple[Score, Sequence[Score], Sequence[Score]]],
 ) -> Comparison:
-    """All settings and differences.
+    """Compute the means of all settings and their differences.
 
     strategies: name to (emulator zero-shot, emulator fine-tuned by seed, plug-in by seed), the same seeds in the same
     order, so that the privacy gap is a mean of paired differences. Source: Offsite-Tuning, section 3; CRaSh, table 1.
@@ -111,5 +111,5 @@ def compare(
 
 
 def _difference(left: Sequence[Score], right: Sequence[Score], sign: float) -> Mean:
-    """Mean of the seeds' differences; a single difference has no error here: both come from the same rows."""
+    """Mean of the differences by seed; a single one has no standard error here, as both scores use the same rows."""
     return mean_score([Score(sign * (a.value - b.value)) for a, b in zip(left, right, strict=True)])

@@ -1,4 +1,4 @@
-"""What a model scores: log-probabilities of given tokens, and standard errors of what is made of them."""
+"""Scores of a model: log-probabilities of given tokens, and the standard errors of metrics computed from them."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,11 +13,11 @@ from tasks.core.blocks.length_limits import LengthLimits, length_limits
 from tasks.core.blocks.surgery import base_model_and_head
 from tasks.core.errors import InputError
 
-# Groups of rows in the jackknife of metrics that are no mean over rows.
+# Groups of rows in the jackknife of metrics that are not means over rows.
 JACKKNIFE_GROUPS = 50
-# exp(700) is about 1e304, the largest power of that kind that a float64 holds.
+# exp(700) is about 1e304, close to the largest float64.
 MAX_RATE = 700.0
-# Rows that go through the head together: 512 x 256k tokens of vocabulary are half a gigabyte in float32.
+# Rows that go through the head together: 512 rows x 256k vocabulary entries take half a gigabyte in float32.
 HEAD_ROWS = 512
 
 Progress = Callable[..., Iterator[Any]]
@@ -27,11 +27,11 @@ Progress = Callable[..., Iterator[Any]]
 class Scores:
     """Result of one scoring.
 
-    metric, value, stderr: the main metric and its standard error over rows (None where one row leaves none).
-    num_rows: rows scored; metrics: every metric of the task; per_row: the main metric of each row, in order, where it
-    is a mean over rows (else empty).
-    per_row_losses: of a perplexity its documents' losses in nats, scaled so that their mean is its logarithm.
-    digest: of the rows as they are worded, in their order.
+    metric, value, stderr: the main metric and its standard error over rows (None for a single row).
+    num_rows: number of scored rows; metrics: every metric of the task; per_row: the main metric of each row, in order,
+    when it is a mean over rows (else empty).
+    per_row_losses: for a perplexity, the documents' losses in nats, scaled so that their mean is its logarithm.
+    digest: digest of the texts of the rows, in their order.
     """
 
     metric: str
@@ -52,13 +52,14 @@ def score_tokens(
     max_tokens: int,
     progress: Progress | None = None,
 ) -> list[tuple[float, bool]]:
-    """(log-likelihood, whether greedy decoding gives them) of the second ids after the first, for each request.
+    """Score each request (first ids, second ids): log-likelihood of the second, and whether greedy decoding gives them.
 
-    Longer than `max_length` + 1 together, the first lose their beginning: the last token is no input. Batches hold up
-    to `max_tokens` padded tokens; requests that differ in their last token only share one forward pass.
+    When both together are longer than `max_length` + 1, the beginning of the first is cut off; the last token is not an
+    input. Batches hold up to `max_tokens` padded tokens; requests that differ only in their last token share one
+    forward pass.
 
     Raises:
-        InputError: if the second ids alone do not fit, or there are none, whose likelihood of 1 would be the best.
+        InputError: when the second ids do not fit, or are empty, as their likelihood of 1 would be the best.
     """
     if empty := [number for number, (_, scored) in enumerate(requests, start=1) if not scored]:
         raise InputError(
@@ -86,9 +87,9 @@ def score_tokens(
 def request_batches(
     requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int, max_tokens: int, limits: LengthLimits
 ) -> list[list[int]]:
-    """Numbers of the requests that `score_tokens` scores together, in a model with these limits, pass by pass.
+    """Group the indices of requests as `score_tokens` does for a model with these limits, one list for each pass.
 
-    To score each list by itself gives the numbers of scoring all at once, bit for bit.
+    Scoring each list separately gives the same results as scoring all requests at once, bit for bit.
     """
     shared = _by_inputs(requests, max_length)
     inputs = list(shared)
@@ -97,7 +98,7 @@ def request_batches(
 
 
 def mean_with_error(values: Sequence[float]) -> tuple[float, float | None]:
-    """(mean, standard error of the mean); no error from a single value."""
+    """Return (mean, standard error of the mean); the error of a single value is None."""
     mean = sum(values) / len(values)
     if len(values) < 2:
         return mean, None
@@ -105,13 +106,13 @@ def mean_with_error(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def perplexity_with_error(losses: Sequence[float], weights: Sequence[float]) -> tuple[float, float | None]:
-    """exp(sum of losses / sum of weights) and its standard error over documents.
+    """Perplexity exp(sum of losses / sum of weights), and its standard error over documents.
 
     losses: negative log-likelihood of each document; weights: its number of tokens (or words).
-    The error is that of a ratio of two sums, carried through the exponential (delta method).
+    The error is that of a ratio of two sums, propagated through the exponential (delta method).
     """
     rate, error = rate_with_error(losses, weights)
-    # Saturated: an untrained emulator may be worse than guessing by far, and JSON knows no infinity.
+    # Clamped: an untrained emulator may be far worse than guessing, and JSON has no infinity.
     value = math.exp(min(rate, MAX_RATE))
     return value, None if error is None or rate >= MAX_RATE else value * error
 
@@ -127,13 +128,16 @@ def rate_with_error(losses: Sequence[float], weights: Sequence[float]) -> tuple[
 
 
 def scaled_losses(losses: Sequence[float], weights: Sequence[float]) -> list[float]:
-    """Each document's loss, scaled so that the mean is sum(losses) / sum(weights), the logarithm of the perplexity."""
+    """Scale the losses so that their mean is sum(losses) / sum(weights), the logarithm of the perplexity."""
     scale = len(losses) / sum(weights)
     return [loss * scale for loss in losses]
 
 
 def jackknife_error(items: Sequence[Any], statistic: Callable[[list[Any]], float]) -> float | None:
-    """Standard error of any statistic: leave out one of at most 50 groups at a time (Efron and Stein 1981)."""
+    """Jackknife standard error of any statistic, leaving out one of at most 50 groups at a time (Efron and Stein 1981).
+
+    None for fewer than two items.
+    """
     groups = min(JACKKNIFE_GROUPS, len(items))
     if groups < 2:
         return None
@@ -145,7 +149,7 @@ def jackknife_error(items: Sequence[Any], statistic: Callable[[list[Any]], float
 def _by_inputs(
     requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int
 ) -> dict[tuple[int, ...], list[int]]:
-    """What goes into the model, and the requests that are read off it."""
+    """Map each distinct model input to the indices of the requests that are scored with it."""
     shared: dict[tuple[int, ...], list[int]] = {}
     for number, (before, scored) in enumerate(requests):
         shared.setdefault((*before, *scored)[-(max_length + 1) : -1], []).append(number)
@@ -156,10 +160,10 @@ def _by_inputs(
 def _score_batch(
     model: nn.Module, rows: list[tuple[int, ...]], wanted: list[tuple[int, int, Sequence[int]]]
 ) -> dict[int, tuple[float, bool]]:
-    """Score requests whose inputs are `rows`; wanted: (row, request number, ids of its last tokens).
+    """Score requests whose inputs are `rows`; wanted: (row, request index, ids of its last tokens).
 
-    The head runs at scored positions only, once for each however many requests read it; log-probabilities are float32
-    whatever the model's number format.
+    The head runs once for each scored position, however many requests use it; log-probabilities are float32 whatever
+    the model's data type.
     """
     base, head = base_model_and_head(model)
     padded = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
@@ -170,7 +174,7 @@ def _score_batch(
     ]
     places = sorted({place for place, _ in tokens})
     index = {place: at for at, place in enumerate(places)}
-    # No mask: padding is to the right, where no scored position looks.
+    # No mask is needed: padding is on the right, and scored positions attend only to the left.
     device = next(model.parameters()).device
     states = base(input_ids=padded.to(device), use_cache=False).last_hidden_state
     where = torch.tensor(places, device=states.device).T
@@ -185,9 +189,9 @@ def _score_batch(
 
 
 def _at_targets(head: Callable[[Tensor], Tensor], states: Tensor, at: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """(log-probability in float64, whether most likely) of token targets[i] after states[at[i]]; on the CPU.
+    """Return (log-probability in float64, whether most likely) of token targets[i] after states[at[i]], on the CPU.
 
-    states: [M, d]; at, targets: [K] on the CPU. The vocabulary-wide numbers of a few rows exist at a time.
+    states: [M, d]; at, targets: [K] on the CPU. The logits of only `HEAD_ROWS` rows are in memory at a time.
     """
     values = torch.empty(len(at), dtype=torch.float64)
     greedy = torch.empty(len(at), dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Whether one variant is better than another on the same rows: paired tests that assume no distribution."""
+"""Distribution-free paired tests of whether one variant is better than another on the same rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-# Enough that a p-value of 0.001 is known to about a third of itself; more changes no verdict.
+# Enough to estimate a p-value of 0.001 to about a third of its value; more would not change a verdict.
 NUM_RESAMPLES = 9999
-# So many differences are drawn at once that a data set of ten thousand rows takes some megabytes.
+# Number of resamples drawn at once: a data set of ten thousand rows then takes some megabytes.
 BATCH = 500
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Mean difference over rows (first minus second), its 95% confidence interval, and the two-sided p-value."""
+    """Mean difference over rows (first minus second), its 95% confidence interval, and its two-sided p-value."""
 
     num_rows: int
     difference: float
@@ -24,10 +24,10 @@ class Paired:
 
 
 def paired_test(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Paired:
-    """Compare two outcomes of the same rows, such as the share of tuning seeds with which each was answered right.
+    """Compare two outcomes of the same rows, such as the share of tuning seeds with which each row was answered right.
 
-    p-value: permutation test that swaps the two outcomes of a row (exact where all swaps can be tried; one of equal
-    outcomes changes nothing, so that up to 13 rows that differ are few enough), after Fisher;
+    p-value: Fisher's permutation test that swaps the two outcomes of a row. Rows with equal outcomes are left out, as
+    swapping them changes nothing; when up to 13 rows differ, all swaps are tried and the test is exact.
     interval: percentile bootstrap over rows (Efron and Tibshirani 1993, chapter 13). `seed` makes both reproducible.
     """
     one, other = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
@@ -65,8 +65,8 @@ def _swapped(one: np.ndarray, other: np.ndarray, generator: np.random.Generator)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for how many they are, in their order: the chance of even one false alarm stays what it was
-    for one test (Holm 1979)."""
+    """Correct p-values for their number, in their order: the chance of at least one false positive stays that of one
+    test (Holm 1979)."""
     order = sorted(range(len(p_values)), key=lambda place: p_values[place])
     corrected, largest = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(order):

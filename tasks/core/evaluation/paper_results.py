@@ -1,4 +1,4 @@
-"""Published numbers, to stand beside ours where model, task, budget and strategy are the same.
+"""Published results, to compare with our results for the same model, task, budget and strategy.
 
 Sources: CRaSh (EMNLP 2023, arXiv 2310.15477), table 1: OPT-1.3B, 12 of 24 blocks kept, 4 tuned, accuracy in percent;
 Offsite-Tuning (arXiv 2302.04870): the same model, perplexity on WikiText.
@@ -14,8 +14,8 @@ ERRORS = (2.0, 1.0, 1.3, 1.0, 1.0, 1.0, 1.5, 0.5)
 BUDGET = (24, 12, 4)
 CRASH, OFT = "CRaSh, table 1", "Offsite-Tuning"
 
-# (strategy, setting): accuracy in percent, in the order of TASKS. The paper's zero-shot cells of its emulator are left
-# out: three of them equal the full model's.
+# (strategy, setting): accuracy in percent, in the order of TASKS. The paper's zero-shot results of its emulator are
+# left out: three of them equal those of the full model.
 TABLE_1 = {
     ("full", "full_zero_shot"): (23.4, 56.9, 23.5, 4.6, 71.6, 84.4, 34.2, 41.5),
     ("full", "full_fine_tuned"): (31.4, 61.3, 27.7, 31.2, 75.2, 92.5, 37.0, 42.7),
@@ -38,14 +38,14 @@ WIKITEXT = {
 
 @dataclass(frozen=True)
 class Published:
-    """A published value in the metric's own unit, its standard error of one run where it is known, and the source."""
+    """Published value in the metric's unit, its standard error of one run where it is known, and its source."""
 
     published: float
     published_stderr: float | None
     source: str
 
     def distance(self, value: float, stderr: float | None) -> float | None:
-        """How many standard errors of the difference a value of ours lies above it; None where neither has one."""
+        """Return by how many standard errors of the difference our value is higher; None when neither has one."""
         error = math.hypot(stderr or 0.0, self.published_stderr or 0.0)
         return (value - self.published) / error if error else None
 
@@ -53,9 +53,9 @@ class Published:
 def published(
     model: str, task: str, metric: str, budget: tuple[int, int, int], strategy: str, setting: str
 ) -> Published | None:
-    """What is published, or None.
+    """Find the published result, or return None.
 
-    model: folder or hub id; budget: (blocks, kept, tuned); strategy: as in TABLE_1 ("full" whatever the budget).
+    model: folder or hub id; budget: (blocks, kept, tuned); strategy: as in TABLE_1 ("full" matches any budget).
     """
     if PurePath(model).name.lower() != "opt-1.3b" or (strategy != "full" and budget != BUDGET):
         return None

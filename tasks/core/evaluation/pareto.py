@@ -1,13 +1,13 @@
-"""Which of several results no other one beats in everything."""
+"""The Pareto frontier of several results."""
 
 from collections.abc import Sequence
 
 
 def frontier(points: Sequence[Sequence[float]]) -> list[bool]:
-    """For each point whether it is on the Pareto frontier; every coordinate is better the higher it is.
+    """Return for each point whether it is on the Pareto frontier; higher is better in every coordinate.
 
-    A point leaves the frontier when another one is at least as high everywhere and higher somewhere; equal points stay
-    or leave together. Takes time for each pair: for some hundreds of points.
+    A point is off the frontier when another one is at least as high in all coordinates and higher in one; equal points
+    are on or off together. The time is quadratic, which is fine for some hundreds of points.
     """
     return [not any(_beats(other, point) for other in points) for point in points]
 

@@ -1,7 +1,7 @@
-"""Owner-side measures of an emulator: how much it is like the full model, without a tuning and without tenant data.
+"""Proxies: the model owner's measures of how close an emulator is to the full model, without tuning or private rows.
 
-Offsite-Tuning (arXiv 2302.04870, section 3) asks two things of an emulator: gradients for the tuned blocks that are
-close to the full model's, and outputs that are. Letters: B rows, T tokens, d width.
+Offsite-Tuning (arXiv 2302.04870, section 3) requires two things of an emulator: gradients of the tuned blocks and
+outputs that are close to those of the full model. Shapes: B rows, T tokens, d width.
 """
 
 import math
@@ -20,12 +20,12 @@ from tasks.core.plan.layout import Plan
 
 @dataclass(frozen=True)
 class Proxies:
-    """What one plan's emulator is like.
+    """Proxies of the emulator of one plan.
 
     gradient_cosine: cosine of the tuned blocks' gradients of the answer loss, emulator against full model, all tuned
     parameters as one vector; kl: KL(full || emulator) of the next token in nats, mean over answer tokens; state_error:
     ||h_emulator - h_full|| / ||h_full|| at the tuned blocks' inputs, mean over the blocks, each over all real tokens.
-    block_*: of each tuned block, by its index in the full model.
+    block_*: values of each tuned block, by its index in the full model.
     """
 
     gradient_cosine: float
@@ -49,9 +49,11 @@ def measure_proxies(
 ) -> Proxies:
     """Compare the emulator of `plan` with the full model on `examples`, which need answers.
 
-    Both are in evaluation mode and may share their tensors (`with_layout`). Batches hold up to `max_tokens` padded
-    tokens. An emulator that keeps every block gives exactly 1, 0 and 0 on a CPU. Raises InputError where there is no
-    answer, or a number that is not finite.
+    Both models must be in evaluation mode and may share their tensors (`with_layout`). Batches hold up to `max_tokens`
+    padded tokens. An emulator that keeps every block gives exactly 1, 0 and 0 on a CPU.
+
+    Raises:
+        InputError: when an example has no answer, or a proxy is not finite.
     """
     if not all(example.answer_ids for example in examples):
         raise InputError("the support set has rows without an answer, of which no gradient can be taken")
@@ -84,7 +86,7 @@ def measure_proxies(
 
 
 class StateErrors:
-    """Squared differences of the tuned blocks' inputs, over real tokens."""
+    """Streaming sums of squared differences of the tuned blocks' inputs, over real tokens."""
 
     def __init__(self, tuned: Sequence[int]) -> None:
         self._different, self._size = dict.fromkeys(tuned, 0.0), dict.fromkeys(tuned, 0.0)
@@ -98,7 +100,7 @@ class StateErrors:
             self._size[index] += float(ours.square().sum())
 
     def result(self) -> dict[int, float]:
-        """||difference|| / ||full model's|| by block; nothing differs from nothing by nothing."""
+        """Relative error ||difference|| / ||full model's state|| by block; 0 when both are zero."""
         return {
             index: math.sqrt(self._different[index] / size) if size else math.inf if self._different[index] else 0.0
             for index, size in self._size.items()
@@ -113,7 +115,7 @@ def gradient_cosines(left: dict[int, list[Tensor]], right: dict[int, list[Tensor
 
 
 def _products(left: list[Tensor], right: list[Tensor]) -> tuple[float, float, float]:
-    """(left . right, left . left, right . right) in float64."""
+    """Inner products (left . right, left . left, right . right) in float64."""
     pairs = [(a.double(), b.to(a.device).double()) for a, b in zip(left, right, strict=True)]
     return (
         sum(float((a * b).sum()) for a, b in pairs),
@@ -123,7 +125,7 @@ def _products(left: list[Tensor], right: list[Tensor]) -> tuple[float, float, fl
 
 
 def _cosine(product: float, left: float, right: float) -> float:
-    """Exactly 1 for equal vectors, also of zeros; 0 where only one is zero."""
+    """Cosine from inner products: exactly 1 for equal vectors, also when both are zero; 0 when only one is zero."""
     if not left or not right:
         return float(left == right)
     return max(-1.0, min(1.0, product / math.sqrt(left * right)))

@@ -1,6 +1,6 @@
-"""Passes of the full model and its emulator side by side: gradients, tuned blocks' inputs, divergence of next tokens.
+"""Passes of the full model and its emulator for the proxies: gradients, inputs of the tuned blocks, KL divergence.
 
-Letters: B rows, T tokens, M answer tokens, d width, V vocabulary.
+Shapes: B rows, T tokens, M answer tokens, d width, V vocabulary.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from tasks.core.batching import IGNORED, Batch
 from tasks.core.blocks.surgery import base_model_and_head
 
-# Rows that go through the head together: 256 x 150k tokens of vocabulary are 150 MB in float32.
+# Rows that go through the head together: 256 rows x 150k vocabulary entries take 150 MB in float32.
 HEAD_ROWS = 256
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One forward and backward pass.
+    """Results of one forward and backward pass.
 
-    inputs: of each tuned block [B, T, d], by its index in the full model; answers: last states before answer tokens
-    [M, d]; head: states to logits; divergence: sum over answer tokens of KL(other || this) in nats.
+    inputs: input of each tuned block [B, T, d], by its index in the full model; answers: last states before answer
+    tokens [M, d]; head: states to logits; divergence: sum over answer tokens of KL(other || this) in nats.
     """
 
     inputs: dict[int, Tensor]
@@ -32,7 +32,7 @@ class Seen:
 
 
 class Side:
-    """The full model or the emulator: runs batches, and adds up its tuned blocks' gradients in float32."""
+    """The full model or the emulator: run batches, and sum the gradients of its tuned blocks in float32."""
 
     def __init__(self, model: nn.Module, blocks: dict[int, nn.Module]) -> None:
         self._model, self._blocks = model, blocks
@@ -44,7 +44,7 @@ class Side:
         }
 
     def run(self, batch: Batch, other: Seen | None = None) -> Seen:
-        """The batch's summed answer loss, backwards; with `other` also how far the next tokens diverge from its."""
+        """Run a batch and add the gradients of its summed answer loss; with `other`, also sum the KL divergence."""
         every = [parameter for parameters in self._parameters.values() for parameter in parameters]
         with _only_trained(self._model, every), _inputs_of(self._blocks) as inputs:
             hidden = self._base(
@@ -54,7 +54,7 @@ class Side:
             answered = targets != IGNORED
             answers = hidden[:, :-1][answered]
             gradient, divergence = self._through_head(answers.detach(), targets[answered], other)
-            # A block that nothing depends on (none does in a decoder) would have no gradient.
+            # A block on which no answer depends (which does not occur in a decoder) would have no gradient.
             found = iter(torch.autograd.grad(answers, every, gradient, allow_unused=True))
         for totals in self.gradients.values():
             for total in totals:
@@ -63,7 +63,7 @@ class Side:
         return Seen(inputs, answers.detach(), self._head, divergence)
 
     def _through_head(self, states: Tensor, targets: Tensor, other: Seen | None) -> tuple[Tensor, float]:
-        """(gradient of the summed loss with respect to states [M, d], divergence), a few rows of logits at a time."""
+        """Return (gradient of the summed loss by the states [M, d], divergence), a few rows of logits at a time."""
         gradients: list[Tensor] = []
         divergence = 0.0
         for start in range(0, len(states), HEAD_ROWS):
@@ -82,14 +82,14 @@ def _divergence(other: Seen, part: slice, ours: Tensor) -> float:
     """Sum of KL(other || ours) in nats over these answer tokens. ours: log-probabilities [m, V]."""
     theirs = other.head(other.answers[part]).float().log_softmax(-1).to(ours.device)
     weights = theirs.exp()
-    # What has no probability adds nothing, also where its logarithm is infinite on both sides.
+    # Tokens of probability 0 add nothing, even if both log-probabilities are infinite.
     each = (weights * (theirs - ours)).masked_fill(weights == 0, 0.0)
     return float(each.sum(-1).double().sum())
 
 
 @contextmanager
 def _only_trained(model: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]:
-    """Within the context only these parameters require gradients, so that the graph begins at the lowest of them."""
+    """Let only these parameters require gradients within the context, so that the graph begins at the lowest one."""
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.requires_grad_(False)
     for parameter in trained:
@@ -103,7 +103,7 @@ def _only_trained(model: nn.Module, trained: list[nn.Parameter]) -> Iterator[Non
 
 @contextmanager
 def _inputs_of(blocks: dict[int, nn.Module]) -> Iterator[dict[int, Tensor]]:
-    """Within the context, what enters each block: [B, T, d], without gradients."""
+    """Yield a dictionary that collects the input of each block within the context: [B, T, d], without gradients."""
     seen: dict[int, Tensor] = {}
 
     def watch(index: int) -> Callable[..., None]:

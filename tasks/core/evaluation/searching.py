@@ -1,4 +1,4 @@
-"""Plans of a search in numbers: what each gained by validation loss, what no other beats, what proxies foretold."""
+"""Results of a search: differences of validation losses, the Pareto frontier, and agreement of the proxies."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,11 +12,11 @@ LOSSES = ("emulator_loss", "plug_in_loss", "gain", "leak", "privacy_gap")
 
 
 def loss_differences(zero_shot: float, emulator: Sequence[float], plugged: Sequence[float]) -> dict[str, float | None]:
-    """Mean over tuning seeds, and standard error, of both losses and of what follows; None where nothing was tuned.
+    """Mean and standard error over tuning seeds of both losses and their differences; None when nothing was tuned.
 
-    zero_shot: loss of the full model; emulator, plugged: of the tuned emulator and of the full model with the tuned
-    blocks, the same seeds in the same order. Losses in nats; positive differences are better or larger, as accuracies
-    have them: gain = zero_shot - plugged, leak = zero_shot - emulator, privacy gap = emulator - plugged.
+    zero_shot: loss of the full model; emulator, plugged: losses of the tuned emulator and of the plug-in, the same
+    seeds in the same order. Losses are in nats. Positive differences are better or larger, as with accuracies:
+    gain = zero_shot - plugged, leak = zero_shot - emulator, privacy gap = emulator - plugged.
     """
     if not plugged:
         return {key: None for name in LOSSES for key in (name, f"{name}_stderr")}
@@ -36,10 +36,10 @@ def loss_differences(zero_shot: float, emulator: Sequence[float], plugged: Seque
 
 
 def order(rows: Sequence[Row]) -> list[Row]:
-    """Numbered (`number`, from 1), best plug-in loss first, then what was not measured, then what was left out.
+    """Sort and number the plans (`number`, from 1): best plug-in loss first, then not measured, then left out.
 
-    `on_frontier`: whether no measured plan has at least as much gain and privacy gap with as few bytes, and more of
-    one; None where nothing was measured. Equal losses: fewer bytes first.
+    On equal losses, fewer bytes come first. `on_frontier`: whether the plan is on the Pareto frontier of gain, privacy
+    gap and few bytes; None for plans that were not measured.
     """
     measured = [row for row in rows if row["gain"] is not None]
     best = frontier([(row["gain"], row["privacy_gap"], -row["num_bytes"]) for row in measured])
@@ -51,7 +51,7 @@ def order(rows: Sequence[Row]) -> list[Row]:
 
 
 def proxy_agreement(rows: Sequence[Mapping[str, Any]]) -> dict[str, Agreement | None]:
-    """Rank correlation of each proxy with the measured gain, turned so that positive means that it foretold it."""
+    """Rank correlation of each proxy with the measured gain; positive means that the proxy predicts the gain."""
     measured = [row for row in rows if row["gain"] is not None]
     gains = [row["gain"] for row in measured]
     return {name: agreement([sign * row[name] for row in measured], gains) for name, sign in PROXIES.items()}

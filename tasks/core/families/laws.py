@@ -1,7 +1,7 @@
-"""The laws that a family must keep for each operation, checked on a small model in evaluation mode.
+"""Laws that a family must satisfy for each operation, checked on a small model in evaluation mode.
 
-Each law compares what the operation computes with plain forward passes of the unchanged model, one row at a time.
-Letters: B rows, T tokens, d width, N blocks.
+Each law compares the result of the operation with plain forward passes of the unchanged model, one row at a time. A
+check raises BrokenLawError when its law does not hold. Shapes: B rows, T tokens, d width, N blocks.
 """
 
 import copy
@@ -32,7 +32,7 @@ from tasks.core.plan.layout import Plan, fixed_plan, full_plan
 from tasks.core.study.lens import read_out
 from tasks.core.tuning.losses import AnswerLoss
 
-# Under which name families take and give back their cache.
+# The names under which families take and return their cache.
 CACHES = ("past_key_values", "cache_params", "state")
 
 
@@ -54,9 +54,9 @@ class Subject:
         return collate(self.examples, 0)
 
     def plans(self, share: str | None = None) -> list[Plan]:
-        """Plans that remove every third block, every second one, and the others; one or two kept blocks are tuned.
+        """Make plans that remove every third block, every second block, and the others; one or two blocks are tuned.
 
-        In a family whose kinds of block alternate, two of the three keep blocks of one kind only.
+        In a family with alternating kinds of block, two of the three plans keep blocks of one kind only.
         """
         every = range(len(get_blocks(self.model)))
         kept = [[index for index in every if index % 3 != 2], [*every[::2]], [*every[1::2]]]
@@ -64,7 +64,7 @@ class Subject:
 
 
 def check_capture(subject: Subject) -> None:
-    """Captured states of padded rows are what enters and leaves the blocks of each row alone."""
+    """Check that captured states of padded rows are the inputs and outputs of the blocks for each row alone."""
     batch, width = subject.batch, text_config(subject.model.config).hidden_size
     with torch.no_grad(), capture_blocks(subject.model) as run:
         states = run(batch.input_ids, batch.attention_mask)
@@ -80,7 +80,7 @@ def check_capture(subject: Subject) -> None:
 
 
 def check_scoring(subject: Subject) -> None:
-    """Log-likelihoods of answers are those of each row's own pass through the whole model."""
+    """Check that log-likelihoods of answers are those of a separate pass of each row through the whole model."""
     requests = [(each.prompt_ids, each.answer_ids) for each in subject.examples]
     scores = [score for score, _ in score_tokens(subject.model, requests, 64, 1024)]
     expected = [-float(row_loss(subject.model, row).detach()) for row in subject.rows]
@@ -88,7 +88,7 @@ def check_scoring(subject: Subject) -> None:
 
 
 def check_surgery(subject: Subject) -> None:
-    """Removing blocks equals stepping over them; keeping all changes no bit; the model comes back as it was."""
+    """Check that removing blocks equals skipping them, keeping all changes no bit, and the model is restored."""
     model, before = subject.model, fingerprint(subject.model)
     if number := getattr(text_config(model.config), "num_kv_shared_layers", None):
         raise BrokenLawError(f"its last {number} blocks use the keys and values of blocks before them")
@@ -115,7 +115,7 @@ def check_surgery(subject: Subject) -> None:
 
 
 def check_cache(subject: Subject) -> None:
-    """With the cache a reduced model gives the same logits as without, in one pass and token by token."""
+    """Check that a reduced model gives the same logits with and without cache, in one pass and token by token."""
     for plan in [*subject.plans(), *subject.plans("all")[:1]]:
         emulator = with_layout(subject.model, plan)
         expected = logits_of(emulator, subject.rows)
@@ -137,7 +137,7 @@ def check_cache(subject: Subject) -> None:
 
 
 def check_sharing(subject: Subject) -> None:
-    """A block at two positions computes what two copies compute, and running changes no weight."""
+    """Check that a block at two positions computes the same as two copies, and that running changes no weight."""
     emulator = with_layout(subject.model, subject.plans("all")[0])
     copied = copy.deepcopy(emulator)
     for position, block in enumerate(get_blocks(copied)):
@@ -151,7 +151,10 @@ def check_sharing(subject: Subject) -> None:
 
 
 def check_tuning(subject: Subject) -> None:
-    """Gradients reach tuned blocks alone and are those of the rows' own passes; tuned blocks come back as they are."""
+    """Check the gradients and the plug-in of tuned blocks.
+
+    Gradients reach only tuned blocks and are those of separate passes of the rows; plugging in replaces the blocks.
+    """
     model, plan = subject.model, subject.plans()[0]
     emulator = with_layout(model, plan).train()
     plain = copy.deepcopy(emulator)
@@ -175,7 +178,7 @@ def check_tuning(subject: Subject) -> None:
 
 
 def check_lens(subject: Subject) -> None:
-    """The final norm and the head make the model's logits of the last block's state."""
+    """Check that the final norm and the head turn the last block's state into the model's logits."""
     read, batch = read_out(subject.model), subject.batch
     with torch.no_grad(), capture_blocks(subject.model) as run:
         last = run(batch.input_ids, batch.attention_mask)[-1]
@@ -186,7 +189,7 @@ def check_lens(subject: Subject) -> None:
 
 
 def check_generation(subject: Subject) -> None:
-    """Greedy tokens after rows padded on the left are those of each row alone, without a cache."""
+    """Check that greedy tokens after rows padded on the left are those of each row alone, without a cache."""
     for model in (subject.model, with_layout(subject.model, subject.plans()[0])):
         longest = max(map(len, subject.rows))
         ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in subject.rows])

@@ -1,6 +1,6 @@
 """The reference for the laws of a family: plain forward passes of the unchanged model, and the tolerance.
 
-Letters: B rows, T tokens, d width, N blocks.
+Shapes: B rows, T tokens, d width, N blocks.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,26 +13,26 @@ from torch import Tensor, nn
 from tasks.core.blocks.anatomy import get_blocks
 from tasks.core.blocks.partial_passes import state_of
 
-# Rows of a batch are summed in another order than rows alone: in families that are right the largest difference is
-# below 1e-4 of the largest value, in those that are wrong it is above 1e-2.
+# Rows of a batch are summed in another order than rows alone. In families that satisfy the laws, the largest difference
+# is below 1e-4 of the largest value; in others it is above 1e-2.
 TOLERANCE = 5e-4
 NUM_NEW = 4
 
 
 class BrokenLawError(Exception):
-    """An operation computes something else than the plain model."""
+    """The result of an operation differs from that of the plain model."""
 
 
 @torch.no_grad()
 def logits_of(model: nn.Module, rows: Sequence[tuple[int, ...]], use_cache: bool = False) -> Tensor:
-    """[B, T, vocabulary] of the rows' first tokens, as many as the shortest has."""
+    """Logits [B, T, vocabulary] of the rows' first T tokens, where T is the length of the shortest row."""
     length = min(map(len, rows))
     ids = torch.tensor([row[:length] for row in rows])
     return model(ids, use_cache=use_cache).logits
 
 
 def generated_by(model: Any, ids: Tensor, mask: Tensor, use_cache: bool) -> Tensor:
-    """[B, NUM_NEW] greedy tokens."""
+    """Generate greedy tokens, [B, NUM_NEW]."""
     options: dict[str, Any] = {"max_new_tokens": NUM_NEW, "min_new_tokens": NUM_NEW, "do_sample": False}
     return model.generate(ids, attention_mask=mask, use_cache=use_cache, **options)[:, ids.shape[1] :]
 
@@ -45,7 +45,7 @@ def row_loss(model: nn.Module, row: tuple[int, ...]) -> Tensor:
 
 @torch.no_grad()
 def plain_states(model: nn.Module, row: tuple[int, ...]) -> tuple[list[Tensor], list[Tensor]]:
-    """The input and output of each block, each [T, d], in a plain pass of one row."""
+    """Inputs and outputs of all blocks, each [T, d], in a plain pass of one row."""
     entered: list[Tensor] = []
     left: list[Tensor] = []
     with ExitStack() as hooks:
@@ -63,7 +63,7 @@ def plain_states(model: nn.Module, row: tuple[int, ...]) -> tuple[list[Tensor], 
 
 @contextmanager
 def stepping_over(model: nn.Module, removed: set[int]) -> Iterator[None]:
-    """Within the context these blocks hand their input on."""
+    """Let these blocks return their input within the context."""
 
     def step_over(_: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
         state = args[0] if args else kwargs["hidden_states"]
@@ -77,7 +77,7 @@ def stepping_over(model: nn.Module, removed: set[int]) -> Iterator[None]:
 
 
 def fingerprint(model: Any) -> tuple:
-    """Everything that surgery could change in a model."""
+    """Collect everything that surgery could change in a model."""
     return (
         [(name, id(module)) for name, module in model.named_modules()],
         [
@@ -89,7 +89,11 @@ def fingerprint(model: Any) -> tuple:
 
 
 def require_equal_gradients(emulator: nn.Module, plain: nn.Module) -> None:
-    """Raise BrokenLawError where a frozen tensor has a gradient, or where two passes give tensors other ones."""
+    """Compare the gradients of two models with the same parameters.
+
+    Raises:
+        BrokenLawError: when a frozen tensor has a gradient, or the gradients of the two models differ.
+    """
     pairs = list(zip(emulator.named_parameters(), plain.parameters(), strict=True))
     largest = max((float(each.grad.abs().max()) for _, each in pairs if each.grad is not None), default=0.0)
     for (name, ours), theirs in pairs:
@@ -102,7 +106,11 @@ def require_equal_gradients(emulator: nn.Module, plain: nn.Module) -> None:
 
 
 def require_close(ours: Tensor, theirs: Tensor, what: str, largest: float | None = None) -> None:
-    """Raise BrokenLawError unless the tensors agree to `TOLERANCE` of the largest value, by default their own."""
+    """Compare tensors within a tolerance.
+
+    Raises:
+        BrokenLawError: unless they agree to `TOLERANCE` times `largest`, by default the largest value of `theirs`.
+    """
     size = float(theirs.abs().max()) if largest is None else largest
     error = float((ours - theirs).abs().max())
     if not error <= TOLERANCE * size:
@@ -110,6 +118,10 @@ def require_close(ours: Tensor, theirs: Tensor, what: str, largest: float | None
 
 
 def require_equal(ours: Tensor, theirs: Tensor, what: str) -> None:
-    """Raise BrokenLawError unless the logits agree bit for bit. what: what was done between the two."""
+    """Compare logits bit for bit. what: the operation between the two, for the message.
+
+    Raises:
+        BrokenLawError: when they differ.
+    """
     if not torch.equal(ours, theirs):
         raise BrokenLawError(f"{what} changes the logits")

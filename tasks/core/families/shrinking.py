@@ -1,7 +1,7 @@
-"""A small config of the same structure as a given one: narrow, shallow, with every kind of block that the family has.
+"""A small config with the structure of a given one: narrow, shallow, with every kind of block that the family has.
 
-Flags, activations, multipliers and kinds of attention stay. What the settings of a family are called is not uniform:
-sizes are known by their names, and a family with names unknown here cannot be shrunk.
+Flags, activations, multipliers and kinds of attention stay the same. Families name their settings differently: sizes
+are recognised by their names, and a family with other names cannot be shrunk.
 """
 
 import copy
@@ -16,7 +16,7 @@ from tasks.core.blocks.anatomy import NOT_PER_BLOCK, block_config, text_config
 FEWEST_BLOCKS, MOST_BLOCKS = 4, 8
 WIDTH, VOCABULARY, POSITIONS = 32, 64, 64
 
-# The first pattern that the whole name fits decides; zero and None stay, and nothing grows.
+# The first pattern that matches the whole name decides; zero and None stay, and no value grows.
 SIZES: tuple[tuple[str, int], ...] = (
     (r"(vocab_size|vocab_size_per_layer_input|unpadded_vocab_size)", VOCABULARY),
     (r"(max_position_embeddings|n_positions|n_ctx|max_seq_len|context_length|model_max_length)", POSITIONS),
@@ -49,7 +49,7 @@ KEPT_ROPE = ("rope_theta", "partial_rotary_factor")
 
 
 def shrunk(config: PreTrainedConfig) -> PreTrainedConfig:
-    """A small copy of a config. The result need not describe a model that can be built: try it."""
+    """Make a small copy of a config. It may describe a model that cannot be built, so try to build it."""
     small = block_config(config, representative_blocks(config))
     for part in {id(part): part for part in _parts(small)}.values():
         _shrink(part)
@@ -57,7 +57,7 @@ def shrunk(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def representative_blocks(config: PreTrainedConfig) -> list[int]:
-    """Two blocks of each kind, as far as per-block lists tell kinds apart, at least four in all, in order."""
+    """Choose two blocks of each kind that per-block lists distinguish, four to eight in all, in order."""
     text = text_config(config)
     num_blocks = text.num_hidden_layers
     lists = [
@@ -77,7 +77,7 @@ def representative_blocks(config: PreTrainedConfig) -> list[int]:
 
 
 def _parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
-    """The config and all configs inside it."""
+    """Yield the config and all configs inside it."""
     yield config
     for value in vars(config).values():
         if isinstance(value, PreTrainedConfig):
@@ -95,15 +95,15 @@ def _shrink(config: PreTrainedConfig) -> None:
         elif isinstance(value, bool) or not (size := _size_of(name)):
             continue
         elif isinstance(value, int) and value > size:
-            # Where queries and keys have as many heads, they keep doing so.
+            # If queries and keys have the same number of heads, they keep the same number.
             setattr(config, name, 4 if size == 2 and "key_value" in name and value == heads else size)
         elif isinstance(value, list | tuple) and value and all(isinstance(each, int) for each in value):
             setattr(config, name, type(value)(min(each, size) for each in value))
 
     if getattr(config, "qk_rope_head_dim", None) and getattr(config, "head_dim", None):
-        config.head_dim = config.qk_rope_head_dim  # of latent attention, whose rotary part alone has this size
+        config.head_dim = config.qk_rope_head_dim  # in latent attention, the size of the rotary part alone
     if hasattr(config, "state_size") and hasattr(config, "num_heads"):
-        config.num_heads = config.expand * config.hidden_size // config.head_dim  # Mamba 2 has no free choice
+        config.num_heads = config.expand * config.hidden_size // config.head_dim  # Mamba 2 requires this number
 
 
 def _size_of(name: str) -> int | None:
@@ -111,14 +111,14 @@ def _size_of(name: str) -> int | None:
 
 
 def _in_vocabulary(value: Any, name: str) -> Any:
-    """Special tokens of the small vocabulary, below the ids that rows are made of."""
+    """Special token of the small vocabulary, below the ids used in rows."""
     if value is None or name == "pad_token_id":
         return None if value is None else 0
     return 2 if name.startswith("eos") else 1
 
 
 def _plain_rope(value: dict[str, Any]) -> dict[str, Any]:
-    """Rotary embeddings without scaling to a longer context, whose settings depend on sizes."""
+    """Rotary settings without scaling to a longer context, as the settings of scaling depend on sizes."""
     if any(isinstance(part, dict) for part in value.values()):  # one for each kind of attention
         return {kind: _plain_rope(part) if isinstance(part, dict) else part for kind, part in value.items()}
     kept = {name: value[name] for name in KEPT_ROPE if name in value}

@@ -1,4 +1,4 @@
-"""Which operations a family can do exactly, found by running the laws of `laws` on a small random model of it."""
+"""Test which operations are exact for a family, by running the laws in `laws` on a small random model of it."""
 
 import copy
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ LONGEST_REASON = 200
 
 @dataclass(frozen=True)
 class Support:
-    """failed: operations that are not exact, and for each what was found."""
+    """Operations that a family supports. failed: operations that are not exact, each with the reason."""
 
     failed: dict[str, str]
 
 
 def try_model(model: Any) -> Support:
-    """Run every law on a small model, each on a copy of its own, since what is wrong may leave its traces."""
+    """Run every law on a separate copy of a small model, because a failing operation may change its model."""
     rows = _rows(text_config(model.config).vocab_size)
     failed = {}
     for operation, law in LAWS.items():
@@ -38,7 +38,7 @@ def try_model(model: Any) -> Support:
 
 
 def random_model(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
-    """A random model in float32, in evaluation mode and without dropout.
+    """Make a random model in float32, in evaluation mode and without dropout.
 
     Weights are larger than at initialisation, so that every block matters.
     """
@@ -60,7 +60,7 @@ def _same_weights(model: Any, other: Any) -> bool:
 
 
 def _rows(vocabulary: int) -> tuple[tuple[int, ...], ...]:
-    """Token ids of three rows, without those that are special in most families."""
+    """Draw token ids of three rows, without ids that are special in most families."""
     generator = torch.Generator().manual_seed(1)
     return tuple(tuple(torch.randint(3, vocabulary, (length,), generator=generator).tolist()) for length in LENGTHS)
 

@@ -1,7 +1,8 @@
 """Plans: which blocks of a model an emulator keeps, tunes and repeats.
 
-This is the public face. Inside the project, modules import the submodules: `layout` holds `Plan`, the others one family
-of strategies each, `registry` finds a strategy by its name.
+This package re-exports the public names. Inside the project, modules import the submodules: `layout` defines `Plan`,
+`placement` decides which blocks are tuned, `spaced`, `sampled` and `measured` define one family of strategies each, and
+`registry` finds a strategy by its name.
 """
 
 from tasks.core.faces import face_of

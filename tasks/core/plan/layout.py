@@ -1,4 +1,4 @@
-"""Plans: which blocks an emulator keeps, which of those are tuned, and what runs at each of its positions.
+"""Plans: which blocks an emulator keeps, which of them are tuned, and which block runs at each position.
 
 Sources: CRaSh (EMNLP 2023, arXiv 2310.15477), sections 3.2 and 3.3; Offsite-Tuning (arXiv 2302.04870), section 3.
 """
@@ -17,13 +17,16 @@ Layout = tuple[tuple[int, bool], ...]
 
 @dataclass(frozen=True)
 class Plan:
-    """An emulator of a model with `num_blocks` blocks.
+    """Plan of an emulator of a model with `num_blocks` blocks.
 
-    kept: indices of the blocks it has, ascending. tuned: those of them that are trained, ascending.
-    share: None (removed blocks are gone), "all" (the nearest kept block stands in), "frozen_only" (the nearest frozen
-    one, where a neighbour is frozen). layout: what runs at each position: (source block, whether it is the trained
-    copy); a tuned source at another position is a frozen copy of its initial weights.
-    Raises InputError on any inconsistency.
+    kept: indices of the kept blocks, ascending. tuned: indices of the kept blocks that are trained, ascending.
+    share: None (nothing runs in place of a removed block), "all" (the nearest kept block stands in for it) or
+    "frozen_only" (the nearest kept block, or the other neighbour when the nearest is tuned and the other is frozen).
+    layout: for each position, the source block and whether it is the trained copy. A tuned source at another position
+    is a frozen copy with its initial weights.
+
+    Raises:
+        InputError: when the fields are inconsistent.
     """
 
     num_blocks: int
@@ -44,16 +47,20 @@ class Plan:
 
     @property
     def frozen(self) -> tuple[int, ...]:
-        """Kept blocks that are never trained."""
+        """Kept blocks that are not trained."""
         return tuple(index for index in self.kept if index not in self.tuned)
 
     def to_json(self) -> str:
-        """The plan as one JSON object."""
+        """Serialise the plan to one JSON object."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
-        """The plan of `to_json`. Raises InputError naming the field that is missing, unknown or wrong."""
+        """Read a plan that `to_json` wrote.
+
+        Raises:
+            InputError: when a field is missing, unknown or wrong; the message names it.
+        """
         try:
             values = json.loads(text)
         except json.JSONDecodeError as error:
@@ -69,10 +76,10 @@ class Plan:
 
 
 def make_layout(num_blocks: int, kept: Sequence[int], tuned: Sequence[int], share: str | None) -> Layout:
-    """What runs at each position of the emulator (CRaSh, section 3.3).
+    """Make the layout of the emulator (CRaSh, section 3.3).
 
-    Without sharing the kept blocks in order; with it the depth of the full model, a removed block replaced by the
-    nearest kept one by index, the higher one on a tie, the only side that there is at the ends.
+    Without sharing, the kept blocks run in order. With sharing, the emulator is as deep as the full model, and the
+    nearest kept block by index stands in for each removed one: the higher one on a tie, and at the ends the only one.
     """
     if share is None:
         return tuple((index, index in tuned) for index in kept)
@@ -90,10 +97,10 @@ def crash_plan(
     placement: str = "centres",
     tuned: Sequence[int] = (),
 ) -> Plan:
-    """Keep the centre of each cluster of adjacent blocks; tune centres spread evenly (CRaSh, section 3.2).
+    """Keep the centre of each cluster of adjacent blocks; tune evenly spaced centres (CRaSh, section 3.2).
 
-    clusters: a partition of 0..N-1 into ascending runs. The centre of c_0..c_{s-1} is c_{floor(s/2)}; with keep_ends
-    the first cluster is represented by block 0 and the last by block N-1. placement, tuned: see `place_tuned`.
+    clusters: a partition of 0..N-1 into ascending runs. The centre of c_0..c_{s-1} is c_{floor(s/2)}. With keep_ends,
+    block 0 represents the first cluster and block N-1 the last. placement, tuned: see `place_tuned`.
     """
     members = [index for cluster in clusters for index in cluster]
     if not members or members != list(range(len(members))) or not all(clusters):
@@ -114,9 +121,9 @@ def uniform_plan(
     tuned: Sequence[int] = (),
     share: str | None = None,
 ) -> Plan:
-    """Tune the blocks at both ends and keep others evenly spaced between them (Offsite-Tuning, section 3.2).
+    """Tune the blocks at both ends and keep evenly spaced blocks between them (Offsite-Tuning, section 3.2).
 
-    Of the middle blocks the one at round(i (M-1) / (S-1)) is kept, with Python's half-to-even rounding.
+    Of the M blocks between the ends, S are kept: those at round(i (M-1) / (S-1)), with Python's half-to-even rounding.
     placement, tuned: see `pool_plan`.
     """
 
@@ -135,11 +142,14 @@ def pool_plan(
     tuned: Sequence[int] = (),
     share: str | None = None,
 ) -> Plan:
-    """Keep the blocks that are tuned, and of all others those that `choose(pool, count)` names.
+    """Keep the tuned blocks and, of all other blocks (the pool), those that `choose(pool, count)` returns.
 
     placement: "ends" tunes the first floor(m/2) and the last m - floor(m/2) blocks of the model (Offsite-Tuning);
-    "explicit" those in `tuned`, whatever num_tuned says; with "centres" the pool is the whole model, and what is tuned
-    is spread evenly among the chosen (CRaSh). Raises InputError for a budget that cannot be met.
+    "explicit" tunes the blocks in `tuned` and ignores num_tuned; with "centres" the pool is the whole model, and the
+    tuned blocks are spread evenly among the chosen ones (CRaSh).
+
+    Raises:
+        InputError: when the budget is impossible.
     """
     ahead = tuned_ahead(num_blocks, num_tuned, placement, tuned)
     check_budget(num_blocks, num_kept, len(ahead) or num_tuned)
@@ -149,12 +159,12 @@ def pool_plan(
 
 
 def fixed_plan(num_blocks: int, kept: Sequence[int], tuned: Sequence[int], share: str | None = None) -> Plan:
-    """Exactly these blocks."""
+    """Keep and tune exactly these blocks."""
     return _plan(num_blocks, tuple(sorted(kept)), tuple(sorted(tuned)), share)
 
 
 def full_plan(num_blocks: int) -> Plan:
-    """Keep and tune everything: ordinary fine-tuning of all blocks."""
+    """Keep and tune all blocks: ordinary fine-tuning."""
     every = tuple(range(num_blocks))
     return _plan(num_blocks, every, every, None)
 
@@ -166,7 +176,7 @@ def _stand_in(position: int, kept: Sequence[int], tuned: Sequence[int], share: s
         return lower if lower is not None else higher  # type: ignore[return-value]
     nearest = lower if position - lower < higher - position else higher
     if share == "frozen_only" and nearest in tuned:
-        # The published rule asks the lower neighbour first, however far the two are.
+        # The published rule tries the lower neighbour first, whatever the distances.
         return next((index for index in (lower, higher) if index not in tuned), nearest)
     return nearest
 

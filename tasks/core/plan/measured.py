@@ -1,7 +1,7 @@
-"""Strategies that look at what the model's blocks do, and the one that drops a block, looks again, and so on.
+"""Strategies that choose blocks by measurements of their states, once or again after each dropped block.
 
-Words: N blocks, of which K are kept and m tuned. The *pool* is what a strategy chooses from: all blocks but those whose
-tuning is decided ahead (see `pool_plan`). InputError for a budget that cannot be met.
+Of N blocks, K are kept and m tuned. A strategy chooses from the *pool*: all blocks except those that are known to be
+tuned before the others are chosen (see `pool_plan`). All plan functions raise InputError for an impossible budget.
 """
 
 import math
@@ -21,9 +21,9 @@ def block_influence_plan(
     tuned: Sequence[int] = (),
     share: str | None = None,
 ) -> Plan:
-    """Those that change their input most (ShortGPT, arXiv 2403.03853); of equal ones the lower.
+    """Keep the blocks that change their input most (ShortGPT, arXiv 2403.03853), on a tie the lower ones.
 
-    influence: [N] mean of 1 - cos(input, output) of each block.
+    influence: [N], mean of 1 - cos(input, output) of each block.
     """
     values = [float(value) for value in influence]
     _require_finite(values, "influence")
@@ -42,10 +42,13 @@ def angular_plan(
     tuned: Sequence[int] = (),
     share: str | None = None,
 ) -> Plan:
-    """All but the run of N - K adjacent blocks that turns its input least (Gromov et al., arXiv 2403.17887).
+    """Drop the run of N - K adjacent blocks that rotates its input least (Gromov et al., arXiv 2403.17887).
 
-    distance: [N+1, N+1] angular distance of the states, state 0 the embeddings; dropping blocks b..b+n-1 costs
-    distance[b, b+n], the leftmost run of equal ones goes. InputError if the tuned blocks leave no run of that length.
+    distance: [N+1, N+1], angular distances of the states; state 0 is the embeddings. Dropping blocks b..b+n-1 costs
+    distance[b, b+n]; on a tie the leftmost run is dropped.
+
+    Raises:
+        InputError: when no run of that length lies between the tuned blocks, or a distance is not finite.
     """
     num_blocks = len(distance) - 1
 
@@ -72,9 +75,9 @@ def single_plan(
     placement: str = "centres",
     tuned: Sequence[int] = (),
 ) -> Plan:
-    """The centre of each cluster, where clusters need not be adjacent blocks (CRaSh's single-forward variant).
+    """Keep the centre of each cluster; clusters may hold blocks that are not adjacent (CRaSh's single-forward variant).
 
-    clusters: a partition of 0..N-1; the centre of the ascending c_0..c_{s-1} is c_{floor(s/2)}.
+    clusters: a partition of 0..N-1. The centre of the ascending c_0..c_{s-1} is c_{floor(s/2)}.
     """
     members = sorted(block for cluster in clusters for block in cluster)
     if not members or members != list(range(len(members))) or not all(clusters):
@@ -92,7 +95,7 @@ def iterative_drop_plan(
     tuned: Sequence[int] = (),
     share: str | None = "all",
 ) -> Plan:
-    """All but the first N - K of `dropped`, the blocks in the order in which `drop_iteratively` took them out."""
+    """Keep all blocks but the first N - K of `dropped`, which is the order in which `drop_iteratively` removed them."""
     gone = set(dropped[: num_blocks - num_kept])
 
     def choose(pool: Sequence[int], count: int) -> list[int]:
@@ -110,11 +113,14 @@ def drop_iteratively(
     adjacent: Callable[[list[int]], Sequence[float]],
     protected: Sequence[int] = (),
 ) -> list[int]:
-    """Blocks in the order in which they are taken out until K remain (CRaSh's iterative variant).
+    """Drop blocks one at a time until K remain, and return them in that order (CRaSh's iterative variant).
 
-    adjacent: of the blocks that are left, in order, the similarity a_i of the outputs of the i-th and the next; asked
-    anew after every block. The one above the most alike boundary goes, the leftmost of equal ones; never the first
-    block, nor a protected one. InputError for a budget that cannot be met.
+    adjacent: takes the remaining blocks, in order, and returns the similarities a_i of the outputs of the i-th and the
+    next; it is called again before every drop. The block above the most similar boundary is dropped, on a tie the
+    leftmost; block 0 and protected blocks are never dropped.
+
+    Raises:
+        InputError: when the budget is impossible.
     """
     check_budget(num_blocks, num_kept, num_kept)
     stay = {0, *protected}

@@ -1,4 +1,4 @@
-"""Which blocks are tuned: known before the others are chosen, or taken from those that were.
+"""Placement of the tuned blocks: fixed before the other blocks are chosen, or taken from the chosen ones.
 
 Sources: Offsite-Tuning (arXiv 2302.04870), section 3.2 ("ends"); CRaSh (arXiv 2310.15477), section 3.2 ("centres").
 """
@@ -12,7 +12,11 @@ PLACEMENTS = ("ends", "centres", "explicit")
 
 
 def tuned_ahead(num_blocks: int, num_tuned: int, placement: str, tuned: Sequence[int] = ()) -> tuple[int, ...]:
-    """The tuned blocks where they are known before any is chosen ("ends", "explicit"); none for "centres"."""
+    """Tuned blocks that are known before the others are chosen ("ends", "explicit"); empty for "centres".
+
+    Raises:
+        InputError: when the placement is unknown, or the budget or the explicit blocks are impossible.
+    """
     if placement not in PLACEMENTS:
         raise InputError(f"placement = {placement!r}; choose from {', '.join(PLACEMENTS)}")
     if placement == "ends":
@@ -28,10 +32,14 @@ def tuned_ahead(num_blocks: int, num_tuned: int, placement: str, tuned: Sequence
 def place_tuned(
     centres: Sequence[int], num_tuned: int, placement: str = "centres", tuned: Sequence[int] = ()
 ) -> tuple[int, ...]:
-    """Which of the sorted centres are tuned, where the kept blocks are decided first.
+    """Choose the tuned blocks from the sorted centres, for strategies that choose the kept blocks first.
 
-    "centres": spread evenly; "ends": the first floor(m/2) and last m - floor(m/2) centres; "explicit": those in
-    `tuned`. Raises InputError, with the centres, if one of them is no centre.
+    "centres": evenly spaced; "ends": the first floor(m/2) and the last m - floor(m/2) centres; "explicit": the blocks
+    in `tuned`.
+
+    Raises:
+        InputError: when an explicit block is not a centre; the message lists the centres. Also when the budget is
+            impossible or the placement is unknown.
     """
     if placement == "centres":
         return spread(centres, num_tuned)
@@ -52,7 +60,11 @@ def ends(blocks: Sequence[int], num_tuned: int) -> tuple[int, ...]:
 
 
 def spread(kept: Sequence[int], num_tuned: int) -> tuple[int, ...]:
-    """Tuned blocks among the sorted kept ones: those at p_j = ceil(j (K-1) / (m-1)) (CRaSh's published plans)."""
+    """Choose the tuned blocks from the sorted kept ones, at p_j = ceil(j (K-1) / (m-1)) (CRaSh's published plans).
+
+    Raises:
+        InputError: when the budget is impossible, or num_tuned is 1.
+    """
     check_budget(len(kept), len(kept), num_tuned)
     if num_tuned == 1:
         raise InputError(
@@ -64,14 +76,18 @@ def spread(kept: Sequence[int], num_tuned: int) -> tuple[int, ...]:
 
 
 def evenly(num_places: int, num_chosen: int) -> list[int]:
-    """`num_chosen` of 0..num_places-1, evenly spaced with both ends; the middle one for a single choice."""
+    """Choose `num_chosen` of 0..num_places-1, evenly spaced and including both ends; a single choice is the middle."""
     if num_chosen == 1:
         return [num_places // 2]
     return [round(i * (num_places - 1) / (num_chosen - 1)) for i in range(num_chosen)]
 
 
 def check_budget(num_blocks: int, num_kept: int, num_tuned: int) -> None:
-    """InputError unless 1 <= num_tuned <= num_kept <= num_blocks."""
+    """Check a budget.
+
+    Raises:
+        InputError: unless 1 <= num_tuned <= num_kept <= num_blocks.
+    """
     if not 1 <= num_kept <= num_blocks:
         raise InputError(f"num_kept = {num_kept}: keep between 1 and {num_blocks}, the number of blocks")
     if not 1 <= num_tuned <= num_kept:
@@ -79,7 +95,11 @@ def check_budget(num_blocks: int, num_kept: int, num_tuned: int) -> None:
 
 
 def check_indices(name: str, indices: tuple[int, ...], num_blocks: int) -> None:
-    """InputError unless these are block indices, ascending and at least one. `name`: what they are, for the error."""
+    """Check a list of block indices. `name`: its name in the error message.
+
+    Raises:
+        InputError: when the list is empty, not strictly ascending, or leaves 0..num_blocks-1.
+    """
     if not indices:
         raise InputError(f"plan: {name} is empty; name at least one block")
     if list(indices) != sorted(set(indices)):

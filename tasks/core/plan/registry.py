@@ -1,6 +1,6 @@
-"""Every way to choose blocks: one line, its source, what it looks at; and its plan.
+"""The table of all strategies, with their plan functions, evidence, one-line descriptions and sources.
 
-This table is what the command line, the settings, the reference and the stages go by.
+The command line, the settings, the reference and the stages all read this table.
 """
 
 import inspect
@@ -21,20 +21,20 @@ from tasks.core.plan.placement import check_budget, tuned_ahead
 from tasks.core.plan.sampled import inverse_normal_plan, left_normal_plan, normal_plan, random_plan, right_normal_plan
 from tasks.core.plan.spaced import reverse_plan, uniform_deviation_plan, uniform_spread_plan
 
-# What a plan is made from, which is the first argument of its function: the number of blocks alone; clusters of
-# adjacent blocks, block influence or angular distance, all three of the support set's states; clusters of the states of
-# every block alone; or the order in which blocks were dropped, the model being run anew each time.
+# The evidence from which a plan is made, the first argument of its function: the number of blocks alone; clusters of
+# adjacent blocks, block influence or angular distance, all three measured on the support set's states; clusters by the
+# states of each block when it runs alone; or the order in which blocks were dropped, with a new run after each drop.
 Evidence = Literal["num_blocks", "clusters", "block_influence", "angular_distance", "single_clusters", "dropped"]
 
 
 def _arguments(plan: Callable[..., Plan]) -> tuple[str, ...]:
-    """What a plan's function takes behind the evidence."""
+    """Names of the arguments of a plan's function after the evidence."""
     return tuple(inspect.signature(plan).parameters)[1:]
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """One way to choose blocks. share: who stands in for removed ones, unless the settings say otherwise."""
+    """A strategy. needs: the evidence for its plan. share: the default of plan.share. line: a one-line description."""
 
     name: str
     plan: Callable[..., Plan]
@@ -45,25 +45,25 @@ class Strategy:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Names of all that its plan depends on beside the evidence."""
+        """Names of all options on which the plan depends besides the evidence."""
         names = _arguments(self.plan)
-        # Clusters are made for a budget.
+        # The clusters depend on the budget and the linkage.
         return (*names, "num_kept", "linkage") if self.clusters else names
 
     @property
     def clusters(self) -> bool:
-        """Whether its evidence are clusters, which in turn are made from a matrix of similarity."""
+        """Whether the evidence is a list of clusters, which are made from a similarity matrix."""
         return self.needs in ("clusters", "single_clusters")
 
     @property
     def placement(self) -> str | None:
-        """How its tuned blocks are placed unless the settings say otherwise; None where they are named anyway."""
+        """Default placement of the tuned blocks; None when the strategy has no placement."""
         parameter = inspect.signature(self.plan).parameters.get("placement")
         return parameter.default if parameter else None
 
     @property
     def is_sampled(self) -> bool:
-        """Whether it draws blocks at random, by a seed."""
+        """Whether the strategy draws blocks at random, from a seed."""
         return "seed" in self.options
 
 
@@ -133,16 +133,23 @@ STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in _ALL}
 
 
 def needed(name: str) -> Evidence:
-    """What the plan of a strategy is made from. InputError for an unknown name."""
+    """Evidence from which the plan of a strategy is made.
+
+    Raises:
+        InputError: when the name is unknown.
+    """
     if name not in STRATEGIES:
         raise InputError(f"strategy = {name!r}; choose from {', '.join(STRATEGIES)}")
     return STRATEGIES[name].needs
 
 
 def make_plan(name: str, evidence: Any, options: Mapping[str, Any]) -> Plan:
-    """The plan of a strategy from its evidence; options that it does not know, or that are None, are left out.
+    """Make the plan of a strategy from its evidence, ignoring options that it does not have or that are None.
 
-    share: None is a choice, not an absence. InputError for an unknown name or an impossible budget.
+    The option share is passed on even when it is None, which means no sharing.
+
+    Raises:
+        InputError: when the name is unknown or the budget is impossible.
     """
     needed(name)
     strategy = STRATEGIES[name]
@@ -151,12 +158,16 @@ def make_plan(name: str, evidence: Any, options: Mapping[str, Any]) -> Plan:
 
 
 def rehearse(name: str, num_blocks: int, options: Mapping[str, Any]) -> Plan:
-    """A plan of the budget and placement from made-up evidence: InputError exactly where no evidence would do."""
+    """Make a plan for the budget and placement from placeholder evidence, to check that they are possible.
+
+    Raises:
+        InputError: when the plan would be impossible with any evidence.
+    """
     needs, num_kept = STRATEGIES[name].needs, options.get("num_kept") or 0
     if STRATEGIES[name].clusters:
         check_budget(num_blocks, num_kept, 1)
         if options.get("placement") == "explicit":
-            # Which blocks are centres is not known yet; that as many are kept is.
+            # The centres are not known yet, but their number is.
             tuned = tuned_ahead(num_blocks, 0, "explicit", options["tuned"])
             check_budget(num_blocks, num_kept, len(tuned))
             return fixed_plan(num_blocks, tuned, tuned)

@@ -1,7 +1,8 @@
-"""Strategies that draw blocks without replacement, the same ones for a seed on every machine and with every package.
+"""Strategies that draw blocks without replacement; a seed gives the same blocks on every machine with any packages.
 
-Weights are over places in the pool: all blocks but those whose tuning is decided ahead (see `pool_plan`). Named in the
-code of both papers; `inverse_normal` as it was meant. InputError for a budget that cannot be met.
+Weights are over the pool: all blocks except those that are known to be tuned before the others are chosen (see
+`pool_plan`). The names come from the code of both papers; `inverse_normal` follows their intention. All plan functions
+raise InputError for an impossible budget.
 """
 
 import math
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from tasks.core.plan.layout import Plan, pool_plan
 
-# Of the pool's size: wide enough that every block can be drawn, narrow enough that the middle or an end shows.
+# Standard deviations in one pool: wide enough that every block can be drawn, narrow enough to favour the middle or end.
 DEVIATIONS_A_POOL = 4
 
 
@@ -23,7 +24,7 @@ def normal_plan(
     tuned: Sequence[int] = (),
     share: str | None = None,
 ) -> Plan:
-    """Drawn around the middle of the pool: Gaussian weights with a deviation of a quarter of the pool."""
+    """Draw around the middle of the pool: Gaussian weights with a standard deviation of a quarter of the pool."""
     choose = _sampled(seed, lambda size: gaussian(size, (size - 1) / 2))
     return pool_plan(num_blocks, num_kept, num_tuned, choose, placement, tuned, share)
 
@@ -37,7 +38,7 @@ def left_normal_plan(
     tuned: Sequence[int] = (),
     share: str | None = None,
 ) -> Plan:
-    """Drawn around the pool's first block: Gaussian weights with a deviation of a quarter of the pool."""
+    """Draw around the first block of the pool: Gaussian weights with a standard deviation of a quarter of the pool."""
     choose = _sampled(seed, lambda size: gaussian(size, 0))
     return pool_plan(num_blocks, num_kept, num_tuned, choose, placement, tuned, share)
 
@@ -51,7 +52,7 @@ def right_normal_plan(
     tuned: Sequence[int] = (),
     share: str | None = None,
 ) -> Plan:
-    """Drawn around the pool's last block: Gaussian weights with a deviation of a quarter of the pool."""
+    """Draw around the last block of the pool: Gaussian weights with a standard deviation of a quarter of the pool."""
     choose = _sampled(seed, lambda size: gaussian(size, size - 1))
     return pool_plan(num_blocks, num_kept, num_tuned, choose, placement, tuned, share)
 
@@ -65,9 +66,9 @@ def inverse_normal_plan(
     tuned: Sequence[int] = (),
     share: str | None = None,
 ) -> Plan:
-    """Drawn away from the middle of the pool: weights are the peak of `normal`'s density minus that density.
+    """Draw away from the middle of the pool: the weights are the peak of `normal`'s density minus that density.
 
-    The middle block of an odd pool has weight 0: it is kept only where all others are.
+    The middle block of an odd pool has weight 0, so it is kept only when all others are.
     """
     choose = _sampled(seed, lambda size: [1 - weight for weight in gaussian(size, (size - 1) / 2)])
     return pool_plan(num_blocks, num_kept, num_tuned, choose, placement, tuned, share)
@@ -82,16 +83,17 @@ def random_plan(
     tuned: Sequence[int] = (),
     share: str | None = None,
 ) -> Plan:
-    """Drawn from the pool, every block alike."""
+    """Draw from the pool with equal weights."""
     choose = _sampled(seed, lambda size: [1.0] * size)
     return pool_plan(num_blocks, num_kept, num_tuned, choose, placement, tuned, share)
 
 
 def draw(weights: Sequence[float], count: int, seed: int) -> list[int]:
-    """`count` places, ascending, drawn one after another with probabilities in proportion to what is left.
+    """Draw `count` places without replacement, each with a probability in proportion to the remaining weights.
 
-    weights: not negative. A place of weight 0 is taken only when all others are. Efraimidis and Spirakis 2006: the
-    largest keys u^(1/w), here as log(u) / w, with u from Python's own generator, whose numbers for a seed are fixed.
+    Returns the places in ascending order. weights: not negative; a place of weight 0 is drawn only when all others are.
+    Efraimidis and Spirakis 2006: take the largest keys u^(1/w), here log(u) / w, with u from Python's own generator,
+    whose sequence for a seed does not change.
     """
     numbers = random.Random(seed)
     keys = []
@@ -103,7 +105,7 @@ def draw(weights: Sequence[float], count: int, seed: int) -> list[int]:
 
 
 def gaussian(size: int, mean: float) -> list[float]:
-    """Density, up to a factor, at places 0..size-1 of a Gaussian around the place `mean`; its peak is 1."""
+    """Unnormalised Gaussian density around `mean`, with peak 1, at places 0..size-1."""
     deviation = size / DEVIATIONS_A_POOL
     return [math.exp(-(((place - mean) / deviation) ** 2) / 2) for place in range(size)]
 

@@ -1,8 +1,8 @@
-"""Strategies that look at nothing but the number of blocks, beside `uniform` itself.
+"""Strategies other than `uniform` that depend only on the number of blocks.
 
-Words: N blocks, of which K are kept and m tuned. The *pool* is what a strategy chooses from: all blocks but those whose
-tuning is decided ahead (see `pool_plan`). Every function takes `placement` ("ends", "centres", "explicit"), `tuned`
-(for "explicit") and `share`, and raises InputError for a budget that cannot be met.
+Of N blocks, K are kept and m tuned. A strategy chooses from the *pool*: all blocks except those that are known to be
+tuned before the others are chosen (see `pool_plan`). Every function takes `placement` ("ends", "centres", "explicit"),
+`tuned` (for "explicit") and `share`, and raises InputError for an impossible budget.
 """
 
 import math
@@ -21,7 +21,7 @@ def uniform_spread_plan(
     tuned: Sequence[int] = (),
     share: str | None = None,
 ) -> Plan:
-    """K blocks evenly spaced over all N, evenly placed ones tuned (CRaSh, Table 1, "uniform learnable")."""
+    """Keep K blocks evenly spaced over all N, and tune evenly spaced ones (CRaSh, Table 1, "uniform learnable")."""
     return uniform_plan(num_blocks, num_kept, num_tuned, placement, tuned, share)
 
 
@@ -34,10 +34,13 @@ def uniform_deviation_plan(
     tuned: Sequence[int] = (),
     share: str | None = None,
 ) -> Plan:
-    """Evenly spaced over the pool without its first share `deviation`, or, where that is negative, without its last.
+    """Keep evenly spaced blocks of the pool without its first share `deviation`, or without its last if negative.
 
-    deviation: in (-1, 1); round(|deviation| M) of the pool's M blocks are left out, so that what is kept lies further
-    to the right (positive) or left. InputError if fewer are left than are to be kept.
+    deviation: in (-1, 1). round(|deviation| M) of the pool's M blocks are left out, so that the kept blocks lie further
+    to the right (positive) or left (negative).
+
+    Raises:
+        InputError: when `deviation` is out of range, or fewer blocks remain than are to be kept.
     """
     if not -1 < deviation < 1:
         raise InputError(f"deviation = {deviation}: give a share of the pool between -1 and 1, both excluded")
@@ -64,5 +67,5 @@ def reverse_plan(
     tuned: Sequence[int] = (),
     share: str | None = None,
 ) -> Plan:
-    """The first of the pool: the last blocks are dropped (arXiv 2411.15558, "reverse-order")."""
+    """Keep the first blocks of the pool and drop the last (arXiv 2411.15558, "reverse-order")."""
     return pool_plan(num_blocks, num_kept, num_tuned, lambda pool, count: pool[:count], placement, tuned, share)

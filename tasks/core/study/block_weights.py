@@ -1,8 +1,8 @@
-"""How do the matrices of the blocks differ: in size, in spread, from block to block, and before and after a tuning?
+"""Statistics of the blocks' matrices: norm, variance, and distances between blocks or before and after a tuning.
 
-Matrices are compared entry by entry. The neurons of two blocks have no common order, so a large distance does not say
-that blocks compute different things; a small one says that they are (nearly) the same. Frobenius distances of blocks'
-matrices: CRaSh, EMNLP 2023, published code.
+Matrices are compared entry by entry. The neurons of two blocks have no common order, so a large distance does not mean
+that the blocks compute different things; a small one means that they are (nearly) the same. Frobenius distances of
+blocks' matrices: CRaSh, EMNLP 2023, published code.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,10 @@ from tasks.core.errors import InputError
 
 @dataclass(frozen=True)
 class MatrixStatistics:
-    """One matrix of N blocks. norms: [N] Frobenius; variances: [N] of the entries; distances: [N, N] Frobenius."""
+    """Statistics of one matrix in N blocks.
+
+    norms: [N], Frobenius norms; variances: [N], variances of the entries; distances: [N, N], Frobenius distances.
+    """
 
     norms: Tensor
     variances: Tensor
@@ -23,9 +26,9 @@ class MatrixStatistics:
 
 
 class BlockMatrices:
-    """Streaming statistics of the matrices that N blocks have in the same place, all in float64.
+    """Streaming statistics of the same matrix in N blocks, all in float64.
 
-    name: what to call the matrix in errors; blocks: what to call the blocks.
+    name, blocks: the name of the matrix and the numbers of the blocks in error messages.
     """
 
     def __init__(self, name: str, blocks: list[int]) -> None:
@@ -35,7 +38,11 @@ class BlockMatrices:
         self._count = 0
 
     def update(self, part: Tensor) -> None:
-        """Add the same entries of all matrices, [N, c]. Raises InputError naming the block with NaN or infinity."""
+        """Add the same entries of all matrices, [N, c].
+
+        Raises:
+            InputError: when an entry is NaN or infinite; the message names the block.
+        """
         entries = part.double()
         if (broken := (~entries.isfinite()).any(dim=1).nonzero().flatten().tolist()) != []:
             raise InputError(
@@ -46,9 +53,10 @@ class BlockMatrices:
         self._count += entries.shape[1]
 
     def result(self) -> MatrixStatistics:
-        """Distances of almost equal matrices are exact to about 1e-8 of their norms; equal ones may not be exactly 0.
+        """Return the statistics of all entries so far.
 
-        That is because |A - B|^2 = <A, A> + <B, B> - 2 <A, B>: one product for all pairs, and every byte read once.
+        Distances come from |A - B|^2 = <A, A> + <B, B> - 2 <A, B>, so that one product serves all pairs and every byte
+        is read once. They are exact to about 1e-8 of the norms, and may not be exactly 0 for equal matrices.
         """
         assert self._count, "no entry of the matrices was given"
         squares = self._products.diagonal()
@@ -59,9 +67,9 @@ class BlockMatrices:
 
 
 def relative_distance(distances: Tensor, norms: Tensor) -> Tensor:
-    """|A - B| / sqrt(|A|^2 + |B|^2): 0 for the same matrices, 1 for orthogonal ones, sqrt(2) for opposite ones.
+    """Relative distance |A - B| / sqrt(|A|^2 + |B|^2): 0 for equal matrices, 1 for orthogonal, sqrt(2) for opposite.
 
-    distances: [..., N, N]; norms: [..., N]. Where both matrices are 0 the distance is 0.
+    distances: [..., N, N]; norms: [..., N]. When both matrices are 0, the distance is 0.
     """
     square = norms.square()
     size = (square.unsqueeze(-1) + square.unsqueeze(-2)).sqrt()

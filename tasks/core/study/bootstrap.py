@@ -1,4 +1,4 @@
-"""How far do similarities, and the modules found in them, depend on which rows were captured, and on how many?
+"""Resampling of rows: how similarities and modules depend on which rows were captured, and on how many.
 
 Sources: bootstrap: Efron 1979; agreement of two clusterings corrected for chance: Hubert and Arabie 1985.
 """
@@ -19,8 +19,10 @@ from tasks.core.study.modularity import Cuts, modularity_score
 class RowSample:
     """CKA of N states on any choice of their rows, from kernels that are computed once (float32, 4 N n^2 bytes).
 
-    states: [N, n, d]. Raises InputError for an unknown estimator and as `linear_cka`. The RBF kernel keeps the
-    bandwidth of all rows.
+    states: [N, n, d]. The RBF kernel keeps the bandwidth of all rows.
+
+    Raises:
+        InputError: when the estimator is unknown, and as `linear_cka`.
     """
 
     def __init__(self, states: Tensor, estimator: str, names: Sequence[str] | None = None) -> None:
@@ -32,17 +34,19 @@ class RowSample:
         self.num_states, self.num_rows, _ = self._kernels.shape
 
     def similarity(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """[N, N] float64 of these rows, which may repeat; to the debiased estimator a repeated row is one row.
+        """CKA on these rows, [N, N] float64. Rows may repeat, but the debiased estimator counts a repeated row once.
 
-        An unbiased HSIC sums over pairs of different rows, and a row is no pair with itself. Raises InputError where
-        the rows of a state do not differ by more than rounding.
+        The unbiased HSIC sums over pairs of different rows, and a row and its copy are not such a pair.
+
+        Raises:
+            InputError: when the rows of a state differ only by rounding.
         """
         device = self._kernels.device
         chosen = torch.as_tensor(np.unique(rows) if self.debiased else np.asarray(rows), device=device)
         flat = torch.empty(self.num_states, len(chosen) ** 2, dtype=torch.float64, device=device)
         for index, gram in enumerate(self._kernels):
             own = gram.index_select(0, chosen).index_select(1, chosen).double()
-            # As of all rows: what is left of equal rows is rounding, and the kernel is no more exact than its type.
+            # As for all rows: equal rows leave only rounding errors, of the precision of the kernel's data type.
             noise = torch.finfo(gram.dtype).eps * own.norm()
             name = f"{self._names[index]} in {len(chosen)} rows that were drawn"
             centred = centre(own, self.debiased).flatten()
@@ -52,12 +56,12 @@ class RowSample:
 
 @dataclass(frozen=True)
 class Spread:
-    """What resampling the rows gives, each time cut into as many runs as all rows are. B resamples, N blocks.
+    """Results of B resamples of the rows for N blocks, each cut into as many runs as the cut of all rows.
 
-    adjacent: [B, N-1] similarity of neighbours; scores: [B] modularity; agreement: [B] adjusted Rand index with the
-    cut of all rows (1: the same, 0: as alike as by chance); counts: [B] number of runs of the best cut (`Cuts.best`);
-    together: [N, N] share in which two blocks are in one run; boundaries: [N-1] share in which blocks i and i+1 are in
-    different ones. Nothing is left out for its p.
+    adjacent: [B, N-1], similarity of neighbours; scores: [B], modularity; agreement: [B], adjusted Rand index with the
+    cut of all rows (1: equal, 0: as similar as by chance); counts: [B], number of runs of the best cut (`Cuts.best`);
+    together: [N, N], share of resamples with both blocks in one run; boundaries: [N-1], share with blocks i and i+1 in
+    different runs. No resample is left out because of its p-value.
     """
 
     adjacent: np.ndarray
@@ -71,21 +75,29 @@ class Spread:
         return 1.0 - np.diagonal(self.together, 1)
 
     def deviation(self) -> np.ndarray:
-        """[N-1]: standard deviation over resamples of the similarity of neighbours.
+        """Standard deviation over resamples of the similarity of neighbours, [N-1].
 
-        Not percentiles: rows that were drawn twice look alike in every state, so resamples of a biased estimator lie
-        above the estimate itself.
+        Percentiles would be wrong: rows that were drawn twice are equal in every state, so resamples of a biased
+        estimator are higher than the estimate.
         """
         return self.adjacent.std(axis=0, ddof=1)
 
 
 def bootstrap(sample: RowSample, cut: Clusters, num_resamples: int, seed: int = 0) -> Spread:
-    """As many rows, drawn with replacement. cut: that of all rows. InputError unless num_resamples >= 2."""
+    """Resample all rows with replacement. cut: the cut of all rows.
+
+    Raises:
+        InputError: unless num_resamples >= 2, and as `RowSample.similarity`.
+    """
     return _spread(sample, cut, _draws(sample.num_rows, num_resamples, seed), num_resamples)
 
 
 def subsample(sample: RowSample, cut: Clusters, num_rows: int, num_resamples: int, seed: int = 0) -> Spread:
-    """`num_rows` of the rows, drawn without replacement. InputError unless 4 <= num_rows <= n."""
+    """Resample `num_rows` of the rows without replacement. cut: the cut of all rows.
+
+    Raises:
+        InputError: unless 4 <= num_rows <= n and num_resamples >= 2, and as `RowSample.similarity`.
+    """
     if not MIN_ROWS <= num_rows <= sample.num_rows:
         raise InputError(f"{num_rows} of {sample.num_rows} rows: take between {MIN_ROWS} and all of them")
     generator = np.random.default_rng(seed)
@@ -94,9 +106,9 @@ def subsample(sample: RowSample, cut: Clusters, num_rows: int, num_resamples: in
 
 
 def adjusted_rand(first: Sequence[Sequence[int]], second: Sequence[Sequence[int]]) -> float:
-    """Agreement of two clusterings of the same blocks: 1 for the same, 0 on average for independent ones.
+    """Adjusted Rand index of two clusterings of the same blocks: 1 for equal ones, 0 on average for independent ones.
 
-    1 as well where both have a single cluster, or one for every block, and no other agreement was possible.
+    It is also 1 when both have a single cluster, or one for every block, as no other agreement is possible.
     """
     table = np.array([[len(set(left) & set(right)) for right in second] for left in first], dtype=float)
     num_pairs = _pairs(np.array([table.sum()]))
@@ -125,7 +137,7 @@ def _spread(sample: RowSample, cut: Clusters, draws: Iterator[np.ndarray], num_r
 
 
 def _draws(num_rows: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Rows with replacement; what holds too few different ones for any estimator is drawn again."""
+    """Yield rows drawn with replacement; a draw with too few different rows for any estimator is repeated."""
     generator = np.random.default_rng(seed)
     for _ in range(num_resamples):
         rows = generator.integers(num_rows, size=num_rows)

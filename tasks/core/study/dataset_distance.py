@@ -1,6 +1,6 @@
-"""How far apart are data sets in what a model makes of them? Distances that need no pairing of rows.
+"""Distances between data sets by the states of one model, without pairing rows.
 
-CKA compares two networks on the same rows; between data sets there are no such rows. Here every data set is a cloud of
+CKA compares two networks on the same rows, but two data sets have no rows in common. Here every data set is a cloud of
 points, and clouds are compared. All three distances are metrics: 0 for equal clouds, symmetric, triangle inequality.
 
 Sources: energy distance: Székely and Rizzo 2013 (J. Stat. Plan. Inference 143:1249); maximum mean discrepancy: Gretton
@@ -22,10 +22,10 @@ MIN_ROWS = 4
 
 
 def energy_distance(first: Tensor, second: Tensor) -> float:
-    """sqrt(2 E|X - Y| - E|X - X'| - E|Y - Y'|) over all pairs of rows, in the unit of the points.
+    """Energy distance sqrt(2 E|X - Y| - E|X - X'| - E|Y - Y'|) over all pairs of rows, in the unit of the points.
 
-    first: [n1, d]; second: [n2, d]. The means include a row with itself (V-statistic), which makes it a metric and
-    leaves something of the order of 1/sqrt(n) between two samples of one distribution.
+    first: [n1, d]; second: [n2, d]. The means include each row paired with itself (V-statistic). This makes the
+    distance a metric, but two samples of one distribution are of the order of 1/sqrt(n) apart.
     """
     return _root(2 * _mean_distance(first, second) - _mean_distance(first, first) - _mean_distance(second, second))
 
@@ -33,7 +33,7 @@ def energy_distance(first: Tensor, second: Tensor) -> float:
 def mmd(first: Tensor, second: Tensor, bandwidth: float) -> float:
     """Maximum mean discrepancy with the kernel exp(-|x - y|^2 / (2 bandwidth^2)), without unit, at most sqrt(2).
 
-    first: [n1, d]; second: [n2, d]. Means include a row with itself, as in `energy_distance`.
+    first: [n1, d]; second: [n2, d]. The means include each row paired with itself, as in `energy_distance`.
     """
     kernel = lambda x, y: float(torch.exp(-torch.cdist(x, y).square() / (2 * bandwidth**2)).mean())  # noqa: E731
     return _root(kernel(first, first) + kernel(second, second) - 2 * kernel(first, second))
@@ -42,8 +42,8 @@ def mmd(first: Tensor, second: Tensor, bandwidth: float) -> float:
 def frechet_distance(first: Tensor, second: Tensor) -> float:
     """Wasserstein-2 distance of the Gaussians with the clouds' means and covariances, in the unit of the points.
 
-    first: [n1, d]; second: [n2, d]. sqrt(|m1 - m2|^2 + tr(C1) + tr(C2) - 2 tr((C1 C2)^(1/2))); the last trace is the
-    sum of the singular values of the centred clouds' product [n1, n2], so no matrix [d, d] is made.
+    first: [n1, d]; second: [n2, d]. sqrt(|m1 - m2|^2 + tr(C1) + tr(C2) - 2 tr((C1 C2)^(1/2))). The last trace is the
+    sum of the singular values of the centred clouds' product [n1, n2], so no matrix [d, d] is computed.
     """
     left, right = (cloud - cloud.mean(dim=0) for cloud in (first, second))
     left, right = left / math.sqrt(len(left) - 1), right / math.sqrt(len(right) - 1)
@@ -54,9 +54,10 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Distances:
-    """D data sets. distances: [D, D] by name; halves: [D] by name, the distance between two halves of one data set,
-    which is what sampling alone makes; bandwidth: of the MMD. In units of the pooled points' root mean square
-    distance from their mean.
+    """Distances between D data sets, in units of the pooled points' root mean square distance from their mean.
+
+    distances: [D, D] by name; halves: [D] by name, the distance between two random halves of one data set, which is due
+    to sampling alone; bandwidth: the bandwidth of the MMD.
     """
 
     distances: dict[str, Tensor]
@@ -68,12 +69,15 @@ DISTANCES = ("energy", "mmd", "frechet")
 
 
 def dataset_distances(clouds: Sequence[Tensor], names: Sequence[str], seed: int = 0) -> Distances:
-    """All three distances between D data sets' states, float64.
+    """Compute all three distances between the states of D data sets, in float64.
 
-    clouds: [n, d] each, one width, any numbers of rows; they are scaled together, so that distances can be compared
-    between models. The MMD's bandwidth is the median distance between points of different data sets and of one. names:
-    what to call the data sets in errors. Raises InputError for fewer than 2 data sets or 4 rows, other widths, NaN or
-    infinity, or where all points are the same.
+    clouds: [n, d] each, all of the same width, with any number of rows. They are scaled together, so that distances can
+    be compared between models. The MMD's bandwidth is the median distance between any two points of all data sets.
+    names: the names of the data sets in error messages.
+
+    Raises:
+        InputError: when there are fewer than 2 data sets or 4 rows, the widths differ, a state is NaN or infinite, or
+            all points are equal.
     """
     points = _scaled(clouds, names)
     together = torch.cat(points)
@@ -95,11 +99,11 @@ def dataset_distances(clouds: Sequence[Tensor], names: Sequence[str], seed: int 
 
 
 def classical_map(distances: Tensor) -> tuple[Tensor, float]:
-    """Points [D, 2] whose distances are as close as a plane allows (classical scaling), and the share they explain.
+    """Place D points in a plane by their distances (classical scaling); return [D, 2] and the share explained.
 
-    distances: [D, D]. The share is that of the two axes in the sum of the positive eigenvalues; 1 for points of a
-    plane, whose distances are reproduced exactly. Axes: the larger first, signs so that the largest coordinate of each
-    is positive.
+    distances: [D, D]. The share is that of the two axes in the sum of the positive eigenvalues. For points that lie in
+    a plane it is 1, and their distances are reproduced exactly. The axis with the larger eigenvalue comes first; the
+    coordinate of largest magnitude on each axis is positive.
     """
     square = distances.double().square()
     mean = square.mean(dim=0)
@@ -114,9 +118,12 @@ def classical_map(distances: Tensor) -> tuple[Tensor, float]:
 
 
 def principal_map(clouds: Sequence[Tensor], names: Sequence[str]) -> tuple[Tensor, float]:
-    """All rows of all data sets on their two principal components, [n1 + n2 + ..., 2], and the share of variance.
+    """Project all rows of all data sets on two principal components; return [n1 + n2 + ..., 2] and the variance share.
 
-    Every data set counts the same, however many rows it has. Scale, names and errors as `dataset_distances`.
+    All data sets have equal weight, whatever their numbers of rows. Scale and names as in `dataset_distances`.
+
+    Raises:
+        InputError: as `dataset_distances`.
     """
     points = _scaled(clouds, names)
     together = torch.cat(points)
@@ -127,7 +134,7 @@ def principal_map(clouds: Sequence[Tensor], names: Sequence[str]) -> tuple[Tenso
 
 
 def _scaled(clouds: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
-    """The clouds around their common mean, in units of their common root mean square distance from it."""
+    """Centre the clouds at their common mean, in units of their common root mean square distance from it."""
     if len(clouds) < 2:
         raise InputError(f"{len(clouds)} data sets: it takes at least 2 to compare them")
     for cloud, name in zip(clouds, names, strict=True):
@@ -164,5 +171,5 @@ def _signed(axes: Tensor) -> Tensor:
 
 
 def _root(square: float) -> float:
-    """Rounding may leave a hair below zero between equal clouds."""
+    """Square root, clamped at 0: rounding may leave a tiny negative value between equal clouds."""
     return math.sqrt(max(0.0, square))

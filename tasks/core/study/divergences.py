@@ -1,8 +1,8 @@
-"""How far apart predicted distributions are: every pair of N, averaged over positions that stream by.
+"""Distances between every pair of N predicted distributions, averaged over a stream of positions.
 
-Everything is computed on probabilities from log-probabilities, in float32 or wider: no logarithm of a probability that
-has underflowed, no difference of two large entropies. KL and JS are sums of terms that are not negative (those of
-Csiszar's divergences with f(1) = f'(1) = 0): sums of p log(p/q) of both signs lose all digits where p and q are alike.
+Everything is computed from log-probabilities, in float32 or wider, without logarithms of underflowed probabilities and
+without differences of two large entropies. KL and JS are sums of non-negative terms (those of Csiszar's divergences
+with f(1) = f'(1) = 0), because sums of p log(p/q) of both signs lose all digits when p and q are similar.
 """
 
 from collections.abc import Mapping
@@ -15,19 +15,23 @@ from tasks.core.errors import InputError
 
 # kl and js in nats, wasserstein in nats of surprisal; hellinger, total_variation and cosine lie in [0, 1].
 DISTANCES = ("kl", "js", "hellinger", "total_variation", "wasserstein", "cosine")
-# What stands for a token that is ruled out (-inf): its probability is 0, and 0 times this is 0 and not NaN.
+# Replaces the log-probability -inf of an excluded token: its probability is still 0, and 0 times this is 0, not NaN.
 LOWEST = -1e4
-# Numbers in each of the few tensors from which pairs are made, 16 MiB in float32: larger ones leave the CPU's caches.
+# Elements of each of the few tensors from which pairs are made, 16 MiB in float32: larger ones exceed the CPU's caches.
 PAIRED_NUMBERS = 1 << 22
 
 
 def positions_at_once(num_distributions: int, vocabulary: int, num_numbers: int) -> int:
-    """Positions whose distributions [N, positions, vocabulary] are at most so many numbers, at least one."""
+    """Number of positions, at least 1, whose distributions [N, positions, vocabulary] have at most `num_numbers`."""
     return max(1, num_numbers // (num_distributions * vocabulary))
 
 
 def log_probabilities(logits: Tensor, name: str) -> Tensor:
-    """[..., vocabulary], float32. InputError if one is NaN; name: whose they are."""
+    """Compute log-probabilities [..., vocabulary], float32. name: the source of the logits, for the error message.
+
+    Raises:
+        InputError: when a value is NaN.
+    """
     found = logits.float().log_softmax(-1)
     if found.isnan().any():
         raise InputError(
@@ -38,23 +42,23 @@ def log_probabilities(logits: Tensor, name: str) -> Tensor:
 
 
 def kl_divergence(ours: Tensor, theirs: Tensor) -> Tensor:
-    """KL(ours || theirs) of log-probabilities [..., vocabulary], in nats; [...]. It is not negative."""
+    """KL(ours || theirs) of log-probabilities [..., vocabulary], in nats, [...]; never negative."""
     ours, theirs = ours.clamp_min(LOWEST), theirs.clamp_min(LOWEST)
     gap, fall, larger = _compared(ours, theirs)
     return torch.where(ours > theirs, _from_larger(gap, fall), _from_smaller(gap, fall)).mul(larger).sum(-1)
 
 
 def kl_loss(ours: Tensor, theirs: Tensor) -> Tensor:
-    """`kl_divergence` to learn from: with the same slope after a softmax and at two thirds of the time of a step.
+    """KL(ours || theirs) as a training loss: the gradient of `kl_divergence` after a softmax, in 2/3 of the step time.
 
-    Its value loses digits where both are alike; it may be negative by rounding.
+    The value loses digits when both distributions are similar, and rounding may make it negative.
     """
     ours, theirs = ours.clamp_min(LOWEST), theirs.clamp_min(LOWEST)
     return (ours.exp() * (ours - theirs)).sum(-1)
 
 
 def entropy(ours: Tensor) -> Tensor:
-    """Of log-probabilities [..., vocabulary], in nats; [...]."""
+    """Entropy of log-probabilities [..., vocabulary], in nats, [...]."""
     return -(ours.exp() * ours.clamp_min(LOWEST)).sum(-1)
 
 
@@ -71,9 +75,9 @@ class Distances:
         self.sums = {name: torch.zeros(size, dtype=torch.float64) for name in DISTANCES}
 
     def update(self, ours: Tensor, ground: Tensor) -> None:
-        """Take in some positions: log-probabilities [N, M, vocabulary], and where tokens lie on a line [M, vocabulary].
+        """Add M positions. ours: log-probabilities [N, M, vocabulary]; ground: places of the tokens on a line.
 
-        ground: a cost of moving mass for Wasserstein, |ground of a token - ground of the other|.
+        ground: [M, vocabulary]; the Wasserstein cost of moving mass is |ground of one token - ground of the other|.
         """
         step = positions_at_once(len(ours), ours.shape[-1], PAIRED_NUMBERS)
         for start in range(0, ours.shape[1], step):
@@ -83,14 +87,18 @@ class Distances:
         self.num_positions += ours.shape[1]
 
     def means(self) -> Mapping[str, Tensor]:
-        """Mean over positions; kl[i, j] is KL(p_i || p_j), all others are symmetric. InputError without a position."""
+        """Mean distances over positions, [N, N] each; kl[i, j] is KL(p_i || p_j), all others are symmetric.
+
+        Raises:
+            InputError: when no position was added.
+        """
         if not self.num_positions:
             raise InputError("functional distances: there is no position to compare predictions at; give more rows")
         return {name: values / self.num_positions for name, values in self.sums.items()}
 
 
 def _summed(ours: Tensor, ground: Tensor) -> dict[str, Tensor]:
-    """Sums over positions, [N, N] each. One pair at a time: temporary tensors are [M, vocabulary]."""
+    """Sums over positions, [N, N] each, one pair at a time, so that temporary tensors are [M, vocabulary]."""
     count = len(ours)
     sums = {name: torch.zeros(count, count, dtype=torch.float64) for name in DISTANCES}
     probabilities, roots = ours.exp(), (ours / 2).exp()
@@ -106,7 +114,7 @@ def _summed(ours: Tensor, ground: Tensor) -> dict[str, Tensor]:
                 "hellinger": (roots[i] - roots[j]).square_().sum(-1).div(2).sqrt(),
                 "total_variation": (p - q).abs_().sum(-1).div(2),
                 "wasserstein": (cumulated[i] - cumulated[j])[:, :-1].abs_().mul_(steps).sum(-1),
-                # Half the squared distance of the unit vectors is 1 - cos, without a difference of two ones.
+                # Half the squared distance of the unit vectors is 1 - cos, without subtracting two numbers close to 1.
                 "cosine": (p / lengths[i] - q / lengths[j]).square_().sum(-1).div(2),
             }
             for name, values in pair.items():
@@ -115,7 +123,7 @@ def _summed(ours: Tensor, ground: Tensor) -> dict[str, Tensor]:
 
 
 def _information(ours: Tensor, theirs: Tensor) -> dict[str, Tensor]:
-    """At each position KL(ours || theirs), KL(theirs || ours), and the mean of both's KL to their middle (JS)."""
+    """KL(ours || theirs), KL(theirs || ours) and JS (the mean of both distributions' KL to their mean), by position."""
     gap, fall, larger = _compared(ours, theirs)
     down, up = _from_larger(gap, fall).mul_(larger), _from_smaller(gap, fall).mul_(larger)
     above = ours > theirs
@@ -129,25 +137,25 @@ def _information(ours: Tensor, theirs: Tensor) -> dict[str, Tensor]:
 
 
 def _compared(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """|log p - log q|, min(p, q) / max(p, q) - 1 without a difference of two ones, and max(p, q)."""
+    """Return |log p - log q|, min(p, q) / max(p, q) - 1 without subtracting numbers close to 1, and max(p, q)."""
     gap = (ours - theirs).abs()
     return gap, (-gap).expm1(), torch.maximum(ours, theirs).exp()
 
 
 def _from_larger(gap: Tensor, fall: Tensor) -> Tensor:
-    """p log(p/q) - p + q over p, where p > q."""
+    """Compute (p log(p/q) - p + q) / p, where p > q."""
     return (fall + gap).clamp_min(0)
 
 
 def _from_smaller(gap: Tensor, fall: Tensor) -> Tensor:
-    """p log(p/q) - p + q over q, where q >= p."""
+    """Compute (p log(p/q) - p + q) / q, where q >= p."""
     return -(fall + gap * (1 + fall)).clamp_max(0)
 
 
 def _on_line(probabilities: Tensor, ground: Tensor) -> tuple[Tensor, Tensor]:
-    """Distribution functions [N, M, vocabulary] in the order of the ground, and the gaps [M, vocabulary - 1] in it.
+    """Cumulative distributions [N, M, vocabulary] in the order of the ground, and its gaps [M, vocabulary - 1].
 
-    On a line the distance of Wasserstein (order 1) is the area between the two distribution functions.
+    On a line, the Wasserstein-1 distance is the area between the two cumulative distribution functions.
     """
     placed, order = ground.sort(-1)
     return probabilities.gather(-1, order.expand_as(probabilities)).cumsum_(-1), placed.diff(dim=-1)

@@ -1,8 +1,8 @@
-"""How much each block matters: the loss without it, with another in its place, and with its tuning undone.
+"""Importance of each block: the loss without it, with another block at its position, and with its tuning undone.
 
-CRaSh (arXiv 2310.15477, section 2 and figure 4): blocks are deleted, replaced and rewound one at a time. Everything
-below the block that changes is run once, so that N deletions cost half of N passes.
-Letters: N blocks, R rows.
+CRaSh (arXiv 2310.15477, section 2 and figure 4): blocks are deleted, replaced and rewound one at a time. The blocks
+below the changed one run only once, so that N deletions cost half of N passes.
+Shapes: N blocks, R rows.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,7 +25,7 @@ Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
 @dataclass(frozen=True)
 class Variation:
-    """A model that is another model in all blocks below `position`. make: builds it; name: for messages."""
+    """A changed model whose blocks below `position` are those of the original. make: builds it; name: for messages."""
 
     name: str
     position: int
@@ -36,7 +36,7 @@ class Variation:
 class RowLosses:
     """Sums of negative log-likelihoods over each row's answer tokens, in nats, in float64.
 
-    whole: [R] of the model itself; varied: [number of variations, R]; num_tokens: [R] answer tokens.
+    whole: [R], losses of the model itself; varied: [number of variations, R]; num_tokens: [R], answer tokens per row.
     """
 
     whole: Tensor
@@ -45,7 +45,11 @@ class RowLosses:
 
 
 def deletions(model: nn.Module) -> list[Variation]:
-    """The model without block i, for every i."""
+    """Make the variations without block i, for every i.
+
+    Raises:
+        InputError: when the model has a single block.
+    """
     num_blocks = len(get_blocks(model))
     if num_blocks < 2:
         raise InputError("the model has a single block: nothing is left when it is deleted")
@@ -57,7 +61,7 @@ def deletions(model: nn.Module) -> list[Variation]:
 
 
 def replacements(model: nn.Module) -> list[Variation]:
-    """The model with block j at position i as well, row by row: i = 0 with every j, then i = 1 (N x N)."""
+    """Make the N x N variations that run block j at position i, for i = 0 with every j, then i = 1, and so on."""
     every = list(range(len(get_blocks(model))))
     return [
         _rearrangement(model, f"with block {other} at position {index}", index, _with(every, index, other))
@@ -67,7 +71,7 @@ def replacements(model: nn.Module) -> list[Variation]:
 
 
 def rewindings(tuned: nn.Module, initial: nn.Module, blocks: Sequence[int]) -> list[Variation]:
-    """The tuned model with one block as it was before the tuning, for each of `blocks`."""
+    """Make the variations of the tuned model with one block reset to its initial weights, for each of `blocks`."""
 
     def make(index: int) -> Callable[[], nn.Module]:
         def rewound() -> nn.Module:
@@ -90,10 +94,13 @@ def row_losses(
     max_bytes: int = MAX_BYTES,
     progress: Progress = iter,
 ) -> RowLosses:
-    """Losses of the model and of its variations, which run only from the block on that differs.
+    """Compute the losses of the model and of its variations, which run only from the changed block on.
 
-    Equal to scoring each variation by itself, bit for bit. Passes hold up to `max_tokens` padded tokens of at most
-    `max_length` a row; states take up to `max_bytes`. Raises InputError where the model's own loss is not finite.
+    The results are those of scoring each variation separately, bit for bit. Passes hold up to `max_tokens` padded
+    tokens of at most `max_length` in a row; states take up to `max_bytes`.
+
+    Raises:
+        InputError: when the loss of the unchanged model is not finite.
     """
     requests = [(row.prompt_ids, row.answer_ids) for row in rows]
     whole = torch.zeros(len(rows), dtype=torch.float64)
@@ -129,7 +136,7 @@ def row_losses(
 def _groups(
     batches: Sequence[list[int]], run: Callable[[list[int]], None], states: PrefixStates, max_bytes: int
 ) -> Iterator[list[list[int]]]:
-    """Batches that were run, as many at a time as leave room for the states of one more."""
+    """Run the batches and yield them in groups, each as large as leaves room for the states of one more batch."""
     group: list[list[int]] = []
     for numbers in batches:
         before = states.num_bytes

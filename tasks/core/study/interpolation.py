@@ -1,9 +1,9 @@
-"""Models between models: weights moved along one or two directions, in place, and only where the models differ.
+"""Interpolation between models: move weights along one or two directions, in place, only where the models differ.
 
-Raw axes run from one model to another: theta = theta_0 + sum_k c_k (theta_k - theta_0). Filter-normalised ones have
-the same direction in every filter but its length is that of the origin's filter (Li et al. 2018, arXiv 1712.09913,
-section 4), so that shapes along different axes can be compared. Where all coordinates are 0, or one of a raw axis is 1
-and the others 0, the weights are those of that model bit for bit.
+Raw axes run from one model to another: theta = theta_0 + sum_k c_k (theta_k - theta_0). Filter-normalised axes have the
+same direction in every filter, with the length of the origin's filter (Li et al. 2018, arXiv 1712.09913, section 4), so
+that shapes along different axes can be compared. When all coordinates are 0, or one of a raw axis is 1 and the others
+are 0, the weights are those of that model, bit for bit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,19 +21,20 @@ from tasks.core.errors import InputError
 State = Mapping[str, Tensor]
 Axes = Literal["raw", "filter"]
 AXES = ("raw", "filter")
-# Of a parallelogram against the rectangle of its sides: below this, rounding decides where the plane lies.
+# Area of a parallelogram divided by that of the rectangle with its sides: below this, rounding determines the plane.
 SMALLEST_AREA = 1e-4
 
 
 def parameters_of(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter by every name it has: a head that is tied to the embeddings is listed under both."""
+    """Map every name to its parameter; a head that is tied to the embeddings appears under both names."""
     return {name: parameter.detach() for name, parameter in model.named_parameters(remove_duplicate=False)}
 
 
 def differences(model: nn.Module, other: nn.Module, name: str) -> dict[str, Tensor]:
-    """The parameters of `other` that are not equal to those of `model`. name: what `other` is called in messages.
+    """Return the parameters of `other` that differ from those of `model`. name: the name of `other` in error messages.
 
-    InputError where it is another architecture or has other sizes, or a value is not finite.
+    Raises:
+        InputError: when the architectures or sizes differ, or a value is not finite.
     """
     own, theirs = parameters_of(model), parameters_of(other)
     if odd := sorted(own.keys() ^ theirs.keys()):
@@ -55,11 +56,14 @@ def differences(model: nn.Module, other: nn.Module, name: str) -> dict[str, Tens
 
 
 class Mixture:
-    """A copy of a model whose weights are set by coordinates. It shares all that no axis changes with the original.
+    """A copy of a model whose weights are set by coordinates; it shares all tensors that no axis changes.
 
-    model: where the states' names come from; origin: tensors of the origin that differ from it; ends: of each axis the
-    tensors of the model at 1 (raw axes), or of which the direction is taken. Memory: one more set of what changes
-    (two for filter-normalised axes).
+    model: the base model, which names the parameters; origin: tensors of the origin that differ from the base; ends:
+    for each axis, the differing tensors of the model at coordinate 1 (raw axes) or of the model that gives the
+    direction (filter-normalised axes). Memory: one more set of the changed tensors, two for filter-normalised axes.
+
+    Raises:
+        InputError: when the kind of axes is unknown.
     """
 
     def __init__(self, model: nn.Module, origin: State, ends: Sequence[State], axes: Axes = "raw") -> None:
@@ -72,7 +76,7 @@ class Mixture:
         self._ends = [{name: end[name] for name in names if not _same(end[name], self._origin[name])} for end in whole]
         changed = sorted({*(name for end in self._ends for name in end), *origin})
         self.model = aliased(model)
-        # A parameter of its own under this name alone: a head that is tied to the embeddings leaves them as they are.
+        # A new parameter under this name only: setting a head that is tied to the embeddings does not change them.
         for name in changed:
             path, _, leaf = name.rpartition(".")
             value = nn.Parameter(self._origin[name].detach().clone(), requires_grad=False)
@@ -83,16 +87,16 @@ class Mixture:
 
     @property
     def changed(self) -> list[str]:
-        """Names of all parameters that the mixture has for itself."""
+        """Names of all parameters that the mixture does not share with the original."""
         return list(self._set)
 
     def origin(self, name: str) -> Tensor:
-        """One of them, at coordinates 0."""
+        """Value of one of the changed parameters at coordinates 0."""
         return self._origin[name]
 
     @property
     def num_changed(self) -> int:
-        """Parameters that an axis changes."""
+        """Number of parameters that an axis changes."""
         return sum(self._origin[name].numel() for name in {name for end in self._ends for name in end})
 
     @property
@@ -102,15 +106,15 @@ class Mixture:
         return sorted(found - {len(find_blocks(self.model)[1])})
 
     def first_block(self, axis: int) -> int:
-        """The lowest block that depends on this coordinate; the number of blocks where only the head does."""
+        """Lowest block that depends on this coordinate; the number of blocks when only the head does."""
         positions = [self._position(name) for name in self._ends[axis]]
         return min(positions, default=len(find_blocks(self.model)[1]))
 
     @torch.no_grad()
     def set(self, coordinates: Sequence[float]) -> None:
-        """Move the weights: sums in float32, rounded once. A tensor whose own coordinates stay is left alone."""
+        """Set the weights to these coordinates: sums in float32, rounded once; unaffected tensors are not written."""
         for name in self._set:
-            # Of a tensor that an axis does not change its coordinate is no part, so that it stays exact.
+            # Ignore the coordinates of axes that do not change this tensor, so that it stays exact.
             own = tuple(c if name in end else 0.0 for c, end in zip(coordinates, self._ends, strict=True))
             if own == self._set[name]:
                 continue
@@ -121,7 +125,7 @@ class Mixture:
             _weighted(self.model.get_parameter(name), [(weight, part) for weight, part in parts if weight])
 
     def direction(self, axis: int, name: str) -> Tensor | None:
-        """What one unit of this coordinate adds to a parameter, in float64; None where it adds nothing."""
+        """Change of a parameter by one unit of this coordinate, in float64; None when it does not change."""
         if name not in self._ends[axis]:
             return None
         end = self._ends[axis][name].double()
@@ -135,12 +139,12 @@ class Mixture:
             direction = tensor.float() - origin
             length = direction.square().sum(dims, keepdim=True).sqrt()
             wanted = origin.square().sum(dims, keepdim=True).sqrt()
-            # A filter that did not move has no direction.
+            # A filter that does not change has no direction.
             result[name] = direction * torch.where(length > 0, wanted / length, 0.0)
         return result
 
     def _within_filter(self, name: str, num_dims: int) -> list[int]:
-        """Dimensions that belong to one filter: what makes one output. A vector (bias, norm) is one filter."""
+        """Dimensions that belong to one filter, the weights of one output. A vector (bias, norm) is one filter."""
         if num_dims < 2:
             return list(range(num_dims))
         # GPT-2 stores its matrices with the outputs in columns.
@@ -157,9 +161,9 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Geometry:
-    """How two directions from one origin lie: lengths of both, cosine of the angle between them, by inner products.
+    """Lengths of two directions from one origin, and the cosine of the angle between them.
 
-    gram: [2, 2] inner products of the axes' unit steps.
+    gram: [2, 2], inner products of the axes' unit steps.
     """
 
     lengths: tuple[float, float]
@@ -168,7 +172,11 @@ class Geometry:
 
 
 def geometry(mixture: Mixture, names: Sequence[str]) -> Geometry:
-    """Of a mixture with two axes. InputError where they span no plane; names: of the origin and of both axes."""
+    """Geometry of a mixture with two axes. names: the names of the origin and both axes in the error message.
+
+    Raises:
+        InputError: when the axes do not span a plane.
+    """
     gram = torch.zeros(2, 2, dtype=torch.float64)
     for name in mixture.changed:
         steps = [mixture.direction(axis, name) for axis in (0, 1)]
@@ -187,9 +195,10 @@ def geometry(mixture: Mixture, names: Sequence[str]) -> Geometry:
 
 
 def projected(mixture: Mixture, point: State, found: Geometry, base: nn.Module) -> tuple[float, float, float]:
-    """(x, y, distance from the plane over distance from the origin) of a model, by least squares.
+    """Project a model on the plane of a mixture by least squares.
 
-    point: tensors that differ from `base`, the model that the mixture was made of.
+    Returns (x, y, distance from the plane divided by distance from the origin). point: the tensors that differ from
+    `base`, the model of which the mixture was made.
     """
     own, products = parameters_of(base), torch.zeros(2, dtype=torch.float64)
     size = 0.0
@@ -207,7 +216,7 @@ def projected(mixture: Mixture, point: State, found: Geometry, base: nn.Module) 
 
 
 def _weighted(parameter: nn.Parameter, parts: Sequence[tuple[float, Tensor]]) -> None:
-    """parameter = sum of weight * tensor. A single part of weight 1 is copied, not computed."""
+    """Set parameter = sum of weight * tensor. A single part of weight 1 is copied instead of computed."""
     if len(parts) == 1 and parts[0][0] == 1.0:
         parameter.copy_(parts[0][1])
         return

@@ -1,7 +1,7 @@
-"""Loss on lines and planes between models, and how high the barrier between two of them is.
+"""Loss on lines and planes between models, and the height of the barrier between two of them.
 
-CRaSh (arXiv 2310.15477, section 5): where full tuning, Offsite-Tuning and CRaSh end in one basin. Blocks below the
-lowest one that changes run once for all points of a line or plane, and blocks that only the outer coordinate changes
+CRaSh (arXiv 2310.15477, section 5) asks whether full tuning, Offsite-Tuning and CRaSh end in one basin. Blocks below
+the lowest changed one run once for all points of a line or plane, and blocks that only the outer coordinate changes run
 once for each of its values.
 """
 
@@ -17,8 +17,8 @@ from tasks.core.blocks.prefix import MAX_BYTES, PrefixStates, reusing
 from tasks.core.errors import InputError
 from tasks.core.study.interpolation import Mixture
 
-# Frankle et al. 2020 (arXiv 1912.05671, section 2) call two networks linearly connected where the error on the path
-# rises by less than 2 % over that at its ends; here it is the loss.
+# Frankle et al. 2020 (arXiv 1912.05671, section 2) call two networks linearly connected when the error on the path
+# rises by less than 2 % above that at its ends; here the loss takes the place of the error.
 TOLERANCE = 0.02
 
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
@@ -26,9 +26,10 @@ Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
 @dataclass(frozen=True)
 class Measured:
-    """One model on one task.
+    """Scores of one model on one task.
 
-    loss: nats a token; metric: the task's own; row_losses: [R] nats a row, num_tokens: [R], in the order of the rows.
+    loss: nats per token; metric: the metric of the task; row_losses: [R], nats per row, and num_tokens: [R], in the
+    order of the rows.
     """
 
     loss: float
@@ -42,12 +43,12 @@ Measure = Callable[[nn.Module], Measured]
 
 @dataclass(frozen=True)
 class Barrier:
-    """How much worse the path between two models is than the straight line between their losses.
+    """Loss barrier: the largest rise of the loss on the path between two models above the line between their losses.
 
     height: max over t of L(t) - ((1 - t) L(0) + t L(1)), in nats, at `place` = t (Entezari et al. 2022, arXiv
-    2110.06296, definition 1); relative: over the mean of both ends; stderr: of the height over rows, of which the same
-    ones are seen at all points (None for a single row); metric_drop: the same of the task's metric, how much worse;
-    connected: whether `relative` is at most 2 %.
+    2110.06296, definition 1); relative: height divided by the mean loss of both ends; stderr: standard error of the
+    height over rows, which are the same at all points (None for a single row); metric_drop: the largest loss of the
+    task's metric, computed in the same way; connected: whether `relative` is at most 2 %.
     """
 
     height: float
@@ -68,9 +69,9 @@ def survey(
 ) -> list[Measured]:
     """Measure the model at each of these coordinates, in this order.
 
-    Coordinates that change seldom should be those that change the lowest blocks: what lies below the blocks that
-    changed since the last point does not run again. States take up to `max_bytes`; without room all runs, to the
-    same numbers.
+    Blocks below those that changed since the last point do not run again, so the coordinates that change the lowest
+    blocks should vary slowest. States take up to `max_bytes`; when they do not fit, all blocks run, with the same
+    results.
     """
     first = [mixture.first_block(axis) for axis in range(len(coordinates[0]) if coordinates else 0)]
     states, found = PrefixStates(max_bytes), []
@@ -88,7 +89,11 @@ def survey(
 
 
 def grid(begin: float, end: float, num_points: int) -> list[float]:
-    """Equally spaced values; 0 and 1 are exactly that wherever the grid has them."""
+    """Equally spaced values from begin to end; 0 and 1 are exact if they are on the grid.
+
+    Raises:
+        InputError: unless there are at least 2 points and begin < end.
+    """
     if num_points < 2 or not begin < end:
         raise InputError(f"{num_points} points from {begin} to {end} are no axis: take at least 2, and begin < end")
     last = num_points - 1
@@ -96,7 +101,7 @@ def grid(begin: float, end: float, num_points: int) -> list[float]:
 
 
 def plane_order(mixture: Mixture, xs: Sequence[float], ys: Sequence[float]) -> list[tuple[int, int]]:
-    """(index in xs, index in ys) of all points, so that the coordinate which changes higher blocks runs inside."""
+    """Order all points (index in xs, index in ys) so that the coordinate that changes higher blocks varies fastest."""
     if mixture.first_block(0) <= mixture.first_block(1):
         return [(i, j) for i in range(len(xs)) for j in range(len(ys))]
     return [(i, j) for j in range(len(ys)) for i in range(len(xs))]
@@ -108,7 +113,11 @@ def barrier(
     higher_is_better: bool = False,
     names: tuple[str, str] = ("0", "1"),
 ) -> Barrier:
-    """Of a path from places[0] = 0 to places[-1] = 1; names: of its ends. InputError where a loss is not finite."""
+    """Loss barrier of a path from places[0] = 0 to places[-1] = 1. names: the names of the two end points.
+
+    Raises:
+        InputError: when a loss is not finite.
+    """
     assert (places[0], places[-1]) == (0.0, 1.0), "a path goes from 0 to 1"
     if odd := [place for place, each in zip(places, found, strict=True) if not math.isfinite(each.loss)]:
         raise InputError(
@@ -120,7 +129,7 @@ def barrier(
     heights = [
         each.loss - ((1 - place) * begin.loss + place * end.loss) for place, each in zip(places, found, strict=True)
     ]
-    # At the ends it is 0 by definition, whatever the rounding.
+    # The height at the ends is 0 by definition; remove rounding errors.
     heights[0] = heights[-1] = 0.0
     at = max(range(len(heights)), key=heights.__getitem__)
     sign = -1 if higher_is_better else 1
@@ -141,7 +150,7 @@ def barrier(
 
 
 def _paired_error(begin: Measured, top: Measured, end: Measured, place: float) -> float | None:
-    """Standard error of a ratio of sums over rows (Cochran, Sampling Techniques, 6.4)."""
+    """Standard error of the height as a ratio of sums over rows (Cochran, Sampling Techniques, 6.4)."""
     n = len(top.row_losses)
     if n < 2:
         return None

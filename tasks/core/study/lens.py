@@ -1,8 +1,8 @@
-"""What a block's output says about the next token: the logit lens, and the tuned lens (arXiv 2303.08112).
+"""Predictions of the next token from a block's output: the logit lens, and the tuned lens (arXiv 2303.08112).
 
-A lens translates the state behind each block by an affine map of its own into the last block's terms; then the model's
-own norm and head read it. Untrained, every map is the identity: the logit lens. Behind the last block nothing is
-translated: there the lens is the model's output.
+A lens maps the state behind each block by a separate affine translator to a state behind the last block, which the
+model's final norm and head turn into logits. Without training, every translator is the identity: the logit lens. The
+state behind the last block is not translated, so there the lens gives the model's output.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,15 +18,21 @@ from tasks.core.blocks.partial_passes import base_model_and_head, capture_blocks
 from tasks.core.errors import InputError
 from tasks.core.study.divergences import kl_divergence, log_probabilities, positions_at_once
 
-# Numbers in the distributions of all blocks at some positions, 128 MiB in float32. Each time the head's matrix is read
-# from memory once a block, which at a vocabulary of 150,000 costs more than all that is computed of a few positions.
+# Elements of the distributions of all blocks at the positions of one step, 128 MiB in float32. Each step reads the
+# head's matrix from memory once per block; with a vocabulary of 150,000 this costs more than computing a few positions.
 HELD_NUMBERS = 1 << 25
 
 ReadOut = Callable[[Tensor], Tensor]
 
 
 class Lens(nn.Module):
-    """weight [N-1, d, d] and bias [N-1, d] of what is added to the state behind blocks 0 to N-2; zero at first."""
+    """Affine translators with weight [N-1, d, d] and bias [N-1, d]; their output is added to the states behind blocks.
+
+    There is one translator for each of the blocks 0 to N-2. Weights and biases are initialised to zero.
+
+    Raises:
+        InputError: when the model has a single block.
+    """
 
     def __init__(self, num_blocks: int, width: int) -> None:
         super().__init__()
@@ -37,11 +43,11 @@ class Lens(nn.Module):
 
     @property
     def num_blocks(self) -> int:
-        """Blocks of the model that it reads, the last one included."""
+        """Number of blocks of the model, including the last one."""
         return len(self.weight) + 1
 
     def forward(self, block: int, state: Tensor) -> Tensor:
-        """State [..., d] behind a block in the last block's terms."""
+        """Translate a state [..., d] behind a block to a state behind the last block."""
         if block == len(self.weight):
             return state
         change = nn.functional.linear(state.to(self.weight), self.weight[block], self.bias[block])
@@ -49,13 +55,17 @@ class Lens(nn.Module):
 
 
 def make_lens(model: nn.Module) -> Lens:
-    """The untrained lens of a model, on its device."""
+    """Make the untrained lens of a model, on its device."""
     device = next(model.parameters()).device
     return Lens(len(get_blocks(model)), text_config(model.config).hidden_size).to(device)
 
 
 def require_fit(lens: Lens, model: nn.Module) -> None:
-    """InputError if the lens is of a model with other blocks or another width."""
+    """Check that a lens fits a model.
+
+    Raises:
+        InputError: when the number of blocks or the width differs.
+    """
     own, width = len(get_blocks(model)), text_config(model.config).hidden_size
     if (lens.num_blocks, lens.bias.shape[1]) != (own, width):
         raise InputError(
@@ -65,9 +75,10 @@ def require_fit(lens: Lens, model: nn.Module) -> None:
 
 
 def read_out(model: nn.Module) -> ReadOut:
-    """What the model makes of the state behind its last block: [M, d] -> logits [M, vocabulary].
+    """Make the function from the state behind the last block to logits: [M, d] -> [M, vocabulary].
 
-    Its own norm and head; of OPT-350M, whose embeddings are narrower than its blocks, also the projection between them.
+    It applies the model's final norm and head, and for OPT-350M, whose embeddings are narrower than its blocks, also
+    the projection between them.
     """
     norm, (_, head) = final_norm(model), base_model_and_head(model)
     project = getattr(get_stack(model), "project_out", None) or nn.Identity()
@@ -75,10 +86,12 @@ def read_out(model: nn.Module) -> ReadOut:
 
 
 def states_at(model: nn.Module, batch: Batch, chosen: Tensor, sources: Sequence[int] | None = None) -> list[Tensor]:
-    """The states behind all N blocks at the chosen positions (bool [B, T]), each [M, d] on the device of the last.
+    """States behind all N blocks at the chosen positions (bool [B, T]), each [M, d] on the device of the last.
 
-    sources: what to call the blocks of a rearranged model in errors. InputError names the first block with a state
-    that is not finite.
+    sources: the numbers of a rearranged model's blocks for error messages.
+
+    Raises:
+        InputError: when a state is not finite; the message names the first such block.
     """
 
     def select(index: int, state: Tensor) -> Tensor:
@@ -96,14 +109,18 @@ def states_at(model: nn.Module, batch: Batch, chosen: Tensor, sources: Sequence[
 
 
 def predicting(batch: Batch) -> Tensor:
-    """Bool [B, T]: the positions behind which an answer token follows."""
+    """Positions that are followed by an answer token, bool [B, T]."""
     chosen = torch.zeros_like(batch.labels, dtype=torch.bool)
     chosen[:, :-1] = batch.labels[:, 1:] != IGNORED
     return chosen
 
 
 def every_token(examples: Sequence[Example]) -> list[Example]:
-    """Rows of which every token but the first is an answer. InputError where a row, or all together, have too few."""
+    """Make rows in which every token but the first is an answer token; rows of a single token are left out.
+
+    Raises:
+        InputError: when fewer than two rows have two or more tokens.
+    """
     rows = [(*example.prompt_ids, *example.answer_ids) for example in examples]
     found = [
         Example(ids[:1], ids[1:], example.row) for ids, example in zip(rows, examples, strict=True) if len(ids) > 1
@@ -116,9 +133,10 @@ def every_token(examples: Sequence[Example]) -> list[Example]:
 
 
 def lens_predictions(lens: Lens, read: ReadOut, states: Sequence[Tensor]) -> Iterator[Tensor]:
-    """For some positions at a time the log-probabilities behind all blocks, [N, positions, vocabulary] float32.
+    """Yield the log-probabilities behind all blocks, [N, positions, vocabulary] float32, for a few positions at a time.
 
-    The vocabulary-wide numbers of a few positions exist at a time. InputError names what holds NaN.
+    Raises:
+        InputError: when a value is NaN; the message names the block.
     """
     vocabulary = read(states[-1][:1]).shape[-1]
     step = positions_at_once(len(states), vocabulary, HELD_NUMBERS)
@@ -134,8 +152,11 @@ def lens_predictions(lens: Lens, read: ReadOut, states: Sequence[Tensor]) -> Ite
 
 @dataclass(frozen=True)
 class Curves:
-    """By depth, means over positions: KL(model's output || lens) in nats, and how often the likeliest token is the
-    model's. float64 [N]; the last entries are 0 and 1."""
+    """Agreement of the lens with the model's output by depth, float64 [N], means over positions.
+
+    kl: KL(model's output || lens) in nats, last entry 0; agreement: share of positions with the same most likely token,
+    last entry 1.
+    """
 
     kl: Tensor
     agreement: Tensor
@@ -152,7 +173,11 @@ def measure_curves(
     pad_id: int = 0,
     progress: Callable[[list], Iterable] = iter,
 ) -> Curves:
-    """How near the lens of each block is to what the model says in the end, where answers follow."""
+    """Measure how close the lens of each block is to the model's output, at positions followed by an answer token.
+
+    Raises:
+        InputError: when the lens does not fit the model, or a state or prediction is not finite.
+    """
     require_fit(lens, model)
     model.eval()
     read, device = read_out(model), next(model.parameters()).device

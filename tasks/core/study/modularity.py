@@ -1,9 +1,9 @@
-"""Is a stack of blocks made of modules, and of how many?
+"""Modular structure of a stack of blocks: whether the blocks form modules, and how many.
 
-Similarity falls with the distance between two blocks even where there are no modules, and some blocks (late ones,
-mostly) are more alike to all others than some. So what counts is how much more alike two blocks of one module are than
-is to be expected from their *distance* and from the *level* of each of the two: similarity is modelled as
-a_i + a_j + f(|i - j|) by least squares, and modules, which are runs of adjacent blocks, are sought in what that leaves.
+Similarity falls with the distance between two blocks even without modules, and some blocks (mostly late ones) are more
+similar to all others than the rest. So a module shows in how much more similar two of its blocks are than their
+*distance* and the *level* of each of the two predict: similarity is modelled as a_i + a_j + f(|i - j|) by least
+squares, and modules, which are runs of adjacent blocks, are found in the residuals.
 
 Sources: modularity: Newman 2006 (PNAS 103:8577); a null that keeps each node's level and the decay with distance:
 Expert et al. 2011 (PNAS 108:7663), here additive; division by the modularity of perfect modules (assortativity):
@@ -24,18 +24,19 @@ from tasks.core.errors import InputError
 
 MIN_BLOCKS = 3
 SIGNIFICANCE = 0.05
-# Gains that differ by less are rounding of float32 similarities.
+# Smaller differences between gains are rounding errors of float32 similarities.
 ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
 class Modularity:
-    """cut: the best cut into two or more runs (`Cuts.best`); score: its `modularity_score`, whatever the chance.
+    """Modular structure of the blocks of one model.
 
-    by_chance: mean score of the best cuts of similarities without modules; p_value: share of these with a cut of the
-    same modularity. modules: what the matrix suggests: the cut, or a single one where chance does as well (p above
-    0.05) or the Schwarz criterion prefers none. Only `modules` depend on that threshold, so that scores of several
-    models can be compared. gains: [N] modularity of the best cuts into 1, 2, ... N runs, in units of similarity.
+    cut: the best cut into two or more runs (`Cuts.best`); score: its `modularity_score`, whatever its p-value;
+    by_chance: mean score of the best cuts of shuffled similarities; p_value: share of shuffles with a cut of at least
+    the same modularity. modules: the cut, or a single module when chance does as well (p above 0.05) or the Schwarz
+    criterion prefers one. Only `modules` depends on that threshold, so that scores of several models can be compared.
+    gains: [N], modularity of the best cuts into 1, 2, ... N runs, in units of similarity.
     """
 
     score: float
@@ -47,12 +48,15 @@ class Modularity:
 
 
 def modularity(similarity: Any, num_shuffles: int = 200, seed: int = 0) -> Modularity:
-    """The modular structure of an N x N similarity matrix of the blocks (larger is more alike), N >= 3.
+    """Find the modular structure of an N x N similarity matrix of the blocks (larger means more similar), N >= 3.
 
-    Chance: the entries of each diagonal are shuffled, which keeps the decay with distance and breaks up modules.
-    Neighbouring entries of a real matrix are alike also where there are no modules, so `p_value` is a lower bound: a
-    small score with a small p is a drift that is no sum of levels, and no modules. Of fewer than 6 blocks there is too
-    little to tell them by. Raises InputError for a matrix that is not square, symmetric and finite, or N < 3.
+    Under the null hypothesis, the entries of each diagonal are shuffled, which keeps the decay with distance and breaks
+    up modules. Neighbouring entries of a real matrix are similar even without modules, so `p_value` is a lower bound: a
+    small score with a small p means a drift that is not a sum of levels, not modules. Fewer than 6 blocks give too
+    little evidence.
+
+    Raises:
+        InputError: when the matrix is not square, symmetric and finite, or N < 3.
     """
     matrix = _checked(similarity)
     cuts = Cuts(matrix)
@@ -72,14 +76,17 @@ def modularity(similarity: Any, num_shuffles: int = 200, seed: int = 0) -> Modul
 
 
 def modularity_score(similarity: Any, modules: Sequence[Sequence[int]]) -> float:
-    """How much more alike two blocks are for being in one module; the unit is that of the similarity.
+    """Excess similarity of two blocks that are in the same module, in the unit of the similarity.
 
-    Newman's modularity of the cut, the sum over pairs inside modules of (similarity - what distance and levels of the
-    two blocks explain), over the same sum for a matrix that is 1 inside modules and 0 across. That is the coefficient
-    of "in one module" in the least squares regression of similarity on it, the distance and both blocks (Frisch, Waugh
-    and Lovell). 1: blocks of a module are the same and all others have nothing in common; 0: distance and levels
-    explain everything, or there is one module; below 0: blocks across boundaries are more alike. A cut that levels and
-    distance cannot be told from (single blocks cut off at the ends; any cut of 3 or 4 blocks) scores 0.
+    Newman's modularity of the cut, the sum over pairs inside modules of (similarity - prediction by distance and
+    levels), divided by the same sum for a matrix that is 1 inside modules and 0 across. This is the coefficient of "in
+    one module" in the least-squares regression of similarity on it, the distance and both blocks (Frisch, Waugh and
+    Lovell). 1: blocks of a module are equal and all others have nothing in common; 0: distance and levels explain
+    everything, or there is one module; below 0: blocks across boundaries are more similar. A cut that levels and
+    distance explain fully (single blocks cut off at the ends; any cut of 3 or 4 blocks) scores 0.
+
+    Raises:
+        InputError: as `modularity`, or when `modules` is not a partition of the blocks.
     """
     matrix = _checked(similarity)
     inside = _inside(len(matrix), modules)
@@ -94,7 +101,9 @@ class Cuts:
     """The best cuts of one similarity matrix [N, N] into 1, 2, ... N runs of adjacent blocks.
 
     gains: [N], the largest modularity of that many runs, in units of similarity, exact by dynamic programming, O(N^3).
-    Errors as `modularity`.
+
+    Raises:
+        InputError: as `modularity`.
     """
 
     def __init__(self, similarity: Any) -> None:
@@ -109,27 +118,28 @@ class Cuts:
         self.gains = best[1:, -1]
 
     def into(self, num_modules: int) -> Clusters:
-        """The best cut into that many runs."""
+        """Return the best cut into that many runs."""
         edges = [len(self.gains)]
         for count in range(num_modules, 0, -1):
             edges.append(int(self._begin[count, edges[-1]]))
         return [list(range(begin, end)) for begin, end in pairwise(reversed(edges))]
 
     def suggested(self) -> Clusters:
-        """The cut with the smallest Schwarz criterion: `best`, or one run where no cut explains more than noise."""
+        """Return the cut with the smallest Schwarz criterion: `best`, or one run if no cut explains more than noise."""
         return self.into(1 + int(np.argmin(self._schwarz())))
 
     def best(self) -> Clusters:
-        """The cut into two or more runs with the smallest Schwarz criterion.
+        """Return the cut into two or more runs with the smallest Schwarz criterion.
 
-        By the largest modularity single blocks would be cut off that explain no more than noise.
+        The cut with the largest modularity would also cut off single blocks that explain no more than noise.
         """
         return self.into(2 + int(np.argmin(self._schwarz()[1:])))
 
     def _schwarz(self) -> np.ndarray:
-        """[N]: pairs * log(mean square left) + parameters * log(pairs) of the best cuts into 1, 2, ... N runs.
+        """Schwarz criterion of the best cuts into 1, 2, ... N runs, [N].
 
-        Parameters of K > 1 runs are K - 1 boundaries and the score.
+        It is pairs * log(mean square residual) + parameters * log(pairs). The parameters of K > 1 runs are K - 1
+        boundaries and the score.
         """
         num_blocks = len(self.gains)
         upper = np.triu_indices(num_blocks, 1)
@@ -143,7 +153,7 @@ class Cuts:
 
 
 def _run_gains(left: np.ndarray) -> np.ndarray:
-    """[N+1, N+1]: modularity of the run of blocks begin .. end - 1, from a two-dimensional prefix sum."""
+    """Modularity of the run of blocks begin .. end - 1, [N+1, N+1], from a two-dimensional prefix sum."""
     num_blocks = len(left)
     prefix = np.zeros((num_blocks + 1, num_blocks + 1))
     prefix[1:, 1:] = left.cumsum(0).cumsum(1)
@@ -154,7 +164,7 @@ def _run_gains(left: np.ndarray) -> np.ndarray:
 
 
 def _unexplained(matrix: np.ndarray) -> np.ndarray:
-    """The matrix less a_i + a_j + f(|i - j|) by least squares over its pairs; its main diagonal is 0."""
+    """Residuals of the matrix after fitting a_i + a_j + f(|i - j|) to its pairs by least squares; main diagonal 0."""
     basis, upper = _explained(len(matrix)), np.triu_indices(len(matrix), 1)
     values = matrix[upper]
     result = np.zeros_like(matrix)
@@ -164,7 +174,7 @@ def _unexplained(matrix: np.ndarray) -> np.ndarray:
 
 @cache
 def _explained(num_blocks: int) -> np.ndarray:
-    """[pairs, rank]: orthonormal basis of all that levels of blocks and distances can explain."""
+    """Orthonormal basis of all that the levels of blocks and the distances can explain, [pairs, rank]."""
     left, right = np.triu_indices(num_blocks, 1)
     pairs = np.arange(len(left))
     design = np.zeros((len(left), 2 * num_blocks - 1))
@@ -186,7 +196,7 @@ def _shuffled(matrix: np.ndarray, generator: np.random.Generator) -> tuple[float
 
 
 def _inside(num_blocks: int, modules: Sequence[Sequence[int]]) -> np.ndarray:
-    """[N, N]: whether two blocks are in one module."""
+    """Whether two blocks are in the same module, bool [N, N]."""
     if sorted(block for module in modules for block in module) != list(range(num_blocks)):
         raise InputError(f"modules {[list(module) for module in modules]} must hold each of {num_blocks} blocks once")
     label = np.empty(num_blocks, dtype=int)

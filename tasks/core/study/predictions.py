@@ -1,4 +1,4 @@
-"""What a lens says about a model's blocks: how far apart their predictions are, and how a prediction comes about.
+"""Predictions of a model's blocks under a lens: distances between them, and the trajectory of a prediction.
 
 Sources: CRaSh (arXiv 2310.15477), section 3.1 and figure 3; tuned lens (arXiv 2303.08112), section 4.
 """
@@ -28,11 +28,14 @@ def functional_distances(
     pad_id: int = 0,
     progress: Callable[[list], Iterable] = iter,
 ) -> Distances:
-    """Distances between what the N blocks predict under the lens, at `num_tokens` positions spread over all rows.
+    """Distances between the predictions of the N blocks under the lens, at `num_tokens` positions spread over all rows.
 
-    Positions are those that an answer token follows, evenly spaced; all of them where there are fewer. The ground of
-    Wasserstein is the model's own surprisal at a token, -log p in nats: mass that moves between tokens that the model
-    finds equally likely costs nothing. InputError for fewer than two positions, or a state that is not finite.
+    The positions are evenly spaced among those followed by an answer token, or all of them if there are fewer. The
+    ground of the Wasserstein distance is the model's surprisal at a token, -log p in nats: moving mass between tokens
+    that are equally likely to the model costs nothing.
+
+    Raises:
+        InputError: when there are fewer than two positions, a state is not finite, or the lens does not fit.
     """
     require_fit(lens, model)
     model.eval()
@@ -50,7 +53,11 @@ def functional_distances(
 
 
 def spread_positions(counts: Sequence[int], num_wanted: int) -> list[list[int]]:
-    """For each row, which of its positions are taken: evenly spaced over all of them in order. InputError for < 2."""
+    """Choose evenly spaced positions over all rows in order; return the indices of the chosen positions of each row.
+
+    Raises:
+        InputError: when fewer than 2 positions are available or wanted.
+    """
     total = sum(counts)
     if min(total, num_wanted) < 2:
         raise InputError(
@@ -66,7 +73,7 @@ def spread_positions(counts: Sequence[int], num_wanted: int) -> list[list[int]]:
 
 
 def _keep(chosen: Tensor, wanted: Sequence[Sequence[int]]) -> Tensor:
-    """Of each row's chosen positions (bool [B, T]) only those with these numbers."""
+    """Keep only those of each row's chosen positions (bool [B, T]) with these indices among them."""
     kept = torch.zeros_like(chosen)
     for row, numbers in enumerate(wanted):
         places = chosen[row].nonzero().squeeze(-1)
@@ -76,10 +83,10 @@ def _keep(chosen: Tensor, wanted: Sequence[Sequence[int]]) -> Tensor:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What a lens reads behind each of n blocks at T positions of a row.
+    """Predictions of a lens behind each of n blocks at T positions of a row.
 
-    sources: index of each block in the full model; top: likeliest token [n, T]; probability: of that token;
-    entropy: in nats; kl: from the full model's output to this, in nats; final: the last block's log-probabilities.
+    sources: index of each block in the full model; top: most likely token, [n, T]; probability: its probability;
+    entropy: in nats; kl: KL(full model's output || prediction) in nats; final: the last block's log-probabilities.
     """
 
     sources: tuple[int, ...]
@@ -100,11 +107,14 @@ def trace(
     sources: Sequence[int] | None = None,
     reference: Tensor | None = None,
 ) -> Trajectory:
-    """A row's last `num_positions` positions, the last token's included, in a model or in one with blocks dropped.
+    """Trace the predictions at the last `num_positions` positions of a row, in a full model or one with dropped blocks.
 
-    sources: the blocks of the full model that `model` runs; each is read by its own translator, and the last one as
-    the model reads it, so that the last line is what the model says. reference: log-probabilities [T, vocabulary] of
-    the full model's output; those of this model by default.
+    sources: the blocks of the full model that `model` runs. The lens reads each with its translator, except for the
+    last, which is not translated, so that its predictions are the model's output. reference: log-probabilities
+    [T, vocabulary] of the full model's output; by default those of `model`.
+
+    Raises:
+        InputError: when a state or prediction is not finite.
     """
     sources = tuple(range(len(get_blocks(model)))) if sources is None else tuple(sources)
     model.eval()

@@ -1,7 +1,7 @@
-"""States of a model whose blocks run in another company: each alone on the embeddings, or after others were dropped.
+"""States of a model when each block runs alone on the embeddings, or after other blocks were dropped.
 
-Both are published variants of CRaSh's clustering (arXiv 2310.15477, section 3.2). One model is in memory: what runs is
-a rearranged view of its tensors, and the model itself stays as it is.
+Both are published variants of CRaSh's clustering (arXiv 2310.15477, section 3.2). One model is in memory: every pass
+runs a rearranged view of its tensors, and the model itself does not change.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -27,17 +27,17 @@ Bar = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 def base_device(device: str) -> str:
-    """Where the model lies that is rearranged: on `device` itself, so that no pass moves weights, but whole."""
+    """Device for the model to be rearranged: `device` itself, so that no pass moves weights, or the CPU for "auto"."""
     return "cpu" if device == EVERY else device
 
 
 def states_alone(
     model: nn.Module, examples: Sequence[Example], *, device: str, progress: Bar = iter, **options: Any
 ) -> States:
-    """State 0 the embeddings, state i + 1 what block i alone makes of them; else as `capture_states`.
+    """Capture state 0, the embeddings, and state i + 1, the output of block i alone on them.
 
-    block_influence is that of each block on the embeddings. model: on `base_device(device)`; what runs is placed on
-    `device`.
+    block_influence is that of each block on the embeddings. model: on `base_device(device)`; the rearranged models are
+    placed on `device`. options: those of `capture_states`.
     """
     alone = [
         _captured(model, [block], examples, device, **options) for block in progress(range(len(get_blocks(model))))
@@ -61,9 +61,9 @@ def drop_blocks(
     progress: Bar = iter,
     **options: Any,
 ) -> list[int]:
-    """Blocks in the order in which `drop_iteratively` takes them out, the support set being run after each.
+    """Drop blocks with `drop_iteratively`, running the support set before each drop; return them in that order.
 
-    options: of `capture_states`. model: on `base_device(device)`; what runs is placed on `device`.
+    model: on `base_device(device)`; the rearranged models are placed on `device`. options: those of `capture_states`.
     """
     num_blocks = len(get_blocks(model))
     passes = iter(progress(range(num_blocks - num_kept)))
@@ -75,7 +75,7 @@ def drop_blocks(
         return similarity.diagonal(1).tolist()
 
     dropped = drop_iteratively(num_blocks, num_kept, adjacent, protected)
-    next(passes, None)  # closes the bar
+    next(passes, None)  # close the progress bar
     return dropped
 
 

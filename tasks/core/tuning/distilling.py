@@ -1,7 +1,8 @@
-"""Knowledge distillation of an emulator's frozen blocks: Offsite-Tuning's (arXiv 2302.04870, section 3.3) for any plan.
+"""Knowledge distillation of an emulator's frozen blocks, as in Offsite-Tuning (arXiv 2302.04870, 3.3), for any plan.
 
-Words: the *teacher* is the full model, or one of its shape. A *segment* is a run of emulator positions between two
-tuned blocks, or between a tuned block and an end. Offsite-Tuning's plan has one, and then this is its published loss.
+The *teacher* is the full model, or another model of its shape. A *segment* is a run of emulator positions between two
+tuned blocks, or between a tuned block and an end. With Offsite-Tuning's plan there is one segment, and the loss is the
+published one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,16 +23,19 @@ from tasks.core.tuning.losses import AnswerLoss
 
 
 class Segment(NamedTuple):
-    """(first, last) position in the emulator, and (first, last) block of the teacher that stood there."""
+    """(first, last) position in the emulator, and (first, last) block of the teacher that they replace."""
 
     emulator: tuple[int, int]
     teacher: tuple[int, int]
 
 
 def segments(plan: Plan) -> list[Segment]:
-    """The segments that hold a block that is trained. InputError if there is none.
+    """Segments with a frozen kept block, which distillation trains.
 
-    The teacher's part is all blocks between the same tuned ones, removed ones included.
+    The teacher's part of a segment is all blocks between the same tuned ones, including removed ones.
+
+    Raises:
+        InputError: when the plan has no such segment.
     """
     tuned = [(position, source) for position, (source, is_tuned) in enumerate(plan.layout) if is_tuned]
     edges = [(-1, -1), *tuned, (len(plan.layout), plan.num_blocks)]
@@ -46,11 +50,11 @@ def segments(plan: Plan) -> list[Segment]:
 
 
 def hidden_loss(taught: Tensor, state: Tensor, counted: Tensor) -> Tensor:
-    """Sum over rows of n times the mean of ((t - s) / rms(t))^2, n the number of positions that count.
+    """Sum over rows of n times the mean of ((t - s) / rms(t))^2, where n is the number of counted positions.
 
-    taught (t), state (s): [B, T, d]; counted: bool [B, T]. Mean and rms are over the n d values of a row, so that a
-    batch's loss does not depend on how it is cut into forward passes; of one row it is the published formula. Only
-    positions that predict a token of the row count, as in the LM loss. Computed in float32.
+    taught (t), state (s): [B, T, d]; counted: bool [B, T]. Mean and rms are over the n d values of a row, so that the
+    loss of a batch does not depend on how it is cut into forward passes; for one row it is the published formula. Only
+    positions that predict a token of the row are counted, as in the LM loss. Computed in float32.
     """
     weight = counted.unsqueeze(-1).float()
     wide, other = taught.float(), state.float()
@@ -61,14 +65,14 @@ def hidden_loss(taught: Tensor, state: Tensor, counted: Tensor) -> Tensor:
 
 @dataclass
 class Parts:
-    """Sums of the two parts of the loss since they were last asked for."""
+    """Sums of the two parts of the loss since the last call of `take`."""
 
     lm: float = 0.0
     hidden: float = 0.0
     count: int = 0
 
     def take(self) -> dict[str, float]:
-        """Their means over tokens, and begin anew."""
+        """Return the means over tokens, and reset the sums."""
         count = max(self.count, 1)
         means = {"lm_loss": self.lm / count, "hidden_loss": self.hidden / count}
         self.lm, self.hidden, self.count = 0.0, 0.0, 0
@@ -78,7 +82,7 @@ class Parts:
 class DistillingLoss(nn.Module):
     """LM loss + hidden_weight * mean of the hidden losses of all segments.
 
-    The teacher's blocks run on the emulator's own state, as the emulator's do, and no gradient goes through them.
+    The teacher's blocks get the same input states as the emulator's segments, and no gradient goes through them.
     """
 
     def __init__(
@@ -88,11 +92,11 @@ class DistillingLoss(nn.Module):
         self.model = model
         self._answers = AnswerLoss(model)
         self._segments, self._hidden_weight, self._parts = parts_of, hidden_weight, parts
-        # Out of sight of the module tree: it is neither trained nor sharded nor saved with the model.
+        # In a tuple, so that torch does not register it: the teacher is not trained, sharded or saved with the model.
         self._teacher = (teacher,)
 
     def forward(self, batch: Batch) -> tuple[Tensor, int]:
-        """Sum over predicted tokens of both losses, and the number of these tokens."""
+        """Return the sum of both losses over predicted tokens, and the number of these tokens."""
         with watched_runs(self.model, [segment.emulator for segment in self._segments]) as seen:
             summed, count = self._answers(batch)
         taught = self._teach(batch, [entered for entered, _ in seen])
@@ -116,10 +120,10 @@ class DistillingLoss(nn.Module):
 
 
 class FrozenBlocks:
-    """The kept blocks that tuning leaves as they are, trained to do what the blocks between the tuned ones did.
+    """The frozen kept blocks, trained to compute what the full model's blocks between the tuned ones compute.
 
-    Copies of them at other positions share their tensors; frozen copies of tuned blocks are not trained.
-    keep_zeros: entries of matrices that are zero stay zero (those of a pruned emulator).
+    Their copies at other positions share their tensors; frozen copies of tuned blocks are not trained.
+    keep_zeros: zero entries of matrices stay zero (for a pruned emulator).
     """
 
     def __init__(
@@ -133,7 +137,7 @@ class FrozenBlocks:
         spread: bool = False,
         keep_zeros: bool = False,
     ) -> None:
-        """precision: of computing, for the teacher too. spread: put the teacher on every GPU, as the model is."""
+        """Prepare the training. precision: of the computation, including the teacher's; spread: put it on all GPUs."""
         self.model, self.plan, self.teacher = model, plan, teacher
         self.parts = Parts()
         self._hidden_weight, self._precision = hidden_weight, precision
@@ -141,16 +145,20 @@ class FrozenBlocks:
         self._segments = segments(plan)
 
     def parameters(self) -> list[nn.Parameter]:
-        """Lowest block first, each once."""
+        """Return the parameters, lowest block first, each once."""
         return [parameter for _, parameter in self._named()]
 
     def state(self) -> dict[str, Tensor]:
-        """`"{original block index}.{parameter name}"` to tensor."""
+        """Map `"{original block index}.{parameter name}"` to the tensor."""
         return {name: parameter.detach() for name, parameter in self._named()}
 
     @torch.no_grad()
     def load(self, state: dict[str, Tensor]) -> None:
-        """InputError if names or shapes misfit."""
+        """Load a state that `state` returned.
+
+        Raises:
+            InputError: when names or shapes do not fit.
+        """
         own = dict(self._named())
         wrong = [name for name in own if name in state and state[name].shape != own[name].shape]
         if wrong := sorted((own.keys() ^ state.keys()) | set(wrong)):
@@ -159,7 +167,7 @@ class FrozenBlocks:
             parameter.copy_(state[name])
 
     def make_loss(self) -> nn.Module:
-        """The loss of both parts; the teacher comes to where the model is, in the same number formats."""
+        """Make the loss of both parts; move the teacher to the model's device, in the same data types."""
         narrow = torch.bfloat16 if self._precision == "bfloat16" else torch.float32
         for parameter in self.teacher.requires_grad_(False).parameters():
             parameter.data = parameter.data.to(torch.float32 if parameter.dim() < 2 else narrow)

@@ -1,4 +1,4 @@
-"""A batch cut into forward passes, and the passes divided among processes."""
+"""Division of a batch into forward passes, and of the passes among processes."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ from tasks.core.tuning.parallel import Team
 
 
 class Division:
-    """How rows become forward passes of at most max_tokens padded tokens (or one row).
+    """Divides rows into forward passes of at most max_tokens padded tokens (or one row).
 
-    limits: lengths of which rows on both sides are not in one pass; they are of the same step all the same.
+    limits: length limits; rows on different sides of a limit are in different passes of the same step.
     """
 
     def __init__(
@@ -22,7 +22,7 @@ class Division:
         self.limits = limits
 
     def passes(self, rows: Sequence[Example]) -> list[tuple[Batch, bool]]:
-        """This process's passes, and whether they count: those that only keep in step with others do not."""
+        """Return this process's passes, and whether each counts; passes that only keep processes in step do not."""
         cut = self._cut(rows)
         own = [(batch, True) for batch in cut[self.team.rank]]
         if self.team.in_step:
@@ -31,11 +31,11 @@ class Division:
         return [(collate(batch, self.pad_id).to(self.device), counts) for batch, counts in own]
 
     def largest(self, rows: Sequence[Example]) -> int:
-        """Padded tokens of the largest pass of any process."""
+        """Return the padded tokens of the largest pass of any process."""
         return max(padded_size(batch) for part in self._cut(rows) for batch in part)
 
     def _cut(self, rows: Sequence[Example]) -> list[list[list[Example]]]:
-        """The rows of each pass, by process."""
+        """Cut the rows into passes, by process."""
         parts = self.team.divide(rows)
         return [
             [[part[index] for index in chosen] for chosen in token_batches(part, self.max_tokens, self.limits)]

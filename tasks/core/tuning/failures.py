@@ -1,4 +1,4 @@
-"""What is said of a tuning that ends before its last step: why, after which step, what is kept, and what to do."""
+"""Errors of a tuning that ends before its last step; they say why, at which step, what is kept, and what to do."""
 
 import math
 from dataclasses import dataclass
@@ -9,19 +9,19 @@ from tasks.core.tuning.state import Progress
 
 @dataclass(frozen=True)
 class Names:
-    """How the settings of a training are called, where a user would change them."""
+    """Names of a training's settings for error messages, as a user would change them."""
 
     learning_rate: str = "tune.learning_rate"
     max_tokens: str = "tune.max_tokens"
 
 
 def not_finite(**values: float) -> str | None:
-    """The name of the first number that is not finite."""
+    """Return the name of the first number that is not finite, or None."""
     return next((name for name, value in values.items() if not math.isfinite(value)), None)
 
 
 def diverged(names: Names, what: str, learning_rate: float, progress: Progress, where: str = "") -> DivergedError:
-    """A number that is not finite. where: numbers of the rows it came from, never the rows."""
+    """Make the error for a number that is not finite. where: indices of its rows, never their contents."""
     rows, look = (f", {where}", ", or look at those rows") if where else ("", "")
     return DivergedError(
         f"{what}, learning rate {learning_rate:.3g}{rows}; {_kept(progress)}. Lower {names.learning_rate}{look}"
@@ -29,7 +29,7 @@ def diverged(names: Names, what: str, learning_rate: float, progress: Progress, 
 
 
 def out_of_memory(names: Names, progress: Progress, num_steps: int) -> EnvironmentFault:
-    """Memory that did not suffice, for the second time where it could be tried twice."""
+    """Make the error for a pass that ran out of memory, also after its size was halved where that is possible."""
     limit = progress.max_tokens
     again = f", although forward passes were halved to {limit} tokens" if limit else ""
     return EnvironmentFault(

@@ -1,7 +1,8 @@
-"""Low-rank factors of a block's linear modules (LoRA, Hu et al. 2021). The one file that imports peft, to train them.
+"""Low-rank factors of a block's linear modules (LoRA, Hu et al. 2021).
 
 W' x = W x + (alpha / r) B A x, with A [r, in] random and B [out, r] zero at the start. Stored factors are named
-`"{module}.lora_A"` and `"{module}.lora_B"`; merging needs no peft.
+`"{module}.lora_A"` and `"{module}.lora_B"`. Only this module imports peft, and only for training; merging does not
+need it.
 """
 
 import torch
@@ -12,17 +13,21 @@ from tasks.core.errors import InputError
 from tasks.core.tuning.method import METHODS, Variant
 
 FACTORS = ("lora_A", "lora_B")
-# The name under which peft keeps one of several sets of factors.
+# The name under which peft stores this set of factors.
 SET = "default"
 
 
 def linear_modules(block: nn.Module) -> dict[str, nn.Module]:
-    """The linear modules of a block by name; `Conv1D`, GPT-2's, is a linear module with its matrix transposed."""
+    """Return the linear modules of a block by name; GPT-2's `Conv1D` is a linear module with a transposed matrix."""
     return {name: module for name, module in block.named_modules() if isinstance(module, nn.Linear | Conv1D)}
 
 
 def factor_shapes(block: nn.Module, rank: int) -> dict[str, tuple[int, int]]:
-    """Name to shape of the factors of a block. InputError where it has no linear module."""
+    """Map the stored names of a block's factors to their shapes.
+
+    Raises:
+        InputError: when the block has no linear module.
+    """
     found = linear_modules(block)
     if not found:
         others = ", ".join(method for method in METHODS if method != "lora")
@@ -38,7 +43,7 @@ def factor_shapes(block: nn.Module, rank: int) -> dict[str, tuple[int, int]]:
 
 
 def insert_lora(block: nn.Module, variant: Variant) -> None:
-    """Give every linear module of a block its factors, in place; drawn from torch's global random numbers."""
+    """Insert factors into every linear module of a block, in place, drawn from torch's global random generator."""
     from peft import LoraConfig, inject_adapter_in_model
 
     found = linear_modules(block)
@@ -52,12 +57,12 @@ def insert_lora(block: nn.Module, variant: Variant) -> None:
                 fan_in_fan_out=kind is Conv1D,
             )
             inject_adapter_in_model(config, block, adapter_name=SET)
-            # What peft needs on whole models only; a second kind of module would be refused for it.
+            # Peft needs this attribute only on whole models, and would refuse the second kind of module because of it.
             del block.peft_config
 
 
 def live_factors(block: nn.Module) -> dict[str, nn.Parameter]:
-    """The factors that were inserted, by their stored names."""
+    """Return the inserted factors by their stored names."""
     ending = f".{SET}.weight"
     return {
         name.removesuffix(ending): parameter
@@ -67,7 +72,7 @@ def live_factors(block: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def merged(block: nn.Module, state: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
-    """The matrices of a block with its factors added, computed in float32: parameter name to tensor, in float32.
+    """Add a block's factors to its matrices; return parameter names and tensors, computed and stored in float32.
 
     state: the block's factors by their stored names.
     """
@@ -85,6 +90,6 @@ def merged(block: nn.Module, state: dict[str, Tensor], variant: Variant) -> dict
 
 
 def _sizes(module: nn.Module) -> tuple[int, int]:
-    """Numbers of inputs and outputs."""
+    """Return the numbers of inputs and outputs."""
     shape: torch.Size = module.get_parameter("weight").shape
     return (shape[0], shape[1]) if isinstance(module, Conv1D) else (shape[1], shape[0])

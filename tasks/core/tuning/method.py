@@ -1,4 +1,4 @@
-"""Which tensors a tuning trains, and how; no torch here, so that settings can be read without it."""
+"""Tuning methods: which tensors are trained, and how; torch is not imported, so that settings load without it."""
 
 import json
 from dataclasses import asdict, dataclass, fields
@@ -9,20 +9,24 @@ from tasks.core.plan.layout import Plan
 
 METHODS = ("blocks", "lora", "adapter", "bitfit")
 TRAINED = ("tuned", "frozen", "all")
-# What only one method looks at.
+# The settings that only one method uses.
 OWN = {"lora": ("lora_rank", "lora_alpha", "lora_dropout"), "adapter": ("adapter_size",)}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What is trained of an emulator, and how.
+    """Tuning method: which tensors of an emulator are trained, and how.
 
-    method: "blocks" whole blocks, "lora" low-rank factors of all their linear modules (Hu et al. 2021), "adapter" a
-    bottleneck behind each block (Houlsby et al. 2019, Pfeiffer et al. 2020), "bitfit" biases only (Zaken et al. 2021).
-    trained: in the "tuned" blocks, in the "frozen" ones that are kept (repetitions follow), or in "all" of both.
-    lm_head: the language-model head too; where it is tied to the embeddings a copy of its own is trained.
+    method: "blocks" trains whole blocks, "lora" low-rank factors of all their linear modules (Hu et al. 2021),
+    "adapter" a bottleneck behind each block (Houlsby et al. 2019, Pfeiffer et al. 2020), "bitfit" only biases (Zaken et
+    al. 2021).
+    trained: in the "tuned" blocks, in the "frozen" kept blocks (and their repetitions), or in "all" kept blocks.
+    lm_head: also train the language-model head; when it is tied to the embeddings, a copy is trained.
     freeze_bottom: tuned blocks of index i < num_blocks / 2 keep their initial weights.
-    lora_dropout is a probability; adapter_size the width of the bottleneck.
+    lora_dropout: a probability; adapter_size: the width of the bottleneck.
+
+    Raises:
+        InputError: when a value is unknown or out of range, or freeze_bottom is set with trained = "frozen".
     """
 
     method: str = "blocks"
@@ -48,33 +52,37 @@ class Variant:
 
     @property
     def is_default(self) -> bool:
-        """Whether it is whole tuned blocks and nothing else."""
+        """Whether whole tuned blocks are trained, and nothing else."""
         return self.cache_view() == Variant().cache_view()
 
     @property
     def admitted(self) -> "Variant":
-        """What it is once it was checked and merged: adapters stay modules, all else becomes whole blocks."""
+        """The method after validation and merging: adapters stay modules, everything else becomes whole blocks."""
         if self.method == "adapter":
             return Variant("adapter", self.trained, self.lm_head, self.freeze_bottom, adapter_size=self.adapter_size)
         return Variant(lm_head=self.lm_head)
 
     def cache_view(self) -> dict[str, Any]:
-        """What decides the result: nothing that only another method looks at."""
+        """Settings that decide the result, without those that only other methods use."""
         others = {name for method, names in OWN.items() if method != self.method for name in names}
         return {name: value for name, value in asdict(self).items() if name not in others}
 
     def returned_sources(self, plan: Plan) -> list[int]:
-        """The tuned blocks whose tensors are trained, and returned to the owner of the model."""
+        """Return the tuned blocks whose tensors are trained and returned to the model owner."""
         if self.trained == "frozen":
             return []
         return [index for index in sorted(plan.tuned) if not (self.freeze_bottom and 2 * index < plan.num_blocks)]
 
     def frozen_sources(self, plan: Plan) -> list[int]:
-        """The kept blocks that are not tuned, where they are trained: they stay with the emulator."""
+        """Return the frozen kept blocks if they are trained; they stay with the emulator."""
         return [] if self.trained == "tuned" else sorted(set(plan.kept) - set(plan.tuned))
 
     def require_something(self, plan: Plan) -> None:
-        """InputError where the plan leaves nothing to train, or not what was asked for."""
+        """Check that the plan has the blocks that the method trains.
+
+        Raises:
+            InputError: when nothing is left to train, or there are no frozen blocks to train.
+        """
         if self.trained != "tuned" and not self.frozen_sources(plan):
             raise InputError(
                 f'tune.trained = "{self.trained}", but every kept block is tuned: there is no frozen one; use "tuned",'
@@ -87,12 +95,16 @@ class Variant:
             )
 
     def to_json(self) -> str:
-        """What `from_json` reads: the fields that matter."""
+        """Serialise the settings that decide the result, for `from_json`."""
         return json.dumps(self.cache_view(), indent=1) + "\n"
 
     @staticmethod
     def from_json(text: str) -> "Variant":
-        """InputError for anything but what `to_json` writes."""
+        """Read a method that `to_json` wrote.
+
+        Raises:
+            InputError: when the text is not valid JSON, or a field is missing, unknown or of the wrong type.
+        """
         try:
             values = json.loads(text)
         except ValueError as error:

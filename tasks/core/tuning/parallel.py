@@ -1,9 +1,9 @@
-"""The processes that tune one model together, a device each; most tunings have one.
+"""Processes that tune one model together, one device each; most tunings have a single process.
 
-Words: a *batch* is what one optimizer step learns from, a *part* the rows of it that one process computes, a *pass* one
-forward and backward pass. Gradients are those of the mean over all answers of the batch, however it is divided: every
-process scales its losses by the number of processes, and gradients are then averaged over them. Sums are taken in
-another order than by one process, so results differ by rounding; and where a model has dropout, other values drop out.
+A *batch* is the rows of one optimizer step, a *part* the rows of it that one process computes, a *pass* one forward and
+backward pass. Gradients are those of the mean over all answers of the batch, however it is divided: every process
+scales its losses by the number of processes, and gradients are then averaged over the processes. The order of sums
+differs from that of one process, so results differ by rounding; with dropout, other values are dropped.
 """
 
 from collections.abc import Sequence
@@ -21,88 +21,91 @@ Saved = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 class Team:
-    """One process alone. The others say what several do in its place."""
+    """A single process; subclasses override its methods for several processes."""
 
     rank, size = 0, 1
-    # Whether a pass of one process needs a pass of every other one at the same time.
+    # Whether a pass of one process needs a simultaneous pass of every other process.
     in_step = False
 
     def divide(self, rows: Sequence[Example]) -> list[list[Example]]:
-        """A batch's rows by process, the same in each of them."""
+        """Divide the rows of a batch by process; every process gets the same result."""
         return [list(rows)]
 
     def wrap(self, trained: Trained) -> nn.Module:
-        """The loss as a module, on this process's device."""
+        """Make the loss as a module, on this process's device."""
         return trained.make_loss()
 
     def seed(self, seed: int, step: int) -> None:
-        """Random numbers of a step; one process goes on with those it has."""
+        """Seed the random numbers of a step; a single process continues its sequence."""
 
     def average_gradients(self) -> None:
-        """After the last pass of a step every process has the gradients of the whole batch."""
+        """Average gradients after the last pass of a step, so that every process has those of the whole batch."""
 
     def clip(self, parameters: list[nn.Parameter], largest: float) -> float:
-        """The norm of the whole gradient, which is then at most `largest`."""
+        """Clip the whole gradient to a norm of at most `largest`; return its norm before clipping."""
         return float(nn.utils.clip_grad_norm_(parameters, largest))
 
     def sum(self, *values: float) -> list[float]:
-        """Sums over all processes."""
+        """Return sums over all processes."""
         return list(values)
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so in any process."""
+        """Return whether the flag is true in any process."""
         return self.sum(float(flag))[0] > 0
 
     def whole(self, tensor: Tensor) -> Tensor:
-        """All of a tensor in the first process; others may get an empty one."""
+        """Return the whole tensor in the first process; other processes may get an empty one."""
         return tensor
 
     def like(self, own: Tensor, tensor: Tensor) -> Tensor:
-        """A whole tensor, divided as this process's `own`."""
+        """Return this process's part of a whole tensor, divided like `own`."""
         return tensor
 
     def from_first(self, saved: Saved | None) -> Saved | None:
-        """What the first process has, in all of them."""
+        """Return the saved state of the first process, in all processes."""
         return saved
 
 
 class DataTeam(Team):
-    """Every process has a copy of the model; DistributedDataParallel averages gradients, once a step.
+    """Processes with a copy of the model each; DistributedDataParallel averages gradients once per step.
 
-    It wraps the tuned parameters, not the loss: passes of a step then need nothing of other processes, so that one
-    that runs out of memory, or has no row of a small batch, holds up nobody.
+    It wraps the tuned parameters instead of the loss. The passes of a step then need no communication, so that a
+    process that runs out of memory, or has no row of a small batch, does not block the others.
     """
 
     def __init__(self) -> None:
         self.rank, self.size = torch.distributed.get_rank(), torch.distributed.get_world_size()
 
     def divide(self, rows: Sequence[Example]) -> list[list[Example]]:
-        """Dealt out by length, so that all have about as many tokens."""
+        """Deal out the rows by length, so that all processes have about the same number of tokens."""
         order = sorted(rows, key=lambda row: -row.num_tokens)
         return [order[rank :: self.size] for rank in range(self.size)]
 
     def wrap(self, trained: Trained) -> nn.Module:
-        """The loss as it is; gradients of what is trained will be averaged."""
-        # All processes read the same files: nothing has to be sent before the first step.
+        """Make the unchanged loss, and prepare averaging the gradients of the trained parameters."""
+        # All processes read the same files, so nothing has to be sent before the first step.
         self._tuned = nn.parallel.DistributedDataParallel(_Touch(trained.parameters()), init_sync=False)
         return super().wrap(trained)
 
     def seed(self, seed: int, step: int) -> None:
-        """A function of seed, step and process, so that a checkpoint needs no state of every process."""
+        """Seed by the seed, step and process, so that a checkpoint needs no random state of every process."""
         torch.manual_seed(((seed * 1_000_003 + step) * 1_009 + self.rank) % 2**63)
 
     def average_gradients(self) -> None:
-        """A backward pass that adds zero to every gradient, on which those of all passes are averaged."""
+        """Run a backward pass that adds zero to every gradient, which triggers the averaging over processes."""
         self._tuned().backward()
 
     def sum(self, *values: float) -> list[float]:
-        """Sums over all processes, over the CPU's group."""
+        """Return sums over all processes, using the process group of the CPU."""
         total = torch.tensor(values, dtype=torch.float64)
         torch.distributed.all_reduce(total)
         return total.tolist()
 
     def from_first(self, saved: Saved | None) -> Saved | None:
-        """Read by one process, so that a damaged file is set aside once; sent tensor by tensor."""
+        """Send the saved state of the first process to all, tensor by tensor.
+
+        Only one process reads the file, so that a damaged one is set aside only once.
+        """
         tensors, facts = saved or ({}, {})
         shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
         message: list[Any] = [saved is not None, facts, shapes]
@@ -111,13 +114,13 @@ class DataTeam(Team):
         for name, (shape, dtype) in shapes.items():
             if self.rank:
                 tensors[name] = torch.empty(shape, dtype=dtype)
-            # Scalars have no memory to send from a view; one dimension more does no harm.
+            # Sent as a view with one dimension, so that scalars can be sent too; the memory is the tensor's.
             torch.distributed.broadcast(tensors[name].view(-1), src=0)
         return (tensors, facts) if found else None
 
 
 class ShardedTeam(DataTeam):
-    """Every process has a share of every block, frozen ones too, and gathers a block while it computes: FSDP2."""
+    """Processes with a shard of every block each, including frozen ones; a block is gathered while it runs (FSDP2)."""
 
     in_step = True
 
@@ -126,7 +129,7 @@ class ShardedTeam(DataTeam):
         self.mesh = torch.distributed.init_device_mesh(device.type, (self.size,))
 
     def wrap(self, trained: Trained) -> nn.Module:
-        """The loss; the model's parameters are shares from now on, and were moved to the device block by block."""
+        """Make the loss, and shard the model's parameters, moving them to the device block by block."""
         from torch.distributed.fsdp import fully_shard
 
         for blocks in tied_blocks(trained.model):
@@ -138,32 +141,32 @@ class ShardedTeam(DataTeam):
         return loss
 
     def average_gradients(self) -> None:
-        """Done by each pass."""
+        """Do nothing: each pass averages its gradients."""
 
     def clip(self, parameters: list[nn.Parameter], largest: float) -> float:
-        """The norm over the shares of all processes."""
+        """Clip the gradient by its norm over the shards of all processes; return the norm before clipping."""
         norm: Any = nn.utils.clip_grad_norm_(parameters, largest)
         return float(norm.full_tensor())
 
     def whole(self, tensor: Tensor) -> Tensor:
-        """Gathered from all processes and kept, outside the device, by the first."""
+        """Gather a tensor from all processes; the first one returns it on the CPU, the others an empty one."""
         if not hasattr(tensor, "full_tensor"):
             return tensor
         full = tensor.full_tensor()
         return full.cpu() if self.rank == 0 else full.new_empty(0)
 
     def like(self, own: Tensor, tensor: Tensor) -> Tensor:
-        """This process's share of a tensor that all of them have."""
+        """Return this process's shard of a tensor that all processes have."""
         from torch.distributed.tensor import DTensor, distribute_tensor
 
-        # The count of an optimizer's steps, for one, is not divided.
+        # Some tensors are not sharded, such as the step count of an optimizer.
         if not isinstance(own, DTensor) or tensor.shape != own.shape:
             return tensor
         return distribute_tensor(tensor.to(own.device), own.device_mesh, own.placements)
 
 
 def make_team(parallel: str, device: torch.device) -> Team:
-    """The team of this process: of the process group that it has joined, unless the model is spread by layers.
+    """Make the team of this process: a single process for "layers", else the process group that it has joined.
 
     parallel: "layers", "data" or "sharded"; see `PARALLEL`.
     """
@@ -175,7 +178,7 @@ def make_team(parallel: str, device: torch.device) -> Team:
 
 
 def tied_blocks(model: nn.Module) -> list[list[nn.Module]]:
-    """The model's blocks, those that share a tensor together: only shares of one group stay tied."""
+    """Group the model's blocks by shared tensors, because only tensors sharded in one group stay tied."""
     groups: list[tuple[set[int], list[nn.Module]]] = []
     for block in get_blocks(model):
         tensors, members = {id(parameter) for parameter in block.parameters()}, [block]
@@ -187,7 +190,7 @@ def tied_blocks(model: nn.Module) -> list[list[nn.Module]]:
 
 
 class _Touch(nn.Module):
-    """Zero, which depends on every parameter."""
+    """Module whose output is zero and depends on every parameter."""
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
         super().__init__()
@@ -198,7 +201,7 @@ class _Touch(nn.Module):
 
 
 def _own_memory(_: nn.Module, __: Any, output: Any) -> Any:
-    """A view gets memory of its own: FSDP2 loses sight of a block whose output is a view that is changed in place."""
+    """Copy an output that is a view: FSDP2 loses track of a block whose output is a view that is changed in place."""
     if isinstance(output, Tensor):
         return output.clone() if output._is_view() else output
     return (_own_memory(_, __, output[0]), *output[1:]) if isinstance(output, tuple) else output

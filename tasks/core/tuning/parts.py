@@ -1,4 +1,4 @@
-"""Which tensors a variant trains in blocks: names, shapes, and the parameters themselves."""
+"""Tensors that a tuning method trains: their names, shapes and parameters."""
 
 from torch import nn
 from transformers import PreTrainedConfig
@@ -16,7 +16,13 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def places(model: nn.Module, plan: Plan, variant: Variant) -> dict[int, list[nn.Module]]:
-    """Original index -> the emulator's block objects it is trained in: one, or all repetitions of a frozen one."""
+    """Map the original index of each trained block to its block objects in the emulator.
+
+    A tuned block has one, a frozen block one for each repetition.
+
+    Raises:
+        InputError: when the model is not an emulator of the plan.
+    """
     blocks = get_blocks(model)
     if len(blocks) != len(plan.layout):
         raise InputError(f"this is no emulator of the plan: {len(blocks)} blocks, the plan lays out {len(plan.layout)}")
@@ -29,7 +35,11 @@ def places(model: nn.Module, plan: Plan, variant: Variant) -> dict[int, list[nn.
 
 
 def block_shapes(model: nn.Module, block: nn.Module, variant: Variant) -> Shapes:
-    """What is trained of a block as it came, by stored name. InputError where its family lacks it."""
+    """Shapes of the trained tensors of a block, before any are inserted, by stored name.
+
+    Raises:
+        InputError: when blocks of this family have no such tensors.
+    """
     if variant.method == "lora":
         return dict(factor_shapes(block, variant.lora_rank))
     if variant.method == "adapter":
@@ -46,7 +56,7 @@ def block_shapes(model: nn.Module, block: nn.Module, variant: Variant) -> Shapes
 
 
 def insert_parts(model: nn.Module, plan: Plan, variant: Variant) -> None:
-    """Put what is trained and is not there yet into an emulator, in place. Random values are torch's global ones."""
+    """Insert the trained tensors that an emulator lacks, in place, drawn from torch's global random generator."""
     found = places(model, plan, variant)
     for source, [block, *repetitions] in found.items():
         block_shapes(model, block, variant)
@@ -55,7 +65,7 @@ def insert_parts(model: nn.Module, plan: Plan, variant: Variant) -> None:
         for each in repetitions:
             _tie(each, block_parameters(block, variant), variant)
         if source not in plan.tuned:
-            # The emulator shares memory of blocks that are not tuned with the model it was made from.
+            # The emulator shares the memory of its frozen blocks with the model from which it was made.
             for parameter in block_parameters(block, variant).values():
                 parameter.data = parameter.data.clone()
     if variant.lm_head:
@@ -63,7 +73,7 @@ def insert_parts(model: nn.Module, plan: Plan, variant: Variant) -> None:
 
 
 def part_parameters(model: nn.Module, plan: Plan, variant: Variant) -> dict[str, nn.Parameter]:
-    """What is trained of an emulator with its parts in, by stored name: `"{block}.{name}"`, `"lm_head.{name}"`."""
+    """Trained parameters of an emulator after `insert_parts`, named `"{block}.{name}"` and `"lm_head.{name}"`."""
     named = {
         f"{source}.{name}": parameter
         for source, [block, *_] in places(model, plan, variant).items()
@@ -73,7 +83,7 @@ def part_parameters(model: nn.Module, plan: Plan, variant: Variant) -> dict[str,
 
 
 def block_parameters(block: nn.Module, variant: Variant) -> dict[str, nn.Parameter]:
-    """What is trained of a block with its parts in."""
+    """Trained parameters of a block after insertion, by stored name."""
     if variant.method == "lora":
         return live_factors(block)
     if variant.method == "adapter":
@@ -82,7 +92,7 @@ def block_parameters(block: nn.Module, variant: Variant) -> dict[str, nn.Paramet
 
 
 def returned_shapes(model: nn.Module, plan: Plan, variant: Variant) -> Shapes:
-    """What comes back to the owner of the full `model`, by stored name."""
+    """Shapes of the tensors that are returned to the owner of the full `model`, by stored name."""
     blocks = get_blocks(model)
     shapes = {
         f"{source}.{name}": shape
@@ -93,9 +103,12 @@ def returned_shapes(model: nn.Module, plan: Plan, variant: Variant) -> Shapes:
 
 
 def require_trainable(config: PreTrainedConfig, variant: Variant, recomputing: bool = False) -> None:
-    """InputError where models of this config lack what the variant trains. Takes no memory.
+    """Check on the meta device that models of this config have the tensors that the method trains.
 
-    recomputing: with gradient checkpointing.
+    recomputing: also check that they support gradient checkpointing.
+
+    Raises:
+        InputError: when they do not.
     """
     model = skeleton(config)
     for block in get_blocks(model):
@@ -107,7 +120,7 @@ def require_trainable(config: PreTrainedConfig, variant: Variant, recomputing: b
 
 
 def is_returned(name: str, plan: Plan) -> bool:
-    """Whether a trained tensor goes back to the owner of the model; of frozen blocks it stays with the emulator."""
+    """Return whether a trained tensor is returned to the model owner; those of frozen blocks stay with the emulator."""
     index = name.partition(".")[0]
     return not index.isdigit() or int(index) in plan.tuned
 
@@ -120,7 +133,7 @@ def _insert(model: nn.Module, block: nn.Module, variant: Variant) -> None:
 
 
 def _tie(block: nn.Module, first: dict[str, nn.Parameter], variant: Variant) -> None:
-    """Let a repetition have the first one's parameters in place of its own."""
+    """Replace the parameters of a repetition by those of the first block."""
     paths = {id(parameter): name for name, parameter in block.named_parameters()}
     for name, own in block_parameters(block, variant).items():
         path, _, leaf = paths[id(own)].rpartition(".")

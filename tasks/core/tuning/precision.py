@@ -1,4 +1,4 @@
-"""Number formats of a tuning, and accelerate, which casts between them."""
+"""Data types of a tuning, and accelerate, which casts between them."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from tasks.core.tuning.trainable import Trained
 
 
 def make_accelerator(device: str, precision: str) -> Any:
-    """Accelerate for this tuning; it remembers the first one's device and precision for the whole process."""
+    """Make the accelerator for this tuning, after resetting the device and precision that the process remembers."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
@@ -17,9 +17,10 @@ def make_accelerator(device: str, precision: str) -> Any:
 
 
 def set_formats(trained: Trained, precision: str) -> None:
-    """Trained tensors in float32 (bfloat16 ones lose most updates at small learning rates), frozen matrices as asked.
+    """Cast trained tensors to float32 and frozen matrices to `precision`, and set which tensors require gradients.
 
-    Frozen vectors (norms, biases) stay float32: they cost nothing, and norms mix badly with narrower weights.
+    Trained tensors in bfloat16 would lose most updates at small learning rates. Frozen vectors (norms, biases) stay
+    float32: they cost nothing, and norms work badly with narrower weights.
     """
     narrow = torch.bfloat16 if precision == "bfloat16" else torch.float32
     chosen = {id(parameter) for parameter in trained.parameters()}

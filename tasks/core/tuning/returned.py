@@ -1,4 +1,4 @@
-"""What comes back from a tuning: checked, merged, and put into the full model or its emulator."""
+"""Returned tensors of a tuning: validate them, merge them, and put them into the full model or its emulator."""
 
 from typing import TypeVar
 
@@ -21,11 +21,14 @@ State = dict[str, Tensor]
 
 
 def admit(state: State, model: nn.Module, plan: Plan, variant: Variant = WHOLE_BLOCKS) -> State:
-    """What is plugged in, in the model's number format (adapters stay as they are): `variant.admitted` says what it is.
+    """Validate returned tensors and convert them for the plug-in, in the model's data type (adapters keep theirs).
 
-    state: `"{block}.{name}"` and `"lm_head.{name}"` to tensor. Factors and biases become whole blocks; so do tuned
-    blocks that were not trained. Raises InputError when a tensor is missing, unexpected, of another shape, or not
-    finite after the cast (a float32 value may overflow float16).
+    state: `"{block}.{name}"` and `"lm_head.{name}"` to tensor. Factors and biases become whole blocks, and so do tuned
+    blocks that were not trained; `variant.admitted` describes the result.
+
+    Raises:
+        InputError: when a tensor is missing, unexpected, of another shape, or not finite before or after the cast (a
+            float32 value may overflow float16).
     """
     _require_shapes(state, returned_shapes(model, plan, variant))
     for name, tensor in state.items():
@@ -44,9 +47,9 @@ def admit(state: State, model: nn.Module, plan: Plan, variant: Variant = WHOLE_B
 
 @torch.no_grad()
 def plug_in_parts(model: Model, admitted: State, plan: Plan, variant: Variant) -> Model:
-    """The full model with what `admit` gave; a new model that shares every other tensor with `model`.
+    """Make the plug-in from the result of `admit`, as a new model that shares every other tensor with `model`.
 
-    variant: `admitted` of the variant that was tuned.
+    variant: the `admitted` property of the tuned variant.
     """
     head = {name: tensor for name, tensor in admitted.items() if name.startswith(f"{HEAD}.")}
     rest = {name: tensor for name, tensor in admitted.items() if name not in head}
@@ -62,9 +65,12 @@ def plug_in_parts(model: Model, admitted: State, plan: Plan, variant: Variant) -
 
 @torch.no_grad()
 def load_parts(emulator: nn.Module, state: State, plan: Plan, variant: Variant) -> None:
-    """Write what was trained of an emulator, that of frozen blocks included, into a fresh one, in place.
+    """Write the trained tensors of an emulator, including those of frozen blocks, into an untrained one, in place.
 
-    Factors are merged. InputError if it misfits.
+    Factors are merged.
+
+    Raises:
+        InputError: when names or shapes do not fit.
     """
     found = places(emulator, plan, variant)
     shapes: Shapes = {
@@ -86,7 +92,7 @@ def load_parts(emulator: nn.Module, state: State, plan: Plan, variant: Variant) 
 
 
 def distances(state: State, model: nn.Module, plan: Plan) -> dict[int, float]:
-    """How far each tuned block moved: norm of the difference over norm of the original, by block index.
+    """Relative change of each tuned block: norm of the difference divided by norm of the original, by block index.
 
     state: whole blocks, as from `admit`.
     """
@@ -100,7 +106,7 @@ def distances(state: State, model: nn.Module, plan: Plan) -> dict[int, float]:
 
 
 def _whole_blocks(state: State, model: nn.Module, plan: Plan, variant: Variant) -> State:
-    """Every tuned block, whole: the model's own tensors where nothing came back for them."""
+    """Return every tuned block as a whole, with the model's tensors where none were returned."""
     whole = _tuned_parameters(model, plan)
     blocks = get_blocks(model)
     for source in variant.returned_sources(plan):
@@ -141,7 +147,7 @@ def _require_finite(name: str, tensor: Tensor) -> None:
 
 
 def _own_dtype(name: str, model: nn.Module) -> torch.dtype | None:
-    """The number format of the tensor that is replaced; None where there is none yet."""
+    """Data type of the tensor that is replaced; None when there is no such tensor yet."""
     index, _, rest = name.partition(".")
     if not index.isdigit():
         return head_parameters(model)[name].dtype
@@ -150,7 +156,7 @@ def _own_dtype(name: str, model: nn.Module) -> torch.dtype | None:
 
 
 def _under(state: State, source: int) -> State:
-    """What belongs to a block, without its index."""
+    """Return the tensors of a block, named without its index."""
     return {name.partition(".")[2]: tensor for name, tensor in state.items() if name.partition(".")[0] == str(source)}
 
 

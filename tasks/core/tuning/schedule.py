@@ -1,4 +1,4 @@
-"""How long a tuning is, and its learning rate on the way."""
+"""Number of steps of a tuning, and its learning-rate schedule."""
 
 import math
 
@@ -7,7 +7,7 @@ from tasks.core.tuning.settings import TrainSettings
 
 
 def num_training_steps(settings: TrainSettings, num_rows: int) -> int:
-    """Optimizer steps of the whole tuning."""
+    """Number of optimizer steps of the whole tuning."""
     if settings.num_steps is not None:
         return settings.num_steps
     assert settings.num_epochs is not None

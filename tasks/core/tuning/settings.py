@@ -1,4 +1,4 @@
-"""How tuning is done; no torch here, so that settings can be read without it."""
+"""Settings of a tuning; torch is not imported, so that settings load without it."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -6,22 +6,27 @@ from typing import Any
 from tasks.core.errors import InputError
 
 SCHEDULES = ("cosine", "linear", "constant")
-# How several devices tune one model: its blocks one after another, a copy on each, or a share of each block on each.
-# No setting of a tuning and in no key: as with threads and kinds of device, sums are taken in another order (and where
-# a model has dropout, other values drop out), and what one GPU has computed is not computed again on eight.
+# How several devices tune one model: its blocks one after another, a copy on each, or a shard of each block on each.
+# This is not a setting of a tuning and not part of any key. As with threads and kinds of device, only the order of sums
+# differs (and with dropout, the dropped values), and a result from one GPU is not computed again on eight.
 PARALLEL = ("layers", "data", "sharded")
-# What says how often progress is saved, where activations lie and whether divergence ends a run, not what is computed.
+# Settings that decide how often progress is saved, whether activations are kept and whether divergence ends a run, but
+# not what is computed.
 NOT_CONTENT = ("checkpoint_steps", "gradient_checkpointing", "may_diverge")
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """One tuning. Give num_steps or num_epochs; batch_size in rows, max_tokens in padded tokens of a forward pass.
+    """Settings of one tuning. Give either num_steps or num_epochs.
 
-    eval_steps: steps between validations, whose best state is kept; None keeps the last state.
-    patience: validations in a row without a better loss, after which the tuning ends; None goes on to the last step.
+    batch_size: in rows; max_tokens: in padded tokens of a forward pass.
+    eval_steps: steps between validations, the best of which decides the kept state; None keeps the last state.
+    patience: number of validations in a row without a better loss after which the tuning ends; None runs all steps.
     gradient_checkpointing: compute activations a second time in the backward pass instead of keeping them.
-    may_diverge: one of several tunings of which the best is taken, so that to diverge is a result, not an error.
+    may_diverge: the best of several tunings is taken, so that divergence of this one is a result, not an error.
+
+    Raises:
+        InputError: when a value is missing, unknown or out of range.
     """
 
     learning_rate: float
@@ -54,6 +59,6 @@ class TrainSettings:
             raise InputError("tune.patience counts validations: give tune.eval_steps as well")
 
     def cache_view(self) -> dict[str, Any]:
-        """What decides the result."""
+        """Settings that decide the result."""
         unused = NOT_CONTENT if self.patience is not None else (*NOT_CONTENT, "patience")
         return {name: value for name, value in asdict(self).items() if name not in unused}

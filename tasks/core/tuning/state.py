@@ -1,4 +1,4 @@
-"""How far a tuning is, as a checkpoint holds it: every number that the next step depends on."""
+"""State of a tuning as saved in a checkpoint: every number on which the next step depends."""
 
 import logging
 import math
@@ -15,21 +15,22 @@ logger = logging.getLogger(__name__)
 
 
 class Checkpoint(Protocol):
-    """Where progress is kept: all of it or none."""
+    """Storage for the state of a tuning, which is saved completely or not at all."""
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Tensors and facts of the last save, or None."""
+        """Return the tensors and facts of the last save, or None."""
 
     def save(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Replace what was saved before, atomically."""
+        """Replace the last save, atomically."""
 
 
 @dataclass
 class Progress:
-    """max_tokens: of a forward pass, once memory did not suffice for what the settings say.
+    """Progress of a tuning.
 
-    num_stale: validations in a row that were no better than the best. seconds: until the last save, of all processes
-    that came after one another.
+    max_tokens: padded tokens of a forward pass after running out of memory with the value of the settings, else None.
+    num_stale: validations in a row that were not better than the best. seconds: training time until the last save,
+    including that of earlier processes.
     """
 
     step: int = 0
@@ -45,7 +46,7 @@ class Progress:
     seconds: float = 0.0
 
     def validated(self, value: float, state: dict[str, Tensor]) -> None:
-        """Take in the validation loss behind the last step; of the best state a copy is kept."""
+        """Record the validation loss after the last step; keep a copy of the best state."""
         if value < self.best_loss:
             self.best_loss, self.best_step, self.num_stale = value, self.step, 0
             self.best = {name: tensor.clone() for name, tensor in state.items()}
@@ -55,12 +56,12 @@ class Progress:
 
 @dataclass
 class TrainResult:
-    """How a tuning went. best_step is the step whose state was kept, num_steps those that were done.
+    """Result of a tuning.
 
-    stopped_early: whether patience ended it before the last step.
-
-    max_tokens: of a forward pass behind out_of_memory_step, where memory did not suffice for what the settings say.
-    state: the trained tensors that were kept, as from `Trained.state`; whole in the first process of several.
+    best_step: the step whose state was kept; num_steps: number of steps done.
+    stopped_early: True when patience ended the tuning before the last step, else None.
+    max_tokens: padded tokens of a forward pass from out_of_memory_step on, if memory was too small for the settings.
+    state: the kept trained tensors, as from `Trained.state`; whole only in the first of several processes.
     """
 
     num_steps: int
@@ -86,7 +87,10 @@ class TrainResult:
         seconds: float,
         state: dict[str, Tensor],
     ) -> "TrainResult":
-        """num_steps: those that were planned; seconds: from the first step, without what a killed process lost."""
+        """Make the result from the progress.
+
+        num_steps: number of planned steps; seconds: training time, without the lost time of killed processes.
+        """
         return TrainResult(
             num_steps=progress.step,
             final_loss=progress.loss,
@@ -104,22 +108,22 @@ class TrainResult:
         )
 
     def summary(self) -> dict[str, Any]:
-        """Small JSON about it."""
+        """Summarise the result as a small JSON object, without the state."""
         return {name: value for name, value in vars(self).items() if value is not None and name != "state"}
 
 
 class State:
-    """The trained tensors of a model and the optimizer's moments, taken out whole and put back, by one or several."""
+    """The trained tensors of a model and the optimizer's moments, to be saved and restored by one or more processes."""
 
     def __init__(self, trained: Trained, optimizer: torch.optim.Optimizer, team: Team) -> None:
         self.trained, self.optimizer, self.team = trained, optimizer, team
 
     def tuned(self) -> dict[str, Tensor]:
-        """The trained tensors, whole."""
+        """Return the trained tensors as whole tensors."""
         return {name: self.team.whole(tensor) for name, tensor in self.trained.state().items()}
 
     def take(self, progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and facts for a checkpoint. Every process has to ask; what the first one gets is whole."""
+        """Return tensors and facts for a checkpoint. Every process must call this; the first gets whole tensors."""
         tensors = {f"tuned/{name}": tensor for name, tensor in self.tuned().items()}
         tensors |= {f"best/{name}": self.team.whole(tensor) for name, tensor in progress.best.items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
@@ -132,7 +136,7 @@ class State:
         return tensors, facts | {"num_threads": torch.get_num_threads(), "num_processes": self.team.size}
 
     def put(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Progress:
-        """Everything as it was when it was taken out; the progress at that time."""
+        """Restore everything from a checkpoint, and return the progress at that time."""
         own = self.trained.state()
         self.trained.load(self._divided(own, under("tuned/", tensors)))
         parameters = self.trained.parameters()
@@ -164,7 +168,7 @@ def _cuda_random_states() -> list[Tensor]:
 
 
 def _restore_cuda_random_states(saved: dict[str, Tensor]) -> None:
-    """Of the devices that are here; a run that goes on elsewhere ends with other bits, and says so."""
+    """Restore the random states of the available devices; warn when their number differs, as the bits will differ."""
     here = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if len(saved) != here:
         logger.warning("the checkpoint was written with %d GPUs, here are %d: not the same bits", len(saved), here)
@@ -174,5 +178,5 @@ def _restore_cuda_random_states(saved: dict[str, Tensor]) -> None:
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What is named with a prefix, without it."""
+    """Return the tensors whose names have a prefix, named without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""The tuning loop: small, resumable at every step to the same bits, and never past a number that is not finite."""
+"""The tuning loop: it resumes at any step with the same bits, and stops at a number that is not finite."""
 
 import logging
 import math
@@ -46,15 +46,19 @@ def train(
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
     names: Names = TUNE,
 ) -> TrainResult:
-    """Train some tensors of a model in place; afterwards they hold the state that is to be kept.
+    """Train some tensors of a model in place; afterwards they hold the state to keep.
 
-    Loss: mean over the answer tokens of a batch, in nats. Trained tensors are float32; in bfloat16 the other matrices
-    are bfloat16 and products run under autocast. Continues from the checkpoint, to the same bits as without the
-    interruption. With parallel "data" or "sharded" every process of torch's process group calls this with the same
-    arguments; the first one reads and writes the checkpoint. Raises DivergedError before the optimizer step at which
-    loss or gradient is not finite, InterruptedRun after saving when should_stop() is true in any process, InputError
-    when there is nothing to train on, EnvironmentFault when memory does not suffice a second time; their advice calls
-    the settings by `names`.
+    Loss: mean over the answer tokens of a batch, in nats. Trained tensors are float32; with precision "bfloat16", the
+    other matrices are bfloat16 and products run under autocast. Training continues from the checkpoint, with the same
+    bits as without the interruption. With parallel "data" or "sharded", every process of torch's process group calls
+    this with the same arguments; the first one reads and writes the checkpoint. names: the settings in error messages.
+
+    Raises:
+        InputError: when there are no training rows.
+        DivergedError: before the optimizer step at which the loss or gradient is not finite, or when a validation loss
+            or a trained tensor is not finite.
+        InterruptedRun: after saving, when should_stop() is true in any process.
+        EnvironmentFault: when memory is too small, also after passes were halved where that is possible.
     """
     if not examples:
         raise InputError("there are no training rows")
@@ -82,7 +86,7 @@ def _all_steps(
     progress: Callable[[Iterable[int]], Iterable[int]],
 ) -> None:
     for step in progress(range(run.progress.step, run.num_steps)):
-        # Asked before a step, so that one that was killed here when it was over is over again.
+        # Checked before each step, so that a tuning resumed after its end stops again.
         if run.is_over:
             break
         values = run.step(step)
@@ -125,12 +129,12 @@ class _Tuning:
 
     @property
     def is_over(self) -> bool:
-        """Whether all steps are done, or patience is at its end."""
+        """Whether all steps are done, or patience has run out."""
         patience = self.settings.patience
         return self.progress.step >= self.num_steps or (patience is not None and self.progress.num_stale >= patience)
 
     def step(self, step: int) -> dict[str, float]:
-        """One optimizer step over one batch; what was seen on the way."""
+        """Run one optimizer step on one batch; return its metrics."""
         self.trained.model.train()
         self.team.seed(self.settings.seed, step)
         chosen = training_batch(len(self.examples), self.settings.batch_size, self.settings.seed, step)
@@ -153,14 +157,14 @@ class _Tuning:
         }
 
     def validate(self, step: int) -> dict[str, float]:
-        """Validation loss where it is due, the last step included; keeps the best state."""
+        """Compute the validation loss if it is due, as it is after the last step; keep the best state."""
         every = self.settings.eval_steps
         if not (every and self.validation is not None and ((step + 1) % every == 0 or step + 1 == self.num_steps)):
             return {}
         self.trained.model.eval()
         with self.accelerator.autocast():
             own = summed_loss(self.loss, [batch for batch, counts in self.validation if counts])
-            # Of those that only keep in step the numbers are nobody's.
+            # The results of passes that only keep processes in step are discarded.
             summed_loss(self.loss, [batch for batch, counts in self.validation if not counts])
         total, count = self.team.sum(*own)
         if not math.isfinite(value := total / max(count, 1)):
@@ -169,7 +173,7 @@ class _Tuning:
         return {"validation_loss": value}
 
     def save(self) -> None:
-        """Everything that the next step depends on."""
+        """Save everything on which the next step depends."""
         if self.checkpoint is None:
             return
         self.progress.seconds = self.seconds
@@ -187,16 +191,16 @@ class _Tuning:
 
     @property
     def seconds(self) -> float:
-        """Time of training so far, that of processes before this one included."""
+        """Training time so far, including that of earlier processes."""
         return self._before + time.monotonic() - self._since
 
     def finish(self) -> TrainResult:
-        """Put the state that is kept into the model."""
+        """Load the state to keep into the model, and return the result."""
         progress = self.progress
         if progress.best:
             self.trained.load(progress.best)
         state = self.state.tuned()
-        # No loss was computed behind the last step, which may be the one that broke them.
+        # No loss was computed after the last step, which may have made them not finite.
         for name, tensor in state.items():
             if not tensor.isfinite().all():
                 raise self._diverged(f"{name} is not finite after the last step, {progress.step}")
@@ -204,7 +208,7 @@ class _Tuning:
         return TrainResult.of(progress, self.num_steps, num_parameters, self.team.size, self.seconds, state)
 
     def _gradient(self, step: int, rows: Sequence[Example], num_answers: int) -> float:
-        """Leave the gradient of the mean loss over the batch's answers; the sum of their losses in nats."""
+        """Compute the gradient of the mean loss over the batch's answers; return the sum of their losses in nats."""
         total, num_faults = self._try_gradient(rows, num_answers)
         if num_faults:
             self._cut_finer(step, rows)
@@ -215,7 +219,7 @@ class _Tuning:
         return total
 
     def _try_gradient(self, rows: Sequence[Example], num_answers: int) -> list[float]:
-        """Run this process's passes; the sum of all processes' losses, and how many of them ran out of memory."""
+        """Run this process's passes; return the loss summed over all processes, and how many ran out of memory."""
         self.optimizer.zero_grad(set_to_none=True)
         total, fault = 0.0, False
         try:
@@ -225,14 +229,14 @@ class _Tuning:
                 self.accelerator.backward(summed * (self.team.size * counts) / num_answers)
                 total += float(summed.detach()) * counts
         except (RuntimeError, MemoryError) as error:
-            # Processes that compute in step cannot wait for one another to try again.
+            # Processes that run in step cannot wait for one another to try again.
             if self.team.in_step or not is_memory_fault(error):
                 raise
             fault = True
         return self.team.sum(total, fault)
 
     def _cut_finer(self, step: int, rows: Sequence[Example]) -> None:
-        """From here on, forward passes of half the size: as many tokens a step, and so the same loss."""
+        """Halve the size of forward passes from here on; tokens per step, and so the loss, stay the same."""
         if self.progress.max_tokens is not None:
             raise self.out_of_memory()
         largest = self.division.largest(rows)
@@ -256,7 +260,7 @@ class _Tuning:
             raise self._diverged(f"the {what} is not finite at step {step + 1} of {self.num_steps}", where)
 
     def out_of_memory(self) -> EnvironmentFault:
-        """Memory does not suffice, and no smaller forward pass is left to try."""
+        """Make the error for too little memory when no smaller forward pass can be tried."""
         return out_of_memory(self.names, self.progress, self.num_steps)
 
     def _diverged(self, what: str, where: str = "") -> DivergedError:
