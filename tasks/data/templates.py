@@ -35,7 +35,7 @@ def check_template(kind: str, template: str, name: str) -> None:
     """Check that a template exists and that this task has it.
 
     Raises:
-        InputError: when one of them is false; lists the choices.
+        InputError: when the template is unknown or no published wording of the task is; lists the choices.
     """
     if template not in TEMPLATES:
         raise InputError(f"task.template = {template!r}: choose one of {', '.join(TEMPLATES)}")

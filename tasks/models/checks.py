@@ -30,7 +30,7 @@ def check_model(folder: Path, called: str) -> None:
     called: the name that the user gave.
 
     Raises:
-        InputError: when one is false; names the first weight that is missing or has another shape, both shapes, and
+        InputError: when it cannot, or a weight is missing or has another shape; names the first one, both shapes, and
             what to do.
     """
     quiet_transformers()
