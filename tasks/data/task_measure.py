@@ -23,7 +23,7 @@ MAX_RATE = 700.0
 
 
 class TaskMeasure:
-    """Measures models of one tokenizer on the first rows of a split, right answers and all choices in the same passes.
+    """Loss and metric of models of one tokenizer on a split's first rows, answers and all choices in the same passes.
 
     metric, higher_is_better: the task's main metric. It is lm-eval's own, with lm-eval's own requests and code, where
     it depends only on the likelihoods of given answers; else it is the perplexity of the answer tokens. The loss is the

@@ -95,7 +95,7 @@ class _Places:
         return [name for name in self._names if name in taken]
 
     def _awaited(self, number: int) -> str | None:
-        """Name what is waited for, and the processes that hold it or are next in line; None if it is this one."""
+        """Name what is waited for, and the processes that hold it or are next in line; None if only this one is."""
         turn = self._locks["turn"]
         others = [lock.holder() for name, lock in self._locks.items() if name != "turn" and not lock.is_mine]
         # While it is not our turn, a resource without a note may be free.

@@ -48,7 +48,7 @@ def warm_up() -> None:
 
 
 class Sender:
-    """Sends events to one experiment. run_id: the run of this process; other runs come from undelivered journals."""
+    """Sender of events to one experiment. run_id: this process's run; other runs come from undelivered journals."""
 
     def __init__(self, uri: str, experiment: str, folder: Path, run_id: str) -> None:
         self.uri, self.experiment, self.folder, self.run_id = uri, experiment, folder, run_id

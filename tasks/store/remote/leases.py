@@ -101,7 +101,7 @@ class Leases:
 
 
 class _Watch:
-    """Measures how long a holder has been silent, over the checks of this waiter."""
+    """The time that a holder has been silent, counted over the checks of this waiter."""
 
     def __init__(self, times: LeaseTimes) -> None:
         self._times = times
