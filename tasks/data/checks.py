@@ -1,4 +1,4 @@
-"""What a model and a task are together, checked before anything is computed: all that bad input can break later."""
+"""Check a model and a task together before anything is computed, for all bad input that could break a later stage."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,10 +21,13 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "scored")
 
 
 def check_inputs(model: ModelSource, task: TaskSource, limits: Sequence[PassLimit] = ()) -> dict[str, Any]:
-    """Facts about the rows, tokenised as they will be trained on and scored; loads the tokenizer, not the model.
+    """Return facts about the rows, tokenised as they are for training and scoring; load the tokenizer, not the model.
 
-    limits: of single passes. InputError for the first row that cannot be used or that a pass cannot hold, and for a
-    tokenizer that does not fit the model.
+    limits: bounds on the tokens of single passes.
+
+    Raises:
+        InputError: when a row cannot be used or does not fit into one pass (the first such row is named), and when the
+            tokenizer does not fit the model.
     """
     tokenizer = load_tokenizer(model)
     facts: dict[str, Any] = {
@@ -58,16 +61,21 @@ def check_inputs(model: ModelSource, task: TaskSource, limits: Sequence[PassLimi
 
 
 def _encoding_facts(model: ModelSource, task: TaskSource, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
-    """end_tokens: special tokens that the tokenizer puts behind every text and that are left out.
+    """Return facts about the encoding of text.
 
-    window: tokens of a window of a document, where the task has documents.
+    end_tokens: special tokens that the tokenizer appends to every text and that are left out; window: tokens of a
+    window of a document, for tasks with documents.
     """
     documents = {"window": task.window(model.context)} if has_documents(task) else {}
     return {"end_tokens": end_tokens(tokenizer), **documents}
 
 
 def _require_vocabulary(model: ModelSource, largest: int) -> None:
-    """InputError if the tokenizer knows tokens that the model has no embedding for."""
+    """Check that the model has an embedding for every token of the rows.
+
+    Raises:
+        InputError: when the largest token id is outside the embedding.
+    """
     from tasks.models.folder_facts import read_config
     from tasks.models.vocabulary import declared_rows, stored_rows
 

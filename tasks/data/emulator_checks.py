@@ -1,4 +1,4 @@
-"""What a run wants of its emulators beyond a plan, checked against the model before anything is computed."""
+"""Check the settings of emulators beyond the plan against the model, before anything is computed."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tasks.data.sources import TaskSource
 from tasks.models.folder import load_config
 from tasks.models.source import ModelSource
 
-# What a teacher must have in common with the model: its states and its tokens are compared with the emulator's.
+# Values that a teacher shares with the model: its states and its tokens are compared with the emulator's.
 COMMON = {"num_hidden_layers": "blocks", "hidden_size": "wide", "vocab_size": "tokens"}
 
 
@@ -20,7 +20,11 @@ def check_emulators(
     text: TaskSource | None,
     block: int | None,
 ) -> None:
-    """InputError for a rank that no weight has, a teacher of another shape, or text shorter than one block."""
+    """Check the compression, the teacher and the generic text of emulators against the model.
+
+    Raises:
+        InputError: when the rank fits no weight, the teacher has another shape, or the text is shorter than one block.
+    """
     folder, called = (Path(teacher.path), teacher.name) if teacher else (None, None)
     check_shapes(Path(model.path), compression, folder, called)
     if text is not None:
@@ -29,7 +33,7 @@ def check_emulators(
 
 
 def check_shapes(model: Path, compression: Compression | None, teacher: Path | None, called: str | None) -> None:
-    """What of it the configs in two folders tell. called: what the teacher is called."""
+    """Check what the configs in two folders decide: the rank and the teacher's shape. called: the teacher's name."""
     if compression is not None and compression.method == "low_rank":
         from tasks.core.blocks.factored import require_rank
 
@@ -39,7 +43,11 @@ def check_shapes(model: Path, compression: Compression | None, teacher: Path | N
 
 
 def require_same_shape(model: Path, teacher: Path, called: str | None) -> None:
-    """InputError unless the teacher in a folder has the depth, width and vocabulary of the model in another."""
+    """Check that two model folders have the same depth, width and vocabulary. called: the teacher's name.
+
+    Raises:
+        InputError: when the teacher differs in one of them.
+    """
     from tasks.core.blocks.anatomy import text_config
 
     ours, theirs = (text_config(load_config(folder)) for folder in (model, teacher))

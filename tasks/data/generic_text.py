@@ -1,4 +1,4 @@
-"""Whether generic text is long enough to distill emulators on."""
+"""Check that generic text is long enough to distill emulators on."""
 
 from tasks.core.errors import InputError
 from tasks.data.sources import TaskSource
@@ -12,7 +12,11 @@ CHARACTERS_PER_TOKEN = 32
 
 
 def require_long_enough(text: TaskSource, model: ModelSource, block: int) -> None:
-    """InputError if all training documents together have fewer tokens than one block, or the model's context."""
+    """Check that the training documents together fill one block, or the model's context if that is shorter.
+
+    Raises:
+        InputError: when they have fewer tokens.
+    """
     tokenizer, length = load_tokenizer(model), min(block, model.context)
     found = 0
     for pair in text_pairs(text, "train"):

@@ -1,4 +1,4 @@
-"""Rows of hub data sets as a local copy, made once: those an lm-eval definition names, and text to distill on."""
+"""Make local copies of data sets on the hub, once each: rows that an lm-eval definition names, and generic text."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,12 @@ from tasks.store.patience import watched
 
 
 def definition_files(definition: Path, downloads: Path) -> dict[str, Path]:
-    """File of each split that the definition names. InputError if it names no training split."""
+    """Return the file of each split that the definition names.
+
+    Raises:
+        InputError: when the definition names no training split or its data cannot be loaded.
+        EnvironmentFault: when the hub cannot be reached.
+    """
     config = definitions.merged(definition)
     names = {split: config[key] for split, key in SPLIT_KEYS.items() if config.get(key)}
     if "train" not in names:
@@ -38,7 +43,7 @@ def definition_files(definition: Path, downloads: Path) -> dict[str, Path]:
 
 
 def _beside(definition: Path, files: dict[str, Any], name: str) -> Path:
-    """A data file of a definition, whose path counts from the definition's folder."""
+    """Return a data file of a definition, whose path is relative to the definition's folder."""
     value = files.get(name)
     if not isinstance(value, str):
         raise InputError(f"{definition}: data_files names no single file for the split {name!r}")
@@ -49,7 +54,7 @@ def _beside(definition: Path, files: dict[str, Any], name: str) -> Path:
 
 
 def _fetch(config: dict[str, Any], names: dict[str, str], folder: Path) -> None:
-    """Copy the splits of a hub data set into `folder` as JSONL, complete or not at all."""
+    """Copy the splits of a hub data set into `folder` as JSONL; the folder is complete or absent."""
     if config.get("custom_dataset"):
         raise InputError(f"task {config['task']!r} makes its rows by code; give them as files: task.data = a folder")
     if not isinstance(config.get("dataset_path"), str):
@@ -68,12 +73,12 @@ def _fetch(config: dict[str, Any], names: dict[str, str], folder: Path) -> None:
         for split, name in names.items():
             with open(partial / f"{split}.jsonl", "w", encoding="utf-8") as file:
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in data[name])
-        # Names of classes and the like, which rows alone do not hold.
+        # Names of classes and the like, which the rows alone do not contain.
         (partial / FEATURES_FILE).write_text(json.dumps(data[names["train"]].features.to_dict()))
 
 
 def text_files(name: str, downloads: Path) -> Path:
-    """A folder with the `text` fields of a hub data set as JSONL, made once; all that is not train is left out.
+    """Return a folder with the `text` fields of a hub data set as JSONL, made once, for train and validation only.
 
     name: `owner/name`, or `owner/name:configuration`. A data set without a validation split gives a train file only.
     """
@@ -97,12 +102,12 @@ def text_files(name: str, downloads: Path) -> Path:
 
 
 def _load(what: str, path: str, name: str | None, given: dict[str, Any], advice: str) -> Any:
-    """All splits of a data set. what: who asks for it; advice: what to set instead."""
+    """Load all splits of a data set. what: the setting or task that needs it; advice: what to set instead."""
     import datasets
 
     require_hub()
     datasets.disable_progress_bars()
-    # Releases of datasets from 4 on run no code of a data set and refuse to be told to.
+    # Since release 4, datasets never runs the code of a data set, and refuses the option to do so.
     options = {key: value for key, value in given.items() if key != "trust_remote_code"}
     with translated(f"{what}: {path} cannot be loaded", f"Give the rows as files: {advice}"):
         try:
@@ -124,7 +129,7 @@ def _load(what: str, path: str, name: str | None, given: dict[str, Any], advice:
 
 
 def _require_network(path: str) -> None:
-    """One request, so that a machine without network hears so at once: the loader itself retries for half a minute."""
+    """Send one request, so that a machine without a network fails at once: the loader retries for half a minute."""
     import huggingface_hub
 
     if not huggingface_hub.is_offline_mode() and not Path(path).exists():

@@ -1,4 +1,4 @@
-"""Instruction rows (`instruction`, `input`, `output`) as prompts and answers."""
+"""Turn instruction rows (`instruction`, `input`, `output`) into prompts and answers."""
 
 from dataclasses import dataclass
 
@@ -8,17 +8,17 @@ OPTIONAL = ("input",)
 
 @dataclass(frozen=True)
 class Template:
-    """Wording of a prompt with and without an input, and what stands between prompt and answer."""
+    """Wording of a prompt with and without an input, and the delimiter between prompt and answer."""
 
     with_input: str
     without_input: str
     delimiter: str
 
     def render(self, fields: dict[str, str]) -> tuple[str, str]:
-        """(prompt, answer) of one row, given as text (see `rows.text_rows`)."""
+        """Return (prompt, answer) of one row whose fields are text (see `rows.text_rows`)."""
         instruction, context = fields["instruction"].strip(), fields.get("input", "").strip()
         wording = self.with_input if context else self.without_input
-        # Not str.format: a row may hold braces.
+        # Not str.format: a row may contain braces.
         prompt = wording.replace("<instruction>", instruction).replace("<input>", context)
         return prompt, self.delimiter + fields["output"].strip()
 

@@ -1,4 +1,4 @@
-"""A task's rows as lengths in tokens, by the model's tokenizer or, without one, by the length of the text."""
+"""Measure a task's rows in tokens, with the model's tokenizer or, without one, by the length of the text."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from tasks.data.tokenize import load_examples, text_pairs
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Rows of a split that are looked at; its number of rows is counted.
+# Rows of a split that are measured at most; all of its rows are counted.
 NUM_SAMPLED = 512
 # Measured over the training rows of the eight published tasks (slices of 1,000 or fewer each) with OPT's tokenizer.
 CHARACTERS_PER_TOKEN = 4.5
@@ -21,7 +21,11 @@ Size = tuple[int, int]
 
 
 def measure(task: TaskSource, tokenizer: "PreTrainedTokenizerBase | None", context: int) -> Workload:
-    """Lengths of the splits that are trained on, validate and are scored. InputError for rows that cannot be used."""
+    """Measure the lengths of the training, validation and scored splits.
+
+    Raises:
+        InputError: when rows cannot be used.
+    """
     train, validation = (_trained(task, split, tokenizer, context) for split in ("train", "validation"))
     num_scored = len(split_rows(task, "scored"))
     if task.kind == "lm_eval":
@@ -44,7 +48,7 @@ def _trained(task: TaskSource, split: Split, tokenizer: "PreTrainedTokenizerBase
 
 
 def _scored(task: TaskSource, tokenizer: "PreTrainedTokenizerBase | None", context: int, generated: float) -> Lengths:
-    """What scoring runs: each distinct input once, without the last token, which nothing is predicted from."""
+    """Lengths of the inputs of scoring: each distinct one once, without its last token, which predicts nothing."""
     sample, share = _sample(task, "scored")
     found: dict[object, Size] = {}
     for before, after, writes in _requests(sample):
@@ -66,7 +70,7 @@ def _scored(task: TaskSource, tokenizer: "PreTrainedTokenizerBase | None", conte
 
 
 def _requests(task: TaskSource) -> Iterator[tuple[str | None, str, bool]]:
-    """(context, continuation, whether the model writes the continuation itself) of all that lm-eval asks.
+    """Yield (context, continuation, whether the model generates the continuation) of every request of lm-eval.
 
     The context of a document is None.
     """
@@ -84,7 +88,7 @@ def _requests(task: TaskSource) -> Iterator[tuple[str | None, str, bool]]:
 
 
 def _sample(task: TaskSource, split: Split) -> tuple[TaskSource, float]:
-    """The task with a few rows of the split, and how many times as many there are."""
+    """Return the task with at most NUM_SAMPLED rows of the split, and the ratio of all rows to these."""
     count = len(split_rows(task, split))
     used = min(count, NUM_SAMPLED)
     return task.model_copy(update={LIMITS[split]: used}), count / used
@@ -100,7 +104,7 @@ def _guessed(task: TaskSource, prompt: str | None, answer: str, context: int) ->
 
 
 def _pieces(length: int, size: int) -> list[int]:
-    """A length in pieces of a size, the last one shorter."""
+    """Divide a length into pieces of a size, the last one shorter."""
     return [min(size, length - start) for start in range(0, length, size)]
 
 

@@ -1,7 +1,7 @@
 """lm-eval's own tasks over given rows, and the text of these rows.
 
-A split is handed to lm-eval as if it were the one it scores, so training text is built by the code that builds scored
-text.
+Each split is given to lm-eval as the split that it scores, so the code that builds scored text builds training text
+too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ class Pair(NamedTuple):
     """A prompt and its right answer as text; `prompt` is None for a document that is scored as a whole.
 
     requests: every (prompt, choice) whose likelihoods lm-eval compares in this row; empty where there are no choices.
-    mark: of the row as lm-eval reads it (see `tasks.data.wording`).
+    mark: mark of the row as lm-eval reads it (see `tasks.data.wording`).
     """
 
     number: int
@@ -40,7 +40,7 @@ class Pair(NamedTuple):
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """lm-eval draws a bar while it builds requests and offers no switch for it."""
+    """Disable the progress bar that lm-eval draws while it builds requests, for which it has no option."""
     from functools import partial
 
     from lm_eval.api import task as module
@@ -54,9 +54,12 @@ def without_bars() -> Iterator[None]:
 
 
 def harness_task(source: TaskSource, split: Split) -> "ConfigurableTask":
-    """lm-eval's task, zero-shot, scoring the rows of one split. InputError for rows that it cannot read.
+    """Build lm-eval's task, zero-shot, which scores the rows of one split.
 
-    Who builds its requests does so within `seeded`: the definition's code may draw random numbers then, too.
+    Build its requests inside `seeded`: the definition's code may draw random numbers then, too.
+
+    Raises:
+        InputError: when it cannot read a row.
     """
     rows = split_rows(source, split)
     _require_fields(source, split, rows)
@@ -64,11 +67,11 @@ def harness_task(source: TaskSource, split: Split) -> "ConfigurableTask":
 
 
 def answers(source: TaskSource, split: Split) -> Iterator[Pair]:
-    """Prompt and right answer of every row of a split, as lm-eval words them when it scores that split.
+    """Return prompt and right answer of every row of a split, as lm-eval words them when it scores that split.
 
     The reference template leaves out the delimiter between them (see `tasks.data.templates`).
     """
-    # All at once: between rows, the generators would be those of whoever asks.
+    # All rows at once: a lazy iterator would change the caller's generators between rows.
     with seeded():
         return iter(list(_pairs(source, split)))
 
@@ -78,7 +81,7 @@ def _pairs(source: TaskSource, split: Split) -> Iterator[Pair]:
     _require_fields(source, split, rows)
     task = _build(source, split, rows)
     code = code_of(source)
-    # A definition that drops or adds rows leaves no way to tell where a row came from but its place.
+    # If a definition drops or adds rows, only the position of a row identifies it.
     numbers = [row.number for row in rows] if len(task.eval_docs) == len(rows) else range(1, len(task.eval_docs) + 1)
     for number, doc in zip(numbers, task.eval_docs, strict=True):
         place = f"{source.file(split)}, row {number}"
@@ -98,7 +101,7 @@ def _build(source: TaskSource, split: Split, rows: list[Row]) -> "ConfigurableTa
         return attempt(source, split, rows, begin_as_lm_eval=split == "scored")
     except CrashError:
         raise
-    except (Exception, SystemExit) as error:  # the definition's own code ran on the rows; its text may quote them
+    except (Exception, SystemExit) as error:  # from the definition's own code on the rows, which it may quote
         failing = last_of_shortest(rows, lambda part: _works(source, split, part))
         place = f"{source.file(split)}, row {failing.number}"
         if field := field_read(source, error):
@@ -109,7 +112,7 @@ def _build(source: TaskSource, split: Split, rows: list[Row]) -> "ConfigurableTa
 
 
 def _works(source: TaskSource, split: Split, rows: Sequence[Row]) -> bool:
-    """Whether the definition's code can be run on these rows; one that leaves none of them can."""
+    """Return whether the definition's code runs on these rows, also where it leaves none of them."""
     try:
         attempt(source, split, rows)
     except CrashError:
@@ -120,8 +123,12 @@ def _works(source: TaskSource, split: Split, rows: Sequence[Row]) -> bool:
 
 
 def _require_fields(source: TaskSource, split: Split, rows: list[Row]) -> None:
-    """InputError for a row that lacks a field which the task reads."""
-    load_definition(source)  # what is wrong with the definition itself is no row's fault
+    """Check that each row has the fields that the task reads.
+
+    Raises:
+        InputError: when a row lacks one.
+    """
+    load_definition(source)  # an error in the definition itself must not be blamed on a row
 
     def read(row: Row) -> None:
         task = attempt(source, split, [row])

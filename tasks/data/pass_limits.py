@@ -1,4 +1,4 @@
-"""Settings that bound the tokens of one forward pass, as promises about rows: a single longer row would break them."""
+"""Check rows against settings that bound the tokens of one forward pass; a single longer row would exceed the bound."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from tasks.core.batching import Example
     from tasks.data.tokenize import Examples
 
-# How lm-eval's definitions name the most tokens that a model writes, and its own value where they name none.
+# The keys of lm-eval's definitions for the most tokens that a model generates, and lm-eval's default.
 WRITTEN = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 MAX_WRITTEN = 256
 
 
 @dataclass(frozen=True)
 class PassLimit:
-    """Rows that go through a model in passes of at most `max_tokens` padded tokens.
+    """Bound on the tokens of passes: rows go through a model in passes of at most `max_tokens` padded tokens.
 
-    setting: the name of max_tokens. split, num_rows: the first examples of a split, all by default. part: what of an
-    example is run. num_tokens: of a longer example only so many are run. choices: every choice of a row is run.
+    setting: the name of max_tokens. split, num_rows: the first examples of a split, all by default. part: the part of
+    an example that is run. num_tokens: most tokens of an example that are run. choices: every choice of a row is run.
     """
 
     setting: str
@@ -35,7 +35,11 @@ class PassLimit:
 
 
 def require_fits(task: TaskSource, examples: "Examples", limit: PassLimit) -> None:
-    """Raises: InputError for the first row of the limit's split that one pass cannot hold."""
+    """Check that each row of the limit's split fits into one pass.
+
+    Raises:
+        InputError: for the first row that does not.
+    """
     shown = list(zip(examples.rows, examples.longest, strict=True))[: limit.num_rows]
     for example, longest in shown:
         tokens = longest if limit.choices else _num_run(example, limit.part)
@@ -49,7 +53,11 @@ def require_fits(task: TaskSource, examples: "Examples", limit: PassLimit) -> No
 
 
 def require_room_to_write(task: TaskSource, context: int) -> None:
-    """Raises: InputError where a model that writes its answers has no token left for a prompt."""
+    """Check that a model that generates its answers has room for a prompt.
+
+    Raises:
+        InputError: when the answer may take all tokens.
+    """
     definition = _definition(task)
     if definition.get("output_type") != "generate_until":
         return
@@ -65,7 +73,7 @@ def require_room_to_write(task: TaskSource, context: int) -> None:
 
 
 def has_documents(task: TaskSource) -> bool:
-    """Whether rows are scored as a whole: plain text, and lm-eval's perplexity tasks."""
+    """Return whether rows are scored as a whole: plain text, and lm-eval's perplexity tasks."""
     return task.kind == "text" or _definition(task).get("output_type") == "loglikelihood_rolling"
 
 

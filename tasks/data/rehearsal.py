@@ -1,4 +1,4 @@
-"""Metrics of a task tried on answers that no model gave: code that fails does so before anything is computed."""
+"""Rehearse the metrics of a task on made-up answers, so that code that fails does so before anything is computed."""
 
 from collections import defaultdict
 from itertools import groupby
@@ -20,8 +20,8 @@ def rehearse_metrics(task: TaskSource) -> None:
     """Compute the metrics of an lm-eval task on its first scored rows, with the right answers in place of a model's.
 
     Raises:
-        InputError: where code of the task fails or needs a package that is missing; where its scoring runs code that
-            the model writes, or needs pictures or sounds.
+        InputError: when code of the task fails or needs a missing package; when its scoring runs code that the model
+            writes, or needs images or audio.
     """
     from tasks.data.lm_eval.code import code_of
     from tasks.data.lm_eval.seeding import seeded
@@ -31,7 +31,7 @@ def rehearse_metrics(task: TaskSource) -> None:
     try:
         definition = harness_task(few, "scored")
     except InputError:
-        return  # a definition that drops these rows; all of them together have been read before
+        return  # the definition drops these rows; all rows together have been read before
     if getattr(definition, "UNSAFE_CODE", False):
         raise InputError(f"task {task.name!r}: scoring it runs code that the model writes, which is not done here")
     if getattr(definition, "MULTIMODAL", False):
@@ -42,9 +42,13 @@ def rehearse_metrics(task: TaskSource) -> None:
 
 
 def _aggregate(definition: "ConfigurableTask", metric: str, values: list[Any]) -> None:
-    """Raise ImportError where a package is missing; else an aggregation may well not be defined for so few rows.
+    """Aggregate a metric to see whether a package is missing; other errors may come from too few rows and are ignored.
 
     lm-eval itself takes the mean of a metric for which the definition names no aggregation.
+
+    Raises:
+        ImportError: when a package is missing.
+        InputError: when lm-eval does not know the aggregation.
     """
     from lm_eval.api.metrics import mean
 
@@ -60,7 +64,7 @@ def _aggregate(definition: "ConfigurableTask", metric: str, values: list[Any]) -
 
 
 def _results(definition: "ConfigurableTask") -> dict[str, list[Any]]:
-    """Values of each metric for the rows."""
+    """Return the values of each metric for the rows."""
     definition.build_all_requests()
     for request in definition.instances:
         request.resps += [_answer(definition, request)] * (request.repeats or 1)
@@ -76,7 +80,7 @@ def _results(definition: "ConfigurableTask") -> dict[str, list[Any]]:
 
 
 def _answer(definition: "ConfigurableTask", request: "Instance") -> Any:
-    """A possible answer of a model: the one that counts as right, or a log-likelihood."""
+    """Return a possible answer of a model: the right one, or a log-likelihood."""
     from tasks.data.lm_eval.requests import right_answer
 
     if request.request_type == "generate_until":

@@ -1,4 +1,4 @@
-"""Find a task, check it, and identify it by content. Nothing here decides what is computed."""
+"""Find a task, check it, and identify it by content. No code here affects what is computed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,11 +29,14 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
 def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> TaskSource:
     """Find a task, check that it can be trained and scored, and identify it by content; reads no rows.
 
-    settings: name; kind (lm_eval); data: folder with a file for each split, for text and instructions also one file,
-    and without it an lm-eval task is taken from the hub, once (see `own_folder` for several tasks); template;
-    num_train, num_validation, num_test; max_length.
-    store: remembers digests of files and keeps what comes from the hub.
-    InputError for anything that cannot be used, EnvironmentFault where the hub cannot be reached.
+    settings: name; kind (lm_eval by default); data: a folder with a file for each split, or one file for text and
+    instructions; without it an lm-eval task is downloaded from the hub, once (see `own_folder` for several tasks);
+    template; num_train, num_validation, num_test; max_length.
+    store: remembers digests of files and keeps downloads from the hub.
+
+    Raises:
+        InputError: when anything cannot be used.
+        EnvironmentFault: when the hub cannot be reached.
     """
     file_digest = store.digests if store else plain_digest
     limits: dict[str, Any] = {key: settings.get(key) for key in (*LIMITS.values(), "max_length")}
@@ -45,7 +48,7 @@ def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> T
     definition = None
     if kind == "lm_eval":
         definition = definitions.find_definition(name, Path(data).expanduser() if data else None)
-        # A definition given by its path is known by the name that it gives itself: no path in an identity.
+        # A definition given by its path is identified by the name inside it: no path in an identity.
         name = str(definitions.merged(definition).get("task", name))
     check_template(kind, template, name)
     files = _files(name, kind, data, definition, copies_folder(store) / "data")
@@ -77,9 +80,9 @@ def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> T
 
 
 def own_folder(name: str, data: str | None, kind: str = "lm_eval") -> str | None:
-    """task.data with the task's name in the place of `{name}`, so that a sweep over tasks names one place for all.
+    """Return task.data with `{name}` replaced by the task's name, so that a sweep over tasks has one setting for all.
 
-    None, which means the hub, where that folder is absent for an lm-eval task.
+    Return None, which means the hub, where that folder is absent for an lm-eval task.
     """
     if data is None or NAME_PLACE not in data:
         return data
@@ -103,7 +106,7 @@ def _files(name: str, kind: str, data: str | None, definition: Path | None, down
 
 
 def _without_copies(files: dict[str, Path], digests: Mapping[str, str]) -> dict[str, Path]:
-    """The files, with the first of equal ones in the place of its copies: equal content is one split."""
+    """Replace files of equal content by the first of them: equal content is one split."""
     first: dict[str, Path] = {}
     for split, path in files.items():
         first.setdefault(digests[split], path)
@@ -122,7 +125,7 @@ def _require_splits(name: str, files: dict[str, Path], data: str | None) -> None
 
 
 def _definition_view(definition: Path | None, file_digest: FileDigest) -> dict[str, Any] | None:
-    """What of a definition decides prompts, answers and scores."""
+    """The parts of a definition that decide prompts, answers and scores."""
     if definition is None:
         return None
     config = {key: value for key, value in definitions.merged(definition).items() if key not in DATA_KEYS | NOTES}
@@ -131,7 +134,7 @@ def _definition_view(definition: Path | None, file_digest: FileDigest) -> dict[s
 
 
 def _plain(value: Any) -> Any:
-    """The value with text keys only, as JSON needs them."""
+    """Return the value with text keys only, as JSON needs them."""
     if isinstance(value, dict):
         return {str(key): _plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Find generic text that emulators are distilled on, check it, and identify it by content."""
+"""Find the generic text that emulators are distilled on, check it, and identify it by content."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 
 
 def resolve_text(data: str, store: "Store | None" = None) -> TaskSource:
-    """The text of a folder with train and validation files (or of one file), or of a data set on the hub.
+    """Find the text of a folder with train and validation files (or of one file), or of a data set on the hub.
 
-    Without a validation part, 5% of train are held out. InputError for what cannot be used, EnvironmentFault where the
-    hub cannot be reached.
+    Without a validation part, 5% of train is held out.
+
+    Raises:
+        InputError: when the text cannot be used.
+        EnvironmentFault: when the hub cannot be reached.
     """
     path = Path(data).expanduser()
     if not path.exists():
@@ -29,8 +32,8 @@ def resolve_text(data: str, store: "Store | None" = None) -> TaskSource:
         found = resolve_task({"name": "text", "kind": "text", "data": str(_rows(path))}, store)
     except InputError as error:
         raise InputError(str(error).replace("task.data", "distill.data")) from None
-    # Nothing is scored here: one file beside train is enough, and no row of train is held out for validation. Nor are
-    # rows that are in both left out: lines such as headings recur everywhere, and nothing is concluded from the loss.
+    # Nothing is scored here: one file beside train is enough, and no row of train is held out for validation. Rows that
+    # are in both files stay: lines such as headings recur everywhere, and no conclusion is drawn from the loss.
     files = found.files
     if not found.single_file:
         files = {"train": files["train"], "validation": files.get("validation") or files["test"]}
@@ -38,7 +41,7 @@ def resolve_text(data: str, store: "Store | None" = None) -> TaskSource:
 
 
 def _rows(path: Path) -> Path:
-    """The folder, or its only file where that has to give both parts."""
+    """Return the folder, or its only file where that file has to provide both parts."""
     if path.is_file():
         return path
     files = [file for suffix in SUFFIXES["text"] if (file := path / f"train{suffix}").is_file()]

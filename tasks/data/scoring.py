@@ -1,4 +1,4 @@
-"""Scores of a model on a task: lm-eval's own numbers for its tasks, perplexity for text and instructions."""
+"""Score a model on a task: by lm-eval's metrics for its tasks, by perplexity for text and instructions."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -56,7 +56,7 @@ def _score_lm_eval(scorer: Any, task: TaskSource) -> "Scores":
     digest = digest_of_requests(definition)
     require_same(task, "scored", digest)
     samples = results["samples"][task.name]
-    # A definition may read one output in several ways (filters); the first way counts.
+    # A definition may read one output in several ways (filters); the first one counts.
     samples = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
     found = results["results"][task.name]
     ending = f",{samples[0]['filter']}"
@@ -87,14 +87,18 @@ def _main_metric(task: TaskSource, metrics: dict[str, float]) -> str:
 
 
 def _evaluated(scorer: Any, task: TaskSource, definition: "ConfigurableTask") -> dict[str, Any]:
-    """Evaluate by lm-eval. InputError where the code of the task's metrics fails; its text may quote a row."""
+    """Evaluate with lm-eval.
+
+    Raises:
+        InputError: when the code of the task's metrics fails; does not quote its error, which may contain a row.
+    """
     import lm_eval
 
     from tasks.data.lm_eval import model as language_model
     from tasks.data.lm_eval.code import code_of
     from tasks.data.lm_eval_rows import without_bars
 
-    # The error over rows is computed by `_error`: lm-eval has none for perplexity, and fails on a single row.
+    # `_error` computes the standard error: lm-eval has none for perplexity, and fails on a single row.
     tasks = {"tasks": {task.name: definition}, "groups": {}}
     try:
         with without_bars():
@@ -122,7 +126,7 @@ def _error(task: TaskSource, definition: "ConfigurableTask", metric: str, items:
 
 
 def _losses(definition: "ConfigurableTask", metric: str, items: list[Any]) -> list[float]:
-    """Scaled losses of documents, where the metric is a perplexity over them."""
+    """Scaled losses of documents, for a metric that is a perplexity over them; empty for others."""
     from lm_eval.api.metrics import weighted_perplexity
 
     from tasks.core.evaluation.likelihoods import scaled_losses
@@ -133,14 +137,14 @@ def _losses(definition: "ConfigurableTask", metric: str, items: list[Any]) -> li
 
 
 def _score_perplexity(scorer: Any, tokenizer: "PreTrainedTokenizerBase", task: TaskSource, max_length: int) -> "Scores":
-    """Perplexity per token of the answers (instructions) or documents (text)."""
+    """Score the perplexity per token of the answers (instructions) or documents (text)."""
     from tasks.core.evaluation.likelihoods import Scores, perplexity_with_error, scaled_losses
     from tasks.data.tokenize import load_examples
 
     examples = load_examples(task, "scored", tokenizer, max_length)
     requests = [(None, list(row.prompt_ids), list(row.answer_ids)) for row in examples.rows]
     losses = [-likelihood for likelihood, _ in scorer.score_tokens(requests)]
-    # Windows of one document are not independent, so the error is over documents; a lone one has only its windows.
+    # Windows of one document are not independent, so the error is over documents; over windows for a single document.
     several = examples.num_rows > 1
     documents: dict[int, tuple[float, int]] = {}
     for at, (row, loss) in enumerate(zip(examples.rows, losses, strict=True)):

@@ -1,4 +1,4 @@
-"""A task as an input of a stage: what the model is tuned for and scored on, and what identifies it."""
+"""A task as the input of a stage: the rows to tune and score on, and the identity of the task."""
 
 from typing import Any, Literal
 
@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 Kind = Literal["lm_eval", "text", "instructions"]
 Split = Literal["train", "validation", "scored"]
 
-# Where a definition says which rows are used, and few-shot examples from them; files and zero shots replace it.
+# Keys by which a definition chooses rows and few-shot examples; the source's files and zero shots replace them.
 DATA_KEYS = {
     "dataset_path",
     "dataset_name",
@@ -20,17 +20,17 @@ DATA_KEYS = {
     "fewshot_config",
     "num_fewshot",
 }
-# Where a definition names the split for each file.
+# The key by which a definition names the split for each file.
 SPLIT_KEYS = {"train": "training_split", "validation": "validation_split", "test": "test_split"}
-# Names and notes, which change nothing.
+# Names and notes, which affect no result.
 NOTES = {"task", "task_alias", "tag", "group", "metadata"}
 # The setting that limits each split.
 LIMITS: dict[str, str] = {"train": "num_train", "validation": "num_validation", "scored": "num_test"}
-# Tokens of a window of a document where nothing is said: the context of OPT and LLaMA, and the length at which
-# perplexities of models with longer contexts are published (lm-eval's max_length=2048).
+# Default tokens of a window of a document: the context of OPT and LLaMA, and the length at which perplexities of
+# models with longer contexts are published (lm-eval's max_length=2048).
 DOCUMENT_WINDOW = 2048
 FEATURES_FILE = "features.json"
-# In task.data, what stands for the task's name.
+# The placeholder for the task's name in task.data.
 NAME_PLACE = "{name}"
 
 
@@ -39,8 +39,8 @@ class TaskSource(BaseModel):
 
     files: the file of each split; yaml: the lm-eval definition; digest: of all that decides prompts, answers and
     scores; num_*: use only the first rows of a split; max_length: tokens of an example, see `longest` and `window`.
-    single_file: the user gave one file for all splits; is_scored: false for text that is only trained on and validates;
-    worded: by split the digest that the check found (see `tasks.data.wording`).
+    single_file: the user gave one file for all splits; is_scored: False for text that only trains and validates;
+    worded: for each split, the digest that the check found (see `tasks.data.wording`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,7 +64,7 @@ class TaskSource(BaseModel):
         return hash(self.digest)
 
     def cache_view(self) -> dict[str, Any]:
-        """What identifies the task in a key: content and limits, never where files lie."""
+        """The values that identify the task in a key: content and limits, never the location of files."""
         kept = ("kind", "name", "digest", "template", "num_train", "num_validation", "num_test", "max_length")
         return {key: getattr(self, key) for key in kept}
 
@@ -75,12 +75,12 @@ class TaskSource(BaseModel):
 
     @property
     def scored_from_train(self) -> bool:
-        """Whether the scored rows are taken from the file that is trained on: its definition names one split twice."""
+        """Whether the scored rows come from the file that is trained on: the definition names one split for both."""
         return self.is_scored and self.files[self.scored] == self.files["train"]
 
     @property
     def validation_is_held_out(self) -> bool:
-        """Whether validation rows are taken from train: where there are none, or they are those scored or trained on.
+        """Whether validation rows are taken from train: there are none, or they are also the scored or training rows.
 
         Some tasks score their validation split (PIQA, HellaSwag), some name one split twice (MedMCQA, FLORES).
         """
@@ -88,19 +88,19 @@ class TaskSource(BaseModel):
         return self.files.get("validation", self.files["train"]) in taken
 
     def file(self, split: Split) -> str:
-        """The file that a split's rows come from."""
+        """Return the file that a split's rows come from."""
         if split == "scored":
             return self.files[self.scored]
         return self.files["train" if self.validation_is_held_out else split]
 
     def limit(self, split: Split) -> int | None:
-        """Number of rows to use of a split; None for all."""
+        """Return how many rows of a split to use; None for all."""
         return getattr(self, LIMITS[split])
 
     def longest(self, context: int) -> int:
-        """Tokens of a prompt and its answer at most, in a model that takes `context` tokens."""
+        """Return the most tokens of a prompt and its answer, for a model that takes `context` tokens."""
         return min(context, self.max_length or context)
 
     def window(self, context: int) -> int:
-        """Tokens of a window of a document at most, in a model that takes `context` tokens."""
+        """Return the most tokens of a window of a document, for a model that takes `context` tokens."""
         return min(context, self.max_length or DOCUMENT_WINDOW)

@@ -14,10 +14,10 @@ NUM_TWICE = 32
 
 
 def split_facts(task: TaskSource, found: dict[Split, Examples]) -> dict[str, Any]:
-    """Facts about the splits of a task, as `tasks.reports.split_notes` shows them. found: the examples of each split.
+    """Return facts about a task's splits, as `tasks.reports.split_notes` shows them. found: the examples of each split.
 
     Raises:
-        InputError: where the task's own code words the same rows differently when it is asked twice.
+        InputError: when the task's own code words the same rows differently in two calls.
     """
     has_code = task.kind == "lm_eval" and bool(code_of(task))
     if has_code and not is_steady(task, split_rows(task, "train")[:NUM_TWICE]):

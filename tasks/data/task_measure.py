@@ -1,4 +1,4 @@
-"""Loss and metric of a task for many models in a row: all that does not depend on the model is made once."""
+"""Measure the loss and metric of a task for many models, preparing once all that does not depend on the model."""
 
 import math
 from collections import defaultdict
@@ -18,17 +18,19 @@ if TYPE_CHECKING:
 
 Request = tuple[Sequence[int], Sequence[int]]
 Likelihood = tuple[float, bool]
-# A logarithm of a perplexity beyond this is no float64.
+# exp of a larger value does not fit into a float64.
 MAX_RATE = 700.0
 
 
 class TaskMeasure:
-    """Measures models of one tokenizer on the first rows of a split, right answers and all choices in the same passes.
+    """Loss and metric of models of one tokenizer on a split's first rows, answers and all choices in the same passes.
 
-    metric, higher_is_better: the task's main metric. It is lm-eval's own where that reads nothing but likelihoods of
-    given answers, with lm-eval's own requests and code; else it is the perplexity of the answer tokens. The loss is
-    the mean over answer tokens, as `validate` computes it.
-    InputError for fewer than two rows.
+    metric, higher_is_better: the task's main metric. It is lm-eval's own, with lm-eval's own requests and code, where
+    it depends only on the likelihoods of given answers; else it is the perplexity of the answer tokens. The loss is the
+    mean over answer tokens, as `validate` computes it.
+
+    Raises:
+        InputError: when there are fewer than two rows.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class TaskMeasure:
 
     @property
     def num_tokens(self) -> int:
-        """Answer tokens of all rows."""
+        """Number of answer tokens of all rows."""
         return sum(len(answer) for _, answer in self._answers)
 
     def __call__(self, model: "nn.Module") -> "Measured":
@@ -77,7 +79,7 @@ class TaskMeasure:
 
 
 def limited(task: TaskSource, split: Split, num_rows: int | None) -> TaskSource:
-    """The task with at most this many rows in a split, beside its own limit."""
+    """Return the task with at most this many rows in a split, in addition to its own limit."""
     if num_rows is None:
         return task
     own = task.limit(split)
@@ -85,13 +87,17 @@ def limited(task: TaskSource, split: Split, num_rows: int | None) -> TaskSource:
 
 
 def require_several(num_rows: int, task: TaskSource, split: Split) -> None:
-    """InputError for a single row, of which nothing can be concluded."""
+    """Check that there are at least two rows; nothing can be concluded from one.
+
+    Raises:
+        InputError: when there are fewer.
+    """
     if num_rows < 2:
         raise InputError(f"task {task.name!r}: the {split} split gives {num_rows} row; take at least 2")
 
 
 def perplexity(loss: float) -> float:
-    """exp(loss), saturated where it would be infinite; not a number stays so."""
+    """Return exp(loss), saturated where it would overflow; NaN stays NaN."""
     return loss if math.isnan(loss) else math.exp(min(loss, MAX_RATE))
 
 
@@ -112,7 +118,7 @@ class _Choices:
         max_length: int,
         max_tokens: int,
     ) -> "_Choices | None":
-        """None for a task whose metric is no function of likelihoods of given answers."""
+        """Build the requests of a split; None if the task's metric needs more than likelihoods of given answers."""
         from tasks.data.lm_eval.model import language_model
         from tasks.data.lm_eval_rows import harness_task, without_bars
         from tasks.data.scoring import MAIN_METRICS
@@ -132,14 +138,14 @@ class _Choices:
 
         scorer: Any = language_model(model, tokenizer, max_length, max_tokens, lambda items, **_: iter(items))
         scorer.score_tokens = note
-        # lm-eval's own encoding, of which the ids are taken and nothing is computed.
+        # Run lm-eval's own encoding for its ids; `note` computes no likelihood.
         scorer.loglikelihood(definition.instances)
         made = cls(definition, encoded, "")
         names = made._rows([(0.0, False)] * len(encoded))[0]
         return cls(definition, encoded, next((name for name in MAIN_METRICS if name in names), next(iter(names))))
 
     def value(self, found: list[Likelihood]) -> float:
-        """The metric, aggregated as lm-eval does."""
+        """Return the metric, aggregated as lm-eval does."""
         from lm_eval.api.metrics import mean
 
         items = [row[self.metric] for row in self._rows(found)]
@@ -147,7 +153,7 @@ class _Choices:
 
     @seeded()
     def _rows(self, found: list[Likelihood]) -> list[dict[str, Any]]:
-        """Every metric of every row, of the first filter."""
+        """Return every metric of every row, of the first filter."""
         by_row = defaultdict(list)
         for instance, likelihood in zip(self._definition.instances, found, strict=True):
             instance.resps = [likelihood]

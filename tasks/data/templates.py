@@ -1,11 +1,11 @@
-"""Which wordings a task may be trained in: lm-eval's own, or the published one (`template = "reference"`).
+"""Check which wording a task may be trained in: lm-eval's own, or the published one (`template = "reference"`).
 
 The reference template of an lm-eval task is its lm-eval prompt, directly followed by the answer: the published code
 puts no delimiter between the two, and tokenises them apart. Nothing else is known here about the published wordings, so
-the words of the prompt stay lm-eval's. Two things follow that the default does not have:
+the prompt is lm-eval's. This has two effects that the default does not have:
 
-- copa: the two blanks before the answer become one (its choices begin with a blank of their own);
-- openbookqa, hellaswag, race, storycloze: the last word of the prompt and the first of the answer are written together.
+- copa: the two blanks before the answer become one (its choices begin with a blank);
+- openbookqa, hellaswag, race, storycloze: no blank separates the last word of the prompt from the first of the answer.
 
 Scoring is lm-eval's in either case.
 """
@@ -13,7 +13,7 @@ Scoring is lm-eval's in either case.
 from tasks.core.errors import InputError
 from tasks.data.instructions import TEMPLATES
 
-# lm-eval's name of each task that the two projects trained on: the name there. Instruction rows are `alpaca` there.
+# lm-eval's name of each task that the two projects trained on: their name. They call instruction rows `alpaca`.
 PUBLISHED = {
     "arc_challenge": "arc_challenge",
     "arc_easy": "arc_easy",
@@ -32,7 +32,11 @@ PUBLISHED = {
 
 
 def check_template(kind: str, template: str, name: str) -> None:
-    """InputError, with the choices, for a template that does not exist or that this task does not have."""
+    """Check that a template exists and that this task has it.
+
+    Raises:
+        InputError: when the template is unknown or no published wording of the task is; lists the choices.
+    """
     if template not in TEMPLATES:
         raise InputError(f"task.template = {template!r}: choose one of {', '.join(TEMPLATES)}")
     if template == "default" or kind == "instructions":
@@ -47,7 +51,7 @@ def check_template(kind: str, template: str, name: str) -> None:
 
 
 def lm_eval_name(published: str) -> str | None:
-    """What to write for the name that a task has in the two projects, where lm-eval calls it something else."""
+    """Return the setting for a task's name in the two projects, if lm-eval has another name for it; else None."""
     if published == "alpaca":
         return 'task.kind = "instructions" with a file of instruction, input and output'
     names = [ours for ours, theirs in PUBLISHED.items() if theirs == published != ours]

@@ -1,11 +1,11 @@
-"""Text as token ids by lm-eval's rule: the same for training, validation, scoring and generation.
+"""Encode text as token ids by lm-eval's rule, the same for training, validation, scoring and generation.
 
 Two things differ from lm-eval, both where its rule gives wrong numbers:
-- Special tokens that a tokenizer puts behind every text are left out: behind a prompt they would part it from its
-  answer, and behind an answer they would be trained and scored as a part of it.
-- lm-eval encodes prompt and choice together and cuts after the prompt's own length. Where the tokenizer joins the end
-  of the prompt with the beginning of a choice, that cut is wrong or leaves the choice without a token. All choices of
-  such a row are encoded apart, so that none is compared with another by a different rule.
+- Special tokens that a tokenizer appends to every text are left out: after a prompt they would separate it from its
+  answer, and after an answer they would be trained and scored as a part of it.
+- lm-eval encodes prompt and choice together and cuts after the length of the prompt alone. Where the tokenizer merges
+  the end of the prompt with the beginning of a choice, that cut is wrong or leaves the choice without a token. All
+  choices of such a row are encoded apart, so that all are compared under the same rule.
 """
 
 from collections.abc import Sequence
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 # (prompt ids, answer ids)
 Ids = tuple[list[int], list[int]]
-# Texts of which the special tokens around them are read off; the first of which the tokenizer knows a letter counts.
+# Texts that show the special tokens around them; the first one that the tokenizer gives a token for counts.
 PROBES = ("a", "The end.", "1")
 
 _end_ids: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, ...]]" = WeakKeyDictionary()
 
 
 def encode(tokenizer: "PreTrainedTokenizerBase", text: str, special: bool = True) -> list[int]:
-    """Token ids, with the special tokens that the tokenizer puts before a text, without those that it puts behind it.
+    """Encode a text with the special tokens that the tokenizer prepends, without those that it appends.
 
-    None are put before a text that already begins with the first of them. special: False for none at all.
+    Nothing is prepended to a text that already begins with the first of them. special: False for no special tokens.
     """
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if not special or (start is not None and text.startswith(str(tokenizer.decode(start)))):
@@ -37,35 +37,35 @@ def encode(tokenizer: "PreTrainedTokenizerBase", text: str, special: bool = True
     kept = ids[: len(ids) - len(end)]
     if not end or tuple(ids[len(kept) :]) != end:
         return ids
-    # A tokenizer may put nothing behind a text that ends with these tokens already: then they are the text's own.
+    # A tokenizer may append nothing to a text that already ends with these tokens: then they belong to the text.
     own = tokenizer.encode(text, add_special_tokens=False)
     return kept if kept[len(kept) - len(own) :] == own else ids
 
 
 def end_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
-    """The special tokens that the tokenizer puts behind any text, found by encoding one with and without them."""
+    """Return the special tokens that the tokenizer appends to any text, found by encoding one with and without them."""
     if tokenizer not in _end_ids:
         _end_ids[tokenizer] = _found_end_ids(tokenizer)
     return _end_ids[tokenizer]
 
 
 def end_tokens(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """The same as text; empty for a tokenizer that puts nothing behind a text."""
+    """Return the appended special tokens as text; empty for a tokenizer that appends nothing."""
     return "".join(map(str, tokenizer.convert_ids_to_tokens(list(end_ids(tokenizer)))))
 
 
 def encode_pair(tokenizer: "PreTrainedTokenizerBase", prompt: str, answer: str) -> Ids:
-    """(prompt ids, answer ids) of a row with one answer, see `encode_choices`."""
+    """Return (prompt ids, answer ids) of a row with one answer, see `encode_choices`."""
     return encode_choices(tokenizer, [(prompt, answer)])[0][0]
 
 
 def encode_choices(tokenizer: "PreTrainedTokenizerBase", requests: Sequence[tuple[str, str]]) -> tuple[list[Ids], bool]:
-    """Ids of all requests (prompt, choice) of one row, and whether they were encoded apart.
+    """Return the ids of all requests (prompt, choice) of one row, and whether they were encoded apart.
 
-    Spaces at a prompt's end go to the choice, because most tokenizers join a space to the word behind it. An empty
+    Spaces at a prompt's end go to the choice, because most tokenizers merge a space with the word after it. An empty
     prompt becomes the token that a text begins with. The ids of a prompt are always those of the prompt alone.
-    Together, a choice has the ids behind the prompt's own; where the prompt's ids change or none follows, for any
-    request of the row, the ids of every choice are those of the choice alone. A choice may then still have none.
+    Encoded together, a choice has the ids after those of the prompt. If, for any request of the row, the prompt's ids
+    change or no id follows them, the ids of every choice are those of the choice alone, which may still be none.
     """
     prompts: dict[str, list[int]] = {}
     together: list[Ids | None] = []
@@ -87,9 +87,9 @@ def encode_choices(tokenizer: "PreTrainedTokenizerBase", requests: Sequence[tupl
 
 
 def encode_apart(tokenizer: "PreTrainedTokenizerBase", prompt: str, answer: str) -> Ids:
-    """(prompt ids, answer ids), each encoded by itself, without special tokens between them.
+    """Return (prompt ids, answer ids), each encoded separately, without special tokens between them.
 
-    Where nothing stands between the two, encoded together their letters may join to tokens that belong to neither.
+    With no delimiter between the two, encoding them together could merge letters of both into one token.
     """
     if not prompt.strip():
         return encode_pair(tokenizer, prompt, answer)
@@ -97,7 +97,11 @@ def encode_apart(tokenizer: "PreTrainedTokenizerBase", prompt: str, answer: str)
 
 
 def prefix_id(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """The token that stands before a text that has no prompt. Raises: InputError if the tokenizer has none."""
+    """Return the token that is put before a text without a prompt.
+
+    Raises:
+        InputError: when the tokenizer has neither a begin nor an end token.
+    """
     found = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if found is None:
         raise InputError(

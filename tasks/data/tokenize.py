@@ -1,4 +1,4 @@
-"""Rows of a task as examples of token ids, encoded as what is scored is encoded (see `tasks.data.token_ids`).
+"""Turn a task's rows into examples of token ids, by the same rule as for scoring (see `tasks.data.token_ids`).
 
 Only the reference template differs: the published code tokenises prompt and answer apart.
 """
@@ -27,12 +27,12 @@ PARTS = ("prompt+answer", "prompt", "answer")
 
 @dataclass(frozen=True)
 class Examples:
-    """Examples of one split, how many had their prompt cut, and how many rows they come from.
+    """Examples of one split, the number of truncated prompts, and the number of rows that they come from.
 
     A document of plain text gives one example for each window (`TaskSource.window`); every other row gives one.
-    longest: of each example the tokens of its longest request, which is the example itself where there are no choices.
-    num_apart: rows whose choices are encoded apart from the prompt because the tokenizer joins them.
-    digest: of the rows as they are worded, in their order.
+    longest: for each example the tokens of its longest request, which is the example itself where there are no choices.
+    num_apart: rows whose choices are encoded apart from the prompt because the tokenizer merges across the two.
+    digest: digest of the rows as they are worded, in order.
     """
 
     rows: "list[Example]"
@@ -51,16 +51,16 @@ def load_examples(
     limit: int | None = None,
     part: str = "prompt+answer",
 ) -> Examples:
-    """Examples of a split, of at most `max_length` tokens and at most as many as the task allows.
+    """Load the examples of a split, of at most `max_length` tokens each, and at most as many as the task allows.
 
-    A longer prompt loses its beginning, an answer nothing; a longer document becomes several windows.
-    max_length: tokens that the model takes. limit: use only the first rows, beside the task's own limit.
+    A longer prompt is truncated at its beginning, an answer never; a longer document becomes several windows.
+    max_length: tokens that the model takes. limit: use only the first rows, in addition to the task's own limit.
     part: keep prompt and answer, or only one of them (the other is empty).
 
     Raises:
-        InputError: for rows that cannot be used (by number), such as an answer that has no token of its own or leaves
-            no room for a prompt; on the splits that are scored, for every other choice too; and for rows that read
-            otherwise than in the check.
+        InputError: when a row cannot be used (names its number), such as an answer without a token or without room for
+            a prompt (on validation and scored rows, any other choice too); and when rows read differently than in the
+            check.
     """
     if part not in PARTS:
         raise InputError(f"support.part = {part!r}: choose one of {', '.join(PARTS)}")
@@ -100,7 +100,7 @@ def load_examples(
 
 
 def text_pairs(task: TaskSource, split: Split) -> "Iterable[Pair]":
-    """Prompt and answer of every row of a split as text."""
+    """Return prompt and answer of every row of a split as text."""
     from tasks.data.lm_eval_rows import Pair, answers
 
     if task.kind == "lm_eval":
@@ -136,14 +136,18 @@ def _encoded(
         ids = choices[requests.index((pair.prompt, pair.answer))]
     place = f"task {task.name!r}, {split} row {pair.number}"
     _require_room(task, ids[1], bound, f"{place}: the answer")
-    # What is trained is the answer alone.
+    # In training, only the answer is used.
     for number, (_, choice) in enumerate(choices if split != "train" else (), start=1):
         _require_room(task, choice, bound, f"{place}: choice {number} of {len(choices)}")
     return _Encoded(ids, max(sum(map(len, each)) for each in (ids, *choices)), is_apart)
 
 
 def _require_room(task: TaskSource, ids: list[int], bound: int, what: str) -> None:
-    """InputError for a continuation without a token, whose likelihood is no score, or one that fills the context."""
+    """Check that a continuation has a token, without which it has no likelihood, and leaves room for a prompt.
+
+    Raises:
+        InputError: when it has none, or fills the context.
+    """
     if not ids:
         raise InputError(
             f"{what} has no token: it is empty, or the tokenizer drops all of its characters; leave this row out"
@@ -156,7 +160,7 @@ def _require_room(task: TaskSource, ids: list[int], bound: int, what: str) -> No
 def _windows(
     task: TaskSource, split: Split, tokenizer: "PreTrainedTokenizerBase", pair: "Pair", max_length: int
 ) -> "Iterator[Example]":
-    """A document in pieces: each predicts as many tokens as fit behind the one token before them."""
+    """Divide a document into windows: each predicts as many tokens as fit after one token of context."""
     # lm-eval encodes the documents of its own tasks with the tokenizer's special tokens.
     tokens = encode(tokenizer, pair.answer, special=task.kind == "lm_eval")
     if not tokens and task.kind == "lm_eval":

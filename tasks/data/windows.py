@@ -1,4 +1,4 @@
-"""Generic text as windows of equal length: documents one after another, however short they are."""
+"""Generic text as windows of equal length, with documents one after another, however short they are."""
 
 from array import array
 from bisect import bisect_right
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Windows(Sequence["Example"]):
     """Examples of `length` tokens, the last one shorter; every token of the text but the first is predicted once.
 
-    Four bytes a token, so that the hundreds of millions that a distillation reads fit into memory.
+    A token takes four bytes, so that the hundreds of millions that a distillation reads fit into memory.
     """
 
     def __init__(self, length: int) -> None:
@@ -60,7 +60,11 @@ class Windows(Sequence["Example"]):
 
 
 def load_windows(text: TaskSource, split: Split, tokenizer: "PreTrainedTokenizerBase", length: int) -> Windows:
-    """A split's documents, each behind the token that a text begins with. InputError if there is no text."""
+    """Load a split's documents, each after the token that a text begins with.
+
+    Raises:
+        InputError: when there is no text.
+    """
     found, begin = Windows(length), prefix_id(tokenizer)
     for pair in text_pairs(text, split):
         found.append(pair.number, [begin, *encode(tokenizer, pair.answer, special=False)])

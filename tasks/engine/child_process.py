@@ -1,8 +1,8 @@
-"""A stage computes in a process of its own, forked from a warm server.
+"""Run a stage in a separate process, forked from a warm server.
 
-Why: random state, thread count and memory are the stage's own, so two tunings side by side stay bit for bit what they
-are alone; a stage killed for memory takes nothing else with it; and the process that orchestrates stays free of torch,
-so that a fully cached run starts in seconds.
+Random state, thread count and memory belong to one stage, so two tunings side by side are bit for bit what each is
+alone; a stage killed for lack of memory affects nothing else; and the orchestrating process stays free of torch, so
+that a fully cached run starts in seconds.
 """
 
 import importlib
@@ -37,9 +37,9 @@ _environment = threading.Lock()
 
 @contextmanager
 def _equal_hashes() -> Iterator[None]:
-    """Let every process that starts within the block hash a text to the same number.
+    """Give every process that starts inside the block the same string hashes.
 
-    A task's own code that goes through a set of texts orders its rows by their hashes.
+    A task's own code that iterates over a set of texts orders its rows by their hashes.
     """
     with _environment:
         before = os.environ.get("PYTHONHASHSEED")
@@ -60,7 +60,7 @@ def warm_up() -> None:
 
     with shielded():
         resource_tracker.ensure_running()
-    # Once more: the start of the tracker ends the first block.
+    # A second time: starting the tracker unblocks the signals.
     with short_temporary_folder(), shielded():
         forkserver.ensure_running()
 
@@ -68,7 +68,7 @@ def warm_up() -> None:
 class Children:
     """The processes in which the stages of one run compute.
 
-    Once stopped, no further one is started: threads that still wait for a parent or a free core find the run over.
+    Once stopped, no further process starts: threads that still wait for a parent or a free core find the run over.
     """
 
     def __init__(self) -> None:
@@ -85,7 +85,10 @@ class Children:
     ) -> dict[str, Any]:
         """Run `module.stage.compute` with a Work in a child; return its summary, or raise the error that it raised.
 
-        watch is called about twice a second while the child computes. Raises InterruptedRun once stopped.
+        watch is called about twice a second while the child computes.
+
+        Raises:
+            InterruptedRun: when the run was stopped.
         """
         label = work["label"] or function[1]
         warm_up()
@@ -99,12 +102,12 @@ class Children:
         try:
             return _listen(process, receiving, watch, label)
         except errors.CrashError:
-            # A child that was told to stop before it could listen ends by the signal itself.
+            # A child that received the signal before it had its handlers ends by the signal itself.
             self._refuse_when_stopped(label)
             raise
         finally:
             if process.is_alive():
-                # Whoever watches failed: nobody will take the result.
+                # `watch` failed, so the result is not needed.
                 process.kill()
             receiving.close()
             process.join()
@@ -113,13 +116,13 @@ class Children:
                 process.close()
 
     def ask_to_stop(self, signal_number: int = signal.SIGTERM) -> None:
-        """Ask every stage that computes to write its checkpoint and end; no further one starts."""
+        """Ask every computing stage to write its checkpoint and end; no further one starts."""
         with self._lock:
             self._stop_signal = signal_number
             self._send(signal_number)
 
     def stop(self, signal_number: int = signal.SIGTERM, seconds: float = CHECKPOINT_SECONDS) -> None:
-        """Ask every stage that computes to write its checkpoint and end; end those that do not within the time."""
+        """Ask every computing stage to write its checkpoint and end; kill those that do not end within the time."""
         self.ask_to_stop(signal_number)
         deadline = time.monotonic() + seconds
         while self._any_alive() and time.monotonic() < deadline:
@@ -128,7 +131,7 @@ class Children:
             self._send(signal.SIGKILL)
 
     def stopped(self) -> bool:
-        """Whether the run is over."""
+        """Return whether the run was stopped."""
         return self._stop_signal is not None
 
     def _send(self, signal_number: int) -> None:
@@ -171,7 +174,7 @@ def _listen(process: Any, receiving: Connection, watch: Callable[[], None], labe
 
 
 def death(exit_code: int, label: str) -> Exception:
-    """What the end of a process that said nothing means."""
+    """Map the exit code of a process that sent no result to an error."""
     if exit_code == -signal.SIGKILL:
         return errors.EnvironmentFault(
             f"{label}: its process was killed (signal 9), most often for lack of memory. Free memory or lower"
@@ -183,7 +186,7 @@ def death(exit_code: int, label: str) -> Exception:
 
 
 def rebuild(label: str, class_name: str, message: str, exit_code: int, trace: str) -> Exception:
-    """The error that a process has described."""
+    """Recreate the error that a process has described."""
     kind = getattr(errors, class_name, None)
     if kind is errors.InterruptedRun:
         return errors.InterruptedRun(message, exit_code - 128)
@@ -202,7 +205,7 @@ class _ForwardLogs(logging.Handler):
 
 
 def compute(sending: Connection, function: tuple[str, str], arguments: dict[str, Any], spec: dict[str, Any]) -> None:
-    """What a process does: one computation of one stage, and say how it ended."""
+    """Run one computation of one stage in this process, and send its summary or its error."""
     os.environ.update(spec.pop("environment", {}))
     spec["store"] = open_store(spec["store"], spec.pop("store_url", None))
     work = Work(**spec)
@@ -222,7 +225,7 @@ def compute(sending: Connection, function: tuple[str, str], arguments: dict[str,
         sending.send(("done", summary))
     except BaseException as error:
         if isinstance(error, errors.InterruptedRun) and work.stop_signal is not None:
-            # The core knows that it is to stop, not which signal said so.
+            # The core knows that it has to stop, but not by which signal.
             error.exit_code = 128 + work.stop_signal
         work.store.settle_work()
         sending.send(_describe(error, work))
@@ -232,7 +235,7 @@ def compute(sending: Connection, function: tuple[str, str], arguments: dict[str,
 def _describe(error: BaseException, work: Work) -> tuple:
     name, message = type(error).__name__, str(error)
     if isinstance(fault := _disk_fault(error), OSError):
-        # Disk full, permission, I/O: the user's machine, not our bug.
+        # Disk full, permissions, I/O: a fault of the user's machine, not our bug.
         name, message = "EnvironmentFault", f"{work.label}: {work.store.explained(fault, work.out)}"
     elif isinstance(error, MemoryError) or name == "OutOfMemoryError":
         name, message = "EnvironmentFault", f"out of memory ({message}); lower batch sizes or use a larger machine"
@@ -240,7 +243,7 @@ def _describe(error: BaseException, work: Work) -> tuple:
 
 
 def _disk_fault(error: BaseException) -> BaseException:
-    """The error, or the OSError it stands for: libraries in Rust (safetensors, tokenizers) say it in words only."""
+    """Return the error, or the OSError behind it: Rust libraries (safetensors, tokenizers) only mention its number."""
     found = re.search(r"\(os error (\d+)\)", str(error))
     if found is None or isinstance(error, OSError) or int(found[1]) not in DISK_ERRORS:
         return error
@@ -248,7 +251,7 @@ def _disk_fault(error: BaseException) -> BaseException:
 
 
 def _die_with_parent() -> None:
-    """End this process as soon as the one that asked for it is gone, however it went."""
+    """End this process as soon as its parent is gone, for whatever reason."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -260,9 +263,9 @@ def _die_with_parent() -> None:
 
 
 def _install_signals(work: Work) -> None:
-    """First signal: stages that poll finish the step and checkpoint, others stop now. A second Ctrl-C: end at once.
+    """On the first signal, stages that poll finish the step and save a checkpoint, others stop; a second Ctrl-C exits.
 
-    A signal to every process of a job arrives here twice, once from the process that orchestrates.
+    A signal to every process of a job arrives here twice, once from the orchestrating process.
     """
     asked_at = 0.0
 
@@ -277,7 +280,7 @@ def _install_signals(work: Work) -> None:
             raise errors.InterruptedRun(f"{work.label} was interrupted", number)
 
     for number in STOPPING:
-        # Where `nohup` has the loss of the terminal ignored, it stays so.
+        # Keep SIGHUP ignored if `nohup` has set that.
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, handle)
     unshield()

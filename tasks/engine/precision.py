@@ -1,4 +1,4 @@
-"""Which number format the hardware is fast at, found without loading torch."""
+"""Choose the number format at which the hardware is fast, without loading torch."""
 
 import re
 import shutil
@@ -7,19 +7,19 @@ from pathlib import Path
 
 from tasks.engine.resources import visible_gpus
 
-# Compute capability from which NVIDIA GPUs multiply bfloat16 matrices natively (Ampere).
+# Lowest compute capability of NVIDIA GPUs that multiply bfloat16 matrices natively (Ampere).
 BFLOAT16_CAPABILITY = 8.0
 
 
 def resolve_precision(wanted: str) -> str:
-    """`float32` or `bfloat16`; `auto` takes bfloat16 on GPUs and CPUs with matrix units for it."""
+    """Return `float32` or `bfloat16`; `auto` is bfloat16 on GPUs and CPUs with matrix units for it."""
     if wanted != "auto":
         return wanted
     return "bfloat16" if has_bfloat16_units() else "float32"
 
 
 def has_bfloat16_units() -> bool:
-    """Whether the GPUs that would be used, or else the CPU (AMX), have bfloat16 matrix units."""
+    """Return whether the visible GPUs, or else the CPU (AMX), have bfloat16 matrix units."""
     if visible_gpus():
         capability = _gpu_capability()
         return capability is not None and capability >= BFLOAT16_CAPABILITY

@@ -1,4 +1,4 @@
-"""Imported once by the server from which stages are forked: what most stages need and what is slow to import."""
+"""Slow imports that most stages need, done once by the server from which stages are forked."""
 
 import atexit
 import os
@@ -14,6 +14,6 @@ import tasks.core.blocks.surgery  # noqa: F401
 
 datasets.disable_progress_bars()
 logging.disable_progress_bar()
-# The server keeps nothing that must be tidied up. Without this it takes the interpreter seconds to take apart what was
-# imported here, while the run that it belongs to is long gone.
+# The server has nothing to clean up. Without this the interpreter needs seconds to tear down these imports, long after
+# the server's run has ended.
 atexit.register(os._exit, 0)

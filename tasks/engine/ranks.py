@@ -1,7 +1,7 @@
-"""One stage in several processes, a device each: started, watched and ended by the stage's own process.
+"""Run one stage in several processes with a device each, started, watched and ended by the stage's own process.
 
-The stage's process computes nothing then. It never waits for another one without a limit, so it can say which process
-failed and why, pass on a request to stop, and end those that wait in vain for one that is gone.
+The stage's process computes nothing itself. It never waits for another one without a limit, so it can say which process
+failed and why, pass on a request to stop, and end those that wait for one that is gone.
 """
 
 import contextlib
@@ -25,20 +25,22 @@ from tasks.store.remote.store import FrontedStore
 
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
-# When one process fails, others fail for want of it: how long to wait for the error that explains the others.
+# When one process fails, others fail as a consequence: how long to wait for the error that caused the others.
 GRACE_SECONDS = 3.0
-# How long one process may be busy alone, writing a large checkpoint for example, while the others wait for it.
+# How long the others wait for one process that is busy alone, for example writing a large checkpoint.
 SILENCE = timedelta(minutes=15)
-# What torch says in a process that lost another one.
+# Words in torch's errors in a process that lost another one.
 ECHOES = ("gloo", "nccl", "connection closed by peer", "connection reset", "torch.distributed")
 INHERITED = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
 
 
 def run_ranks(work: Work, function: tuple[str, str], arguments: dict[str, Any]) -> dict[str, Any]:
-    """Run `module.stage.compute` in each of work.num_processes; what the first of them returns.
+    """Run `module.stage.compute` in each of work.num_processes until all have ended; return the summary of the first.
 
-    Raises the error of the process that failed first of its own accord, EnvironmentFault for one that was killed, and
-    InterruptedRun where all of them stopped when asked to. None of them is left when this returns.
+    Raises:
+        CrashError: the error of the process that caused the failure.
+        EnvironmentFault: when a process was killed, or all that failed lost contact with the others.
+        InterruptedRun: when all of them stopped on request.
     """
     child.warm_up()
     with tempfile.TemporaryDirectory(prefix="crash-ranks-") as folder:
@@ -59,10 +61,12 @@ def run_ranks(work: Work, function: tuple[str, str], arguments: dict[str, Any]) 
 
 @contextlib.contextmanager
 def process_group(work: Work) -> Iterator[None]:
-    """Within the context, the processes that `run_ranks` started are one process group of torch; nothing for one alone.
+    """Make the processes that `run_ranks` started one process group of torch inside the block; no effect for one alone.
 
-    Tensors of GPUs travel by NCCL, those of the CPU by gloo. Raises RuntimeError when another process does not answer
-    within `SILENCE`.
+    GPU tensors are sent by NCCL, CPU tensors by gloo.
+
+    Raises:
+        RuntimeError: when another process does not answer within `SILENCE`.
     """
     if work.rank is None:
         yield
@@ -74,19 +78,19 @@ def process_group(work: Work) -> Iterator[None]:
         torch.cuda.set_device(work.rank)
     torch.distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if gpus else "gloo",
-        # Not by its URL: torch cuts the path at a question mark.
+        # Not by URL: torch cuts the path at a question mark.
         store=torch.distributed.FileStore(work.meeting, work.num_processes),
         rank=work.rank,
         world_size=work.num_processes,
         timeout=SILENCE,
     )
     yield
-    # After an error the process ends at once: leaving in good order would wait for those that are gone.
+    # Not in a `finally`: after an error the process ends at once, as destroying the group would wait for dead ones.
     torch.distributed.destroy_process_group()
 
 
 class _Rank:
-    """One process, and what it has said."""
+    """One process, and its result or failure."""
 
     def __init__(
         self, number: int, work: Work, function: tuple[str, str], arguments: dict[str, Any], meeting: str
@@ -111,13 +115,13 @@ class _Rank:
 
     @property
     def sources(self) -> list[Any]:
-        """What becomes ready when there is something to hear."""
+        """Objects to wait on: its connection and its sentinel."""
         return [self._receiving, self._process.sentinel]
 
     def listen(self) -> None:
-        """Take what it has said so far; one that ended without a result has failed."""
+        """Handle its messages so far; a process that ended without a result has failed."""
         while not self.is_over:
-            # Asked before looking for messages: whoever is dead by now has said all.
+            # Check this before reading messages: a dead process has sent all of its messages.
             is_dead = not self._process.is_alive()
             try:
                 message = self._receiving.recv() if self._receiving.poll() else None
@@ -128,7 +132,7 @@ class _Rank:
             elif is_dead:
                 self._process.join()
                 self.failure = child.death(self._process.exitcode, self.label)
-                # So ends a process whose GPU waited in vain for another one's.
+                # A process ends with SIGABRT when its GPU timed out waiting for another one's.
                 self.is_echo = self._process.exitcode == -signal.SIGABRT
             else:
                 return
@@ -143,16 +147,16 @@ class _Rank:
                 class_name == "RuntimeError" and any(word in text for word in ECHOES)
             )
         elif self.number == 0:
-            # All of them say the same.
+            # All processes log the same.
             logger.log(message[1], "%s", message[2])
 
     def ask_to_stop(self) -> None:
-        """SIGTERM, whatever the user sent: a second SIGINT would end it without a checkpoint."""
+        """Send SIGTERM, whichever signal the user sent: a second SIGINT would end it without a checkpoint."""
         if self._process.is_alive():
             os.kill(self._process.pid, signal.SIGTERM)
 
     def end(self) -> None:
-        """Make sure that it is gone; one that has returned may tidy up."""
+        """End it; a process that has returned has some time to clean up."""
         if self.summary is not None:
             self._process.join(GRACE_SECONDS)
         self._process.kill()
@@ -162,7 +166,7 @@ class _Rank:
 
 
 def _watch(ranks: list[_Rank], work: Work) -> None:
-    """Until all have returned, or one has failed and the others have had the time to say whether they know why."""
+    """Wait until all have returned, or one has failed and the others have had time to report the cause."""
     asked, deadline = False, None
     while waiting := [rank for rank in ranks if not rank.is_over]:
         wait([source for rank in waiting for source in rank.sources], timeout=POLL_SECONDS)
@@ -179,7 +183,7 @@ def _watch(ranks: list[_Rank], work: Work) -> None:
 
 
 def _first_cause(failed: list[_Rank]) -> Exception:
-    """The failure that explains the others."""
+    """Return the failure that caused the others."""
     causes = [rank for rank in failed if not rank.is_echo]
     if causes:
         assert causes[0].failure is not None
@@ -193,7 +197,7 @@ def _first_cause(failed: list[_Rank]) -> Exception:
 
 
 def _spec(work: Work, number: int, meeting: str) -> dict[str, Any]:
-    """What one process is told about its computation."""
+    """Return the arguments of Work for one process, and its environment."""
     spec = {field.name: getattr(work, field.name) for field in fields(work)}
     loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
     meant = {name: os.environ[name] for name in INHERITED if name in os.environ}

@@ -1,8 +1,8 @@
-"""Who may compute now: the cores and GPUs of this machine, shared among all runs on it.
+"""Share the cores and GPUs of this machine among all runs on it.
 
-Each core and GPU is a file that whoever uses it holds locked: the kernel frees it when its holder dies, however it
-dies. Prefect's own limits count for a whole server instead of a machine, hold up stages that are found in the store,
-and give a killed holder's place back only after a minute or more.
+Each core and GPU is a file that its user holds locked: the kernel frees it when the holder dies, in whatever way.
+Prefect's own limits count for a whole server instead of a machine, hold up stages that are found in the store, and
+release a killed holder's slot only after a minute or more.
 """
 
 import os
@@ -28,16 +28,16 @@ Stopped = Callable[[], bool]
 
 
 def never() -> bool:
-    """The answer of a run that is not stopped."""
+    """Return False: the `stopped` of a run that cannot be stopped."""
     return False
 
 
 @dataclass
 class Resources:
-    """Each stage takes its cores, and GPUs where it wants them, and waits its turn.
+    """Cores and GPUs, which each stage takes before it computes, waiting for its turn.
 
-    gpus: device numbers, as CUDA_VISIBLE_DEVICES names them; empty on a machine without. folder: of the locks; all
-    processes that name the same one share cores and GPUs. Without, only the threads of this process share them.
+    gpus: device numbers, as CUDA_VISIBLE_DEVICES names them; empty on a machine without GPUs. folder: of the locks; all
+    processes that name the same one share cores and GPUs. Without it, only the threads of this process share them.
     """
 
     cores: int
@@ -46,14 +46,17 @@ class Resources:
 
     def __post_init__(self) -> None:
         names = [str(number) for number in range(self.cores)]
-        # Two kinds, two queues: a stage without a GPU never waits behind one that waits for a GPU.
+        # One queue for each kind: a stage without a GPU never waits behind one that waits for a GPU.
         self._cores, self._gpus = _Places("core", names, self.folder), _Places("gpu", self.gpus, self.folder)
 
     @contextmanager
     def take(self, cores: int = 1, gpus: int = 0, stopped: Stopped = never, label: str = "") -> Iterator["Share"]:
-        """Wait for that many cores and GPUs (never more than there are) and give them back at the end.
+        """Wait for that many cores and GPUs (never more than exist) and release them at the end of the block.
 
-        label: what for, to be told to who waits for them. Raises InterruptedRun when stopped() while waiting.
+        label: the purpose, shown to those who wait for them.
+
+        Raises:
+            InterruptedRun: when stopped() is true while waiting.
         """
         cores, gpus = min(cores, self.cores), min(gpus, len(self.gpus))
         with ExitStack() as held:
@@ -63,7 +66,7 @@ class Resources:
 
 
 class _Places:
-    """Things of one kind, each given to one holder at a time; the threads of this process in the order they came."""
+    """Resources of one kind, each with one holder at a time; threads of this process are served in order of arrival."""
 
     def __init__(self, kind: str, names: Sequence[str], folder: Path | None) -> None:
         self._kind, self._names, self._folder = kind, names, folder
@@ -72,7 +75,7 @@ class _Places:
         self._locks = {name: self._lock(name) for name in [*names, "turn"]}
 
     def take(self, held: ExitStack, number: int, stopped: Stopped, label: str) -> list[str]:
-        """Names of that many, given back when `held` closes."""
+        """Return the names of that many, released when `held` closes."""
         if not number:
             return []
         taken: list[str] = []
@@ -86,16 +89,16 @@ class _Places:
                     _pause(stopped)
                     continue
                 taken.append(name)
-                # Given back also when the wait for the next one is interrupted.
+                # Released also when the wait for the next one is interrupted.
                 held.callback(self._locks[name].give_back)
         patience.over()
         return [name for name in self._names if name in taken]
 
     def _awaited(self, number: int) -> str | None:
-        """Name what is waited for, and other processes that hold it or wait before this one; None if it holds all."""
+        """Name what is waited for, and the processes that hold it or are next in line; None if only this one is."""
         turn = self._locks["turn"]
         others = [lock.holder() for name, lock in self._locks.items() if name != "turn" and not lock.is_mine]
-        # While it is not our turn, what nobody has noted may be free.
+        # While it is not our turn, a resource without a note may be free.
         taken = [note for note in others if note or turn.is_mine]
         if not taken and turn.is_mine:
             return None
@@ -108,7 +111,7 @@ class _Places:
 
     @contextmanager
     def _turn(self, stopped: Stopped, patience: Patience, label: str) -> Iterator[None]:
-        """Only one on this machine collects at a time: two that hold half of their wish each would wait for ever."""
+        """Let one taker at a time on this machine collect: two that each hold half of what they need would deadlock."""
         me = object()
         with self._changed:
             self._queue.append(me)
@@ -117,7 +120,7 @@ class _Places:
                 while not self._changed.wait_for(lambda: self._queue[0] is me, timeout=10 * POLL_SECONDS):
                     _refuse(stopped)
             while not self._locks["turn"].try_take(label):
-                # Only the first of this process says so; those behind it wait for the same.
+                # Only the first thread of this process logs the wait; the others wait for the same.
                 patience.tick()
                 _pause(stopped)
             try:
@@ -142,7 +145,7 @@ class _Place:
         self._file = FileLock(path, thread_local=False) if path else None
 
     def try_take(self, label: str) -> bool:
-        """Whether it was free and is ours now. label: what for."""
+        """Take it if it is free, and return whether it was. label: the purpose."""
         if not self._mine.acquire(blocking=False):
             return False
         try:
@@ -161,11 +164,11 @@ class _Place:
         return self._mine.locked()
 
     def holder(self) -> dict[str, Any]:
-        """The note of the process that has it, if that is known."""
+        """Return the note of the process that has it, if known."""
         return read_note(self._path) if self._path else {}
 
     def give_back(self) -> None:
-        """Let others have it."""
+        """Release it."""
         if self._file:
             assert self._path is not None
             take_note_away(self._path)
@@ -174,10 +177,12 @@ class _Place:
 
 
 def machine_folder() -> Path:
-    """Folder of the locks that all runs of this user on this machine share.
+    """Return the folder of the locks that all runs of this user with the same temporary folder share on this machine.
 
-    Of runs with the same temporary folder: a batch system that gives each of its jobs one gives it cores and GPUs of
-    its own too, and numbers them from 0 in each job. Raises EnvironmentFault where somebody else has made the folder.
+    A batch system that gives each job its own temporary folder also gives it its own cores and GPUs, numbered from 0.
+
+    Raises:
+        EnvironmentFault: when the folder belongs to another user.
     """
     folder = Path(tempfile.gettempdir()) / f"crash-places-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -198,7 +203,7 @@ def _refuse(stopped: Stopped) -> None:
 
 @dataclass(frozen=True)
 class Share:
-    """What one stage was given."""
+    """The cores and GPUs that one stage was given."""
 
     cores: int
     gpus: list[str]
@@ -211,17 +216,17 @@ class Share:
         return "cuda:0" if len(self.gpus) == 1 else "auto"
 
     def environment(self) -> dict[str, str]:
-        """Variables that make the stage's process see its GPUs only."""
+        """Return the variables that restrict the stage's process to its GPUs and set its number of threads."""
         return {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus), "OMP_NUM_THREADS": str(self.cores)}
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Return the number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def visible_gpus() -> list[str]:
-    """Numbers of the GPUs that this process may use, found without loading torch."""
+    """Return the numbers of the GPUs that this process may use, found without loading torch."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return _named_gpus(chosen)
@@ -230,17 +235,17 @@ def visible_gpus() -> list[str]:
 
 
 def _named_gpus(chosen: str) -> list[str]:
-    """GPUs as CUDA reads its variable: the first name that is none ends the list, one named twice makes it empty."""
+    """Parse CUDA_VISIBLE_DEVICES as CUDA does: an invalid name ends the list, and a duplicate one makes it empty."""
     parts = (part.strip() for part in chosen.split(","))
     named = list(takewhile(lambda part: part.isdigit() or part.startswith(("GPU-", "MIG-")), parts))
     return named if len(set(named)) == len(named) else []
 
 
 def require_device(device: str) -> None:
-    """Refuse a GPU that the environment names and torch does not find.
+    """Check that torch finds a GPU if the device is one.
 
     Raises:
-        EnvironmentFault: `device` is a GPU, and torch cannot use any on this machine.
+        EnvironmentFault: when `device` is a GPU and torch cannot use any on this machine.
     """
     import torch
 

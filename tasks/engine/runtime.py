@@ -1,4 +1,4 @@
-"""What the stages of one run have in common: where they read and write, their cores, tracking and processes."""
+"""The context that the stages of one run share: store, cores, tracking and processes."""
 
 import threading
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ from tasks.store.remote.store import open_store
 
 
 class Runtime(BaseModel):
-    """What a stage needs to run but what never changes its result; no key sees it.
+    """Settings that a stage needs to run but that never change its result; they are in no key.
 
-    store: folder of the store. store_url: the object store that the folder stands in front of, if there is one.
+    store: folder of the store. store_url: the object store for which the folder is the cache, if there is one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,26 +33,26 @@ class Runtime(BaseModel):
     show_progress: bool = False
 
     def open_store(self) -> Store:
-        """The store of this run."""
+        """Open the store of this run."""
         return open_store(self.store, self.store_url)
 
 
 class NoTracking:
-    """Where nobody watches: stages run, metrics stay beside the artifacts."""
+    """Tracking that does nothing: stages run, metrics stay beside the artifacts."""
 
     def stage_started(self, stage: str, label: str, key: str) -> None:
-        """A stage begins to compute."""
+        """Report that a stage starts to compute."""
 
     def stage_metrics(self, stage: str, key: str, path: Path) -> None:
-        """New lines may be in the metrics file at `path`."""
+        """Report that the metrics file at `path` may have new lines."""
 
     def stage_finished(self, stage: str, label: str, artifact: Artifact, cached: bool) -> None:
-        """A stage has its artifact, computed or found."""
+        """Report that a stage has its artifact, computed or found."""
 
 
 @dataclass
 class Shared:
-    """What the stages of one run share inside this process."""
+    """Objects that the stages of one run share inside this process."""
 
     resources: Resources
     tracking: Any = field(default_factory=NoTracking)
@@ -68,9 +68,11 @@ _shared_lock = threading.Lock()
 
 
 def shared(runtime: Runtime) -> Shared:
-    """Return what belongs to the runtime's run; made on first use. Raises InterruptedRun where the run is over.
+    """Return the shared objects of the runtime's run, made on first use.
 
-    Prefect's threads still begin stages then whose parents were ready in time.
+    Raises:
+        InterruptedRun: when the run is over. Prefect's threads still start stages then whose parents were ready in
+        time.
     """
     with _shared_lock:
         if runtime.run_id in _over:
@@ -82,7 +84,11 @@ def shared(runtime: Runtime) -> Shared:
 
 @contextmanager
 def sharing(runtime: Runtime, own: Shared, once: bool = False) -> Iterator[Shared]:
-    """Let the stages of one run use `own` for the time of the block. once: behind it none of them begins."""
+    """Let the stages of one run use `own` inside the block. once: no stage of the run starts after it.
+
+    Raises:
+        InterruptedRun: when this process was asked to stop.
+    """
     with _shared_lock:
         if _is_stopped:
             raise InterruptedRun("this process is asked to stop: no further run begins")
@@ -99,7 +105,7 @@ def sharing(runtime: Runtime, own: Shared, once: bool = False) -> Iterator[Share
 
 @contextmanager
 def everything_stopped(number: int) -> Iterator[None]:
-    """Stop what computes in every run of this process; for the time of the block no further run begins."""
+    """Stop all computing stages of every run of this process; no further run starts inside the block."""
     global _is_stopped
     with _shared_lock:
         _is_stopped, runs = True, list(_shared.values())

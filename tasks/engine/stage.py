@@ -31,22 +31,22 @@ class Stage:
         self._task: Any = None
 
     def key(self, **arguments: Any) -> tuple[str, dict]:
-        """Key of the artifact for these arguments, and what went into it. Defaults count as if they were written."""
+        """Return the key of the artifact for these arguments, and the key's inputs. Defaults count as if given."""
         bound = inspect.signature(self.compute).bind(None, **arguments)
         bound.apply_defaults()
         given = dict(list(bound.arguments.items())[1:])
         return stage_key(self.name, self.compute.__module__, given, self.packages)
 
     def full_name(self, label: str) -> str:
-        """The stage and which one of its kind, as both UIs and the log name it."""
+        """Return the stage's name with its label, as both UIs and the log show it."""
         return f"{self.name} · {label}" if label else self.name
 
     def run(self, runtime: Runtime, label: str = "", **arguments: Any) -> Ref:
-        """The artifact, found or computed, without Prefect."""
+        """Return the artifact's reference, found or computed, without Prefect."""
         return self._produce(runtime, label, arguments)[0]
 
     def submit(self, runtime: Runtime, label: str = "", **arguments: Any) -> Any:
-        """A Prefect future of the artifact's reference; futures among the arguments are waited for."""
+        """Return a Prefect future of the artifact's reference; the task waits for futures among the arguments."""
         return self.task.with_options(task_run_name=self.full_name(label)).submit(runtime, label, **arguments)
 
     @property
@@ -81,7 +81,7 @@ class Stage:
         with store.with_metrics(artifact) as shown:
             own.tracking.stage_finished(self.name, label, shown, cached)
         if not cached:
-            # Of what is found, Prefect's own line says all: see _cached_state.
+            # For a cached stage, Prefect's own log line is enough: see _cached_state.
             logger.info("%s: computed in %.1f s (%s)", self.full_name(label), time.monotonic() - begun, key[:12])
         return artifact.ref, cached
 
@@ -104,7 +104,7 @@ class Stage:
                 artifact = store.publish(self.name, key, out, inputs, list(_parents(arguments)), summary)
         except BaseException:
             with suppress(OSError):
-                scratch.rmdir()  # stays where a checkpoint lies in it
+                scratch.rmdir()  # fails, and so keeps the folder, if it has a checkpoint
             raise
         store.forget_work(scratch)
         return artifact
@@ -124,7 +124,7 @@ class Stage:
             "device": share.device,
             "num_threads": share.cores,
             "parallel": runtime.parallel,
-            # Without GPUs as many processes take their place.
+            # Without GPUs, use as many processes on the CPU.
             "num_processes": 1 if runtime.parallel == "layers" else len(share.gpus) or runtime.gpus_per_stage,
             "show_progress": runtime.show_progress,
             "environment": environment,
@@ -136,7 +136,7 @@ def stage(*, packages: Sequence[str], cores: str = "one", gpu: bool = False) -> 
 
     packages: distributions whose version changes the result and so belongs to the key.
     cores: "one" for the run's cores per stage, "all" for the whole machine.
-    gpu: whether the stage computes on a GPU where there is one.
+    gpu: whether the stage computes on a GPU if there is one.
     """
     return lambda compute: Stage(compute, packages, cores, gpu)
 
@@ -148,7 +148,7 @@ def _keep_metrics(store: Store, out: Path, scratch: Path) -> None:
 
 
 def _parents(value: Any) -> Iterable[Ref]:
-    """Every artifact reference among the arguments."""
+    """Yield every artifact reference among the arguments."""
     if isinstance(value, Ref):
         yield value
     elif isinstance(value, dict):

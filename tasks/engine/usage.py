@@ -1,20 +1,20 @@
-"""What a tuning takes of the machine while it runs: memory, and how busy its GPUs are."""
+"""Measure a tuning's use of the machine while it runs: memory, and the utilisation of its GPUs."""
 
 import time
 from contextlib import suppress
 
 GIB = 2**30
-# Linux counts resident memory in KiB.
+# Linux reports the peak resident memory in KiB.
 RESIDENT_UNIT = 2**10
-# The driver's figure is itself a mean over up to a second; asking costs milliseconds.
+# The driver's figure is a mean over up to a second; a query takes milliseconds.
 UTILIZATION_SECONDS = 1.0
 
 
 class Usage:
-    """Memory of this process in GiB and, of each GPU that it computes on, memory in GiB and utilisation in percent.
+    """Memory of this process in GiB and, for each GPU that it computes on, memory in GiB and utilisation in percent.
 
-    GPUs are numbered as the stage sees them, so gpu0 is the first of those it was given. Utilisation is left out where
-    the driver's library (nvidia-ml-py) does not answer.
+    GPUs are numbered as the stage sees them, so gpu0 is the first of those it was given. Utilisation is left out if the
+    driver's library (nvidia-ml-py) does not answer.
     """
 
     def __init__(self, device: str, rank: int | None = None) -> None:
@@ -28,7 +28,7 @@ class Usage:
         self._answers = True
 
     def read(self) -> dict[str, float]:
-        """The figures of now; peak memory since the process began."""
+        """Return the current figures; the peaks are since the process started."""
         values = {self._name: self._process.memory_info().rss / GIB}
         if self._gpus:
             self._ask_the_driver()
@@ -37,7 +37,7 @@ class Usage:
         return {name: round(value, 4) for name, value in values.items()}
 
     def peak(self) -> dict[str, float]:
-        """Most memory in GiB that this process had resident since it began, and had on any one of its GPUs."""
+        """Return the peak resident memory of this process in GiB, and the peak memory on any one of its GPUs."""
         import resource
 
         from torch import cuda
@@ -65,14 +65,14 @@ class Usage:
             return
         self._asked = time.monotonic()
         self._answers = False
-        # The library is missing, or the driver refuses, each with an error of its own: there is no figure then.
+        # There is no figure if the library is missing or the driver refuses; their errors differ.
         with suppress(Exception):
             self._utilization = {gpu: float(cuda.utilization(gpu)) for gpu in self._gpus}
             self._answers = True
 
 
 def _gpus(device: str) -> list[int]:
-    """Numbers of the GPUs that a stage's device stands for."""
+    """Return the numbers of the GPUs that a stage's device stands for."""
     from torch import cuda
 
     if device == "auto":

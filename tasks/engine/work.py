@@ -1,4 +1,4 @@
-"""What a stage sees while it computes: where to write, what to report, when to stop."""
+"""A stage's view of its computation: where to write, where to report, when to stop."""
 
 import json
 import sys
@@ -20,10 +20,10 @@ class Work:
     """One computation of one stage.
 
     out: files written here become the artifact.
-    scratch: folder named by the stage's key that survives a kill; checkpoints live here.
+    scratch: folder named by the stage's key that survives a kill; it holds the checkpoints.
     device: "cpu", "cuda:0", or "auto" to spread one model over all visible GPUs.
     num_processes: how many may tune one model together, as `parallel` says; rank: which of them this is, from 0, None
-    for the one that starts them; meeting: file by which they find one another.
+    for the process that starts them; meeting: file by which they find one another.
     """
 
     out: Path
@@ -41,15 +41,15 @@ class Work:
     polls_for_stop: bool = False
 
     def open(self, ref: Ref) -> Path:
-        """Folder of a parent artifact, verified."""
+        """Return the folder of a parent artifact, verified."""
         return self.store.open(ref)
 
     def checkpoint(self) -> CheckpointFile:
-        """The file from which this computation goes on after a kill, here or on another machine with the same store."""
+        """Return the file from which this computation continues after a kill, on any machine with the same store."""
         return CheckpointFile(self.scratch / CHECKPOINT_FILE, on_save=lambda: self.store.keep_work(self.scratch))
 
     def metric(self, step: int | None = None, **values: float) -> None:
-        """Append values to the metrics file; whoever tracks the run reads it, so training never waits for a server."""
+        """Append values to the metrics file, which the tracking reads, so that training never waits for a server."""
         line = json.dumps({"time": round(time.time(), 3), "step": step, **values})
         with open(self.scratch / METRICS_FILE, "a") as file:
             file.write(line + "\n")
@@ -63,12 +63,12 @@ class Work:
         yield from tqdm(items, desc=name, total=total, disable=quiet, leave=False, dynamic_ncols=True)
 
     def stop_requested(self) -> bool:
-        """Whether SIGTERM or SIGINT was received. Once a stage asks, it promises to keep asking and to checkpoint."""
+        """Return whether a request to stop was received. A stage that calls it must keep calling, and checkpoint."""
         self.polls_for_stop = True
         return self.stop_signal is not None
 
     def keep_metrics(self) -> None:
-        """Copy the metrics beside the artifact; of a step that was repeated after a kill the last value counts."""
+        """Copy the metrics beside the artifact; if a step was repeated after a kill, its last value counts."""
         source = self.scratch / METRICS_FILE
         if not source.exists():
             return

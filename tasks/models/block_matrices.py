@@ -1,4 +1,4 @@
-"""The matrices of a model folder's blocks, read in parts: the same entries of all blocks at a time."""
+"""Read the matrices of a model folder's blocks in parts: the same entries of all blocks at a time."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -22,9 +22,9 @@ FLOAT64_BYTES = 8
 
 @dataclass(frozen=True)
 class Role:
-    """The matrices [rows, columns] (or of several experts [experts, rows, columns]) of one name and one shape.
+    """The matrices of one name and shape, [rows, columns], or [experts, rows, columns] for several experts.
 
-    name: within a block; blocks: those that have it, ascending; tensors: theirs.
+    name: within a block; blocks: the blocks that have it, ascending; tensors: one of each of these blocks.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Role:
         return prod(self.tensors[0].shape)
 
     def parts(self) -> "Iterator[Tensor]":
-        """The same entries of all matrices, [number of blocks, c], in their number format; 64 MB in float64."""
+        """Yield the same entries of all matrices, [number of blocks, c], in their number format; 64 MB in float64."""
         import torch
 
         step = max(1, PART_BYTES // (FLOAT64_BYTES * len(self.blocks)))
@@ -46,9 +46,10 @@ class Role:
 
 
 def read_roles(folder: Path, num_blocks: int) -> list[Role]:
-    """Every matrix of the blocks, by name and shape, in the order of the files; vectors and integers are left out.
+    """Read every matrix of the blocks, by name and shape, sorted by name; vectors and integers are left out.
 
-    Raises InputError where the folder does not hold the weights of `num_blocks` blocks, or no matrix.
+    Raises:
+        InputError: when the folder does not hold the weights of `num_blocks` blocks, or no matrix.
     """
     found: dict[tuple[str, tuple[int, ...]], dict[int, StoredTensor]] = defaultdict(dict)
     tensors_of = model_tensors(folder, num_blocks)
@@ -65,7 +66,11 @@ def read_roles(folder: Path, num_blocks: int) -> list[Role]:
 
 
 def model_tensors(folder: Path, num_blocks: int) -> dict[tuple[int, str], StoredTensor]:
-    """The tensors of the blocks of a model folder, by block and name within it. Errors as `read_roles`."""
+    """Return the tensors of the blocks of a model folder, by block and name within it.
+
+    Raises:
+        InputError: when the folder does not hold the weights of `num_blocks` blocks.
+    """
     stored = tensors_of(folder)
     names = BlockNames(stored, num_blocks, folder)
     places = {name: names.place(name) for name in stored}
@@ -73,13 +78,17 @@ def model_tensors(folder: Path, num_blocks: int) -> dict[tuple[int, str], Stored
 
 
 def tuned_tensors(folder: Path) -> dict[tuple[int, str], StoredTensor]:
-    """The same of what a tuning returned; what belongs to no block, such as a head, is left out."""
+    """Return the tensors that a tuning returned, by block and name within it; those outside the blocks are left out."""
     parts = {name: (name.partition("."), tensor) for name, tensor in read_header(folder / "tuned.safetensors").items()}
     return {(int(block), rest): tensor for (block, _, rest), tensor in parts.values() if block.isdigit()}
 
 
 def squared_change(before: StoredTensor, after: StoredTensor, what: str) -> float:
-    """Squared Frobenius distance of two matrices, summed in float64. InputError for other shapes, NaN or infinity."""
+    """Squared Frobenius distance of two matrices, summed in float64.
+
+    Raises:
+        InputError: when their shapes differ, or the sum is NaN or infinite.
+    """
     if before.shape != after.shape or after.dtype not in FLOATS:
         raise InputError(
             f"{what} is {after.dtype} {list(after.shape)} after and {before.dtype} {list(before.shape)} before: these"

@@ -1,4 +1,4 @@
-"""Which block a tensor on disk belongs to, told by its name alone."""
+"""Find the block that a tensor on disk belongs to by the tensor's name."""
 
 import re
 from collections import defaultdict
@@ -20,24 +20,28 @@ class InBlock(NamedTuple):
 
 
 class BlockNames:
-    """The names of a folder's tensors. InputError unless exactly one numbered list has `num_blocks` entries."""
+    """The names of a folder's tensors, with the prefix of the block list.
+
+    Raises:
+        InputError: unless exactly one numbered list has `num_blocks` entries.
+    """
 
     def __init__(self, names: Iterable[str], num_blocks: int, folder: Path) -> None:
         self._numbered = {name: match for name in names if (match := NUMBERED.fullmatch(name))}
         self.prefix = _block_prefix(self._numbered.values(), num_blocks, folder)
 
     def place(self, name: str) -> InBlock | None:
-        """Where in the blocks a tensor is; None for one outside."""
+        """Return the block of a tensor and its name within it; None for a tensor outside the blocks."""
         match = self._numbered.get(name)
         return InBlock(int(match["index"]), match["rest"]) if match and match["prefix"] == self.prefix else None
 
     def name(self, index: int, rest: str) -> str:
-        """The name of a tensor of a block."""
+        """Return the name of a tensor of a block."""
         return f"{self.prefix}{index}.{rest}"
 
 
 def _block_prefix(numbered: Iterable[re.Match[str]], num_blocks: int, folder: Path) -> str:
-    """What stands before the block index in the names on disk, such as `model.layers.`."""
+    """Return the prefix of the block index in the names on disk, such as `model.layers.`."""
     indices: dict[str, set[int]] = defaultdict(set)
     for match in numbered:
         indices[match["prefix"]].add(int(match["index"]))

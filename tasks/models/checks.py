@@ -1,4 +1,4 @@
-"""Whether transformers can build a model and fill it from its files, tried without reading a weight.
+"""Check without reading a weight that transformers can build a model and fill it from its files.
 
 Every tensor of the files is described to transformers by its shape alone (a tensor on the meta device), so that its own
 renaming and merging of names decides what fits what: a model of any size takes seconds and no memory.
@@ -20,17 +20,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Parts of names that LoRA leaves in the files of a model that was saved before its factors were merged.
+# Parts of tensor names in the files of a model that was saved before its LoRA factors were merged.
 UNMERGED = (".base_layer.", ".lora_A.", ".lora_B.")
 
 
 def check_model(folder: Path, called: str) -> None:
-    """Refuse a model that transformers cannot build, or whose files are not those of its config.
+    """Check that transformers can build the model and that its files match its config.
 
-    called: as the user names it.
+    called: the name that the user gave.
 
     Raises:
-        InputError: names the first weight that is missing or has another shape, both shapes, and what to do.
+        InputError: when it cannot, or a weight is missing or has another shape; names the first one, both shapes, and
+            what to do.
     """
     quiet_transformers()
     config = load_config(folder)
@@ -53,7 +54,7 @@ def check_model(folder: Path, called: str) -> None:
 
 
 def _dry_load(folder: Path, config: "PreTrainedConfig", called: str) -> dict[str, Any] | None:
-    """transformers' report of loading shapes; None for a family that can be built but not be loaded so."""
+    """Return transformers' report of loading shapes; None for a family that can be built but not loaded in this way."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -67,7 +68,7 @@ def _dry_load(folder: Path, config: "PreTrainedConfig", called: str) -> dict[str
         for name, tensor in tensors_of(folder).items()
     }
     try:
-        # AutoModelForCausalLM takes no state without a folder; the class takes the part of the config that it is for.
+        # AutoModelForCausalLM takes no state without a folder, but the class does. It needs its own part of the config.
         suited = AutoModelForCausalLM._prepare_config_for_auto_class(config)
         if getattr(model_class, "config_class", None) is type(config.get_text_config(decoder=True)):
             suited = config.get_text_config(decoder=True)
@@ -80,14 +81,18 @@ def _dry_load(folder: Path, config: "PreTrainedConfig", called: str) -> dict[str
             output_loading_info=True,
         )
     except Exception as error:
-        # It builds. What cannot be tried without weights is found when they are loaded.
+        # The model can be built. Errors that need weights to show are found when these are loaded.
         logger.debug("%s: not loaded without weights: %s", called, first_words(error))
         return None
     return dict(report)
 
 
 def _check_generation(folder: Path, called: str) -> None:
-    """Refuse generation settings that transformers cannot read when it loads the model."""
+    """Check that transformers can read the generation settings when it loads the model.
+
+    Raises:
+        InputError: when it cannot.
+    """
     from transformers import GenerationConfig
 
     what = f"{called}: transformers cannot read {GENERATION_FILE}"

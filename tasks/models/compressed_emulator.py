@@ -1,7 +1,7 @@
-"""An emulator folder with cheaper frozen blocks, made from another tensor by tensor: memory is a few times the largest.
+"""Write an emulator folder with compressed frozen blocks, tensor by tensor: memory is a few times the largest tensor.
 
-Tuned blocks and all that is outside the blocks are copied as bytes. A tuned block that also stands in for others as a
-frozen copy is stored once, so the copy is exact as well.
+Tuned blocks and all tensors outside the blocks are copied as bytes. A tuned block that also runs at other positions as
+a frozen copy is stored once, so the copy is exact as well.
 """
 
 import json
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
     from tasks.core.blocks.factored import LinearShape
 
-# Beside the plan: how the frozen blocks were made cheaper, for whoever trains them.
+# Beside the plan: how the frozen blocks were compressed, for stages that train them.
 COMPRESSION_FILE = "compression.json"
 
 
 @dataclass
 class Tally:
-    """What was done, counted while it is written."""
+    """Counts and errors of the compression, collected while it is written."""
 
     errors: list[float] = field(default_factory=list)
     num_zeros: int = 0
     num_factored: int = 0
 
     def see(self, before: "Tensor", after: "Tensor") -> "Tensor":
-        """Note how far a weight moved; the weight itself."""
+        """Record the relative error and the zeros of a changed weight, and return the weight."""
         from tasks.core.compression.methods import relative_error
 
         self.errors.append(relative_error(before, after))
@@ -48,9 +48,11 @@ class Tally:
 
 
 def write_compressed(folder: Path, how: Compression, out: Path) -> Tally:
-    """Write the emulator of `folder` into the empty folder `out`, its frozen blocks compressed.
+    """Write the emulator of `folder` into the empty folder `out`, with its frozen blocks compressed.
 
-    InputError if it has no frozen blocks, or none with weights that the method applies to, or a rank that is none.
+    Raises:
+        InputError: when the emulator has no frozen blocks, none of their weights suits the method, or the rank is
+            invalid.
     """
     plan, stored = read_plan(folder), stored_tensors(folder)
     if not plan.frozen:
@@ -64,7 +66,7 @@ def write_compressed(folder: Path, how: Compression, out: Path) -> Tally:
             tensors.append((name, tensor))
         elif how.method == "low_rank":
             shape = shapes[place.block].get(place.rest.removesuffix(OUTER)) if place.rest.endswith(OUTER) else None
-            # Named by the original block: the choice is the same in every plan that has it.
+            # Identified by the original block: the seed is the same in every plan that keeps it.
             tensors += _low_rank(name, tensor, shape, how, f"{plan.kept[place.block]}.{place.rest}", tally)
         else:
             tensors.append((name, _changed(tensor, how, tally)))
@@ -79,7 +81,7 @@ def write_compressed(folder: Path, how: Compression, out: Path) -> Tally:
 
 
 def summary(tally: Tally, how: Compression) -> dict[str, Any]:
-    """Facts for the stage's summary."""
+    """Return facts for the stage's summary."""
     facts: dict[str, Any] = {"method": how.method, "num_compressed": len(tally.errors)}
     if tally.errors:
         facts["mean_relative_error"] = sum(tally.errors) / len(tally.errors)
@@ -91,13 +93,13 @@ def summary(tally: Tally, how: Compression) -> dict[str, Any]:
 
 
 def read_compression(folder: Path) -> dict[str, Any] | None:
-    """How an emulator's frozen blocks were compressed; None where they were not."""
+    """Return how an emulator's frozen blocks were compressed; None if they were not."""
     file = folder / COMPRESSION_FILE
     return json.loads(file.read_text()) if file.is_file() else None
 
 
 def copy_the_rest(folder: Path, out: Path) -> None:
-    """Copy what belongs to an emulator beside its weights: config, plan, tokenizer."""
+    """Copy the files that belong to an emulator besides its weights: config, plan, tokenizer."""
     copy_companions(folder, out)
     for name in ("config.json", PLAN_FILE):
         shutil.copyfile(folder / name, out / name)
@@ -135,7 +137,7 @@ def _changed(stored: StoredTensor, how: Compression, tally: Tally) -> ComputedTe
 def _low_rank(
     name: str, stored: StoredTensor, shape: "LinearShape | None", how: Compression, identity: str, tally: Tally
 ) -> list[tuple[str, TensorSource]]:
-    """The weight in two factors; as it is at full rank; as their product where that is smaller than both."""
+    """Return the weight in two factors; unchanged at full rank; as their product where that is smaller than both."""
     if shape is None:
         return [(name, stored)]
     assert how.rank is not None
@@ -153,7 +155,7 @@ def _low_rank(
 
 @dataclass
 class _Pair:
-    """Two factors from one decomposition, which are written one after the other."""
+    """Two factors of one decomposition, written one after the other."""
 
     stored: StoredTensor
     is_transposed: bool
@@ -164,18 +166,18 @@ class _Pair:
     kept: "Tensor | None" = None
 
     def outer(self) -> "Tensor":
-        """[out, rank]; the other one is kept until it is asked for."""
+        """Return the outer factor, [out, rank], and keep the inner one for the next call."""
         outer, self.kept = self._decompose()
         return outer
 
     def inner(self) -> "Tensor":
-        """[rank, in]."""
+        """Return the inner factor, [rank, in]."""
         assert self.kept is not None, "the outer factor is written first"
         inner, self.kept = self.kept, None
         return inner
 
     def dense(self) -> "Tensor":
-        """Their product, as the weight was stored."""
+        """Return the product of both factors, in the orientation of the stored weight."""
         from tasks.core.compression.methods import product
 
         dense = product(*self._decompose())

@@ -1,4 +1,4 @@
-"""An emulator folder with trained frozen blocks: they replace the stored ones, in the stored number formats."""
+"""Write an emulator folder whose stored frozen blocks are replaced by trained ones, in the stored number formats."""
 
 import shutil
 from collections.abc import Iterator
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 
 def keeps_zeros(folder: Path) -> bool:
-    """Whether zeros of this emulator are to stay: it was pruned. InputError if training would undo what was done."""
+    """Return whether the zeros of this emulator must stay, because it was pruned.
+
+    Raises:
+        InputError: when the emulator is quantised: training would move its weights off their levels.
+    """
     how = read_compression(folder) or {}
     if how.get("method") == "quantise":
         raise InputError("distill: the emulator is quantised, and training would take its weights off their levels")
@@ -26,7 +30,11 @@ def keeps_zeros(folder: Path) -> bool:
 
 
 def require_places(folder: Path, state: "dict[str, Tensor]") -> None:
-    """InputError unless each of the trained tensors is one of the folder's, of the same shape."""
+    """Check that each trained tensor is stored in the folder under its name and with its shape.
+
+    Raises:
+        InputError: when one is not.
+    """
     shapes = {key: tensor.shape for _, key, tensor in _places(folder) if key is not None}
     if wrong := sorted(name for name, tensor in state.items() if shapes.get(name) != tuple(tensor.shape)):
         raise InputError(
@@ -38,7 +46,10 @@ def require_places(folder: Path, state: "dict[str, Tensor]") -> None:
 def write_distilled(folder: Path, state: "dict[str, Tensor]", out: Path) -> None:
     """Write the emulator of `folder` with the tensors of `state` into the empty folder `out`.
 
-    state: `"{original block index}.{parameter name}"` to tensor. InputError if a value is not finite as it is stored.
+    state: `"{original block index}.{parameter name}"` to tensor.
+
+    Raises:
+        InputError: when a value is not finite in the stored number format.
     """
     tensors = [
         (name, _trained(name, stored.dtype, state[key]) if key is not None and key in state else stored)
@@ -54,7 +65,7 @@ def write_distilled(folder: Path, state: "dict[str, Tensor]", out: Path) -> None
 
 
 def _places(folder: Path) -> Iterator[tuple[str, str | None, TensorSource]]:
-    """(name on disk, name as in a state of frozen blocks, tensor); the second is None outside the frozen blocks."""
+    """Yield (name on disk, name in a state of frozen blocks, tensor); the second is None outside the frozen blocks."""
     plan, stored = read_plan(folder), stored_tensors(folder)
     names = BlockNames(stored, len(plan.kept), folder)
     for name, tensor in stored.items():

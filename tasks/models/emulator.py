@@ -1,9 +1,9 @@
-"""Emulators on disk: made from a model folder by copying byte ranges, loaded, expanded and exported again.
+"""Emulators on disk: make them from a model folder by copying byte ranges, load, expand and export them.
 
 An emulator folder is a plain Hugging Face folder of the kept blocks, each stored once, with the plan beside it. It
 loads with `AutoModelForCausalLM.from_pretrained` as the short model (kept blocks in order, nothing repeated);
-`load_emulator` lays it out as the plan says. With weights in two factors (see `tasks.models.low_rank_files`) the first
-fails, naming their shapes, and the second runs them so.
+`load_emulator` lays it out as the plan says. With weights in two factors (see `tasks.models.low_rank_files`) the former
+fails and names their shapes, while the latter runs them as factors.
 """
 
 from collections import defaultdict
@@ -31,10 +31,13 @@ PLAN_FILE = "plan.json"
 
 
 def write_emulator(model_folder: Path, plan: Plan, out: Path) -> None:
-    """Copy the kept blocks and all that is no block from `model_folder` into the empty folder `out`.
+    """Copy the kept blocks and all tensors outside the blocks from `model_folder` into the empty folder `out`.
 
-    Memory is one small buffer, whatever the size of the model. InputError if the folder does not hold the
-    `plan.num_blocks` blocks, or if their family cannot be rearranged on disk.
+    Memory is one small buffer, whatever the size of the model.
+
+    Raises:
+        InputError: when the folder does not hold the `plan.num_blocks` blocks, or their family cannot be rearranged on
+            disk.
     """
     config = load_config(model_folder)
     _write_rearranged(model_folder, config, plan.num_blocks, plan.kept, out)
@@ -51,7 +54,7 @@ def save_expanded(folder: Path, out: Path) -> None:
 
 
 def load_emulator(folder: Path, *, dtype: "torch.dtype | str" = "auto", device: str = "cpu") -> "PreTrainedModel":
-    """The emulator laid out as its plan says: shared blocks tied, tuned blocks with own, trainable tensors."""
+    """Load the emulator laid out as its plan says: shared blocks tied, tuned blocks with own, trainable tensors."""
     from tasks.core.blocks.surgery import rearranged
 
     plan = read_plan(folder)
@@ -60,14 +63,18 @@ def load_emulator(folder: Path, *, dtype: "torch.dtype | str" = "auto", device: 
 
 
 def read_plan(folder: Path) -> Plan:
-    """The plan beside an emulator. InputError if the folder is none."""
+    """Read the plan beside an emulator.
+
+    Raises:
+        InputError: when the folder is not an emulator.
+    """
     if not (folder / PLAN_FILE).is_file():
         raise InputError(f"{folder} is no emulator: it has no {PLAN_FILE}")
     return Plan.from_json((folder / PLAN_FILE).read_text())
 
 
 def _stored_layout(plan: Plan) -> list[tuple[int, bool]]:
-    """The plan's layout by position of the source among the kept blocks, which is its index on disk."""
+    """Return the plan's layout with each source as its index among the kept blocks, which is its index on disk."""
     return [(plan.kept.index(source), is_tuned) for source, is_tuned in plan.layout]
 
 
@@ -84,7 +91,7 @@ def _write_rearranged(
     write_tensors(tensors, out)
     copy_companions(folder, out)
     rearranged = block_config(config, sources)
-    # What further blocks it counts are not written.
+    # The blocks for multi-token prediction that the config counts are not written.
     for name in NUM_PREDICTING_KEYS:
         if getattr(text_config(rearranged), name, None):
             setattr(text_config(rearranged), name, 0)
@@ -95,7 +102,7 @@ def _write_rearranged(
 def _rearranged(
     tensors: Mapping[str, TensorSource], num_blocks: int, sources: Sequence[int], folder: Path
 ) -> list[tuple[str, TensorSource]]:
-    """(new name, tensor): what is outside the blocks as it is, then block `sources[i]` under index i."""
+    """Return (new name, tensor): all outside the blocks unchanged, then block `sources[i]` under index i."""
     names = BlockNames(tensors, num_blocks, folder)
     blocks: dict[int, list[tuple[str, TensorSource]]] = defaultdict(list)
     result = []

@@ -1,4 +1,4 @@
-"""A local Hugging Face model folder: its config, its model, and the files that travel with the weights."""
+"""A local Hugging Face model folder: its config, its model, and the other files that are copied with the weights."""
 
 import shutil
 from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 GENERATION_FILE = "generation_config.json"
-# What belongs to a model besides config and weights. Never code, never a file whose name says nothing.
+# Files that belong to a model besides config and weights. Never code, never a file of unknown purpose.
 COMPANIONS = (
     GENERATION_FILE,
     "tokenizer*.json",
@@ -31,7 +31,11 @@ COMPANIONS = (
 
 
 def load_folder(folder: Path, *, dtype: "torch.dtype | str" = "auto", device: str = "cpu") -> "PreTrainedModel":
-    """A causal language model from safetensors only, in evaluation mode. InputError if a weight is missing on disk."""
+    """Load a causal language model from safetensors only, in evaluation mode.
+
+    Raises:
+        InputError: when a weight is missing on disk.
+    """
     model, report = read_model(folder, dtype=dtype)
     if missing := sorted(report["missing_keys"]):
         raise InputError(f"{folder}: {len(missing)} weights of the model are not on disk, first {missing[0]}")
@@ -39,13 +43,13 @@ def load_folder(folder: Path, *, dtype: "torch.dtype | str" = "auto", device: st
 
 
 def read_model(folder: Path, called: str = "", **options: Any) -> tuple[Any, dict[str, Any]]:
-    """The model of a folder on the CPU, and transformers' report of what was missing, left over or of another shape.
+    """Return the model of a folder on the CPU, and transformers' report of missing, unexpected and mismatched weights.
 
-    Only the files that are in the model's identity are read, and no code. called: as the user names it; options: of
-    `from_pretrained`.
+    Only the files that are in the model's identity are read, and no code is run. called: the name that the user gave;
+    options: of `from_pretrained`.
 
     Raises:
-        InputError: where transformers cannot load it.
+        InputError: when transformers cannot load it.
     """
     from transformers import AutoModelForCausalLM
 
@@ -68,10 +72,10 @@ def read_model(folder: Path, called: str = "", **options: Any) -> tuple[Any, dic
 
 
 def load_config(folder: Path) -> "PreTrainedConfig":
-    """The config of a local model folder, with as many tokens as its files hold embeddings for. Runs no code from it.
+    """Load the config of a local model folder, with the vocabulary size of its stored embedding. Runs no code from it.
 
     Raises:
-        InputError: for a config that transformers does not know or take.
+        InputError: when transformers does not know or accept the config.
     """
     from transformers import AutoConfig, __version__
 
@@ -79,7 +83,7 @@ def load_config(folder: Path) -> "PreTrainedConfig":
     with translated(what), only(folder, ("config.json",)) as place:
         config = AutoConfig.from_pretrained(place, trust_remote_code=False, local_files_only=True)
         config.name_or_path = str(folder)
-        # A reference to code on the hub would outlive the copy and ask the reader to run it.
+        # Copies would otherwise keep a reference to code on the hub, and ask their user to run it.
         vars(config).pop("auto_map", None)
         text = config.get_text_config(decoder=True)
         if (rows := stored_rows(folder)) is not None and rows != text.vocab_size:
@@ -88,7 +92,7 @@ def load_config(folder: Path) -> "PreTrainedConfig":
 
 
 def quiet_transformers() -> None:
-    """No progress bars and no advice while loading: what matters is checked and raised here."""
+    """Turn off the progress bars and advice of loading: all that matters is checked and raised here."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

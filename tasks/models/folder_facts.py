@@ -1,4 +1,4 @@
-"""What a model folder holds, checked and summarised without loading torch."""
+"""Check and summarise the content of a model folder without loading torch."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from tasks.store.keys import canonical_json
 
 FileDigest = Callable[[Path], str]
 
-# Written anew by every save or fetch; they say nothing about what the model computes.
+# Rewritten by every save or download; they have no effect on what the model computes.
 VOLATILE = {"_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "_from_model_config"}
 
 TOKENIZER_FILES = (
@@ -41,15 +41,15 @@ VOCABULARIES = (
     ("sentencepiece.bpe.model",),
 )
 
-# Where families keep the number of blocks and the longest input; a composite config holds them in `text_config`.
+# Settings of the number of blocks and the longest input; a composite config holds them in `text_config`.
 NUM_BLOCKS_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
-# The order in which lm-eval looks, so that prompts are cut where it cuts them.
+# lm-eval's order of look-up, so that prompts are truncated where it truncates them.
 MAX_LENGTH_KEYS = ("n_positions", "max_position_embeddings", "n_ctx")
 # lm-eval's own value for models that name no limit (such as those with ALiBi positions).
 DEFAULT_MAX_LENGTH = 2048
 
 DECODER_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-# Families that read in both directions unless their config says `is_decoder`.
+# Families with bidirectional attention unless their config says `is_decoder`.
 ENCODER_FAMILIES = {
     "albert",
     "bert",
@@ -83,7 +83,11 @@ def json_digest(value: Any) -> str:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The folder's config.json. InputError if there is none, or none that can be read."""
+    """Read the folder's config.json.
+
+    Raises:
+        InputError: when there is none, it cannot be read, or the folder holds an adapter alone.
+    """
     path = folder / "config.json"
     if not path.is_file():
         require_no_adapter(folder)
@@ -98,7 +102,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The settings in a JSON file. InputError if it holds anything but an object."""
+    """Read the settings in a JSON file.
+
+    Raises:
+        InputError: when it holds anything but an object.
+    """
     settings = read_json(path)
     if not isinstance(settings, dict):
         raise InputError(f"{path} holds a {type(settings).__name__}, expected an object with the model's settings")
@@ -106,7 +114,11 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """Content of a JSON file. InputError with the place of the mistake."""
+    """Read the content of a JSON file.
+
+    Raises:
+        InputError: when it is not valid JSON; names the place of the mistake.
+    """
     text = read_user_text(path)
     try:
         return json.loads(text)
@@ -116,7 +128,11 @@ def read_json(path: Path) -> Any:
 
 
 def require_decoder(config: dict[str, Any], folder: Path) -> None:
-    """InputError unless the config is that of a decoder-only language model."""
+    """Check that the config is that of a decoder-only language model.
+
+    Raises:
+        InputError: when it is not.
+    """
     family, names = _family_and_architectures(config, folder)
     described = f"{folder} is {names[0] if names else 'a model'} of family {family or 'unknown'}"
     advice = "give a decoder-only model (GPT-2, OPT, LLaMA, Mistral, Qwen, Gemma, ...)"
@@ -140,7 +156,11 @@ def _family_and_architectures(config: dict[str, Any], folder: Path) -> tuple[str
 
 
 def count_blocks(config: dict[str, Any], folder: Path) -> int:
-    """Number of blocks that the config names. InputError if it names none."""
+    """Return the number of blocks that the config names.
+
+    Raises:
+        InputError: when it names none.
+    """
     count = first_number(config, NUM_BLOCKS_KEYS)
     if count is None or count < 1:
         wrong = next((f" ({key} = {value!r})" for key, value in _of(config, NUM_BLOCKS_KEYS) if value is not None), "")
@@ -152,7 +172,7 @@ def count_blocks(config: dict[str, Any], folder: Path) -> int:
 
 
 def longest_input(config: dict[str, Any], tokenizer_config: dict[str, Any]) -> int:
-    """Tokens that the model takes at most, by lm-eval's rule: the config, then the tokenizer, then 2048."""
+    """Return the most tokens that the model takes, by lm-eval's rule: the config, then the tokenizer, then 2048."""
     found = first_number(config, MAX_LENGTH_KEYS)
     if found is None:
         limit = tokenizer_config.get("model_max_length")
@@ -164,7 +184,8 @@ def longest_input(config: dict[str, Any], tokenizer_config: dict[str, Any]) -> i
 def weights_digest(folder: Path, config: dict[str, Any], file_digest: FileDigest) -> str:
     """Digest of all that decides what the model computes: its settings and the content of its weight files.
 
-    InputError if weights are missing, cut short or not safetensors.
+    Raises:
+        InputError: when weights are missing, cut short, quantised or not safetensors.
     """
     require_computable(stored_tensors(folder), folder)
     names = {name for name in weight_files(folder) if name != INDEX_FILE}
@@ -179,13 +200,17 @@ def weights_digest(folder: Path, config: dict[str, Any], file_digest: FileDigest
 
 
 def tokenizer_files(folder: Path) -> list[str]:
-    """The files of the folder's tokenizer, those for other releases of transformers included."""
+    """List the files of the folder's tokenizer, including those for other releases of transformers."""
     versions = sorted(path.name for path in folder.glob("tokenizer.*.json"))
     return [name for name in TOKENIZER_FILES if (folder / name).is_file()] + versions
 
 
 def tokenizer_digest(folder: Path, file_digest: FileDigest) -> str:
-    """Digest of the tokenizer's files. InputError if they are not a whole tokenizer."""
+    """Digest of the tokenizer's files.
+
+    Raises:
+        InputError: when they are not a complete tokenizer.
+    """
     present = tokenizer_files(folder)
     if not any(set(vocabulary) <= set(present) for vocabulary in VOCABULARIES):
         choices = ", or ".join(" and ".join(vocabulary) for vocabulary in VOCABULARIES[:4])
@@ -198,18 +223,18 @@ def tokenizer_digest(folder: Path, file_digest: FileDigest) -> str:
 
 
 def read_tokenizer_config(folder: Path) -> dict[str, Any]:
-    """The tokenizer's settings, empty where it has none."""
+    """Read the tokenizer's settings; empty if it has none."""
     path = folder / "tokenizer_config.json"
     return read_object(path) if path.is_file() else {}
 
 
 def has_safetensors(folder: Path) -> bool:
-    """Whether the folder's weights are safetensors."""
+    """Return whether the folder's weights are safetensors."""
     return (folder / SINGLE_FILE).is_file() or (folder / INDEX_FILE).is_file()
 
 
 def has_pickled(folder: Path) -> bool:
-    """Whether the folder has weights in pickled files."""
+    """Return whether the folder has weights in pickled files."""
     return any(folder.glob("pytorch_model*.bin"))
 
 
@@ -218,7 +243,7 @@ def _settled(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def first_number(config: dict[str, Any], keys: tuple[str, ...]) -> int | None:
-    """The first of these settings that is a whole number, in the config of the language model or around it."""
+    """Return the first of these settings that is a whole number, in the config of the language model or around it."""
     return next(
         (value for _, value in _of(config, keys) if isinstance(value, int) and not isinstance(value, bool)), None
     )

@@ -1,4 +1,4 @@
-"""Model folders that cannot be used as they are, refused by what their config and their names of files say.
+"""Refuse model folders that cannot be used as they are, by their config and their file names.
 
 Nothing here needs torch: it takes milliseconds, before anything is fetched, computed or loaded.
 """
@@ -16,12 +16,12 @@ from tasks.models.tensor_files import INDEX_FILE, SINGLE_FILE, StoredTensor, wei
 logger = logging.getLogger(__name__)
 
 ADAPTERS = ("adapter_config.json", "adapter_model*.safetensors", "adapter_model*.bin")
-# Whole models in other formats, which lie beside the one that is loaded and may hold something else.
+# Whole models in other formats beside the one that is loaded, whose weights may differ.
 OTHER_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "consolidated*.pth", "*.gguf")
-# Where configs say how weights were quantised, and where tools did so before configs had a place for it.
+# Where configs say how weights were quantised, and the files in which tools said so before configs could.
 QUANTISED_KEYS = ("quantization_config", "compression_config")
 QUANTISED_FILES = ("quantize_config.json", "quant_config.json")
-# What quantised weights are called in their files: GPTQ and AWQ, compressed-tensors, fp8, bitsandbytes, MXFP4.
+# Names of quantised weights in their files: GPTQ and AWQ, compressed-tensors, fp8, bitsandbytes, MXFP4.
 QUANTISED_TENSORS = re.compile(
     r".*[._](qweight|qzeros|weight_packed|weight_scale|weight_scale_inv|SCB|absmax|quant_map|quant_state\..*|proj_blocks)"
 )
@@ -41,15 +41,15 @@ PER_BLOCK = (
     "block_configs",
 )
 BLOCK_NUMBERS = ("mlp_only_layers", "cross_attention_layers", "attn_layer_indices", "hybrid_layer_ids", "moe_layers")
-# A longer list is not written out in an error.
+# An error does not write out a longer list.
 LONGEST_SHOWN = 12
 
 
 def require_no_adapter(folder: Path) -> None:
-    """Refuse a folder with an adapter beside the model: transformers would load it in some ways and not in others.
+    """Refuse a folder with an adapter beside the model, because it depends on the caller whether transformers loads it.
 
     Raises:
-        InputError: names the files.
+        InputError: when there is one; names the files.
     """
     found = sorted({file.name for pattern in ADAPTERS for file in folder.glob(pattern)})
     if not found:
@@ -64,10 +64,10 @@ def require_no_adapter(folder: Path) -> None:
 
 
 def require_usable_config(config: Mapping[str, Any], num_blocks: int, folder: Path) -> None:
-    """Refuse a config of a quantised model, of weights in a file that transformers alone knows, or of another depth.
+    """Refuse a config of a quantised model, of weights under a custom file name, or with lists for another depth.
 
     Raises:
-        InputError: names the setting or file, and what to do.
+        InputError: when the config is one of these; names the setting or file, and what to do.
     """
     _require_not_quantised(config, folder)
     named = config.get("transformers_weights")
@@ -82,10 +82,10 @@ def require_usable_config(config: Mapping[str, Any], num_blocks: int, folder: Pa
 
 
 def require_computable(stored: Mapping[str, StoredTensor], folder: Path) -> None:
-    """Refuse weights that are not numbers to compute with, where no config says so.
+    """Refuse quantised weights that no config declares.
 
     Raises:
-        InputError: names the first such tensor.
+        InputError: for the first tensor that is quantised or not in a floating-point format.
     """
     for name, tensor in stored.items():
         is_packed = name.endswith(".weight") and len(tensor.shape) > 1 and tensor.dtype not in COMPUTABLE
@@ -94,7 +94,7 @@ def require_computable(stored: Mapping[str, StoredTensor], folder: Path) -> None
 
 
 def tell_unused(folder: Path) -> None:
-    """Say once which whole weights beside those that are loaded are not used."""
+    """Log once which other whole weights in the folder are not used."""
     used = set(weight_files(folder))
     others = sorted({file.name for pattern in OTHER_WEIGHTS for file in folder.glob(pattern)} - used)
     if others:
@@ -105,7 +105,7 @@ def tell_unused(folder: Path) -> None:
 
 @cache
 def say(message: str) -> None:
-    """Log what was decided about a folder, once for each process, however often the folder is resolved."""
+    """Log a decision about a folder, once per process, however often the folder is resolved."""
     logger.warning("%s", message)
 
 
@@ -121,7 +121,7 @@ def _require_not_quantised(config: Mapping[str, Any], folder: Path) -> None:
 
 
 def _method(settings: Any) -> str:
-    """How a model was quantised, as its config says."""
+    """Describe how a model was quantised, from its config."""
     if not isinstance(settings, dict):
         return "its config has a quantization_config"
     packed = "bitsandbytes" if settings.get("load_in_4bit") or settings.get("load_in_8bit") else "method not named"
@@ -162,7 +162,7 @@ def _require_lists_of(config: Mapping[str, Any], num_blocks: int, folder: Path) 
 
 
 def _proposal(name: str, value: list[Any], num_blocks: int) -> str:
-    """Propose a list where it is plain: all entries are alike, or the removed blocks can only be the last."""
+    """Propose a list where it is unambiguous: all entries are equal, or the removed blocks can only be the last."""
     if len(value) < num_blocks or not value:
         return ""
     if all(entry == value[0] for entry in value):
@@ -173,10 +173,10 @@ def _proposal(name: str, value: list[Any], num_blocks: int) -> str:
 
 
 def _coded_length(value: Any) -> int | None:
-    """Blocks that GPT-Neo's run-length coded list describes, such as [[["global", "local"], 12]]."""
+    """Return how many blocks GPT-Neo's run-length encoded list describes, such as [[["global", "local"], 12]]."""
     if not isinstance(value, list):
         return None
     try:
         return sum(len(kinds) * count for kinds, count in value)
     except (TypeError, ValueError):
-        return None  # not coded so
+        return None  # not this encoding

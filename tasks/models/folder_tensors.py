@@ -1,7 +1,7 @@
 """The tensors of a model folder that belong to its model: all but those for multi-token prediction.
 
-Several families (DeepSeek-V3, GLM-4.5, Qwen3-Next, MiMo, ERNIE 4.5) store further blocks that predict further tokens
-while serving. transformers does not load them: they are no part of the model that is captured, tuned or scored.
+Several families (DeepSeek-V3, GLM-4.5, Qwen3-Next, MiMo, ERNIE 4.5) store additional blocks that predict further tokens
+while serving. transformers does not load them: they are not part of the model that is captured, tuned or scored.
 """
 
 import re
@@ -16,16 +16,16 @@ from tasks.models.block_names import NUMBERED
 from tasks.models.folder_facts import count_blocks, first_number, read_config
 from tasks.models.tensor_files import StoredTensor, stored_tensors
 
-# How families call the number of their further blocks.
+# Settings of families for the number of blocks for multi-token prediction.
 NUM_PREDICTING_KEYS = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers", "mtp_num_layers")
-# A part of a name that says it all: mtp.layers.0, model.mtp_block.0, model.mtp_emb_norm.
+# A part of a name that identifies them: mtp.layers.0, model.mtp_block.0, model.mtp_emb_norm.
 PREDICTING = re.compile(r"(?:^|\.)mtp(?:_\w+)?\.")
 
 
 def tensors_of(folder: Path) -> dict[str, StoredTensor]:
-    """Every tensor of the model in `folder`, without those for multi-token prediction.
+    """Return every tensor of the model in `folder`, without those for multi-token prediction.
 
-    Weights without a config.json are taken whole: nothing says which of them are further ones.
+    Without a config.json all tensors are returned: nothing says which of them are for prediction.
     """
     stored = stored_tensors(folder)
     if not (folder / "config.json").is_file():
@@ -35,12 +35,12 @@ def tensors_of(folder: Path) -> dict[str, StoredTensor]:
 
 
 def count_parameters(folder: Path) -> int:
-    """Parameters of a model folder, each counted once; reads headers only."""
+    """Count the parameters of a model folder, each once; reads headers only."""
     return sum(prod(tensor.shape) for tensor in tensors_of(folder).values())
 
 
 def predicting_tensors(names: Iterable[str], config: dict[str, Any], folder: Path) -> set[str]:
-    """The names of tensors for multi-token prediction: by their name, or in blocks that the config counts as such."""
+    """Find the tensors for multi-token prediction: by their name, or in blocks that the config counts as such."""
     found = {name for name in names if PREDICTING.search(name)}
     num_blocks, further = count_blocks(config, folder), first_number(config, NUM_PREDICTING_KEYS) or 0
     for indices in _too_long(set(names) - found, num_blocks).values():
@@ -50,10 +50,10 @@ def predicting_tensors(names: Iterable[str], config: dict[str, Any], folder: Pat
 
 
 def require_depth(names: Iterable[str], config: dict[str, Any], folder: Path) -> None:
-    """Refuse files with more blocks than the config names, where it does not say that they are for prediction.
+    """Refuse files with more blocks than the config names, unless it says that they are for multi-token prediction.
 
     Raises:
-        InputError: both numbers.
+        InputError: when there are more; names both numbers.
     """
     num_blocks = count_blocks(config, folder)
     for prefix, indices in _too_long(set(names) - predicting_tensors(names, config, folder), num_blocks).items():
@@ -65,7 +65,7 @@ def require_depth(names: Iterable[str], config: dict[str, Any], folder: Path) ->
 
 
 def _too_long(names: Iterable[str], num_blocks: int) -> dict[str, dict[int, list[str]]]:
-    """By prefix and index the names of lists with more than `num_blocks` blocks; none where another list fits."""
+    """Return the names in lists of more than `num_blocks` blocks, by prefix and index; empty if another list fits."""
     lists: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name in names:
         if match := NUMBERED.fullmatch(name):

@@ -1,8 +1,8 @@
-"""A folder as transformers may see it: links to the files that are named, and to nothing else.
+"""A restricted view of a folder for transformers: links to the named files, and to nothing else.
 
 transformers looks for more than weights in a model folder: an adapter, which it loads into the model; the parts of a
-distributed checkpoint, which it prefers; a config or tokenizer of another name. What is not in a model's identity must
-not be read, so it is not there to be found.
+distributed checkpoint, which it prefers; a config or tokenizer of another name. Files that are not in a model's
+identity must not be read, so the view does not contain them.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 @contextmanager
 def only(folder: Path, names: Iterable[str]) -> Iterator[Path]:
-    """A temporary folder that shows those of the named files of `folder` that exist."""
+    """Make a temporary folder with links to those of the named files of `folder` that exist."""
     with TemporaryDirectory(prefix="crash-model-") as place:
         for name in names:
             if (folder / name).is_file():

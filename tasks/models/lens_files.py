@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 LENS_FILE = "lens.safetensors"
 CURVES_FILE = "curves.safetensors"
-# In the file's metadata: the digest of the weights of the model that the lens reads.
+# Key in the file's metadata of the digest of the weights of the lens's model.
 DIGEST = "model_weights"
 
 
 def write_lens(folder: Path, state: "dict[str, Tensor]", model: ModelSource) -> None:
-    """state: `weight` [N-1, d, d] and `bias` [N-1, d], float32."""
+    """Write the lens of a model. state: `weight` [N-1, d, d] and `bias` [N-1, d], float32."""
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
@@ -26,7 +26,11 @@ def write_lens(folder: Path, state: "dict[str, Tensor]", model: ModelSource) -> 
 
 
 def load_lens(folder: Path, model: ModelSource, network: "nn.Module") -> "Lens":
-    """The lens in a folder, on the device of `network`, which is `model` loaded. InputError if it is of another one."""
+    """Load the lens in a folder onto the device of `network`, which is `model` loaded.
+
+    Raises:
+        InputError: when the folder holds no lens, or that of another model.
+    """
     from safetensors import safe_open
 
     from tasks.core.study.lens import make_lens
@@ -49,7 +53,7 @@ def load_lens(folder: Path, model: ModelSource, network: "nn.Module") -> "Lens":
 
 
 def chosen_lens(folder: Path | None, model: ModelSource, network: "nn.Module") -> "Lens":
-    """The tuned lens in a folder, or without one the logit lens."""
+    """Return the tuned lens in a folder, or the logit lens if the folder is None."""
     from tasks.core.study.lens import make_lens
 
     return make_lens(network).requires_grad_(False) if folder is None else load_lens(folder, model, network)

@@ -22,12 +22,14 @@ def load_model(
     device: str = "cpu",
     attn: str | None = None,
 ) -> "PreTrainedModel":
-    """The model in evaluation mode, from safetensors only, running no code from its folder.
+    """Load the model in evaluation mode, from safetensors only, running no code from its folder.
 
     precision: number format, or "stored" for that of the files.
     device: as torch names it, or "auto" to spread the model over all visible GPUs.
-    attn: attention implementation as transformers names it; its own choice by default.
-    InputError if weights are missing or the family is unknown.
+    attn: attention implementation as transformers names it; transformers chooses by default.
+
+    Raises:
+        InputError: when weights are missing or the family is unknown.
     """
     from tasks.core.blocks.devices import place
 
@@ -40,12 +42,12 @@ def load_model(
 
 
 def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
-    """The model's tokenizer, with a padding token."""
+    """Load the model's tokenizer, with a padding token."""
     return tokenizer_of(Path(source.path))
 
 
 def tokenizer_of(folder: Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer in a folder. One without a padding token pads with another: padding is masked, any token does."""
+    """Load the tokenizer in a folder. If it has no padding token, another token serves: padding is masked."""
     from transformers import AutoTokenizer
 
     quiet_transformers()

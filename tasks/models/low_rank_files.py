@@ -1,8 +1,8 @@
-"""Weights kept as two factors on disk: loaded into modules that run them so, or multiplied out for plain loading.
+"""Weights stored as two factors: load them into modules that run them as factors, or multiply them for plain loading.
 
 A weight `x.weight` [out, in] in two factors is stored as `x.weight` [out, rank] and `x.weight_inner` [rank, in], for
 GPT-2's transposed modules too. The rank is smaller than both sides, so `from_pretrained` refuses such a folder because
-of the shape of `x.weight`; it never runs with weights that it made up.
+of the shape of `x.weight`; it never runs with randomly initialised weights.
 """
 
 from collections.abc import Mapping
@@ -19,16 +19,17 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
-# What a module's two factors are called, behind its path: as in tasks.core.blocks.factored, which needs torch.
+# Suffixes of a module's two factors after its path: as in tasks.core.blocks.factored, which needs torch.
 OUTER, INNER = ".weight", ".weight_inner"
 
 
 def load_with_factors(
     folder: Path, num_blocks: int, *, dtype: "torch.dtype | str" = "auto", device: str = "cpu"
 ) -> "PreTrainedModel":
-    """The short model of an emulator folder, each weight as it is stored: whole, or as two factors.
+    """Load the short model of an emulator folder, each weight as it is stored: whole, or as two factors.
 
-    InputError if a weight is missing, or if only one factor of it is there.
+    Raises:
+        InputError: when a weight is missing, or only one of its factors is there.
     """
     stored = stored_tensors(folder)
     if not any(name.endswith(INNER) for name in stored):
@@ -48,12 +49,12 @@ def load_with_factors(
 
 
 def _load_the_rest(folder: Path, stored: dict[str, StoredTensor], dtype: "torch.dtype | str") -> "PreTrainedModel":
-    """The model with random numbers in place of factors, which are read afterwards."""
+    """Load the model with random numbers in place of factors, which are read afterwards."""
     model, report = read_model(folder, dtype=dtype, ignore_mismatched_sizes=True)
     factored = {name.removesuffix(INNER) for name in stored if name.endswith(INNER)}
     if halves := sorted(path for path in factored if path + OUTER not in stored):
         raise InputError(f"{folder}: the weights in two factors lack the outer one, first {halves[0]}{OUTER}")
-    # Names of the model and of its files differ in some families, their number does not.
+    # In some families the names in the model differ from those in its files, so only their number is compared.
     wrong = [name for name, *_ in report["mismatched_keys"]]
     if missing := sorted(report["missing_keys"] - set(wrong)):
         raise InputError(f"{folder}: {len(missing)} weights of the model are not on disk, first {missing[0]}")
@@ -68,7 +69,7 @@ def _load_the_rest(folder: Path, stored: dict[str, StoredTensor], dtype: "torch.
 def multiplied(
     tensors: Mapping[str, StoredTensor], config: "PreTrainedConfig", num_blocks: int, folder: Path
 ) -> dict[str, TensorSource]:
-    """The tensors with every pair of factors as their product, computed when it is written."""
+    """Return the tensors with every pair of factors replaced by their product, computed when it is written."""
     if not any(name.endswith(INNER) for name in tensors):
         return dict(tensors)
     from tasks.core.blocks.factored import shapes_by_block

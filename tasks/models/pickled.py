@@ -1,4 +1,4 @@
-"""Weights in pickled `.bin` files, converted to safetensors once, tensor by tensor. No pickle is ever run.
+"""Convert weights in pickled `.bin` files to safetensors, once and tensor by tensor. No pickle is ever run.
 
 `torch.load(weights_only=True)` builds tensors and containers only and refuses every other instruction.
 """
@@ -22,7 +22,9 @@ INDEX_FILE = "pytorch_model.bin.index.json"
 def to_safetensors(folder: Path, out: Path) -> None:
     """Write the model of `folder`, whose weights are pickled, as a safetensors folder `out` (config, tokenizer too).
 
-    InputError if there are no such weights, RefusedError if a file wants more than tensors built.
+    Raises:
+        InputError: when there are no such weights.
+        RefusedError: when a file would build anything but tensors.
     """
     config = load_config(folder)
     tensors = {name: MemoryTensor(tensor) for file in _files(folder) for name, tensor in _load(file).items()}
@@ -47,7 +49,7 @@ def _load(file: Path) -> "dict[str, Tensor]":
     import torch
 
     try:
-        # Files of before PyTorch 1.6 are no archives and cannot be mapped.
+        # Files from before PyTorch 1.6 are not zip archives and cannot be memory-mapped.
         state = torch.load(file, weights_only=True, mmap=zipfile.is_zipfile(file), map_location="cpu")
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
         raise RefusedError(

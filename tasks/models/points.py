@@ -1,4 +1,4 @@
-"""Tuned models as points around an initial one: which tensors differ, by the parameter names of the whole model."""
+"""Tuned models as points around an initial one: the tensors that differ, by the parameter names of the whole model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 
 
 def load_tuned_model(model: "PreTrainedModel", folder: Path, name: str) -> "tuple[PreTrainedModel, list[int]]":
-    """(the full model with a tuning's blocks plugged in, indices of these blocks); it shares all else with `model`.
+    """Return (full model with a tuning's blocks plugged in, indices of these blocks); it shares all else with `model`.
 
-    folder: what `tune` or `plug_in` wrote. InputError, naming the point, where that is not there, does not fit the
-    model, or is not finite.
+    folder: written by `tune` or `plug_in`.
+
+    Raises:
+        InputError: when the folder is not a tuning, does not fit the model, or is not finite; names the point.
     """
     from tasks.core.blocks.surgery import get_blocks
     from tasks.core.tuning.returned import admit, plug_in_parts
@@ -42,9 +44,10 @@ def load_tuned_model(model: "PreTrainedModel", folder: Path, name: str) -> "tupl
 
 
 def load_points(model: "PreTrainedModel", folders: Mapping[str, Path | None]) -> "dict[str, dict[str, Tensor]]":
-    """Of each point the tensors that differ from the initial model's; none of a folder that is None.
+    """Return, for each point, the tensors that differ from the initial model's; none for a folder that is None.
 
-    InputError where two points are the same model, or one has parameters that the initial model lacks (adapters).
+    Raises:
+        InputError: when two points are the same model, or one has parameters that the initial model lacks (adapters).
     """
     import torch
 

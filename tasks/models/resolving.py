@@ -1,4 +1,4 @@
-"""Find a model by folder or hub id, check it, and identify it by content. Nothing here decides what is computed."""
+"""Find a model by folder or hub id, check it, and identify it by content. No code here affects what is computed."""
 
 import re
 from pathlib import Path
@@ -30,7 +30,10 @@ def resolve_model(name: str, revision: str | None = None, store: "Store | None" 
     """Find a model by folder or hub id, check it, and identify it by content; reads files, loads no tensors.
 
     store: remembers digests of files, and keeps pickled weights as safetensors, converted once.
-    InputError for anything that cannot be used, EnvironmentFault where the hub cannot be reached.
+
+    Raises:
+        InputError: when anything cannot be used.
+        EnvironmentFault: when the hub cannot be reached.
     """
     file_digest = store.digests if store else plain_digest
     folder = _local_folder(name, revision) or _fetched(name, revision)
@@ -51,10 +54,11 @@ def resolve_model(name: str, revision: str | None = None, store: "Store | None" 
 
 
 def read_usable_config(folder: Path) -> tuple[dict[str, Any], int]:
-    """The config.json of a decoder that can be tuned, and its number of blocks; weights need not be there.
+    """Return the config.json of a decoder that can be tuned, and its number of blocks; weights may be absent.
 
     Raises:
-        InputError: for an adapter, another kind of model, a quantised one, and lists of another number of blocks.
+        InputError: when the folder holds an adapter, another kind of model, a quantised one, or lists for another
+            depth.
     """
     config = folder_facts.read_config(folder)
     folder_rules.require_no_adapter(folder)
@@ -65,10 +69,10 @@ def read_usable_config(folder: Path) -> tuple[dict[str, Any], int]:
 
 
 def _tell_left_out(folder: Path, config: dict[str, Any]) -> None:
-    """Say what of the folder is not used, and where its files count instead of its config.
+    """Log which parts of the folder are not used, and where its files override its config.
 
     Raises:
-        InputError: for more blocks than the config names, and for a damaged file.
+        InputError: when there are more blocks than the config names, or a file is damaged.
     """
     folder_rules.tell_unused(folder)
     stored = stored_tensors(folder)
@@ -87,7 +91,11 @@ def _tell_left_out(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _local_folder(name: str, revision: str | None) -> Path | None:
-    """The folder that `name` is, or None where it must be a hub id. InputError if it can be neither."""
+    """Return the folder that `name` is, or None if it must be a hub id.
+
+    Raises:
+        InputError: when it can be neither.
+    """
     path = Path(name).expanduser()
     if path.is_dir():
         if revision is not None:
@@ -101,7 +109,7 @@ def _local_folder(name: str, revision: str | None) -> Path | None:
 
 
 def _fetched(name: str, revision: str | None) -> Path:
-    """A snapshot from the hub, or from its cache on this machine."""
+    """Return a snapshot from the hub, or from its cache on this machine."""
     with translated(f"{name}: the model hub's copy cannot be used"):
         return _snapshot(name, revision)
 
@@ -135,14 +143,14 @@ def _snapshot(name: str, revision: str | None) -> Path:
 
 
 def _converted(folder: Path, root: Path, file_digest: FileDigest, tokenizer: str) -> Path:
-    """The folder's pickled weights as a safetensors folder, made once for each content."""
+    """Convert the folder's pickled weights to a safetensors folder, once for each content."""
     if not folder_facts.has_pickled(folder):
         raise InputError(f"{folder} has no weights: expected model.safetensors, or its index with all shards")
     from tasks.models.pickled import to_safetensors
 
     parts = {path.name: file_digest(path) for path in sorted(folder.glob("pytorch_model*.bin*"))}
     parts["config.json"] = file_digest(folder / "config.json")
-    # Its files are copied along: corrected ones make another folder.
+    # The tokenizer's files are copied too, so corrected ones need another folder.
     parts["tokenizer"] = tokenizer
     target = root / folder_facts.json_digest(parts)[:32]
     if not target.is_dir():

@@ -1,9 +1,9 @@
-"""Tokenizers that have a SentencePiece file alone: the tokens are those of SentencePiece itself, or none.
+"""Make tokenizers that have only a SentencePiece file give the tokens of SentencePiece itself, or refuse them.
 
-transformers converts `tokenizer.model` when it loads it. Release 5.23 forgets the space that the file puts before a
-text unless the class is LLaMA's own (Mistral, Phi-3, or no class named), and joins pieces in the order of their ids
-instead of their scores, which cuts spaces in a row in another way. Other tokens come out, all of them valid. So the
-converted tokenizer is compared with SentencePiece and, where it differs, made again from the file.
+transformers converts `tokenizer.model` when it loads it. Release 5.23 omits the space that the file puts before a text
+unless the class is LLaMA's own (Mistral, Phi-3, or no class named), and merges pieces in the order of their ids instead
+of their scores, which splits consecutive spaces differently. The result is other tokens, all of them valid. So the
+converted tokenizer is compared with SentencePiece and, where it differs, rebuilt from the file.
 """
 
 from pathlib import Path
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 SENTENCEPIECE_FILE = "tokenizer.model"
 SPACE = "\u2581"  # how SentencePiece writes a space
-# The format's numbers: of the model that joins pairs, and of pieces that are made by joining (normal, user defined).
+# The format's codes of the byte-pair model, and of pieces that merges produce (normal, user defined).
 BYTE_PAIR = 2
 JOINED = (1, 4)
-# What conversions get wrong: spaces at the start, in rows and at the end; lines; digits; letters that are composed or
-# have compatible forms; scripts and signs that the vocabulary may lack.
+# Texts that conversions get wrong: spaces at the start, in sequence and at the end; lines; digits; composed letters
+# and compatibility forms; scripts and symbols that the vocabulary may lack.
 PROBES = (
     "Which of these is the tallest? The answer is 1,234.56 (of 78).",
     " begins with a space",
@@ -34,11 +34,11 @@ PROBES = (
 def follow_sentencepiece(tokenizer: Any, folder: Path) -> None:
     """Make a tokenizer that was converted from the folder's `tokenizer.model` give the ids that SentencePiece gives.
 
-    Does nothing where the folder has a `tokenizer.json`, or where its file is not SentencePiece's (LLaMA 3 has a file
-    of this name in another format).
+    Does nothing if the folder has a `tokenizer.json`, or if its file is not SentencePiece's (LLaMA 3 has a file of this
+    name in another format).
 
     Raises:
-        InputError: where the tokens differ all the same.
+        InputError: when the tokens still differ afterwards.
     """
     file = folder / SENTENCEPIECE_FILE
     if (folder / "tokenizer.json").is_file() or not file.is_file():
@@ -65,7 +65,7 @@ def _agree(tokenizer: Any, processor: "SentencePieceProcessor") -> bool:
 
 
 def _follow(tokenizer: Any, file: Path) -> None:
-    """Give the converted tokenizer the file's own order of merges, and what it does to a text before that."""
+    """Give the converted tokenizer the file's own normalisation and order of merges."""
     from sentencepiece import sentencepiece_model_pb2
     from tokenizers import Regex, decoders, normalizers
 
@@ -89,7 +89,7 @@ def _follow(tokenizer: Any, file: Path) -> None:
 
 
 def _byte_pair_model(proto: Any) -> Any:
-    """Merges in the order of the scores of what they make: the best one first, as SentencePiece takes them."""
+    """Build the byte-pair model with merges ordered by the score of their result, best first, as SentencePiece does."""
     from tokenizers.models import BPE
 
     ids = {piece.piece: number for number, piece in enumerate(proto.pieces)}

@@ -1,4 +1,4 @@
-"""The shape of a model from its config alone: a folder that need not hold weights, or a hub id's config.json."""
+"""The shape of a model from its config alone: a folder, with or without weights, or a hub id's config.json."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 
 def read_shape(name: str, revision: str | None = None) -> "Shape":
-    """Shape of a model by folder or hub id; nothing but config.json is fetched. Weights that are here tell their size.
+    """Return the shape of a model by folder or hub id. Fetches only config.json; local weights give the stored size.
 
-    InputError for a config that is not that of a decoder-only model, EnvironmentFault where the hub cannot be reached.
+    Raises:
+        InputError: when the config is not that of a decoder-only model.
+        EnvironmentFault: when the hub cannot be reached.
     """
     from tasks.core.costs.shapes import shape_of
 
@@ -38,7 +40,7 @@ def read_shape(name: str, revision: str | None = None) -> "Shape":
 
 
 def own_tokenizer(name: str) -> "PreTrainedTokenizerBase | None":
-    """The tokenizer beside a local model's config, if there is one."""
+    """Load the tokenizer beside a local model's config, if there is one."""
     from tasks.models.loading import tokenizer_of
 
     folder = Path(name).expanduser()
@@ -49,7 +51,7 @@ def own_tokenizer(name: str) -> "PreTrainedTokenizerBase | None":
 
 
 def config_folder(name: str, revision: str | None) -> Path:
-    """The folder that holds the model's config.json, fetched if `name` is a hub id."""
+    """Return the folder that holds the model's config.json, fetched if `name` is a hub id."""
     path = Path(name).expanduser()
     if path.is_dir():
         return path.resolve()

@@ -1,4 +1,4 @@
-"""A model as an input of a stage: where it lies, and what identifies it."""
+"""A model as the input of a stage: its folder and its identity."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -20,5 +20,5 @@ class ModelSource(BaseModel):
     context: int
 
     def cache_view(self) -> dict[str, str]:
-        """What identifies the model in a key: content, never where it lies or what it is called."""
+        """The values that identify the model in a key: content, never its folder or its name."""
         return {"weights": self.weights, "tokenizer": self.tokenizer}

@@ -1,7 +1,7 @@
-"""Safetensors files as byte ranges: read headers, copy tensors from file to file, never hold one in memory.
+"""Safetensors files as byte ranges: read headers and copy tensors from file to file without holding one in memory.
 
 The format (https://github.com/huggingface/safetensors): the header's length in 8 little-endian bytes, a JSON header
-with dtype, shape and byte range of every tensor, then the data without holes.
+with dtype, shape and byte range of every tensor, then the data without gaps.
 """
 
 import json
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 COPY_BYTES = 8 << 20
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_SHARD_BYTES = 5_000_000_000
-# Bits of an entry, by the format's names.
+# Bits of an entry, by the format's names of number formats.
 ITEM_BITS = {"F64": 64, "I64": 64, "F32": 32, "I32": 32, "F16": 16, "BF16": 16, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
-# What other tools store beside a model: Mistral's own format, an adapter.
+# Prefixes of files that other tools store beside a model: Mistral's own format, an adapter.
 OTHER_SAFETENSORS = ("consolidated", "adapter")
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 
 class TensorSource(Protocol):
-    """Anything whose bytes can be written into a safetensors file."""
+    """Any tensor whose bytes can be written into a safetensors file."""
 
     @property
     def dtype(self) -> str: ...
@@ -75,7 +75,11 @@ class StoredTensor:
 
 
 def read_header(file: Path) -> dict[str, StoredTensor]:
-    """Every tensor of one safetensors file. InputError if the header is not one that fits the file."""
+    """Read the header of one safetensors file and return its tensors.
+
+    Raises:
+        InputError: when the header does not fit the file.
+    """
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -104,13 +108,13 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
 
 
 def _holds(tensor: StoredTensor) -> bool:
-    """Whether the tensor's bytes are those of its shape. Unknown formats are not judged."""
+    """Return whether the number of bytes fits the tensor's shape; True for unknown number formats."""
     wide = ITEM_BITS.get(tensor.dtype)
     return wide is None or prod(map(operator.index, tensor.shape)) * wide == tensor.num_bytes * 8
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Every tensor of a model folder, from its single file or from all shards that its index names."""
+    """Return every tensor of a model folder, from its single file or from all shards that its index names."""
     if (folder / SINGLE_FILE).is_file():
         return read_header(folder / SINGLE_FILE)
     if not (folder / INDEX_FILE).is_file():
@@ -125,7 +129,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def weight_files(folder: Path) -> list[str]:
-    """The files from which a model folder is loaded: its single file, or its index and the shards that it names."""
+    """List the files from which a model folder is loaded: its single file, or its index and the shards in it."""
     if (folder / SINGLE_FILE).is_file():
         return [SINGLE_FILE]
     if not (folder / INDEX_FILE).is_file():
@@ -134,7 +138,7 @@ def weight_files(folder: Path) -> list[str]:
 
 
 def weight_bytes(folder: Path) -> int:
-    """Bytes of the safetensors files of the folder's model, however many of its shards are there."""
+    """Sum the bytes of the safetensors files of the folder's model, also where shards are missing."""
     if (folder / SINGLE_FILE).is_file():
         return (folder / SINGLE_FILE).stat().st_size
     shards = (path for path in folder.glob("*.safetensors") if not path.name.startswith(OTHER_SAFETENSORS))
@@ -142,7 +146,7 @@ def weight_bytes(folder: Path) -> int:
 
 
 def read_index(file: Path) -> dict[str, str]:
-    """Tensor name to shard file name, every one of which lies beside the index."""
+    """Map each tensor name to its shard's file name, checking that every shard lies beside the index."""
     try:
         shards = {str(tensor): str(name) for tensor, name in json.loads(file.read_text())["weight_map"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -154,7 +158,11 @@ def read_index(file: Path) -> dict[str, str]:
 
 
 def read_tensors(folder: Path, names: Iterable[str]) -> "dict[str, Tensor]":
-    """Only the named tensors of a model folder, in memory. InputError names what is not there."""
+    """Load only the named tensors of a model folder.
+
+    Raises:
+        InputError: when one is not there; names it.
+    """
     from safetensors import safe_open
 
     stored, wanted = stored_tensors(folder), list(names)
@@ -172,7 +180,10 @@ def write_tensors(
 ) -> None:
     """Write `model.safetensors`, or shards with their index where one file would exceed `max_shard_bytes`.
 
-    Everything is flushed to the disk. EnvironmentFault, before the first byte, if the disk has too little room.
+    All files are flushed to the disk.
+
+    Raises:
+        EnvironmentFault: before the first byte is written, when the disk has too little room.
     """
     total = sum(tensor.num_bytes for _, tensor in tensors)
     if total > (free := shutil.disk_usage(out).free):
@@ -190,7 +201,7 @@ def write_tensors(
 
 
 def _shards(tensors: Sequence[tuple[str, TensorSource]], limit: int) -> list[list[tuple[str, TensorSource]]]:
-    """Consecutive groups of at most `limit` bytes (a larger tensor gets a group to itself)."""
+    """Group consecutive tensors into shards of at most `limit` bytes (a larger tensor has its own shard)."""
     shards: list[list[tuple[str, TensorSource]]] = [[]]
     size = 0
     for name, tensor in tensors:
@@ -203,7 +214,7 @@ def _shards(tensors: Sequence[tuple[str, TensorSource]], limit: int) -> list[lis
 
 
 def _write_file(tensors: list[tuple[str, TensorSource]], file: Path) -> None:
-    # Wide numbers first: then every tensor starts at a multiple of its own item size.
+    # Wide numbers first, so that every tensor starts at a multiple of its item size.
     ordered = sorted(tensors, key=lambda item: -item[1].num_bytes // max(1, prod(item[1].shape)))
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0

@@ -1,4 +1,4 @@
-"""Tensors that are written to files without lying in one: in memory, or computed when their turn comes."""
+"""Tensors to write that are not stored as they are: in memory, or computed at the time of writing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ DTYPES = {
     "uint8": "U8",
     "bool": "BOOL",
 }
-# Number formats that can be computed with, and bytes of an entry.
+# Number formats for computation, and bytes of an entry.
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 @dataclass(frozen=True)
 class MemoryTensor:
-    """A tensor (mapped from its file where possible) as a source of bytes. Source: `write_tensors`."""
+    """A tensor (mapped from its file where possible) as a source of bytes for `write_tensors`."""
 
     tensor: "Tensor"
 
@@ -57,7 +57,7 @@ class MemoryTensor:
 
 @dataclass(frozen=True)
 class ComputedTensor:
-    """A tensor of one of `FLOATS` that is computed when it is written, and forgotten then."""
+    """A tensor of one of `FLOATS` that is computed when it is written, and not kept."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -74,7 +74,7 @@ class ComputedTensor:
 
 
 def read_stored(stored: StoredTensor) -> "Tensor":
-    """A stored tensor in memory."""
+    """Load a stored tensor."""
     import io
 
     import torch
@@ -89,7 +89,7 @@ def read_stored(stored: StoredTensor) -> "Tensor":
 
 
 def read_entries(stored: StoredTensor, begin: int, end: int) -> "Tensor":
-    """Entries begin .. end - 1 of a stored tensor of one of `FLOATS` as a row, without reading the others."""
+    """Load entries begin .. end - 1 of a stored tensor of one of `FLOATS` as a vector, without reading the others."""
     import torch
 
     names = {code: name for name, code in DTYPES.items()}

@@ -1,10 +1,10 @@
-"""What a tuning leaves in a folder: the tensors that go back to the owner of the model, and what stays.
+"""The files of a tuning's folder: the tensors that go back to the model owner, and those that stay.
 
 `tuned.safetensors` goes back: `"{original block index}.{name}"` and `"lm_head.{name}"` to tensor, where a name is that
 of a parameter in the block, `{module}.lora_A` or `{module}.lora_B`, or `adapter.{down, up}.{weight, bias}`.
-`emulator.safetensors`, in the same names, are frozen blocks that were trained: only the tuned emulator needs them.
-`variant.json` says what was trained and how (without it: whole tuned blocks), `plan.json` of which model.
-`diverged.json` stands alone, where nothing came of the tuning.
+`emulator.safetensors`, with the same names, holds frozen blocks that were trained: only the tuned emulator needs them.
+`variant.json` says what was trained and how (without it: whole tuned blocks), `plan.json` in which model.
+A tuning that diverged leaves `diverged.json` only.
 """
 
 import json
@@ -24,13 +24,13 @@ EMULATOR_FILE = "emulator.safetensors"
 VARIANT_FILE = "variant.json"
 PLAN_FILE = "plan.json"
 DIVERGED_FILE = "diverged.json"
-# Everything that a tuning can leave that did not diverge.
+# All files that a tuning can leave if it did not diverge.
 FILES = (TUNED_FILE, EMULATOR_FILE, VARIANT_FILE, PLAN_FILE)
 
 
 @dataclass(frozen=True)
 class Returned:
-    """tuned: what goes back to the owner of the model; kept: what stays with the emulator."""
+    """The content of a tuning's folder. tuned: goes back to the model owner; kept: stays with the emulator."""
 
     plan: Plan
     variant: Variant
@@ -39,7 +39,7 @@ class Returned:
 
 
 def write_returned(folder: Path, plan: Plan, variant: Variant, state: "dict[str, Tensor]") -> None:
-    """Write a state, divided into what goes back and what stays."""
+    """Write a state, divided into the tensors that go back and those that stay."""
     from safetensors.torch import save_file
 
     from tasks.core.tuning.parts import is_returned
@@ -53,14 +53,18 @@ def write_returned(folder: Path, plan: Plan, variant: Variant, state: "dict[str,
 
 
 def write_diverged(folder: Path, reason: str) -> None:
-    """Write why there is nothing to return."""
+    """Write the reason why there is nothing to return."""
     (folder / DIVERGED_FILE).write_text(json.dumps({"diverged": reason}))
 
 
 def read_returned(folder: Path) -> Returned:
-    """DivergedError where nothing came of the tuning, InputError where a file does not say what it must.
+    """Read a tuning's folder.
 
-    Names and shapes are checked against the model by who puts the tensors into it.
+    Names and shapes are checked against the model when the tensors are put into it.
+
+    Raises:
+        DivergedError: when the tuning diverged.
+        InputError: when a file is invalid.
     """
     from safetensors.torch import load_file
 

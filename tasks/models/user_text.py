@@ -1,4 +1,4 @@
-"""Text files that a user hands over: UTF-8, with or without a byte-order mark; any other encoding is named."""
+"""Read text files of the user: UTF-8, with or without a byte-order mark; errors name any other encoding."""
 
 import codecs
 import io
@@ -9,14 +9,14 @@ from typing import TextIO
 
 from tasks.core.errors import InputError
 
-# The mark of UTF-32 in little-endian order begins with that of UTF-16, so it stands first.
+# The mark of UTF-32 in little-endian order begins with that of UTF-16, so it must come first.
 MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
-# Which of the first four bytes are zero in text that begins with two ASCII characters and has no mark.
+# Which of the first four bytes are zero, for text that begins with two ASCII characters and has no mark.
 ZEROS: dict[tuple[bool, ...], str] = {
     (False, True, True, True): "UTF-32",
     (True, True, True, False): "UTF-32",
@@ -29,8 +29,8 @@ def read_user_text(path: Path) -> str:
     r"""Read a whole text file, without its byte-order mark; each line ends with "\n".
 
     Raises:
-        InputError: where the content is not UTF-8 text; names the encoding or the line.
-        OSError: where the file cannot be read.
+        InputError: when the content is not UTF-8 text; names the encoding or the line.
+        OSError: when the file cannot be read.
     """
     content = path.read_bytes()
     _refuse_other(path, content[:4])
@@ -47,7 +47,7 @@ def read_user_bytes(path: Path) -> bytes:
 
 
 def starts_with_mark(path: Path) -> bool:
-    """Whether a file begins with the byte-order mark of UTF-8, which other packages may not read."""
+    """Return whether a file begins with the byte-order mark of UTF-8, which other packages may not read."""
     with open(path, "rb") as file:
         return file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
 
@@ -57,8 +57,8 @@ def open_user_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
     """Open a text file that is too large to be read at once; newline: as for `open`.
 
     Raises:
-        InputError: where the content is not UTF-8 text, also while it is read; names the encoding or the line.
-        OSError: where the file cannot be read.
+        InputError: when the content is not UTF-8 text, also while it is read; names the encoding or the line.
+        OSError: when the file cannot be read.
     """
     with open(path, "rb") as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline=newline) as text:
         _refuse_other(path, binary.peek(4)[:4])
@@ -69,14 +69,18 @@ def open_user_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
 
 
 def _refuse_other(path: Path, start: bytes) -> None:
-    """Raise InputError where the first four bytes are those of another encoding."""
+    """Refuse a file whose first four bytes are those of another encoding.
+
+    Raises:
+        InputError: when they are.
+    """
     marked = next((name for mark, name in MARKS if start.startswith(mark)), None)
     if found := marked or ZEROS.get(tuple(byte == 0 for byte in start)):
         raise InputError(f"{path} is {found} text; save it as UTF-8")
 
 
 def _first_other_line(path: Path) -> int:
-    """Number of the first line that is not UTF-8."""
+    """Return the number of the first line that is not UTF-8."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             try:

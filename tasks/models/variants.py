@@ -1,4 +1,4 @@
-"""One variant of a model: as it is, with tuned blocks plugged in, or its emulator before or after tuning."""
+"""Load one form of a model: the full model, the plug-in, or its emulator before or after tuning."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 def load_variant(
     model: ModelSource, emulator: Path | None, tuned: Path | None, precision: str, device: str = "cpu"
 ) -> "PreTrainedModel":
-    """The model that is scored, in evaluation mode.
+    """Load the model that is scored, in evaluation mode.
 
     emulator, tuned: folders of artifacts.
 
     Raises:
-        InputError: if tuned blocks do not fit what they are put into.
+        InputError: when tuned blocks do not fit the model they are put into.
     """
     from tasks.core.blocks.devices import place
     from tasks.models.emulator import load_emulator

@@ -1,6 +1,6 @@
-"""How many tokens a model has embeddings for: what its files hold counts, whatever its config says.
+"""The number of tokens that a model has embeddings for: its files decide, whatever its config says.
 
-Whoever adds tokens, or pads the embedding to a multiple of 64, changes the file and not always `vocab_size`.
+Tools that add tokens, or pad the embedding to a multiple of 64, change the file but not always `vocab_size`.
 """
 
 from pathlib import Path
@@ -9,13 +9,13 @@ from typing import Any
 from tasks.models.block_names import NUMBERED
 from tasks.models.tensor_files import INDEX_FILE, SINGLE_FILE, read_header, read_index
 
-# How families call the embedding of tokens, and the head that gives as many logits.
+# Names of the token embedding in families, and of the head, which has as many rows.
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings")
 HEADS = ("lm_head", "embed_out", "output")
 
 
 def stored_rows(folder: Path) -> int | None:
-    """Rows of the embedding in the folder's files; None where there is none, or several that differ.
+    """Return the rows of the embedding in the folder's files; None if there is none, or several that differ.
 
     Reads the headers of the files that hold it, no tensor.
     """
@@ -30,14 +30,14 @@ def stored_rows(folder: Path) -> int | None:
 
 
 def declared_rows(config: dict[str, Any]) -> int | None:
-    """`vocab_size` as config.json has it, of the language model where the model also sees or hears."""
+    """Return `vocab_size` of config.json; in a multimodal model, that of its language model."""
     inner = config.get("text_config")
     size = inner.get("vocab_size", config.get("vocab_size")) if isinstance(inner, dict) else config.get("vocab_size")
     return size if isinstance(size, int) else None
 
 
 def _files(folder: Path) -> dict[str, set[str]]:
-    """File name to the names in it that matter; all of a single file."""
+    """Map each file name to the relevant tensor names in it; an empty set means all of a single file."""
     if (folder / SINGLE_FILE).is_file():
         return {SINGLE_FILE: set()}
     if not (folder / INDEX_FILE).is_file():

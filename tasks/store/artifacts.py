@@ -4,7 +4,7 @@
 <root>/tmp/                       artifacts being written
 <root>/work/<key>/                checkpoints of a computation that was not finished
 <root>/locks/                     one kernel lock per key being computed
-<root>/quarantine/                entries that failed verification, kept to be looked at
+<root>/quarantine/                entries that failed verification, kept for inspection
 """
 
 import errno
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 class Ref(BaseModel):
-    """What stages pass to one another: which artifact, and its content's digest. summary: small numbers about it."""
+    """Reference that stages pass to one another: an artifact and its content's digest. summary: small numbers of it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -51,7 +51,7 @@ class Ref(BaseModel):
     summary: dict[str, Any] = {}
 
     def cache_view(self) -> dict[str, str]:
-        """What identifies it in another key: its content."""
+        """The values that identify the artifact in another key: its stage and its content."""
         return {"stage": self.stage, "digest": self.digest}
 
 
@@ -72,15 +72,15 @@ class Store:
         self.digests = Digests(self.root / "digests.jsonl")
 
     def folder(self, stage: str, key: str) -> Path:
-        """Where the artifact of a key lies or would lie."""
+        """Return the folder of the artifact of a key, whether it exists or not."""
         return self.root / "artifacts" / stage / key
 
     def keys(self, stage: str) -> list[str]:
-        """Keys of what the store has of a stage, unverified."""
+        """List the keys of a stage's artifacts in the store, unverified."""
         return sorted(path.name for path in (self.root / "artifacts" / stage).glob("*"))
 
     def find(self, stage: str, key: str) -> Artifact | None:
-        """The artifact, verified; a damaged one is moved to quarantine with one warning and is a miss."""
+        """Find and verify an artifact; a damaged one is moved to quarantine with one warning and counts as a miss."""
         return self._find_here(stage, key)
 
     def _find_here(self, stage: str, key: str) -> Artifact | None:
@@ -97,7 +97,11 @@ class Store:
         return Artifact(ref_of(stage, key, manifest), folder, manifest)
 
     def open(self, ref: Ref) -> Path:
-        """The folder of an artifact, verified. Raises EnvironmentFault if it is gone: run again to compute it anew."""
+        """Return the folder of an artifact, verified.
+
+        Raises:
+            EnvironmentFault: when it is gone; running again computes it again.
+        """
         found = self.find(ref.stage, ref.key)
         if found is None or found.ref.digest != ref.digest:
             raise EnvironmentFault(
@@ -108,7 +112,7 @@ class Store:
 
     @contextmanager
     def publishing(self, stage: str, key: str) -> Iterator[Path]:
-        """A temporary folder on the store's file system, removed at the end whatever happens."""
+        """Make a temporary folder on the store's file system, and remove it at the end of the block in any case."""
         folder = None
         try:
             parent = self.root / "tmp"
@@ -132,8 +136,11 @@ class Store:
     ) -> Artifact:
         """Make the files under `written` the artifact of a key, in one atomic step.
 
-        Files are flushed, the manifest is written last, the folder is renamed. If somebody else published the key
-        meanwhile, theirs stays. Raises EnvironmentFault with path and free space when the disk refuses.
+        Files are flushed, the manifest is written last, the folder is renamed. If another process has published the key
+        meanwhile, its artifact stays.
+
+        Raises:
+            EnvironmentFault: when the disk fails; names the path and the free space.
         """
         try:
             return self._publish(stage, key, written, key_inputs, parents, summary or {})
@@ -142,11 +149,11 @@ class Store:
 
     @contextmanager
     def with_metrics(self, artifact: Artifact) -> Iterator[Artifact]:
-        """The artifact with at least its metrics file in its folder, for the time of the block."""
+        """Provide the artifact with at least its metrics file in its folder, inside the block."""
         yield artifact
 
     def work_folder(self, key: str) -> Path:
-        """Folder for checkpoints of this key; survives a kill."""
+        """Return the folder for checkpoints of this key, which survives a kill."""
         folder = self.root / "work" / key
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -155,17 +162,17 @@ class Store:
         return folder
 
     def keep_work(self, folder: Path) -> None:
-        """A checkpoint was saved in a work folder."""
+        """Take note that a checkpoint was saved in a work folder."""
 
     def settle_work(self, wanted: bool = True) -> None:
-        """Wait until what `keep_work` began is done; not wanted: what it has not begun is left out."""
+        """Wait for the work that `keep_work` has started; with wanted=False, drop what it has not started yet."""
 
     def forget_work(self, folder: Path) -> None:
-        """Remove the work folder of what is finished."""
+        """Remove the work folder of a finished computation."""
         shutil.rmtree(folder, ignore_errors=True)
 
     def write_record(self, run_id: str, content: bytes) -> None:
-        """Keep the record of a run; where that cannot be done, the run goes on without."""
+        """Write the record of a run; if that fails, the run goes on without it."""
         path = self.root / "runs" / f"{run_id}.json"
         # A read-only store still serves hits; the record is a convenience.
         with suppress(OSError):
@@ -175,14 +182,14 @@ class Store:
             os.replace(temporary, path)
 
     def read_record(self, run_id: str) -> bytes | None:
-        """The record of a run of this machine."""
+        """Read the record of a run of this machine; None if there is none."""
         try:
             return (self.root / "runs" / f"{run_id}.json").read_bytes()
         except OSError:
             return None
 
     def read_records(self) -> dict[str, bytes]:
-        """Records of all runs by their ids."""
+        """Read the records of all runs, by run id."""
         found = {}
         for path in (self.root / "runs").glob("*.json"):
             with suppress(OSError):
@@ -191,21 +198,28 @@ class Store:
 
     @contextmanager
     def lock(self, stage: str, key: str, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
-        """Only one process at a time computes a key; the kernel frees the lock of a dead one. See `key_lock`."""
+        """Hold a key's lock, so that one process at a time computes it; the kernel frees the lock of a dead one.
+
+        See `key_lock`.
+        """
         with key_lock(self.root / "locks", stage, key, stopped=stopped):
             yield
 
     def touch(self, artifact: Artifact) -> None:
-        """Note that somebody uses it now, so that `gc` leaves it alone."""
+        """Record that the artifact is in use now, so that `gc` keeps it."""
         with suppress(OSError):
             os.utime(artifact.folder)
 
     def writable(self) -> bool:
-        """Whether artifacts can be added; a store that is only read still serves what it has."""
+        """Return whether artifacts can be added; a read-only store still serves those that it has."""
         return disk.writable(self.root)
 
     def check_writable(self, needed_bytes: int = 0) -> None:
-        """Raise EnvironmentFault unless the store can take that many bytes."""
+        """Check that the store can take that many bytes.
+
+        Raises:
+            EnvironmentFault: when it cannot.
+        """
         if not self.writable():
             raise EnvironmentFault(
                 f"the store {self.root} cannot be written; change its permissions or choose another (place.store)"
@@ -213,11 +227,11 @@ class Store:
         disk.check_free(self.root, needed_bytes)
 
     def explained(self, error: OSError, written: Path | None = None) -> Exception:
-        """What a user can do about a disk that refuses. written: folder of the artifact that was being written."""
+        """Return the error to raise for an OSError, with advice. written: folder of the unfinished artifact."""
         return disk.explained(error, self.root, written)
 
     def verify_everything(self) -> list[Path]:
-        """Read every artifact in full; damaged ones are moved to quarantine and returned."""
+        """Read every artifact in full, move damaged ones to quarantine, and return their folders."""
         bad = []
         for folder in sorted((self.root / "artifacts").glob("*/*")):
             try:
@@ -286,7 +300,7 @@ class Store:
 
 
 def temporary_prefix() -> str:
-    """How names of this process's temporary folders begin: which process, on which machine."""
+    """Return the prefix of this process's temporary folders: its process id and its machine."""
     return f"{os.getpid()}@{os.uname().nodename}-"
 
 
@@ -306,7 +320,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def rename_new(written: Path, target: Path) -> None:
-    """Give a finished folder its name, unless one is there already; the disk has confirmed it."""
+    """Rename a finished folder to its target, unless that exists already, and flush the entry to the disk."""
     try:
         os.rename(written, target)
     except OSError as error:

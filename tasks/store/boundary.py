@@ -1,8 +1,8 @@
-"""The boundary to other packages: what they raise on a user's files becomes one of this project's errors, in one line.
+"""Translate what other packages raise on a user's files into one of this project's errors, in one line.
 
 transformers, tokenizers, datasets, lm-eval, huggingface_hub, safetensors and pyarrow raise whatever their own code
-meets: TypeError, KeyError, StrictDataclassError, a panic of Rust code. Nobody who gave them a bad file should read a
-traceback for it.
+meets: TypeError, KeyError, StrictDataclassError, a panic of Rust code. A user with a bad file should not have to read a
+traceback.
 """
 
 from collections.abc import Collection, Iterator
@@ -13,24 +13,25 @@ from traceback import walk_tb
 from tasks.core.errors import CrashError, EnvironmentFault, InputError
 from tasks.store.disk import DISK_ERRORS
 
-# Longer messages of other packages are cut: the first sentences say what is wrong.
+# Longer messages of other packages are truncated: their first sentences say what is wrong.
 LONGEST_QUOTE = 300
-# The name of the package on the index, where it is not that of the module.
+# The name of the package on the index, where it differs from that of the module.
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml", "google.protobuf": "protobuf", "PIL": "pillow"}
 
 
 @contextmanager
 def translated(what: str, advice: str = "", quote: bool = True, code: Collection[Path] = ()) -> Iterator[None]:
-    """Turn what other packages raise in the block into an error of this project.
+    """Translate what other packages raise in the block into an error of this project.
+
+    Errors of this project, interruptions and out-of-memory errors pass through unchanged.
 
     what: the file and what was done with it, such as "models/llama: transformers cannot load this model".
     advice: what to do about it. quote: whether to show the message of the other package, and to keep its error as the
-    cause; not where it may hold a row. code: Python files of the user, whose line that failed is named.
+    cause; False where the message may contain a row. code: Python files of the user, whose failing line is named.
 
     Raises:
-        InputError: for everything that the content of a file can cause, a missing Python package included.
-        EnvironmentFault: for a disk that is full or cannot be written.
-    Errors of this project, interruptions, and memory that does not suffice pass through unchanged.
+        InputError: for everything that the content of a file can cause, including a missing Python package.
+        EnvironmentFault: when a disk is full or cannot be written.
     """
     try:
         yield
@@ -52,7 +53,7 @@ def translated(what: str, advice: str = "", quote: bool = True, code: Collection
 
 
 def missing_package(error: ImportError) -> str:
-    """What to install, or that an installed package no longer has what is asked of it."""
+    """Say which package to install, or that an installed one does not have the module or name any more."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
         package = DISTRIBUTIONS.get(error.name, DISTRIBUTIONS.get(package, package))
@@ -63,7 +64,7 @@ def missing_package(error: ImportError) -> str:
 
 
 def first_words(error: BaseException) -> str:
-    """The message of an error in one line, cut where it is long; the name of its class where it has no message."""
+    """Return the message of an error in one line, truncated if long; the name of its class if it has no message."""
     words = " ".join(str(error).split())
     if len(words) > LONGEST_QUOTE:
         words = words[:LONGEST_QUOTE].rsplit(" ", 1)[0] + " ..."
@@ -71,7 +72,7 @@ def first_words(error: BaseException) -> str:
 
 
 def passed_through(error: BaseException, files: Collection[Path]) -> tuple[Path, int] | None:
-    """The innermost line of these files that an error came through, as (file, line); None where it did not."""
+    """Return the innermost line of these files in an error's traceback, as (file, line); None if there is none."""
     lines = [(Path(frame.f_code.co_filename), line) for frame, line in walk_tb(error.__traceback__)]
     return next((place for place in reversed(lines) if place[0] in files), None)
 
@@ -86,10 +87,10 @@ def _sentence(what: str, reason: str, advice: str) -> str:
 
 
 def _is_foreign(error: BaseException) -> bool:
-    """Whether a file caused it: not an interruption, nor a device without memory, which smaller batches may mend.
+    """Return whether a file caused the error: not an interruption, nor a device out of memory, which a retry may fix.
 
-    Panics of Rust code (tokenizers, safetensors) are no `Exception`s, and their class cannot be imported. Nor is the
-    SystemExit of code that calls sys.exit, as that of some task definitions does where a package is missing.
+    Panics of Rust code (tokenizers, safetensors) are not `Exception`s, and their class cannot be imported. SystemExit
+    is not one either: some task definitions call sys.exit where a package is missing.
     """
     name = type(error).__name__
     return name == "PanicException" or (isinstance(error, Exception | SystemExit) and name != "OutOfMemoryError")

@@ -1,4 +1,4 @@
-"""One file that holds a checkpoint: all of it or the one before, never half, and nothing that runs when it is read."""
+"""Checkpoint file: holds the last save or the one before, never half of one, and nothing that runs when it is read."""
 
 import hashlib
 import json
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 CHECKPOINT_FILE = "checkpoint.safetensors"
 DIGEST_BYTES = 64
-# The library's own bound for the header of a safetensors file.
+# The safetensors library's bound on the header of a file.
 MOST_HEADER_BYTES = 100_000_000
 
 
 class CheckpointFile:
-    """A safetensors file with the facts in its header, behind 64 digits of its SHA-256. on_save follows each save."""
+    """A safetensors file with facts in its header, after 64 digits of its SHA-256. on_save: called after each save."""
 
     def __init__(self, path: Path, on_save: Callable[[], None] = lambda: None) -> None:
         self.path = path
         self.on_save = on_save
 
     def save(self, tensors: "dict[str, Tensor]", facts: dict[str, Any]) -> None:
-        """Write beside, have the disk confirm, rename."""
+        """Write to a temporary file, flush it to the disk, and rename it."""
         from safetensors.torch import save
 
         content = save(
@@ -47,7 +47,7 @@ class CheckpointFile:
         self.on_save()
 
     def load(self) -> "tuple[dict[str, Tensor], dict[str, Any]] | None":
-        """The last save, or None; a damaged file is set aside with one warning: the work starts again."""
+        """Return the last save, or None; a damaged file is set aside with one warning, and the work starts again."""
         from safetensors import SafetensorError
 
         try:
@@ -73,7 +73,7 @@ class CheckpointFile:
 
 
 def checkpoint_step(path: Path) -> int | None:
-    """The step that a checkpoint file was saved after; None if there is none or it is damaged. Needs no torch."""
+    """Return the step after which a checkpoint was saved; None if it is missing or damaged. Needs no torch."""
     if not is_whole(path):
         return None
     with open(path, "rb") as file:
@@ -82,7 +82,7 @@ def checkpoint_step(path: Path) -> int | None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a checkpoint file is there and has the digest that it begins with."""
+    """Return whether a checkpoint file exists and its content has the digest at its beginning."""
     try:
         with open(path, "rb") as file:
             digest = file.read(DIGEST_BYTES)
@@ -92,16 +92,24 @@ def is_whole(path: Path) -> bool:
 
 
 def header_size(begin: bytes) -> int | None:
-    """Bytes of the header, from the first bytes of a checkpoint file; None if they are not those of one."""
+    """Return the bytes of the header, from the first bytes of a checkpoint file; None if they are not from one."""
     size = int.from_bytes(begin[DIGEST_BYTES : DIGEST_BYTES + 8], "little")
     return size if len(begin) == DIGEST_BYTES + 8 and size <= MOST_HEADER_BYTES else None
 
 
 def step_in(header: bytes) -> int:
-    """The step that a header names, 0 where it names none. Raises as `facts_in`."""
+    """Return the step that a header names, or 0.
+
+    Raises:
+        ValueError, KeyError, TypeError: when it is not the header of a checkpoint.
+    """
     return int(facts_in(header).get("step", 0))
 
 
 def facts_in(header: bytes) -> dict[str, Any]:
-    """The facts in a header. Raises ValueError, KeyError or TypeError if it is none."""
+    """Return the facts in a header.
+
+    Raises:
+        ValueError, KeyError, TypeError: when it is not the header of a checkpoint.
+    """
     return json.loads(json.loads(header)["__metadata__"]["facts"])

@@ -1,9 +1,9 @@
-"""The digest of the code that computes a result, wherever in the tree that code lies.
+"""Digest of the code that computes a result, wherever in the tree that code is.
 
-Read are the module of a stage and all modules that it imports, directly or not, also inside functions; modules of
-UNKEYED are left out with all that only they import. Comments, docstrings and layout do not count, nor do the names of
-modules: to move a definition to another file changes no digest. What a name stands for does count: a statement goes in
-together with the definitions that it refers to, so that importing another function of the same name is a change.
+The digest covers the module of a stage and all modules that it imports, directly or not, also inside functions. The
+packages in UNKEYED are left out, with all that only they import. Comments, docstrings, layout and module names have no
+effect: moving a definition to another file changes no digest. What a name refers to has: a statement is hashed together
+with the definitions that it uses, so that importing another function of the same name is a change.
 """
 
 import ast
@@ -17,10 +17,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-# This project's packages, and those of them that never change a result: they store, schedule and record.
+# This project's packages, and those of them that never affect a result: they store, schedule and record.
 OWN = ("flows", "tasks")
 UNKEYED = ("tasks.store", "tasks.engine", "tasks.tracking")
-# In the text of a syntax tree: a name, a name's attribute, and a name that a statement binds.
+# Patterns in the text of a syntax tree: a name, a name's attribute, and a name that a statement binds.
 NAME = re.compile(r"Name\(id='(\w+)'")
 ATTRIBUTE = re.compile(r"Attribute\(value=Name\(id='(\w+)', ctx=Load\(\)\), attr='(\w+)'")
 STORED = re.compile(r"Name\(id='(\w+)', ctx=Store\(\)\)|(?:Function|Class)Def\(name='(\w+)'")
@@ -29,7 +29,7 @@ _parsing = threading.Lock()
 
 @dataclass(frozen=True)
 class Module:
-    """What one file defines and refers to, without docstrings and own imports.
+    """The statements and references of one file, without docstrings and own imports.
 
     statements: text of each top-level statement and the names it uses, alone or as (name, attribute); defined: digest
     of the statement that binds a name; imported: module and name that a name is imported from; imports: own modules.
@@ -48,7 +48,7 @@ def code_digest(module: str) -> str:
 
 @cache
 def reached_modules(module: str) -> frozenset[str]:
-    """Names of the modules whose code the digest of a module is made of."""
+    """Names of the modules whose code is in the digest of a module."""
     packages, found, waiting = _packages(module), set(), [module]
     while waiting:
         name = waiting.pop()
@@ -60,14 +60,14 @@ def reached_modules(module: str) -> frozenset[str]:
 
 
 def forget_code() -> None:
-    """Read sources anew: for whoever changes them while this process runs."""
+    """Clear the caches, so that sources that changed while this process runs are read again."""
     for cached in (reached_modules, _module, _statement_digests, _places):
         cached.cache_clear()
 
 
 @cache
 def _statement_digests(name: str) -> tuple[str, ...]:
-    """A digest of each statement of a module, with those of the definitions that its names stand for."""
+    """Digest of each statement of a module, combined with those of the definitions that its names refer to."""
     module = _module(name)
     assert module is not None
     found = []
@@ -79,7 +79,7 @@ def _statement_digests(name: str) -> tuple[str, ...]:
 
 
 def _definition(module: str, name: str | tuple[str, str]) -> str | None:
-    """Digest of the statement that defines a name of a module, followed through imports; None if it does not count."""
+    """Digest of the statement that defines a module's name, followed through imports; None if it does not count."""
     packages = _packages(module)
     if isinstance(name, tuple):
         read, (imported, name) = _module(module), name
@@ -97,7 +97,7 @@ def _definition(module: str, name: str | tuple[str, str]) -> str | None:
 
 @cache
 def _module(name: str) -> Module | None:
-    """A module of own code; None where there is none of this name."""
+    """Read a module of our own code; None if there is none of this name."""
     path = _source(name)
     if path is None:
         return None
@@ -106,11 +106,11 @@ def _module(name: str) -> Module | None:
 
 @cache
 def _read(source: str, package: str) -> Module:
-    # CPython 3.11 counts the depth of syntax trees for the whole process: two threads at once make it fail.
+    # CPython 3.11 counts the depth of syntax trees per process: it fails when two threads parse at once.
     with _parsing:
         tree = ast.parse(source)
     aliases: list[tuple[str, ast.alias]] = []
-    # An empty file, such as that of a package, has no statement.
+    # An empty file, such as `__init__.py`, has no statement.
     tree.body = [each for each in _plain(tree, package, aliases) if not isinstance(each, ast.Pass)]
     texts = [ast.dump(statement) for statement in tree.body]
     # `from tasks.core import plan` names a module, `from tasks.core.plan.layout import Plan` does not.
@@ -126,7 +126,7 @@ def _read(source: str, package: str) -> Module:
 
 
 def _plain(node: Any, package: str, aliases: list[tuple[str, ast.alias]]) -> list[ast.stmt]:
-    """The statements of a block without docstrings and own imports, in all depths. aliases: takes what is imported."""
+    """Return a block's statements without docstrings and own imports, at all depths. aliases: collects the imports."""
     documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
     body = node.body[1:] if documented and ast.get_docstring(node, clean=False) is not None else node.body
     found = []
@@ -146,7 +146,7 @@ def _plain(node: Any, package: str, aliases: list[tuple[str, ast.alias]]) -> lis
 
 
 def _parted(node: ast.Import | ast.ImportFrom, package: str) -> tuple[list[tuple[str, ast.alias]], bool]:
-    """Every `from base import alias` of a statement, `import alias` with an empty base; whether it stays."""
+    """Return (base, alias) of each name in an import statement (base is "" for `import`), and whether to keep it."""
     own = (*OWN, _top(package))
     if isinstance(node, ast.Import):
         return [("", alias) for alias in node.names], not all(_under(alias.name, own) for alias in node.names)
@@ -156,14 +156,14 @@ def _parted(node: ast.Import | ast.ImportFrom, package: str) -> tuple[list[tuple
 
 
 def _blocks(statement: ast.stmt) -> list[Any]:
-    """The parts of a statement that have statements of their own as `body`."""
+    """Return the parts of a statement that have a `body` of statements."""
     own = [statement] if hasattr(statement, "body") else []
     return [*own, *getattr(statement, "handlers", ()), *getattr(statement, "cases", ())]
 
 
 @dataclass
 class _Block:
-    """Statements that stand at the end of another one."""
+    """Statements of an `else` or `finally` branch."""
 
     body: list[ast.stmt]
 
@@ -174,14 +174,14 @@ def _names(text: str) -> Iterator[str | tuple[str, str]]:
 
 
 def _bound(statement: ast.stmt, text: str) -> list[str]:
-    """Names that a top-level statement binds."""
+    """Return the names that a top-level statement binds."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return [statement.name]
     return [name or nested for name, nested in STORED.findall(text)]
 
 
 def _packages(module: str) -> frozenset[str]:
-    """Top-level packages whose code counts: this project's, and the module's own."""
+    """Top-level packages whose code is in the digest: this project's, and the module's own."""
     return frozenset(("tasks", _top(module)))
 
 
@@ -198,7 +198,7 @@ def _top(name: str) -> str:
 
 
 def _source(name: str) -> Path | None:
-    """The file of a module, found without importing anything but finding its top package; None if there is none."""
+    """Find the file of a module, importing nothing but finding its top package; None if there is none."""
     top, *parts = name.split(".")
     for place in _places(top):
         path = Path(place).joinpath(*parts)
@@ -210,7 +210,7 @@ def _source(name: str) -> Path | None:
 
 @cache
 def _places(top: str) -> tuple[str, ...]:
-    """Folders of a top package; none for what is a single file or is not there."""
+    """Return the folders of a top package; empty for a single file or a missing package."""
     try:
         found = importlib.util.find_spec(top)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Addresses of SQLite databases, whatever characters their folders have in their names."""
+"""URLs of SQLite databases, whatever characters the names of their folders contain."""
 
 import re
 from pathlib import Path
@@ -7,10 +7,10 @@ from tasks.core.errors import EnvironmentFault
 
 
 def sqlite_url(path: Path, driver: str = "pysqlite") -> str:
-    """The SQLAlchemy URL of a database in a file. driver: pysqlite, or aiosqlite for Prefect.
+    """Return the SQLAlchemy URL of a database in a file. driver: pysqlite, or aiosqlite for Prefect.
 
     Raises:
-        EnvironmentFault: SQLAlchemy reads another path out of its own URL, or the path is not in UTF-8.
+        EnvironmentFault: when SQLAlchemy parses another path from its own URL, or the path is not UTF-8.
     """
     from sqlalchemy.engine import URL, make_url
 
@@ -26,13 +26,13 @@ def sqlite_url(path: Path, driver: str = "pysqlite") -> str:
             f"{str(path)!r} cannot be written as the address of a database, because of"
             f" {', '.join(map(repr, odd))}; choose another folder (place.home)"
         )
-    # MLflow makes the folders of a `sqlite:` URL as they are written in it, percent signs and all. Where a path is
-    # written as it is, the short form is the one that everybody knows.
+    # MLflow makes the folders of a `sqlite:` URL literally, with percent signs. If the path needs no escapes, use the
+    # short, common form.
     return f"sqlite://{url.partition('://')[2]}" if driver == "pysqlite" and url.endswith(f"///{path}") else url
 
 
 def sqlite_path(url: str) -> Path | None:
-    """The file of a SQLite URL; None for a database in memory, or one that is not SQLite."""
+    """Return the file of a SQLite URL; None for a database in memory, or one that is not SQLite."""
     if not url.startswith(("sqlite:", "sqlite+")):
         return None
     from sqlalchemy.engine import make_url

@@ -1,4 +1,4 @@
-"""Digests of files, computed once per machine and remembered while the file stays as it is."""
+"""Digests of files, computed once per machine and cached until the file changes."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 
-# A file written within this time of being hashed may change again without its time stamp showing it.
+# A file written within this time before being hashed may change again with the same time stamp.
 SETTLED_SECONDS = 2.0
 
 
@@ -18,10 +18,10 @@ def plain_digest(path: Path) -> str:
 
 
 class Digests:
-    """SHA-256 of files, remembered in one file by (device, inode, size, time of last change).
+    """SHA-256 of files, cached in one file by (device, inode, size, time of last change).
 
-    The memory is an aid only: lost, damaged or unwritable it costs time, never correctness. A change that keeps size
-    and time stamps (a failing disk) is not seen here; `crash doctor --verify` reads everything.
+    The cache is only an aid: if it is lost, damaged or read-only, it costs time but never correctness. A change that
+    keeps size and time stamps (a failing disk) goes unnoticed here; `crash doctor --verify` reads everything.
     """
 
     def __init__(self, memory: Path) -> None:
@@ -30,7 +30,7 @@ class Digests:
         self._known: dict[str, str] | None = None
 
     def __call__(self, path: Path) -> str:
-        """The digest of a file."""
+        """Return the digest of a file."""
         status = os.stat(path)
         name = f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
         with self._lock:
@@ -64,7 +64,7 @@ class Digests:
             assert self._known is not None
             self._known[name] = digest
             try:
-                # One short write to a file opened for appending does not mix with another process's.
+                # One short write to a file opened for appending does not interleave with another process's.
                 handle = os.open(self.memory, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
                 try:
                     os.write(handle, line.encode())

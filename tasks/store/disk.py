@@ -1,4 +1,4 @@
-"""The local disk: whether it can be written and has room, and what to do about one that refuses."""
+"""The local disk: check that it is writable and has room, and explain its errors."""
 
 import errno
 import os
@@ -12,13 +12,17 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPER
 
 
 def writable(root: Path) -> bool:
-    """Whether files can be added under a folder that may not exist yet."""
+    """Return whether files can be added under a folder that may not exist yet."""
     existing = _existing(root)
     return os.access(existing, os.W_OK) and not os.statvfs(existing).f_flag & os.ST_RDONLY
 
 
 def check_free(root: Path, needed_bytes: int) -> None:
-    """Raise EnvironmentFault unless the disk of a store has that many bytes free."""
+    """Check that the disk of a store has that many bytes free.
+
+    Raises:
+        EnvironmentFault: when it has not.
+    """
     free = shutil.disk_usage(_existing(root)).free
     if free < needed_bytes:
         raise EnvironmentFault(
@@ -28,7 +32,7 @@ def check_free(root: Path, needed_bytes: int) -> None:
 
 
 def explained(error: OSError, root: Path, written: Path | None = None) -> Exception:
-    """What a user can do about a disk that refuses; the error itself where it is not the disk's.
+    """Return an EnvironmentFault with advice for an error of the disk, and any other error unchanged.
 
     written: folder of the artifact that was being written.
     """
@@ -51,7 +55,7 @@ def _existing(root: Path) -> Path:
 
 
 def _size(folder: Path) -> int:
-    """Bytes of the files under a folder; what vanishes meanwhile does not count."""
+    """Sum the bytes of the files under a folder; files that vanish meanwhile are skipped."""
     total = 0
     for path in folder.rglob("*"):
         with suppress(OSError):

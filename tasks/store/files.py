@@ -1,4 +1,4 @@
-"""Files that survive a power cut, and folders that hold nothing but plain files."""
+"""Write files that survive a power failure, and list folders that contain only plain files."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def write_flushed(path: Path, content: bytes) -> None:
-    """Write a file and have the disk confirm it."""
+    """Write a file and flush it to the disk."""
     with open(path, "wb") as file:
         file.write(content)
         file.flush()
@@ -19,12 +19,12 @@ def write_flushed(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text that ends with one line break, and have the disk confirm it."""
+    """Write text that ends with one line break, flushed to the disk."""
     write_flushed(path, (text.rstrip("\n") + "\n").encode())
 
 
 def flush(path: Path) -> None:
-    """Have the disk confirm a file's content or a folder's entries."""
+    """Flush a file's content or a folder's entries to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -33,7 +33,7 @@ def flush(path: Path) -> None:
 
 
 def flush_tree(folder: Path) -> None:
-    """Flush every file and folder under `folder`, and itself."""
+    """Flush every file and folder under `folder`, and `folder` itself."""
     for parent, _, names in os.walk(folder, topdown=False):
         for name in names:
             flush(Path(parent) / name)
@@ -41,7 +41,11 @@ def flush_tree(folder: Path) -> None:
 
 
 def list_files(folder: Path) -> list[str]:
-    """Relative names of all files under `folder`. Raises ValueError at anything that is neither a file nor a folder."""
+    """List the relative names of all files under `folder`.
+
+    Raises:
+        ValueError: when an entry is neither a file nor a folder.
+    """
     found = []
     for parent, folders, names in os.walk(folder):
         for name in (*folders, *names):
@@ -56,9 +60,9 @@ def list_files(folder: Path) -> list[str]:
 
 @contextmanager
 def made_once(target: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `target` at the end of the block, complete or not at all.
+    """Make a temporary folder that becomes `target` at the end of the block, complete or not at all.
 
-    Where another process makes the same and is first, its folder stays: equal content, so either will do.
+    If another process makes the same folder first, its folder stays: the content is equal.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=target.parent, prefix="partial-"))

@@ -1,4 +1,4 @@
-"""Records of runs, and the removal of what no recent run refers to."""
+"""Record runs, and remove what no recent run refers to."""
 
 import json
 import os
@@ -17,13 +17,13 @@ from tasks.store.locks import key_lock
 from tasks.store.processes import process_start
 
 DAY_SECONDS = 86_400
-# A run on another machine cannot be asked whether it still lives; none is expected to take longer.
+# Whether a run on another machine still lives cannot be checked; none is expected to take longer.
 FOREIGN_DAYS = 14
 
 
 @dataclass
 class RunRecord:
-    """One run: when, what for, how it ended, and which artifacts it used."""
+    """One run: its time, its purpose, how it ended, and which artifacts it used."""
 
     run_id: str
     flow: str
@@ -43,16 +43,16 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Removed:
-    """Something that was, or would be, removed."""
+    """Something that was removed, or would be in a dry run."""
 
     what: str
     num_bytes: int
 
 
 class UsedRefs(list[Ref]):
-    """The artifacts that a run has used so far, noted on disk as they come.
+    """The artifacts that a run has used so far, each written to disk when it is added.
 
-    While a run is under way `collect` spares them by name: times say nothing where a clock jumps or two differ.
+    `collect` keeps those of a run in progress by name: times are unreliable when a clock jumps or two clocks differ.
     """
 
     def __init__(self, store: Store, run_id: str) -> None:
@@ -60,7 +60,7 @@ class UsedRefs(list[Ref]):
         self._path = _used_path(store, run_id)
 
     def append(self, ref: Ref) -> None:
-        """One more; a store that cannot be written has no `gc` either."""
+        """Add an artifact; a store that cannot be written is skipped, as `gc` cannot change it either."""
         super().append(ref)
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ class UsedRefs(list[Ref]):
 
 
 def record_run(store: Store, run_id: str, flow: str, name: str, settings: dict[str, Any]) -> None:
-    """Note that a run begins."""
+    """Record the start of a run."""
     record = RunRecord(
         run_id, flow, name, _now(), os.uname().nodename, os.getpid(), process_start(os.getpid()), settings=settings
     )
@@ -85,7 +85,7 @@ def finish_run(
     computed: int,
     report: Ref | None = None,
 ) -> None:
-    """Note how a run ended, which artifacts it used, and its report, with which any machine can open it."""
+    """Record how a run ended, which artifacts it used, and its report, so that any machine can open it."""
     record = _parse(store.read_record(run_id) or b"")
     if record is None:
         return
@@ -98,7 +98,7 @@ def finish_run(
 
 
 def list_runs(store: Store) -> list[RunRecord]:
-    """All runs, newest first; one that claims to run though its process is gone has `crashed`."""
+    """List all runs, newest first; a run marked as running whose process is gone has state `crashed`."""
     found = [record for content in store.read_records().values() if (record := _parse(content))]
     for record in found:
         if record.state == "running" and not _alive(record):
@@ -107,10 +107,10 @@ def list_runs(store: Store) -> list[RunRecord]:
 
 
 def collect(store: Store, days: float, dry_run: bool = False) -> list[Removed]:
-    """Remove artifacts that no run of the last `days` days refers to, and what dead processes left behind.
+    """Remove artifacts that no run of the last `days` days refers to, and leftovers of dead processes.
 
-    Nothing that a running run may still want is touched: what it has used stays by name, what was made or found since
-    its start by time (who finds an artifact notes the time on its folder), and a key that is being computed is locked.
+    All that a run in progress may still need is kept: the artifacts that it has used, by name; those made or found
+    since its start, by time (`find` by a stage touches the folder); and keys that are being computed, by their lock.
     """
     since = time.time() - days * DAY_SECONDS
     runs = list_runs(store)
@@ -127,7 +127,7 @@ def collect(store: Store, days: float, dry_run: bool = False) -> list[Removed]:
 
 
 def _abandoned(folder: Path, since: float) -> bool:
-    """Whether a temporary folder's process is gone; of another machine's only its age can tell."""
+    """Return whether a temporary folder's process is gone; for another machine's process, its age decides."""
     pid, _, rest = folder.name.partition("@")
     if rest.startswith(f"{os.uname().nodename}-"):
         return not Path(f"/proc/{pid}").exists()
@@ -165,7 +165,7 @@ def _remove(folder: Path, what: str, dry_run: bool, store_tmp: Path) -> list[Rem
         return [Removed(what, size)]
     size = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
     if not dry_run:
-        # Renamed first: an artifact is complete or absent at every moment.
+        # Rename it first: an artifact is complete or absent at every moment.
         waste = store_tmp / f"{temporary_prefix()}gc-{time.time_ns()}"
         waste.parent.mkdir(exist_ok=True)
         os.rename(folder, waste)
@@ -178,7 +178,7 @@ def _used_path(store: Store, run_id: str) -> Path:
 
 
 def _used(store: Store, run_id: str) -> set[tuple[str, ...]]:
-    """Stage and key of what a run that is under way has used."""
+    """Return (stage, key) of all artifacts that a run in progress has used."""
     try:
         return {tuple(line.split()) for line in _used_path(store, run_id).read_text().splitlines()}
     except (OSError, ValueError):

@@ -1,5 +1,7 @@
-"""Notes that say which process holds a lock, for those who wait for it. The lock is the kernel's; a note may be missing
-or garbage."""
+"""Notes that name the process that holds a lock, for the processes that wait for it.
+
+The lock itself is the kernel's; a note may be missing or garbage.
+"""
 
 import json
 from contextlib import suppress
@@ -12,19 +14,19 @@ NOBODY_KNOWN = "another process"
 
 
 def leave_note(lock: Path, label: str = "") -> None:
-    """Note that this process holds the lock. label: what for."""
+    """Write a note that this process holds the lock. label: the purpose."""
     with suppress(OSError):
         _path(lock).write_text(json.dumps({**this_process(), "label": label}))
 
 
 def take_note_away(lock: Path) -> None:
-    """The lock is about to be given back."""
+    """Remove the note, before the lock is released."""
     with suppress(OSError):
         _path(lock).unlink()
 
 
 def read_note(lock: Path) -> dict[str, Any]:
-    """The note of whoever holds the lock; nothing where there is none, or its process has ended."""
+    """Read the note of the lock's holder; empty if there is none or its process has ended."""
     try:
         note = parse_note(_path(lock).read_bytes())
     except OSError:
@@ -33,7 +35,7 @@ def read_note(lock: Path) -> dict[str, Any]:
 
 
 def parse_note(content: bytes) -> dict[str, Any]:
-    """A note's facts; nothing for garbage."""
+    """Return a note's facts; empty for garbage."""
     try:
         note = json.loads(content)
     except ValueError:
@@ -42,13 +44,13 @@ def parse_note(content: bytes) -> dict[str, Any]:
 
 
 def is_own(note: dict[str, Any]) -> bool:
-    """Whether it is this very process that the note names."""
+    """Return whether the note names this process."""
     here = this_process()
     return all(note.get(name) == value for name, value in here.items())
 
 
 def name_holder(note: dict[str, Any]) -> str:
-    """Process, machine and purpose, as far as they are known."""
+    """Name the process, its machine and its purpose, as far as they are known."""
     if "pid" not in note or "host" not in note:
         return NOBODY_KNOWN
     label = f" ({note['label']})" if note.get("label") else ""

@@ -1,4 +1,4 @@
-"""The folder of everything this project writes."""
+"""The home: the folder of everything that this project writes."""
 
 import os
 from pathlib import Path
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 def default_home() -> Path:
-    """The folder, unless settings or an option say otherwise."""
+    """Return the home, unless settings or an option name another one."""
     return Path(os.environ.get("CRASH_HOME") or ".crash")
 
 
 def copies_folder(store: "Store | None") -> Path:
-    """The folder of copies of inputs: in the store, or where this project writes by default."""
+    """Return the folder for copies of inputs: in the store, or in the default home."""
     return store.root if store else default_home().absolute()

@@ -1,4 +1,4 @@
-"""Keys: what a result depends on, and nothing else.
+"""Keys of results: they cover all that a result depends on, and nothing else.
 
 A key is the SHA-256 of canonical JSON of: the stage's name, the code that computes it, its arguments (inputs by the
 digest of their content), and the versions of the packages that it uses. Never a path, never a time.
@@ -24,9 +24,10 @@ from tasks.store.code_digest import code_digest
 def stage_key(
     stage: str, module: str, arguments: dict[str, Any], packages: Sequence[str]
 ) -> tuple[str, dict[str, Any]]:
-    """The key (64 hexadecimal digits) and what went into it.
+    """Return the key (64 hexadecimal digits) and its inputs.
 
-    Raises InputError when an argument is of a type whose content cannot be identified.
+    Raises:
+        InputError: when the content of an argument's type cannot be identified.
     """
     inputs = {
         "stage": stage,
@@ -38,12 +39,16 @@ def stage_key(
 
 
 def canonical_json(value: Any) -> str:
-    """JSON text that is the same for equal values, whatever the order of their keys."""
+    """Return JSON text that is the same for equal values, whatever the order of their keys."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 
 def canonical(value: Any, where: str = "value") -> Any:
-    """The value as plain JSON that says all that matters. Raises InputError, naming `where`, for unknown types."""
+    """Return the value as plain JSON that contains all that identifies it.
+
+    Raises:
+        InputError: when a type is unknown; names `where`.
+    """
     if value is None or (isinstance(value, bool | int | str) and not isinstance(value, enum.Enum)):
         return value
     if isinstance(value, float):
@@ -57,9 +62,9 @@ def canonical(value: Any, where: str = "value") -> Any:
 
 @cache
 def package_version(name: str) -> str:
-    """Installed version of a distribution, or "absent"."""
+    """Return the installed version of a distribution, or "absent"."""
     try:
-        # A local build label (+cu128) is another build of the same source.
+        # A local version label (+cu128) marks another build of the same source.
         return metadata.version(name).partition("+")[0]
     except metadata.PackageNotFoundError:
         return "absent"

@@ -1,4 +1,4 @@
-"""One kernel lock per key: two processes never compute the same thing at once, and a dead one never blocks."""
+"""One kernel lock per key: two processes never compute the same key at once, and a dead one never blocks."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from tasks.core.errors import EnvironmentFault, InterruptedRun
 from tasks.store.holders import is_own, leave_note, name_holder, read_note
 from tasks.store.patience import END_IT, Patience
 
-# Between two looks whether the run is over.
+# Time between two checks whether the run has been stopped.
 PATIENCE_SECONDS = 2.0
 POLL_SECONDS = 0.1
 
@@ -19,10 +19,14 @@ POLL_SECONDS = 0.1
 def key_lock(
     folder: Path, stage: str, key: str, blocking: bool = True, stopped: Callable[[], bool] = lambda: False
 ) -> Iterator[None]:
-    """Hold the key's lock. Who waits for long is told for whom (`Patience`); stopped() ends the waiting.
+    """Hold the key's lock. A long wait is logged with the holder (`Patience`); stopped() ends the waiting.
 
-    The lock is the kernel's, on an open file: its content is only a note and may be garbage. Raises EnvironmentFault
-    when the lock file cannot be made, filelock.Timeout when not blocking and held, InterruptedRun when stopped.
+    The lock is the kernel's, on an open file: its content is only a note and may be garbage.
+
+    Raises:
+        EnvironmentFault: when the lock file cannot be made.
+        filelock.Timeout: when the lock is held and `blocking` is False.
+        InterruptedRun: when stopped() is true.
     """
     path = folder / f"{stage}-{key[:32]}.lock"
     try:
@@ -58,6 +62,6 @@ def _acquire(lock: FileLock, path: Path, name: str, blocking: bool, stopped: Cal
 
 
 def _awaited(name: str, path: Path) -> str | None:
-    """Name the key and the process that computes it; None if this process does, whose own log shows it."""
+    """Name the key and the process that computes it; None if that is this process, whose own log shows it."""
     note = read_note(path)
     return None if is_own(note) else f"{name}, which {name_holder(note)} computes"

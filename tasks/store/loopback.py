@@ -1,9 +1,9 @@
-"""Proxy variables of the environment: they never apply to servers on this machine, and each that is left works.
+"""Proxy variables of the environment: never apply them to servers on this machine, and keep only those that work.
 
-Every HTTP client reads them in its own way, and httpx builds a transport for each proxy when a client is made: one that
-it cannot use (SOCKS without its package, an unknown scheme, a malformed address) fails all requests, also those to
-127.0.0.1. Such a variable is set aside, and whoever wants to reach another machine asks `require_proxy` first, so that
-no request goes out past the proxy that its user asked for.
+Every HTTP client reads them in its own way, and httpx builds a transport for each proxy when a client is made: a proxy
+that it cannot use (SOCKS without its package, an unknown scheme, a malformed address) fails all requests, also those to
+127.0.0.1. Such a variable is set aside. Code that needs another machine calls `require_proxy` first, so that no request
+bypasses the proxy that the user asked for.
 """
 
 import ipaddress
@@ -18,13 +18,13 @@ from tasks.core.errors import EnvironmentFault
 logger = logging.getLogger(__name__)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
-# Names of the variables that were set aside, each with the reason: `ALL_PROXY=reason;HTTPS_PROXY=reason`.
+# Variable with the names of those that were set aside and the reasons: `ALL_PROXY=reason;HTTPS_PROXY=reason`.
 SET_ASIDE = "CRASH_PROXIES_SET_ASIDE"
 SOCKS_PACKAGES = "pip install socksio PySocks"
 
 
 def keep_loopback_direct(environment: MutableMapping[str, str], own_hosts: Iterable[str] = ()) -> None:
-    """Change proxy variables so that servers on this machine are reached directly; nothing where none is set.
+    """Change proxy variables so that servers on this machine are reached directly; no change if none is set.
 
     own_hosts: further names or addresses of this machine. Call it before the first HTTP client is made.
     """
@@ -36,16 +36,16 @@ def keep_loopback_direct(environment: MutableMapping[str, str], own_hosts: Itera
             _settle(environment, name, value)
     exceptions = {name: value for name, value in given.items() if name.lower() == "no_proxy"} or {"no_proxy": ""}
     known = {value: _with_loopback(value, own_hosts) for value in exceptions.values()}
-    # Some programs read one, some the other; Python goes by the second where both are set.
+    # Some programs read one, some the other; Python prefers the second if both are set.
     for name in ("NO_PROXY", "no_proxy"):
         environment[name] = known[exceptions.get(name, next(iter(exceptions.values())))]
 
 
 def require_proxy(address: str, environment: Mapping[str, str]) -> None:
-    """Refuse to reach an address for which a proxy is set that cannot be used.
+    """Check that the proxy that applies to an address, if any, can be used.
 
     Raises:
-        EnvironmentFault: the proxy that applies to this address was set aside; the message says why.
+        EnvironmentFault: when that proxy was set aside; the message says why.
     """
     parts = urlsplit(address)
     host, noted = parts.hostname or "", environment.get(SET_ASIDE)
@@ -64,7 +64,7 @@ def require_proxy(address: str, environment: Mapping[str, str]) -> None:
 
 
 def require_hub() -> None:
-    """Refuse to ask the hub where the proxy that applies to it cannot be used; nothing where hubs are not asked.
+    """Check that the proxy that applies to the hub, if any, can be used; no check in offline mode.
 
     Raises:
         EnvironmentFault: as `require_proxy`.
@@ -90,7 +90,7 @@ def _settle(environment: MutableMapping[str, str], name: str, value: str) -> Non
 
 
 def _unusable(value: str) -> str | None:
-    """Why no HTTP client can be made with this proxy; None where one can. Shows nothing of the value but its scheme."""
+    """Return why no HTTP client can use this proxy; None if one can. Shows nothing of the value but its scheme."""
     import httpx
 
     address = value if "://" in value else f"http://{value}"
@@ -107,7 +107,7 @@ def _unusable(value: str) -> str | None:
 
 
 def _with_loopback(value: str, own_hosts: Iterable[str]) -> str:
-    """The list of hosts without a proxy, with this machine in it and without entries on which httpx fails."""
+    """Return the list of hosts without a proxy, with this machine and without entries on which httpx fails."""
     if value.strip() == "*":
         return "*"
     kept = []
@@ -122,7 +122,7 @@ def _with_loopback(value: str, own_hosts: Iterable[str]) -> str:
 
 
 def _is_understood(entry: str) -> bool:
-    """Whether httpx can make a pattern of an entry of NO_PROXY, by the rules of its `get_environment_proxies`."""
+    """Return whether httpx can parse an entry of NO_PROXY, by the rules of its `get_environment_proxies`."""
     import httpx
 
     try:

@@ -1,4 +1,4 @@
-"""Manifests: what an artifact's files are, and whether a manifest can be believed."""
+"""Manifests: the list of an artifact's files, and the checks that a manifest is valid."""
 
 import hashlib
 import json
@@ -8,16 +8,16 @@ from typing import Any
 from tasks.store.keys import canonical_json
 
 MANIFEST = "manifest.json"
-# Timings: they belong to the artifact, but an artifact with other timings is the same result.
+# Timings: part of the artifact, but not of its content; other timings are the same result.
 NOT_CONTENT = ("metrics.jsonl",)
-# Nothing that runs when it is read.
+# No format that runs code when it is read.
 ALLOWED_SUFFIXES = (".safetensors", ".json", ".jsonl", ".toml", ".csv", ".png", ".html", ".txt", ".md")
 # Files of tokenizers, read as text or as tables.
 TOKENIZER_SUFFIXES = (".model", ".tiktoken", ".jinja", ".bpe")
 
 
 class Damaged(Exception):
-    """An entry that is not what its manifest says."""
+    """An artifact that differs from its manifest, or whose manifest is invalid."""
 
 
 def content_digest(files: dict[str, dict[str, Any]]) -> str:
@@ -27,7 +27,11 @@ def content_digest(files: dict[str, dict[str, Any]]) -> str:
 
 
 def parse_manifest(content: bytes, stage: str, key: str) -> dict[str, Any]:
-    """The manifest of the artifact of a key. Raises Damaged if it contradicts itself or belongs elsewhere."""
+    """Parse the manifest of the artifact of a key.
+
+    Raises:
+        Damaged: when it contradicts itself, cannot be read or belongs to another key.
+    """
     try:
         manifest = json.loads(content)
         files = manifest["files"]
@@ -45,7 +49,7 @@ def parse_manifest(content: bytes, stage: str, key: str) -> dict[str, Any]:
 
 
 def _plain(name: str) -> bool:
-    """Whether a name stays inside the artifact's folder and is of a kind that artifacts hold."""
+    """Return whether a name stays inside the artifact's folder and has a suffix that artifacts may have."""
     path = PurePosixPath(name)
     inside = not path.is_absolute() and ".." not in path.parts and str(path) == name and "\0" not in name
     return inside and name != MANIFEST and name.endswith(ALLOWED_SUFFIXES + TOKENIZER_SUFFIXES)

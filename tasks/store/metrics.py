@@ -1,4 +1,4 @@
-"""The metrics file of a stage: one JSON object a line, appended while it computes."""
+"""The metrics file of a stage: one JSON object per line, appended while it computes."""
 
 import json
 from contextlib import suppress
@@ -9,12 +9,12 @@ METRICS_FILE = "metrics.jsonl"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Entries of a metrics file; a line cut short by a kill is passed over."""
+    """Read the entries of a metrics file; a line cut short by a kill is skipped."""
     return read_metrics_from(path, 0)[0]
 
 
 def read_metrics_from(path: Path, begin: int) -> tuple[list[dict[str, Any]], int]:
-    """Entries behind byte `begin`, and the byte behind the last whole line."""
+    """Return the entries after byte `begin`, and the position after the last whole line."""
     entries: list[dict[str, Any]] = []
     if not path.exists():
         return entries, begin

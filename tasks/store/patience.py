@@ -1,4 +1,4 @@
-"""Whoever waits says for what and since when: after ten seconds, then once a minute, and once when the wait is over."""
+"""Log long waits and what they are for: after ten seconds, then once a minute, and once when the wait is over."""
 
 import contextvars
 import logging
@@ -10,15 +10,15 @@ from contextlib import contextmanager
 logger = logging.getLogger(__name__)
 FIRST_SECONDS, EVERY_SECONDS = 10.0, 60.0
 POLL_SECONDS = 1.0
-# A user who waits for another process of this project.
+# Advice to a user who waits for another process of this project.
 END_IT = "wait for it, or end that process"
 
 
 class Patience:
-    """One wait. `tick` is called again and again while it lasts, `over` when it has ended well.
+    """One wait. Call `tick` repeatedly while it lasts, and `over` when it has ended well.
 
-    what: what is waited for and who has it, asked anew for each message and read behind "waiting for"; None where this
-    wait is nobody's business now. advice: what can be done about it. clock: seconds, monotonic.
+    what: returns what is waited for and who has it, for each message after "waiting for", or None to log nothing now.
+    advice: what can be done about it. clock: seconds, monotonic.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Patience:
         return self._clock() - self._began
 
     def tick(self) -> None:
-        """Say what is waited for, where it is time to."""
+        """Log what is waited for, if a message is due."""
         if self.seconds < self._next:
             return
         self._next = self.seconds + EVERY_SECONDS
@@ -43,12 +43,12 @@ class Patience:
         if what is None:
             return
         advice = f"; {self._advice}" if self._advice else ""
-        # A warning, so that it is seen where no log has been set up yet.
+        # A warning, so that it is visible where no logging has been set up yet.
         logger.warning("waiting for %s, %s so far%s", what, _duration(self.seconds), advice)
         self._told = what
 
     def over(self) -> None:
-        """Say that the wait has ended, where it was told of."""
+        """Log that the wait has ended, if it was logged before."""
         if self._told:
             logger.warning("waited %s for %s", _duration(self.seconds), self._told)
             self._told = ""
@@ -56,14 +56,14 @@ class Patience:
 
 @contextmanager
 def watched(what: str, advice: str = "") -> Iterator[None]:
-    """A wait for the end of the block, in which nobody can call `tick`: a thread does. As `Patience`."""
+    """Log a wait that lasts until the end of the block, from a thread that calls `tick`. Arguments as of `Patience`."""
     patience, over = Patience(lambda: what, advice), threading.Event()
 
     def watch() -> None:
         while not over.wait(min(POLL_SECONDS, FIRST_SECONDS)):
             patience.tick()
 
-    # In the caller's context, so that what is logged belongs to its flow run.
+    # Run in the caller's context, so that the messages belong to its flow run.
     thread = threading.Thread(target=contextvars.copy_context().run, args=(watch,), name=f"wait {what}", daemon=True)
     thread.start()
     try:

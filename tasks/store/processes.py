@@ -1,4 +1,4 @@
-"""Which process on which machine: told by everything that a process id alone does not say."""
+"""Identify a process on a machine by more than its process id."""
 
 import os
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import Any
 
 
 def process_start(pid: int) -> str:
-    """Start time of a process in clock ticks since boot, which tells it from a later one of the same number.
+    """Return the start time of a process in clock ticks since boot, which differs for a later process of the same id.
 
-    Empty when there is none, or only what its parent has not cleared away yet.
+    Empty if there is no such process, or it is a zombie.
     """
     try:
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -18,13 +18,13 @@ def process_start(pid: int) -> str:
 
 
 def this_process() -> dict[str, Any]:
-    """Facts by which another process on the same machine sees whether this one still lives."""
+    """Return facts by which another process on the same machine can check whether this one still lives."""
     pid = os.getpid()
     return {"host": os.uname().nodename, "pid": pid, "started": process_start(pid), "kernel": _kernel()}
 
 
 def is_gone(process: dict[str, Any]) -> bool:
-    """Whether a process ran on this machine and has ended; of another machine's nothing is known."""
+    """Return whether a process ran on this machine and has ended; False for one of another machine."""
     here = this_process()
     same_place = all(process.get(name) == here[name] and here[name] for name in ("host", "kernel"))
     pid, started = process.get("pid"), process.get("started")
@@ -32,7 +32,7 @@ def is_gone(process: dict[str, Any]) -> bool:
 
 
 def _kernel() -> str:
-    """This boot of this machine, and whose process numbers are seen: containers have equal host names at times."""
+    """Return the id of this boot and of the process namespace: containers may share a host name."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

@@ -1,7 +1,7 @@
 """Requests to stop: the signals by which a user, a batch system or a closed terminal asks a run to end.
 
-A batch system sends them to every process of a job at once. Those that a run starts for itself (the server that stages
-are forked from, the temporary Prefect server) must outlive them: the run needs them to end in order, and ends them.
+A batch system sends them to every process of a job at once. The processes that a run starts (the server that stages are
+forked from, the temporary Prefect server) must outlive them: the run needs them to end in order, and ends them.
 """
 
 import signal
@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-# Within so many seconds after the first one, another one is the same request: `timeout` sends its signal to the command
-# and to the group of the command, and a worker passes on what a batch system has sent to every process. Nobody presses
-# Ctrl-C twice within a tenth of a second.
+# A signal within this many seconds after the first one is the same request: `timeout` sends its signal to the command
+# and to the command's process group, and a worker passes on what a batch system has sent to every process. Nobody
+# presses Ctrl-C twice within a tenth of a second.
 SAME_REQUEST_SECONDS = {signal.SIGTERM: 2.0, signal.SIGHUP: 2.0, signal.SIGINT: 0.1}
 
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """Processes that are started in the block never receive a request to stop, whatever handlers they install.
+    """Block requests to stop in processes that are started inside the block, whatever handlers they install.
 
-    A process inherits which signals its starter blocks. Such a process ends when its starter closes a pipe or kills it.
+    A process inherits the blocked signals of its parent. Such a process ends when its parent closes a pipe or kills it.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
@@ -29,5 +29,5 @@ def shielded() -> Iterator[None]:
 
 
 def unshield() -> None:
-    """Let a process that was forked from a shielded one receive requests to stop again; those that wait arrive now."""
+    """Let a process forked from a shielded one receive requests to stop again; pending ones arrive now."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)

@@ -9,17 +9,17 @@ from pathlib import Path
 
 from tasks.core.errors import EnvironmentFault
 
-# What macOS allows, of which one byte ends the path; Linux allows 108.
+# The limit of macOS without the byte that ends the path; Linux allows 108.
 LONGEST_PATH = 103
-# What multiprocessing puts behind the folder: /pymp-xxxxxxxx/listener-xxxxxxxx.
+# Characters that multiprocessing appends to the folder: /pymp-xxxxxxxx/listener-xxxxxxxx.
 BEHIND = 31
-# Threads that start stages at the same moment share one `tempfile`.
+# Threads that start stages at the same time share the module `tempfile`.
 _changing = threading.Lock()
 
 
 @contextmanager
 def short_temporary_folder() -> Iterator[None]:
-    """Within the context, `tempfile` makes its folders where a socket's path is short enough.
+    """Make `tempfile` create its folders, inside the block, where a socket's path is short enough.
 
     multiprocessing makes one folder for its sockets in each process, with access for its user only, on first use, and
     removes it at the end of the process.
@@ -34,10 +34,10 @@ def short_temporary_folder() -> Iterator[None]:
 
 
 def folder_for_sockets() -> Path:
-    """The temporary folder of this process where its path is short enough, else the user's runtime folder or /tmp.
+    """Return the temporary folder of this process if its path is short enough, else the user's runtime folder or /tmp.
 
     Raises:
-        EnvironmentFault: none of them can be written.
+        EnvironmentFault: when none of them can be written.
     """
     usual = tempfile.gettempdir()
     choices = [usual, os.environ.get("XDG_RUNTIME_DIR"), "/tmp", "/var/tmp"]

@@ -1,4 +1,4 @@
-"""Whether MLflow can take runs at an address, asked before anything is computed."""
+"""Check that MLflow can record runs at an address, before anything is computed."""
 
 import os
 import sqlite3
@@ -15,13 +15,13 @@ CHOICES = "a server (http://host:5000) or a database (sqlite:////folder/mlflow.d
 
 
 def check_tracking(uri: str, named: str, experiment: str) -> None:
-    """Refuse an address at which MLflow would not take the runs of an experiment.
+    """Check that MLflow can record the runs of an experiment at an address.
 
     named: where the address was found, for the message: `place.mlflow` or `MLFLOW_TRACKING_URI`.
 
     Raises:
-        EnvironmentFault: no server answers there, the database cannot be written, or it is of a kind that MLflow cannot
-            write; says what to do.
+        EnvironmentFault: when no server answers there, the database cannot be written, or MLflow cannot write this kind
+            of address; says what to do.
     """
     scheme = uri.partition("://")[0].lower() if "://" in uri else uri.partition(":")[0].lower() if ":" in uri else ""
     kind = scheme.partition("+")[0]
@@ -63,7 +63,7 @@ def _check_databricks(uri: str, named: str, experiment: str, advice: str) -> Non
 
 
 def _unusable_file(uri: str) -> str | None:
-    """Why MLflow cannot write this SQLite database; None where it can."""
+    """Return why MLflow cannot write this SQLite database; None if it can."""
     from sqlalchemy.exc import ArgumentError
 
     try:
@@ -80,7 +80,7 @@ def _unusable_file(uri: str) -> str | None:
 
 def _unwritable(path: Path) -> str | None:
     try:
-        # A database that another process writes just now is busy, which is no fault.
+        # A database that another process is writing is busy, which is not an error.
         with sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=1) as database:
             database.execute("begin immediate")
             database.rollback()
@@ -91,7 +91,7 @@ def _unwritable(path: Path) -> str | None:
 
 
 def _unusable_database(uri: str) -> str | None:
-    """Why a database server cannot be reached; None where it can."""
+    """Return why a database server cannot be reached; None if it can."""
     from sqlalchemy import create_engine
     from sqlalchemy.exc import SQLAlchemyError
 

@@ -1,4 +1,4 @@
-"""Delivery of journals to MLflow, by a thread that nobody waits for while a run computes."""
+"""Deliver journals to MLflow in a background thread, so that a run never waits for it while it computes."""
 
 import contextvars
 import logging
@@ -17,18 +17,18 @@ from tasks.tracking.servers import reason, shown
 logger = logging.getLogger(__name__)
 RETRY_SECONDS = 15.0
 POLL_SECONDS = 0.5
-# At the end of a run: a server that has just stumbled gets this many tries, one that has been away a single one.
+# Tries at the end of a run for a server that has just failed; one that was away before gets a single try.
 CLOSING_TRIES = 3
 CLOSING_PAUSE_SECONDS = 1.0
-# Of the time that is left to a process that was asked to stop, no more than this.
+# The longest delivery in a process that was asked to stop.
 STOPPING_SECONDS = 10.0
-# From so many events on, several are told at once; a server answers one in some 50 ms, most of which is waiting.
+# From this number of events, send several at once; a server answers one in about 50 ms, most of which is waiting.
 MANY = 16
 AT_ONCE = 4
 
 
 class Delivery:
-    """The thread that hands journals to a sender: our own as it grows, and what earlier runs left over."""
+    """A thread that sends journals: this run's as it grows, and those that earlier runs left undelivered."""
 
     def __init__(self, journal: Journal, sender: Sender) -> None:
         self._journal, self._sender = journal, sender
@@ -38,14 +38,14 @@ class Delivery:
         self._warned = False
 
     def start(self) -> None:
-        """Begin to deliver."""
-        # In the caller's context, so that what is logged belongs to its flow run.
+        """Start to deliver."""
+        # Run in the caller's context, so that log messages belong to its flow run.
         work = contextvars.copy_context().run
         self._thread = threading.Thread(target=work, args=(self._work,), name="mlflow", daemon=True)
         self._thread.start()
 
     def finish(self, seconds: float, is_stopping: Callable[[], bool]) -> bool:
-        """Deliver what is left within the time, which a request to stop shortens; whether nothing is left."""
+        """Deliver the rest within the time, which a request to stop shortens; return whether all is delivered."""
         self._closing.set()
         if self._thread is None:
             return False
@@ -84,7 +84,7 @@ class Delivery:
             self._warned = True
 
     def _deliver_all(self) -> None:
-        """Our own journal, then those of earlier runs that are not delivered and that no living process holds."""
+        """Deliver this run's journal, then undelivered ones of earlier runs that no living process holds."""
         if self._journal.claim():
             self._deliver(self._journal)
         folder = self._journal.path.parent
@@ -95,7 +95,7 @@ class Delivery:
             try:
                 self._deliver(left)
             except Exception as error:
-                # The server is there, it has just taken our own: something is wrong with this journal.
+                # The server has just accepted our own journal, so the fault is in this one.
                 self._foreign.add(path)
                 why = "another server knows its run" if isinstance(error, LookupError) else reason(error)
                 logger.warning("%s cannot be delivered (%s); it is left where it is", path, why)
@@ -113,10 +113,10 @@ class Delivery:
         journal.acknowledge(waiting[-1][0])
 
     def _deliver_at_once(self, run_id: str, events: list[dict[str, Any]]) -> None:
-        """Stages side by side, each in its order, after the first event of the run that they belong to.
+        """Send stages in parallel, each in its order, after the first event of the run that they belong to.
 
-        A run that finds everything has hundreds of events at its end; one by one, each waits for the one before.
-        Nothing is acknowledged before all of it is told: what is told twice is shown once.
+        A fully cached run has hundreds of events at its end, which would wait for one another if sent one by one.
+        Nothing is acknowledged before all is sent: MLflow shows an event that is sent twice only once.
         """
         groups: dict[str, list[dict[str, Any]]] = {}
         for event in events:

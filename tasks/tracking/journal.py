@@ -1,7 +1,7 @@
-"""Tracking events on disk first: an append-only journal per run and how far it has been delivered.
+"""Tracking events on disk: an append-only journal per run, and how far it has been delivered.
 
-The run writes lines here and never waits for a server; a sender delivers them in order. What a server that is away
-does not take stays in the journal and is delivered by the next run.
+The run writes lines here and never waits for a server; a sender delivers them in order. Events that an unreachable
+server has not received stay in the journal, and the next run delivers them.
 """
 
 import fcntl
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class Journal:
-    """Events of one run in `<folder>/<run_id>.jsonl`; the byte up to which they are delivered in `.sent` beside it."""
+    """Events of one run in `<folder>/<run_id>.jsonl`; `.sent` beside it has the byte up to which they are delivered."""
 
     def __init__(self, folder: Path, run_id: str) -> None:
         self.path = folder / f"{run_id}.jsonl"
@@ -24,9 +24,10 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
 
     def claim(self) -> bool:
-        """Be the one process that delivers it, until `release` or the end of this process; false where another is.
+        """Become the one process that delivers it, until `release` or the end of this process; False if another one is.
 
-        The kernel's lock, not the age of the file: clocks jump, and a run may be silent for an hour and live.
+        By the kernel's lock, not by the age of the file: clocks jump, and a run may write nothing for an hour and still
+        live.
         """
         with self._lock:
             if self._claimed is None:
@@ -37,19 +38,19 @@ class Journal:
                     os.close(handle)
                     return False
                 except OSError:
-                    pass  # a disk without locks: nobody else can be told from us
+                    pass  # a disk without locks: other processes cannot be noticed
                 self._claimed = handle
             return True
 
     def release(self) -> None:
-        """Leave it to whoever comes next."""
+        """Let another process deliver it."""
         with self._lock:
             if self._claimed is not None:
                 os.close(self._claimed)
                 self._claimed = None
 
     def write(self, kind: str, **event: Any) -> None:
-        """Append one event, on a line of its own also where a kill or a full disk has left half a line."""
+        """Append one event on a new line, also where a kill or a full disk has left half a line."""
         line = json.dumps({"kind": kind, **event}).encode() + b"\n"
         with self._lock, open(self.path, "a+b") as file:
             if file.seek(0, os.SEEK_END):
@@ -58,7 +59,7 @@ class Journal:
             file.write(line)
 
     def pending(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Events not delivered yet, each with the byte offset behind it; a line cut short ends the listing."""
+        """Yield undelivered events, each with the byte offset after it; a line cut short ends the iteration."""
         if not self.path.exists():
             return
         with open(self.path, "rb") as file:
@@ -67,7 +68,7 @@ class Journal:
                 try:
                     event = json.loads(line)
                 except ValueError:
-                    continue  # cut short by a full disk, and written on behind
+                    continue  # cut short by a full disk, with later lines after it
                 yield file.tell(), event
 
     @property
@@ -79,11 +80,11 @@ class Journal:
             return 0
 
     def acknowledge(self, offset: int) -> None:
-        """Everything before this byte has been delivered."""
+        """Record that everything before this byte has been delivered."""
         temporary = self.mark.with_suffix(".tmp")
         temporary.write_text(str(offset))
         os.replace(temporary, self.mark)
 
     def everything_delivered(self) -> bool:
-        """Whether nothing waits."""
+        """Return whether no event is left to deliver."""
         return not self.path.exists() or self.delivered >= self.path.stat().st_size

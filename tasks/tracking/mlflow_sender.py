@@ -1,4 +1,4 @@
-"""Events of journals, told to MLflow. The one file that imports mlflow."""
+"""Send the events of journals to MLflow. The only file that imports mlflow."""
 
 import contextlib
 import logging
@@ -15,16 +15,16 @@ from tasks.store.patience import watched
 from tasks.tracking.servers import reason, refusal, shown, unreachable
 
 MAX_BATCH = 900
-# Stages of one run that the server lists at once; the largest page that it gives.
+# Stages of one run in one listing; the largest page of the server.
 MAX_STAGES = 50_000
-# Characters of a parameter's value that MLflow keeps.
+# Most characters of a parameter's value that MLflow keeps.
 MAX_VALUE = 6000
-# What stands in for a stage's key on the run that all stages belong to.
+# The value in place of a stage's key, on the run that all stages belong to.
 WHOLE = "flow"
-# Says to the UI that runs are trainings with curves, not chats.
+# Tells the UI that runs are trainings with curves, not chats.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-# The defaults retry for minutes; a tracking server that is away must not hold up anybody. The client itself does not
-# retry at all: a request to begin a run, sent twice to a slow server, begins two. We retry after asking what is there.
+# MLflow's defaults retry for minutes, but an unreachable server must not delay a run. The client never retries: a
+# request to start a run, sent twice to a slow server, starts two. We retry after asking which runs exist.
 QUIET = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -33,12 +33,12 @@ QUIET = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-# What else the status 403 may mean.
+# Advice for the other causes of status 403.
 FORBIDDEN = ", or have that user given the rights, or add this address to the server's --allowed-hosts"
 
 
 def warm_up() -> None:
-    """Import MLflow in a thread, while something else is waited for: it takes seconds."""
+    """Import MLflow, which takes seconds, in a thread while the run waits for something else."""
 
     def load() -> None:
         os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
@@ -48,7 +48,7 @@ def warm_up() -> None:
 
 
 class Sender:
-    """Plays events into one experiment. run_id: the run of this process; others' come from journals left over."""
+    """Sender of events to one experiment. run_id: this process's run; other runs come from undelivered journals."""
 
     def __init__(self, uri: str, experiment: str, folder: Path, run_id: str) -> None:
         self.uri, self.experiment, self.folder, self.run_id = uri, experiment, folder, run_id
@@ -60,17 +60,17 @@ class Sender:
 
     @property
     def is_remote(self) -> bool:
-        """Whether it tells a server; a database in a file takes one at a time."""
+        """Whether it sends to a server; a database in a file takes one event at a time."""
         return self.uri.startswith("http")
 
     def url(self, mlflow_run_id: str) -> str | None:
-        """Address of a run in the UI of a tracking server."""
+        """Return the address of a run in the UI of a tracking server."""
         if not self.is_remote:
             return None
         return f"{shown(self.uri).rstrip('/')}/#/experiments/{self._experiment_id}/runs/{mlflow_run_id}"
 
     def connect(self) -> None:
-        """Find or make the experiment, once. Raises what MLflow raises where its server is away."""
+        """Find or make the experiment, once; errors of MLflow pass on if its server is unreachable."""
         if self._client is not None:
             return
         os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
@@ -90,18 +90,18 @@ class Sender:
         try:
             return client.create_experiment(self.experiment, artifact_location=location, tags=EXPERIMENT_TAGS)
         except Exception:
-            # Somebody else made it between our look and our try.
+            # Another process made it between our two requests.
             found = client.get_experiment_by_name(self.experiment)
             if found is None:
                 raise
             return found.experiment_id
 
     def play(self, run_id: str, event: dict[str, Any]) -> None:
-        """Tell MLflow of one event of a run, in the order of its journal. An event told twice is shown once."""
+        """Send one event of a run, in the order of its journal. MLflow shows an event that is sent twice only once."""
         try:
             getattr(self, f"_on_{event['kind']}")(run_id, event)
         except Exception:
-            # The server may have done what it could not confirm: ask again what it has.
+            # The server may have done what it could not confirm: ask again which runs it has.
             self._asked.discard(run_id)
             raise
 
@@ -114,7 +114,7 @@ class Sender:
         if existing is None:
             if event["run"]:
                 tags["mlflow.parentRunId"] = self._id(run_id, "")
-            # With its tags from the start: a kill right after this must not make a second run of it later.
+            # With its tags from the start: after a kill right here, a later process must find it, not add another.
             run = self._client.create_run(self._experiment_id, event["time"], tags, event["name"])
             existing = run.info.run_id
             self._late[existing] = True
@@ -126,18 +126,18 @@ class Sender:
         self._log_inputs(existing, event["inputs"])
 
     def _continue(self, run_id: str, existing: str, parameters: dict[str, str]) -> dict[str, str]:
-        """Go on with a run that MLflow knows: it runs again. Returns those parameters that it does not have yet."""
+        """Set a run that MLflow knows to running again, and return those parameters that it does not have yet."""
         run = self._client.get_run(existing)
         if run.info.status != "RUNNING" and self._owns(run_id, existing):
             self._client.update_run(existing, status="RUNNING")
         for name, value in parameters.items():
-            # MLflow never changes a parameter; on another machine the precision, for one, may be another.
+            # MLflow never changes a parameter, but a value such as the precision may differ on another machine.
             if run.data.params.get(name, value) != value:
                 self._client.set_tag(existing, f"continued with {name}", value)
         return {name: value for name, value in parameters.items() if name not in run.data.params}
 
     def _owns(self, run_id: str, mlflow_run_id: str) -> bool:
-        """Whether its state is ours to say: a journal that comes late must not undo what was done elsewhere since."""
+        """Return whether we may set the run's status: a late journal must not undo later changes by other processes."""
         if run_id == self.run_id:
             return True
         if mlflow_run_id not in self._late:
@@ -176,7 +176,7 @@ class Sender:
             self._client.set_terminated(mlflow_run_id, event["status"], event["time"])
 
     def _id(self, run_id: str, stage_run: str, create: bool = True) -> Any:
-        """MLflow's id for one of our runs; asked of the server, once for all of a run, where another process began."""
+        """Return MLflow's id of one of our runs; if unknown, ask the server once for all stages of the run."""
         if run_id not in self._asked:
             query = f"tags.`crash.run` = '{run_id}'"
             for run in self._client.search_runs([self._experiment_id], query, max_results=MAX_STAGES):
@@ -190,7 +190,11 @@ class Sender:
 
 
 def check_server(uri: str) -> None:
-    """Raise EnvironmentFault if a tracking server's address does not answer, or refuses our credentials."""
+    """Check that a tracking server answers and accepts our credentials.
+
+    Raises:
+        EnvironmentFault: when it does not.
+    """
     if not uri.startswith("http"):
         return
     require_proxy(uri, os.environ)
@@ -208,26 +212,26 @@ def check_server(uri: str) -> None:
 
 
 def _admitted(uri: str) -> bool:
-    """MLflow's own client knows further places for credentials: a token, a file in the home folder."""
+    """Return whether MLflow's own client is accepted; it knows more places for credentials (a token, a file)."""
     return refused_by_mlflow(uri) is None
 
 
 def refused_by_mlflow(uri: str) -> str | None:
-    """Ask MLflow for experiments at an address; return its complaint, or None where it answers."""
+    """Ask MLflow for experiments at an address; return its error message, or None if it answers."""
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     from mlflow import MlflowClient
 
     try:
         MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
     except Exception as error:
-        # Stores of other makers raise errors of their own.
+        # Third-party stores raise their own errors.
         return reason(error)
     return None
 
 
 @contextlib.contextmanager
 def _first_use(uri: str) -> Iterator[None]:
-    """Two processes that create one SQLite database at once would break it: one at a time."""
+    """Let one process at a time open a SQLite database: two that create it at once would break it."""
     path = sqlite_path(uri)
     if path is None:
         yield

@@ -1,4 +1,4 @@
-"""Servers that a run reports to: whether one answers, and how its address may be shown."""
+"""Servers that a run reports to: whether one answers, and how to show its address without credentials."""
 
 import os
 import re
@@ -6,27 +6,27 @@ import re
 from tasks.store.boundary import first_words
 
 ANSWER_SECONDS = 5.0
-# Between `scheme://` and the last @ before a query; a path on this machine may hold an @ of its own.
+# Between `scheme://` and the last @ before a query; a local path may contain an @ too.
 CREDENTIALS = r"^((?!sqlite|file)[a-z][a-z0-9+.-]*://)[^?#]*@"
 # The same within a sentence, where an address ends at a space.
 CREDENTIALS_WITHIN = r"\b([a-z][a-z0-9+.-]*://)[^\s/?#]*@"
-# Where SQLAlchemy begins to quote the statement and the values that it wrote.
+# Where SQLAlchemy starts to quote the statement and its values.
 STATEMENT = "[SQL:"
 
 
 def shown(address: str) -> str:
-    """The address without the `user:password@` that it may hold: fit for a message, a link or a record."""
+    """Return the address without any `user:password@`, fit for a message, a link or a record."""
     return re.sub(CREDENTIALS, r"\1", address)
 
 
 def reason(error: BaseException) -> str:
-    """The first words of an error of a server or its client, without credentials or written values."""
+    """Return the first words of an error of a server or its client, without credentials or written values."""
     words = re.sub(CREDENTIALS_WITHIN, r"\1", first_words(error).partition(STATEMENT)[0])
     return words.strip().rstrip(".") or type(error).__name__
 
 
 def unreachable(address: str) -> str | None:
-    """Why a server does not answer at this address (an error's name); None where it answers that it is well."""
+    """Return why a server does not answer at this address (an error's name); None if it answers without an error."""
     import httpx
 
     try:
@@ -37,9 +37,9 @@ def unreachable(address: str) -> str | None:
 
 
 def refusal(uri: str) -> int | None:
-    """401 or 403 where an MLflow server wants other credentials than ours, else None; a slow one has not refused.
+    """Return 401 or 403 if an MLflow server refuses our credentials, else None; a slow server has not refused.
 
-    Sends what MLflow's client would: what the address holds, else the variables MLFLOW_TRACKING_USERNAME and _PASSWORD.
+    Sends what MLflow's client would: credentials of the address, or MLFLOW_TRACKING_USERNAME and _PASSWORD.
     """
     import httpx
 

@@ -1,7 +1,7 @@
-"""What a run reports to MLflow: one run per flow run, a child run per stage with metrics.
+"""Report a run to MLflow: one MLflow run per flow run, with a child run per stage with metrics.
 
-Nothing here is waited for while a run computes: events go to a journal on disk, a thread delivers them, and a server
-that is away costs a warning. What is left over is delivered by the next run with the same home folder.
+A run never waits for this while it computes: events go to a journal on disk, a thread delivers them, and an unreachable
+server causes only a warning. The next run with the same home folder delivers the rest.
 """
 
 import logging
@@ -24,7 +24,7 @@ CURVES = ("loss", "validation_loss")
 
 
 def now() -> int:
-    """Milliseconds since 1970, as MLflow wants them."""
+    """Return milliseconds since 1970, as MLflow expects them."""
     return int(time.time() * 1000)
 
 
@@ -49,19 +49,19 @@ class Tracking:
         self._delivery.start()
 
     def stage_started(self, stage: str, label: str, key: str) -> None:
-        """A stage computes; its child run appears with its first metric, so that curves are live."""
+        """Note that a stage computes; its child run starts with its first metric, so that curves are live."""
         with self._lock:
             self._named[key] = (stage, label)
 
     def stage_metrics(self, stage: str, key: str, path: Path) -> None:
-        """Pass on what is new in the stage's metrics file."""
+        """Send the new entries of the stage's metrics file."""
         if values := self._new_values(key, path):
             self._open_child(key)
             self.journal.write("metrics", run=key, values=values)
             self._show_curves(key, values)
 
     def stage_finished(self, stage: str, label: str, artifact: Artifact, cached: bool) -> None:
-        """The stage's summary; a cached stage shows its metrics again in this run."""
+        """Send the stage's summary; for a cached stage, also its metrics, so that this run shows them again."""
         key = artifact.ref.key
         self.stage_started(stage, label, key)
         values = self._new_values(key, artifact.folder / METRICS_FILE) if cached else []
@@ -69,7 +69,7 @@ class Tracking:
         if not values and key not in self._opened:
             return
         tags = {"cached": str(cached).lower(), "artifact.digest": artifact.ref.digest}
-        # Tags of a run that begins now cost no call of their own.
+        # Tags of a run that starts now need no separate call.
         self._open_child(key, tags if cached else {})
         self.journal.write("metrics", run=key, values=values)
         self._show_curves(key, values)
@@ -77,7 +77,7 @@ class Tracking:
         self._ended.add(key)
 
     def _show_curves(self, key: str, values: list[list[Any]]) -> None:
-        """Losses of every tuning side by side on the page of the whole run."""
+        """Send the losses of a tuning to the whole run too, where they appear side by side."""
         label = self._named[key][1]
         curves = [
             [metric_name(f"{name}/{label}"), value, at, step]
@@ -106,7 +106,7 @@ class Tracking:
         self.journal.write("start", run=key, name=name, time=now(), tags=tags, parameters={}, inputs={})
 
     def values(self, numbers: dict[str, float]) -> None:
-        """Final numbers of the whole run."""
+        """Send the final numbers of the whole run."""
         values = [[metric_name(name), value, now(), 0] for name, value in numbers.items()]
         self.journal.write("metrics", run="", values=values)
 
@@ -116,13 +116,13 @@ class Tracking:
             self.journal.write("file", run="", path=str(path), folder=folder)
 
     def describe(self, text: str, tags: dict[str, str] | None = None) -> None:
-        """Markdown on the run's overview page."""
+        """Set the Markdown text on the run's overview page."""
         self.journal.write("tags", run="", tags={"mlflow.note.content": text, **(tags or {})})
 
     def close(self, status: str, seconds: float = 60.0, is_stopping: Callable[[], bool] = lambda: False) -> bool:
-        """End the run and wait for delivery; false if something is left for the next run to deliver.
+        """End the run and wait for delivery; return False if the next run has to deliver the rest.
 
-        seconds: how long to wait at most. is_stopping: whether this process was asked to stop meanwhile.
+        seconds: the longest wait. is_stopping: whether this process was asked to stop meanwhile.
         """
         for key in self._opened - self._ended:
             self.journal.write("end", run=key, time=now(), status=status, tags={})
@@ -138,7 +138,7 @@ class Tracking:
         return self._sender.ids.get((self.run_id, ""))
 
     def url(self, seconds: float = 0.0) -> str | None:
-        """Address of the run in the MLflow UI, for a tracking server; waits so long for the server to name the run."""
+        """Return the run's address in the UI of a tracking server; wait up to `seconds` for the server's id of it."""
         deadline = time.monotonic() + seconds
         while self.mlflow_run_id is None and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
@@ -146,7 +146,7 @@ class Tracking:
 
 
 def metric_name(text: str) -> str:
-    """A metric's name without what MLflow refuses; parts of a label become levels."""
+    """Return a metric's name without characters that MLflow refuses; parts of a label become levels."""
     return re.sub(r"[^\w\-. :/]", "", text.replace(" · ", "/"))
 
 

@@ -1,4 +1,4 @@
-"""The Python code of a task's definition: imported once, its failures named by task, file and line."""
+"""The Python code of a task's definition: import it once, and name task, file and line when it fails."""
 
 import re
 from pathlib import Path
@@ -13,10 +13,10 @@ from tasks.store.boundary import translated
 
 
 def load_definition(source: TaskSource) -> dict[str, Any]:
-    """The definition as lm-eval reads it, with the functions that it names.
+    """Return the definition as lm-eval reads it, with the functions that it names.
 
     Raises:
-        InputError: where its code cannot be imported: a package is missing, or the code itself fails.
+        InputError: when its code cannot be imported: a package is missing, or the code itself fails.
     """
     from lm_eval.tasks._yaml_loader import load_yaml
 
@@ -28,10 +28,10 @@ def load_definition(source: TaskSource) -> dict[str, Any]:
 
 
 def process_examples(source: TaskSource, config: dict[str, Any]) -> None:
-    """Process the rows that lm-eval's command processes before those that it scores: those of few-shot examples.
+    """Process the rows that lm-eval's command processes before the scored rows: those of few-shot examples.
 
-    It does so with zero shots too, so that code which draws random numbers comes to the scored rows with others left.
-    Where the examples are the scored rows, `datasets` keeps what was made of them, and nothing is drawn twice.
+    lm-eval does so with zero shots too, and code that draws random numbers has then advanced its generators before the
+    scored rows. Where the examples are the scored rows, `datasets` caches the result and nothing is drawn twice.
     """
     examples = config.get("fewshot_config") or {}
     process = examples.get("process_docs") or config["process_docs"]
@@ -46,18 +46,18 @@ def process_examples(source: TaskSource, config: dict[str, Any]) -> None:
 
 
 def definition_of(source: TaskSource) -> Path:
-    """The YAML file that defines an lm-eval task."""
+    """Return the path of the YAML file that defines an lm-eval task."""
     assert source.yaml is not None
     return Path(source.yaml)
 
 
 def code_of(source: TaskSource) -> list[Path]:
-    """The Python files of a task's definition."""
+    """Return the paths of the Python files of a task's definition."""
     return definitions.code_files(definition_of(source))
 
 
 def field_read(source: TaskSource, error: BaseException) -> str | None:
-    """The field that the error misses, if it is one that the definition or its code names (else it may be data)."""
+    """Return the missing field that an error names, if the definition or its code names it too (or it may be data)."""
     found = re.match(r"'(\w+)' is undefined$|'(\w+)'$", str(error))
     if found is None:
         return None

@@ -1,6 +1,6 @@
-"""lm-eval's task definitions as files: found by name, merged with what they include, identified by content.
+"""lm-eval's task definitions as files: find them by name, merge them with their includes, list their code.
 
-Nothing here imports lm-eval: that would cost a cached run seconds.
+Nothing here imports lm-eval: the import would cost a cached run seconds.
 """
 
 import difflib
@@ -22,7 +22,7 @@ SKIPPED = {"__pycache__", ".ipynb_checkpoints"}
 
 
 def stock_folder() -> Path:
-    """Folder of the task definitions that come with lm-eval."""
+    """Return the folder of the task definitions that come with lm-eval."""
     found = find_spec("lm_eval")
     if found is None or not found.submodule_search_locations:
         raise EnvironmentFault("lm-eval is not installed: pip install 'lm-eval[hf]'")
@@ -30,9 +30,10 @@ def stock_folder() -> Path:
 
 
 def find_definition(name: str, own_folder: Path | None = None) -> Path:
-    """The YAML file that defines task `name`: a path, one in the user's own folder, or a stock one.
+    """Return the YAML file that defines task `name`: a path, a file in the user's own folder, or a stock definition.
 
-    InputError for an unknown name, with similar ones, and for a group of tasks.
+    Raises:
+        InputError: when the name is unknown (with similar names), is a group of tasks, or is defined by Python code.
     """
     if name.endswith((".yaml", ".yml")):
         if not Path(name).is_file():
@@ -42,7 +43,7 @@ def find_definition(name: str, own_folder: Path | None = None) -> Path:
     found = own.get(name) or _stock_by_file_name(name) or _stock().get(name)
     if found is None:
         for path in own_folder.glob("*.y*ml") if own_folder else []:
-            read_user_text(path)  # one in another encoding, in which no name was found, is refused by that
+            read_user_text(path)  # refuses a file in another encoding, in which no name was found
         raise _unknown(name, [*own, *_stock()])
     if b"\nclass:" in b"\n" + read_user_bytes(found):
         raise InputError(f"task {name!r} is defined by Python code; only tasks defined by YAML can be trained on")
@@ -50,12 +51,12 @@ def find_definition(name: str, own_folder: Path | None = None) -> Path:
 
 
 def merged(path: Path) -> dict[str, Any]:
-    """The definition with all that it includes; functions stay text (`!function module.name`)."""
+    """Return the definition merged with all that it includes; functions stay text (`!function module.name`)."""
     return _merged(path.resolve(), ())
 
 
 def code_files(path: Path) -> list[Path]:
-    """The Python files beside the definition and beside what it includes, where they call functions."""
+    """List the Python files beside the definition and its includes, for each of them that calls functions."""
     folders = {part.parent for part in _chain(path.resolve(), ()) if b"!function" in part.read_bytes()}
     return sorted(file for folder in folders for file in folder.glob("*.py"))
 
@@ -75,7 +76,7 @@ def _unknown(name: str, known: list[str]) -> InputError:
 
 
 def _stock_by_file_name(name: str) -> Path | None:
-    """The usual case without reading thousands of files: `arc_easy` in `arc/arc_easy.yaml`."""
+    """Find the usual case without reading thousands of files: `arc_easy` in `arc/arc_easy.yaml`."""
     parts = name.split("_")
     for length in range(len(parts), 0, -1):
         folder = stock_folder() / "_".join(parts[:length])
@@ -156,12 +157,12 @@ def _load(path: Path) -> dict[str, Any]:
     import yaml
 
     class Loader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc]
-        """Plain YAML, with references to functions kept as text."""
+        """Load plain YAML, with references to functions kept as text."""
 
     Loader.add_constructor("!function", lambda loader, node: f"!function {loader.construct_scalar(node)}")
     text = read_user_text(path)
     try:
-        # A date that does not exist is a ValueError of the Python class.
+        # For a date that does not exist, Python's date class raises ValueError.
         with translated(f"{path} is not valid YAML"):
             config = yaml.load(text, Loader)
     except InputError as error:

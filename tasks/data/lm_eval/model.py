@@ -1,8 +1,8 @@
-"""A model as lm-eval sees it: quiet, and computing only what is scored.
+"""A model for lm-eval without progress bars and without computation whose result is discarded.
 
 lm-eval's own class runs the head over every position and keeps a cache of keys and values that nothing reads. The
-numbers here are the same: log-probabilities of the same tokens behind the same tokens, wherever lm-eval's rule for
-these tokens gives right ones (see `tasks.data.token_ids`).
+numbers here are the same: log-probabilities of the same tokens after the same tokens, except where lm-eval's rule for
+these tokens gives wrong ones (see `tasks.data.token_ids`).
 """
 
 import sys
@@ -29,9 +29,9 @@ def language_model(
     progress: Callable[..., Iterator[Any]],
     window: int | None = None,
 ) -> "HFLM":
-    """The model for `lm_eval.evaluate`, and with `score_tokens` for token ids.
+    """Return the model for `lm_eval.evaluate`; its method `score_tokens` takes token ids.
 
-    max_length: tokens of a prompt and its answer at most; max_tokens: padded tokens of a pass; window: tokens of a
+    max_length: most tokens of a prompt and its answer; max_tokens: padded tokens of a pass; window: tokens of a
     window of a document, by default max_length.
     """
     from tasks.data.lm_eval.task import quiet
@@ -48,13 +48,13 @@ def language_model(
 
 @cache
 def _quiet_class() -> type:
-    """The subclass, made on first use because importing lm-eval's model class takes seconds."""
+    """Define the subclass on first use, because importing lm-eval's model class takes seconds."""
     from lm_eval.models.huggingface import HFLM
 
     from tasks.core.evaluation.likelihoods import score_tokens
 
     class QuietModel(HFLM):
-        """lm-eval's Hugging Face model without bars and without work whose result is thrown away."""
+        """lm-eval's Hugging Face model without progress bars and without computation whose result is discarded."""
 
         max_tokens: int
         window: int
@@ -108,7 +108,7 @@ def _quiet_class() -> type:
             return self.score_tokens(requests)
 
         def score_tokens(self, requests: list[Request]) -> list[tuple[float, bool]]:
-            """(log-likelihood, whether greedy decoding gives it) of each request's last ids, in order."""
+            """Return (log-likelihood, whether greedy decoding gives them) of each request's ids to score, in order."""
             pairs = [(before, scored) for _, before, scored in requests]
             return score_tokens(self.model, pairs, self.max_length, self.max_tokens, self.progress)
 
@@ -116,10 +116,10 @@ def _quiet_class() -> type:
 
 
 def _generated(scorer: Any, requests: list[Any], generate: Callable[[list[Any]], list[str]]) -> list[str]:
-    """Generate text after each prompt, as after the prompt alone.
+    """Generate text after each prompt, as if the prompt were alone in its batch.
 
-    Where its rotary embeddings depend on the length of a batch, the prompts of a batch are of one length: what is
-    written moves them on together. Of other models lm-eval makes the batches.
+    For a model whose rotary embeddings depend on the length of a batch, the prompts of a batch have one length, so that
+    generated tokens lengthen them together. For other models lm-eval makes the batches.
     """
     from tasks.core.blocks.length_limits import forget_lengths, length_limits
 
@@ -138,9 +138,10 @@ def _generated(scorer: Any, requests: list[Any], generate: Callable[[list[Any]],
 
 
 def _encoded(tokenizer: "PreTrainedTokenizerBase", requests: list[Any]) -> list[Request]:
-    """Token ids of lm-eval's requests, in order; those of one row are encoded by one rule.
+    """Return the token ids of lm-eval's requests, in order; all requests of one row are encoded by the same rule.
 
-    Raises: InputError for a choice without a token, which has no likelihood.
+    Raises:
+        InputError: when a choice has no token, and so no likelihood.
     """
     rows: dict[Any, list[int]] = {}
     for place, request in enumerate(requests):
@@ -159,10 +160,14 @@ def _encoded(tokenizer: "PreTrainedTokenizerBase", requests: list[Any]) -> list[
 
 
 def _require_tokens(tokenizer: "PreTrainedTokenizerBase", requests: list[Any]) -> None:
-    """InputError for a document without a token."""
+    """Check that each document has a token.
+
+    Raises:
+        InputError: when one has none.
+    """
     for request in requests:
         (text,) = request.args
-        # A few letters of a long document tell it, unless the tokenizer drops all of these.
+        # The first letters of a long document suffice, unless the tokenizer drops all of them.
         if not encode(tokenizer, text[:100]) and not encode(tokenizer, text):
             raise InputError(
                 f"task {request.task_name!r}, row {request.doc_id + 1} of those that are scored: the document has no"

@@ -1,4 +1,4 @@
-"""The requests that lm-eval makes of one row, and which of them is the right answer."""
+"""The requests that lm-eval makes for one row, and which of them is the right answer."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,33 +13,33 @@ if TYPE_CHECKING:
 
 
 class Asked(NamedTuple):
-    """The requests of one row, and its choices; these are empty for other tasks than those of multiple choice."""
+    """The requests of one row, and its choices; the choices are empty unless the task is multiple choice."""
 
     requests: "list[Instance]"
     choices: list[str]
 
     @property
     def mark(self) -> bytes:
-        """Mark of the row, see `tasks.data.wording`."""
+        """The mark of the row, see `tasks.data.wording`."""
         return _mark(self.requests)
 
     @property
     def compared(self) -> tuple[tuple[str, str], ...]:
-        """Every (prompt, choice) whose likelihoods are compared."""
+        """Every (prompt, choice) whose likelihood lm-eval compares with the others."""
         return tuple(request.args for request in self.requests) if self.choices else ()
 
 
 def ask(task: "ConfigurableTask", doc: dict[str, Any]) -> Asked:
-    """All that lm-eval asks about one row."""
+    """Build all requests of lm-eval for one row."""
     choices = _choices(task, doc) if task.OUTPUT_TYPE == "multiple_choice" else []
     requests = task.construct_requests(doc=doc, ctx=_context(task, doc))
     return Asked(requests if isinstance(requests, list) else [requests], choices)
 
 
 def answer_of(task: "ConfigurableTask", doc: dict[str, Any], asked: Asked) -> tuple[str | None, str]:
-    """(prompt, answer) of one row: the arguments of the request that lm-eval counts as right.
+    """Return (prompt, answer) of one row: the arguments of the request that lm-eval counts as right.
 
-    The prompt is None where a document is scored as a whole.
+    The prompt is None for a document that is scored as a whole.
     """
     arguments = asked.requests[0].args
     if task.OUTPUT_TYPE == "multiple_choice":
@@ -52,7 +52,7 @@ def answer_of(task: "ConfigurableTask", doc: dict[str, Any], asked: Asked) -> tu
 
 
 def digest_of_requests(task: "ConfigurableTask") -> str:
-    """Digest of the rows whose requests lm-eval has built, the same as that of `Asked.mark` of each."""
+    """Digest of the rows whose requests lm-eval has built; equal to the digest of the `Asked.mark` of each row."""
     rows: dict[int, list[Instance]] = defaultdict(list)
     for request in sorted(task.instances, key=lambda request: (request.doc_id, request.idx)):
         rows[request.doc_id].append(request)
@@ -64,16 +64,21 @@ def _mark(requests: "Sequence[Instance]") -> bytes:
 
 
 def _context(task: "ConfigurableTask", doc: dict[str, Any]) -> Any:
-    """The prompt of one row as lm-eval puts it together, or a list of them where the choices are prompts."""
+    """Return the prompt of one row as lm-eval builds it, or a list of prompts where the choices are prompts."""
     try:
         return task.fewshot_context(doc=doc, num_fewshot=0, gen_prefix=task.doc_to_prefix(doc))
-    except AssertionError:  # how lm-eval says it, with the value
+    except AssertionError:  # lm-eval's own error, whose message has the value
         kind = type(task.doc_to_text(doc)).__name__
         raise InputError(f"its prompt (doc_to_text) is a {kind}, expected a text") from None
 
 
 def _choices(task: "ConfigurableTask", doc: dict[str, Any]) -> list[str]:
-    """The choices of one row. lm-eval would take a text apart into letters, and fail on numbers after it has scored."""
+    """Return the choices of one row.
+
+    Raises:
+        InputError: when they are not a list of texts. lm-eval would split a text into letters, and fail on numbers only
+            after scoring.
+    """
     choices: Any = task.doc_to_choice(doc)
     if not isinstance(choices, list | tuple):
         raise InputError(f"its choices (doc_to_choice) are a {type(choices).__name__}, expected a list of texts")
@@ -84,7 +89,7 @@ def _choices(task: "ConfigurableTask", doc: dict[str, Any]) -> list[str]:
 
 
 def _gold(task: "ConfigurableTask", doc: dict[str, Any], choices: list[str]) -> int:
-    """Index of the right choice; of several right ones the first."""
+    """Return the index of the right choice, the first one if several are right."""
     target = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
     target = _first(target, "no choice is marked as right", "its label is null")
     if isinstance(target, str):
@@ -99,7 +104,11 @@ def _gold(task: "ConfigurableTask", doc: dict[str, Any], choices: list[str]) -> 
 
 
 def _first(target: Any, if_empty: str, if_null: str) -> Any:
-    """The target, or the first of several. InputError with one of the messages where there is none."""
+    """Return the target, or the first of several.
+
+    Raises:
+        InputError: with `if_empty` when the list is empty, with `if_null` when the target is None.
+    """
     if isinstance(target, list):
         if not target:
             raise InputError(if_empty)
@@ -110,7 +119,7 @@ def _first(target: Any, if_empty: str, if_null: str) -> Any:
 
 
 def right_answer(task: "ConfigurableTask", doc: dict[str, Any]) -> str:
-    """The text that a model should write for one row, without what separates it from the prompt."""
+    """Return the text that a model should write for one row, without the delimiter after the prompt."""
     target = _first(task.doc_to_target(doc), "it has no answer", "its answer is null")
     if isinstance(target, int) and task.config.doc_to_choice is not None:
         target = task.doc_to_choice(doc)[target]

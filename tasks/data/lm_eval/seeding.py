@@ -1,4 +1,4 @@
-"""The random numbers that a task's own code draws: begun as lm-eval's command begins them, in every stage."""
+"""Seed the random numbers that a task's own code draws, in every stage as lm-eval's command does."""
 
 import random
 import sys
@@ -12,11 +12,11 @@ PYTHON_SEED, OTHER_SEED = 0, 1234
 
 @contextmanager
 def seeded() -> Iterator[None]:
-    """Seed the generators of Python, numpy and torch for the time of the block; afterwards they go on as before it."""
+    """Seed the generators of Python, numpy and torch inside the block, and restore their states after it."""
     import numpy
     import torch
 
-    # Where no GPU was used so far, no state of one is touched: asking for it would start CUDA.
+    # If no GPU has been used so far, leave their states alone: reading them would initialise CUDA.
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     of_python, of_numpy = random.getstate(), numpy.random.get_state()
     with torch.random.fork_rng(devices=devices):
@@ -32,14 +32,14 @@ def seeded() -> Iterator[None]:
 
 
 def draws(code: Iterable[Path]) -> bool:
-    """Whether code looks as if it drew random numbers."""
+    """Return whether code looks as if it drew random numbers."""
     return any(_draws(file) for file in code)
 
 
 def forget(code: Iterable[Path]) -> None:
-    """Let lm-eval import the files that draw random numbers anew: a generator of their own begins where it did."""
+    """Make lm-eval import the files that draw random numbers again, so that a generator of theirs starts afresh."""
     names = {str(file.resolve()) for file in code if _draws(file)}
-    # Only lm-eval's own loader leaves the time of the file on a module.
+    # Only lm-eval's own loader stores the file's modification time on a module.
     for name, module in [*sys.modules.items()]:
         if hasattr(module, "__mtime__") and getattr(module, "__file__", None) in names:
             del sys.modules[name]

@@ -1,4 +1,4 @@
-"""lm-eval's own task over given rows, and nothing about which rows these are."""
+"""Build lm-eval's own task over given rows, whichever rows these are."""
 
 import logging
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ STRUCTURE = ("tag", "group", "task_list", "include")
 
 
 def quiet() -> None:
-    """No bars, and no log lines: some of lm-eval's quote rows."""
+    """Turn off progress bars, and lm-eval's log lines, some of which quote rows."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -31,9 +31,12 @@ def quiet() -> None:
 def attempt(
     source: TaskSource, split: Split, rows: Sequence[Row], begin_as_lm_eval: bool = False
 ) -> "ConfigurableTask":
-    """lm-eval's task over these rows. Raises whatever the definition's code raises on them.
+    """Build lm-eval's task over these rows. Errors of the definition's code are passed on as they are.
 
-    begin_as_lm_eval: draw the random numbers first that lm-eval's command draws before it comes to these rows.
+    begin_as_lm_eval: first draw the random numbers that lm-eval's command draws before it comes to these rows.
+
+    Raises:
+        InputError: when the definition cannot be used, or leaves none of the rows.
     """
     from lm_eval.api.task import ConfigurableTask
 
@@ -64,6 +67,6 @@ def attempt(
     except Exception:
         if asked:
             raise
-        # No row was read yet, so the definition itself is at fault, and its text quotes none.
+        # No row has been read yet, so the definition itself is at fault, and the error quotes no row.
         with translated(f"task {source.name!r}: lm-eval cannot use its definition {definition_of(source)}"):
             raise

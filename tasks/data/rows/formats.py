@@ -1,4 +1,4 @@
-"""Readers of data files: JSON by its content, CSV, plain text. Messages name rows and fields, never content."""
+"""Readers of data files: JSON in any layout, CSV, plain text. Messages name rows and fields, never content."""
 
 import csv
 import json
@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from tasks.core.errors import InputError
 from tasks.models.user_text import open_user_text, read_user_text
 
-# Byte-order marks stand inside a file that was put together from several.
+# A file that was concatenated from several has byte-order marks inside.
 BLANK = " \t\r\n\ufeff"
-# Half of a character that UTF-16 writes as two: no UTF-8 text holds one, but an escape in JSON can stand for it.
+# One half of a UTF-16 surrogate pair: UTF-8 text cannot contain it, but an escape in JSON can.
 SURROGATE = re.compile("[\ud800-\udfff]")
 ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -27,10 +27,10 @@ class Row(NamedTuple):
 
 
 def read_json(path: Path) -> Iterator[Row]:
-    """Rows of a list of objects, or of one object a line, whatever the file is called.
+    """Read the rows of a list of objects, or of one object per line, whatever the file's suffix.
 
     Raises:
-        InputError: for content that is neither, by line or row.
+        InputError: when the content is neither; names the line or row.
     """
     with open_user_text(path) as file:
         lines = ((number, text) for number, line in enumerate(file, start=1) if (text := line.strip(BLANK)))
@@ -44,10 +44,10 @@ def read_json(path: Path) -> Iterator[Row]:
 
 
 def read_csv(path: Path) -> Iterator[Row]:
-    """Rows of a table with a header; columns without a name, as pandas writes its index, are left out.
+    """Read the rows of a table with a header, without columns that have no name, such as the index that pandas writes.
 
     Raises:
-        InputError: for a table that cannot be read, a name that two columns have, a row with more values than names.
+        InputError: when the table cannot be read, two columns have the same name, or a row has more values than names.
     """
     with open_user_text(path, newline="") as file, _values_of_any_length():
         try:
@@ -65,28 +65,28 @@ def read_csv(path: Path) -> Iterator[Row]:
 
 
 def read_plain(path: Path) -> Iterator[Row]:
-    """The whole file as one row with the field `text`; none where it is blank."""
+    """Read the whole file as one row with the field `text`; no row if it is blank."""
     text = read_user_text(path)
     if text.strip():
         yield Row(1, {"text": text})
 
 
 def _listed(path: Path, first_line: int, text: str) -> Iterator[Row]:
-    """Rows of a JSON list that begins on the line `first_line`."""
+    """Parse the rows of a JSON list that begins on the line `first_line`."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         line = first_line + error.lineno - 1 if isinstance(error, json.JSONDecodeError) else first_line
         raise InputError(f"{path}, line {line}: no valid JSON ({_problem(error)})") from None
     if path.suffix == ".jsonl" and values and not isinstance(values[0], dict):
-        values = [values]  # one line that is a list itself
+        values = [values]  # JSON Lines whose only line is a list
     escaped = ESCAPED_SURROGATE.search(text) is not None
     for number, value in enumerate(values, start=1):
         yield _row(path, number, value, escaped)
 
 
 def _line_by_line(path: Path, number: int, first: str, lines: Iterator[tuple[int, str]]) -> Iterator[Row]:
-    """Rows of JSON Lines; `first` is the first that is not blank, in line `number`."""
+    """Parse the rows of JSON Lines; `first` is the first line that is not blank, in line `number`."""
     try:
         row = _parsed(path, number, first)
     except InputError:
@@ -112,7 +112,7 @@ def _parsed(path: Path, number: int, line: str) -> Row:
 
 
 def _row(path: Path, number: int, value: Any, escaped: bool) -> Row:
-    """The row of a JSON value. escaped: whether its text may hold halves of characters."""
+    """Return the row of a JSON value. escaped: whether its text may contain lone surrogates."""
     if not isinstance(value, dict):
         raise InputError(f"{path}, row {number}: it is a {type(value).__name__}, expected an object with named fields")
     if escaped and (place := find_surrogate(value)) is not None:
@@ -124,7 +124,7 @@ def _row(path: Path, number: int, value: Any, escaped: bool) -> Row:
 
 
 def find_surrogate(fields: dict[str, Any]) -> str | None:
-    """The first field with a lone surrogate in its name or value, such as `choices.text[2]`; None where none has."""
+    """Find the first field with a lone surrogate in its name or value, such as `choices.text[2]`; None if none has."""
     # Not recursive: JSON may be nested as deep as Python's own stack allows.
     left: list[tuple[str, Any]] = [("", fields)]
     while left:
@@ -143,7 +143,11 @@ def find_surrogate(fields: dict[str, Any]) -> str | None:
 
 
 def _refuse_lone_object(path: Path, text: str) -> None:
-    """Raise InputError where the whole text is one object: neither a list of rows nor a row a line."""
+    """Refuse a text that is one object over several lines, neither a list of rows nor one row per line.
+
+    Raises:
+        InputError: when the whole text is one object.
+    """
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -153,7 +157,11 @@ def _refuse_lone_object(path: Path, text: str) -> None:
 
 
 def _refuse_wrapper(path: Path, value: dict[str, Any]) -> None:
-    """Raise InputError for an object around the list of rows."""
+    """Refuse an object around the list of rows.
+
+    Raises:
+        InputError: when exactly one of its fields is a list of objects.
+    """
     lists = [key for key, part in value.items() if isinstance(part, list) and part and _all_objects(part)]
     if len(lists) == 1:
         raise InputError(
@@ -167,7 +175,7 @@ def _all_objects(values: Iterable[Any]) -> bool:
 
 
 def _problem(error: Exception) -> str:
-    """The parser's message, without text of the file."""
+    """Return the parser's message, without text of the file."""
     if isinstance(error, json.JSONDecodeError):
         return error.msg
     return "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
@@ -175,7 +183,7 @@ def _problem(error: Exception) -> str:
 
 @contextmanager
 def _values_of_any_length() -> Iterator[None]:
-    """Python's reader refuses values of more than 128 KiB, which a document may well have."""
+    """Lift the limit of Python's CSV reader on the length of a value, 128 KiB, which a document may exceed."""
     before = csv.field_size_limit(sys.maxsize)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Rows of data files (JSONL, JSON, CSV, plain text), each with its number; messages name numbers, never content."""
+"""Read rows of data files (JSONL, JSON, CSV, plain text) with their numbers; messages name numbers, never content."""
 
 import json
 import math
@@ -15,7 +15,11 @@ READERS = {".jsonl": read_json, ".json": read_json, ".csv": read_csv, ".txt": re
 
 
 def find_splits(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
-    """The folder's file of each split, by name (`train.jsonl`, ...). InputError if there is none, or two for one."""
+    """Find the folder's file of each split, by name (`train.jsonl`, ...).
+
+    Raises:
+        InputError: when there is no file, or two for one split.
+    """
     found: dict[str, Path] = {}
     for split, stems in STEMS.items():
         files = [folder / (stem + suffix) for stem in stems for suffix in suffixes]
@@ -31,7 +35,11 @@ def find_splits(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """All rows of a file, in order. InputError for a file without rows or a row that cannot be read, by number."""
+    """Read all rows of a file, in order.
+
+    Raises:
+        InputError: when the file has no rows, or a row cannot be read; names its number.
+    """
     reader = READERS.get(path.suffix)
     if reader is None:
         raise InputError(f"{path}: unknown kind of data file; known: {', '.join(READERS)}")
@@ -44,12 +52,12 @@ def read_rows(path: Path) -> list[Row]:
 def text_rows(
     path: Path, rows: Iterable[Row], needed: Iterable[str], optional: Iterable[str] = (), allow_empty: bool = False
 ) -> list[Row]:
-    """The rows with the text of these fields and nothing else; an optional field may be absent.
+    """Return the rows with the text of these fields and nothing else; an optional field may be absent.
 
     path: the file, for messages. allow_empty: whether needed fields may be blank.
 
     Raises:
-        InputError: for the first row of which a needed field is missing or blank, or a field is a list or an object.
+        InputError: for the first row that lacks a needed field, has it blank, or has a list or an object in a field.
     """
     found = []
     for row in rows:
@@ -66,10 +74,10 @@ def text_rows(
 
 
 def field_text(path: Path, row: Row, field: str) -> str | None:
-    """The text of a field: a number or boolean as JSON writes it; None where it is absent, null, or not a number.
+    """Return the text of a field: a number or boolean as JSON writes it; None for an absent field, null and NaN.
 
     Raises:
-        InputError: for a list or an object.
+        InputError: when the value is a list or an object.
     """
     value = row.fields.get(field)
     if isinstance(value, str) or value is None:
@@ -78,5 +86,5 @@ def field_text(path: Path, row: Row, field: str) -> str | None:
         raise InputError(
             f"{path}, row {row.number}: {field!r} is a {type(value).__name__}, expected a string or a number"
         )
-    # Tools in Python write a value that is missing in a column of numbers as NaN.
+    # Python tools write NaN for a missing value in a column of numbers.
     return None if isinstance(value, float) and math.isnan(value) else json.dumps(value)

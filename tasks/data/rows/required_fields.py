@@ -1,4 +1,4 @@
-"""Which fields the rows of a task need: found by trying, as what a definition's code reads cannot be seen outside."""
+"""Find which fields the rows of a task need, by trial: what a definition's code reads is not declared anywhere."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,10 +10,10 @@ Fields = dict[str, Any]
 
 
 def find_lacking(rows: list[Row], read: Callable[[Row], object]) -> tuple[Row, list[str]] | None:
-    """The first row that lacks fields which the task reads, with their names; None where every row has them.
+    """Find the first row that lacks fields which the task reads, and return it with their names; None if there is none.
 
-    read: words one row alone and raises where that is not possible. One row of each set of fields is tried. Null is a
-    value, and so is what a template asks for in conditions only: lm-eval gives null to it where a row lacks the field.
+    read: words one row alone and raises if that is not possible. One row of each set of fields is tried. Null counts as
+    a value, and a field that a template reads in conditions only is not needed: lm-eval fills it with null.
     """
     every = {key for row in rows for key in row.fields}
     tried: set[frozenset[str]] = set()
@@ -27,10 +27,10 @@ def find_lacking(rows: list[Row], read: Callable[[Row], object]) -> tuple[Row, l
 
 
 def _read_of(row: Row, lacking: frozenset[str], rows: list[Row], read: Callable[[Row], object]) -> list[str]:
-    """Those of the lacking fields without which the row cannot be read."""
+    """Return those of the lacking fields without which the row cannot be read."""
     if not _fails(row.number, row.fields, lacking, read):
         return []
-    # With values of other rows in their place: where that fails too, something else is wrong with this row.
+    # Try with values of other rows in their place: if that fails too, something else is wrong with this row.
     whole = row.fields | {key: _first_value(rows, key) for key in lacking}
     if _fails(row.number, whole, frozenset(), read):
         return []
@@ -39,13 +39,13 @@ def _read_of(row: Row, lacking: frozenset[str], rows: list[Row], read: Callable[
 
 
 def _fails(number: int, fields: Fields, lacking: frozenset[str], read: Callable[[Row], object]) -> bool:
-    """Whether a row cannot be read without these fields."""
+    """Return whether a row without these fields cannot be read."""
     from jinja2 import UndefinedError
 
     try:
         read(Row(number, fields))
     except UndefinedError:
-        # A template names the field. lm-eval itself fills it with null, which is right in a condition, not as text.
+        # A template names the field. lm-eval itself fills it with null, which is right in a condition but not as text.
         try:
             with _null_is_no_text():
                 read(Row(number, fields | dict.fromkeys(lacking)))
@@ -58,7 +58,7 @@ def _fails(number: int, fields: Fields, lacking: frozenset[str], read: Callable[
 
 @contextmanager
 def _null_is_no_text() -> Iterator[None]:
-    """Let lm-eval's templates fail where they would write null as "None"."""
+    """Make lm-eval's templates fail where they would write null as "None"."""
     from lm_eval.utils import env
 
     def refuse_null(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Rows as a table of `datasets`, and which row does not fit into it."""
+"""Rows as a table of `datasets`; if they do not fit, find the first row that does not."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 
 def make_table(path: Path, rows: list[Row]) -> "Dataset":
-    """A data set with one column for each field of any row; what a row lacks is None.
+    """Make a data set with one column for each field of any row; a field that a row lacks is None.
 
     path: the file that the rows come from. Beside it, features.json may describe the columns.
 
     Raises:
-        InputError: for values of different kinds in one field, by row, and for a description that cannot be used.
+        InputError: when values of one field differ in kind (names the row), or the description cannot be used.
     """
     features = read_features(path.parent / FEATURES_FILE)
     try:
         return _table(rows, features)
-    except Exception as error:  # pyarrow has errors of its own; their text may quote a row
+    except Exception as error:  # pyarrow's error classes vary, and their text may quote a row
         last = last_of_shortest(rows, lambda part: _fits(part, features))
         what = f"{path}, {_mixed(rows) or f'row {last.number}: it holds a value that does not fit the rows before it'}"
         with translated(what, quote=False):
@@ -32,7 +32,11 @@ def make_table(path: Path, rows: list[Row]) -> "Dataset":
 
 
 def read_features(path: Path) -> "Features | None":
-    """Kinds of the columns, as `datasets` describes them; None where there is no such file. Raises InputError."""
+    """Read the types of the columns, as `datasets` describes them; None if there is no such file.
+
+    Raises:
+        InputError: when the description cannot be used.
+    """
     from datasets import Features
 
     if not path.is_file():
@@ -43,7 +47,7 @@ def read_features(path: Path) -> "Features | None":
 
 
 def last_of_shortest(rows: Sequence[Row], works: Callable[[Sequence[Row]], bool]) -> Row:
-    """The last row of the shortest beginning that does not work, found by halving; all rows together do not."""
+    """Return the last row of the shortest prefix that fails, by bisection. All rows together must fail."""
     low, high = 1, len(rows)
     while low < high:
         middle = (low + high) // 2
@@ -67,7 +71,7 @@ def _fits(rows: Sequence[Row], features: "Features | None") -> bool:
 
 
 def _mixed(rows: list[Row]) -> str | None:
-    """Which row holds another kind of value than the rows before it; None where kinds differ inside a field only."""
+    """Describe the first row whose field has another type than before; None where types differ only inside a field."""
     for field in dict.fromkeys(key for row in rows for key in row.fields):
         kinds: dict[str, int] = {}
         for row in rows:

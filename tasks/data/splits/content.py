@@ -1,4 +1,4 @@
-"""The content of a row, whatever its number or name: rows with the same content count as one, in any split."""
+"""Keys of rows by content, whatever their number or name: rows with the same content count as one, in any split."""
 
 import json
 import re
@@ -22,11 +22,11 @@ NUM_TRIED = 8
 
 
 def content_key(task: TaskSource, sample: Sequence[Row]) -> Callable[[Row], Key | None]:
-    """A function that gives rows of equal content equal keys, and None for a row that says nothing.
+    """Return a function that gives rows of equal content equal keys, and None for a row without content.
 
-    Content is what a prompt or an answer can show: fields that the task words, with spaces of any kind as one. A field
-    of an lm-eval task that its definition and code do not name, such as a row's id, is left out where the scored rows
-    of `sample` read the same without it.
+    Content is all that a prompt or an answer can show: the fields that the task words, with any whitespace as one
+    space. A field of an lm-eval task that its definition and code do not name, such as a row's id, is left out if the
+    scored rows of `sample` read the same without it.
     """
     fields = {"text": ("text",), "instructions": (*NEEDED, *OPTIONAL)}.get(task.kind)
     left_out = frozenset() if fields else _unread(task, sample)
@@ -34,7 +34,7 @@ def content_key(task: TaskSource, sample: Sequence[Row]) -> Callable[[Row], Key 
 
     @lru_cache(maxsize=64)
     def counted(present: tuple[str, ...]) -> tuple[str, ...]:
-        # A row that lacks what others have may have nothing to be known by but its id.
+        # A row that lacks fields of the others may have nothing but its id to identify it.
         return fields or tuple(name for name in sorted(present) if name not in left_out or not usual <= {*present})
 
     def key(row: Row) -> Key | None:
@@ -42,7 +42,7 @@ def content_key(task: TaskSource, sample: Sequence[Row]) -> Callable[[Row], Key 
         content = [_plain(row.fields.get(name), as_text=bool(fields)) for name in names]
         if not any(content):
             return None
-        # A field that is null or empty says as much as one that is absent.
+        # A field that is null or empty counts as absent.
         said = [[name, value] for name, value in zip(names, content, strict=True) if value not in (None, "")]
         return blake2b(ENCODER.encode(said).encode(errors="replace"), digest_size=KEY_BYTES).digest()
 
@@ -50,14 +50,14 @@ def content_key(task: TaskSource, sample: Sequence[Row]) -> Callable[[Row], Key 
 
 
 def _plain(value: Any, as_text: bool) -> Any:
-    """The value with single spaces; as_text: a number as it is worded (see `tasks.data.rows.reading.field_text`)."""
+    """Return the value with single spaces; as_text: numbers as text (see `tasks.data.rows.reading.field_text`)."""
     if as_text and isinstance(value, int | float):
         return json.dumps(value)
     return " ".join(value.split()) if isinstance(value, str) else value
 
 
 def _unread(task: TaskSource, sample: Sequence[Row]) -> frozenset[str]:
-    """Fields without which the rows of the sample read the same."""
+    """Find the fields without which the rows of the sample read the same."""
     assert task.yaml is not None
     words = _words(task.yaml)
     present = {name for row in sample for name in row.fields}
@@ -66,13 +66,13 @@ def _unread(task: TaskSource, sample: Sequence[Row]) -> frozenset[str]:
         return frozenset()
     if same_without(task, sample, unnamed):
         return unnamed
-    # Code may put a name together: those fields count, the others may still be left out.
+    # Code may compose a name at run time: such fields count, the others may still be left out.
     return frozenset(name for name in unnamed if same_without(task, sample, frozenset({name})))
 
 
 @lru_cache(maxsize=8)
 def _words(definition: str) -> str:
-    """The text of a definition and of its code."""
+    """Return the text of a definition and of its code."""
     path = Path(definition)
     config = {key: value for key, value in definitions.merged(path).items() if key not in DATA_KEYS | NOTES}
     return "\n".join(

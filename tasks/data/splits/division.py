@@ -1,15 +1,15 @@
-"""The rows of a task's splits: which file they come from, which are held out, how many are used.
+"""Divide a task's rows into splits: which file they come from, which are held out, how many are used.
 
-Splits are disjoint by content, whatever a definition or a folder calls them. What is scored is chosen first, then what
-validates, then what trains:
+Splits are disjoint by content, whatever a definition or a folder calls them. The scored rows are chosen first, then the
+validation rows, then the training rows:
 
 - Where a file is scored and trained on (GPQA), its first half is scored, and the rest is trained on. A definition's own
   code that draws random numbers draws them row by row, so that the scored rows read as those of `lm_eval --limit`.
-- Where no file validates, or only one that is scored (PIQA, MedMCQA) or trained on (FLORES), the first rows of what is
-  left of train validate.
-- A row of train or of validation that says the same as a scored row is left out, and so is a row of train that says
-  the same as a validation row (see `tasks.data.splits.content`).
-- The limits `task.num_*` come last.
+- Where there is no validation file, or only one that is scored (PIQA, MedMCQA) or trained on (FLORES), the first of the
+  remaining rows of train become the validation rows.
+- A row of train or of validation with the content of a scored row is left out, and so is a row of train with the
+  content of a validation row (see `tasks.data.splits.content`).
+- The limits `task.num_*` are applied last.
 """
 
 import math
@@ -26,23 +26,23 @@ from tasks.data.splits.content import NUM_TRIED, Key, content_key
 
 # CRaSh's published rule: where there is no validation split, the first 5% of train become it and leave train.
 HELD_OUT = 0.05
-# Of a file that is both scored and trained on. Such benchmarks are small (GPQA: 448 rows), so that much of one is
-# scored, and more than a twentieth validates.
+# Shares of a file that is both scored and trained on. Such benchmarks are small (GPQA: 448 rows), so a large part is
+# scored, and more than 5% is used for validation.
 SCORED = 0.5
 VALIDATING = 0.1
 # The fewest rows that are held out, because comparing blocks needs four (the unbiased estimator divides by n (n - 3)).
-# Of a file of fewer than sixteen rows it is a quarter.
+# Of a file with fewer than sixteen rows, a quarter.
 LEAST_ROWS = 4
 PAIRS = ("train_scored", "train_validation", "validation_scored")
 
 
 def split_rows(task: TaskSource, split: Split) -> list[Row]:
-    """Rows of one split in file order, at most as many as the task's limit.
+    """Return the rows of one split in file order, at most as many as the task's limit.
 
-    `scored` is what lm-eval scores, or the first half of it where it is trained on too; `validation` is never scored.
+    `scored` is what lm-eval scores, or its first half where it is trained on too; `validation` is never scored.
 
     Raises:
-        InputError: if no row is left.
+        InputError: when no row is left.
     """
     left_out = Counter[str]()
     rows = list(islice(_disjoint(task, split, left_out), task.limit(split)))
@@ -55,9 +55,9 @@ def split_rows(task: TaskSource, split: Split) -> list[Row]:
 
 
 def overlaps(task: TaskSource) -> dict[str, int]:
-    """Count, for each pair of splits, the rows of the first that are left out because the second one has them too.
+    """Count, for each pair of splits, the rows of the first that are left out because they are in the second too.
 
-    Where rows of train validate, those that are scored too are left out before, and count as rows of train.
+    Where validation rows are taken from train, scored rows are left out before that, and count as rows of train.
     """
     left_out = Counter[str]()
     splits: tuple[Split, ...] = ("train",) if task.validation_is_held_out else ("train", "validation")
@@ -68,7 +68,7 @@ def overlaps(task: TaskSource) -> dict[str, int]:
 
 
 def _disjoint(task: TaskSource, split: Split, left_out: Counter[str]) -> Iterator[Row]:
-    """All rows of one split. left_out: counts those that another split has too, by pair of splits."""
+    """Yield all rows of one split. left_out: counts the rows that another split has too, by pair of splits."""
     rows = read_rows(Path(task.file(split)))
     if split == "scored":
         return iter(_parted(task, rows)[0])
@@ -86,9 +86,9 @@ def _disjoint(task: TaskSource, split: Split, left_out: Counter[str]) -> Iterato
 
 
 def _parted(task: TaskSource, rows: list[Row]) -> tuple[list[Row], list[Row]]:
-    """(scored rows, others) of the file of train, or of the scored file where that is another one."""
+    """Return (scored rows, others) of the file of train, or of the scored file if that is another one."""
     if task.single_file:
-        # The last rows, as at the first the published code validates.
+        # The last rows, because the published code validates on the first ones.
         count = _count(HELD_OUT, len(rows))
         return rows[max(count, len(rows) - count) :], rows[:-count]
     if task.scored_from_train:
@@ -100,7 +100,7 @@ def _parted(task: TaskSource, rows: list[Row]) -> tuple[list[Row], list[Row]]:
 def _without(
     task: TaskSource, rows: Iterable[Row], keys: frozenset[Key], left_out: Counter[str], pair: str
 ) -> Iterator[Row]:
-    """The rows whose content is not among the keys."""
+    """Yield the rows whose content is not among the keys."""
     if not keys:
         yield from rows
         return
@@ -114,7 +114,7 @@ def _without(
 
 @lru_cache(maxsize=8)
 def _keys(task: TaskSource, split: Split) -> frozenset[Key]:
-    """Keys of the contents of a whole split; none of generic text, see `tasks.data.generic_text`."""
+    """Keys of the contents of a whole split; empty for generic text, see `tasks.data.generic_text`."""
     if not task.is_scored:
         return frozenset()
     return _keys_of(task, _disjoint(task, split, Counter()))
@@ -133,7 +133,7 @@ def _key(task: TaskSource) -> Callable[[Row], Key | None]:
 
 
 def _unlimited(task: TaskSource) -> TaskSource:
-    """The task without limits, which decide nothing here."""
+    """Return the task without limits, which have no effect on the division."""
     return task.model_copy(update=dict.fromkeys(LIMITS.values()))
 
 

@@ -1,10 +1,10 @@
-"""The operations that are exact in each family, as the tests measure them, so that nothing has to be built to know."""
+"""Table of the operations that are exact in each family, as the tests measure them, so that no model must be built."""
 
 from collections.abc import Mapping
 
 from tasks.core.errors import InputError
 
-# What is asked of a family, and what to do where it fails.
+# The operations that a run may need of a family, and what to do if one is not exact.
 OPERATIONS = {
     "capture": "take a model of another family",
     "scoring": "take a model of another family",
@@ -27,7 +27,7 @@ WORDS = {
 }
 PAGE = "docs/reference/families.md"
 
-# In these every operation is exact.
+# Families in which every operation is exact.
 # fmt: off
 EXACT = frozenset({
     "apertus", "arcee", "biogpt", "bitnet", "bloom", "codegen", "cohere", "cohere2", "ctrl", "deepseek_v2",
@@ -40,7 +40,7 @@ EXACT = frozenset({
 })
 # fmt: on
 
-# Blocks of two kinds, of which one has a state instead of keys and values.
+# Blocks of two kinds, one of which has a recurrent state instead of keys and values.
 _MIXED_CACHE = {
     "cache": "transformers has no cache for an emulator whose kept blocks are all of the kind without attention"
 }
@@ -49,7 +49,7 @@ _PERIOD = "its config gives kinds of blocks by a period of the depth, so that no
 _DEPTH = "each block's decay depends on its depth and on the number of blocks"
 _IN_PLACE = "its code divides weights in place by the depth at which they run"
 
-# Of these some operation is not, for the reason given.
+# Families in which some operation is not exact, and why.
 LIMITED: dict[str, dict[str, str]] = {
     "bamba": _MIXED_CACHE,
     "gemma3n": dict.fromkeys(("capture", "surgery", "cache", "tuning", "lens", "generation"), _STREAMS),
@@ -67,23 +67,23 @@ LIMITED: dict[str, dict[str, str]] = {
     "rwkv": dict.fromkeys(OPERATIONS, _IN_PLACE),
 }
 
-# Measured as well, but what is exact depends on the model's own config, which is therefore always tried.
+# Measured as well, but here the exact operations depend on the model's config, which is therefore always tried.
 DEPENDS = frozenset({"gemma4", "gemma4_text"})
 
 
 def failed_operations(family: str) -> Mapping[str, str] | None:
-    """Operations that are not exact in a family, and why; None for a family that the table does not have."""
+    """Return the operations that are not exact in a family, and why; None for a family that is not in the table."""
     return {} if family in EXACT else LIMITED.get(family)
 
 
 def require_exact(name: str, family: str, failed: Mapping[str, str], wanted: Mapping[str, str]) -> None:
-    """Refuse a model whose family cannot do what is asked of it.
+    """Check that all wanted operations are exact in the model's family.
 
-    name: of the model; failed: operations that are not exact, and why; wanted: operations, and for each what asks for
-    it (empty where every run does).
+    name: of the model; failed: operations that are not exact, and why; wanted: operations, and the setting that needs
+    each (empty where every run does).
 
     Raises:
-        InputError: for the first operation that is wanted and not exact.
+        InputError: for the first wanted operation that is not exact.
     """
     for operation, remedy in OPERATIONS.items():
         if operation in wanted and operation in failed:

@@ -1,4 +1,4 @@
-"""Which operations are exact in a model's family: tried on a small random model of its config, on disk too."""
+"""Try which operations are exact in a model's family, on a small random model of its config, on disk too."""
 
 import copy
 import warnings
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def operations_not_exact(model: ModelSource) -> dict[str, str]:
-    """Operations that are not exact for a model, and why: as its family is known, or else as it is tried.
+    """Return the operations that are not exact for a model, and why: from the table of families, or else from a trial.
 
     Raises:
-        InputError: for a family of which nothing is known, or in which not even the whole model can be looked at.
+        InputError: when the family is unknown and cannot be tried, or not even capture and scoring are exact in it.
     """
     folder, known = Path(model.path), failed_operations(model.family)
     if known is None:
@@ -32,10 +32,10 @@ def operations_not_exact(model: ModelSource) -> dict[str, str]:
 
 
 def try_family(folder: Path) -> dict[str, str]:
-    """Operations that are not exact in the family of a model folder, and for each what was found. Takes a second.
+    """Try the family of a model folder, in about a second, and return the operations that are not exact, and why.
 
     Raises:
-        InputError: if no small model of this config can be built, so that nothing is known about its family.
+        InputError: when no small model of this config can be built, so that nothing is known about its family.
     """
     from tasks.core.families.shrinking import shrunk
 
@@ -53,7 +53,10 @@ def try_family(folder: Path) -> dict[str, str]:
 
 
 def try_config(config: "PreTrainedConfig") -> dict[str, str]:
-    """Operations that are not exact in a small model of this config. Raises whatever building and running it raises."""
+    """Return the operations that are not exact in a small model of this config, and why.
+
+    Errors of building the model, or of running it once, are passed on.
+    """
     import torch
 
     from tasks.core.families.trial import random_model, try_model
@@ -72,7 +75,7 @@ def try_config(config: "PreTrainedConfig") -> dict[str, str]:
 
 
 def check_rebuildable(folder: Path) -> str | None:
-    """Why blocks of this model cannot be removed on disk although those of its family can; None if they can.
+    """Return why blocks of this model cannot be removed on disk although its family allows it; None if they can.
 
     Some settings make a block depend on its depth (GPT-2's scale_attn_by_inverse_layer_idx).
     """
@@ -90,7 +93,11 @@ def check_rebuildable(folder: Path) -> str | None:
 
 
 def _check_on_disk(model: "PreTrainedModel") -> None:
-    """Raise if an emulator that is written as files is not the one that is made in memory."""
+    """Check that an emulator written to files gives the logits of the one made in memory.
+
+    Raises:
+        ValueError: when they differ.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 

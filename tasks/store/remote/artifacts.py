@@ -1,4 +1,4 @@
-"""Artifacts in an object store: files first, each writer's apart, the manifest last and by whoever is first."""
+"""Artifacts in an object store: each writer uploads its files separately, then the first one creates the manifest."""
 
 import hashlib
 import logging
@@ -14,13 +14,13 @@ from tasks.store.manifests import MANIFEST, Damaged, parse_manifest
 from tasks.store.remote.objects import Remote
 
 logger = logging.getLogger(__name__)
-# Each time a damaged manifest is met it is taken away, unless that is forbidden.
+# Attempts to create a manifest: a damaged one in its place is moved to quarantine, unless that is forbidden.
 CREATIONS = 3
 
 
 @dataclass(frozen=True)
 class Published:
-    """A manifest in the object store that can be believed. files: the folder of its files."""
+    """A valid manifest in the object store. files: the folder of its files."""
 
     ref: Ref
     manifest: dict[str, Any]
@@ -35,7 +35,7 @@ class PublishedArtifacts:
         self.remote = remote
 
     def read(self, stage: str, key: str) -> Published | None:
-        """The manifest in the object store; one that cannot be believed is moved to quarantine and is none."""
+        """Read the manifest in the object store; an invalid one is moved to quarantine and counts as absent."""
         place = place_of(stage, key)
         content = self.remote.read(f"{place}/{MANIFEST}")
         if content is None:
@@ -48,7 +48,7 @@ class PublishedArtifacts:
         return Published(ref_of(stage, key, manifest), manifest, content, files_folder(place, content))
 
     def has_files(self, theirs: Published) -> bool:
-        """Whether all files are there in their sizes, seen without downloading; else they go to quarantine."""
+        """Return whether all files exist with their sizes, without downloading; if not, quarantine the manifest."""
         there = self.remote.entries(theirs.files)
         for name, facts in theirs.manifest["files"].items():
             entry = there.get(f"{theirs.files}/{name}")
@@ -59,7 +59,11 @@ class PublishedArtifacts:
         return True
 
     def send(self, artifact: Artifact) -> Published | None:
-        """Upload the files, then create the manifest. Returns the one that was there before, if there was one."""
+        """Upload the files, then create the manifest. Return the manifest that was there before, if there was one.
+
+        Raises:
+            EnvironmentFault: when a damaged manifest is there and cannot be replaced.
+        """
         place, content = place_of(artifact.ref.stage, artifact.ref.key), (artifact.folder / MANIFEST).read_bytes()
         files = files_folder(place, content)
         for name in artifact.manifest["files"]:
@@ -75,7 +79,11 @@ class PublishedArtifacts:
         raise EnvironmentFault(f"{place}/{MANIFEST} in {self.remote.url} is damaged and cannot be replaced; delete it")
 
     def download(self, theirs: Published, name: str, folder: Path) -> None:
-        """Download one file and verify it, a second time if the first went wrong. Raises Damaged."""
+        """Download one file and verify it, and try again once if it is damaged.
+
+        Raises:
+            Damaged: when the file is missing or damaged.
+        """
         facts = theirs.manifest["files"][name]
         for _ in range(2):
             try:
@@ -87,7 +95,7 @@ class PublishedArtifacts:
         raise Damaged(f"{name} has another digest than it was written with")
 
     def quarantine(self, stage: str, key: str, content: bytes, why: str) -> None:
-        """Take a manifest away, so that the artifact is absent; it is kept to be looked at."""
+        """Move a manifest to quarantine, so that the artifact is absent; the copy is kept for inspection."""
         place = f"{place_of(stage, key)}/{MANIFEST}"
         kept = f"quarantine/{stage}-{key[:12]}-{_digits(content)}.json"
         try:
@@ -108,12 +116,12 @@ class PublishedArtifacts:
 
 
 def place_of(stage: str, key: str) -> str:
-    """The folder of a key."""
+    """Return the folder of a key."""
     return f"artifacts/{stage}/{key}"
 
 
 def files_folder(place: str, content: bytes) -> str:
-    """Where the files lie that a manifest speaks of, in the folder of its key."""
+    """Return the folder of a manifest's files, inside the folder of its key."""
     return f"{place}/{_digits(content)}"
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints that survive their machine: copied to the object store as they are saved, fetched where work goes on."""
+"""Checkpoints that survive their machine: copied to the object store when saved, fetched to continue elsewhere."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ PREFIX_BYTES = DIGEST_BYTES + 8
 
 
 class RemoteWork:
-    """What is unfinished, under one URL: `work/<key>/` with a checkpoint and the metrics up to it."""
+    """Unfinished work under one URL: `work/<key>/` with a checkpoint and the metrics up to it."""
 
     def __init__(self, remote: Remote) -> None:
         self.remote = remote
@@ -29,7 +29,7 @@ class RemoteWork:
         self._told = False
 
     def fetch(self, folder: Path) -> None:
-        """Bring the checkpoint of the key that names the folder, where it is further than the one in the folder."""
+        """Fetch the checkpoint of the key that names the folder, if it is further than the one in the folder."""
         place = f"{FOLDER}/{folder.name}"
         theirs, mine = self._step(f"{place}/{CHECKPOINT_FILE}"), checkpoint_step(folder / CHECKPOINT_FILE)
         if theirs is None or (mine is not None and mine >= theirs):
@@ -48,12 +48,12 @@ class RemoteWork:
             os.replace(fetched, folder / CHECKPOINT_FILE)
             logger.info("going on from step %d, which was reached on another machine", theirs)
         except (FileNotFoundError, KeyError):
-            return  # its computation ended meanwhile
+            return  # the computation has ended meanwhile
         finally:
             fetched.unlink(missing_ok=True)
 
     def keep(self, folder: Path) -> None:
-        """Copy the folder's checkpoint, beside the computation; of several that wait only the last is sent."""
+        """Copy the folder's checkpoint in the background; of several that wait, only the last is sent."""
         with self._changed:
             self._waiting = folder
             if not self._busy:
@@ -61,14 +61,14 @@ class RemoteWork:
                 threading.Thread(target=self._send_all, name="checkpoints", daemon=True).start()
 
     def settle(self, wanted: bool = True) -> None:
-        """Wait until what `keep` was given is sent; where it is not wanted any more, until nothing is being sent."""
+        """Wait until all that `keep` was given is sent; with wanted=False, only until the current transfer ends."""
         with self._changed:
             if not wanted:
                 self._waiting = None
             self._changed.wait_for(lambda: not self._busy)
 
     def forget(self, key: str) -> None:
-        """Delete what is kept for a key."""
+        """Delete the checkpoint of a key."""
         self.remote.delete(self.remote.entries(f"{FOLDER}/{key}"))
 
     def _send_all(self) -> None:
@@ -87,11 +87,11 @@ class RemoteWork:
                     self._told = True
 
     def _send(self, folder: Path) -> None:
-        """Metrics first: they may know more steps than the checkpoint, never fewer."""
+        """Send the metrics first: they may cover more steps than the checkpoint, never fewer."""
         place, copy = f"{FOLDER}/{folder.name}", folder / f"{CHECKPOINT_FILE}.sending"
         metrics = folder / f"{METRICS_FILE}.sending"
         copy.unlink(missing_ok=True)
-        # The next save replaces the name, not the file that this second name keeps.
+        # The next save replaces the file name; this hard link keeps the file that is being sent.
         os.link(folder / CHECKPOINT_FILE, copy)
         try:
             with suppress(FileNotFoundError):
@@ -103,7 +103,7 @@ class RemoteWork:
             metrics.unlink(missing_ok=True)
 
     def _step(self, name: str) -> int | None:
-        """The step of a checkpoint that is not here, from its first bytes."""
+        """Return the step of a remote checkpoint, from its first bytes; None if there is none or it is damaged."""
         begin = self.remote.read(name, 0, PREFIX_BYTES)
         size = header_size(begin) if begin is not None else None
         if size is None:

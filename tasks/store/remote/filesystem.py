@@ -1,4 +1,4 @@
-"""File systems of object stores, opened through fsspec."""
+"""Open the file systems of object stores through fsspec."""
 
 import asyncio
 import os
@@ -9,14 +9,14 @@ from tasks.core.errors import EnvironmentFault, InputError
 from tasks.store.loopback import require_proxy
 
 CONNECT_SECONDS, ANSWER_SECONDS, CALL_SECONDS = 5, 15, 60.0
-# Where buckets are that no variable gives an address for.
+# The address of buckets for which no variable gives one.
 S3 = "https://s3.amazonaws.com"
-# Parts of one transfer that are in memory at once.
+# Parts of one transfer that are in memory at the same time.
 PARTS = 2
 
 
 class Bounded:
-    """A file system whose calls end within a time, where it can be told."""
+    """A file system whose calls have a timeout, where the file system supports one."""
 
     def __init__(self, files: Any, seconds: float) -> None:
         self._files, self._seconds = files, seconds
@@ -28,14 +28,18 @@ class Bounded:
 
 
 def check_url(url: str) -> None:
-    """Raise InputError for a URL that names no object store, or that holds credentials."""
+    """Check that a URL names an object store and holds no credentials.
+
+    Raises:
+        InputError: when it names none, or has credentials or a query.
+    """
     protocol, separator, rest = url.partition("://")
     if not separator or not rest.strip("/"):
         raise InputError(
             f"place.store = {protocol}: name a folder, or a bucket and a prefix such as s3://bucket/prefix"
         )
     if "@" in rest or "?" in rest:
-        # Not quoted: what stands before the @ may be a password.
+        # Do not quote the URL: the text before the @ may be a password.
         raise InputError(
             f"place.store is a {protocol}:// URL with credentials or a query in it; give only bucket and prefix, and"
             " the credentials in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
@@ -45,12 +49,16 @@ def check_url(url: str) -> None:
 
 
 def credentials() -> dict[str, str]:
-    """What the environment says about object stores. The server that stages are forked from may not know it yet."""
+    """Return the environment's variables for object stores, which the server that forks stages may not have yet."""
     return {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "FSSPEC_", "GOOGLE_"))}
 
 
 def open_files(protocol: str, is_s3: bool) -> Any:
-    """The file system of a protocol, with bounded waiting and bounded memory. Raises EnvironmentFault."""
+    """Open the file system of a protocol, with bounded waiting and bounded memory.
+
+    Raises:
+        EnvironmentFault: when a package is missing, or the proxy cannot be used.
+    """
     import fsspec
 
     if is_s3:
@@ -67,13 +75,13 @@ def open_files(protocol: str, is_s3: bool) -> Any:
     if files.async_impl:
         files.loop.set_exception_handler(_without_lost_connections)
     if is_s3:
-        # Attempts are counted here; two layers of them would multiply.
+        # Retries are done in `Remote`; two layers of them would multiply.
         files.retries = 1
         files.connect(timeout=CALL_SECONDS)
     return files
 
 
 def _without_lost_connections(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Report what no call waits for, except a lost connection: the call whose connection it was raises its own."""
+    """Report errors that no call awaits, except lost connections: the call that used one raises its own error."""
     if not isinstance(context.get("exception"), OSError):
         loop.default_exception_handler(context)

@@ -1,4 +1,4 @@
-"""Removal from an object store of what no recent run refers to. Ages are told by the server's clock alone."""
+"""Remove from an object store what no recent run refers to. Ages are measured by the server's clock alone."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -10,14 +10,14 @@ from tasks.store.remote.artifacts import files_folder
 from tasks.store.remote.objects import Entry
 from tasks.store.remote.store import FrontedStore
 
-# An upload that was not finished by a manifest, or a lease that nobody renewed, for longer than any takes.
+# Longer than any upload takes until its manifest, and any lease until it is renewed: older ones are abandoned.
 ABANDONED_SECONDS = float(DAY_SECONDS)
 Entries = dict[str, Entry]
 
 
 @dataclass(frozen=True)
 class Waste:
-    """Objects below one place that nobody wants."""
+    """Objects under one folder that can be removed."""
 
     what: str
     place: str
@@ -25,9 +25,9 @@ class Waste:
 
 
 def collect_remote(store: FrontedStore, days: float, dry_run: bool = False) -> list[Removed]:
-    """Remove artifacts that no run of the last `days` days refers to, and what dead workers left behind.
+    """Remove artifacts that no run of the last `days` days refers to, and leftovers of dead workers.
 
-    What was made or found since the oldest run that is under way has begun stays, as do the checkpoints since then.
+    Artifacts that were made or found since the start of the oldest run in progress are kept, and so are checkpoints.
     """
     remote = store.remote
     now = remote.now()
@@ -37,7 +37,7 @@ def collect_remote(store: FrontedStore, days: float, dry_run: bool = False) -> l
     wanted = since
     for record in list_runs(store):
         entry = written.get(f"runs/{record.run_id}.json")
-        # A record that only this machine has is of a run without network, and counts.
+        # A record that only this machine has belongs to a run without network, and counts as new.
         modified = entry.modified if entry else now
         if record.state == "running":
             wanted = min(wanted, modified)
@@ -50,16 +50,16 @@ def collect_remote(store: FrontedStore, days: float, dry_run: bool = False) -> l
     removed = []
     for each in waste:
         if each.place.startswith("artifacts/") and remote.entries(each.place) != each.entries:
-            continue  # found or finished since it was listed
+            continue  # found or finished since the listing
         if not dry_run:
-            # The manifest goes first: an artifact is complete or absent at every moment.
+            # Delete the manifest first: an artifact is complete or absent at every moment.
             remote.delete(sorted(each.entries, key=lambda name: not name.endswith(f"/{MANIFEST}")))
         removed.append(Removed(f"{each.what} in {remote.url}", sum(entry.size for entry in each.entries.values())))
     return removed
 
 
 def _artifacts(store: FrontedStore, kept: set[tuple[str, str]], wanted: float, now: float) -> list[Waste]:
-    """Artifacts that nobody wants, and files of those that nobody finished."""
+    """Return artifacts that no run needs, and files of unfinished ones."""
     waste = []
     for place, entries in _groups(store.remote.entries("artifacts"), depth=3).items():
         _, stage, key = place.split("/")
@@ -75,7 +75,7 @@ def _artifacts(store: FrontedStore, kept: set[tuple[str, str]], wanted: float, n
 
 
 def _other_writers(store: FrontedStore, name: str, place: str, entries: Entries, now: float) -> list[Waste]:
-    """Files beside those of the manifest, unless the youngest may belong to an upload that goes on."""
+    """Return folders of files that the manifest does not name, unless an upload to them may still be in progress."""
     folders = _groups({path: entry for path, entry in entries.items() if path.count("/") > 3}, depth=4)
     if len(folders) < 2:
         return []
@@ -88,7 +88,7 @@ def _other_writers(store: FrontedStore, name: str, place: str, entries: Entries,
 
 
 def _older(entries: Entries, limit: float) -> list[Waste]:
-    """What was last written before a moment: one group for each name directly below the entries' folder."""
+    """Return objects that were last written before a moment, one group for each name directly below the folder."""
     return [
         Waste(place[:40], place, each)
         for place, each in _groups(entries, depth=2).items()
@@ -97,7 +97,7 @@ def _older(entries: Entries, limit: float) -> list[Waste]:
 
 
 def _groups(entries: Entries, depth: int) -> dict[str, Entries]:
-    """Entries by the first parts of their names."""
+    """Group entries by the first parts of their names."""
     groups: dict[str, Entries] = defaultdict(dict)
     for name, entry in entries.items():
         groups["/".join(name.split("/")[:depth])][name] = entry

@@ -1,9 +1,9 @@
-"""Leases on an object store: one machine at a time computes a key, and a dead one blocks nobody for long.
+"""Leases on an object store: one machine at a time computes a key, and a dead one does not block others for long.
 
-`leases/<stage>-<key>/<generation>.json` is held by whoever created the highest generation. A holder rewrites its object
-every few seconds. Who waits takes the next generation, by conditional creation, once the object says that it was
-released, or that its process on this very machine is gone, or has not changed for some time of the waiter's own clock.
-Clocks of two machines are never compared.
+The holder of `leases/<stage>-<key>/<generation>.json` is the process that created the highest generation. It rewrites
+its object every few seconds. A waiting process takes the next generation, by conditional creation, once the object says
+that it was released, or its process on this same machine is gone, or it has not changed for some time on the waiter's
+own clock. Clocks of two machines are never compared.
 """
 
 import json
@@ -28,7 +28,7 @@ FOLDER = "leases"
 
 @dataclass(frozen=True)
 class LeaseTimes:
-    """Seconds between two beats of a holder, of silence after which it counts as dead, and between two looks."""
+    """Seconds between two beats of a holder, of silence after which it counts as dead, and between two checks."""
 
     beat: float = 5.0
     silence: float = 30.0
@@ -44,9 +44,12 @@ class Leases:
 
     @contextmanager
     def hold(self, stage: str, key: str, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
-        """Hold the lease of a key. Who waits for long is told for whom; stopped() ends the waiting with InterruptedRun.
+        """Hold the lease of a key. A long wait is logged with the holder; stopped() ends the waiting.
 
-        After a normal end nothing of the lease is left: the artifact is there, and who comes later finds it.
+        After a normal end nothing of the lease is left: the artifact exists, and later processes find it.
+
+        Raises:
+            InterruptedRun: when stopped() is true.
         """
         name = f"{stage}-{key}"
         token = uuid.uuid4().hex
@@ -60,7 +63,7 @@ class Leases:
                 self.remote.write(_path(name, generation), _note(token, "released"))
             raise
         with suppress(EnvironmentFault):
-            # Its own goes last, so that nobody sees a dead one as the highest.
+            # Delete our own one last, so that no process sees a dead one as the highest.
             self.remote.delete([_path(name, each) for each in self._generations(name) if each <= generation])
 
     def _acquire(self, name: str, shown: str, token: str, stopped: Callable[[], bool]) -> int:
@@ -70,7 +73,7 @@ class Leases:
             seen = self._generations(name)
             content = self.remote.read(_path(name, seen[-1])) if seen else None
             if seen and content is None:
-                continue  # ended between two looks
+                continue  # ended between the two reads
             if content is None or watch.is_free(content):
                 mine = seen[-1] + 1 if seen else 1
                 if self._take(name, mine, seen, token):
@@ -86,7 +89,7 @@ class Leases:
     def _take(self, name: str, generation: int, seen: list[int], token: str) -> bool:
         if not self.remote.create(_path(name, generation), _note(token, "held")):
             return False
-        # After a publication a lease begins anew at 1, while another waiter may just have counted on from the old one.
+        # After a publication a lease starts again at 1, while another waiter may have continued from the old number.
         unseen = set(self._generations(name)) - {*seen, generation}
         if unseen:
             self.remote.delete([_path(name, generation)])
@@ -98,7 +101,7 @@ class Leases:
 
 
 class _Watch:
-    """How long a holder has been silent, counted while this waiter looked."""
+    """The time that a holder has been silent, counted over the checks of this waiter."""
 
     def __init__(self, times: LeaseTimes) -> None:
         self._times = times
@@ -106,10 +109,10 @@ class _Watch:
         self._looked = self._silent = 0.0
 
     def is_free(self, content: bytes) -> bool:
-        """Whether the holder whose note this is can be followed."""
+        """Return whether the lease of the holder with this note can be taken over."""
         now = time.monotonic()
         if content == self._content:
-            # While the server was away the holder could not write either: a long gap counts as one look.
+            # While the server was unreachable the holder could not write either: a long gap counts as one check.
             self._silent += min(now - self._looked, 2 * self._times.look)
         else:
             self._content, self._silent = content, 0.0
@@ -119,7 +122,7 @@ class _Watch:
 
 
 class _Beats:
-    """A thread that rewrites the holder's note, for the time of the block."""
+    """A thread that rewrites the holder's note during the block."""
 
     def __init__(self, remote: Remote, path: str, token: str, seconds: float) -> None:
         self._remote, self._path, self._token, self._seconds = remote, path, token, seconds

@@ -1,7 +1,8 @@
 """Objects under one URL of an object store (S3 API and the like, through fsspec), with bounded waiting.
 
-What is relied on: an object appears whole or not at all, a listing shows what was written before, and an object can be
-created on the condition that it does not exist. `Remote.check` proves the last at the start of each run.
+The store must guarantee that an object appears whole or not at all, that a listing shows all earlier writes, and that
+an object can be created on the condition that it does not exist. `Remote.check` tests the last at the start of each
+run.
 """
 
 import os
@@ -22,13 +23,13 @@ from tasks.store.patience import Patience, watched
 from tasks.store.remote.filesystem import CALL_SECONDS, Bounded, check_url, open_files
 
 Result = TypeVar("Result")
-# Three attempts of a server that takes connections and never answers are about a minute.
+# With a server that accepts connections but never answers, three attempts take about a minute.
 ATTEMPTS, FIRST_WAIT_SECONDS = 3, 1.0
-# A transfer that is slower than this has stalled.
+# A slower transfer has stalled.
 SLOWEST_BYTES_PER_SECOND = 100_000
-# Memory of one transfer is a few parts of this size.
+# One transfer needs memory for a few parts of this size.
 PART_BYTES = 16 * 2**20
-# S3 takes at most 10,000 parts of one object.
+# S3 accepts at most 10,000 parts of one object.
 MOST_PARTS = 9_000
 ADVICE = (
     "check the address and the network, the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) and, for a server"
@@ -38,7 +39,7 @@ ADVICE = (
 
 @dataclass(frozen=True)
 class Entry:
-    """An object: size in bytes, and when it was written, in seconds since 1970 by the server's clock."""
+    """An object: size in bytes, and time of writing in seconds since 1970 by the server's clock."""
 
     size: int
     modified: float
@@ -47,7 +48,8 @@ class Entry:
 class Remote:
     """Objects under a URL. Every method ends within about a minute, transfers in proportion to their size.
 
-    Errors: EnvironmentFault, which names the URL, after the last attempt; never a credential in a message.
+    Raises:
+        EnvironmentFault: from any method, after the last attempt; names the URL, never a credential.
     """
 
     def __init__(self, url: str, attempts: int = ATTEMPTS, first_wait: float = FIRST_WAIT_SECONDS) -> None:
@@ -58,14 +60,14 @@ class Remote:
         self._opened: Any = None
 
     def read(self, name: str, begin: int | None = None, end: int | None = None) -> bytes | None:
-        """Content of an object, or of bytes begin to end of it; None if there is none."""
+        """Return the content of an object, or its bytes from begin to end; None if it does not exist."""
         try:
             return self._call("reading from", lambda fs: fs.cat_file(self._path(name), start=begin, end=end))
         except FileNotFoundError:
             return None
 
     def read_many(self, names: Iterable[str]) -> dict[str, bytes]:
-        """Contents of those objects that exist."""
+        """Return the contents of those objects that exist."""
         paths = {self._path(name): name for name in names}
         if not paths:
             return {}
@@ -73,46 +75,51 @@ class Remote:
         return {paths[path]: content for path, content in found.items()}
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a small object, over one that may exist."""
+        """Write a small object, replacing an existing one."""
         self._change(lambda fs: fs.pipe_file(self._path(name), content))
 
     def create(self, name: str, content: bytes) -> bool:
-        """Write a small object unless it exists; whether it is now the one that was given."""
+        """Write a small object unless it exists; return whether the object now has the given content."""
         try:
             self._change(lambda fs: fs.pipe_file(self._path(name), content, mode="create"))
         except FileExistsError:
-            # Where the answer to a first attempt was lost, the second one finds what the first wrote.
+            # If the answer to a first attempt was lost, the second one finds what the first wrote.
             return self.read(name) == content
         return True
 
     def upload(self, path: Path, name: str) -> None:
-        """Send a file, from disk in parts."""
+        """Upload a file from disk, in parts."""
         size = path.stat().st_size
         options = {"chunksize": max(PART_BYTES, size // MOST_PARTS)} if self._is_s3() else {}
         with watched(f"the upload of {name} to the store {self.url}"):
             self._change(lambda fs: fs.put_file(str(path), self._path(name), **options), size)
 
     def download(self, name: str, path: Path, size: int) -> None:
-        """Fetch an object into a file, in parts. Raises FileNotFoundError, and OSError when the local disk refuses."""
+        """Download an object into a file, in parts.
+
+        Raises:
+            FileNotFoundError: when it does not exist.
+            OSError: when the local disk fails.
+        """
         options = {"chunksize": PART_BYTES} if self._is_s3() else {}
         path.parent.mkdir(parents=True, exist_ok=True)
         with watched(f"the download of {name} from the store {self.url}"):
             self._call("reading from", lambda fs: fs.get_file(self._path(name), str(path), **options), size)
 
     def entries(self, prefix: str) -> dict[str, Entry]:
-        """Objects under a folder, by name."""
+        """Return the objects under a folder, by name."""
         found = self._call("listing", lambda fs: fs.find(self._path(prefix), detail=True))
         start = len(self._path("x")) - 1
         return {path[start:]: Entry(facts["size"], _seconds(facts)) for path, facts in sorted(found.items())}
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete objects in this order; one that is gone already does not matter."""
+        """Delete objects in this order; missing ones are ignored."""
         for path in map(self._path, names):
             with suppress(FileNotFoundError):
                 self._call("deleting from", partial(_remove, path))
 
     def now(self) -> float:
-        """The server's clock, in seconds since 1970."""
+        """Return the server's time, in seconds since 1970."""
         name = f"probes/{uuid.uuid4()}"
         self.write(name, b"")
         try:
@@ -121,7 +128,11 @@ class Remote:
             self.delete([name])
 
     def check(self) -> None:
-        """Prove that objects can be written, and that a second creation is refused. Raises EnvironmentFault."""
+        """Check that objects can be written, and that a second creation is refused.
+
+        Raises:
+            EnvironmentFault: when writing fails, or the server ignores the condition.
+        """
         name = f"probes/{uuid.uuid4()}"
         if not self.create(name, b"first"):
             raise EnvironmentFault(f"the store {self.url} says that a new object exists; {ADVICE}")
@@ -147,7 +158,7 @@ class Remote:
             raise EnvironmentFault(f"the bucket of {self.url} does not exist; create it, or {ADVICE}") from error
 
     def _call(self, what: str, action: Callable[[Any], Result], size: int = 0) -> Result:
-        """The action's result; a failure that may pass is tried again."""
+        """Return the action's result; a failure that may be temporary is retried."""
         wait, patience = self.first_wait, Patience(lambda: f"the store {self.url} to answer ({what} it failed)")
         for attempt in range(self.attempts):
             try:
@@ -173,7 +184,7 @@ class Remote:
         return action(Bounded(self._files(), seconds))
 
     def _files(self) -> Any:
-        """The file system, one for all threads of this process."""
+        """Return the file system, one for all threads of this process."""
         with self._lock:
             if self._opened is None or self._opened[0] != os.getpid():
                 self._opened = os.getpid(), open_files(self.url.partition("://")[0], self._is_s3())
@@ -192,7 +203,7 @@ def _seconds(facts: dict[str, Any]) -> float:
 
 
 def _code(error: BaseException) -> str:
-    """The server's own word for an error, where it gave one."""
+    """Return the server's error code, if it gave one."""
     for one in (error, error.__cause__):
         response = getattr(one, "response", None)
         if isinstance(response, dict):
@@ -209,7 +220,7 @@ def _is_credentials(error: BaseException) -> bool:
 
 
 def _is_local(error: BaseException) -> bool:
-    """Whether this machine's disk refused, not the server."""
+    """Return whether this machine's disk failed, not the server."""
     return isinstance(error, OSError) and error.errno in DISK_ERRORS and not _code(error)
 
 

@@ -1,11 +1,11 @@
-"""A store over an object store, with a local folder in front of it.
+"""A store over an object store, with a local folder as its cache.
 
-<url>/artifacts/<stage>/<key>/manifest.json                 written last, by whoever is first
+<url>/artifacts/<stage>/<key>/manifest.json                 written last, by the first writer
 <url>/artifacts/<stage>/<key>/<digits of the manifest>/     its files, apart from those of another writer
-<url>/artifacts/<stage>/<key>/used                          rewritten when somebody finds it
-<url>/leases, work, runs, quarantine                        who computes, checkpoints, records, what was damaged
+<url>/artifacts/<stage>/<key>/used                          rewritten when a run finds the artifact
+<url>/leases, work, runs, quarantine                        holders of keys, checkpoints, records, damaged manifests
 
-What is found there is not downloaded until it is opened. What the local folder has is served without the network.
+An artifact in the object store is not downloaded until it is opened. One in the local folder needs no network.
 """
 
 import logging
@@ -32,13 +32,13 @@ from tasks.store.remote.objects import Remote
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
-# After a failure that does not matter, what does not matter is not tried for this time.
+# After a failed optional call, optional calls are skipped for this time.
 PAUSE_SECONDS = 60.0
 METRICS_FILE = NOT_CONTENT[0]
 
 
 class FrontedStore(Store):
-    """Artifacts under a URL, shared by several machines, each with a folder of its own in front.
+    """Artifacts under a URL, shared by several machines, each with a local folder as its cache.
 
     times: of the leases.
     """
@@ -52,13 +52,13 @@ class FrontedStore(Store):
         self._pause_ends = 0.0
 
     def keys(self, stage: str) -> list[str]:
-        """Keys of what is here or in the object store; of what is here alone where that cannot be reached."""
+        """List the keys of local and remote artifacts; only local ones if the object store cannot be reached."""
         there = self._try(lambda: self.remote.entries(f"artifacts/{stage}")) or {}
         places = (name.split("/") for name in there if name.count("/") == 3 and name.endswith(f"/{MANIFEST}"))
         return sorted({*super().keys(stage), *(key for _, _, key, _ in places)})
 
     def find(self, stage: str, key: str) -> Artifact | None:
-        """The artifact, here or in the object store, which then has it too; its files may have to be downloaded."""
+        """Find an artifact locally, and make the object store have it too; else find it there, without its files."""
         here = self._find_here(stage, key)
         if here is not None:
             return self._try(lambda: self._agreed(here)) or here
@@ -68,7 +68,11 @@ class FrontedStore(Store):
         return self._artifact(theirs)
 
     def open(self, ref: Ref) -> Path:
-        """The folder of an artifact, downloaded if need be, and verified. Raises EnvironmentFault if it is gone."""
+        """Return the folder of an artifact, downloaded if necessary, and verified.
+
+        Raises:
+            EnvironmentFault: when it is gone.
+        """
         here = self._find_here(ref.stage, ref.key)
         if here is not None and here.ref.digest == ref.digest:
             return here.folder
@@ -93,7 +97,11 @@ class FrontedStore(Store):
         parents: Sequence[Ref] = (),
         summary: dict[str, Any] | None = None,
     ) -> Artifact:
-        """Publish here, then in the object store; what the network refuses stays here for the next run to send."""
+        """Publish locally, then in the object store.
+
+        Raises:
+            EnvironmentFault: when the network fails; the artifact stays here, and the next run sends it.
+        """
         artifact = super().publish(stage, key, written, key_inputs, parents, summary)
         try:
             return self._shared(artifact)
@@ -104,7 +112,7 @@ class FrontedStore(Store):
 
     @contextmanager
     def with_metrics(self, artifact: Artifact) -> Iterator[Artifact]:
-        """The artifact with its metrics file, for which nothing else is downloaded."""
+        """Provide the artifact with its metrics file; nothing else is downloaded."""
         if artifact.folder.is_dir() or METRICS_FILE not in artifact.manifest["files"]:
             yield artifact
             return
@@ -117,46 +125,46 @@ class FrontedStore(Store):
 
     @contextmanager
     def lock(self, stage: str, key: str, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
-        """Only one process of all machines computes a key; the lease of a dead one is taken over."""
+        """Hold a key's lock among the processes of all machines; the lease of a dead one is taken over."""
         with super().lock(stage, key, stopped), self.leases.hold(stage, key, stopped):
             yield
 
     def touch(self, artifact: Artifact) -> None:
-        """Note here and there that somebody uses it now."""
+        """Record locally and remotely that the artifact is in use now."""
         super().touch(artifact)
         self._try(lambda: self.remote.write(f"{place_of(artifact.ref.stage, artifact.ref.key)}/used", b""))
 
     def work_folder(self, key: str) -> Path:
-        """Folder for checkpoints of this key, with the one that is furthest of all machines'."""
+        """Return the folder for checkpoints of this key, with the furthest checkpoint of all machines."""
         folder = super().work_folder(key)
         self._try(lambda: self.work.fetch(folder))
         return folder
 
     def keep_work(self, folder: Path) -> None:
-        """Copy the checkpoint to the object store, beside the computation."""
+        """Copy the checkpoint to the object store in the background."""
         self.work.keep(folder)
 
     def settle_work(self, wanted: bool = True) -> None:
-        """Wait for the copy."""
+        """Wait for the copy, see `RemoteWork.settle`."""
         self.work.settle(wanted)
 
     def forget_work(self, folder: Path) -> None:
-        """Remove the checkpoints of what is finished, here and there."""
+        """Remove the checkpoints of a finished computation, locally and remotely."""
         super().forget_work(folder)
         self._try(lambda: self.work.forget(folder.name))
 
     def write_record(self, run_id: str, content: bytes) -> None:
-        """Keep the record of a run here and there."""
+        """Write the record of a run locally and remotely."""
         super().write_record(run_id, content)
         self._try(lambda: self.remote.write(f"runs/{run_id}.json", content))
 
     def read_records(self) -> dict[str, bytes]:
-        """Records of the runs of all machines."""
+        """Read the records of the runs of all machines."""
         there = self._try(lambda: self.remote.read_many(self.remote.entries("runs"))) or {}
         return {name[len("runs/") : -len(".json")]: content for name, content in there.items()} | super().read_records()
 
     def writable(self) -> bool:
-        """Whether artifacts can be added, here and there."""
+        """Return whether artifacts can be added, locally and remotely."""
         try:
             self.remote.check()
         except EnvironmentFault as fault:
@@ -165,14 +173,18 @@ class FrontedStore(Store):
         return super().writable()
 
     def check_writable(self, needed_bytes: int = 0) -> None:
-        """Raise EnvironmentFault unless both places can be written, this one with that many bytes."""
+        """Check that both places can be written, the local one with that many bytes.
+
+        Raises:
+            EnvironmentFault: when one cannot.
+        """
         self.remote.check()
         if not super().writable():
             raise EnvironmentFault(f"the folder {self.root} in front of the store cannot be written (place.home)")
         disk.check_free(self.root, needed_bytes)
 
     def _try(self, action: Callable[[], Result]) -> Result | None:
-        """The action's result, or None with one warning: nothing that a run cannot do without."""
+        """Return the result of an optional action, or None with one warning if the object store fails."""
         if time.monotonic() < self._pause_ends:
             return None
         try:
@@ -186,12 +198,12 @@ class FrontedStore(Store):
         return Artifact(theirs.ref, self.folder(theirs.ref.stage, theirs.ref.key), theirs.manifest)
 
     def _agreed(self, here: Artifact) -> Artifact:
-        """What all machines have for the key of an artifact that is here."""
+        """Return the artifact that all machines have for the key of a local artifact."""
         theirs = self.published.read(here.ref.stage, here.ref.key)
         return self._shared(here) if theirs is None else self._accepted(theirs, here)
 
     def _accepted(self, theirs: Published, here: Artifact) -> Artifact:
-        """The one that was first. One with the same content but other timings stays."""
+        """Return the artifact that was published first. A local one with the same content but other timings stays."""
         if theirs.ref.digest == here.ref.digest:
             return here
         logger.info("%s %s was published by another machine first; theirs counts", here.ref.stage, here.ref.key[:12])
@@ -199,7 +211,7 @@ class FrontedStore(Store):
         return self._artifact(theirs)
 
     def _shared(self, artifact: Artifact) -> Artifact:
-        """Send an artifact: its files, then the manifest. If another one is there meanwhile, that one counts."""
+        """Send an artifact: its files, then the manifest. If another one was published meanwhile, return that one."""
         theirs = self.published.send(artifact)
         return artifact if theirs is None else self._accepted(theirs, artifact)
 
@@ -222,7 +234,7 @@ class FrontedStore(Store):
         return True
 
     def _discard(self, folder: Path) -> None:
-        """Remove an artifact here, in one step for whoever looks."""
+        """Remove a local artifact, atomically for other processes."""
         if not folder.exists():
             return
         waste = self.root / "tmp" / f"{temporary_prefix()}replaced-{time.time_ns()}"
@@ -237,7 +249,7 @@ _opening = threading.Lock()
 
 
 def open_store(root: Path | str, url: str | None = None) -> Store:
-    """The store in a folder, or the one at a URL with that folder in front of it (one for all threads of a process)."""
+    """Open the store in a folder, or the one at a URL with that folder as its cache (one object per process)."""
     if url is None:
         return Store(Path(root))
     with _opening:
