@@ -1,4 +1,4 @@
-"""Settings of emulators made by other means: compressed, distilled."""
+"""Settings of compressed and distilled emulators."""
 
 from typing import Annotated, Literal
 
@@ -35,7 +35,7 @@ class Compress(Group):
 
     @property
     def compression(self) -> Compression | None:
-        """What the stage does; None where there is none."""
+        """The stage's compression; None for method none."""
         return None if self.method == "none" else Compression(**self.model_dump())
 
 

@@ -1,4 +1,4 @@
-"""Settings: flow parameters, the form in the Prefect UI, and TOML files are one and the same pydantic models."""
+"""The settings: the same pydantic models for flow parameters, the form in the Prefect UI, and TOML files."""
 
 import os
 from pathlib import Path
@@ -186,27 +186,27 @@ class Settings(Group):
 
     @property
     def store_root(self) -> Path:
-        """Folder of the artifact store, or the one in front of it."""
+        """Folder of the artifact store, or of the local copies in front of an object store."""
         return store_place(self.place.store, Path(self.place.home))[0]
 
     @property
     def store_url(self) -> str | None:
-        """The object store, where the settings or the environment name one."""
+        """URL of the object store, where the settings or the environment name one."""
         return store_place(self.place.store, Path(self.place.home))[1]
 
     @property
     def tracking_uri(self) -> str | None:
-        """The tracking server, if there is one."""
+        """Address of the tracking server, if there is one."""
         return (self.place.mlflow or os.environ.get("MLFLOW_TRACKING_URI") or "").strip() or None
 
     @property
     def tracking_named(self) -> str:
-        """Where the address of the tracking server is given, for messages."""
+        """The setting or variable that gives the tracking server's address, for messages."""
         return "place.mlflow" if self.place.mlflow else "MLFLOW_TRACKING_URI"
 
 
 def store_place(chosen: str | None, home: Path) -> tuple[Path, str | None]:
-    """Folder and URL of the store. The environment is asked where a run begins, not where it was planned."""
+    """Return the store's folder and URL. The environment is that of the machine on which a run starts."""
     chosen = chosen or os.environ.get("CRASH_STORE") or None
     if chosen and "://" in chosen:
         return (home / "store").absolute(), chosen

@@ -10,7 +10,7 @@ from tasks.core.plan.registry import STRATEGIES
 if TYPE_CHECKING:
     Strategy = str
 else:
-    # Whatever is in the registry: forms, help and messages list it from here.
+    # All strategies of the registry: forms, help and messages list them from here.
     Strategy = Literal[tuple(STRATEGIES)]
 Share = Literal["auto", "none", "all", "frozen_only"]
 
@@ -42,7 +42,7 @@ class PlanSettings(Group):
     @field_validator("share", mode="before")
     @classmethod
     def _known_shares(cls, value: Any) -> Any:
-        """One message instead of one for each kind of value."""
+        """Give one message instead of one for each type of the union."""
         given = value if isinstance(value, dict) else {"crash": value}
         if unknown := next((name for name in given if name not in get_args(Strategy)), None):
             raise ValueError(f"{unknown} is no strategy; choose from {', '.join(get_args(Strategy))}")
@@ -64,9 +64,9 @@ class PlanSettings(Group):
 
     @property
     def num_tuned_blocks(self) -> int:
-        """How many are tuned, however they are placed."""
+        """Number of tuned blocks, for every placement."""
         return len(self.tuned) if self.placement == "explicit" else self.num_tuned
 
     def share_of(self, strategy: Strategy) -> Share:
-        """What is said about one strategy."""
+        """Return the sharing of one strategy."""
         return self.share.get(strategy, "auto") if isinstance(self.share, dict) else self.share

@@ -1,4 +1,4 @@
-"""Settings of the empirical study: what is looked at, on how many rows, and through which models."""
+"""Settings of the empirical study: its parts, the number of rows, and the models compared."""
 
 from typing import Annotated, Literal, get_args
 
@@ -9,7 +9,7 @@ from flows.settings.base import Group
 Part = Literal["similarity", "lens", "importance", "landscape", "weights", "datasets"]
 Pooling = Literal["mean_weighted", "mean", "mean_all", "max", "max_nonpad", "min", "last"]
 PARTS: tuple[Part, ...] = get_args(Part)
-# Two or more: what is drawn, compared or measured with an error cannot be one alone.
+# At least two: a drawing, a comparison or a standard error needs more than one.
 Several = Annotated[int, Field(ge=2)]
 
 

@@ -1,4 +1,4 @@
-"""Settings of training: what is trained in the emulator and how, and the full model's ceiling."""
+"""Settings of training: what is trained in the emulator and how, and the tuning of the full model."""
 
 from typing import Annotated, Literal
 
