@@ -40,7 +40,7 @@ def pair_settings(changes: list[str], home: Path) -> Settings:
     try:
         num_blocks = _num_blocks(settings)
     except CrashError:
-        return settings  # what is wrong with the model is a finding of its own
+        return settings  # a problem with the model is a separate finding
     num_kept = max(1, num_blocks // KEPT_SHARE)
     plan = {"num_kept": num_kept, "num_tuned": min(NUM_TUNED, num_kept)}
     return settings.model_copy(update={"plan": settings.plan.model_copy(update=plan)})

@@ -41,7 +41,7 @@ def task_rows(seed: int) -> dict[str, list[Row]]:
 
 
 def write_task(seed: int, folder: Path) -> None:
-    """Write `train.jsonl`, `validation.jsonl` and `test.jsonl`; the YAML file beside them is the same for all worlds."""
+    """Write `train.jsonl`, `validation.jsonl` and `test.jsonl`; the YAML beside them is the same for every world."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, rows in task_rows(seed).items():
         lines = "".join(json.dumps(row) + "\n" for row in rows)

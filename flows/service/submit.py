@@ -30,7 +30,7 @@ LOG_PAGE = 200
 RESCHEDULED = "AwaitingRetry"
 # Names of the states of a run that no worker has taken yet.
 UNTAKEN = ("Scheduled", "Late", RESCHEDULED)
-# What a run on the pool may wait for, each with advice.
+# Things that a run on the pool may wait for, each with advice.
 AWAY = ("the Prefect server to answer", "runs go on meanwhile")
 WORKER = ("a worker of the pool to take the run", "start one with `crash up` or `crash worker`, or wait for a free one")
 LATE = timedelta(seconds=5)
