@@ -108,7 +108,7 @@ def _table(title: str, names: Sequence[str], one: dict[str, np.ndarray]) -> list
             (title, f"{NAMES[kind]} of two halves", name, name, float(value), "")
             for name, value in zip(names, one[f"{kind}_halves"], strict=True)
         ]
-    # Rows by place alone: what they say stays with their owner.
+    # Rows by index only: their words stay with their owner.
     rows += [
         (title, "row", names[number], "", *map(float, place))
         for number, place in zip(one["row_dataset"], one["rows"], strict=True)
