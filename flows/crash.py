@@ -1,9 +1,10 @@
-"""The whole method for one model and one task: both parties in one process, for research.
+"""The whole method for one model and one task, with both parties in one process, for research.
 
 model, task ─ capture ─ similarity ─ cluster ─ emulate ─ (compress) ─ (distill) ─┬─ tune ─ (select) ─ plug_in ─┐
                                                                                  └─ evaluate ──────────────────┴─ report
 
-The strategies `single` and `iterative_drop` look at runs of their own: the stages of those names stand before cluster.
+The strategies `single` and `iterative_drop` need runs of the model that only they use: the stages of the same names,
+which come before `cluster`.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ from tasks.similarity import similarity
 from tasks.store.artifacts import Ref
 from tasks.tune import tune
 
-# Threads only wait: for parents, for a free core or GPU, for the process that computes.
+# Threads only wait: for parents, for a free core or GPU, or for the process that computes.
 WAITING_THREADS = 64
 
 
@@ -40,7 +41,7 @@ RUNNER: Any = ThreadPoolTaskRunner(max_workers=WAITING_THREADS)
 
 
 def _flow_run_name() -> str:
-    """The name of the flow run about to start."""
+    """Return the name of the flow run that is about to start."""
     from prefect.runtime import flow_run
 
     return run_name(Settings.model_validate(flow_run.parameters["settings"]))
@@ -48,11 +49,11 @@ def _flow_run_name() -> str:
 
 @flow(name="crash", flow_run_name=_flow_run_name, task_runner=RUNNER, persist_result=False)
 def crash(settings: Settings) -> Ref:
-    """Build emulators, tune them, plug the tuned blocks into the full model, and report the five settings."""
+    """Build emulators, tune them, plug the tuned blocks into the full model, and report the five settings' scores."""
     with started(settings, "crash", show_results) as run:
         states = run(capture, model=run.model, task=run.task, **run.arguments.capture)
         similar = run(similarity, states=states, **run.arguments.similarity)
-        # Before the full model: who waits for a free core or GPU first gets it first.
+        # Before the full model: the stage that has waited longest gets the next free core or GPU.
         strategies = [one_strategy(run, name, similar) for name in settings.strategy]
         full = full_model(run)
         finished = run(report, facts=run.facts, full=full, strategies=strategies, similarity=similar)
@@ -60,7 +61,7 @@ def crash(settings: Settings) -> Ref:
 
 
 def full_model(run: Run) -> dict[str, Any]:
-    """The two settings that need the full model: zero-shot, and every block tuned (the ceiling)."""
+    """Submit the two settings of the full model: zero-shot, and with every block tuned (the ceiling)."""
     scores = run.arguments.evaluate
     zero_shot = run(evaluate, "full", model=run.model, task=run.task, **scores)
     if not run.settings.full_tune.enabled:
@@ -81,7 +82,7 @@ def full_model(run: Run) -> dict[str, Any]:
 def at_best_rate(
     run: Run, name: str, seed: int, rates: Sequence[float], settings: Callable[..., dict[str, Any]], **inputs: Any
 ) -> Any:
-    """A tuning; of several learning rates that with the lowest validation loss, the test split unseen."""
+    """Tune at each learning rate; of several, select the tuning with the lowest validation loss, never by scores."""
     if len(rates) == 1:
         return run(tune, name, **inputs, **settings(seed, rates[0]))
     tunings = [run(tune, f"{name}, rate {rate:g}", **inputs, **settings(seed, rate)) for rate in rates]
@@ -89,7 +90,7 @@ def at_best_rate(
 
 
 def planned(run: Run, name: Strategy, similar: Any, label: str | None = None) -> Any:
-    """The plan of one way to choose blocks, from what it looks at: states in common, or runs of its own."""
+    """Make the plan of one strategy from its evidence: the common states, or runs of the model for this strategy."""
     inputs: dict[str, Any] = {"model": run.model, "task": run.task}
     evidence, num_blocks = dict[str, Any](), run.model.num_blocks
     if (needs := STRATEGIES[name].needs) == "single_clusters":
@@ -103,7 +104,7 @@ def planned(run: Run, name: Strategy, similar: Any, label: str | None = None) ->
 
 
 def one_strategy(run: Run, name: Strategy, similar: Any) -> dict[str, Any]:
-    """The emulator of one way to choose blocks: scored as it is, tuned, and with its tuned blocks plugged in."""
+    """Make the emulator of one strategy; score it zero-shot, tuned, and with its tuned blocks in the full model."""
     inputs, scores = {"model": run.model, "task": run.task}, run.arguments.evaluate
     plan = planned(run, name, similar)
     emulator = emulator_of(run, name, plan)
@@ -130,7 +131,7 @@ def one_strategy(run: Run, name: Strategy, similar: Any) -> dict[str, Any]:
 
 
 def emulator_of(run: Run, name: str, plan: Any) -> Any:
-    """What is given away: the kept blocks, made cheaper or better by other means where the settings say so."""
+    """Build the emulator: the kept blocks, compressed and distilled where the settings ask for it."""
     emulator = run(emulate, name, model=run.model, plan=plan)
     if run.settings.compress.method != "none":
         emulator = run(compress, name, emulator=emulator, **run.arguments.compress)
@@ -140,7 +141,7 @@ def emulator_of(run: Run, name: str, plan: Any) -> Any:
 
 
 def tunings_of(run: Run, name: str, plan: Any, emulator: Any) -> list[Any]:
-    """The emulator's tuned blocks, for each tuning seed."""
+    """Tune the emulator once for each tuning seed."""
     given = {"task": run.task, "plan": plan, "emulator": emulator}
     return [
         at_best_rate(run, f"{name}, seed {seed}", seed, run.arguments.rates, run.arguments.tune, **given)
@@ -149,7 +150,7 @@ def tunings_of(run: Run, name: str, plan: Any, emulator: Any) -> list[Any]:
 
 
 def plugged_of(run: Run, name: str, plan: Any, tuned: list[Any]) -> list[Any]:
-    """The tuned blocks as they enter the full model, for each tuning seed."""
+    """Prepare the tuned blocks of each tuning seed for the full model."""
     return [
         run(plug_in, f"{name}, {seed}", model=run.model, plan=plan, tuned=blocks, **run.arguments.plug_in)
         for seed, blocks in run.by_seed(tuned)

@@ -1,8 +1,8 @@
-"""The best plan at a task among those that disclose little enough of the model, by loss on validation rows.
+"""Search for the best plan within a limit of disclosure, by loss on the validation rows of a task.
 
 model, task ─ capture ─ similarity ─ cluster ─ proxies ─ emulate ─ tune ─ plug_in ─ validate ─ frontier
 
-Run again, it goes on: what was computed is found in the store. Nothing here reads the scored split.
+A repeated search continues, since finished stages are found in the store. Nothing here reads the scored split.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ from tasks.validate import validate
 
 
 def _flow_run_name() -> str:
-    """The name of the flow run about to start."""
+    """Return the name of the flow run that is about to start."""
     from prefect.runtime import flow_run
 
     return search_name(Settings.model_validate(flow_run.parameters["settings"]))
@@ -33,7 +33,7 @@ def _flow_run_name() -> str:
 
 @flow(name="search", flow_run_name=_flow_run_name, task_runner=RUNNER, persist_result=False)
 def search(settings: Settings) -> Ref:
-    """Tune and plug in the plans within the limit, or those that proxies rank best, and choose by validation loss."""
+    """Tune and plug in all plans within the limit, or those that proxies rank best; choose one by validation loss."""
     with started(settings, "search", show_search, search_name(settings), search_limits) as run:
         sizes = sizes_of(run.model)
         trials = [Trial(candidate, run) for candidate in make_candidates(settings, sizes)]
@@ -58,13 +58,13 @@ def search(settings: Settings) -> Ref:
 
 
 def make_plan(trial: Trial, similar: Any) -> Any:
-    """Which blocks this combination keeps and tunes."""
+    """Make the plan of this combination."""
     (strategy,) = trial.run.settings.strategy
     return planned(trial.run, strategy, similar, trial.name)
 
 
 def compare(trial: Trial) -> Any:
-    """How like the full model the emulator is that would be given away, on the owner's text."""
+    """Compare the emulator that would be handed out with the full model, on the model owner's text."""
     run, plan = trial.run, trial.found["plan"]
     inputs = {"model": run.model, "task": run.task, "plan": plan}
     if run.settings.compress.method != "none" or run.settings.distill.enabled:
@@ -73,7 +73,7 @@ def compare(trial: Trial) -> Any:
 
 
 def measure(trial: Trial) -> dict[str, Any]:
-    """The emulator, tuned and plugged in, and the validation loss of both for each tuning seed."""
+    """Tune the emulator, plug its blocks in, and compute the validation loss of both for each tuning seed."""
     run, name, plan = trial.run, trial.name, trial.found["plan"]
     inputs = {"model": run.model, "task": run.task, **run.arguments.evaluate}
     emulator = emulator_of(run, name, plan)
@@ -90,7 +90,7 @@ def measure(trial: Trial) -> dict[str, Any]:
 
 
 def search_name(settings: Settings) -> str:
-    """What the search is called in both UIs."""
+    """Return the search's name in both UIs."""
     strategies = tuple(dict.fromkeys(values["strategy"] for values in combinations(settings)))
     named = run_name(settings.model_copy(update={"strategy": strategies}))
     return f"search · {named} · at most {settings.search.max_disclosed:.0%}"

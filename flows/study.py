@@ -1,9 +1,9 @@
-"""The empirical study of one or several models and data sets: what blocks do, which matter, where tuned models lie.
+"""The empirical study of models and data sets: what blocks do, which ones matter, and where tuned models lie.
 
-model, task ─ capture ─ similarity ─ ... ─┐   of every model on every data set
+model, task ─ capture ─ similarity ─ ... ─┐   for every model and data set
                     the parts' analyses ──┴─ findings
 
-Run again, only what is new is computed. Each part can be chosen alone (study.parts).
+A repeated study computes only what is new. Each part can be chosen alone (study.parts).
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ from tasks.study.study_report import findings
 
 
 def _flow_run_name() -> str:
-    """The name of the flow run about to start."""
+    """Return the name of the flow run that is about to start."""
     from prefect.runtime import flow_run
 
     given = flow_run.parameters
@@ -31,10 +31,10 @@ def _flow_run_name() -> str:
 
 @flow(name="study", flow_run_name=_flow_run_name, task_runner=RUNNER, persist_result=False)
 def study(settings: Settings, grid: Grid | None = None) -> Ref:
-    """Look at every model on every data set of the grid, and draw all that was found on one page.
+    """Analyse every model on every data set of the grid, and show all results on one page.
 
-    settings: of every cell, where the grid says nothing else. grid: `model.name`, `model.revision`, `task.name` and
-    `variant` to lists of values, as for a sweep; without it one model and one data set.
+    settings: the settings of every cell, except those in the grid. grid: lists of values for `model.name`,
+    `model.revision`, `task.name` and `variant`, as for a sweep; without it, one model and one data set.
     """
     with opened(settings, grid or {}, show_study) as (cells, run):
         for cell in cells:
@@ -45,6 +45,6 @@ def study(settings: Settings, grid: Grid | None = None) -> Ref:
 
 
 def _described(cell: Any) -> dict[str, Any]:
-    """What the page says of a cell, and where its numbers are."""
+    """Return a cell's names, facts and analyses for the page."""
     names = {name: getattr(cell, name) for name in ("label", "model", "task", "analyses")}
     return {**names, "facts": cell.facts}

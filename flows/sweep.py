@@ -1,6 +1,6 @@
-"""A grid of crash runs, here or fanned out over the work pool, and one table.
+"""A grid of crash runs, in this process or on the work pool, and one table of their scores.
 
-A cell that fails does not fail the others. Run again: what is done is found, what failed is tried again.
+A cell that fails does not stop the others. A repeated sweep finds what is done and tries again what failed.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ Where = Literal["auto", "here", "pool"]
 
 
 def _flow_run_name() -> str:
-    """The name of the flow run about to start."""
+    """Return the name of the flow run that is about to start."""
     from prefect.runtime import flow_run
 
     given = flow_run.parameters
@@ -38,14 +38,14 @@ def _flow_run_name() -> str:
 def sweep(settings: Settings, grid: Grid, at_once: PositiveInt | None = None, where: Where = "auto") -> Ref:
     """Run every combination of the grid's values and collect the scores in one table.
 
-    settings: of every cell, where the grid says nothing else. grid: dotted key to a list of values, for example
-    {"tune.learning_rate": [1e-4, 5e-4], "plan.num_kept": [4, 6, 8]}; under `variant` named sets of settings, as in
-    [{"name": "not shared", "strategy": "crash", "plan.share": "none"}]. at_once: cells at a time. where: on the work
-    pool, in this process, or on the pool when there is one.
+    settings: the settings of every cell, except those in the grid. grid: a list of values for each dotted key, for
+    example {"tune.learning_rate": [1e-4, 5e-4], "plan.num_kept": [4, 6, 8]}; under `variant`, named sets of settings,
+    as in [{"name": "not shared", "strategy": "crash", "plan.share": "none"}]. at_once: number of cells at a time.
+    where: "pool" for the work pool, "here" for this process, "auto" for the pool when there is one.
     """
     made = make_cells(settings, grid)
     if deployment.id:
-        # Started from a form: no command line has looked at the cells before.
+        # Started from a form: no command line has checked the cells before.
         check_cells(made)
     runtime = make_runtime(settings)
     own = make_shared(settings, runtime)
@@ -70,7 +70,7 @@ def sweep(settings: Settings, grid: Grid, at_once: PositiveInt | None = None, wh
 
 
 def sweep_name(settings: Settings, grid: dict[str, list[Any]]) -> str:
-    """What the sweep is called in both UIs."""
+    """Return the sweep's name in both UIs."""
     sizes = " × ".join(f"{len(values)} {key.rpartition('.')[2]}" for key, values in grid.items())
     return f"sweep · {run_name(settings)} · {sizes or 'one cell'}"
 
@@ -82,7 +82,7 @@ def _named(value: Any) -> str:
 def _labelled(settings: Settings, values: dict[str, Any], group: str) -> Settings:
     label = " · ".join(part for part in (settings.place.label, shown(values)) if part)
     place = settings.place.model_copy(update={"label": label, "group": group})
-    # As if it had been written in the file: what was not set stays the worker's own.
+    # As if the file had set them: places that were not set stay those of the worker.
     place.model_fields_set.update({"label", "group"})
     changed = settings.model_copy(update={"place": place})
     changed.model_fields_set.add("place")

@@ -20,10 +20,13 @@ def capture(
     max_tokens: int,
     precision: str,
 ) -> dict:
-    """Pooled states of the first `num_rows` examples after the embeddings and after every block.
+    """Capture the pooled states of the first `num_rows` examples after the embeddings and after every block.
 
-    Writes `states.safetensors`: `states` [N+1, n, d] pooled as asked (state 0 is the input of block 0), `last`
-    [N+1, n, d] of the last real token, `block_influence` [N], all float32. Errors: InputError if a state is not finite.
+    Writes `states.safetensors`: `states` [N+1, n, d] with the chosen pooling (state 0 is the input of block 0), `last`
+    [N+1, n, d] of the last real token, `block_influence` [N], all float32.
+
+    Raises:
+        InputError: when a state is not finite.
     """
     import torch
     from safetensors.torch import save_file

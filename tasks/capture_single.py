@@ -1,4 +1,4 @@
-"""Single: run every block alone on the embeddings of the support set, and pool what it makes of them."""
+"""Single: run every block alone on the embeddings of the support set, and pool its outputs."""
 
 from tasks.data.sources import Split, TaskSource
 from tasks.engine.stage import stage
@@ -19,10 +19,12 @@ def single(
     max_tokens: int,
     precision: str,
 ) -> dict:
-    """Pooled states of the first `num_rows` examples after the embeddings and after each block that saw only those.
+    """Capture the pooled states of the first `num_rows` examples: the embeddings, and the output of each block on them.
 
     Writes `states.safetensors` as `capture` does: `states` and `last` [N+1, n, d], `block_influence` [N], float32.
-    Errors: InputError if a state is not finite.
+
+    Raises:
+        InputError: when a state is not finite.
     """
     from safetensors.torch import save_file
 

@@ -1,4 +1,4 @@
-"""Check: everything about model, task and data that can be refused is refused before anything is computed."""
+"""Check: refuse a model, task or data that cannot be used, before anything is computed."""
 
 from tasks.core.compression.settings import Compression
 from tasks.data.pass_limits import PassLimit
@@ -20,10 +20,12 @@ def check(
     block: int | None = None,
     limits: tuple[PassLimit, ...] = (),
 ) -> dict:
-    """Facts about the inputs: rows of each split, truncated prompts, what is not exact in the model's family.
+    """Check the inputs; return rows of each split, truncated prompts, and inexact operations of the model's family.
 
-    compression: of emulators; teacher, text, block: what they are distilled with; limits: of single passes.
-    Errors: InputError for a model, task or data that cannot be used.
+    compression: of emulators; teacher, text, block: for their distillation; limits: of single passes.
+
+    Raises:
+        InputError: when the model, task or data cannot be used.
     """
     import json
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""Cluster: decide which blocks the emulator keeps, which of them are tuned, and who stands in for the others."""
+"""Cluster: make the plan, i.e. which blocks are kept, which of them are tuned, and which stand in for removed ones."""
 
 import json
 from typing import Any
@@ -28,11 +28,13 @@ def cluster(
     deviation: float | None = None,
     seed: int | None = None,
 ) -> dict:
-    """The plan of one strategy; arguments that the strategy does not use are left out (and so not part of its key).
+    """Make the plan of one strategy. Arguments that the strategy does not use are left out, so that they are in no key.
 
-    similarity: of the support set's states, or for `single` of those of every block alone; dropped: of iterative_drop.
+    similarity: of the support set's states, or for `single` of those of each block alone; dropped: of iterative_drop.
     Writes `plan.json` and, where adjacent blocks are clustered, `clusters.json`; for `single`, `single_clusters.json`.
-    Errors: InputError for an impossible budget.
+
+    Raises:
+        InputError: when the budget is impossible.
     """
     from tasks.core.plan.layout import full_plan
     from tasks.core.plan.registry import make_plan
@@ -71,7 +73,7 @@ def _evidence(
     num_kept: int,
     linkage: str | None,
 ) -> Any:
-    """What the strategy's plan is made from."""
+    """Return the evidence that the strategy's plan is made from."""
     from safetensors.numpy import load_file
 
     from tasks.core.clustering import adjacent_clusters, similar_clusters
@@ -87,7 +89,7 @@ def _evidence(
     matrices = load_file(work.open(similarity) / "similarity.safetensors")
     if needs in ("block_influence", "angular_distance"):
         return matrices[needs]
-    # State 0 is the embeddings, which no block made.
+    # Without state 0, the embeddings, which is not the output of a block.
     matrix = matrices[estimator or "linear_cka"][1:, 1:]
     if needs == "clusters":
         clusters, linkage = adjacent_clusters(matrix, num_kept, linkage or "boundary"), linkage or "boundary"

@@ -1,4 +1,4 @@
-"""Compress: make an emulator's frozen blocks cheaper by pruning, fake quantisation or two factors of low rank."""
+"""Compress: make an emulator's frozen blocks cheaper by pruning, fake quantisation or low-rank factors."""
 
 from tasks.core.compression.settings import Compression
 from tasks.engine.stage import stage
@@ -8,9 +8,10 @@ from tasks.store.artifacts import Ref
 
 @stage(packages=("torch", "transformers", "safetensors"))
 def compress(work: Work, emulator: Ref, *, how: Compression) -> dict:
-    """An emulator folder like the one that is given; frozen blocks are changed, tuned ones are not.
+    """Write an emulator folder like the given one with compressed frozen blocks; tuned blocks stay as they are.
 
-    Errors: InputError where the plan freezes nothing, or no weight has the rank.
+    Raises:
+        InputError: when the plan has no frozen block, or no weight can have the rank.
     """
     from tasks.models.compressed_emulator import summary, write_compressed
     from tasks.models.folder_tensors import count_parameters

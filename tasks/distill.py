@@ -1,4 +1,4 @@
-"""Distill: train an emulator's frozen blocks on generic text to do what the blocks between the tuned ones did."""
+"""Distill: train an emulator's frozen blocks on generic text to replace the blocks between the tuned ones."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,11 +26,14 @@ def distill(
     hidden_weight: float,
     precision: str,
 ) -> dict:
-    """An emulator folder like the one that is given, its frozen blocks trained (Offsite-Tuning, section 3.3).
+    """Write an emulator folder like the given one with trained frozen blocks (Offsite-Tuning, section 3.3).
 
-    text: documents one after another, in windows of `block` tokens, or the model's context if that is shorter. Zeros of
-    a pruned emulator stay; metrics have both parts of the loss. Errors: InputError where the plan freezes nothing,
-    DivergedError when a number is not finite.
+    text: documents one after another, in windows of `block` tokens, or of the model's context if that is shorter.
+    Zeros of a pruned emulator stay; the metrics have both parts of the loss.
+
+    Raises:
+        InputError: when the plan has no frozen block.
+        DivergedError: when a number is not finite.
     """
     from tasks.engine.ranks import process_group, run_ranks
 
@@ -52,7 +55,7 @@ def _distill(
     hidden_weight: float,
     precision: str,
 ) -> dict:
-    """The stage in this process, which is alone or one of several that do the same; the first of them writes."""
+    """Run the stage in this process, alone or as one of several ranks, of which the first writes the result."""
     from tasks.core.tuning.failures import Names
     from tasks.core.tuning.train import train
     from tasks.data.windows import load_windows
@@ -81,7 +84,7 @@ def _distill(
         settings,
         device=work.device,
         precision=precision,
-        # Every process has the whole teacher, beside which shares of the emulator would save little.
+        # Every process has the whole teacher, so that sharding the emulator would save little.
         parallel="data" if work.num_processes > 1 else "layers",
         pad_id=tokenizer.pad_token_id or 0,
         checkpoint=work.checkpoint(),
@@ -98,7 +101,11 @@ def _distill(
 
 
 def _frozen(work: Work, folder: Path, teacher: ModelSource, hidden_weight: float, precision: str) -> "FrozenBlocks":
-    """The emulator's frozen blocks beside their teacher. InputError where training would undo how it was made."""
+    """Load the emulator's frozen blocks and their teacher.
+
+    Raises:
+        InputError: when training would undo the emulator's compression, or the family cannot be distilled.
+    """
     from tasks.core.blocks.devices import EVERY
     from tasks.core.tuning.distilling import FrozenBlocks
     from tasks.models.distilled_emulator import keeps_zeros, require_places
@@ -106,7 +113,7 @@ def _frozen(work: Work, folder: Path, teacher: ModelSource, hidden_weight: float
     from tasks.models.loading import load_model
 
     narrow = precision == "bfloat16"
-    # Trained tensors stay wide in narrow training: they are taken from the stored values, not from rounded ones.
+    # In bfloat16 training the trained tensors stay float32: they start from the stored values, not from rounded ones.
     network = load_emulator(folder, dtype="auto" if narrow else precision)
     trained = FrozenBlocks(
         network,

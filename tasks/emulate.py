@@ -1,4 +1,4 @@
-"""Emulate: build the smaller model that is given away."""
+"""Emulate: build the emulator, the smaller model that is handed out."""
 
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
@@ -8,9 +8,9 @@ from tasks.store.artifacts import Ref
 
 @stage(packages=("transformers", "safetensors"))
 def emulate(work: Work, model: ModelSource, plan: Ref) -> dict:
-    """A Hugging Face folder with the kept blocks, each stored once, and `plan.json`, which says where they run.
+    """Write a Hugging Face folder with the kept blocks, each stored once, and `plan.json`, which says where they run.
 
-    Tensors are copied from the model's shards as bytes: memory is one buffer, whatever the size of the model.
+    Tensors are copied from the model's shards as bytes, with one buffer in memory whatever the size of the model.
     """
     from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Score one variant of a model: as it is, with tuned blocks plugged in, or its emulator before or after tuning."""
+"""Evaluate: score the full model, a plug-in, or an emulator before or after tuning."""
 
 import json
 from typing import Any
@@ -23,10 +23,10 @@ def evaluate(
     precision: str = "float32",
     max_tokens: int = 8192,
 ) -> dict[str, Any]:
-    """Zero-shot scores on the task's scored split, in `scores.json`.
+    """Score a model on the task's scored split, without examples in the prompt; writes `scores.json`.
 
-    emulator: score it instead of the full model. tuned: with these blocks, in the full model or in the emulator.
-    precision: number format of computing; max_tokens: padded tokens in one forward pass.
+    emulator: score it instead of the full model. tuned: blocks to put into the full model or the emulator. precision:
+    number format of the computation; max_tokens: padded tokens in one forward pass.
     """
     from tasks.core.evaluation.likelihoods import Scores
     from tasks.data.scoring import score

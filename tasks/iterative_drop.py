@@ -1,4 +1,4 @@
-"""Iterative drop: take out the block most like the one below it, run the rest again, until as many as asked remain."""
+"""Iterative drop: remove the block most similar to the one below it and run the rest again, until enough are gone."""
 
 from tasks.data.sources import Split, TaskSource
 from tasks.engine.stage import stage
@@ -23,10 +23,12 @@ def iterative_drop(
     max_tokens: int,
     precision: str,
 ) -> dict:
-    """The blocks that go until `num_kept` remain, never block 0 nor a protected one.
+    """Drop blocks one after another until `num_kept` remain, never block 0 or a protected one.
 
-    Writes `dropped.json`: their indices in the order in which they went. Errors: InputError if a state is not finite or
-    the budget cannot be met.
+    Writes `dropped.json`: the indices of the dropped blocks, in order.
+
+    Raises:
+        InputError: when a state is not finite, or the budget cannot be met.
     """
     import json
 

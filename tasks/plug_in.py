@@ -1,4 +1,4 @@
-"""Plug in: check returned blocks against the full model and make them ready to serve there."""
+"""Plug in: check returned blocks against the full model and prepare them to run in it."""
 
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
@@ -8,11 +8,14 @@ from tasks.store.artifacts import Ref
 
 @stage(packages=("torch", "transformers", "safetensors"))
 def plug_in(work: Work, model: ModelSource, plan: Ref, tuned: Ref, *, export: bool = False) -> dict:
-    """Tuned blocks in the full model's number format, with how far each moved.
+    """Convert tuned blocks to the full model's number format, and measure how far each moved.
 
-    Factors and biases are merged into whole blocks, adapters stay adapters. Writes `tuned.safetensors`, `variant.json`
-    and `plan.json`; with `export` also `model/`, the full model with the blocks plugged in, as a Hugging Face folder,
-    which cannot hold adapters. Errors: InputError when names, shapes or finiteness do not fit the model.
+    Low-rank factors and biases are merged into whole blocks, adapters stay adapters. Writes `tuned.safetensors`,
+    `variant.json` and `plan.json`; with `export` also `model/`, the plug-in as a Hugging Face folder, which cannot hold
+    adapters.
+
+    Raises:
+        InputError: when names or shapes do not fit the model, a value is not finite, or adapters would be exported.
     """
     from tasks.core.errors import InputError
     from tasks.core.plan.layout import Plan

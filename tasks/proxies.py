@@ -1,4 +1,4 @@
-"""Proxies: how like the full model an emulator is, on text of the owner's, without a tuning."""
+"""Proxies: compare an emulator with the full model on the model owner's text, without tuning."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +27,15 @@ def proxies(
     max_tokens: int,
     precision: str,
 ) -> dict[str, Any]:
-    """Gradient cosine, divergence of next tokens, and error of states of an emulator against the full model.
+    """Compute gradient cosine, divergence of next tokens, and error of states of an emulator against the full model.
 
-    emulator: one that was compressed or distilled; by default that of the plan, which needs no memory of its own.
-    Computed on the first `num_rows` rows of the support split, the owner's text from which the plan itself is made:
-    always prompt and answer, because losses are of answers. Writes `proxies.json`
-    (`tasks.core.evaluation.proxies.Proxies`, with every tuned block). Errors: InputError where a number is not finite.
+    emulator: a compressed or distilled one; by default that of the plan, which shares the full model's memory. Computed
+    on the first `num_rows` rows of the support split, the model owner's text from which the plan is made, always on
+    prompt and answer, because losses are of answers. Writes `proxies.json` (`tasks.core.evaluation.proxies.Proxies`,
+    with every tuned block).
+
+    Raises:
+        InputError: when a number is not finite.
     """
     import json
     from dataclasses import asdict
@@ -62,7 +65,7 @@ def proxies(
 def _pair(
     work: Work, model: ModelSource, emulator: Ref | None, plan: "Plan", precision: str
 ) -> "tuple[PreTrainedModel, PreTrainedModel]":
-    """The full model and the emulator: over the same tensors, unless it has others or both are spread over GPUs."""
+    """Return the full model and the emulator, which share tensors unless it has others or both are spread over GPUs."""
     from tasks.core.blocks.devices import EVERY, place
     from tasks.core.blocks.surgery import with_layout
     from tasks.models.emulator import load_emulator

@@ -1,4 +1,4 @@
-"""Report: the five settings of every strategy as tables, pictures and one page."""
+"""Report: show the five settings of every strategy as tables, pictures and one page."""
 
 from typing import Any
 
@@ -13,12 +13,15 @@ OUTCOMES_FILE = "outcomes.safetensors"
 def report(
     work: Work, *, facts: dict[str, Any], full: dict[str, Any], strategies: list[dict[str, Any]], similarity: Ref
 ) -> dict:
-    """Tables (`table.csv` long, `table_wide.csv`, `table.md`), `report.html`, `report.json`, and the pictures.
+    """Write tables (`table.csv` long, `table_wide.csv`, `table.md`), `report.html`, `report.json`, and the pictures.
 
-    Also `outcomes.safetensors`: of every scored row the mean of the plug-in's outcomes over seeds, by strategy, where
-    the metric is a mean over rows or a perplexity; a sweep compares strategies by them, and they are shown nowhere.
+    Also writes `outcomes.safetensors`: for each strategy and scored row, the mean of the plug-in's outcomes over seeds,
+    where the metric is a mean over rows or a perplexity; a sweep compares strategies by them, and nothing shows them.
     full: `zero_shot`, `fine_tuned` and `tuning`; strategies: for each its name, plan, evaluations and tunings, all as
     references to artifacts, those of several seeds in the order of `facts["tuning_seeds"]`.
+
+    Raises:
+        InputError: when stages trained or scored on differently worded rows.
     """
     import json
     from dataclasses import asdict
@@ -37,7 +40,7 @@ def report(
     (work.out / "table_wide.csv").write_text(tables.wide_csv(comparison))
     (work.out / "table.md").write_text(tables.markdown(comparison, facts))
     content = {"facts": facts, "comparison": asdict(comparison), "rows": comparison.rows(), "spending": spending}
-    # The stage that wrote each emulator: an evenly drawn one that was distilled is another method.
+    # The stage that wrote each emulator: a distilled one of the strategy uniform is another method.
     content["emulators"] = {each["name"]: each["emulator"].stage for each in strategies}
     (work.out / "report.json").write_text(json.dumps(content, indent=1, sort_keys=True))
     figures = _draw(work, comparison, full, strategies, similarity, facts["tuning_seeds"])
@@ -49,7 +52,11 @@ def report(
 
 
 def _require_same_rows(facts: dict[str, Any], full: dict[str, Any], strategies: list[dict[str, Any]]) -> None:
-    """InputError where stages scored or trained on rows that were worded differently: their numbers do not compare."""
+    """Check that all stages trained and scored on rows of the same wording, as their numbers are compared.
+
+    Raises:
+        InputError: when they did not.
+    """
     from tasks.data.wording import reworded
 
     given = [full, *strategies]
@@ -92,9 +99,10 @@ def _compare(full: dict[str, Any], strategies: list[dict[str, Any]], seeds: list
 
 
 def _save_outcomes(work: Work, strategies: list[dict[str, Any]]) -> None:
-    """Mean over seeds of each row, so that a right answer of two seeds in three counts two thirds; more is better.
+    """Save each row's mean over seeds (an answer that two of three seeds get right counts two thirds); more is better.
 
-    Of a perplexity, its documents' log-likelihoods, scaled so that a difference of means is one of its logarithm.
+    For a perplexity, the outcomes are the documents' log-likelihoods, scaled so that a difference of means is a
+    difference of the perplexity's logarithm.
     """
     import json
 
@@ -114,7 +122,7 @@ def _save_outcomes(work: Work, strategies: list[dict[str, Any]]) -> None:
 def _draw(
     work: Work, comparison: Any, full: dict, strategies: list[dict], similarity: Ref, seeds: list[int]
 ) -> dict[Any, str]:
-    """Every picture, with its caption."""
+    """Draw every picture, and return its caption by its path."""
     from safetensors.numpy import load_file
 
     from tasks.core.clustering import adjacent_similarity, dendrogram
@@ -132,7 +140,7 @@ def _draw(
     figures.plan_drawing(plans, out / "plans.png")
     figures.heatmap(matrices[estimator], estimator, num_rows, out / "similarity.png")
     figures.adjacent_curve(list(adjacent_similarity(blocks)), cuts, estimator, num_rows, out / "adjacent.png")
-    # The tree is that of the boundary rule: another linkage is no cut through it.
+    # The tree is that of the boundary rule; clusters of another linkage are not a cut through it.
     num_clusters = len(clusters) if linkage == "boundary" else None
     figures.dendrogram(dendrogram(blocks), num_clusters, estimator, out / "dendrogram.png")
     figures.loss_curves(_curves(work, full, strategies, seeds), out / "losses.png")

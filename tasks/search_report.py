@@ -1,4 +1,4 @@
-"""Frontier: every plan of a search as one table, what the proxies foretold, and the plans that no other one beats."""
+"""Frontier: show every plan of a search in one table, how well proxies predicted gains, and which plans are best."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from tasks.store.artifacts import Ref
 
 @stage(packages=("matplotlib", "scipy"))
 def frontier(work: Work, *, facts: dict[str, Any], full: Ref, trials: list[dict[str, Any]]) -> dict[str, Any]:
-    """Tables (`table.csv`, `table.md`), `search.json`, `best.toml` and the picture `frontier.png`.
+    """Write tables (`table.csv`, `table.md`), `search.json`, `best.toml` and the picture `frontier.png`.
 
     full: validation of the full model. trials: for each plan its `name`, values, `disclosed` share, `snippet` for a
-    settings file, and either `reason`, why it was left out, or references to its `proxies` and, where it was tuned, to
+    settings file, and either `reason`, why it was left out, or references to its `proxies` and, if it was tuned, to
     `emulator`, `emulator_tuned` and `plugged_in` (validations, one for each tuning seed).
     """
     import json
@@ -38,7 +38,7 @@ def frontier(work: Work, *, facts: dict[str, Any], full: Ref, trials: list[dict[
 
 
 def _row(trial: dict[str, Any], zero_shot: float) -> dict[str, Any]:
-    """One plan in numbers: losses in nats per answer token, means over seeds with standard errors, differences paired.
+    """Return one plan's numbers: losses in nats per answer token, means over seeds with errors, paired differences.
 
     gain = full zero-shot - plug-in, leak = full zero-shot - tuned emulator, privacy gap = tuned emulator - plug-in.
     """

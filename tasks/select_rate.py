@@ -1,4 +1,4 @@
-"""Select: of tunings at several learning rates, the one that is best by validation with the emulator."""
+"""Select: choose among tunings at several learning rates by validation loss of the emulator."""
 
 import math
 
@@ -10,11 +10,15 @@ from tasks.store.artifacts import Ref
 
 @stage(packages=())
 def select(work: Work, *, tunings: list[Ref], learning_rates: list[float]) -> dict:
-    """The files of the tuning with the lowest validation loss, of equals the first, and its summary.
+    """Copy the files and the summary of the tuning with the lowest validation loss, of equals the first.
 
-    One that diverged is worse than any other. The summary says its `learning_rate`, the loss of each that did not
-    diverge as `validation_loss_at_{rate}`, and `num_diverged`; `all_seconds` is what all of them took, `peak_*` the
-    most that one took. Errors: DivergedError where all diverged, InputError for a tuning that was not validated.
+    A diverged tuning is worse than any other. The summary also has its `learning_rate`, the loss of each tuning that
+    did not diverge as `validation_loss_at_{rate}`, `num_diverged`, the total time `all_seconds`, and as `peak_*` the
+    maximum over all tunings.
+
+    Raises:
+        DivergedError: when all tunings diverged.
+        InputError: when a tuning was not validated.
     """
     losses = [_validation_loss(rate, ref) for rate, ref in zip(learning_rates, tunings, strict=True)]
     found = {rate: loss for rate, loss in zip(learning_rates, losses, strict=True) if math.isfinite(loss)}
@@ -39,7 +43,7 @@ def _most_memory(tunings: list[Ref]) -> dict[str, float]:
 
 
 def _validation_loss(rate: float, tuning: Ref) -> float:
-    """The lowest of the tuning, in nats per answer token."""
+    """Return a tuning's lowest validation loss in nats per answer token, infinite if it diverged."""
     if "diverged" in tuning.summary:
         return math.inf
     if (loss := tuning.summary.get("best_validation_loss")) is None:
@@ -51,7 +55,7 @@ def _validation_loss(rate: float, tuning: Ref) -> float:
 
 
 def _copy_files(work: Work, tuning: Ref) -> None:
-    """What the tuning left, its curves too: they are shown as those of the chosen one."""
+    """Copy the tuning's files and its curves, which are shown as those of the selected tuning."""
     import shutil
 
     from tasks.models.tuned_blocks import FILES

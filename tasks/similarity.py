@@ -1,4 +1,4 @@
-"""Similarity: how alike are the states of every two blocks?"""
+"""Similarity: compare the states of every two blocks."""
 
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
@@ -7,7 +7,7 @@ from tasks.store.artifacts import Ref
 
 @stage(packages=("torch", "safetensors"))
 def similarity(work: Work, states: Ref, *, estimator: str) -> dict:
-    """All measures of similarity between the N+1 captured states.
+    """Compute all measures of similarity between the N+1 captured states.
 
     Writes `similarity.safetensors`: `linear_cka`, `debiased_cka`, `rbf_cka`, `angular_distance`, each [N+1, N+1] with
     state 0 the embeddings, and `block_influence` [N]. `estimator` names the matrix that plans are made from.

@@ -1,4 +1,4 @@
-"""Collect: the scores of every cell of a sweep as one table."""
+"""Collect: gather the scores of every cell of a sweep in one table."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from tasks.store.artifacts import Ref
 
 @dataclass(frozen=True)
 class Plugged:
-    """A strategy of a cell: the cell's values, the stage that wrote its emulator, the plug-in's outcomes by row."""
+    """A strategy of a cell: the cell's values, the stage that wrote its emulator, and the plug-in's outcomes by row."""
 
     values: dict[str, Any]
     strategy: str
@@ -20,10 +20,11 @@ class Plugged:
 
 @stage(packages=("scipy",))
 def collect(work: Work, *, axes: list[str], cells: list[dict[str, Any]]) -> dict:
-    """One table: `table.csv` (long), `table_wide.csv` (tasks side by side), `table.md`, `table.html`, `sweep.json`.
+    """Write the table as `table.csv` (long), `table_wide.csv` (tasks side by side), `table.md`, `table.html`,
+    `sweep.json`.
 
-    axes: names of what differs (of strategies every row says its own); cells: for each its `values` on the axes (by
-    name), and `report`, a reference to its report, or `error`, what it ended with. Every strategy is compared with
+    axes: names of the axes (every row names its strategy anyway); cells: for each its `values` on the axes by name, and
+    either `report`, a reference to its report, or `error`, with which it ended. Every strategy is compared with
     `uniform` on the rows that both scored.
     """
     import json
@@ -44,7 +45,7 @@ def collect(work: Work, *, axes: list[str], cells: list[dict[str, Any]]) -> dict
 
 
 def _cell(work: Work, cell: dict[str, Any]) -> dict[str, Any]:
-    """The values of a cell, the rows of its report with these values, and its strategies' outcomes by scored row."""
+    """Return a cell's values, the rows of its report with these values, and its strategies' outcomes by scored row."""
     import json
 
     from safetensors.numpy import load_file
@@ -76,7 +77,7 @@ def _published(facts: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _figures(strategy: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
-    """Sizes and efforts as rows of the long table, each with its unit for a metric."""
+    """Return sizes and tuning costs as rows of the long table, each with its unit as the metric."""
     from tasks.reports.spending import unit
 
     return [
@@ -86,11 +87,11 @@ def _figures(strategy: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _tests(axes: list[str], cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every plug-in against that of `uniform` in a cell that differs in nothing but the variant or the strategy."""
+    """Test every plug-in against that of `uniform` in a cell that differs only in the variant or the strategy."""
     groups: dict[str, list[Plugged]] = {}
     for cell in cells:
         same = str([cell["values"][axis] for axis in axes if axis != "variant"])
-        # In the order of the report: a file of tensors lists them by name.
+        # In the order of the report, as a file of tensors lists them by name.
         names = dict.fromkeys(row["strategy"] for row in cell["rows"] if row["strategy"] in cell["outcomes"])
         groups.setdefault(same, []).extend(
             Plugged(cell["values"], name, cell["emulators"][name], cell["outcomes"][name]) for name in names
@@ -104,7 +105,7 @@ def _against_uniform(group: list["Plugged"]) -> list[dict[str, Any]]:
     from tasks.core.evaluation.paired import holm, paired_test
 
     plain = [one for one in group if one.strategy == "uniform" and one.emulator == "emulate"]
-    # Several may draw evenly and differ in other settings; the one that is called so is meant.
+    # Several variants may use uniform and differ in other settings; the one named uniform is the reference.
     plain.sort(key=lambda one: str(one.values.get("variant", "")).lower() != "uniform")
     if not plain:
         return []

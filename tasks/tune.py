@@ -1,4 +1,4 @@
-"""Tune: train the tuned blocks inside the emulator, on data that never leaves its owner."""
+"""Tune: train the tuned blocks inside the emulator, on rows that never leave the data owner."""
 
 import time
 from typing import TYPE_CHECKING, Any
@@ -30,13 +30,16 @@ def tune(
     precision: str,
     variant: Variant = WHOLE_BLOCKS,
 ) -> dict:
-    """Train on the task's training split; the emulator, or with `model` the blocks of the full model.
+    """Train an emulator, or with `model` the blocks of the full model, on the task's training split.
 
     Exactly one of emulator and model is given. variant: which tensors are trained, and how; by default whole tuned
-    blocks. Writes `tuned.safetensors` (what was trained, in float32), `variant.json` and `plan.json`, and
-    `emulator.safetensors` where frozen blocks were trained; nothing else of the model. Errors: DivergedError when loss
-    or gradient is not finite, InputError where the plan or the family leaves nothing to train. One that may diverge
-    (`settings.may_diverge`) and does has the reason as its result: `diverged` in the summary and in `diverged.json`.
+    blocks. Writes `tuned.safetensors` (the trained tensors in float32), `variant.json` and `plan.json`, and
+    `emulator.safetensors` if frozen blocks were trained, but no other part of the model. A tuning that diverges and may
+    do so (`settings.may_diverge`) has the reason as its result: `diverged` in the summary and in `diverged.json`.
+
+    Raises:
+        DivergedError: when the loss or a gradient is not finite.
+        InputError: when the plan or the model's family leaves nothing to train.
     """
     from tasks.engine.ranks import process_group, run_ranks
 
@@ -64,7 +67,7 @@ def _tune(
     precision: str,
     variant: Variant,
 ) -> dict:
-    """The stage in this process, which is alone or one of several that do the same; the first of them writes."""
+    """Run the stage in this process, alone or as one of several ranks, of which the first writes the result."""
     from tasks.core.plan.layout import Plan
     from tasks.core.tuning.train import train
     from tasks.core.tuning.trainable import make_trained
@@ -89,7 +92,7 @@ def _tune(
         parallel=work.parallel if work.num_processes > 1 else "layers",
         pad_id=tokenizer.pad_token_id or 0,
         checkpoint=work.checkpoint(),
-        # All processes see the same losses, each its own memory.
+        # All processes have the same losses, but each has its own memory use.
         on_metrics=lambda step, values: work.metric(step, **({} if work.rank else values), **usage.read()),
         should_stop=work.stop_requested,
         progress=lambda steps: work.progress(steps, "steps"),
@@ -104,14 +107,14 @@ def _tune(
 def _network(
     work: Work, emulator: Ref | None, model: ModelSource | None, plan: "Plan", precision: str
 ) -> "tuple[PreTrainedModel, ModelSource]":
-    """The network to train, and where its tokenizer and longest context are found."""
+    """Return the network to train, and the source of its tokenizer and context length."""
     from tasks.core.blocks.surgery import with_layout
     from tasks.models.emulator import load_emulator
     from tasks.models.loading import load_model
     from tasks.models.resolving import resolve_model
 
     assert (emulator is None) != (model is None), "tune trains an emulator or a model"
-    # Narrow training keeps tuned tensors wide: they are taken from the stored values, not from rounded ones.
+    # In bfloat16 training the tuned tensors stay float32: they start from the stored values, not from rounded ones.
     dtype = "auto" if precision == "bfloat16" else precision
     if emulator is not None:
         folder = work.open(emulator)
@@ -121,7 +124,7 @@ def _network(
 
 
 def _diverged(work: Work, error: DivergedError, seconds: float) -> dict[str, Any]:
-    """What is left of a tuning that diverged where it may."""
+    """Write and return the result of a tuning that diverged and may do so."""
     from tasks.models.tuned_blocks import write_diverged
 
     if not work.rank:

@@ -1,4 +1,4 @@
-"""Validate: the loss of one variant of a model on the validation split, on which choices may be made."""
+"""Validate: compute the loss of a model on the validation split, by which choices may be made."""
 
 from typing import Any
 
@@ -20,11 +20,11 @@ def validate(
     precision: str = "float32",
     max_tokens: int = 8192,
 ) -> dict[str, Any]:
-    """Mean negative log-likelihood of the validation rows' answer tokens in nats; the scored split is never read.
+    """Compute the mean negative log-likelihood of validation rows' answer tokens in nats; never read the scored split.
 
-    emulator: take it instead of the full model. tuned: with these blocks, in the full model or in the emulator.
-    precision: number format of computing; max_tokens: padded tokens in one forward pass. Writes `loss.json`: `loss`,
-    `stderr` (over examples; None for a single one), `num_tokens` and `num_rows`.
+    emulator: validate it instead of the full model. tuned: blocks to put into the full model or the emulator.
+    precision: number format of the computation; max_tokens: padded tokens in one forward pass. Writes `loss.json`:
+    `loss`, `stderr` (over examples; None for a single one), `num_tokens` and `num_rows`.
     """
     import json
 

@@ -1,4 +1,4 @@
-"""`crash doctor`: what is here, what is missing, and what to do about it."""
+"""`crash doctor`: what is installed and reachable, what is missing, and what to do about it."""
 
 import os
 import platform
@@ -22,7 +22,7 @@ def doctor(
     verify: bool,
     inputs: list[Finding] | None = None,
 ) -> int:
-    """Print every finding, those of `inputs` last; exit code 0, or that of the first problem."""
+    """Print every finding, those of `inputs` last; return exit code 0, or that of the first problem."""
     findings = [*_versions(), *_devices(), *_disk(home, store), *_variables(), *_servers(home, mlflow)]
     if store_url:
         findings.append(_object_store(store_url))
@@ -83,7 +83,7 @@ def _disk(home: Path, store: Path) -> Iterator[Finding]:
 
 
 def _variables() -> Iterator[Finding]:
-    """Variables of the environment that would stop a run, or keep it from other machines."""
+    """Find environment variables that would stop a run, or keep it from reaching other machines."""
     from flows.running.environment import check_variables
     from tasks.core.errors import EnvironmentFault
     from tasks.store.loopback import SET_ASIDE

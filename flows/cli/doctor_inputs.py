@@ -9,13 +9,13 @@ from flows.settings.model import Settings
 from tasks.core.errors import CrashError, InputError
 from tasks.reports.split_notes import split_notes
 
-# Where no settings file names a plan: half of the blocks, and as many tuned as both papers tune.
+# Without a plan in a settings file: half of the blocks are kept, and as many tuned as in both papers.
 KEPT_SHARE = 2
 NUM_TUNED = 4
 
 
 def pair_values(model: str | None, task: str | None, data: str | None, kind: str | None) -> list[str]:
-    """The options of the command line as changes of settings, for `read_settings` and `pair_settings`."""
+    """Return the command line's options as changes of settings, for `read_settings` and `pair_settings`."""
     import json
 
     named = {"model.name": model, "task.name": task, "task.data": data, "task.kind": kind}
@@ -23,10 +23,10 @@ def pair_values(model: str | None, task: str | None, data: str | None, kind: str
 
 
 def pair_settings(changes: list[str], home: Path) -> Settings:
-    """Settings for a model and a task that no file names, with a plan of half the model's blocks.
+    """Make settings for a model and a task without a settings file, with a plan that keeps half of the blocks.
 
     Raises:
-        InputError: without a model or a task.
+            InputError: when the model or the task is missing.
     """
     from flows.settings.reading import settings_of
 
@@ -40,14 +40,14 @@ def pair_settings(changes: list[str], home: Path) -> Settings:
     try:
         num_blocks = _num_blocks(settings)
     except CrashError:
-        return settings  # what is wrong with the model is a finding of its own
+        return settings  # a problem with the model is a separate finding
     num_kept = max(1, num_blocks // KEPT_SHARE)
     plan = {"num_kept": num_kept, "num_tuned": min(NUM_TUNED, num_kept)}
     return settings.model_copy(update={"plan": settings.plan.model_copy(update=plan)})
 
 
 def input_findings(settings: Settings) -> list[Finding]:
-    """Return what a run of these settings would find before it computes. The check of the rows is kept in the store."""
+    """Make the checks of a run with these settings and return the findings; the check of rows stays in the store."""
     findings, sound = [], True
     for what, look in (("model", _model), ("task", _task)):
         finding = _tried(what, look, settings)
@@ -92,7 +92,7 @@ def _task(settings: Settings) -> Finding:
 
 
 def _together(settings: Settings) -> Iterator[Finding]:
-    """The rows as this model's tokenizer and limits see them, and what would be run."""
+    """Find how this model's tokenizer and limits treat the rows, and what would be run."""
     from flows.running.inputs import Inputs
     from flows.running.logs import encoding_lines
 

@@ -1,4 +1,4 @@
-"""One line of what `crash doctor` prints."""
+"""The findings of `crash doctor`, one a line."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class Finding:
 
 
 def print_findings(findings: list[Finding]) -> int:
-    """Print every finding, problems marked with `!`; exit code of the first problem, or 0."""
+    """Print every finding, with problems marked by `!`; return the exit code of the first problem, or 0."""
     width = max(len(finding.what) for finding in findings)
     for finding in findings:
         print(f"{'!' if finding.remedy else ' '} {finding.what:<{width}}  {finding.value}")

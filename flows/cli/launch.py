@@ -1,4 +1,4 @@
-"""Start a run from the command line: refuse bad input first, then Prefect, then say where everything is."""
+"""Start runs from the command line: check the input, run the flow, then print where the results are."""
 
 import shlex
 import sys
@@ -21,7 +21,7 @@ LOCAL_PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 
 
 def launch(settings: Settings) -> int:
-    """Run the `crash` flow in this process; exit code."""
+    """Run the `crash` flow in this process; return the exit code."""
     _prepare(settings)
     from flows.running.inputs import prepare_inputs
 
@@ -36,7 +36,7 @@ def launch(settings: Settings) -> int:
 
 
 def launch_sweep(settings: Settings, axes: dict[str, list[Any]], at_once: int | None, here: bool) -> int:
-    """Run the `sweep` flow in this process, its cells on the work pool where there is one; exit code."""
+    """Run the `sweep` flow in this process, with its cells on the work pool if there is one; return the exit code."""
     _prepare(settings)
     from flows.running.inputs import check_cells
     from flows.settings.grid import make_cells
@@ -53,7 +53,7 @@ def launch_sweep(settings: Settings, axes: dict[str, list[Any]], at_once: int | 
 
 
 def launch_search(settings: Settings) -> int:
-    """Run the `search` flow in this process; exit code."""
+    """Run the `search` flow in this process; return the exit code."""
     _prepare(settings)
     from flows.running.inputs import prepare_inputs
     from flows.running.pass_limits import search_limits
@@ -70,7 +70,7 @@ def launch_search(settings: Settings) -> int:
 
 
 def launch_study(settings: Settings, axes: dict[str, list[Any]]) -> int:
-    """Run the `study` flow in this process; exit code."""
+    """Run the `study` flow in this process; return the exit code."""
     _prepare(settings)
     from flows.running.inputs import prepare_inputs
     from flows.studies.cells import make_cells_of, open_inputs
@@ -91,7 +91,7 @@ def _prepare(settings: Settings) -> None:
 
 
 def _start(settings: Settings) -> None:
-    """What takes seconds is begun only when the input is known to be good."""
+    """Start what takes seconds, once the input is known to be valid."""
     _make_home(Path(settings.place.home))
     stopping.listen(also_when_ignored=True)
     warm_up()
@@ -99,7 +99,11 @@ def _start(settings: Settings) -> None:
 
 
 def _make_home(home: Path) -> None:
-    """Prefect and MLflow make their folders in it, but not itself. Raises EnvironmentFault."""
+    """Make the home folder, in which Prefect and MLflow make only their own folders.
+
+    Raises:
+        EnvironmentFault: when it cannot be made.
+    """
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -119,7 +123,7 @@ def _print_summary(settings: Settings, table: Path, result: Path, seconds: float
 
 
 def mlflow_command(settings: Settings) -> str:
-    """The command that opens the MLflow UI on this run's tracking data."""
+    """Return the command that opens the MLflow UI on this run's tracking data."""
     uri = settings.tracking_uri or local_database(Path(settings.place.home))
     if uri.startswith(("http:", "https:", "databricks")):
         return f"open {shown(uri)}"

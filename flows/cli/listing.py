@@ -1,4 +1,4 @@
-"""`crash runs` and `crash gc`: what was run and what the store holds for it."""
+"""`crash runs` and `crash gc`: list runs, and remove artifacts that no recent run refers to."""
 
 import os
 from pathlib import Path
@@ -7,12 +7,12 @@ from tasks.store.gc import collect, list_runs
 from tasks.store.remote.gc import collect_remote
 from tasks.store.remote.store import FrontedStore, open_store
 
-# As many as the server gives at once.
+# The most that the server returns at once.
 PAGE = 200
 
 
 def print_runs(root: Path, url: str | None, keys: bool) -> int:
-    """List runs, newest first: how the store, Prefect and MLflow know them, and on request the keys of their stages."""
+    """List runs, newest first, with their state in the store and in Prefect, their ids, and on request stage keys."""
     runs = list_runs(open_store(root, url)) if url or root.is_dir() else []
     if not runs:
         print(f"no runs in {url or root}")
@@ -30,7 +30,7 @@ def print_runs(root: Path, url: str | None, keys: bool) -> int:
 
 
 def prefect_states(run_ids: list[str]) -> dict[str, str]:
-    """What the configured Prefect server says of these runs; nothing where there is none, or it is away."""
+    """Return the runs' states on the configured Prefect server; empty without one, partial if it stops answering."""
     import httpx
 
     url = os.environ.get("PREFECT_API_URL")
@@ -49,7 +49,7 @@ def prefect_states(run_ids: list[str]) -> dict[str, str]:
 
 
 def print_collected(root: Path, url: str | None, days: float, dry_run: bool) -> int:
-    """Remove, or only list, what no run of the last days refers to."""
+    """Remove, or with `dry_run` only list, what no run of the last `days` days refers to."""
     if not (url or root.is_dir()):
         print(f"no store at {root}")
         return 0

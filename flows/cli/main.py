@@ -40,13 +40,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     handlers = {"run": _run, "sweep": _sweep, "study": _study, "plan-cost": _plan_cost}
     return make_parser(handlers | {"runs": _runs, "gc": _gc, "doctor": _doctor})
 
 
 def _request(error: BaseException) -> int | None:
-    """The signal that an error stands for, ours or Prefect's; None for other errors."""
+    """Return the signal behind an error, ours or Prefect's; None for other errors."""
     if not stopping.is_request(error):
         return None
     return getattr(error, "number", signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)

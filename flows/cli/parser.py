@@ -1,4 +1,4 @@
-"""What the `crash` command understands: its subcommands, their arguments and their help."""
+"""The parser of the `crash` command: its subcommands, their arguments and their help."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ Handlers = Mapping[str, Callable[[argparse.Namespace], int]]
 
 
 def make_parser(handlers: Handlers) -> argparse.ArgumentParser:
-    """The command line; handlers: of each subcommand, by its name, what runs it (`run` runs demo and search too)."""
+    """Make the parser. handlers: the function that runs each subcommand, by name (`run` also for demo and search)."""
     top = argparse.ArgumentParser(
         prog="crash", description="Fine-tune a large language model without having all of it."
     )
@@ -51,7 +51,7 @@ def make_parser(handlers: Handlers) -> argparse.ArgumentParser:
 
 
 def _add_whole(commands: Commands) -> list[argparse.ArgumentParser]:
-    """What runs as one flow, here or on the work pool."""
+    """Add the commands that run as one flow, here or on the work pool."""
     demo = commands.add_parser("demo", help="the whole method on the embedded model and task")
     demo.set_defaults(settings=DEMO, deployment="crash/demo")
     run = commands.add_parser(
@@ -75,7 +75,7 @@ def _add_whole(commands: Commands) -> list[argparse.ArgumentParser]:
 
 
 def _add_tables(commands: Commands) -> list[argparse.ArgumentParser]:
-    """What takes several runs, or tells what they will cost."""
+    """Add the commands that start several runs, or estimate their cost."""
     sweep = commands.add_parser(
         "sweep",
         help="a grid of runs and one table: a list anywhere in the settings is an axis",
@@ -100,7 +100,7 @@ def _add_tables(commands: Commands) -> list[argparse.ArgumentParser]:
 
 
 def _add_store(commands: Commands) -> None:
-    """What looks at the store."""
+    """Add the commands that read the store, and `doctor`."""
     runs = commands.add_parser("runs", help="runs so far, their state and keys")
     runs.add_argument("--keys", action="store_true", help="also list the stages' keys")
     collect = commands.add_parser("gc", help="remove what no recent run refers to")
@@ -130,7 +130,7 @@ def _add_doctor(commands: Commands) -> None:
 
 
 def _strategies() -> str:
-    """Every strategy with its line and its source."""
+    """Return a line for every strategy, with its description and source."""
     from tasks.core.plan.registry import STRATEGIES
 
     lines = [f"  {each.name:18} {each.line} [{each.source}]" for each in STRATEGIES.values()]

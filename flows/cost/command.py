@@ -1,4 +1,4 @@
-"""`crash plan-cost`: what a run or a sweep will take, before anything runs."""
+"""`crash plan-cost`: estimate the cost of a run or a sweep before it starts."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -21,26 +21,30 @@ if TYPE_CHECKING:
 # Dense products in bfloat16 with float32 sums, in TFLOP/s, from the makers' data sheets (SXM modules where there are
 # several; the sheets' larger numbers are for sparse matrices).
 PEAKS = {"A100": 312.0, "H100": 989.0, "H200": 989.0, "B200": 2250.0, "L40S": 362.0, "RTX4090": 165.0}
-# What well-made training reaches of the peak: PaLM 46% (Chowdhery et al. 2022, arXiv 2204.02311), others less.
+# Share of the peak that efficient training reaches: PaLM 46% (Chowdhery et al. 2022, arXiv 2204.02311), others less.
 UTILISATION = 0.4
 UNITS = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"))
 
 
 @dataclass(frozen=True)
 class Device:
-    """What computes: peak in TFLOP/s, and the share of it that is reached."""
+    """A device: its peak in TFLOP/s, and the share of the peak that is reached."""
 
     name: str
     tflops: float
     utilisation: float
 
     def hours(self, flops: float) -> float:
-        """Hours for so many operations."""
+        """Hours for this many operations."""
         return flops / (self.tflops * 1e12 * self.utilisation) / 3600
 
 
 def choose_device(gpu: str | None, tflops: float | None, utilisation: float) -> Device:
-    """InputError for an unknown GPU, with the known ones, and for numbers that cannot be."""
+    """Return a known GPU, or a device with the given peak in TFLOP/s.
+
+    Raises:
+        InputError: when the GPU is unknown (the message lists the known ones), or a number is out of range.
+    """
     if not 0 < utilisation <= 1:
         raise InputError(
             f"--utilisation {utilisation}: give the share of the peak that is reached, above 0 and up to 1"
@@ -56,7 +60,11 @@ def choose_device(gpu: str | None, tflops: float | None, utilisation: float) -> 
 
 
 def plan_cost(path: Path, changes: list[str] | None, rows: "Workload | None", device: Device, as_json: bool) -> int:
-    """Print the estimate of a settings file, with lists as axes, as `crash sweep` reads it. InputError for a search."""
+    """Print the estimate of a settings file, with lists as axes, as `crash sweep` reads it; exit code.
+
+    Raises:
+        InputError: when the file describes a search.
+    """
     settings, axes = read_sweep(path, changes)
     if "search" in settings.model_fields_set or any(key.startswith("search.") for key in axes):
         raise InputError(
@@ -72,9 +80,10 @@ def plan_cost(path: Path, changes: list[str] | None, rows: "Workload | None", de
 
 
 def estimate_cells(cells: "Sequence[tuple[dict[str, Any], Settings]]", rows: "Workload | None" = None) -> Estimate:
-    """All stages of all cells, which are as from `make_cells`. Models' configs and tasks' rows are read once each.
+    """Estimate all stages of the cells that `make_cells` returned; read each model's config and each task's rows once.
 
-    InputError where a cell cannot be run with its model; of several it is named.
+    Raises:
+        InputError: when a cell cannot run with its model; of several cells, it is named.
     """
     estimate, inputs = Estimate(), Known(rows)
     for values, cell in cells:
@@ -86,7 +95,7 @@ def estimate_cells(cells: "Sequence[tuple[dict[str, Any], Settings]]", rows: "Wo
 
 
 def summary(estimate: Estimate, device: Device, num_cells: int) -> dict[str, Any]:
-    """The estimate as plain numbers: by stage, and in total."""
+    """Return the estimate as plain numbers, by stage and in total."""
     found = list(estimate.stages.values())
     stages = [_row(name, [cost for cost in found if cost.stage == name], device) for name in STAGES]
     total = _row("total", found, device) | {"working_disk_bytes": max(cost.working_disk for cost in found)}
@@ -114,7 +123,7 @@ def _row(name: str, found: list[Cost], device: Device) -> dict[str, Any]:
 
 
 def text(facts: dict[str, Any], cells: list[Settings]) -> str:
-    """The summary as a table with what it assumes."""
+    """Return the summary as a table with its assumptions."""
     total = facts["total"]
     device = "{name} at {utilisation:.0%} of {tflops:g} TFLOP/s".format(**facts["device"])
     header = f"{'stage':<12} {'runs':>6} {'operations':>13} {'GPU hours':>10} {'peak memory':>12} {'disk':>11}"

@@ -1,6 +1,7 @@
-"""The stages of runs and what each costs, as in `flows/crash.py`, with nothing computed and nothing counted twice.
+"""A dry run of `flows/crash.py`: lists the stages of runs with their costs; computes nothing, counts nothing twice.
 
-A stage is known by its arguments and parents, as in the store: what several cells or strategies have in common is one.
+A stage is identified by its arguments and parents, as in the store, so that one that several cells or strategies have
+in common is counted once.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ STAGES = (*EMULATORS, "evaluate", "tune", "full_tune", "select", "plug_in", "rep
 class Estimate:
     """Accumulates the stages of any number of runs; each is counted once.
 
-    approximate: why a model's operations are approximate, by its name.
+    approximate: for each model whose operations are approximate, the reason by its name.
     """
 
     def __init__(self, precision: str = "bfloat16") -> None:
@@ -36,14 +37,14 @@ class Estimate:
         self.approximate: dict[str, str] = {}
 
     def add(self, settings: Settings, shape: Shape, workload: Workload, num_validating: int | None = None) -> None:
-        """All stages of one run. num_validating: see `StageCosts`."""
+        """Add all stages of one run. num_validating: see `StageCosts`."""
         if shape.approximate:
             self.approximate[settings.model.name] = shape.approximate
         precision = self.precision if settings.model.precision == "auto" else settings.model.precision
         _Run(self, settings, shape, StageCosts(settings, shape, workload, precision, num_validating)).all()
 
     def stage(self, cost: Callable[[], Cost], name: str, **arguments: Any) -> str:
-        """Note a stage, if it is new; its identity."""
+        """Note a stage if it is new, and return its identity."""
         self.num_asked += 1
         key = hashlib.sha256(canonical_json(canonical({"stage": name, **arguments})).encode()).hexdigest()
         if key not in self.stages:
@@ -60,7 +61,7 @@ class _Run:
         self.trained = trained_of(settings, shape)
 
     def all(self) -> None:
-        """The stages in the order of the flow."""
+        """Note the stages in the order of the flow."""
         self.note(lambda: self.costs.small("check"), "check", **self.inputs, **self.wanted())
         states = self.note(self.costs.capture, "capture", **self.inputs, **self.arguments.capture)
         similar = self.note(self.costs.similarity, "similarity", states=states, **self.arguments.similarity)
@@ -69,14 +70,14 @@ class _Run:
         self.note(lambda: self.costs.small("report"), "report", facts=self.facts(), **found)
 
     def wanted(self) -> dict[str, Any]:
-        """What is wanted of emulators and checked with the inputs."""
+        """Return what the settings ask of emulators and what is checked with the inputs."""
         distill = self.settings.distill
         text = {"text": distill.data, "block": distill.block, "teacher": distill.teacher} if distill.enabled else {}
         limits = run_limits(self.settings)
         return {"compression": self.settings.compress.compression, "limits": limits, **text}
 
     def facts(self) -> dict[str, Any]:
-        """What a report says beside its stages' results."""
+        """Return the facts that a report shows beside its stages' results."""
         settings, plan = self.settings, self.settings.plan
         return {
             **self.inputs,
@@ -89,7 +90,7 @@ class _Run:
         }
 
     def planned(self, name: Strategy, similar: str) -> dict[str, Any]:
-        """Arguments of the stage that makes the plan, after the stages that only this strategy looks at."""
+        """Note the stages that only this strategy needs, and return the arguments of the stage that makes its plan."""
         evidence, num_blocks = dict[str, Any](), self.shape.num_blocks
         if (needs := STRATEGIES[name].needs) == "single_clusters":
             states = self.note(self.costs.single, "single", **self.inputs, **self.arguments.single)
@@ -103,7 +104,7 @@ class _Run:
         return self.arguments.cluster(name, num_blocks, evidence)
 
     def one_strategy(self, name: Strategy, similar: str) -> dict[str, Any]:
-        """As in the flow: plan, emulator, its scores, tunings, and the scores that follow from each."""
+        """Note one strategy's stages as in the flow: plan, emulator, its scores, tunings, and the scores of each."""
         chosen = self.planned(name, similar)
         depth = depth_of(chosen, self.shape)
         plan = self.note(lambda: self.costs.small("cluster"), "cluster", **chosen)
@@ -123,7 +124,7 @@ class _Run:
         return found
 
     def emulator_of(self, plan: str, depth: Depth) -> tuple[str, Depth]:
-        """The emulator, compressed and distilled where the settings ask for that, and what decides its costs."""
+        """Return the emulator, compressed and distilled where the settings ask for it, and its depth."""
         emulator = self.note(lambda: self.costs.emulate(depth), "emulate", model=self.model, plan=plan)
         if self.settings.compress.method != "none":
             cheaper = depth = compressed(depth, self.settings)
@@ -137,7 +138,7 @@ class _Run:
         return emulator, depth
 
     def full_model(self) -> list[str]:
-        """The full model's scores, and every block tuned where that is asked for."""
+        """Note the full model's scores, and the tuning of every block where it is enabled."""
         found, rates = [self.evaluate(None)], self.arguments.full_rates
         if not self.settings.full_tune.enabled:
             return found
@@ -159,13 +160,13 @@ class _Run:
         rates: Sequence[float],
         given: dict[str, Any],
     ) -> str:
-        """A tuning; of several learning rates the best one's files, once more."""
+        """Note a tuning at each learning rate; for several, also the copy of the best one's files."""
         tuned = [self.note(lambda: self.costs.tune(stage, depth, trained), stage, **given, **how) for how in tunings]
         if len(tuned) == 1:
             return tuned[0]
         return self.note(lambda: self.costs.select(depth, trained), "select", tunings=tuned, learning_rates=rates)
 
     def evaluate(self, depth: Depth | None, emulator: str | None = None, tuned: str | None = None) -> str:
-        """The scores of the full model or of an emulator, as it is or with tuned blocks."""
+        """Note the scores of the full model or of an emulator, untuned or with tuned blocks."""
         given = {**self.inputs, "emulator": emulator, "tuned": tuned, **self.arguments.evaluate}
         return self.note(lambda: self.costs.evaluate(depth), "evaluate", **given)

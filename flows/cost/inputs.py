@@ -1,4 +1,4 @@
-"""What `crash plan-cost` knows of cells: models as sizes, texts as lengths, and what is refused."""
+"""The inputs of `crash plan-cost`: sizes of models, lengths of texts, and the checks that a run would make."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +15,14 @@ from tasks.data.emulator_checks import check_shapes
 from tasks.data.lengths import measure
 from tasks.models.shape import config_folder, own_tokenizer, read_shape
 
-# Words of the part that validates, each a token or a little more: Merity et al. 2016 (arXiv 1609.07843), Table 1.
+# Words of the validation part, each a token or a little more: Merity et al. 2016 (arXiv 1609.07843), Table 1.
 VALIDATING_TOKENS = {"Salesforce/wikitext:wikitext-103-raw-v1": 217_646}
 # A context that cuts no document, as windows are filled across their ends.
 UNCUT = 2**30
 
 
 class Known:
-    """What cells have in common, read and checked once."""
+    """The inputs that cells have in common, read and checked once."""
 
     def __init__(self, rows: Workload | None) -> None:
         self._rows = rows
@@ -39,14 +39,14 @@ class Known:
         return self._once(key, lambda: self._rows or workload_of(cell, shape))
 
     def num_validating(self, cell: Settings) -> int | None:
-        """Tokens of the text that validates a distillation."""
+        """Tokens of the text on which a distillation validates; None where it does not."""
         if not (cell.distill.enabled and cell.distill.eval_steps):
             return None
         key = ("text", cell.model.name, cell.distill.data)
         return self._once(key, lambda: num_validating_tokens(cell))
 
     def check(self, cell: Settings, shape: Shape) -> None:
-        """What a run refuses before it computes anything, as far as the model's config tells."""
+        """Make the checks of a run that need only the settings and the model's config."""
         parts = {"model", "strategy", "plan", "compress", "distill", "export"}
         tune = {"method", "trained", "lm_head", "freeze_bottom", "gradient_checkpointing"}
         key = cell.model_dump_json(include={**dict.fromkeys(parts, True), "tune": tune})
@@ -59,7 +59,11 @@ class Known:
 
 
 def check_cell(settings: Settings, shape: Shape) -> None:
-    """InputError for a plan, a way of tuning or a rank that this model cannot have."""
+    """Check the settings of one cell against its model.
+
+    Raises:
+        InputError: when the model cannot have the plan, the tuning method or the rank.
+    """
     folder = config_folder(settings.model.name, settings.model.revision)
     check_budget(settings, shape.num_blocks)
     check_variant(settings, shape.num_blocks, folder)
@@ -70,9 +74,10 @@ def check_cell(settings: Settings, shape: Shape) -> None:
 
 
 def num_validating_tokens(settings: Settings) -> int:
-    """Tokens of the text on which a distillation is validated: measured where it lies here, else from the table.
+    """Count the tokens of the text on which a distillation validates: measured if the text is local, else from a table.
 
-    InputError where neither helps.
+    Raises:
+        InputError: when the text is neither local nor in the table.
     """
     from tasks.data.resolving_text import resolve_text
 
@@ -92,7 +97,11 @@ def num_validating_tokens(settings: Settings) -> int:
 
 
 def workload_of(settings: Settings, shape: Shape) -> Workload:
-    """The task's rows as lengths: measured where they lie here, else from the table. InputError where neither helps."""
+    """Return the lengths of the task's rows: measured if they are local, else from a table.
+
+    Raises:
+        InputError: when the rows are neither local nor in the table.
+    """
     from tasks.data.lm_eval.definitions import find_definition, merged
     from tasks.data.resolving import own_folder, resolve_task
 
@@ -112,7 +121,11 @@ def workload_of(settings: Settings, shape: Shape) -> Workload:
 
 
 def given_rows(rows: str | None, tokens: int | None, answers: int | None) -> Workload | None:
-    """A workload from the command line; None where nothing is given. InputError unless both are."""
+    """Return a workload from the command line's options; None if none are given.
+
+    Raises:
+        InputError: when only one of rows and tokens is given, or a number is out of range.
+    """
     if rows is None and tokens is None:
         return None
     try:

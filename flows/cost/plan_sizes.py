@@ -1,4 +1,4 @@
-"""What of a plan and of a way to tune decides costs, from the settings alone: before there is a plan."""
+"""The properties of a plan and a tuning method that decide costs, from the settings alone, before there is a plan."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,11 +16,11 @@ Layout = tuple[tuple[int, bool], ...]
 
 
 def depth_of(chosen: dict[str, Any], shape: Shape) -> Depth:
-    """What of a plan decides costs, from the arguments of the stage that makes it.
+    """Return the depth of a plan, which decides its costs, from the arguments of the stage that makes it.
 
-    A plan that follows from the number of blocks is made. Of others the lowest tuned block counts as the first, as in
-    every published plan, which is the most that a tuning can cost; each kept block as standing in for as many; and
-    where blocks differ, those of the most parameters as the ones that are kept and tuned.
+    A plan that follows from the number of blocks is made. For others the estimate assumes that the lowest tuned block
+    is the first one, as in every published plan (the largest cost of a tuning), that all kept blocks stand in for
+    equally many, and that, where blocks differ, those with the most parameters are kept and tuned.
     """
     num_blocks, shares = chosen["num_blocks"], chosen["share"]
     strategy = STRATEGIES[chosen["strategy"]]
@@ -39,7 +39,7 @@ def depth_of(chosen: dict[str, Any], shape: Shape) -> Depth:
 
 
 def _shared_layout(num_blocks: int, kept: Sequence[int], tuned: Sequence[int], every: bool) -> Layout:
-    """Each kept block at as many positions; without `every` tuned ones at one each, where others are frozen."""
+    """Run kept blocks at equally many positions; without `every`, tuned ones at one each if there are frozen ones."""
     frozen = [source for source in kept if source not in tuned]
     once = [] if every or not frozen else list(tuned)
     repeated = [source for source in kept if source not in once]
@@ -50,7 +50,7 @@ def _shared_layout(num_blocks: int, kept: Sequence[int], tuned: Sequence[int], e
 
 
 def compressed(depth: Depth, settings: Settings) -> Depth:
-    """The same with the emulator's frozen blocks as the settings compress them; only factors change a size."""
+    """Return the depth with compressed frozen blocks; of the methods, only low-rank factors change a size."""
     how = settings.compress.compression
     if how is None or how.method != "low_rank":
         return depth
@@ -59,7 +59,7 @@ def compressed(depth: Depth, settings: Settings) -> Depth:
 
 
 def trained_of(settings: Settings, shape: Shape) -> Trained:
-    """What is trained of an emulator. With `freeze_bottom` it is less, and the estimate the most it can be."""
+    """Return what is trained of an emulator; an upper bound with `freeze_bottom`."""
     variant, tune = make_variant(settings), settings.tune
     found = [_parts_of(block, shape.width, variant) for block in shape.blocks]
     return Trained(
@@ -75,7 +75,7 @@ def trained_of(settings: Settings, shape: Shape) -> Trained:
 
 
 def _parts_of(block: BlockShape, width: int, variant: Variant) -> tuple[int, int]:
-    """(elements of matrices, elements of vectors) that a variant trains in or beside a block, not counting its own."""
+    """Count the (matrix, vector) elements that a method trains in or beside a block, without the whole block's own."""
     size = variant.adapter_size
     matrices = {"lora": variant.lora_rank * block.sides, "adapter": 2 * width * size}.get(variant.method, 0)
     vectors = {"adapter": size + width, "bitfit": block.biases}.get(variant.method, 0)

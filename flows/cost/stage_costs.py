@@ -1,4 +1,4 @@
-"""What each stage of a run costs, from its settings, the model's shape and the task's lengths."""
+"""The cost of each stage of a run, from its settings, the model's shape and the lengths of the task's rows."""
 
 from dataclasses import dataclass, replace
 
@@ -11,15 +11,17 @@ from tasks.core.costs.shapes import Shape
 from tasks.core.costs.totals import Passes
 from tasks.core.costs.workloads import Workload
 
-# Manifest, plan, scores and the like beside an artifact's tensors; a report with its pictures, and the limits and facts
-# of a check. All as the demo's are.
+# Bytes of manifest, plan, scores and the like beside an artifact's tensors; of a report with its pictures; and of a
+# check's limits and facts. All as in the demo.
 SMALL_BYTES, OTHER_BYTES = 2000, {"report": 700_000, "check": 3500}
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One stage. flops: operations on the device; memory: bytes on it at the peak; disk: bytes of the artifact;
-    working_disk: bytes that only lie there while it runs.
+    """The cost of one stage.
+
+    flops: operations on the device; memory: peak of bytes on it; disk: bytes of the artifact; working_disk: bytes on
+    disk only while the stage runs.
     """
 
     stage: str
@@ -32,7 +34,7 @@ class Cost:
 class StageCosts:
     """The cost of each stage of one run, by the stage's name.
 
-    num_validating: tokens of the text that validates a distillation, where there is one that is validated.
+    num_validating: tokens of the text on which a distillation validates, where one does.
     """
 
     def __init__(
@@ -46,7 +48,7 @@ class StageCosts:
         self.workload = workload.limited(task.num_train, task.num_validation, task.num_test)
 
     def small(self, stage: str) -> Cost:
-        """A stage that computes and leaves next to nothing; a report with its pictures."""
+        """A stage that computes nearly nothing: its few bytes on disk."""
         return Cost(stage, disk=OTHER_BYTES.get(stage, SMALL_BYTES))
 
     def capture(self) -> Cost:
@@ -67,13 +69,13 @@ class StageCosts:
         return replace(self.capture(), stage="single")
 
     def iterative_drop(self, num_kept: int) -> Cost:
-        """The support set through all blocks, through all but one, and so on until as many as asked remain."""
+        """The support set through all blocks, through all but one, and so on, until `num_kept` blocks remain."""
         once, num_blocks = self.capture(), self.shape.num_blocks
         runs = sum(range(num_kept, num_blocks + 1)) / num_blocks
         return Cost("iterative_drop", once.flops * runs, once.memory, SMALL_BYTES)
 
     def similarity(self) -> Cost:
-        """All measures between all states; on the CPU."""
+        """All measures between all states, computed on the CPU."""
         support, states = self.settings.support, self.shape.num_blocks + 1
         rows = self.workload.train if support.split == "train" else self.workload.validation
         count = min(support.num_rows, rows.num_rows)
@@ -81,16 +83,16 @@ class StageCosts:
         return Cost("similarity", costs.similarity_flops(self.shape, count), 0.0, disk + SMALL_BYTES)
 
     def emulate(self, depth: Depth) -> Cost:
-        """Bytes of the kept blocks and of all outside the blocks, copied."""
+        """A copy of the kept blocks and of all tensors outside the blocks."""
         disk = self.shape.stored_bytes * costs.emulator_parameters(self.shape, depth)
         return Cost("emulate", disk=disk + SMALL_BYTES)
 
     def compress(self, depth: Depth) -> Cost:
-        """The emulator once more, its frozen blocks made cheaper; on the CPU, one weight after the other."""
+        """A second copy of the emulator with compressed frozen blocks, made on the CPU one weight at a time."""
         return replace(self.emulate(depth), stage="compress")
 
     def evaluate(self, depth: Depth | None) -> Cost:
-        """The scored rows through the emulator; through the full model where there is none."""
+        """The scored rows through the emulator, or through the full model where `depth` is None."""
         emulated = None if depth is None else costs.emulator_parameters(self.shape, depth)
         wanted = self.settings.evaluate.max_tokens
         passes = workloads.sorted_passes(self.workload.scored, self.longest, wanted, self.shape.limits)
@@ -129,7 +131,7 @@ class StageCosts:
         how = self.settings.distill
         assert how.num_steps is not None
         block = min(how.block, self.shape.context)
-        # Rows of one length: the largest pass is one batch, or what of it fits.
+        # Rows of one length: the largest pass is one batch, or as much of it as fits.
         largest = block * min(how.batch_size, max(1, how.max_tokens // block))
         tokens = float(how.batch_size * block * how.num_steps)
         passes = Passes(tokens, tokens * block, tokens, largest, largest)
@@ -148,18 +150,20 @@ class StageCosts:
         return replace(disk, working_disk=costs.checkpoint_bytes(count, trained.best))
 
     def plug_in(self, depth: Depth, trained: Trained) -> Cost:
-        """The tuned blocks in the format in which the model is loaded; with export the full model beside them."""
+        """The tuned blocks in the format in which the model is loaded; with export, also the full model."""
         exported = self.shape.parameters if self.settings.export.plugged_model else 0
         blocks = sum(self.shape.blocks[source].parameters for source in depth.tuned) * trained.tuned
         tuned = blocks + trained.head * self.shape.head
         return Cost("plug_in", disk=self.shape.loaded_bytes * (tuned + exported) + SMALL_BYTES)
 
     def select(self, depth: Depth, trained: Trained) -> Cost:
-        """The files of the best of several tunings, once more."""
+        """A second copy of the files of the best of several tunings."""
         return Cost("select", disk=costs.WIDE * costs.trained_parameters(self.shape, depth, trained) + SMALL_BYTES)
 
     def _taught_flops(self, depth: Depth, passes: Passes) -> float:
-        """The teacher forward, without its head and up to the last block that is asked for, and the emulator."""
+        """Operations of both forward passes: the teacher's, without head and up to the last needed block, and the
+        emulator's.
+        """
         teacher = Depth.whole(self.shape.num_blocks if depth.taught is None else depth.taught)
         flops = costs.forward_flops(self.shape, teacher, replace(passes, answers=0))
         return flops + costs.forward_flops(self.shape, depth, passes)

@@ -1,1 +1,1 @@
-"""The embedded default: a small model that knows an invented world, a task about that world, and how both were made."""
+"""The embedded demo: a small model that knows an invented world, a task about that world, and the code for both."""

@@ -1,4 +1,4 @@
-"""A small decoder with plain batched attention, the same function as `OPTForCausalLM` and much faster to train here.
+"""A small decoder with plain batched attention: the same function as `OPTForCausalLM`, but much faster to train here.
 
 Shapes: B rows, T positions, H heads, d width of a head, D = H * d hidden size, V vocabulary. Both biases and both
 norms of a block are OPT's; positions are learned; norms come first; the activation is ReLU; nothing is dropped out.
@@ -41,7 +41,7 @@ def _linear(num_in: int, num_out: int, gain: float) -> nn.Linear:
 
 
 class Block(nn.Module):
-    """One transformer block. What it adds to the residual stream starts smaller the more blocks there are."""
+    """One transformer block; its initial contribution to the residual stream is smaller the more blocks there are."""
 
     def __init__(self, size: NetworkSize) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Block(nn.Module):
         return hidden_BTD + self.down(F.relu(self.up(self.feed_forward_norm(hidden_BTD))))
 
     def _attend(self, hidden_BTD: Tensor, mask_TT: Tensor) -> Tensor:
-        """Causal attention as two batched products: at this size the stock kernel takes half of a training step."""
+        """Causal attention as two batched products; at this size the stock kernel takes half of a training step."""
         B, T, D = hidden_BTD.shape
         H, d = self.num_heads, D // self.num_heads
         projected = self.query_key_value(hidden_BTD).view(B, T, 3, H, d)
@@ -113,7 +113,7 @@ def _copy_block(layer: Any, block: Any) -> None:
 
 
 def to_opt(network: Network, pad_id: int, end_id: int) -> "OPTForCausalLM":
-    """The same network as a float32 `OPTForCausalLM`, equal in its logits up to rounding."""
+    """Return the same network as a float32 `OPTForCausalLM`; its logits are equal up to rounding."""
     from transformers import OPTConfig, OPTForCausalLM
 
     size = network.size

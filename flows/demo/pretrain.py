@@ -2,7 +2,7 @@
 
 The model reads biographies of an invented world until it knows every fact. Whole blocks of the upper half are skipped
 at random during training (stochastic depth), which makes the upper blocks redundant, as those of large models are.
-That redundancy is put there by this file: what the demo shows is the mechanism, not a finding about large models.
+Since this training causes the redundancy, the demo shows the mechanism and is not evidence about large models.
 """
 
 import argparse
@@ -34,7 +34,7 @@ Report = dict[str, float | int | str]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the model is trained; the defaults are the recipe of the shipped model."""
+    """The settings of training; the defaults are those of the shipped model."""
 
     num_steps: int = 2400
     batch_size: int = 32
@@ -48,13 +48,13 @@ class Recipe:
     deepest_drop: float = 0.6
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step: linear warm-up, constant, then linear down to a small rest."""
+        """Learning rate of a step: linear warm-up, constant, then linear decay to `final_rate` of the peak."""
         progress = step / self.num_steps
         decay = 1.0 if progress < self.constant_until else (1 - progress) / (1 - self.constant_until)
         return self.learning_rate * min(1.0, (step + 1) / self.warmup_steps) * max(self.final_rate, decay)
 
     def drop_probability(self, block: int, num_blocks: int) -> float:
-        """Chance that a block is skipped: none in the lower half, then rising linearly to the last block's."""
+        """Probability of skipping a block: 0 in the lower half, then rising linearly to that of the last block."""
         half = num_blocks // 2
         return self.deepest_drop * max(0.0, (block - half + 1) / half)
 
@@ -82,7 +82,7 @@ class Trainer:
         )
 
     def step(self, number: int) -> float:
-        """One update; returns the loss per token, in nats."""
+        """Make one update; return the loss per token in nats."""
         ids_BT = next(self.batches)
         logits = self.working(ids_BT, self._blocks_of_this_step())[:, :-1].flatten(0, 1).float()
         loss = F.cross_entropy(logits, ids_BT[:, 1:].flatten())
@@ -105,7 +105,7 @@ class Trainer:
         ]
 
     def _take_gradients(self) -> None:
-        """Move the gradients to the masters and clip them; a skipped block has none and is not decayed either."""
+        """Move the gradients to the master weights and clip them; a skipped block has none and is not decayed."""
         present = []
         for master, working in self.pairs:
             master.grad = None if working.grad is None else working.grad.float()
@@ -116,13 +116,13 @@ class Trainer:
 
 
 def _batches(tokens: Iterator[int], batch_size: int, num_positions: int) -> Iterator[Tensor]:
-    """Token ids [batch_size, num_positions], cut from the stream without regard to where a biography ends."""
+    """Yield token ids [batch_size, num_positions], cut from the stream without regard to the ends of biographies."""
     while True:
         yield torch.tensor(list(islice(tokens, batch_size * num_positions))).view(batch_size, num_positions)
 
 
 def faster_precision(size: NetworkSize, recipe: Recipe, seed: int) -> str:
-    """The precision whose steps take less time on this machine; bfloat16 is slow on processors without support."""
+    """Return the precision whose steps are faster on this machine; bfloat16 is slow on processors without support."""
     seconds = {}
     for precision in PRECISIONS:
         trainer = Trainer(size, recipe, seed, precision)
@@ -153,13 +153,13 @@ def recall(model: nn.Module, people: list[Person]) -> float:
 
 
 def save(network: Network, folder: Path) -> nn.Module:
-    """Write model and tokenizer in the stock layout, weights in float16; returns the model as it loads again."""
+    """Write model and tokenizer in the stock layout, with weights in float16; return the model as loaded again."""
     from transformers import AutoModelForCausalLM
 
     ids = vocabulary()
     model = to_opt(network, pad_id=ids[PAD], end_id=ids[END_OF_TEXT])
     model.half().save_pretrained(folder)
-    # Half precision only saves space: float32 in the config makes a plain load compute in float32.
+    # Half precision only saves space; with float32 in the config, a model loaded without a dtype computes in float32.
     model.config.dtype = torch.float32
     model.config.save_pretrained(folder)
     save_tokenizer(folder, network.size.positions)
@@ -169,7 +169,7 @@ def save(network: Network, folder: Path) -> nn.Module:
 def pretrain(
     seed: int, folder: Path, size: NetworkSize, recipe: Recipe, precision: str
 ) -> dict[str, float | int | str]:
-    """Train on the world with this seed, write the model folder and return what `training.json` in it says."""
+    """Train on the world with this seed, write the model folder, and return the main numbers of its `training.json`."""
     if precision == "auto":
         precision = faster_precision(size, recipe, seed)
     trainer = Trainer(size, recipe, seed, precision)

@@ -1,8 +1,8 @@
 """Write the task's data: `python -m flows.demo.questions --seed S --out FOLDER`.
 
-One question for each attribute of each person, in one of two forms, with 16 choices of one token each (by chance 6.25%
-are right; with four choices every gap between two models shrinks). The test people's facts are stated in no training
-question: the model can know them only from pre-training.
+One question for each attribute of each person, in one of two forms, with 16 choices of one token each (6.25% are right
+by chance; with four choices every gap between two models would shrink). No training question states a fact about the
+people of the test split: the model can know these facts only from pre-training.
 """
 
 import argparse
@@ -19,7 +19,7 @@ Row = dict[str, str | int | list[str]]
 
 
 def question_rows(people: list[Person], numbers: random.Random) -> list[Row]:
-    """Shuffled rows with `question`, `choices` and `label`, the index of the true choice."""
+    """Make shuffled rows with `question`, `choices` and `label`, the index of the true choice."""
     rows: list[Row] = []
     for person in people:
         for attribute, truth in person.values.items():
@@ -33,7 +33,7 @@ def question_rows(people: list[Person], numbers: random.Random) -> list[Row]:
 
 
 def task_rows(seed: int) -> dict[str, list[Row]]:
-    """Rows of the splits train, validation and test of the world with this seed."""
+    """Make the rows of the splits train, validation and test of the world with this seed."""
     return {
         split: question_rows(people, random.Random(f"questions {seed} {split}"))
         for split, people in split_people(make_people(seed)).items()

@@ -1,7 +1,7 @@
-"""Write generic text to distill on: `python -m flows.demo.texts --seed S --out FOLDER`.
+"""Write generic text for distillation: `python -m flows.demo.texts --seed S --out FOLDER`.
 
-Biographies as the model saw them in pre-training, about all people of its world, drawn anew. None of the words that
-make a question occurs in them.
+The texts are newly drawn biographies of all people of the model's world, as in its pre-training. They contain none of
+the words that mark a question.
 """
 
 import argparse
@@ -15,7 +15,7 @@ NUM_TRAIN, NUM_VALIDATION = 2000, 100
 
 
 def texts(seed: int, split: str, count: int) -> list[str]:
-    """Biographies of random people of the world with this seed, one text each."""
+    """Draw biographies of random people of the world with this seed, one text each."""
     people, numbers = make_people(seed), random.Random(f"texts {seed} {split}")
     return [" ".join(biography(numbers.choice(people), numbers)) for _ in range(count)]
 

@@ -1,4 +1,4 @@
-"""A word-level tokenizer for the invented world, loadable by plain `AutoTokenizer`."""
+"""A word-level tokenizer for the invented world, which plain `AutoTokenizer` can load."""
 
 import json
 from pathlib import Path
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def make_tokenizer(max_length: int) -> "PreTrainedTokenizerFast":
-    """One token for each word, nothing added in front or behind.
+    """Make a tokenizer with one token for each word, which adds no special tokens.
 
-    Words split at spaces and at punctuation, so that tokens never reach across a space: a question and its answer have
-    the same tokens alone and joined.
+    Words split at spaces and punctuation, so that no token spans a space: a question and its answer have the same
+    tokens whether encoded separately or joined.
     """
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -38,6 +38,6 @@ def save_tokenizer(folder: Path, max_length: int) -> None:
     make_tokenizer(max_length).save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    # The class is written under a name that only the newest releases of transformers know; all know this one.
+    # transformers writes a class name that only its newest releases know; all of them know this one.
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,11 +1,11 @@
 """The words of the invented world: names, attribute values, sentence templates and question forms.
 
-Every name part and every value is one token. In templates `{name}` stands for first and last name, `{value}` for
-the value. The order of name and value varies on purpose: paraphrase and permutation are what make a fact extractable
-by a question later (Allen-Zhu and Li, Physics of Language Models, Part 3.1).
+Every part of a name and every value is one token. In templates `{name}` stands for first and last name, `{value}` for
+the value. The order of name and value varies on purpose: paraphrase and permutation make a fact extractable by a
+question later (Allen-Zhu and Li, Physics of Language Models, Part 3.1).
 """
 
-# ruff: noqa: SIM905 - as lists these would be one word a line, or lines of quotes.
+# ruff: noqa: SIM905 - as lists, these would take one line for each word, or lines full of quotes.
 
 FIRST_NAMES = (
     "Anna Boris Clara David Elena Felix Greta Hugo Irene Jonas Karin Leon Maria Nils Olga Peter Quinn Rosa Simon Tina "
@@ -131,5 +131,5 @@ QUESTIONS = {
     "pet": ["Which pet does {name} own ?", "What is the pet of {name} ?"],
 }
 
-# What makes a sentence a question here; none of these words occurs in a biography, so the form is new to the model.
+# The words that mark a question; none of them occurs in a biography, so that the form is new to the model.
 QUESTION_FORM = ("Question", "Answer", ":", "?", "What", "Which", "Who", "In", "does")

@@ -1,8 +1,8 @@
-"""The invented world: people with attributes, biographies that state them, and the vocabulary of it all.
+"""The invented world: people with attributes, biographies that state these, and the vocabulary.
 
-Everything is a pure function of a seed and uses only Python's own random numbers, so that a world is the same on every
-machine. A world has 220 people: 120 whose questions train, 20 whose questions choose settings, 80 whose questions test.
-The biographies of all 220 are what the model is pre-trained on.
+Everything is a pure function of a seed and uses only Python's random numbers, so that a world is the same on every
+machine. A world has 220 people: questions about 120 of them are for training, about 20 for validation and about 80 for
+the test. The model is pre-trained on the biographies of all 220.
 """
 
 import random
@@ -17,7 +17,7 @@ NUM_PEOPLE = NUM_TRAIN + NUM_VALIDATION + NUM_TEST
 PAD, END_OF_TEXT, UNKNOWN = "<pad>", "<eos>", "<unk>"
 SPECIAL_TOKENS = (PAD, END_OF_TEXT, UNKNOWN)
 
-# Numbers of facts in one biography; short ones make the model recall a fact without the others as a crutch.
+# Numbers of facts in one biography; in short ones the model has to recall a fact without the help of others.
 FACTS_PER_BIOGRAPHY = (2, 3, 4, 6)
 
 
@@ -30,7 +30,7 @@ class Person:
 
 
 def make_people(seed: int, num_people: int = NUM_PEOPLE) -> list[Person]:
-    """People with distinct names and attributes drawn uniformly; train, validation and test people follow in order."""
+    """Make people with distinct names and uniformly drawn attributes, in the order train, validation, test."""
     numbers = random.Random(f"people {seed}")
     names = [f"{first} {last}" for first in FIRST_NAMES for last in LAST_NAMES]
     numbers.shuffle(names)
@@ -41,7 +41,7 @@ def make_people(seed: int, num_people: int = NUM_PEOPLE) -> list[Person]:
 
 
 def split_people(people: list[Person]) -> dict[str, list[Person]]:
-    """The people of each split of the task; no person is in two."""
+    """Return the people of each split of the task; nobody is in two splits."""
     first_test = NUM_TRAIN + NUM_VALIDATION
     return {
         "train": people[:NUM_TRAIN],
@@ -51,7 +51,7 @@ def split_people(people: list[Person]) -> dict[str, list[Person]]:
 
 
 def biography(person: Person, numbers: random.Random) -> list[str]:
-    """Words of some of a person's facts in random order, the full name in every sentence."""
+    """Return the words of a biography: some of a person's facts in random order, each sentence with the full name."""
     words: list[str] = []
     for attribute in numbers.sample(list(VALUES), numbers.choice(FACTS_PER_BIOGRAPHY)):
         sentence = numbers.choice(TEMPLATES[attribute]).format(name=person.name, value=person.values[attribute])
@@ -60,7 +60,7 @@ def biography(person: Person, numbers: random.Random) -> list[str]:
 
 
 def biography_tokens(people: list[Person], numbers: random.Random) -> Iterator[int]:
-    """Endless stream of token ids: end-of-text, then the biography of a random person, again and again."""
+    """Yield an endless stream of token ids: end-of-text, then the biography of a random person, repeatedly."""
     ids = vocabulary()
     while True:
         yield ids[END_OF_TEXT]
@@ -69,7 +69,7 @@ def biography_tokens(people: list[Person], numbers: random.Random) -> Iterator[i
 
 
 def recall_prompts(people: list[Person]) -> list[tuple[list[str], str]]:
-    """(words up to the value, value) of every template that ends in its value: recall in the pre-training format."""
+    """Return (words up to the value, value) for every template that ends in its value, to test recall of facts."""
     prompts = []
     for person in people:
         for attribute, templates in TEMPLATES.items():
@@ -81,7 +81,7 @@ def recall_prompts(people: list[Person]) -> list[tuple[list[str], str]]:
 
 
 def vocabulary() -> dict[str, int]:
-    """Word to id: padding is 0, end-of-text 1, unknown 2, then every word in sorted order."""
+    """Map each word to its id: padding is 0, end-of-text 1, unknown 2, then all words in sorted order."""
     words = {*FIRST_NAMES, *LAST_NAMES, *QUESTION_FORM, "."}
     for values in VALUES.values():
         words.update(values)

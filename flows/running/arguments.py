@@ -1,4 +1,4 @@
-"""Settings as the arguments of each stage: what a stage does not use is not passed, and so is not part of its key."""
+"""The arguments of each stage, from the settings. Unused settings are not passed, so that they are in no key."""
 
 from dataclasses import fields
 from typing import Any
@@ -12,7 +12,7 @@ from tasks.core.tuning.settings import TrainSettings
 
 
 def plan_options(settings: Settings, name: Strategy) -> dict[str, Any]:
-    """What the plan of a strategy depends on, by the names that it has in the settings, with `auto` resolved."""
+    """Return the options that a strategy's plan depends on, under their names in the settings, with `auto` resolved."""
     plan, strategy = settings.plan, STRATEGIES[name]
     share, placement = plan.share_of(name), plan.placement if strategy.placement else "auto"
     chosen = {key: getattr(plan, key) for key in strategy.options if hasattr(plan, key)}
@@ -27,7 +27,7 @@ def plan_options(settings: Settings, name: Strategy) -> dict[str, Any]:
 
 
 class Arguments:
-    """Arguments of the stages of one run, for a resolved precision and support split."""
+    """Arguments of the stages of one run, for a resolved precision."""
 
     def __init__(self, settings: Settings, precision: str) -> None:
         self._settings = settings
@@ -35,40 +35,40 @@ class Arguments:
 
     @property
     def capture(self) -> dict[str, Any]:
-        """The support set and how it is pooled."""
+        """The support set and its pooling."""
         support = self._settings.support
         return {**support.model_dump(), "precision": self._precision}
 
     @property
     def similarity(self) -> dict[str, Any]:
-        """The estimator that plans are made from."""
+        """The estimator whose matrix plans are made from."""
         return {"estimator": self._settings.similarity.estimator}
 
     @property
     def single(self) -> dict[str, Any]:
-        """The support set, for each block alone: there is no last block whose states a final norm would follow."""
+        """The support set for each block alone, without `final_norm`: no state is the last one before that norm."""
         return {name: value for name, value in self.capture.items() if name != "final_norm"}
 
     def iterative_drop(self, num_blocks: int) -> dict[str, Any]:
-        """The support set, how alike two blocks are, and how many stay, which ones in any case."""
+        """The support set, the estimator, the number of kept blocks, and the blocks that are never dropped."""
         chosen = plan_options(self._settings, "iterative_drop")
         placement = chosen.get("placement") or STRATEGIES["iterative_drop"].placement or ""
         protected = tuned_ahead(num_blocks, chosen.get("num_tuned", 0), placement, chosen.get("tuned", ()))
         return {**self.capture, **self.similarity, "num_kept": chosen["num_kept"], "protected": protected}
 
     def cluster(self, strategy: Strategy, num_blocks: int, evidence: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The budget, what only this strategy looks at, and the stages' results that its plan is made from."""
+        """The strategy, its options, and the results of earlier stages (`evidence`) that its plan is made from."""
         chosen = {"strategy": strategy, "num_blocks": num_blocks, **plan_options(self._settings, strategy)}
         return chosen | (self.similarity if STRATEGIES[strategy].clusters else {}) | (evidence or {})
 
     @property
     def compress(self) -> dict[str, Any]:
-        """How frozen blocks are made cheaper."""
+        """The compression of frozen blocks."""
         return {"how": self._settings.compress.compression}
 
     @property
     def distill(self) -> dict[str, Any]:
-        """How frozen blocks are trained."""
+        """The training of frozen blocks."""
         chosen = self._settings.distill.model_dump(exclude={"enabled", "teacher", "data", "block", "hidden_weight"})
         return {
             "settings": TrainSettings(**chosen),
@@ -88,7 +88,7 @@ class Arguments:
         return grids(self._settings)[1]
 
     def tune(self, seed: int, rate: float | None = None) -> dict[str, Any]:
-        """What of the emulator is trained, and how; whole tuned blocks need no word. rate: the first by default."""
+        """The training of the emulator; `variant` is left out for whole tuned blocks. rate: by default the first."""
         variant = make_variant(self._settings)
         settings = self._train_settings(seed, rate, self.rates)
         return {
@@ -98,7 +98,7 @@ class Arguments:
         }
 
     def full_tune(self, seed: int, rate: float | None = None) -> dict[str, Any]:
-        """How every block of the full model is trained. rate: the first by default."""
+        """The training of every block of the full model. rate: by default the first."""
         return {"settings": self._train_settings(seed, rate, self.full_rates), "precision": self._precision}
 
     def _train_settings(self, seed: int, rate: float | None, rates: tuple[float, ...]) -> TrainSettings:
@@ -112,28 +112,28 @@ class Arguments:
 
     @property
     def proxies(self) -> dict[str, Any]:
-        """The owner's text on which an emulator is compared with the full model: the support set."""
+        """The model owner's text on which an emulator is compared with the full model: the support set."""
         support = self._settings.support.model_dump(include={"num_rows", "split", "max_tokens"})
         return {**support, "precision": self._precision}
 
     @property
     def plug_in(self) -> dict[str, Any]:
-        """Whether the plugged model is written out."""
+        """Whether the plug-in is exported as a model folder."""
         return {"export": self._settings.export.plugged_model}
 
     @property
     def evaluate(self) -> dict[str, Any]:
-        """How each of the five settings is scored, and validated."""
+        """Scoring of each of the five settings, and validation."""
         return {"precision": self._precision, "max_tokens": self._settings.evaluate.max_tokens}
 
 
 def grids(settings: Settings) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Learning rates of the emulator's and of the full model's tuning; of several the best by validation counts."""
+    """Return the learning rates of the emulator's and of the full model's tuning; the best of several is selected."""
     rates = settings.tune.learning_rates or (settings.tune.learning_rate,)
     own = settings.full_tune.learning_rate
     return rates, (own,) if own else rates
 
 
 def make_variant(settings: Settings) -> Variant:
-    """What is trained of the emulator."""
+    """Return the tuning method of the emulator."""
     return Variant(**settings.tune.model_dump(include={field.name for field in fields(Variant)}))

@@ -1,4 +1,4 @@
-"""Environment of every process: no telemetry, no pickled results, everything under one home folder."""
+"""The environment of every process: no telemetry, no pickled results, everything under one home folder."""
 
 import locale
 import os
@@ -11,20 +11,20 @@ from pathlib import Path
 from tasks.core.errors import EnvironmentFault
 from tasks.store.loopback import keep_loopback_direct, require_proxy
 
-# A database of the temporary server that the user chose, by whatever variable.
+# Prefixes of the variables with which the user may choose the temporary server's database.
 OWN_DATABASE = ("PREFECT_API_DATABASE_", "PREFECT_SERVER_DATABASE_")
-# The file that httpx reads when a client is made, whatever it will connect to.
+# The file that httpx reads whenever a client is made, for any address.
 CERTIFICATES = "SSL_CERT_FILE"
 
 
 def prepare_environment(home: Path) -> None:
-    """Set what is not set yet; must run before prefect or mlflow is imported.
+    """Set the variables that are not set yet. Call it before prefect or mlflow is imported.
 
-    A server that the user named (PREFECT_API_URL) is used, else the servers that `crash up` started for this home;
-    otherwise Prefect starts its own for the time of the run, with its database under `home`.
+    Runs use the server that the user named (PREFECT_API_URL), else the servers that `crash up` started for this home;
+    otherwise Prefect starts a temporary one for the run, with its database under `home`.
 
     Raises:
-        EnvironmentFault: a variable names a folder or a file that is not there.
+            EnvironmentFault: when a variable names a folder or a file that cannot be used, or as `check_home`.
     """
     check_variables()
     check_home(home)
@@ -36,7 +36,7 @@ def prepare_environment(home: Path) -> None:
 
 
 def _temporary_database(folder: Path) -> dict[str, str]:
-    """The variable for the database of a temporary server, where Prefect would paste its path into a wrong address."""
+    """Return the variable for the temporary server's database, where Prefect would make a wrong address of its path."""
     path = folder.absolute() / "prefect.db"
     if re.fullmatch(r"[\w/.+ -]+", str(path), re.ASCII):
         return {}
@@ -46,10 +46,10 @@ def _temporary_database(folder: Path) -> dict[str, str]:
 
 
 def settle_interpreter() -> None:
-    """Begin this program again where the environment changes how Python itself reads files or takes warnings.
+    """Restart this program where the environment changes how Python reads files or treats warnings.
 
-    In a locale that is not UTF-8, all packages would read and write text in another encoding than that of the files
-    here; with warnings as errors, the servers would end at one of their own.
+    In a locale that is not UTF-8, all packages would read and write text in an encoding that the files here do not
+    have; with warnings as errors, a warning inside a server would end it.
     """
     changed: dict[str, str] = {}
     if not sys.flags.utf8_mode and locale.getencoding().lower().replace("-", "") != "utf8":
@@ -62,10 +62,10 @@ def settle_interpreter() -> None:
 
 
 def check_variables() -> None:
-    """Refuse variables of the environment that make other packages fail later, and less clearly.
+    """Refuse environment variables that would make other packages fail later with less clear errors.
 
     Raises:
-        EnvironmentFault: TMPDIR cannot be written, or SSL_CERT_FILE is not there.
+            EnvironmentFault: when TMPDIR cannot be written, or SSL_CERT_FILE does not exist.
     """
     folder = os.environ.get("TMPDIR")
     if folder and not (os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)):
@@ -76,10 +76,10 @@ def check_variables() -> None:
 
 
 def check_home(home: Path) -> None:
-    """Refuse a home folder whose name ends a line.
+    """Refuse a home folder with a line break in its path.
 
     Raises:
-        EnvironmentFault: its path holds a line break, which the files of variables and of settings cannot hold.
+            EnvironmentFault: when it has one, which files of variables and settings cannot hold.
     """
     if len(str(home.absolute()).splitlines()) > 1:
         raise EnvironmentFault(
@@ -88,7 +88,7 @@ def check_home(home: Path) -> None:
 
 
 def defaults(home: Path) -> dict[str, str]:
-    """Variables of every process that belongs to this home."""
+    """Return the variables of every process that belongs to this home."""
     home = home.absolute()
     return {
         "DO_NOT_TRACK": "true",
@@ -100,10 +100,10 @@ def defaults(home: Path) -> dict[str, str]:
         "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(home / "prefect" / "results"),
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks,flows",
-        # Threads beside a run (leases, delivery) log too; their lines go to the terminal and the worker's log.
+        # Threads outside a run (leases, delivery) log too; their lines go to the terminal and the worker's log.
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        # Each address costs a question to the server and a line in the log.
+        # Each address costs a request to the server and a line in the log.
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "OMP_WAIT_POLICY": "passive",
         "TOKENIZERS_PARALLELISM": "false",
@@ -113,19 +113,19 @@ def defaults(home: Path) -> dict[str, str]:
 
 
 def local_database(home: Path) -> str:
-    """Address of the tracking database of runs that name no server."""
+    """Return the address of the tracking database of runs that name no server."""
     from tasks.store.databases import sqlite_url
 
     return sqlite_url(home.absolute() / "mlflow" / "mlflow.db")
 
 
 def connection_file(home: Path) -> Path:
-    """Where `crash up` writes how its servers are reached, as lines NAME=value."""
+    """Return the file to which `crash up` writes the addresses of its servers, as lines NAME=value."""
     return home.absolute() / "service" / "connection.env"
 
 
 def read_connection(home: Path) -> dict[str, str]:
-    """Variables of clients of the servers that are up for this home; none when none are."""
+    """Read the client variables of the servers that are up for this home; empty when none are."""
     if os.environ.get("PREFECT_API_URL"):
         return {}
     try:
@@ -137,7 +137,7 @@ def read_connection(home: Path) -> dict[str, str]:
 
 
 def written_connection(values: MutableMapping[str, str]) -> str:
-    """The text of the connection file: lines NAME=value that a shell reads too, whatever the values hold."""
+    """Return the text of the connection file: lines NAME=value, quoted so that a shell can read any value."""
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
 
 
@@ -149,7 +149,11 @@ def _unquoted(value: str) -> str:
 
 
 def check_prefect() -> None:
-    """Raise EnvironmentFault if a configured Prefect server does not answer."""
+    """Check that the configured Prefect server answers.
+
+    Raises:
+        EnvironmentFault: when it does not.
+    """
     url = os.environ.get("PREFECT_API_URL")
     if not url:
         return
@@ -164,6 +168,6 @@ def check_prefect() -> None:
 
 
 def prefect_page(run_id: str) -> str | None:
-    """Address of a flow run in the UI of the configured Prefect server; a temporary server has none."""
+    """Return the address of a flow run in the configured Prefect server's UI; None for a temporary server."""
     url = os.environ.get("PREFECT_UI_URL") or os.environ.get("PREFECT_API_URL", "").rstrip("/").removesuffix("/api")
     return f"{url}/runs/flow-run/{run_id}" if url else None

@@ -1,8 +1,8 @@
-"""Keep the temporary Prefect server for exactly as long as this process needs it, however it ends.
+"""Keep the temporary Prefect server alive for exactly as long as this process, however the process ends.
 
-Prefect stops the server that it starts for a run at a normal end. After `kill -9` of the run it would live on for ever,
-and Ctrl-C in a terminal or the end of a batch job, of which every process of the run is told, would end it while the
-run still reports to it.
+At a normal end, Prefect stops the server that it started for the run. After `kill -9` of the run the server would stay
+for ever, and Ctrl-C in a terminal or the end of a batch job, which signal every process of the run, would stop it while
+the run still reports to it.
 """
 
 import os
@@ -18,16 +18,16 @@ SCRIPT = Path(__file__).with_name("temporary_server.py")
 
 
 class _Server(subprocess.Popen):
-    """A server that ends when its standard input does: signals do not reach it."""
+    """A server process that ends when its standard input is closed, since signals do not reach it."""
 
     def terminate(self) -> None:
-        """Ask it to end in order."""
+        """Ask the server to shut down in order."""
         assert self.stdin is not None
         self.stdin.close()
 
 
 def start_temporary_server() -> None:
-    """Start the server that Prefect would start by itself, out of reach of signals; nothing where one is configured."""
+    """Start the server that Prefect would start, out of reach of signals; do nothing where one is configured."""
     if os.environ.get("PREFECT_API_URL"):
         return
     from prefect.server.api.server import SubprocessASGIServer
@@ -37,12 +37,12 @@ def start_temporary_server() -> None:
         return
 
     class Shielded(SubprocessASGIServer):
-        """The one that Prefect finds when it looks for the temporary server of this process."""
+        """The server that Prefect finds when it looks for this process's temporary server."""
 
         def _run_uvicorn_command(self) -> subprocess.Popen:
             own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
             environment = {**os.environ, **own, **get_current_settings().to_environment_variables(exclude_unset=True)}
-            # -P: modules beside the script have names that other packages use too.
+            # -P: modules beside the script have names that other packages use as well.
             command = [sys.executable, "-P", str(SCRIPT), str(self.port)]
             with shielded():
                 return _Server(command, env=environment, stdin=subprocess.PIPE, start_new_session=True)
@@ -52,7 +52,7 @@ def start_temporary_server() -> None:
 
 
 def guard_temporary_servers() -> None:
-    """Watch over every server that Prefect has started for this process and that is not watched yet."""
+    """Start a guard for every server that Prefect has started for this process and that has none yet."""
     from prefect.server.api.server import SubprocessASGIServer
 
     watching = {guard.args[-1] for guard in _guards}  # type: ignore[index]
@@ -64,8 +64,8 @@ def guard_temporary_servers() -> None:
 
 
 def _guard(pid: int) -> subprocess.Popen:
-    """A shell that waits for the end of our side of a pipe, which the kernel closes when we die."""
+    """Start a shell that ends `pid` when our end of a pipe is closed, which the kernel does when we die."""
     command = ["/bin/sh", "-c", 'read -r _; kill "$0" 2>/dev/null', str(pid)]
-    # A session of its own, and shielded: what ends the run is not for its guard.
+    # In a separate session, and shielded: signals that end the run must not end its guard.
     with shielded():
         return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)

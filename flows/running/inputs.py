@@ -1,4 +1,4 @@
-"""What a run is given, resolved to contents and refused where it cannot be: before anything is computed."""
+"""The inputs of a run: resolved to their contents, and checked before anything is computed."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,12 +22,13 @@ from tasks.tracking.address import check_tracking
 MIN_FREE_BYTES = 200 * 2**20
 # The unbiased estimator of similarity divides by n (n - 3).
 MIN_SUPPORT_ROWS = 4
-# Of a trained parameter: weight, two moments and best state in a checkpoint, written and being written, of two at once.
+# Bytes for each trained parameter: a checkpoint holds the weight, two moments and the best state in float32; there is
+# the finished checkpoint and the one being written, of two tunings at once.
 CHECKPOINT_BYTES = 2 * 2 * 16
 
 
 class Inputs:
-    """Model and task, resolved to contents and checked; nothing has been computed yet."""
+    """A model and a task, resolved to their contents and checked before anything is computed."""
 
     def __init__(
         self,
@@ -36,10 +37,10 @@ class Inputs:
         operations: Callable[[Settings, Any], dict[str, str]] | None = None,
         limits: Callable[[Settings], Limits] = run_limits,
     ) -> None:
-        """needed: bytes of disk that a flow takes at most, where it is not that of a crash run.
+        """Resolve and check the inputs of a flow; the defaults are those of a crash run.
 
-        operations: what it asks of the model's family, where they are not those of a crash run; limits: of the passes
-        that it makes.
+        needed: bytes of disk that the flow takes at most; operations: those that it needs of the model's family;
+        limits: the limits of its passes.
         """
         from flows.running.operations import run_operations
         from tasks.check_inputs import check
@@ -51,15 +52,15 @@ class Inputs:
         self.model = resolve_model(settings.model.name, settings.model.revision, store)
         self.task = resolve_task(settings.task.model_dump(), store)
         wanted = (operations or run_operations)(settings, self.task)
-        # Of a family that the tests measure this is known without building anything.
+        # For a family that the tests measure, this is known without building a model.
         require_exact(self.model.name, self.model.family, failed_operations(self.model.family) or {}, wanted)
         check_budget(settings, self.model.num_blocks)
         check_variant(settings, self.model.num_blocks, Path(self.model.path))
         self.teacher, self.text = self._distilling(settings, store)
         check_windows(settings, self.model.context)
         inputs = {"model": self.model, "task": self.task, "limits": limits(settings), **self._emulators(settings)}
-        # What was computed before is served from a store that cannot be written; what was not fails at its lock.
-        # A run that goes on has used part of its disk already: what it still needs is not known.
+        # A store that cannot be written still serves what was computed before; anything else fails at its lock.
+        # A run that continues has used part of its disk already, and how much it still needs is not known.
         if store.find(check.name, check.key(**inputs)[0]) is None:
             store.check_writable((needed or needed_bytes)(settings, self.model))
         elif store.writable():
@@ -73,7 +74,7 @@ class Inputs:
         self.task = checked_task(self.task, self.checked.summary)
 
     def _distilling(self, settings: Settings, store: Any) -> tuple[Any, Any]:
-        """Teacher and text, where emulators are distilled."""
+        """Resolve the teacher and the text, where emulators are distilled."""
         from tasks.data.resolving_text import resolve_text
         from tasks.models.resolving import resolve_model
 
@@ -85,7 +86,7 @@ class Inputs:
         return teacher, resolve_text(chosen.data, store)
 
     def _emulators(self, settings: Settings) -> dict[str, Any]:
-        """What is wanted of emulators beyond a plan and has to fit the model."""
+        """Return what the settings ask of emulators beyond a plan, which has to fit the model."""
         wanted: dict[str, Any] = {}
         if compression := settings.compress.compression:
             wanted["compression"] = compression
@@ -96,7 +97,7 @@ class Inputs:
         return wanted
 
 
-# Inputs that a command has resolved for the flow that it calls next, by the JSON of their settings.
+# Inputs that a command has resolved for the flow that it calls next, keyed by the JSON of their settings.
 _prepared: dict[str, Inputs] = {}
 
 
@@ -110,19 +111,23 @@ def prepare_inputs(settings: Settings, **checks: Callable) -> Inputs:
 
 
 def take_inputs(settings: Settings, **checks: Callable) -> Inputs:
-    """Return the inputs that the command has prepared, once; resolve them where no command has (a run on a worker)."""
+    """Return the inputs that the command has prepared, once; resolve them where no command did (a run on a worker)."""
     return _prepared.pop(settings.model_dump_json(), None) or Inputs(settings, **checks)
 
 
 def check_cells(cells: Iterable[tuple[dict[str, Any], Settings]]) -> None:
-    """Refuse a sweep of which one cell cannot run; the error names the cell."""
+    """Refuse a sweep in which one cell cannot run; the error names the cell."""
     for values, settings in cells:
         with named_cell(f"the cell {shown(values)}"):
             Inputs(settings)
 
 
 def check_budget(settings: Settings, num_blocks: int) -> None:
-    """Refuse plans that this model cannot have. Raises InputError."""
+    """Refuse plans that this model cannot have.
+
+    Raises:
+        InputError: when a strategy's budget or options do not fit the model.
+    """
     plan, name = settings.plan, settings.model.name
     if plan.num_kept > num_blocks:
         raise InputError(
@@ -140,12 +145,12 @@ def check_budget(settings: Settings, num_blocks: int) -> None:
 
 
 def _written(value: Any) -> Any:
-    """As a settings file has it."""
+    """Return a value as a settings file writes it."""
     return "none" if value is None else list(value) if isinstance(value, tuple) else value
 
 
 def _check_frozen(settings: Settings) -> None:
-    """Refuse to change frozen blocks where there are none."""
+    """Refuse to compress or distill frozen blocks where there are none."""
     plan = settings.plan
     wanted = [f"compress.method = {settings.compress.method!r}"] if settings.compress.method != "none" else []
     wanted += ["distill.enabled = true"] if settings.distill.enabled else []
@@ -159,7 +164,7 @@ def _check_frozen(settings: Settings) -> None:
 
 
 def _check_trained(settings: Settings, num_blocks: int) -> None:
-    """Refuse to train what every plan of these settings lacks."""
+    """Refuse to train blocks that no plan of these settings has."""
     variant, plan = make_variant(settings), settings.plan
     if variant.trained != "tuned" and set(settings.strategy) != {"fixed"} and plan.num_tuned_blocks == plan.num_kept:
         raise InputError(
@@ -171,7 +176,11 @@ def _check_trained(settings: Settings, num_blocks: int) -> None:
 
 
 def check_variant(settings: Settings, num_blocks: int, model_folder: Path) -> None:
-    """Refuse a way of tuning that this model or every plan of these settings lacks something for. Raises InputError."""
+    """Refuse a tuning method that does not fit this model or any plan of these settings.
+
+    Raises:
+        InputError: when it does not, or when adapters would be exported.
+    """
     _check_trained(settings, num_blocks)
     variant = make_variant(settings)
     if variant.method == "adapter" and settings.export.plugged_model:
@@ -189,7 +198,11 @@ def check_variant(settings: Settings, num_blocks: int, model_folder: Path) -> No
 
 
 def check_support(settings: Settings, facts: dict[str, Any]) -> None:
-    """Refuse a support set with which representations cannot be compared. Raises InputError."""
+    """Refuse a support set on which representations cannot be compared.
+
+    Raises:
+        InputError: when it has too few rows, or `support.part` needs prompts that the task lacks.
+    """
     if settings.support.part == "prompt" and not facts["has_prompts"]:
         raise InputError(
             f'support.part = "prompt", but task {settings.task.name} has rows without a prompt; use'
@@ -206,11 +219,11 @@ def check_support(settings: Settings, facts: dict[str, Any]) -> None:
 
 
 def needed_bytes(settings: Settings, model: Any) -> int:
-    """Disk that the run takes at most: emulators, tuned blocks in float32, and the checkpoints of what runs at once."""
+    """Upper bound of the disk a run takes, in bytes: emulators, tuned blocks in float32, and concurrent checkpoints."""
     parameters = _num_parameters(model)
     plan, num_seeds = settings.plan, len(settings.tune.seeds)
     tuned = parameters * max(plan.num_tuned_blocks, len(plan.tuned)) / model.num_blocks
-    # Whole blocks even where only small parts of them are returned: they are merged when they are plugged in.
+    # Whole blocks even where only small parts of them are returned, since plugging in merges these into whole blocks.
     num_rates, num_full_rates = (len(rates) + (len(rates) > 1) for rates in grids(settings))
     trained = tuned if settings.tune.trained == "tuned" else parameters * plan.num_kept / model.num_blocks
     of_strategy = num_rates * trained + tuned
@@ -224,24 +237,24 @@ def needed_bytes(settings: Settings, model: Any) -> int:
 
 
 def emulator_bytes(settings: Settings, model: Any) -> int:
-    """Disk that the emulators of all strategies take at most."""
-    # Each step beyond a plan writes an emulator of its own, at most as large.
+    """Upper bound of the disk that the emulators of all strategies take, in bytes."""
+    # Compressing and distilling each write another emulator, at most as large.
     steps = 1 + (settings.compress.method != "none") + settings.distill.enabled
     share = settings.plan.num_kept / model.num_blocks
     return int(steps * len(settings.strategy) * weight_bytes(Path(model.path)) * share)
 
 
 def distilling_bytes(settings: Settings, model: Any) -> int:
-    """Disk that the checkpoints of emulators that are distilled take at most."""
+    """Upper bound of the disk that checkpoints of distillation take, in bytes."""
     return int(CHECKPOINT_BYTES * _num_distilled(settings, model))
 
 
 def _num_parameters(model: Any) -> float:
-    """Stored in 16 bits, as nearly all models are; where it is 32 the estimate is high by a factor of two."""
+    """Estimate the number of parameters from weights in 16 bits, as in nearly all models; twice too high for 32."""
     return weight_bytes(Path(model.path)) / 2
 
 
 def _num_distilled(settings: Settings, model: Any) -> float:
-    """Parameters of the frozen blocks of an emulator, where these are distilled."""
+    """Number of parameters in the frozen blocks of an emulator, where these are distilled."""
     num_frozen = settings.plan.num_kept - settings.plan.num_tuned_blocks
     return settings.distill.enabled * _num_parameters(model) * num_frozen / model.num_blocks

@@ -1,4 +1,4 @@
-"""What a run says: readable from start to end, one clear line for an error that a user can mend."""
+"""The log of a run: readable from start to end, with one clear line for an error that the user can correct."""
 
 import logging
 import os
@@ -8,15 +8,15 @@ from typing import Any
 from tasks.core.errors import CrashError
 
 logger = logging.getLogger(__name__)
-# What Prefect logs of tasks that could not run because the run was over.
+# Messages that Prefect logs for tasks that could not run because the run was over.
 CONSEQUENCES = ("cancelled by the task runner", "NotReady(", "InterruptedRun")
 LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.flow_engine", "prefect.task_engine")
 
 
 class OneLine(logging.Filter):
-    """Errors that we raise for users are one clear line; a traceback would bury it.
+    """Filter that logs our errors for users as one line, without a traceback.
 
-    Tasks that were only waiting when the run ended say nothing: what ended the run is said once.
+    It drops the messages of tasks that were still waiting when the run ended: the cause is logged once.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -29,16 +29,16 @@ class OneLine(logging.Filter):
 
 
 def log_encoding(checked: Iterable[Mapping[str, Any]]) -> None:
-    """Say where the token ids of the inputs are not what the tokenizer or the model alone would make of them.
+    """Warn where the token ids of the inputs differ from those that the tokenizer or the model alone would give.
 
-    checked: facts of the check of each cell's inputs; what several have in common is said once.
+    checked: the facts from the check of each cell's inputs; lines that several cells have in common are logged once.
     """
     for line in dict.fromkeys(line for facts in checked for line in encoding_lines(facts)):
         logger.warning(line)
 
 
 def encoding_lines(facts: Mapping[str, Any]) -> list[str]:
-    """The same as text: a line for each rule that these inputs need."""
+    """Return a line for each rule of encoding that these inputs need."""
     lines = []
     if end := facts.get("end_tokens"):
         lines.append(
@@ -61,7 +61,7 @@ def encoding_lines(facts: Mapping[str, Any]) -> list[str]:
 
 
 def quiet_prefect() -> None:
-    """Filter what Prefect logs in this process, and let it outlive who reads it; again and again does no harm."""
+    """Filter Prefect's log in this process, and let the process outlive the reader of its output. Idempotent."""
     for name in LOGGERS:
         logger = logging.getLogger(name)
         if not any(isinstance(found, OneLine) for found in logger.filters):
@@ -69,12 +69,12 @@ def quiet_prefect() -> None:
     for found in [logging.root, *logging.root.manager.loggerDict.values()]:
         for handler in getattr(found, "handlers", []):
             if (console := getattr(handler, "console", None)) is not None:
-                # A killed worker no longer reads what its runs print; the default ends the process then.
+                # A killed worker no longer reads what its runs print, and by default the process would end then.
                 console.on_broken_pipe = _go_on
 
 
 def _go_on() -> None:
-    """Print to nowhere from now on: the server has the log as well."""
+    """Discard what is printed from now on; the server has the log as well."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nowhere, stream)

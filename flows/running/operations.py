@@ -18,7 +18,7 @@ Wanted = dict[str, str]
 
 
 def run_operations(settings: Settings, task: "TaskSource") -> Wanted:
-    """Operations that a crash run needs; some only with certain settings, or for tasks of generated text."""
+    """Return the operations that a crash run needs; some only with certain settings, or for tasks of generated text."""
     wanted = dict.fromkeys(("capture", "scoring", "surgery", "tuning"), "")
     wanted |= sharing_operations(settings, settings.strategy) | norm_operations(settings)
     if _generates(task):
@@ -27,13 +27,13 @@ def run_operations(settings: Settings, task: "TaskSource") -> Wanted:
 
 
 def sharing_operations(settings: Settings, strategies: "Sequence[Strategy]") -> Wanted:
-    """What the strategies that share blocks need."""
+    """Return the operations that strategies which share blocks need."""
     sharing = [name for name in strategies if plan_options(settings, name)["share"] is not None]
     return {"sharing": f"plan.share of {sharing[0]}"} if sharing else {}
 
 
 def norm_operations(settings: Settings) -> Wanted:
-    """What the final norm over captured states needs."""
+    """Return the operations that the final norm over captured states needs."""
     return {"lens": "support.final_norm = true"} if settings.support.final_norm else {}
 
 

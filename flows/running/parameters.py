@@ -1,4 +1,4 @@
-"""What MLflow shows of a run's settings and inputs."""
+"""The parameters and input digests of a run that MLflow shows."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from flows.settings.base import FOLDERS
 from flows.settings.model import Settings
 
-# Names of the facts that are shown.
+# Prefixes and suffixes of the names of the facts that are shown.
 BEGINNINGS, ENDINGS = ("num_", "precision"), ("_digest", "_from")
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def shown_parameters(settings: Settings, facts: dict[str, Any], flow_name: str) -> dict[str, str]:
-    """Every setting that can change this flow's result, flat; of folders only the name, of places nothing."""
+    """Return every setting that can change this flow's result, flat; only the names of folders, and no [place]."""
     flat: dict[str, str] = {}
     named = {".".join(place) for place in FOLDERS}
     unused = {"place", "export"} | ({"search", "study"} - {flow_name})
@@ -29,11 +29,11 @@ def shown_parameters(settings: Settings, facts: dict[str, Any], flow_name: str) 
 
 
 def _named(folder: Any) -> str:
-    """The folder's own name, or of several by name these."""
+    """Return the last part of a folder's path, or for a table of folders the names in it."""
     return ", ".join(folder) if isinstance(folder, dict) else Path(folder).name
 
 
 def digests_of(inputs: "Inputs") -> dict[str, str]:
-    """Digest of the model, the task, and the text for distilling where there is one."""
+    """Return the digests of the model, the task and, where there is one, the text for distillation."""
     digests = {f"model {inputs.model.family}": inputs.model.weights, f"task {inputs.task.name}": inputs.task.digest}
     return digests | ({"distill text": inputs.text.digest} if inputs.text else {})

@@ -1,4 +1,4 @@
-"""Which rows each flow runs in passes that a setting bounds; a row that no such pass holds is refused at the start."""
+"""The rows that each flow runs in passes of limited size; a row that is too long for a pass is refused at the start."""
 
 from flows.settings.model import Settings
 from tasks.core.errors import InputError
@@ -9,13 +9,13 @@ SUPPORT, TUNE, EVALUATE, DISTILL = (f"{group}.max_tokens" for group in ("support
 
 
 def run_limits(settings: Settings) -> Limits:
-    """A crash run captures, tunes and scores."""
+    """Limits of a crash run, which captures, tunes and scores."""
     scored = PassLimit(EVALUATE, settings.evaluate.max_tokens, "scored", choices=True)
     return (*captured(settings), *tuned(settings), scored)
 
 
 def search_limits(settings: Settings) -> Limits:
-    """A search captures, compares emulators on whole rows of the support set, tunes, and validates."""
+    """Limits of a search, which captures, compares emulators on whole rows of the support set, tunes and validates."""
     support = settings.support
     compared = PassLimit(SUPPORT, support.max_tokens, support.split, support.num_rows)
     validated = PassLimit(EVALUATE, settings.evaluate.max_tokens, "validation")
@@ -23,7 +23,11 @@ def search_limits(settings: Settings) -> Limits:
 
 
 def check_windows(settings: Settings, context: int) -> None:
-    """Refuse windows of generic text that one pass of a distillation cannot hold. Raises InputError."""
+    """Refuse windows of generic text that are too long for one pass of distillation.
+
+    Raises:
+        InputError: when distill.block is larger than distill.max_tokens.
+    """
     distill, block = settings.distill, min(settings.distill.block, context)
     if distill.enabled and block > distill.max_tokens:
         raise InputError(
@@ -33,13 +37,13 @@ def check_windows(settings: Settings, context: int) -> None:
 
 
 def captured(settings: Settings) -> Limits:
-    """Capture runs what is chosen of the support set."""
+    """Limits of capture, which runs the chosen part of the support rows."""
     support = settings.support
     return (PassLimit(SUPPORT, support.max_tokens, support.split, support.num_rows, support.part),)
 
 
 def tuned(settings: Settings) -> Limits:
-    """A tuning runs every training row, and where it validates every validation row."""
+    """Limits of a tuning, which runs every training row and, where it validates, every validation row."""
     most = settings.tune.max_tokens
     checked = (PassLimit(TUNE, most, "validation"),) if settings.tune.eval_steps else ()
     return (PassLimit(TUNE, most, "train"), *checked)

@@ -1,22 +1,22 @@
-"""How far a run is, as an artifact on its page in the Prefect UI."""
+"""The progress of a run, as an artifact on its page in the Prefect UI."""
 
 import logging
 import time
 from typing import Any
 
 logger = logging.getLogger(__name__)
-# A call to the server takes some ten milliseconds; stages that are found end by the dozen in a second.
+# A call to the server takes some ten milliseconds, and dozens of stages that are found end within a second.
 MIN_SECONDS = 2.0
 
 
 class Progress:
-    """A bar that follows the stages; a server that is away costs the bar, never the run."""
+    """A progress bar over the stages. If the server does not answer, the bar is lost, but the run goes on."""
 
     def __init__(self, key: str = "progress") -> None:
         self._key, self._id, self._told, self._broken = key, None, 0.0, False
 
     def show(self, done: int, total: int) -> None:
-        """Tell the server, not more often than every other second but always at the end."""
+        """Send the progress to the server, at most every other second but always at the end."""
         now = time.monotonic()
         if self._broken or (done < total and now - self._told < MIN_SECONDS):
             return

@@ -1,15 +1,15 @@
-"""Which row of the papers' tables a strategy of these settings is, if it is one."""
+"""The row of the papers' tables to which a strategy of these settings corresponds, if any."""
 
 from flows.running.arguments import make_variant
 from flows.settings.model import Settings, Support
 from flows.settings.plan import Strategy
 
-# What of the support set changes no plan, or follows from the task.
+# Settings of the support set that change no plan, or follow from the task.
 FREE_SUPPORT = {"max_tokens", "split"}
 
 
 def published_as(settings: Settings) -> dict[str, str]:
-    """Map a strategy, and `full`, to its name in `tasks.core.evaluation.paper_results`, without what differs."""
+    """Map each strategy that the papers have, and `full`, to its name in `tasks.core.evaluation.paper_results`."""
     task = settings.task
     if any((task.num_train, task.num_validation, task.num_test)):
         return {}

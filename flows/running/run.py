@@ -1,4 +1,4 @@
-"""One run from start to end: inputs resolved and checked, tracking and records opened, everything closed again."""
+"""One run from start to end: resolve and check the inputs, open tracking and records, and close everything again."""
 
 import copy
 import logging
@@ -30,14 +30,14 @@ from tasks.tracking.servers import shown
 from tasks.tracking.tracking import Tracking
 
 logger = logging.getLogger(__name__)
-# Stages whose artifact is what a whole run or sweep was for.
+# Stages whose artifact is the final result of a run, sweep, search or study.
 RESULTS = ("report", "collect", "frontier", "findings")
-# For checkpoints and tracking together, of a run that was asked to stop.
+# For checkpoints and tracking together, after a request to stop.
 CLOSING_SECONDS = 24.0
 
 
 class Run:
-    """Calls stages: `run(stage, label, **arguments)` submits the Prefect task and remembers its future."""
+    """Submits stages: `run(stage, label, **arguments)` submits the Prefect task and remembers its future."""
 
     def __init__(
         self, settings: Settings, inputs: Inputs, runtime: Runtime, own: Shared, futures: list[Any] | None = None
@@ -65,9 +65,9 @@ class Run:
         }
         for note in split_notes(facts):
             logger.warning("task %s: %s", inputs.task.name, note)
-        # Of several models and tasks in one flow run all stages are waited for together.
+        # With several models and tasks in one flow run, all stages are waited for together.
         self._futures: list[Any] = [] if futures is None else futures
-        # Before the labels of its stages, where there are several models or tasks.
+        # Precedes the labels of its stages, where there are several models or tasks.
         self.prefix = ""
         self.report: Ref | None = None
 
@@ -78,23 +78,23 @@ class Run:
         return future
 
     def changed(self, settings: Settings) -> "Run":
-        """The same run with other settings, for some of its stages; it waits for these alone."""
+        """Return this run with other settings, for some of its stages; it waits only for these."""
         part = copy.copy(self)
         part.settings, part.arguments, part._futures = settings, Arguments(settings, self.facts["precision"]), []
         return part
 
     def by_seed(self, values: list[Any]) -> Iterator[tuple[str, Any]]:
-        """One value for each tuning seed, with a name for it."""
+        """Yield each tuning seed's name and value."""
         for seed, value in zip(self.settings.tune.seeds, values, strict=True):
             yield f"seed {seed}", value
 
     def wait(self) -> None:
-        """Wait for the stages so far, in the order in which they were asked for; the first that failed is raised."""
+        """Wait for all stages so far, in the order of submission; raise the error of the first that failed."""
         for future in self._futures:
             future.result()
 
     def finish(self, last: Any) -> Ref:
-        """Wait for all stages; the first that fails ends the run with its own error."""
+        """Wait for all stages and return the result of `last`; raise the error of the first stage that fails."""
         from prefect.futures import as_completed
 
         progress, total = Progress(), len(self._futures)
@@ -113,9 +113,9 @@ def started(
     name: str | None = None,
     limits: Callable[[Settings], Limits] = run_limits,
 ) -> Iterator[Run]:
-    """Resolve and check the inputs, then open records and tracking for the time of the block.
+    """Resolve and check the inputs, then keep records and tracking open within the context.
 
-    name: what the run is called; show: passes on what it found; limits: of its passes.
+    show: passes the result on to MLflow and Prefect; name: of the run; limits: the limits of its passes.
     """
     from flows.running.guard import guard_temporary_servers
 
@@ -135,7 +135,7 @@ def started(
 
 
 def make_runtime(settings: Settings) -> Runtime:
-    """What stages of the flow run that is going on need and what never changes a result."""
+    """Return what stages of the current flow run need and what never changes a result."""
     from prefect.runtime import flow_run
 
     return Runtime(
@@ -150,7 +150,7 @@ def make_runtime(settings: Settings) -> Runtime:
 
 
 def make_shared(settings: Settings, runtime: Runtime) -> Shared:
-    """What the stages of this run share: cores, GPUs, tracking."""
+    """Return what the stages of this run share: cores, GPUs and tracking."""
     from tasks.store.gc import UsedRefs
 
     machine = Resources(usable_cores(), visible_gpus(), machine_folder())
@@ -168,7 +168,7 @@ def recorded(
     parameters: dict[str, str],
     digests: dict[str, str],
 ) -> Iterator[None]:
-    """Note begin, end and how it ended, in the store and in MLflow; whatever happens, no process is left behind."""
+    """Record the run's start, end and final state in the store and in MLflow; leave no process behind in any case."""
     from tasks.store.gc import record_run
 
     store, tracking = runtime.open_store(), own.tracking
@@ -188,13 +188,13 @@ def recorded(
 
 
 def _close(store: Any, runtime: Runtime, own: Shared, state: str, is_stopping: Callable[[], bool]) -> None:
-    """End what still computes, with a checkpoint, then tell MLflow and the store how the run ended."""
+    """Stop running stages, which write checkpoints, then record in MLflow and the store how the run ended."""
     from tasks.store.gc import finish_run
 
     tracking = own.tracking
     own.children.stop(signal.SIGTERM)
     status = {"completed": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
-    # Thirty seconds after a request to stop a batch system kills.
+    # A batch system kills thirty seconds after its request to stop.
     short = max(1.0, min(10.0, CLOSING_SECONDS - seconds_since_request()))
     tracking.close(status, 60.0 if state == "completed" else short, is_stopping)
     report = next((ref for ref in reversed(own.used) if ref.stage in RESULTS), None) if state == "completed" else None
@@ -203,21 +203,21 @@ def _close(store: Any, runtime: Runtime, own: Shared, state: str, is_stopping: C
 
 
 def _recorded(settings: Settings) -> dict[str, Any]:
-    """The settings as the store's record keeps them: an address without its password."""
+    """Return the settings for the store's record, with the password removed from the address."""
     values = settings.model_dump(mode="json")
     values["place"]["mlflow"] = settings.place.mlflow and shown(settings.place.mlflow)
     return values
 
 
 def open_tracking(settings: Settings, run_id: str) -> Tracking:
-    """Tracking at the configured server, or in an SQLite file under home."""
+    """Open tracking at the configured server, or in an SQLite file under home."""
     folder = Path(settings.place.home).absolute() / "mlflow"
     uri = settings.tracking_uri or local_database(Path(settings.place.home))
     return Tracking(uri, settings.place.experiment, folder / "journal", run_id)
 
 
 def run_name(settings: Settings) -> str:
-    """What the run is called in both UIs."""
+    """Return the run's name in both UIs."""
     name = f"{Path(settings.model.name).name} · {settings.task.name} · {' + '.join(settings.strategy)}"
     return f"{name} · {settings.place.label}" if settings.place.label else name
 
@@ -236,7 +236,7 @@ def _tags(settings: Settings, run_id: str) -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Commit of the code that runs, where it runs from a checkout."""
+    """Return the commit of the running code, where it runs from a checkout."""
     import subprocess
 
     folder = Path(__file__).resolve().parents[2]

@@ -1,4 +1,4 @@
-"""Show a finished run: everything in MLflow, a markdown report in Prefect."""
+"""Pass a finished run's results on to MLflow, and a Markdown report to Prefect."""
 
 import json
 import logging
@@ -35,7 +35,7 @@ def show_results(run: "Run", tracking: Tracking) -> None:
 
 
 def flat_numbers(report: dict[str, Any]) -> dict[str, float]:
-    """`crash/plug_in`, `crash/plug_in_stderr`, ... from the report's rows."""
+    """Return the report's rows as metrics `crash/plug_in`, `crash/plug_in_stderr`, ..."""
     numbers = {}
     for row in report["rows"]:
         name = "/".join(part for part in (row.get("strategy"), row["setting"]) if part)
@@ -57,11 +57,11 @@ def _show_in_prefect(table: str, rows: list[dict[str, Any]], run: "Run", trackin
         create_markdown_artifact(markdown=table, key="report", description="The five settings")
         create_table_artifact(table=rows, key="scores", description="Every score, one a row")
         create_table_artifact(table=stages, key="stages", description="What this run used of the store")
-        # A run that only finds things is over before the server has named it.
+        # A run whose stages are all found is over before the server has given it an address.
         if run.settings.tracking_uri and (url := tracking.url(seconds=LINK_SECONDS)):
             create_link_artifact(link=url, link_text="MLflow run", key="mlflow")
     except Exception as error:
-        # The store has the report; a server that is away costs only its copy.
+        # The store has the report; without the server only its copy is lost.
         logger.warning("Prefect did not take the report (%s)", type(error).__name__)
 
 
@@ -102,7 +102,7 @@ def show_study(run: "Run", tracking: Tracking) -> None:
 
 
 def _show_table(table: str, description: str) -> None:
-    """As the report of the run in Prefect; the store has it, and a server that is away costs only its copy."""
+    """Show the table as the run's report in Prefect; without the server only this copy of it is lost."""
     from prefect.artifacts import create_markdown_artifact
 
     try:

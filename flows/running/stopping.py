@@ -1,7 +1,7 @@
-"""Requests to stop that reach the process of a command: the first one is answered in order, a second one at once.
+"""Requests to stop a command: the first one is answered by an orderly end, a second one ends the process at once.
 
-In order: stages write their checkpoints, records and tracking are closed. Batch systems repeat themselves, so what
-follows the first request closely is the same request (`tasks.store.signals`).
+In an orderly end, stages write their checkpoints, and records and tracking are closed. Batch systems send a signal
+repeatedly, so one that closely follows the first counts as the same request (`tasks.store.signals`).
 """
 
 import os
@@ -19,7 +19,7 @@ from tasks.store.signals import SAME_REQUEST_SECONDS, STOPPING
 
 
 class Stopped(KeyboardInterrupt):
-    """A request to stop. No `Exception`: packages catch those while they load, and the request would be lost."""
+    """A request to stop. Not an `Exception`: packages catch those while they load, and the request would be lost."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(number).name}")
@@ -27,8 +27,11 @@ class Stopped(KeyboardInterrupt):
 
 
 class _Requests:
-    """What was received so far. at: of the first one that came here; noticed: since when one is being answered, which
-    may have come to Prefect's handler or to a stage. Both in seconds of the monotonic clock."""
+    """The requests received so far.
+
+    at: time of the first one that this handler received; noticed: time since which a request is being answered, which
+    Prefect's handler or a stage may have received. Both in seconds of the monotonic clock.
+    """
 
     def __init__(self) -> None:
         self.at: float | None = None
@@ -36,7 +39,7 @@ class _Requests:
         self.has_terminal = False
 
     def is_first(self, number: int) -> bool:
-        """Note a request; false for the same one again. A second one ends this process, and so all that it started."""
+        """Note a request; false if it repeats the first. A second one ends this process, and thereby its children."""
         now = time.monotonic()
         if number == signal.SIGHUP:
             self._leave_lost_terminal()
@@ -48,7 +51,7 @@ class _Requests:
         return False
 
     def _leave_lost_terminal(self) -> None:
-        """Print to nowhere from now on where the terminal is gone: writing to it fails."""
+        """Discard what is printed from now on if the terminal is gone, since writing to it fails."""
         if self.has_terminal and not _is_terminal():
             nowhere = os.open(os.devnull, os.O_WRONLY)
             for stream in (1, 2):
@@ -62,31 +65,31 @@ _requests = _Requests()
 def listen(also_when_ignored: bool = False) -> None:
     """Raise `Stopped` in the main thread at the first request.
 
-    also_when_ignored: whether to listen to SIGINT where it is ignored, as in what a shell script starts with `&`.
+    also_when_ignored: whether to listen to SIGINT where it is ignored, as in a process that a script starts with `&`.
     """
     _requests.at, _requests.noticed, _requests.has_terminal = None, None, _is_terminal()
     for number in STOPPING:
-        # Of a closed terminal, `nohup` wants nothing to be heard.
+        # `nohup` ignores the signal of a closed terminal, and so do we.
         if signal.getsignal(number) != signal.SIG_IGN or (also_when_ignored and number == signal.SIGINT):
             signal.signal(number, _raise)
 
 
 def is_request(error: BaseException | None) -> bool:
-    """Whether an error stands for a request to stop: ours, Prefect's, or that of a stage that received it first."""
+    """Whether an error is a request to stop: ours, Prefect's, or that of a stage that received it first."""
     return isinstance(error, KeyboardInterrupt | InterruptedRun) or type(error).__name__ == "TerminationSignal"
 
 
 def seconds_since_request() -> float:
-    """How long the first request has been answered by now; 0 where there was none."""
+    """Seconds for which the first request has been answered by now; 0 if there was none."""
     return 0.0 if _requests.noticed is None else time.monotonic() - _requests.noticed
 
 
 @contextmanager
 def in_order(is_stopping: bool) -> Iterator[Callable[[], bool]]:
-    """Let what saves and closes finish: a request does not interrupt the block. Yields whether there has been one.
+    """Protect a block that saves and closes: a request does not interrupt it. Yields whether there has been one.
 
-    is_stopping: whether the block answers a request. If not, the first request in the block is received behind it.
-    In another thread than the main one, which alone receives signals, the block runs as it is.
+    is_stopping: whether the block already answers a request. If not, the first request within the block takes effect
+    after it. Outside the main thread, which alone receives signals, the block runs unprotected.
     """
     if is_stopping and _requests.noticed is None:
         _requests.noticed = _requests.at or time.monotonic()
@@ -114,7 +117,7 @@ def in_order(is_stopping: bool) -> Iterator[Callable[[], bool]]:
 
 
 def ending() -> None:
-    """From now on this process only leaves: a request to stop ends it at once, the same one again changes nothing."""
+    """Let a request to stop end this process at once from now on; a repeated signal of the first has no effect."""
     for number in STOPPING:
         _exchange(number, lambda received, _frame: os._exit(128 + received) if _requests.is_first(received) else None)
 
@@ -125,7 +128,7 @@ def _raise(number: int, _frame: FrameType | None) -> None:
 
 
 def _exchange(number: int, handler: Any) -> Any:
-    """Set a handler, except where the signal is ignored, and return the one before."""
+    """Set a handler, except where the signal is ignored, and return the previous one."""
     before = signal.getsignal(number)
     if before not in (signal.SIG_IGN, None):
         signal.signal(number, handler)

@@ -1,7 +1,7 @@
-"""The process of the temporary Prefect server: it serves until the process that started it closes a pipe, or is gone.
+"""The process of the temporary Prefect server, which serves until its parent closes a pipe or is gone.
 
-Run as a file, with a port. Its starter shields it from requests to stop (`tasks.store.signals`), so that it outlives a
-signal to every process of a job: the run still reports to it how it ended.
+Run this file with a port. The parent shields the server from requests to stop (`tasks.store.signals`), so that it
+outlives a signal to every process of a job, and the run can still report to it how it ended.
 """
 
 import os
@@ -10,12 +10,12 @@ import sys
 import threading
 import time
 
-# An orderly end takes less than a second.
+# An orderly shutdown takes less than a second.
 LONGEST_END_SECONDS = 10.0
 
 
 def main() -> None:
-    """Serve, as Prefect's own command for its temporary server does."""
+    """Serve, as Prefect's command for its temporary server does."""
     import uvicorn
 
     threading.Thread(target=_end_with_starter, daemon=True).start()
@@ -27,12 +27,12 @@ def main() -> None:
         log_level="error",
         lifespan="on",
     )
-    # As uvicorn ends by its signal: its threads are not waited for, which takes seconds.
+    # As when a signal ends uvicorn: do not wait for its threads, which takes seconds.
     os._exit(0)
 
 
 def _end_with_starter() -> None:
-    """Wait for the end of standard input, then have uvicorn end in order: the signal is unblocked in this thread."""
+    """Wait for the end of standard input, then let uvicorn shut down in order: this thread unblocks the signal."""
     sys.stdin.buffer.read()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     signal.raise_signal(signal.SIGTERM)

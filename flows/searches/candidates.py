@@ -1,4 +1,4 @@
-"""The plans that a search tries: every combination of its lists, and why some are left out before anything runs."""
+"""The candidates of a search: every combination of its lists, with the reason if one is left out before it runs."""
 
 import itertools
 import json
@@ -23,10 +23,10 @@ LISTS = ("strategy", "num_kept", "num_tuned", "share")
 
 @dataclass(frozen=True)
 class Candidate:
-    """One combination.
+    """One combination of a search's lists.
 
-    values: those of the lists that its plan depends on; settings: of a run with this plan alone, None where there can
-    be none; disclosed: share of the full model's parameters that it gives away at least; reason: why it is left out.
+    values: the values that its plan depends on; settings: of a run with this plan alone, None for an impossible one;
+    disclosed: lower bound of the disclosed share of the full model's parameters; reason: why it is left out.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Candidate:
 
 
 def sizes_of(model: "ModelSource") -> "Sizes":
-    """Numbers of parameters of the model's parts, told from its config."""
+    """Return the numbers of parameters of the model's parts, from its config."""
     from tasks.core.costs.sizes import model_sizes
     from tasks.models.folder import load_config
 
@@ -45,9 +45,11 @@ def sizes_of(model: "ModelSource") -> "Sizes":
 
 
 def make_candidates(settings: Settings, sizes: "Sizes") -> list[Candidate]:
-    """Every combination once; those that cannot be, or disclose too much, with the reason.
+    """Return every distinct combination; those that are impossible or disclose too much have a reason.
 
-    Raises InputError where none can be tried; it says the least that can be disclosed.
+    Raises:
+        InputError: when no plan can be tried (the message names the least that can be disclosed), or emulators are
+            compressed by low_rank.
     """
     if settings.compress.method == "low_rank":
         raise InputError(
@@ -64,7 +66,7 @@ def make_candidates(settings: Settings, sizes: "Sizes") -> list[Candidate]:
 
 
 def combinations(settings: Settings) -> Iterator[dict[str, Any]]:
-    """Values of strategy, num_kept, num_tuned and share; a list that is empty stands for what the settings say."""
+    """Yield values of strategy, num_kept, num_tuned and share; for an empty list the value of the other settings."""
     search, plan = settings.search, settings.plan
     for strategy in search.strategy or settings.strategy:
         choices = (
@@ -78,23 +80,23 @@ def combinations(settings: Settings) -> Iterator[dict[str, Any]]:
 
 
 def snippet(settings: Settings) -> str:
-    """The strategy and the `[plan]` table of these settings, ready for a settings file."""
+    """Return the strategy and the `[plan]` table of these settings as TOML for a settings file."""
     plan = settings.plan.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
     plan |= {name: getattr(settings.plan, name) for name in LISTS[1:]}
     lines = [f"strategy = {json.dumps(list(settings.strategy))}", "", "[plan]"]
-    # Numbers, texts, truth values and lists of them are written the same in JSON and in TOML.
+    # Numbers, strings, booleans and lists of them are written the same in JSON and in TOML.
     return "\n".join([*lines, *(f"{key} = {json.dumps(value)}" for key, value in plan.items()), ""])
 
 
 def too_much(disclosed: float, limit: float) -> str:
-    """Why a plan is left out."""
+    """Return the reason for leaving out a plan that discloses more than the limit."""
     return f"discloses {disclosed:.1%} of the parameters, more than search.max_disclosed = {limit:.1%}"
 
 
 def _candidate(settings: Settings, values: dict[str, Any], sizes: "Sizes") -> tuple[str, Candidate]:
-    """What makes a combination the same as another one, and the combination."""
+    """Return an identity that equal combinations share, and the candidate."""
     num_blocks, limit = len(sizes.blocks), settings.search.max_disclosed
-    # A value that the strategy does not look at makes no other plan of it.
+    # A value that the strategy does not use does not make another plan.
     looked_at = Arguments(settings, "float32").cluster(values["strategy"], num_blocks, None)
     used = {name: value for name, value in values.items() if name in looked_at}
     try:
@@ -103,7 +105,7 @@ def _candidate(settings: Settings, values: dict[str, Any], sizes: "Sizes") -> tu
     except InputError as error:
         return repr(used), Candidate(_name(used), used, None, reason=str(error))
     arguments = Arguments(changed, "float32").cluster(values["strategy"], num_blocks, None)
-    # As the strategy resolves them: blocks that are named are counted, `auto` is what it stands for.
+    # Values as the strategy resolves them: named blocks are counted, and `auto` is replaced by its meaning.
     counted = {"num_kept": "kept", "num_tuned": "tuned"}
     used |= {name: len(arguments[blocks]) for name, blocks in counted.items() if arguments.get(blocks)}
     used |= {"share": arguments["share"] or "none"}
@@ -115,13 +117,17 @@ def _candidate(settings: Settings, values: dict[str, Any], sizes: "Sizes") -> tu
 
 
 def _name(values: dict[str, Any]) -> str:
-    """`crash 6/4 all`: strategy, kept and tuned blocks, and sharing where the strategy can share."""
+    """Return a name such as `crash 6/4 all`: strategy, kept and tuned blocks, and sharing where the strategy has it."""
     budget = f"{values['num_kept']}/{values['num_tuned']}" if {"num_kept", "num_tuned"} <= values.keys() else None
     return " ".join(word for word in (values["strategy"], budget, values.get("share")) if word)
 
 
 def _changed(settings: Settings, values: dict[str, Any]) -> Settings:
-    """Settings of a run with this plan alone. Raises InputError where they cannot be."""
+    """Return the settings of a run with this plan alone.
+
+    Raises:
+        InputError: when they are invalid.
+    """
     whole = settings.model_dump(mode="json", exclude_unset=True)
     whole["strategy"] = [values["strategy"]]
     whole["plan"] = whole["plan"] | {name: value for name, value in values.items() if name != "strategy"}

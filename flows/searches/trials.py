@@ -1,4 +1,4 @@
-"""Candidates of a search on their way: which go on, which are left out and why."""
+"""The trials of a search: which candidates go on, and which are left out and why."""
 
 import logging
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from tasks.core.costs.sizes import Sizes
 
 logger = logging.getLogger(__name__)
-# What may be wrong with one plan only; a full disk or a signal ends the search.
+# Errors that may concern one plan only; a full disk or a signal ends the search.
 OWN_FAULTS = (DivergedError, InputError)
 
 
 class Trial:
-    """A candidate and what was found of it: plan, proxies, emulator, validation losses; reason: why it was left out."""
+    """A candidate with its results (plan, proxies, emulator, validation losses); reason: why it was left out."""
 
     def __init__(self, candidate: Candidate, run: Run) -> None:
         self.candidate = candidate
@@ -31,7 +31,7 @@ class Trial:
         self.found: dict[str, Any] = {}
 
     def settle(self) -> None:
-        """Wait for its stages; what is wrong with this plan alone leaves the others untouched."""
+        """Wait for its stages; leave the trial out on an error that concerns only this plan."""
         if not self.found:
             return
         try:
@@ -41,18 +41,18 @@ class Trial:
             logger.error("%s is left out: %s", self.name, error)
 
     def leave_out(self, reason: str) -> None:
-        """It goes no further, and nothing of it is passed on."""
+        """Leave the trial out, and drop its results."""
         self.reason, self.found = reason, {}
 
     def described(self) -> dict[str, Any]:
-        """What the table and the picture are made from."""
+        """Return the facts and results for the table and the picture."""
         facts = {"name": self.name, **self.candidate.values, "disclosed": self.disclosed, "reason": self.reason}
         settings = self.candidate.settings
         return {**facts, "snippet": snippet(settings) if settings else None, **self.found}
 
 
 def take_plans(trials: list[Trial], sizes: "Sizes", limit: float) -> None:
-    """Wait for the plans; leave out those that disclose too much after all, or that run what another one runs."""
+    """Wait for the plans; leave out those that disclose too much after all, or are equal to another plan."""
     first: dict[tuple, str] = {}
     for trial in trials:
         trial.settle()
@@ -60,7 +60,7 @@ def take_plans(trials: list[Trial], sizes: "Sizes", limit: float) -> None:
             continue
         ref: Ref = trial.found["plan"].result()
         plan = Plan.from_json((trial.run.runtime.open_store().open(ref) / "plan.json").read_text())
-        # Blocks may differ in size, so that only the plan says what exactly is disclosed.
+        # Blocks may differ in size, so that only the plan determines what is disclosed.
         trial.disclosed = sizes.disclosed(plan.kept)
         same = first.setdefault((plan.kept, plan.tuned, plan.layout), trial.name)
         if same != trial.name:
@@ -70,7 +70,7 @@ def take_plans(trials: list[Trial], sizes: "Sizes", limit: float) -> None:
 
 
 def picked(trials: list[Trial], search: Search) -> list[Trial]:
-    """The trials that are tuned: all that are left, or as many as `num_measured` that the proxies rank best."""
+    """Return the trials to tune: all that are left, or the `num_measured` that the proxies rank best."""
     if search.by == "estimated":
         for trial in trials:
             trial.settle()
@@ -82,7 +82,11 @@ def picked(trials: list[Trial], search: Search) -> list[Trial]:
 
 
 def require_one(tried: list[Trial]) -> None:
-    """Raise the error of the first plan if none could be measured."""
+    """Check that at least one plan was measured.
+
+    Raises:
+        InputError: when none was, with the reason of the first.
+    """
     if all(trial.reason for trial in tried):
         why = f"; the first of {len(tried)}, {tried[0].name}: {tried[0].reason}" if tried else ""
         raise InputError(f"no plan of the search could be measured{why}")

@@ -1,4 +1,4 @@
-"""What was chosen when the services of a home folder were first started, and their passwords."""
+"""The choices with which a home folder's servers are started, kept for the next start, and their passwords."""
 
 import json
 import os
@@ -14,7 +14,7 @@ PASSWORD_BYTES = 24
 
 
 class Choices(BaseModel):
-    """Where the servers listen and what they keep their data in."""
+    """Where the servers listen, and in which database they keep their data."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,17 +28,17 @@ class Choices(BaseModel):
 
     @property
     def address(self) -> str:
-        """What clients on this machine connect to."""
+        """The address to which clients on this machine connect."""
         return "127.0.0.1" if self.host in ("0.0.0.0", "localhost", "127.0.0.1") else self.host
 
     @property
     def is_local(self) -> bool:
-        """Whether nobody but this machine can connect."""
+        """Whether only this machine can connect."""
         return self.host in LOOPBACK
 
 
 class Secrets(BaseModel):
-    """Generated once; readable by the owner only."""
+    """The passwords, generated once and readable only by the owner of the files."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,18 +49,18 @@ class Secrets(BaseModel):
 
 
 def read_choices(folder: Path) -> Choices | None:
-    """What the services under this folder were started with, if ever."""
+    """Read the choices with which the servers under this folder were last started, if ever."""
     path = folder / "choices.json"
     return Choices.model_validate_json(path.read_text()) if path.exists() else None
 
 
 def write_choices(folder: Path, choices: Choices) -> None:
-    """Remember for the next start."""
+    """Save the choices for the next start."""
     write_private(folder / "choices.json", choices.model_dump_json(indent=1))
 
 
 def own_secrets(folder: Path) -> Secrets:
-    """Passwords of this folder's servers, made on first use."""
+    """Return the passwords of this folder's servers, generated on first use."""
     path = folder / "secrets.json"
     if not path.exists():
         made = {name: secrets.token_urlsafe(PASSWORD_BYTES) for name in ("password", "postgres", "flask")}
@@ -69,7 +69,7 @@ def own_secrets(folder: Path) -> Secrets:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read, at no moment anybody else."""
+    """Write a file that nobody but its owner can read at any moment."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -78,14 +78,14 @@ def write_private(path: Path, text: str) -> None:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on now."""
+    """Return a loopback port on which nothing listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def port_taken(host: str, port: int) -> bool:
-    """Whether somebody listens there already."""
+    """Whether the port is in use already."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

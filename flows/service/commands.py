@@ -1,4 +1,4 @@
-"""The commands of the service on the command line."""
+"""The commands `up`, `down`, `deploy`, `worker` and `reap` of the command line."""
 
 import argparse
 from pathlib import Path
@@ -10,7 +10,7 @@ HOME_HELP = "folder of the store, the servers' data and the logs (.crash)"
 
 
 def add_commands(commands: Any) -> None:
-    """up, down, deploy, worker and reap."""
+    """Add the commands up, down, deploy, worker and reap."""
     up = commands.add_parser("up", help="start database, Prefect, MLflow, and a worker on this machine")
     up.add_argument("--host", help="address to listen on (127.0.0.1); another one needs --auth")
     up.add_argument("--auth", action="store_true", default=None, help="user and password for both servers")
@@ -42,7 +42,7 @@ def add_commands(commands: Any) -> None:
 
 
 def count(text: str) -> int:
-    """A number of things on the command line."""
+    """Parse a count, at least 1, from the command line."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")

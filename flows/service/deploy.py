@@ -1,4 +1,4 @@
-"""`crash deploy`: the work pool with its limit, and every deployment of prefect.yaml; run again, it only updates."""
+"""`crash deploy`: create or update the work pool with its limit, and every deployment of prefect.yaml."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ POOL_TYPES = ("process", "docker", "kubernetes")
 
 
 def deploy(pool: str, kind: str, concurrency: int | None) -> int:
-    """Create or update pool and deployments on the server that PREFECT_API_URL names."""
+    """Create or update the pool and its deployments on the server at PREFECT_API_URL; return the exit code."""
     from flows.running.environment import check_prefect
 
     if not (CODE / "prefect.yaml").exists():
@@ -27,12 +27,16 @@ def deploy(pool: str, kind: str, concurrency: int | None) -> int:
 
 
 def pool_template(kind: str) -> dict[str, Any]:
-    """The base job template of a kind of pool."""
+    """Return the base job template of a type of pool."""
     return json.loads((CODE / "infra" / "pools" / f"{kind}.json").read_text())
 
 
 def make_pool(name: str, kind: str, template: dict[str, Any], concurrency: int | None) -> None:
-    """Create the pool, or update its template and limit. Raises InputError if it is there with another type."""
+    """Create the pool, or update its template and limit.
+
+    Raises:
+        InputError: when it exists with another type.
+    """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectAlreadyExists

@@ -1,11 +1,11 @@
-"""Lists that the Prefect server gives a page at a time."""
+"""Lists that the Prefect server returns in pages."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 
 def pages(read: Callable[..., list[Any]], size: int) -> Iterator[Any]:
-    """Everything that `read`, called with `limit` and `offset`, has to give; `size` of it at a time."""
+    """Yield all items that `read`, called with `limit` and `offset`, returns, in pages of `size`."""
     offset = 0
     while page := read(limit=size, offset=offset):
         yield from page

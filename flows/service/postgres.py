@@ -1,4 +1,4 @@
-"""A private PostgreSQL cluster from the system's programs: data, port and password of its own, loopback only."""
+"""A private PostgreSQL cluster, run by the system's programs: separate data, port and password, loopback only."""
 
 import os
 import shutil
@@ -11,8 +11,8 @@ from tasks.core.errors import EnvironmentFault
 # Debian does not put the server's programs on the PATH.
 DEBIAN = Path("/usr/lib/postgresql")
 USER = "crash"
-# PostgreSQL refuses to run as root. This account comes with its packages; the one capability that is kept lets it
-# reach a cluster inside folders that only root may enter.
+# PostgreSQL refuses to run as root. This account comes with its packages; the only capability it keeps lets it reach a
+# cluster inside folders that only root may enter.
 AS_SERVICE = "setpriv --reuid postgres --regid postgres --clear-groups --inh-caps +dac_override --ambient-caps"
 MISSING = (
     "PostgreSQL's programs (initdb, postgres) were not found on the PATH or under /usr/lib/postgresql. Install them"
@@ -21,18 +21,22 @@ MISSING = (
 
 
 class Postgres:
-    """One cluster under a folder. password: of the role `crash`, which owns every database."""
+    """A cluster in a folder. password: of the role `crash`, which owns every database."""
 
     def __init__(self, folder: Path, port: int, password: str) -> None:
         self.folder, self.port, self._password = folder, port, password
         self.programs = find_programs(folder)
 
     def create(self) -> None:
-        """Make the cluster unless it is there. Raises EnvironmentFault with what initdb says."""
+        """Create the cluster unless it exists.
+
+        Raises:
+            EnvironmentFault: when initdb fails, with its message.
+        """
         if (self.folder / "PG_VERSION").exists():
             return
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        # Beside, then renamed: a cluster is whole or absent.
+        # Made beside its place, then renamed, so that a cluster is complete or absent.
         building = Path(tempfile.mkdtemp(dir=self.folder.parent, prefix="postgres-building-"))
         if os.geteuid() == 0:
             shutil.chown(building, "postgres", "postgres")
@@ -44,7 +48,7 @@ class Postgres:
             shutil.rmtree(building, ignore_errors=True)
 
     def command(self) -> list[str]:
-        """The command that serves the cluster until it is told to stop (SIGINT: at once, but in order)."""
+        """Return the command that serves the cluster until it is asked to stop (SIGINT: at once, but in order)."""
         options = {
             "listen_addresses": "127.0.0.1",
             "port": self.port,
@@ -57,18 +61,18 @@ class Postgres:
         return [*privileges(), str(self.programs / "postgres"), "-D", str(self.folder), *given]
 
     def ready(self) -> bool:
-        """Whether it answers."""
+        """Whether the server answers."""
         asked = [str(self.programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         return subprocess.run(asked, check=False).returncode == 0
 
     def require_database(self, name: str) -> None:
-        """Create a database unless it is there."""
+        """Create a database unless it exists."""
         query = f"select 1 from pg_database where datname = '{name}'"
         if self._client(["psql", "-Atc", query, "postgres"]).strip() != "1":
             self._client(["createdb", name])
 
     def url(self, database: str, driver: str) -> str:
-        """Address of a database for SQLAlchemy."""
+        """Return the address of a database for SQLAlchemy."""
         return f"postgresql+{driver}://{USER}:{self._password}@127.0.0.1:{self.port}/{database}"
 
     def _client(self, command: list[str]) -> str:
@@ -88,7 +92,11 @@ class Postgres:
 
 
 def find_programs(folder: Path) -> Path:
-    """Folder of the server's programs, of the major version of an existing cluster. Raises EnvironmentFault."""
+    """Return the folder of the server's programs, for an existing cluster those of its major version.
+
+    Raises:
+        EnvironmentFault: when they are not installed.
+    """
     wanted = (folder / "PG_VERSION").read_text().strip() if (folder / "PG_VERSION").exists() else None
     found = {place.parent.name: place for place in DEBIAN.glob("*/bin") if (place / "initdb").exists()}
     if (on_path := shutil.which("initdb")) is not None:
@@ -105,7 +113,7 @@ def find_programs(folder: Path) -> Path:
 
 
 def privileges() -> list[str]:
-    """What a command of PostgreSQL is prefixed with."""
+    """Return the prefix of PostgreSQL's commands: as root, one that changes to the service's account."""
     return [*AS_SERVICE.split(), "+dac_override"] if os.geteuid() == 0 else []
 
 

@@ -1,4 +1,4 @@
-"""Servers of one machine as plain processes: started in the background, found again, stopped; and only those."""
+"""Servers on one machine as plain background processes, which can be found again and stopped."""
 
 import json
 import os
@@ -25,21 +25,21 @@ LOG_LINES = 15
 
 @dataclass(frozen=True)
 class Started:
-    """A process that we started: its number, and when it began, since numbers are used again."""
+    """A process that we started: its id and its start time, since ids are reused."""
 
     pid: int
     started: str
 
 
 class Processes:
-    """Background processes by name, noted in `<folder>/processes.json`, each with a log in `<folder>/logs`."""
+    """Background processes by name, recorded in `<folder>/processes.json`, each with a log in `<folder>/logs`."""
 
     def __init__(self, folder: Path) -> None:
         self._notes = folder / "processes.json"
         self.logs = folder / "logs"
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
-        """Start in a session of its own, so that a closed terminal or Ctrl-C does not reach it."""
+        """Start a process in a separate session, so that a closed terminal or Ctrl-C does not reach it."""
         self.logs.mkdir(parents=True, exist_ok=True)
         with open(self.log(name), "ab") as log:
             process = subprocess.Popen(
@@ -56,16 +56,16 @@ class Processes:
         self._note({**self._read(), name: Started(process.pid, process_start(process.pid))})
 
     def running(self, name: str) -> bool:
-        """Whether the process of that name that we started is still there."""
+        """Whether the process that we started under this name still runs."""
         known = self._read().get(name)
         return known is not None and process_start(known.pid) == known.started != ""
 
     def names(self) -> list[str]:
-        """Names of all that were started and not stopped, in the order of their start."""
+        """Return the names of all processes that were started and not stopped, in the order of their start."""
         return list(self._read())
 
     def stop(self, name: str, number: int = signal.SIGTERM, seconds: float = STOP_SECONDS) -> bool:
-        """Ask it to end, and end it with everything it started if it does not; whether it was running."""
+        """Ask a process to end, then kill it and its descendants if they remain; return whether it was running."""
         known, was_running = self._read().get(name), self.running(name)
         if known is not None and was_running:
             family = psutil.Process(known.pid).children(recursive=True)
@@ -80,11 +80,15 @@ class Processes:
         return was_running
 
     def log(self, name: str) -> Path:
-        """File that takes what it prints."""
+        """Return the file to which its output goes."""
         return self.logs / f"{name}.log"
 
     def wait(self, name: str, ready: Callable[[], bool], seconds: float) -> None:
-        """Until ready() is true. Raises EnvironmentFault with the end of the log of one that ends or takes too long."""
+        """Wait until ready() is true.
+
+        Raises:
+            EnvironmentFault: when the process ends or takes too long, with the end of its log.
+        """
         deadline = time.monotonic() + seconds
         patience = Patience(lambda: f"{name} to be ready", f"it gets {seconds:.0f} s, its log is {self.log(name)}")
         while not ready():

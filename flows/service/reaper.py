@@ -1,9 +1,9 @@
-"""`crash reap`: runs whose process is gone are marked as crashed within two minutes and scheduled again, N times.
+"""`crash reap`: mark runs whose process is gone as crashed within two minutes, and reschedule them up to N times.
 
-Prefect's runs send a heartbeat every 30 s. A run is gone when none has come for STALE_SECONDS of *this* process's own
-steady clock, while the server answered all the time: clocks of machines are never compared, and a server that was away
-counts nobody as dead. A run that reported its own crash (SIGTERM of a spot instance, a process that its worker saw
-die) is scheduled again at once.
+Prefect's runs send a heartbeat every 30 s. A run counts as gone when none has arrived for STALE_SECONDS on *this*
+process's monotonic clock while the server answered all the time: clocks of different machines are never compared, and
+no run counts as dead because the server was away. A run that reported its crash (SIGTERM of a spot instance, a process
+that its worker saw die) is rescheduled at once.
 """
 
 import logging
@@ -20,27 +20,27 @@ from flows.service.paging import pages
 
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 5.0
-# Two heartbeats and a half: one may be lost.
+# Two and a half heartbeats, so that one may be lost.
 STALE_SECONDS = 75.0
-# A process starts within seconds; a busy machine that loads everything anew may take a minute.
+# A process starts within seconds, but a busy machine that loads everything from disk may take a minute.
 PENDING_SECONDS = 120.0
-# Prefect's worker breaks when it is given a run whose last process it has not cleared away yet.
+# Prefect's worker fails when it is given a run whose previous process it has not cleaned up yet.
 SETTLE_SECONDS = 10.0
-# Older crashes are history, not work.
+# Older crashes are not rescheduled.
 RECENT = timedelta(days=1)
-# How a crash that is the end begins its message.
+# The message of a final crash begins with this.
 GIVEN_UP = "given up"
 HEARTBEAT = "prefect.flow-run.heartbeat"
-# Every flow of this project: a run that was started by hand belongs to no pool.
+# Every flow of this project, since a run that was started by hand belongs to no pool.
 OWN_FLOWS = ("crash", "search", "study", "sweep")
 PAGE = 50
-# So many that one page, the server's largest, holds the last two minutes of each.
+# One page, of the largest size that the server allows, holds the last two minutes of this many runs.
 RUNS_A_QUESTION = 12
 
 
 @dataclass
 class Watch:
-    """When each unfinished run last gave a sign of life, on our own clock; pure, so that it can be tested."""
+    """Each unfinished run's last sign of life, by our clock; without side effects, so that it can be tested."""
 
     stale_seconds: float = STALE_SECONDS
     pending_seconds: float = PENDING_SECONDS
@@ -49,10 +49,10 @@ class Watch:
     _crashes: dict[UUID, float] = field(default_factory=dict)
 
     def observe(self, now: float, signs: dict[UUID, set[UUID]], running: dict[UUID, bool]) -> list[UUID]:
-        """The runs that are gone.
+        """Return the runs that are gone.
 
-        signs: ids of signs of life, the newest ones at least; one not seen before is new, whatever time it bears.
-        running: of every unfinished run, whether it runs (otherwise it is about to start).
+        signs: ids of signs of life, at least the newest ones; an id not seen before is new, whatever its time stamp.
+        running: for every unfinished run, whether it runs (otherwise it is about to start).
         """
         self._seen = {run: at for run, at in self._seen.items() if run in running}
         for run in running:
@@ -64,17 +64,17 @@ class Watch:
         return [run for run, at in self._seen.items() if now - at > limit[run]]
 
     def settled(self, now: float, crashes: Iterable[UUID]) -> set[UUID]:
-        """Of the crashes (ids of states), those that were there some time ago already."""
+        """Return those of the crashes (ids of states) that were first seen at least SETTLE_SECONDS ago."""
         self._crashes = {crash: self._crashes.get(crash, now) for crash in crashes}
         return {crash for crash, seen in self._crashes.items() if now - seen >= SETTLE_SECONDS}
 
     def forget(self) -> None:
-        """Begin again: the server was away, silence meant nothing."""
+        """Forget when runs were seen: the server was away, so that missing signs mean nothing."""
         self._seen.clear()
 
 
 def reap(pool: str, once: bool = False) -> int:
-    """Watch the pool's runs for ever (or look once)."""
+    """Watch the pool's runs for ever, or look once; return the exit code."""
     from flows.running.environment import check_prefect
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
@@ -98,14 +98,14 @@ def reap(pool: str, once: bool = False) -> int:
 
 
 def look(pool: str, watch: Watch, most: int) -> None:
-    """One round: mark the dead, reschedule the crashed."""
+    """Look once: mark runs that are gone as crashed, and reschedule crashed runs."""
     from prefect.client.orchestration import get_client
     from prefect.states import Crashed
 
     with get_client(sync_client=True) as client:
         unfinished = {run.id: run for run in _runs(client, pool, ["RUNNING", "PENDING", "CANCELLING"])}
         running = {run.id: run.state_type == "RUNNING" for run in unfinished.values()}
-        # A state that changes is a sign of life as well as a heartbeat.
+        # A change of state is a sign of life, as a heartbeat is.
         beats = _heartbeats(client, list(unfinished))
         signs = {run.id: beats.get(run.id, set()) | {run.state_id} for run in unfinished.values()}
         for gone in watch.observe(time.monotonic(), signs, running):
@@ -122,7 +122,7 @@ def look(pool: str, watch: Watch, most: int) -> None:
 
 
 def _what_follows(run: Any, most: int) -> Any:
-    """The state after a crash: scheduled once more, or crashed for good, which whoever follows the run is told."""
+    """Return the state after a crash: rescheduled, or crashed for good, with a message for those who follow the run."""
     from prefect.states import AwaitingRetry, Crashed
 
     why = run.state.message or "it crashed"
@@ -135,7 +135,7 @@ def _what_follows(run: Any, most: int) -> Any:
 
 
 def _runs(client: Any, pool: str, states: list[Any]) -> list[Any]:
-    """Runs of the pool, and runs of our flows that were started by hand, in one of the states."""
+    """Read the runs in one of the states, of the pool and of our flows started by hand."""
     from prefect.client.schemas import filters
 
     state = filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=states))
@@ -148,12 +148,12 @@ def _runs(client: Any, pool: str, states: list[Any]) -> list[Any]:
 
 
 def _heartbeats(client: Any, runs: list[UUID]) -> dict[UUID, set[UUID]]:
-    """Ids of the newest heartbeats of each run."""
+    """Read the ids of each run's newest heartbeats."""
     from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventResourceFilter
 
     latest: dict[UUID, set[UUID]] = {}
     now: Any = datetime.now(UTC)
-    # Wide on both sides: the clock of the machine that wrote them may be wrong by days.
+    # Wide on both sides, since the clock of the machine that sent them may be wrong by days.
     when = EventOccurredFilter(since=now - timedelta(days=30), until=now + timedelta(days=30))
     for begin in range(0, len(runs), RUNS_A_QUESTION):
         names = [f"prefect.flow-run.{run}" for run in runs[begin : begin + RUNS_A_QUESTION]]
@@ -167,14 +167,14 @@ def _heartbeats(client: Any, runs: list[UUID]) -> dict[UUID, set[UUID]]:
 
 
 def _crashed(client: Any, pool: str) -> list[Any]:
-    """Recently crashed runs of deployments: those a worker can take again."""
+    """Read the recently crashed runs of deployments, which a worker can take again."""
     since = datetime.now(UTC) - RECENT
     runs = [run for run in _runs(client, pool, ["CRASHED"]) if run.deployment_id and run.work_pool_name == pool]
     return [run for run in runs if run.state and run.state.timestamp >= since]
 
 
 def _crash_tasks(client: Any, run: UUID) -> None:
-    """A dead run's tasks do not run either."""
+    """Mark the unfinished tasks of a dead run as crashed."""
     from prefect.client.schemas import filters
     from prefect.states import Crashed
 

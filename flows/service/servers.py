@@ -1,4 +1,4 @@
-"""The processes of the service: what each is started with."""
+"""The processes of the service, each with the command and environment that start it."""
 
 import os
 import re
@@ -19,14 +19,14 @@ from tasks.store.loopback import SET_ASIDE, keep_loopback_direct
 
 BIN = Path(sys.executable).parent
 CODE = Path(__file__).resolve().parents[2]
-# Not inherited: what another service or an earlier run left in the shell.
+# Prefixes of variables that are not inherited: another service or an earlier run may have set them in the shell.
 OTHERS = ("PREFECT_", "MLFLOW_", "CRASH_")
 DATABASES = ("prefect", "mlflow", "mlflow_auth")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Home folder, choices and passwords of one service."""
+    """The home folder, choices and passwords of one service."""
 
     home: Path
     choices: Choices
@@ -35,7 +35,7 @@ class Place:
 
     @property
     def folder(self) -> Path:
-        """Where the service keeps everything of its own."""
+        """Folder in which the service keeps all its data."""
         return self.home / "service"
 
     @property
@@ -49,7 +49,7 @@ class Place:
         return f"http://{self.choices.address}:{self.choices.mlflow_port}"
 
     def connection(self) -> dict[str, str]:
-        """What a client needs to know."""
+        """Return the variables that a client needs to reach the servers."""
         known = {
             "CRASH_HOME": str(self.home),
             "PREFECT_API_URL": f"{self.prefect_url}/api",
@@ -64,7 +64,7 @@ class Place:
         return known
 
     def environment(self) -> dict[str, str]:
-        """Environment of a process that is a client of the servers: worker, reaper, deployment."""
+        """Return the environment of a client of the servers: worker, reaper or deployment."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(OTHERS)}
         store = {name: os.environ[name] for name in ("CRASH_STORE", SET_ASIDE) if name in os.environ}
         made = {**kept, **defaults(self.home), **store, **self.connection()}
@@ -72,16 +72,16 @@ class Place:
         return made
 
     def database(self, name: str, driver: str) -> str:
-        """Address of one of the service's databases."""
+        """Return the address of one of the service's databases."""
         if self.postgres is not None:
             return self.postgres.url(name, driver)
         return sqlite_url(self.folder / f"{name}.db", "aiosqlite" if driver == "asyncpg" else "pysqlite")
 
 
 def prefect_server(place: Place) -> tuple[list[str], dict[str, str]]:
-    """Command and environment of the Prefect server.
+    """Return the command and environment of the Prefect server.
 
-    Host and port go by environment: with the options the UI would look for its API elsewhere.
+    Host and port are set by variables: with command-line options, the UI would look for its API elsewhere.
     """
     choices = place.choices
     environment = place.environment() | {
@@ -92,7 +92,7 @@ def prefect_server(place: Place) -> tuple[list[str], dict[str, str]]:
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
     }
     if not choices.is_local:
-        # The page asks the machine that it came from, by whatever name it was reached.
+        # The page sends its requests to the machine that it came from, by whatever name it was reached.
         environment["PREFECT_SERVER_UI_API_URL"] = "/api"
     if choices.auth:
         environment["PREFECT_SERVER_API_AUTH_STRING"] = f"{place.secrets.user}:{place.secrets.password}"
@@ -100,7 +100,7 @@ def prefect_server(place: Place) -> tuple[list[str], dict[str, str]]:
 
 
 def mlflow_server(place: Place) -> tuple[list[str], dict[str, str]]:
-    """Command and environment of the MLflow server; artifacts go through it, clients need no access to its disk."""
+    """Return the command and environment of the MLflow server; clients send artifacts through it, not to its disk."""
     choices = place.choices
     artifacts = place.folder / "mlflow" / "artifacts"
     artifacts.mkdir(parents=True, exist_ok=True)
@@ -123,25 +123,25 @@ def mlflow_server(place: Place) -> tuple[list[str], dict[str, str]]:
 
 
 def worker(place: Place, queue: str, limit: int) -> tuple[list[str], dict[str, str]]:
-    """Command and environment of a worker of this machine."""
+    """Return the command and environment of a worker on this machine."""
     command = [str(BIN / "crash"), "worker", "--pool", place.choices.pool, "--queue", queue]
-    # Many workers would keep the server busy with questions; the one beside it may ask often.
+    # Many workers would keep the server busy with requests; the one on the server's machine may send them often.
     environment = place.environment() | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
     return [*command, "--limit", str(limit), "--name", worker_name(place, queue)], environment
 
 
 def worker_name(place: Place, queue: str) -> str:
-    """The worker's name in the Prefect UI, which refuses some characters that folders may have in their names."""
+    """Return the worker's name for the Prefect UI, without the characters that Prefect refuses in names."""
     return re.sub(r"[^\w. -]", "-", f"{socket.gethostname()} {place.home.name} {queue}")
 
 
 def reaper(place: Place) -> tuple[list[str], dict[str, str]]:
-    """Command and environment of the watch over runs."""
+    """Return the command and environment of the reaper."""
     return [str(BIN / "crash"), "reap", "--pool", place.choices.pool], place.environment()
 
 
 def answers(address: str) -> Callable[[], bool]:
-    """A question: does this page answer well now?"""
+    """Return a function that tells whether this page answers with success now."""
 
     def ask() -> bool:
         try:
@@ -153,7 +153,7 @@ def answers(address: str) -> Callable[[], bool]:
 
 
 def own_names(choices: Choices) -> list[str]:
-    """Names by which browsers may ask for the MLflow server; it refuses others, against rebinding of host names."""
+    """Return the host names by which browsers may reach the MLflow server; it refuses others, against DNS rebinding."""
     names = ["localhost", "127.0.0.1"]
     if not choices.is_local:
         cards = psutil.net_if_addrs().values()
@@ -171,7 +171,7 @@ def _auth_config(place: Place) -> Path:
         "admin_password": place.secrets.password,
         "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
     }
-    # MLflow's reader takes a percent sign for the beginning of a name.
+    # MLflow's parser takes a percent sign as the start of an interpolated name.
     escaped = {name: value.replace("%", "%%") for name, value in lines.items()}
     write_private(path, "[mlflow]\n" + "".join(f"{name} = {value}\n" for name, value in escaped.items()))
     return path

@@ -1,4 +1,4 @@
-"""Runs on the pool instead of here: submitted, followed, and their table shown."""
+"""Runs on the work pool: submit them, follow their log, and show their table."""
 
 import os
 import time
@@ -22,24 +22,25 @@ from tasks.data.sources import NAME_PLACE
 from tasks.store.patience import Patience
 
 POLL_SECONDS = 1.0
-# The reaper says of each crash what follows; where there is none, or it is only being started, this long is waited
-# while the server answers.
+# The reaper decides what follows each crash; if there is none yet, a crash is final after this time, during which the
+# server has to answer.
 RESCHEDULE_SECONDS = 180.0
 LOG_PAGE = 200
-# What Prefect calls a run that is scheduled once more.
+# Prefect's name for the state of a rescheduled run.
 RESCHEDULED = "AwaitingRetry"
-# And a run that no worker has taken yet.
+# Names of the states of a run that no worker has taken yet.
 UNTAKEN = ("Scheduled", "Late", RESCHEDULED)
-# What a run on the pool may wait for, and what can be done about it.
+# Things that a run on the pool may wait for, each with advice.
 AWAY = ("the Prefect server to answer", "runs go on meanwhile")
 WORKER = ("a worker of the pool to take the run", "start one with `crash up` or `crash worker`, or wait for a free one")
 LATE = timedelta(seconds=5)
-# How Prefect gets to the code is of no interest to who waits for a result; and stages say themselves what they did.
+# Log lines that do not help somebody who waits for a result: how Prefect gets the code, and the ends of stages, which
+# log their results anyway.
 NOISE = ("deployment step", "deployment pull step", "Finished in state Completed()")
 
 
 def submit(deployment: str, settings: Settings, grid: dict[str, list[Any]] | None = None) -> int:
-    """Run a deployment with these settings, print what it logs, and its table; exit code. grid: of a study."""
+    """Run a deployment with these settings, print its log and its table, and return the exit code. grid: of a study."""
     if not os.environ.get("PREFECT_API_URL"):
         raise InputError("--pool needs a Prefect server: start one with `crash up`, or set PREFECT_API_URL")
     check_prefect()
@@ -59,7 +60,9 @@ def submit(deployment: str, settings: Settings, grid: dict[str, list[Any]] | Non
 
 
 def portable(settings: Settings) -> dict[str, Any]:
-    """Settings as flow parameters: only what was set, so that places are the worker's own; folders absolute."""
+    """Return settings as flow parameters: only those that were set, so that the worker's places apply, with absolute
+    folders.
+    """
     values = settings.model_dump(mode="json", exclude_unset=True)
     for group, key in FOLDERS:
         if given := values.get(group, {}).get(key):
@@ -68,7 +71,7 @@ def portable(settings: Settings) -> dict[str, Any]:
 
 
 def portable_grid(grid: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Axes as flow parameters: folders absolute, those inside variants too."""
+    """Return axes as flow parameters, with absolute folders, also inside variants."""
     folders = {".".join(place) for place in FOLDERS}
 
     def changed(key: str, value: Any) -> Any:
@@ -81,25 +84,25 @@ def portable_grid(grid: dict[str, list[Any]]) -> dict[str, list[Any]]:
 
 
 def _absolute(text: Any) -> Any:
-    # Of a place for several tasks, the part that they have in common.
+    # Of a path for several tasks, the part that they have in common.
     known = isinstance(text, str) and Path(text.partition(NAME_PLACE)[0] or ".").exists()
     return str(Path(text).absolute()) if known else text
 
 
 def has_worker(state: Any) -> bool:
-    """Whether a worker has taken the run, or it is over."""
+    """Whether a worker has taken the run, or the run is over."""
     return state is not None and state.name not in UNTAKEN
 
 
 class Waiting:
-    """Says what a run on the pool waits for, one thing at a time."""
+    """Logs what a run on the pool waits for, one thing at a time."""
 
     def __init__(self) -> None:
         self._what: tuple[str, str] | None = None
         self._patience: Patience | None = None
 
     def for_what(self, what: tuple[str, str] | None) -> None:
-        """Set what is waited for now, with advice; None while nothing is."""
+        """Set what the run waits for now, with advice; None if nothing."""
         if what != self._what:
             if self._patience:
                 self._patience.over()
@@ -109,13 +112,13 @@ class Waiting:
 
 
 class Settled:
-    """Whether a run is over: a crash that is scheduled again is not."""
+    """Tells whether a run is over; a crash that is rescheduled is not the end."""
 
     def __init__(self) -> None:
         self._crashed_since: float | None = None
 
     def __call__(self, state: Any) -> bool:
-        """Look at the run's present state."""
+        """Whether the run is over, from its present state."""
         if state is None or not state.is_final():
             self._crashed_since = None
             return False
@@ -125,12 +128,16 @@ class Settled:
         return time.monotonic() - self._crashed_since > RESCHEDULE_SECONDS
 
     def forget(self) -> None:
-        """The server was away, and with it perhaps the reaper: a crash is given its time anew."""
+        """Restart the time for a crash: the server was away, and perhaps the reaper with it."""
         self._crashed_since = None
 
 
 def start(client: Any, deployment: str, parameters: dict[str, Any], **options: Any) -> UUID:
-    """Create a run of a deployment. Raises InputError where there is no such deployment or it refuses."""
+    """Create a run of a deployment and return its id.
+
+    Raises:
+        InputError: when there is no such deployment, or it refuses the parameters.
+    """
     from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
     try:
@@ -144,7 +151,7 @@ def start(client: Any, deployment: str, parameters: dict[str, Any], **options: A
 
 
 def follow(client: Any, run: UUID, each_time: Callable[[], None] = lambda: None) -> Any:
-    """Wait for the end of a run; a crash that is scheduled again is not the end. An outage is waited out."""
+    """Wait for the end of a run, through outages and crashes that are rescheduled; return the final state."""
     import httpx
 
     over, told = Settled(), ""
@@ -168,7 +175,7 @@ def follow(client: Any, run: UUID, each_time: Callable[[], None] = lambda: None)
 
 
 def markdown(client: Any, run: UUID, key: str) -> str:
-    """Newest text of a markdown artifact of a run."""
+    """Return the newest text of a run's Markdown artifact."""
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
     from prefect.client.schemas.sorting import ArtifactSort
 
@@ -178,7 +185,7 @@ def markdown(client: Any, run: UUID, key: str) -> str:
 
 
 def exit_code(state: Any) -> int:
-    """The exit code that the command would have had here: Prefect's message names the error."""
+    """Return the exit code that the command would have had here, by the error that Prefect's message names."""
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.CrashError)]
     named = [kind.exit_code for kind in kinds if kind.__name__ in (state.message or "")]
     if state.is_cancelled():
@@ -187,7 +194,7 @@ def exit_code(state: Any) -> int:
 
 
 def _printer(client: Any, run: UUID) -> Callable[[], None]:
-    """Prints what the run has logged since the last call."""
+    """Return a function that prints what the run has logged since its last call."""
     lines = _lines(client, run)
 
     def show() -> None:
@@ -200,14 +207,14 @@ def _printer(client: Any, run: UUID) -> Callable[[], None]:
 
 
 def _lines(client: Any, run: UUID) -> Iterator[str | None]:
-    """Log lines as they arrive, each once; None when there are no more for now."""
+    """Yield log lines as they arrive, each once; None when there are no more for now."""
     from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId, LogFilterTimestamp
     from prefect.client.schemas.sorting import LogSort
 
     seen: set[UUID] = set()
     since: Any = datetime(1970, 1, 1, tzinfo=UTC)
     while True:
-        # Lines of other processes arrive late: a little of what was read is read again.
+        # Lines of other processes arrive late, so the last few seconds are read again.
         newest = LogFilterTimestamp(after_=since - LATE)
         where = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run]), timestamp=newest)
         for entry in pages(partial(client.read_logs, where, sort=LogSort.TIMESTAMP_ASC), LOG_PAGE):

@@ -1,4 +1,4 @@
-"""`crash up` and `crash down`: database, servers, pool, deployments and a worker on one machine, without containers."""
+"""`crash up` and `crash down`: database, servers, work pool and workers on one machine, without containers."""
 
 import shlex
 import signal
@@ -34,7 +34,7 @@ from tasks.store.patience import watched
 
 # A new database on two busy cores takes 20 s; a slow disk may take several times that.
 SECONDS = 180.0
-# Named in the order of their start; stopped the other way round.
+# Named in the order of their start; stopped in reverse order.
 POSTGRES, PREFECT, MLFLOW, REAPER, WORKER, SWEEPER = "postgres", "prefect", "mlflow", "reaper", "worker", "sweeper"
 # A sweep only waits; its process takes little memory and no GPU.
 SWEEPS_AT_ONCE = 4
@@ -43,7 +43,7 @@ MLFLOW_PAGE = "/#/experiments?workflowType=machine_learning"
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the command line asks for; None leaves what was chosen before, or the default."""
+    """The options of the command line; None keeps the previous choice, or the default."""
 
     host: str | None = None
     prefect_port: int | None = None
@@ -55,7 +55,7 @@ class Wishes:
 
 
 def up(home: Path, wishes: Wishes) -> int:
-    """Start what is not running, wait until it is healthy, and say where it is."""
+    """Start every process that is not running, wait until it is healthy, and print the addresses."""
     home = home.absolute()
     check_variables()
     check_home(home)
@@ -73,7 +73,7 @@ def up(home: Path, wishes: Wishes) -> int:
 
 
 def down(home: Path) -> int:
-    """Stop what `up` started, and nothing else."""
+    """Stop the processes that `up` started, and no others."""
     folder = home.absolute() / "service"
     if not folder.is_dir():
         print(f"nothing was started for {home}")
@@ -101,7 +101,12 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _choose(folder: Path, wishes: Wishes, processes: Processes) -> Choices:
-    """What was chosen before, changed by what is asked for now. Raises InputError for what cannot be."""
+    """Return the previous choices, changed by the options that are given now.
+
+    Raises:
+        InputError: when they are unsafe, or differ from those of running servers.
+        EnvironmentFault: when a port is taken.
+    """
     before = read_choices(folder)
     known = before or Choices()
     asked = {name: value for name, value in vars(wishes).items() if value is not None and name in Choices.model_fields}
@@ -158,7 +163,7 @@ def _start_servers(place: Place, processes: Processes) -> None:
 
 
 def _deploy(place: Place) -> None:
-    """In a process of its own: it must see the servers' addresses before it imports Prefect."""
+    """Deploy in a separate process, which has to see the servers' addresses before it imports Prefect."""
     command = [str(servers.BIN / "crash"), "deploy", "--pool", place.choices.pool]
     done = subprocess.run(command, env=place.environment(), cwd=servers.CODE, capture_output=True, text=True)
     if done.returncode:
@@ -187,7 +192,7 @@ def _start_clients(place: Place, processes: Processes, wishes: Wishes) -> None:
 
 
 def _polls(place: Place, queue: str, since: float) -> bool:
-    """Whether this machine's worker for the queue has asked for work since that moment."""
+    """Whether this machine's worker for the queue has asked for work since then."""
     address = f"{place.prefect_url}/api/work_pools/{place.choices.pool}/workers/filter"
     login = (place.secrets.user, place.secrets.password) if place.choices.auth else None
     with suppress(httpx.HTTPError, ValueError):

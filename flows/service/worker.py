@@ -1,7 +1,7 @@
-"""`crash worker`: take runs from the pool on this machine, a bounded number at once.
+"""`crash worker`: take runs from the work pool on this machine, a limited number at once.
 
-Prefect's worker does not pass a SIGTERM on to its runs. This process does: a machine that is taken away (spot instance,
-`crash down`, a container that is stopped) lets them write their checkpoint first.
+Prefect's worker does not forward a SIGTERM to its runs. This process does, so that they can write their checkpoints
+before the machine goes away (a spot instance, `crash down`, a stopped container).
 """
 
 import ctypes
@@ -21,18 +21,18 @@ from flows.running.environment import check_prefect, prepare_environment
 from flows.service.servers import BIN, CODE
 from tasks.store.signals import STOPPING
 
-# A spot instance has thirty seconds.
+# A spot instance gives thirty seconds.
 CHECKPOINT_SECONDS = 28.0
 POLL_SECONDS = 0.1
 PAUSE_SECONDS = 3.0
-# A worker that cannot work at all ends at once, each time.
+# A worker that cannot work at all ends soon after each start.
 SOON_SECONDS, MAX_FAILURES = 60.0, 5
 # "Signal this process when its parent dies", from linux/prctl.h.
 PR_SET_PDEATHSIG = 1
 
 
 def worker(home: Path, pool: str, kind: str, queue: str | None, limit: int | None, name: str | None) -> int:
-    """Run Prefect's worker, with the environment that every run of it inherits; exit code."""
+    """Run Prefect's worker in an environment that all its runs inherit; return the exit code."""
     from tasks.core.errors import InputError
     from tasks.engine.resources import visible_gpus
 
@@ -48,8 +48,8 @@ def worker(home: Path, pool: str, kind: str, queue: str | None, limit: int | Non
     command = [str(BIN / "prefect"), "worker", "start", "--pool", pool, "--type", kind]
     command += ["--name", name or socket.gethostname()]
     if kind == "process":
-        # One run uses all GPUs and cores of the machine as its stages allow; more runs than GPUs would only wait.
-        # Sweeps wait for runs: a worker that takes both could fill up with sweeps.
+        # A run uses all GPUs and cores of the machine that its stages can use; more runs than GPUs would only wait.
+        # Sweeps wait for runs: a worker that takes both could be filled with sweeps.
         command += ["--limit", str(limit or max(1, len(visible_gpus()))), "--work-queue", queue or "default"]
     else:
         command += ["--limit", str(limit)] if limit else []
@@ -60,10 +60,10 @@ def worker(home: Path, pool: str, kind: str, queue: str | None, limit: int | Non
 
 
 def serve(command: Sequence[str], folder: Path, pause_seconds: float = PAUSE_SECONDS) -> int:
-    """Run the worker until we are told to end; then its runs end first.
+    """Run the worker until this process is asked to stop, then let its runs end first; return the exit code.
 
-    One that ends by itself (it does when the server is away for long) is started again; its exit code only when it
-    ends soon after its start, several times in a row.
+    A worker that ends without being asked (as when the server is away for long) is restarted, until it has ended soon
+    after its start several times in a row.
     """
     told: list[int] = []
     running: list[subprocess.Popen] = []
@@ -77,7 +77,7 @@ def serve(command: Sequence[str], folder: Path, pause_seconds: float = PAUSE_SEC
     failures = 0
     while failures < MAX_FAILURES and not told:
         begun = time.monotonic()
-        # In a session of its own, with its runs: at a signal to our group Prefect's worker would kill them.
+        # In a separate session with its runs: on a signal to our process group, Prefect's worker would kill them.
         running.append(subprocess.Popen(command, cwd=folder, preexec_fn=_die_with_parent, start_new_session=True))
         for number in STOPPING:
             signal.signal(number, stop)
@@ -91,7 +91,7 @@ def serve(command: Sequence[str], folder: Path, pause_seconds: float = PAUSE_SEC
 
 
 def _end_runs(worker: int) -> None:
-    """Tell the runs to end and wait for their checkpoints; the worker takes no new ones meanwhile."""
+    """Ask the runs to stop and wait for their checkpoints, while the worker is suspended and takes no new runs."""
     with suppress(psutil.NoSuchProcess):
         frozen = psutil.Process(worker)
         frozen.suspend()

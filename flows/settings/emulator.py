@@ -1,4 +1,4 @@
-"""Settings of emulators made by other means: compressed, distilled."""
+"""Settings of compressed and distilled emulators."""
 
 from typing import Annotated, Literal
 
@@ -10,20 +10,20 @@ from tasks.core.errors import InputError
 
 
 class Compress(Group):
-    """Makes the emulator's frozen blocks cheaper; tuned blocks stay as they are."""
+    """Compression of the emulator's frozen blocks; tuned blocks stay as they are."""
 
     method: Literal["none", "prune", "quantise", "low_rank"] = "none"
-    """Magnitude pruning, fake quantisation, or linear weights in two factors, which are cheaper to run and to send."""
+    """Magnitude pruning, fake quantisation, or linear weights as two low-rank factors, cheaper to run and to send."""
     ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of each weight's entries that become zero (prune)."""
     bits: Annotated[int, Field(ge=1, le=MAX_BITS)] | None = None
     """Each weight has at most 2^bits values (quantise)."""
     rank: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Rank of both factors, or its share of the full rank (low_rank); dense where two factors would be larger."""
+    """Rank of the factors, or its share of the full rank (low_rank); weights that would not shrink stay dense."""
     rank_choice: Literal["topk", "sampling", "lowrank"] = "topk"
-    """Which singular values stay: the largest, drawn ones, or those of the randomised SVD (low_rank)."""
+    """Which singular values are kept: the largest, drawn ones, or those of the randomised SVD (low_rank)."""
     seed: int = 0
-    """For the choices that draw."""
+    """Seed of the rank choices that draw."""
 
     @model_validator(mode="after")
     def _method_has_its_number(self) -> "Compress":
@@ -35,17 +35,17 @@ class Compress(Group):
 
     @property
     def compression(self) -> Compression | None:
-        """What the stage does; None where there is none."""
+        """The stage's compression; None for method none."""
         return None if self.method == "none" else Compression(**self.model_dump())
 
 
 class Distill(Group):
-    """Trains the emulator's frozen blocks on generic text, with the full model as teacher (Offsite-Tuning)."""
+    """Distillation of the emulator's frozen blocks on generic text, with the full model as teacher (Offsite-Tuning)."""
 
     enabled: bool = False
-    """Switch on; needs data and num_steps."""
+    """Distill; needs data and num_steps."""
     teacher: str | None = None
-    """Folder or hub id of a model of the same depth, width and vocabulary; without it the model itself."""
+    """Folder or hub id of a model with the same depth, width and vocabulary; by default the model itself."""
     data: str | None = None
     """Folder with train and validation files of text, as for task.kind = "text", or a hub data set (owner/name)."""
     num_steps: PositiveInt | None = None
@@ -63,11 +63,11 @@ class Distill(Group):
     hidden_weight: Annotated[float, Field(ge=0)] = 30.0
     """Weight of the difference of hidden states beside the language-model loss."""
     eval_steps: PositiveInt | None = None
-    """Steps between validations; the best state is kept. Without it the last state is."""
+    """Steps between validations, of which the best state is kept; by default the last state is."""
     checkpoint_steps: PositiveInt = 50
     """Steps between checkpoints, from which a killed run resumes."""
     seed: int = 0
-    """Of the order of windows."""
+    """Seed of the order of windows."""
 
     @model_validator(mode="after")
     def _enabled_is_complete(self) -> "Distill":

@@ -1,4 +1,4 @@
-"""A list anywhere in the settings makes a grid: its axes, and the settings of every cell."""
+"""Grids of settings: a list anywhere in the settings is an axis, and each combination is a cell."""
 
 import itertools
 import types
@@ -14,13 +14,13 @@ from flows.settings.model import Settings
 from tasks.core.errors import CrashError, InputError
 
 MAX_CELLS = 10_000
-# As a flow's parameter: dotted key to the values that it has.
+# As a flow's parameter: dotted key to the list of its values.
 Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
 
 
 @contextmanager
 def named_cell(name: str | None) -> Iterator[None]:
-    """Within the context an error of ours says which cell it is about; None where there is one cell only."""
+    """Add the cell's name to our errors raised within the context; None where there is only one cell."""
     try:
         yield
     except CrashError as error:
@@ -30,10 +30,10 @@ def named_cell(name: str | None) -> Iterator[None]:
 
 
 def split_axes(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """Settings with the first value of every list, and the axes: dotted key to its values.
+    """Return the settings with the first value of every list, and the axes: dotted key to its values.
 
-    A setting that is a list by itself (strategy, tune.seeds, ...) is an axis when it holds lists; tables `variants`
-    are the axis `variant`. InputError for an empty list.
+    A setting whose value is a list (strategy, tune.seeds, ...) is an axis when it holds lists. The tables `variants`
+    are the axis `variant`.
     """
     axes: dict[str, list[Any]] = {}
     if variants.TABLE in values:
@@ -43,9 +43,11 @@ def split_axes(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[A
 
 
 def make_cells(base: Settings, axes: dict[str, list[Any]]) -> list[tuple[dict[str, Any], Settings]]:
-    """Every combination in the order of the axes, the last one fastest: the axes' values, and the whole settings.
+    """Return every combination, the last axis fastest: the axes' values, and the whole settings.
 
-    Raises InputError that names the cell whose settings cannot be.
+    Raises:
+        InputError: when an axis or a variant is invalid, there are too many cells, or a cell's settings are invalid
+            (the message names it).
     """
     for key, choices in axes.items():
         if key == variants.AXIS:
@@ -62,7 +64,7 @@ def make_cells(base: Settings, axes: dict[str, list[Any]]) -> list[tuple[dict[st
 
 
 def shown(cell: dict[str, Any]) -> str:
-    """A cell in words: `tune.learning_rate=0.0001, plan.num_kept=6`."""
+    """Return a cell as text: `tune.learning_rate=0.0001, plan.num_kept=6`."""
     return ", ".join(f"{key}={value}" for key, value in cell.items()) or "the only one"
 
 

@@ -1,4 +1,4 @@
-"""Settings: flow parameters, the form in the Prefect UI, and TOML files are one and the same pydantic models."""
+"""The settings: the same pydantic models for flow parameters, the form in the Prefect UI, and TOML files."""
 
 import os
 from pathlib import Path
@@ -15,27 +15,27 @@ from tasks.store.home import default_home
 
 
 class Model(Group):
-    """Whose blocks are captured, removed, shared and tuned."""
+    """The full model, whose blocks are captured, removed, shared and tuned."""
 
     name: str
     """Folder of a decoder-only Hugging Face model, or a hub id."""
     revision: str | None = None
     """Hub revision (commit, tag or branch); a folder has none."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of computing; auto takes bfloat16 where the hardware has matrix units for it, else float32."""
+    """Number format of the computation; auto: bfloat16 where the hardware has matrix units for it, else float32."""
 
 
 class Task(Group):
-    """What the model is tuned for and scored on."""
+    """The task on which the model is tuned and scored."""
 
     name: str
-    """Name of an lm-eval task with a training split, or any name for own text or instructions."""
+    """Name of an lm-eval task with a training split, or any name for your own text or instructions."""
     kind: Literal["lm_eval", "text", "instructions"] = "lm_eval"
     """A task of lm-evaluation-harness, plain text (scored by perplexity), or instruction rows (JSONL or CSV)."""
     data: str | None = None
-    """Folder with train, validation and test files, or of several tasks `folder/{name}`; without it, from the hub."""
+    """Folder with train, validation and test files, for several tasks `folder/{name}`; by default from the hub."""
     template: Literal["default", "reference"] = "default"
-    """Wording of training text: what lm-eval scores, or the published one (the 13 published tasks, instructions)."""
+    """Wording of training text: as lm-eval scores it, or as published (for the 13 published tasks and instructions)."""
     num_train: PositiveInt | None = None
     """Use only the first rows of the training split."""
     num_validation: PositiveInt | None = None
@@ -43,20 +43,20 @@ class Task(Group):
     num_test: PositiveInt | None = None
     """Score only the first rows of the scored split."""
     max_length: Annotated[int, Field(ge=2)] | None = None
-    """Tokens of an example; by default all that the model takes, of a document's window 2048. Longer ones are cut."""
+    """Most tokens of an example; longer ones are cut. By default the model's context, or 2048 for document windows."""
 
 
 class Support(Group):
-    """The examples whose activations decide the plan (CRaSh section 3.1)."""
+    """The support set: the examples whose states decide the plan (CRaSh section 3.1)."""
 
     num_rows: PositiveInt = 512
     """Number of examples."""
     split: Literal["train", "validation"] = "validation"
-    """Where they come from; the validation split is never the scored one: where a task scores it, 5% of train are."""
+    """Split of the examples. Validation is never the scored split: if a task scores that, 5% of train replace it."""
     part: Literal["prompt+answer", "prompt", "answer"] = "prompt+answer"
-    """Which part of an example is run and pooled."""
+    """Part of an example that is run and pooled."""
     pooling: Literal["mean_weighted", "mean", "mean_all", "max", "max_nonpad", "min", "last"] = "mean_weighted"
-    """How the states of an example's tokens become one vector."""
+    """How the states of an example's tokens are pooled into one vector."""
     final_norm: bool = False
     """Take the last state after the final norm, as the published code does."""
     max_tokens: PositiveInt = 4096
@@ -64,10 +64,10 @@ class Support(Group):
 
 
 class Similarity(Group):
-    """How alike the blocks' states are."""
+    """The similarity of the blocks' states."""
 
     estimator: Literal["linear_cka", "debiased_cka", "rbf_cka"] = "linear_cka"
-    """The matrix that is clustered; all are computed and drawn."""
+    """Estimator of the matrix that is clustered; all estimators are computed and drawn."""
 
 
 class Evaluate(Group):
@@ -78,12 +78,12 @@ class Evaluate(Group):
 
 
 class Search(Group):
-    """Search for the best plan within a limit of disclosure (`crash search`). Empty lists: what the plan above says."""
+    """Search for the best plan within a limit of disclosure (`crash search`). Empty lists: the values of the plan."""
 
     max_disclosed: Annotated[float, Field(gt=0, le=1)] = 0.6
     """Largest share of the full model's parameters in the emulator, embeddings and head included, each counted once."""
     strategy: tuple[Strategy, ...] = ()
-    """Ways to choose blocks that are tried."""
+    """Strategies that are tried."""
     num_kept: tuple[PositiveInt, ...] = ()
     """Values of plan.num_kept that are tried."""
     num_tuned: tuple[PositiveInt, ...] = ()
@@ -91,20 +91,20 @@ class Search(Group):
     share: tuple[Share, ...] = ()
     """Values of plan.share that are tried."""
     by: Literal["measured", "estimated"] = "measured"
-    """Tune and plug in every plan, or only those that the owner-side proxies rank best."""
+    """Tune and plug in every plan, or only those that the model owner's proxies rank best."""
     num_measured: PositiveInt = 4
-    """Number of plans that are tuned and plugged in when the others are estimated."""
+    """Number of plans that are tuned and plugged in with by = "estimated"."""
 
 
 class Export(Group):
-    """What is written beside the report."""
+    """Output beside the report."""
 
     plugged_model: bool = False
     """Also write the full model with the tuned blocks as a Hugging Face folder."""
 
 
 class Place(Group):
-    """Where things run and lie; nothing here changes a result."""
+    """Where runs store their data and how they use the machine; nothing here changes a result."""
 
     home: str = Field(default_factory=lambda: str(default_home()))
     """Folder of the store, the tracking database and the logs; by default `.crash` (or `$CRASH_HOME`)."""
@@ -115,15 +115,15 @@ class Place(Group):
     experiment: str = "crash-flow"
     """MLflow experiment."""
     label: str | None = None
-    """Words behind the run's name in both UIs."""
+    """Label at the end of the run's name in both UIs."""
     group: str | None = None
     """Tag `crash.group` of runs that belong together; a sweep gives its cells one."""
     cores_per_stage: PositiveInt = 1
-    """CPU threads of one tuning or evaluation; others run beside it."""
+    """CPU threads of one tuning or evaluation; others run at the same time."""
     gpus_per_stage: PositiveInt = 1
     """GPUs of one tuning or evaluation."""
     parallel: Literal["layers", "data", "sharded"] = "layers"
-    """How several GPUs tune: blocks one after another, a copy on each (DDP), or a share of each block (FSDP2)."""
+    """Tuning on several GPUs: blocks spread over them, a copy on each (DDP), or a share of each block (FSDP2)."""
 
 
 class Settings(Group):
@@ -132,7 +132,7 @@ class Settings(Group):
     model: Model
     task: Task
     strategy: Annotated[tuple[Strategy, ...], Field(min_length=1)] = ("crash",)
-    """Ways to choose blocks, side by side; what they have in common is computed once."""
+    """Strategies to choose blocks, run side by side; common stages are computed once."""
     support: Support = Support()
     similarity: Similarity = Similarity()
     plan: PlanSettings
@@ -186,27 +186,27 @@ class Settings(Group):
 
     @property
     def store_root(self) -> Path:
-        """Folder of the artifact store, or the one in front of it."""
+        """Folder of the artifact store, or of the local copies in front of an object store."""
         return store_place(self.place.store, Path(self.place.home))[0]
 
     @property
     def store_url(self) -> str | None:
-        """The object store, where the settings or the environment name one."""
+        """URL of the object store, where the settings or the environment name one."""
         return store_place(self.place.store, Path(self.place.home))[1]
 
     @property
     def tracking_uri(self) -> str | None:
-        """The tracking server, if there is one."""
+        """Address of the tracking server, if there is one."""
         return (self.place.mlflow or os.environ.get("MLFLOW_TRACKING_URI") or "").strip() or None
 
     @property
     def tracking_named(self) -> str:
-        """Where the address of the tracking server is given, for messages."""
+        """The setting or variable that gives the tracking server's address, for messages."""
         return "place.mlflow" if self.place.mlflow else "MLFLOW_TRACKING_URI"
 
 
 def store_place(chosen: str | None, home: Path) -> tuple[Path, str | None]:
-    """Folder and URL of the store. The environment is asked where a run begins, not where it was planned."""
+    """Return the store's folder and URL. The environment is that of the machine on which a run starts."""
     chosen = chosen or os.environ.get("CRASH_STORE") or None
     if chosen and "://" in chosen:
         return (home / "store").absolute(), chosen

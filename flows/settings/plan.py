@@ -10,39 +10,39 @@ from tasks.core.plan.registry import STRATEGIES
 if TYPE_CHECKING:
     Strategy = str
 else:
-    # Whatever is in the registry: forms, help and messages list it from here.
+    # All strategies of the registry: forms, help and messages list them from here.
     Strategy = Literal[tuple(STRATEGIES)]
 Share = Literal["auto", "none", "all", "frozen_only"]
 
 
 class PlanSettings(Group):
-    """Which blocks the emulator keeps, which of them are tuned, which are shared."""
+    """The plan: which blocks the emulator keeps, which of them are tuned, and which are shared."""
 
     num_kept: PositiveInt
     """Number of blocks the emulator keeps (clusters, for crash)."""
     num_tuned: PositiveInt = 4
     """Number of kept blocks that the data owner tunes."""
     placement: Literal["auto", "ends", "centres", "explicit"] = "auto"
-    """Which blocks are tuned: outer ones, evenly placed ones of the kept, or `tuned`; auto: each strategy's own."""
+    """Tuned blocks: the outer ones, evenly spaced kept ones, or those of `tuned`; auto: each strategy's default."""
     linkage: Literal["boundary", "average", "complete", "optimal"] = "boundary"
-    """How clusters are merged; boundary is the published rule (`single` knows average, its default, and complete)."""
+    """Rule by which clusters merge; boundary is the published one. `single` has average (its default) and complete."""
     share: Share | dict[Strategy, Share] = "auto"
-    """Who stands in for a removed block: nobody, the nearest kept or nearest frozen one; auto: each strategy's own."""
+    """What stands in for a removed block: nothing, or the nearest kept or frozen one; auto: each strategy's default."""
     keep_ends: bool = False
-    """Let the first and last block represent their clusters (crash)."""
+    """Make the first and the last block the centres of their clusters (crash)."""
     deviation: Annotated[float, Field(gt=-1, lt=1)] = 0.0
-    """Share of the blocks that `uniform_deviation` leaves out, of the first ones, or where negative of the last."""
+    """Share of the blocks that `uniform_deviation` leaves out at the start, or if negative at the end."""
     seed: int = 0
-    """What strategies that draw blocks draw by."""
+    """Seed of strategies that draw blocks."""
     kept: tuple[int, ...] = ()
     """Kept blocks of the strategy `fixed`."""
     tuned: tuple[int, ...] = ()
-    """Tuned blocks of the strategy `fixed`, and where placement is explicit; num_tuned does not count then."""
+    """Tuned blocks of the strategy `fixed`, and with placement explicit, in place of num_tuned."""
 
     @field_validator("share", mode="before")
     @classmethod
     def _known_shares(cls, value: Any) -> Any:
-        """One message instead of one for each kind of value."""
+        """Give one message instead of one for each type of the union."""
         given = value if isinstance(value, dict) else {"crash": value}
         if unknown := next((name for name in given if name not in get_args(Strategy)), None):
             raise ValueError(f"{unknown} is no strategy; choose from {', '.join(get_args(Strategy))}")
@@ -64,9 +64,9 @@ class PlanSettings(Group):
 
     @property
     def num_tuned_blocks(self) -> int:
-        """How many are tuned, however they are placed."""
+        """Number of tuned blocks, for every placement."""
         return len(self.tuned) if self.placement == "explicit" else self.num_tuned
 
     def share_of(self, strategy: Strategy) -> Share:
-        """What is said about one strategy."""
+        """Return the sharing of one strategy."""
         return self.share.get(strategy, "auto") if isinstance(self.share, dict) else self.share

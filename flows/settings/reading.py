@@ -22,25 +22,35 @@ READY = Path(__file__).parents[1] / "tables"
 
 
 def read_settings(path: Path, changes: list[str] | None = None) -> Settings:
-    """Settings of a TOML file with `--set` changes applied.
+    """Read a TOML file with `--set` changes applied.
 
-    Relative model and data folders that exist beside the file are taken from there. Raises InputError.
+    Relative model and data folders that exist beside the file are taken from there.
+
+    Raises:
+        InputError: when the file cannot be read or a setting is invalid.
     """
     values, text = _read(path, changes)
     return _validated(values, path, text)
 
 
 def settings_of(values: dict[str, Any], changes: list[str]) -> Settings:
-    """Settings of a command that names no file: these values with `--set` changes applied. Raises InputError."""
+    """Return the settings of a command without a file: these values with `--set` changes applied.
+
+    Raises:
+        InputError: when a setting is invalid.
+    """
     for change in changes:
         _apply(values, change)
     return _validated(values, Path("command line"), "")
 
 
 def read_sweep(path: Path, changes: list[str] | None = None) -> tuple[Settings, dict[str, list[Any]]]:
-    """Settings of a TOML file in which lists make a grid: those of the first cell, and the axes. Raises InputError.
+    """Read a TOML file in which lists make a grid: return the settings of the first cell, and the axes.
 
-    A file that is not there is looked for among those that come with the project.
+    A file that does not exist is looked for among those that come with the project.
+
+    Raises:
+        InputError: when the file cannot be read or a setting is invalid.
     """
     ready = READY / path
     values, text = _read(ready if not path.exists() and ready.is_file() else path, changes)
@@ -75,7 +85,7 @@ def _validated(values: dict[str, Any], path: Path, text: str) -> Settings:
 
 
 def _apply(values: dict[str, Any], change: str) -> None:
-    """Set one `key.of.setting=value`; the value is TOML, or else taken as a string; without one the default counts."""
+    """Set one `key.of.setting=value`, where the value is TOML or else a string; an empty one restores the default."""
     key, separator, text = change.partition("=")
     if not separator or not key.strip():
         raise InputError(f"--set {change!r}: write it as key=value, for example --set tune.learning_rate=2e-5")
@@ -103,7 +113,7 @@ def _resolve_beside(values: dict[str, Any], folder: Path) -> None:
 
 
 def each_folder(given: Any, change: Callable[[Any], Any]) -> Any:
-    """A setting that names a folder, changed: one, a list of them, or a table of them by name."""
+    """Apply `change` to a setting that names one folder, a list of folders, or a table of folders by name."""
     if isinstance(given, dict):
         return {name: change(part) for name, part in given.items()}
     return [change(part) for part in given] if isinstance(given, list) else change(given)
@@ -112,7 +122,7 @@ def each_folder(given: Any, change: Callable[[Any], Any]) -> Any:
 def _beside(text: Any, folder: Path) -> Any:
     if not isinstance(text, str):
         return text
-    # Of a place for several tasks, the part that they have in common.
+    # Of a path for several tasks, the part that they have in common.
     known = text.partition(NAME_PLACE)[0] or "."
     if not Path(known).exists() and (folder / known).exists():
         return str(folder / text)
@@ -135,7 +145,7 @@ def _explain(problem: Any, path: Path, text: str) -> str:
 
 
 def _line_of(text: str, keys: list[str]) -> str:
-    """`:line` of the deepest key that stands in the file, or nothing (a key that came by --set)."""
+    """Return `:line` of the deepest key found in the file, or nothing for a key given by --set."""
     for key in reversed(keys):
         for number, line in enumerate(text.splitlines(), start=1):
             if re.match(rf"\s*\[*\s*[\w.\"]*\b{re.escape(key)}\b\s*[\]=]", line):
@@ -144,7 +154,7 @@ def _line_of(text: str, keys: list[str]) -> str:
 
 
 def _suggest(keys: list[str]) -> str:
-    """What the user may have meant, and every key of that table."""
+    """Suggest the nearest key, and list every key of that table."""
     group: type[BaseModel] = Settings
     for key in keys[:-1]:
         kind = group.model_fields[key].annotation if key in group.model_fields else None

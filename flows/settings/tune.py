@@ -1,4 +1,4 @@
-"""Settings of training: what is trained in the emulator and how, and the full model's ceiling."""
+"""Settings of training: what is trained in the emulator and how, and the tuning of the full model."""
 
 from typing import Annotated, Literal
 
@@ -11,25 +11,25 @@ class Tune(Group):
     """Training of the tuned blocks inside the emulator."""
 
     method: Literal["blocks", "lora", "adapter", "bitfit"] = "blocks"
-    """What of a block is trained: all of it, low-rank factors of its linear modules, a bottleneck behind it, biases."""
+    """What of a block is trained: all of it, low-rank factors of linear modules, a bottleneck behind it, or biases."""
     trained: Literal["tuned", "frozen", "all"] = "tuned"
     """Which blocks of the emulator are trained; frozen ones stay with it, only tuned ones are plugged in."""
     lm_head: bool = False
-    """Train the language-model head too; one that is tied to the embeddings becomes a copy of its own."""
+    """Train the language-model head too; a head that is tied to the embeddings becomes a separate copy."""
     freeze_bottom: bool = False
-    """Tuned blocks in the lower half of the full model's stack keep their initial weights."""
+    """Keep the initial weights of tuned blocks in the lower half of the full model's stack."""
     lora_rank: PositiveInt = 4
     """Rank of LoRA's factors."""
     lora_alpha: PositiveInt = 32
     """LoRA adds alpha / rank times the product of its factors."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of LoRA's inputs that drop out in training."""
+    """Dropout probability of LoRA's inputs in training."""
     adapter_size: PositiveInt = 64
     """Width of a bottleneck adapter."""
     learning_rate: PositiveFloat = 2e-5
     """Peak learning rate of AdamW."""
     learning_rates: tuple[PositiveFloat, ...] = ()
-    """In place of learning_rate: each is tuned; for each seed the one with the lowest validation loss counts."""
+    """Several rates in place of learning_rate: tune at each, and select for each seed by validation loss."""
     num_epochs: PositiveInt | None = None
     """Passes over the training rows; give this or num_steps."""
     num_steps: PositiveInt | None = None
@@ -43,17 +43,17 @@ class Tune(Group):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Learning rate after warm-up."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Decoupled weight decay."""
+    """AdamW's decoupled weight decay."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's decay of the first and second moment."""
+    """AdamW's decay rates of the first and second moment."""
     clip_norm: PositiveFloat = 1.0
-    """Largest norm of the gradient."""
+    """Norm to which larger gradients are clipped."""
     eval_steps: PositiveInt | None = None
-    """Steps between validations with the emulator; the best state is kept. Without it the last state is."""
+    """Steps between validations with the emulator, of which the best state is kept; by default the last state is."""
     patience: PositiveInt | None = None
-    """Validations in a row without improvement after which a tuning ends."""
+    """Consecutive validations without improvement after which a tuning ends."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass: the same numbers, less memory, a third more time."""
+    """Recompute activations in the backward pass: the same numbers, less memory, a third more time."""
     checkpoint_steps: PositiveInt = 50
     """Steps between checkpoints, from which a killed run resumes."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
@@ -81,6 +81,6 @@ class FullTune(Group):
     """Tuning of every block of the full model: the ceiling that the method is measured against."""
 
     enabled: bool = True
-    """Switch off where the full model does not fit."""
+    """Tune the full model; switch off if it does not fit."""
     learning_rate: PositiveFloat | None = None
-    """Learning rate, where it differs from tune.learning_rate and tune.learning_rates."""
+    """Learning rate, if it differs from tune.learning_rate and tune.learning_rates."""

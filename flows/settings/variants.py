@@ -1,4 +1,4 @@
-"""Variants of a sweep: named sets of settings that form one axis of its grid."""
+"""The variants of a sweep: named sets of settings that form one axis of its grid."""
 
 import difflib
 from collections.abc import Iterator
@@ -15,12 +15,16 @@ NAME = "name"
 
 
 def overrides(variant: dict[str, Any]) -> dict[str, Any]:
-    """What a variant sets: dotted key to value, whether it was written dotted or in tables."""
+    """Return a variant's settings as dotted keys and values, whether it was written with dotted keys or tables."""
     return dict(_flat({key: value for key, value in variant.items() if key != NAME}))
 
 
 def require_variants(variants: Any, axes: dict[str, Any]) -> None:
-    """Raise InputError for variants without a name of their own, or that set what is no setting or another axis."""
+    """Check the variants of a sweep.
+
+    Raises:
+        InputError: when a variant lacks a unique name, or sets an unknown setting or one that is another axis.
+    """
     if not isinstance(variants, list) or not variants:
         raise InputError(f"[[{TABLE}]]: give at least one variant, a table with a {NAME} and what it sets")
     names = []
@@ -42,14 +46,18 @@ def put(values: dict[str, Any], key: str, value: Any) -> None:
     """Set a dotted key in nested tables."""
     *tables, name = key.split(".")
     for table in tables:
-        # A table that several cells share is never changed in place.
+        # Never change a table in place: several cells may share it.
         values[table] = dict(values.get(table) or {})
         values = values[table]
     values[name] = value
 
 
 def setting_field(key: str) -> Any:
-    """The field of the settings that a dotted key names. Raises InputError that lists the choices."""
+    """Return the field of the settings that a dotted key names.
+
+    Raises:
+        InputError: when there is no such setting; the message lists the choices.
+    """
     group: Any = Settings
     for part in key.split("."):
         fields = getattr(group, "model_fields", {})

@@ -1,4 +1,4 @@
-"""The cells of a study: one model on one data set each, opened together in one flow run."""
+"""The cells of a study, each one model on one data set, opened together in one flow run."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,12 +21,12 @@ from tasks.engine.stage import Stage
 from tasks.tracking.tracking import Tracking
 
 AXES = ("model.name", "model.revision", "task.name", variants.AXIS)
-# What is known of a cell's inputs beside its model's `weights`, and which tuning an analysis looks at (`tuned`).
+# Facts about a cell's inputs; `weights` of its model and `tuned`, the tuning that an analysis uses, are added later.
 FACTS = ("num_blocks", "num_parameters", "precision", "support_split", "num_validation_examples")
 
 
 class StudyCell:
-    """One model on one data set, and what is asked about it. analyses: future by stage and label."""
+    """One model on one data set with its analyses. analyses: future by stage and label."""
 
     def __init__(self, label: str, run: Run, others: Others) -> None:
         self.label = label
@@ -40,20 +40,20 @@ class StudyCell:
         self._made: dict[str, Any] = {}
 
     def __call__(self, stage: Stage, label: str = "", **arguments: Any) -> Any:
-        """Ask for an analysis that the page draws."""
+        """Submit an analysis that the page shows."""
         return self.show(stage, self.aside(stage, label, **arguments), label)
 
     def show(self, stage: Stage, future: Any, label: str = "") -> Any:
-        """Let the page draw an analysis that was asked for."""
+        """Show a submitted analysis on the page."""
         self.analyses[stage.full_name(label)] = future
         return future
 
     def aside(self, stage: Stage, label: str = "", **arguments: Any) -> Any:
-        """Ask for what other analyses need."""
+        """Submit a stage that other analyses need, without showing it on the page."""
         return self.run(stage, label, **arguments)
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """What several parts need, asked for by the first of them."""
+        """Return what several parts need; the first of them makes it."""
         if name not in self._made:
             self._made[name] = make()
         return self._made[name]
@@ -65,7 +65,7 @@ class StudyCell:
 
     @property
     def rows(self) -> dict[str, Any]:
-        """What its support set is made of, by the names of the settings; CKA compares models on the same rows."""
+        """Settings that define its support set, by name; CKA compares only models that have the same."""
         made = self.run.arguments.capture
         names = {name: "model.precision" if name == "precision" else f"support.{name}" for name in made}
         return {"task": self.run.task, **{names[name]: value for name, value in made.items()}}
@@ -75,7 +75,7 @@ def read_study(path: Path, changes: list[str] | None = None) -> tuple[Settings, 
     """Read a settings file as `read_sweep` does: lists of models and tasks make the cells of a study.
 
     Raises:
-        InputError: for what a study cannot have.
+            InputError: when a study cannot have these settings.
     """
     settings, axes = read_sweep(path, changes)
     make_cells_of(settings, axes)
@@ -83,7 +83,11 @@ def read_study(path: Path, changes: list[str] | None = None) -> tuple[Settings, 
 
 
 def make_cells_of(settings: Settings, grid: Grid) -> list[tuple[str, Settings]]:
-    """Label and settings of every cell, its first seed alone. Raises InputError for what a study cannot have."""
+    """Return the label and the settings, with the first seed alone, of every cell.
+
+    Raises:
+        InputError: when a study cannot have these settings.
+    """
     if unknown := [key for key in grid if key not in AXES]:
         raise InputError(f"a study has no axis {unknown[0]}: lists make cells of {', '.join(AXES)} alone")
     made = make_cells(settings, grid)
@@ -101,7 +105,7 @@ def make_cells_of(settings: Settings, grid: Grid) -> list[tuple[str, Settings]]:
 def open_inputs(
     cells: list[tuple[str, Settings]], resolve: Callable[..., Inputs] = take_inputs
 ) -> list[tuple[Inputs, Others]]:
-    """Inputs of every cell, resolved and checked before anything is computed. An error names its cell."""
+    """Resolve and check the inputs of every cell before anything is computed; an error names its cell."""
     found = []
     for label, settings in cells:
         with named_cell(label if len(cells) > 1 else None):
@@ -114,7 +118,7 @@ def open_inputs(
 def opened(
     settings: Settings, grid: Grid, show: Callable[[Run, Tracking], None]
 ) -> Iterator[tuple[list[StudyCell], Run]]:
-    """Every cell with checked inputs, and the run that waits for all of them; records and tracking are open."""
+    """Open every cell with checked inputs, and the run that waits for all of them, with records and tracking open."""
     from flows.running.guard import guard_temporary_servers
 
     guard_temporary_servers()
@@ -143,7 +147,7 @@ def opened(
 
 
 def study_name(settings: Settings, cells: list[tuple[str, Settings]]) -> str:
-    """What the study is called in both UIs."""
+    """Return the study's name in both UIs."""
     models = list(dict.fromkeys(Path(cell.model.name).name for _, cell in cells))
     tasks = list(dict.fromkeys(cell.task.name for _, cell in cells))
     named = [_one_or_number(models, "models"), _one_or_number(tasks, "tasks")]
@@ -152,7 +156,7 @@ def study_name(settings: Settings, cells: list[tuple[str, Settings]]) -> str:
 
 
 def _one_seed(cell: Settings) -> Settings:
-    """A landscape lies through one tuning of each kind: that of the first seed."""
+    """Keep the first seed alone: the landscape passes through one tuning of each kind."""
     tune = cell.tune.model_copy(update={"seeds": cell.tune.seeds[:1]})
     return cell.model_copy(update={"tune": tune})
 
@@ -162,7 +166,7 @@ def _one_or_number(names: list[str], what: str) -> str:
 
 
 def _label(values: dict[str, Any], cell: Settings, grid: Grid) -> str:
-    """What tells a cell from the others, or of one alone its model and task."""
+    """Return what distinguishes a cell from the others; for a single cell, its model and task."""
     parts = {"model.name": Path(cell.model.name).name, "task.name": cell.task.name}
     named = [parts.get(key, str(values[key])) for key in AXES if key in grid]
     return " · ".join(named or parts.values())

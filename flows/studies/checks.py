@@ -1,4 +1,4 @@
-"""What a study is given beside model and task, refused where it cannot be: before anything is computed."""
+"""Checks of a study's settings, made before anything is computed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,11 @@ INITIAL, FULL = "initial", "full"
 
 
 def check_study(settings: Settings) -> None:
-    """Refuse what contradicts itself. Raises InputError."""
+    """Refuse contradictory settings.
+
+    Raises:
+        InputError: when names or points are invalid, or plug-ins are needed that these settings cannot give.
+    """
     study = settings.study
     if taken := {INITIAL, FULL, *settings.strategy} & set(study.other):
         raise InputError(f"study.other names {sorted(taken)[0]!r}, which is a model of the study's own; rename it")
@@ -38,7 +42,7 @@ def check_study(settings: Settings) -> None:
 
 
 def _check_plugged(settings: Settings) -> None:
-    """Refuse plug-ins that are no change of the full model's own weights."""
+    """Refuse plug-ins that do not change the full model's own weights."""
     plugged = set(needed_tunings(settings)) & set(settings.strategy)
     merged = compares_plugged(settings) or plugged & set(_on_landscape(settings))
     wanted = (
@@ -61,7 +65,11 @@ def _check_plugged(settings: Settings) -> None:
 
 
 def require_something(cells: Sequence[Settings]) -> None:
-    """Raises InputError where data sets alone are to be compared and there is one only."""
+    """Check that a comparison of data sets alone has at least two.
+
+    Raises:
+        InputError: when there is only one.
+    """
     if all(cell.study.parts == ("datasets",) for cell in cells):
         sets = {(cell.model.name, cell.task.name, cell.task.data, cell.task.kind) for cell in cells}
         if len(sets) <= len({each[0] for each in sets}):
@@ -72,7 +80,7 @@ def require_something(cells: Sequence[Settings]) -> None:
 
 
 def points_of(settings: Settings, everything: bool = False) -> tuple[str, ...]:
-    """Models that the landscape lies through, in order: as chosen, or all that there are."""
+    """Return the models that the landscape passes through, in order: the chosen ones, or all."""
     full = (FULL,) if settings.full_tune.enabled or everything else ()
     return (
         settings.study.points
@@ -87,17 +95,17 @@ def points_of(settings: Settings, everything: bool = False) -> tuple[str, ...]:
 
 
 def compares_plugged(settings: Settings) -> bool:
-    """Whether states of the full model with plug-ins are captured, for which it is written out."""
+    """Whether the states of plug-ins are captured, for which these are exported as model folders."""
     return "similarity" in settings.study.parts and settings.study.against == "plug_in"
 
 
 def rewound_tuning(settings: Settings) -> str:
-    """The tuning that importance undoes: of the full model, or where none is wanted the first strategy's plug-in."""
+    """Return the tuning that importance undoes: the full model's, or where that is disabled the first strategy's."""
     return FULL if settings.full_tune.enabled else settings.strategy[0]
 
 
 def needed_tunings(settings: Settings) -> tuple[str, ...]:
-    """Which tuned models the chosen parts ask for: `full` first, then strategies."""
+    """Return the tuned models that the chosen parts need: `full` first, then strategies."""
     names = set(_on_landscape(settings))
     if compares_plugged(settings):
         names |= set(settings.strategy)
@@ -107,13 +115,13 @@ def needed_tunings(settings: Settings) -> tuple[str, ...]:
 
 
 def moved_tuning(settings: Settings) -> str | None:
-    """The tuning of which it is told how far the weights moved: one of whole blocks that is there anyway."""
+    """Return the tuning for which the change of weights is computed: one of whole blocks that another part needs."""
     whole = settings.tune.method == "blocks"
     return next((name for name in needed_tunings(settings) if name == FULL or whole), None)
 
 
 def study_bytes(settings: Settings, model: "ModelSource") -> int:
-    """Disk that a study takes at most: what is tuned or written out for it, and the lens with its checkpoint."""
+    """Upper bound of the disk a study takes, in bytes: its tunings and exports, and the lens with its checkpoint."""
     from tasks.models.folder import load_config
     from tasks.models.tensor_files import weight_bytes
 
@@ -136,7 +144,7 @@ def study_bytes(settings: Settings, model: "ModelSource") -> int:
 
 
 def study_limits(settings: Settings) -> Limits:
-    """Rows that the chosen parts of a study run in passes that a setting bounds."""
+    """Limits of the passes that the chosen parts of a study make."""
     study, parts, most = settings.study, settings.study.parts, settings.evaluate.max_tokens
     limits: list[PassLimit] = []
     if set(parts) - {"weights", "importance"}:

@@ -1,4 +1,4 @@
-"""What several parts of a study need of a cell: its states, plans, and tuned models; each asked for once."""
+"""The states, plans and tuned models of a cell that several parts of a study need; each is submitted once."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 
 def captured(cell: StudyCell) -> Any:
-    """The support set's states, as plans are made from."""
+    """Return the states of the support set, from which plans are made."""
     return cell.once("capture", lambda: cell.aside(capture, **cell.inputs, **cell.run.arguments.capture))
 
 
 def similar(cell: StudyCell) -> Any:
-    """How alike these states are."""
+    """Return the similarity of these states."""
     return cell.once(
         "similarity", lambda: cell.aside(similarity, states=captured(cell), **cell.run.arguments.similarity)
     )
 
 
 def plan_of(cell: StudyCell, strategy: "Strategy") -> Any:
-    """Which blocks a strategy keeps and tunes."""
+    """Return a strategy's plan."""
     return cell.once(f"plan {strategy}", lambda: planned(cell.run, strategy, similar(cell), strategy))
 
 
 def full_tuned(cell: StudyCell) -> Any:
-    """Every block of the full model tuned, with the first seed."""
+    """Return the tuning of every block of the full model with the first seed."""
     run, seed = cell.run, cell.settings.tune.seeds[0]
 
     def make() -> Any:
@@ -45,7 +45,7 @@ def full_tuned(cell: StudyCell) -> Any:
 
 
 def plugged(cell: StudyCell, strategy: "Strategy", export: bool = False) -> Any:
-    """The blocks that were tuned in a strategy's emulator with the first seed, as they enter the full model."""
+    """Return a strategy's blocks, tuned in its emulator with the first seed, ready for the full model."""
     run, plan = cell.run, plan_of(cell, strategy)
 
     def tuned() -> Any:
@@ -60,7 +60,7 @@ def plugged(cell: StudyCell, strategy: "Strategy", export: bool = False) -> Any:
 
 
 def variant_of(cell: StudyCell, strategy: "Strategy") -> "ModelSource":
-    """A strategy's emulator, or the full model with its plug-in, as a model of its own; waits until it is there."""
+    """Return a strategy's emulator or plug-in as a separate model; waits until it is computed."""
     from tasks.models.resolving import resolve_model
 
     emulator = cell.settings.study.against == "emulator"
@@ -71,7 +71,7 @@ def variant_of(cell: StudyCell, strategy: "Strategy") -> "ModelSource":
 
 
 def tuned_model(cell: StudyCell, analysis: str, name: Any) -> Any:
-    """The full tuning, or a strategy's plug-in, for an analysis, whose captions say which it was."""
+    """Return the full model's tuning or a strategy's plug-in for an analysis, and note which for the captions."""
     cell.facts["tuned"] = {**cell.facts.get("tuned", {}), analysis: name}
     return full_tuned(cell) if name == FULL else plugged(cell, name)
 

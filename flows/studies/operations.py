@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def study_operations(settings: Settings, task: "TaskSource") -> Wanted:
-    """Operations that the parts of a study need; no part scores a task's own metric."""
+    """Return the operations that the parts of a study need; no part scores a task's own metric."""
     study = settings.study
     wanted: Wanted = {}
     tuned = needed_tunings(settings)

@@ -1,4 +1,4 @@
-"""More tuned models for a study: found in the store, and refused where another model was tuned."""
+"""Further tuned models for a study, found in the store and refused if another model was tuned."""
 
 import re
 from pathlib import Path
@@ -14,13 +14,17 @@ if TYPE_CHECKING:
 Others = dict[str, Ref]
 # Stages whose artifact is a tuned model.
 TUNED_STAGES = ("tune", "select", "plug_in")
-# How a tuning comes from its model: those that do not say the model themselves name what they were made from.
+# Stages between a model and its tuning: those whose arguments do not name the model name a parent that does.
 MADE_FROM = ("tune", "emulate", "compress", "distill")
 KEY = re.compile(rf"(?:({'|'.join(TUNED_STAGES)})/)?([0-9a-f]{{1,64}})")
 
 
 def find_others(settings: Settings, model: "ModelSource") -> Others:
-    """The artifacts of study.other. Raises InputError where one is not there, or not a tuning of this model."""
+    """Find the artifacts of study.other.
+
+    Raises:
+        InputError: when one does not exist, or is not a tuning of this model.
+    """
     from tasks.store.remote.store import open_store
 
     store = open_store(settings.store_root, settings.store_url)
@@ -28,7 +32,11 @@ def find_others(settings: Settings, model: "ModelSource") -> Others:
 
 
 def find_tuned(store: Store, name: str, given: str, model: "ModelSource") -> Ref:
-    """The artifact of a tuning by its folder in the store or the start of its key. Raises InputError."""
+    """Find the artifact of a tuning by its folder in the store or the start of its key.
+
+    Raises:
+        InputError: when none or several are found, or it is not a tuning of this model.
+    """
     places = _places(store, given)
     found = store.find(*places[0]) if len(places) == 1 else None
     if found is None:
@@ -42,7 +50,7 @@ def find_tuned(store: Store, name: str, given: str, model: "ModelSource") -> Ref
 
 
 def _places(store: Store, given: str) -> list[tuple[str, str]]:
-    """Stage and key of what may be meant: the artifact of a folder of this store, or those whose key begins so."""
+    """Return stage and key of the artifacts that may be meant: that of a folder in this store, or by a key's start."""
     if (match := KEY.fullmatch(given)) is not None:
         stages = [match[1]] if match[1] else TUNED_STAGES
         return [(stage, key) for stage in stages for key in store.keys(stage) if key.startswith(match[2])]
@@ -58,7 +66,11 @@ def _place_of(store: Store) -> str:
 
 
 def _require_model(store: Store, what: str, tuning: Artifact, model: "ModelSource") -> None:
-    """Raises InputError unless the tuning is one of this model's weights."""
+    """Check that the tuning is one of this model's weights.
+
+    Raises:
+        InputError: when it is not, or when the tuned model is unknown.
+    """
     weights = _tuned_weights(store, tuning)
     if weights is None:
         raise InputError(
@@ -73,7 +85,7 @@ def _require_model(store: Store, what: str, tuning: Artifact, model: "ModelSourc
 
 
 def _tuned_weights(store: Store, made: Artifact) -> str | None:
-    """Digest of the model's weights; None where what lies between is no longer there."""
+    """Return the digest of the tuned model's weights; None if an artifact in between no longer exists."""
     if (model := made.manifest["inputs"]["arguments"].get("model")) is not None:
         return str(model["weights"])
     for parent in made.manifest["parents"]:

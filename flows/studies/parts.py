@@ -1,4 +1,4 @@
-"""The parts of a study: which analyses each of them asks for."""
+"""The parts of a study and the analyses that each of them submits."""
 
 import itertools
 import logging
@@ -22,12 +22,12 @@ from tasks.study.trajectory import trajectory
 from tasks.study.weight_distances import weights
 
 logger = logging.getLogger(__name__)
-# The lens learns from training rows.
+# The lens is trained on training rows.
 UNSEEN: Any = "validation"
 
 
 def look_at_similarity(cell: StudyCell) -> None:
-    """How alike the blocks' states are, the modules that this makes, and what both depend on."""
+    """Analyse the similarity of the blocks' states, the modules in it, and what both depend on."""
     study, estimator = cell.settings.study, cell.run.arguments.similarity
     states, draws = captured(cell), {"num_bootstraps": study.num_bootstraps, **estimator}
     cell.show(capture, states)
@@ -40,7 +40,7 @@ def look_at_similarity(cell: StudyCell) -> None:
 
 
 def look_through_lenses(cell: StudyCell) -> None:
-    """What each block would predict: a trained lens, single rows, and distances between blocks."""
+    """Analyse what each block would predict: train a lens, trace single rows, and compute distances between blocks."""
     study = cell.settings.study
     precision, max_tokens = (cell.run.arguments.evaluate[name] for name in ("precision", "max_tokens"))
     steps = TrainSettings(
@@ -62,7 +62,7 @@ def look_through_lenses(cell: StudyCell) -> None:
 
 
 def look_at_importance(cell: StudyCell) -> None:
-    """What the loss becomes without a block, with another in its place, and with its tuning undone."""
+    """Measure the loss without each block, with another block in its place, and with its tuning undone."""
     study = cell.settings.study
     chosen = {"num_rows": study.importance_rows, "pairs": study.pairs, **cell.run.arguments.evaluate}
     tuned = {"tuned": tuned_model(cell, "importance", rewound_tuning(cell.settings))} if study.rewound else {}
@@ -70,7 +70,7 @@ def look_at_importance(cell: StudyCell) -> None:
 
 
 def look_at_landscape(cell: StudyCell) -> None:
-    """Losses between the tuned models and the initial one."""
+    """Measure losses between the tuned models and the initial one."""
     study, order = cell.settings.study, points_of(cell.settings)
     chosen = study.model_dump(include={"resolution_line", "resolution_plane", "extent", "axes"})
     points = {name: point(cell, name) for name in order}
@@ -79,18 +79,18 @@ def look_at_landscape(cell: StudyCell) -> None:
 
 
 def look_at_weights(cell: StudyCell) -> None:
-    """Norms, variances and distances of the blocks' matrices; where another part tunes, also how far they moved."""
+    """Compute norms, variances and distances of the blocks' matrices, and if another part tunes, their change."""
     name = moved_tuning(cell.settings)
     tuned = {"tuned": tuned_model(cell, "weights", name)} if name else {}
     cell(weights, model=cell.run.model, **tuned)
 
 
 def between(cells: Sequence[StudyCell]) -> None:
-    """What is said of several cells together: models on the same rows, and data sets in one model."""
+    """Compare cells with one another: models on the same rows, and data sets in one model."""
     similar = [cell for cell in cells if "similarity" in cell.settings.study.parts]
     _compare_models(similar)
     _compare_data(cells)
-    # Last, as the emulator or plugged model has to be there before it can be captured.
+    # Last, since the emulator or plug-in has to be computed before its states can be captured.
     for cell in similar:
         for strategy in cell.settings.strategy if cell.settings.study.against else ():
             variant = variant_of(cell, strategy)
@@ -101,7 +101,7 @@ def between(cells: Sequence[StudyCell]) -> None:
 
 
 def _compare_models(cells: Sequence[StudyCell]) -> None:
-    """Every two models whose states are of the same rows, pooled alike; of the others it is said what differs."""
+    """Compare every two models with states of the same rows and pooling; for others, log what differs."""
     for first, second in itertools.combinations(cells, 2):
         if first.run.model == second.run.model:
             continue
@@ -113,7 +113,7 @@ def _compare_models(cells: Sequence[StudyCell]) -> None:
 
 
 def _compare_data(cells: Sequence[StudyCell]) -> None:
-    """The data sets of each model; of one alone nothing is captured."""
+    """Compare the data sets of each model; a model with only one is skipped."""
     sets: dict[str, list[StudyCell]] = {}
     for cell in cells:
         if "datasets" in cell.settings.study.parts:
@@ -131,7 +131,7 @@ def _compare_data(cells: Sequence[StudyCell]) -> None:
 
 
 def point(cell: StudyCell, name: Any) -> Any:
-    """A model of the landscape: the initial one, or the artifact of a tuning."""
+    """Return a point of the landscape: None for the initial model, else the artifact of a tuning."""
     if name == INITIAL:
         return None
     if name == FULL:
@@ -145,6 +145,6 @@ ANALYSES: dict[str, Callable[[StudyCell], Any]] = {
     "importance": look_at_importance,
     "landscape": look_at_landscape,
     "weights": look_at_weights,
-    # Of several cells together, see `between`.
+    # Compares several cells, see `between`.
     "datasets": lambda cell: None,
 }

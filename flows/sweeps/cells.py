@@ -1,4 +1,4 @@
-"""The cells of a sweep: run side by side in this process, or fanned out over the work pool."""
+"""The cells of a sweep, which run side by side in this process or on the work pool."""
 
 import contextvars
 import logging
@@ -25,16 +25,16 @@ from tasks.store.remote.store import open_store
 
 logger = logging.getLogger(__name__)
 DEPLOYMENT = "crash/run"
-# So many that a cell computes while another one waits for MLflow or for a core; stages share the cores anyway.
+# One cell computes while another one waits for MLflow or for a core; stages share the cores anyway.
 AT_ONCE_HERE = 2
-# A pool runs what its workers take; a queue some way ahead of them keeps them busy.
+# Workers take runs from a queue, which is kept long enough that none of them is idle.
 AT_ONCE_ON_POOL = 16
 POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination: its values on the axes, and the settings they make."""
+    """One combination: its values on the axes, and its whole settings."""
 
     values: dict[str, Any]
     settings: Settings
@@ -42,7 +42,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A cell's report, or the error it ended with."""
+    """A cell's report, or the error with which it ended."""
 
     cell: Cell
     report: Ref | None = None
@@ -50,7 +50,7 @@ class Outcome:
 
 
 def run_here(cells: Sequence[Cell], at_once: int | None) -> Iterator[Outcome]:
-    """Each cell as a flow run inside this process, in the order in which they end; one that fails leaves the others."""
+    """Run each cell as a flow run in this process; yield outcomes as cells end. A failed cell does not stop others."""
     with _threads(at_once or AT_ONCE_HERE) as threads:
         waiting: dict[Future, Cell] = {
             threads.submit(contextvars.copy_context().run, _run_one, cell): cell for cell in cells
@@ -61,9 +61,9 @@ def run_here(cells: Sequence[Cell], at_once: int | None) -> Iterator[Outcome]:
 
 
 def run_on_pool(cells: Sequence[Cell], sweep_id: str, at_once: int | None) -> Iterator[Outcome]:
-    """Each cell as a run of the deployment crash/run, a bounded number at once, in the order in which they end.
+    """Run each cell by the deployment crash/run, a limited number at once; yield outcomes as cells end.
 
-    A sweep that is scheduled again after a crash finds its cells: they are named by the sweep and their settings.
+    A sweep that is rescheduled after a crash finds its cells again: they are named by the sweep and their settings.
     """
     from prefect.client.orchestration import get_client
 
@@ -79,7 +79,7 @@ def run_on_pool(cells: Sequence[Cell], sweep_id: str, at_once: int | None) -> It
 
 
 def on_pool() -> bool:
-    """Whether a Prefect server is there that has the deployment for cells."""
+    """Whether the configured Prefect server, if any, has the deployment for cells."""
     if not os.environ.get("PREFECT_API_URL"):
         return False
     from prefect.client.orchestration import get_client
@@ -95,7 +95,7 @@ def on_pool() -> bool:
 
 @contextmanager
 def _threads(number: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool that, when the sweep is interrupted, stops what computes instead of waiting for it."""
+    """A pool of threads that stops running stages when the sweep is interrupted, instead of waiting for them."""
     threads = ThreadPoolExecutor(number)
     try:
         yield threads
@@ -121,7 +121,7 @@ def _outcome(cell: Cell, future: Future) -> Outcome:
     except CrashError as error:
         return _failed(cell, str(error))
     except Exception as error:
-        # Our mistake, or a package's: the other cells have nothing to do with it.
+        # Our mistake, or a package's: it does not concern the other cells.
         logger.exception("the cell %s failed", shown(cell.values))
         return _failed(cell, f"{type(error).__name__}: {error}")
 

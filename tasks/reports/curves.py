@@ -1,4 +1,4 @@
-"""Lines over the depth of a network, for one panel or several."""
+"""Curves over the depth of a network, in one or several panels."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ INCHES_PER_LETTER = 0.075
 
 
 def style(number: int) -> dict[str, Any]:
-    """Colour, dashes and marker of the line of that number: no two alike, for colour-blind readers either."""
+    """Return colour, dashes and marker of the line with this number; distinct for colour-blind readers as well."""
     turn = number // len(CYCLE)
     return {
         "color": CYCLE[number % len(CYCLE)],
@@ -31,10 +31,10 @@ def style(number: int) -> dict[str, Any]:
 def depth_line(
     axes: "Axes", values: np.ndarray, number: int, label: str, relative: bool, offset: float, color: Any = None
 ) -> None:
-    """One line over the blocks, the first value at `offset`; relative: over the share of the depth, for any depths.
+    """Draw one line over the blocks, or if `relative` over the relative depth, for networks of different depths.
 
-    Values lie at offset, offset + 1, ..., of a network whose last block is behind the last value by `offset`. color:
-    instead of that of the number, for lines with an order.
+    Values lie at offset, offset + 1, ..., of a network whose last block comes `offset` after the last value. color:
+    replaces that of the number, for lines with an order.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -49,7 +49,7 @@ def depth_line(
 
 
 def dressed(axes: "Axes", title: str, xlabel: str, ylabel: str) -> None:
-    """A panel without frame on top and right, with small words."""
+    """Give a panel a title and axis labels in small type, and remove the frame on top and right."""
     plain(axes)
     axes.set_title(title, loc="left", fontsize=9.5, color=INK)
     axes.set_xlabel(xlabel, fontsize=9)
@@ -58,19 +58,19 @@ def dressed(axes: "Axes", title: str, xlabel: str, ylabel: str) -> None:
 
 
 def shades(count: int) -> list[tuple[float, ...]]:
-    """Colours of lines with an order, dark ones last."""
+    """Return colours for lines with an order, from light to dark."""
     from matplotlib import colormaps
 
     return [colormaps["viridis"](0.85 * (1 - place)) for place in np.linspace(0, 1, count)]
 
 
 def depth_label(relative: bool) -> str:
-    """What a depth axis is called."""
+    """Return the label of a depth axis."""
     return "relative depth (0 first block, 1 last)" if relative else "block"
 
 
 def legend(made: Any, *panels: "Axes") -> None:
-    """One legend below all panels, of these panels' lines, each label once."""
+    """Draw one legend for the lines of these panels below all panels, each label once."""
     found = [zip(*axes.get_legend_handles_labels()[::-1], strict=True) for axes in panels]
     handles = {label: line for each in reversed(found) for label, line in each}
     labels = list(dict.fromkeys(label for axes in panels for label in axes.get_legend_handles_labels()[1]))

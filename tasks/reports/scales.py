@@ -1,4 +1,4 @@
-"""Scales of losses that span much: of planes between models, and of increases of both signs."""
+"""Scales for losses with a wide range: on planes between models, and for increases of both signs."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 NUM_LEVELS = 18
 # A loss that grows by more than this factor over a plane is drawn on a logarithmic scale.
 WIDE_PLANE = 4.0
-# Where the largest increase is beyond this multiple of the middle one's power of ten, a linear scale shows little else.
+# If the largest increase exceeds this multiple of the median one's power of ten, a linear scale shows little else.
 WIDE_INCREASES = 5.0
 
 
 def loss_scale(arrays: Sequence[Any]) -> dict[str, Any]:
-    """Levels, norm and ticks for all these losses; logarithmic where they span much."""
+    """Return levels, norm and ticks for all these losses; logarithmic for a wide range."""
     import numpy as np
     from matplotlib.colors import LogNorm
 
@@ -32,7 +32,7 @@ def loss_scale(arrays: Sequence[Any]) -> dict[str, Any]:
 
 
 def metric_scale(array: Any) -> dict[str, Any]:
-    """Linear between what is there, logarithmic for perplexities that span much."""
+    """Return a linear scale over the values' range, or a logarithmic one for perplexities with a wide range."""
     import numpy as np
 
     finite = array[np.isfinite(array)]
@@ -51,7 +51,7 @@ def _linear(low: float, high: float) -> dict[str, Any]:
 
 
 def _round_numbers(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten; only the powers where there would be many."""
+    """Return 1, 2 and 5 times powers of ten in the range; only the powers where that would be many."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     found = [step * 10.0**power for power in powers for step in (1, 2, 5) if low <= step * 10.0**power <= high]
     if len(found) > 9:
@@ -60,14 +60,14 @@ def _round_numbers(low: float, high: float) -> list[float]:
 
 
 def ticks(scale: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the colour bar of such a scale."""
+    """Return the arguments for the ticks of such a scale's colour bar."""
     from matplotlib.ticker import MaxNLocator
 
     return {"ticks": scale["ticks"] if scale["log"] else MaxNLocator(6), "format": "%.3g"}
 
 
 def logarithmic(panels: "Iterable[Axes]", increases: Sequence[float]) -> None:
-    """A scale on which small and large increases are seen, and both signs."""
+    """Set a symmetric logarithmic scale, on which small and large increases of both signs are visible."""
     from matplotlib.ticker import FuncFormatter, NullLocator, SymmetricalLogLocator
 
     for axes in panels:
@@ -79,7 +79,7 @@ def logarithmic(panels: "Iterable[Axes]", increases: Sequence[float]) -> None:
 
 
 def around_zero(values: Sequence[float]) -> Any:
-    """White is no change, and both signs reach equally far."""
+    """Return a norm of colours that is symmetric around zero, with white for no change."""
     from matplotlib.colors import Normalize, SymLogNorm
 
     most = max(map(abs, values)) or 1.0
@@ -89,11 +89,11 @@ def around_zero(values: Sequence[float]) -> Any:
 
 
 def wide(increases: Sequence[float]) -> bool:
-    """Whether a linear scale of these shows little but the largest."""
+    """Whether a linear scale of these increases would show little but the largest."""
     return max(map(abs, increases)) > WIDE_INCREASES * _linear_until(increases)
 
 
 def _linear_until(increases: Sequence[float]) -> float:
-    """The middle size of what is not zero, as the power of ten above it."""
+    """Return the power of ten above the median size of the increases other than zero."""
     sizes = sorted(abs(value) for value in increases if value) or [1.0]
     return 10.0 ** math.ceil(math.log10(sizes[len(sizes) // 2]))

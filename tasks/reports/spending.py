@@ -1,4 +1,4 @@
-"""What a strategy gives away, gets back and takes to tune, read from its artifacts."""
+"""The sizes and tuning costs of a strategy: what it discloses, gets back and trains, read from its artifacts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,8 +7,8 @@ from tasks.engine.work import Work
 from tasks.store.artifacts import Ref
 
 TUNED_FILE = "tuned.safetensors"
-# Of each figure: what it is, for the head of a column. Those of size follow from the inputs, those of effort belong to
-# the machine that computed them, and so to no artifact's content.
+# Column headers by figure. Sizes follow from the inputs; efforts depend on the machine that computed them, and are
+# therefore in no artifact's content.
 SIZES = {
     "disclosed_parameters": "disclosed",
     "disclosed_share": "of the model",
@@ -28,10 +28,10 @@ EFFORT_NOTE = (
 
 
 def sizes(work: Work, emulator: Ref | None, tunings: Sequence[Ref], num_parameters: int | None) -> dict[str, Any]:
-    """Of one strategy, or without an emulator of the full model.
+    """Return the sizes for one strategy, or without an emulator for the full model.
 
-    disclosed_*: distinct parameters and bytes of the emulator; trained_parameters and returned_bytes: of one tuning.
-    num_parameters: of the full model.
+    num_parameters: of the full model. In the result, disclosed_*: distinct parameters and bytes of the emulator;
+    trained_parameters and returned_bytes: of one tuning.
     """
     figures: dict[str, Any] = {}
     if emulator is not None:
@@ -46,11 +46,11 @@ def sizes(work: Work, emulator: Ref | None, tunings: Sequence[Ref], num_paramete
 
 
 def efforts(tunings: Sequence[Ref]) -> dict[str, float]:
-    """tuning_seconds: of one seed's training loops, mean over seeds; peak_*: the most of all of them, where known."""
+    """Return tuning_seconds, the time of one seed's training loops as a mean over seeds, and known peak_* maxima."""
     if not tunings:
         return {}
     summaries = [ref.summary for ref in tunings]
-    # Of several learning rates, all were tuned to find one.
+    # With several learning rates, all of them were tuned to find one.
     found = {"tuning_seconds": sum(one.get("all_seconds", one["seconds"]) for one in summaries) / len(summaries)}
     for name in ("peak_memory_gib", "peak_gpu_memory_gib"):
         if known := [one[name] for one in summaries if name in one]:
@@ -59,13 +59,13 @@ def efforts(tunings: Sequence[Ref]) -> dict[str, float]:
 
 
 def unit(name: str) -> str:
-    """Unit of a figure by its name."""
+    """Return the unit of a figure by its name."""
     units = {"_parameters": "parameters", "_bytes": "bytes", "_share": "share", "_seconds": "s", "_gib": "GiB"}
     return next(found for ending, found in units.items() if name.endswith(ending))
 
 
 def shown(name: str, value: Any) -> str:
-    """A figure as a table shows it."""
+    """Format a figure for a table."""
     if value is None:
         return ""
     if name.endswith("_parameters"):

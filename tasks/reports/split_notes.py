@@ -1,4 +1,4 @@
-"""Notes on the splits for readers of scores, in sentences and as a table, from the facts of the check."""
+"""Notes on the splits for readers of scores, as sentences and as a table, from the facts of the check."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ HEADER = ["", "rows", "taken from", "left out, as scored", "left out, as validat
 
 
 def split_notes(facts: Mapping[str, Any]) -> list[str]:
-    """Sentences about scores that are not those of the published benchmark, and about rows that were left out."""
+    """Return sentences about scores that are not those of the published benchmark, and about rows left out."""
     notes = []
     if facts.get("scored_from") == "train":
         notes.append(
@@ -25,7 +25,7 @@ def split_notes(facts: Mapping[str, Any]) -> list[str]:
 
 
 def split_table(facts: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and a row for each split: how many rows, of which file, how many left out, digest of their wording."""
+    """Return the header and a row for each split: number of rows, their file, rows left out, digest of the wording."""
     shown = []
     for split in ("train", "validation", "scored"):
         counts = [facts.get(f"num_{split}_{other}_duplicates", "") for other in ("scored", "validation")]

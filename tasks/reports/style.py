@@ -1,4 +1,4 @@
-"""What all pictures have in common: size, type, colours that colour-blind readers can tell apart."""
+"""The style of all pictures: sizes, type, and colours that colour-blind readers can distinguish."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,13 +27,13 @@ INK = "#222222"
 
 
 def figure(width: float, height: float) -> "tuple[Figure, Axes]":
-    """A figure with one panel. Size in inches."""
+    """Make a figure with one panel; size in inches."""
     made = blank(width, height)
     return made, made.add_subplot()
 
 
 def blank(width: float, height: float) -> "Figure":
-    """A figure without panels, and without global state, so that threads do not draw into one another's."""
+    """Make a figure without panels and without global state, so that threads can draw at the same time."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -43,24 +43,24 @@ def blank(width: float, height: float) -> "Figure":
 
 
 def panels(rows: int, columns: int, width: float, height: float) -> "tuple[Figure, list[list[Axes]]]":
-    """A figure of several panels, axes[row][column]. Size of the whole figure in inches."""
+    """Make a figure with several panels, axes[row][column]; size of the whole figure in inches."""
     made = blank(width, height)
     return made, [list(row) for row in made.subplots(rows, columns, squeeze=False)]
 
 
 def headed(made: "Figure", title: str, note: str = "") -> None:
-    """A bold title over all panels of a figure, on the left, and a grey note under it."""
+    """Add a bold title over all panels of a figure, on the left, and a grey note below it."""
     height = made.get_figheight()
     top, line = 1 - 0.08 / height, 0.24 / height
     made.text(0.008, top, title, va="top", fontsize=12, fontweight="bold", color=INK)
     made.text(0.008, top - line, note, va="top", fontsize=9, color="#555555")
-    # Room for both above the panels, whatever the height.
+    # Leave room for both above the panels, whatever the height.
     engine: Any = made.get_layout_engine()
     engine.set(rect=(0, 0, 1, 1 - (0.56 if note else 0.34) / height))
 
 
 def titled(axes: "Axes", title: str, note: str = "", **labels: str) -> None:
-    """A bold title on the left, a grey note under it, and axis labels."""
+    """Add a bold title on the left, a grey note below it, and axis labels."""
     axes.set_title(title + ("\n" if note else ""), loc="left", fontsize=12, fontweight="bold", color=INK)
     if note:
         axes.text(0.0, 1.02, note, transform=axes.transAxes, fontsize=9, color="#555555", va="bottom")
@@ -68,18 +68,18 @@ def titled(axes: "Axes", title: str, note: str = "", **labels: str) -> None:
 
 
 def plain(axes: "Axes") -> None:
-    """No frame on top and right."""
+    """Remove the frame on top and right."""
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def save(made: "Figure", path: Path) -> None:
-    """Write a PNG with the same bytes for the same picture."""
+    """Write a PNG file whose bytes depend only on the picture."""
     details: dict[str, Any] = {"Software": None}
     made.savefig(path, dpi=DOTS_PER_INCH, metadata=details)
 
 
 def boxes_of(images: "Sequence[AxesImage]") -> list[tuple[float, float, float, float]]:
-    """Where the cells of a finished figure's heatmaps (`imshow`) are, as `boxes_at` gives it."""
+    """Return the boxes of a finished figure's heatmaps (`imshow`) in the picture, as `boxes_at` does."""
     places = []
     for image in images:
         left, right, bottom, top = image.get_extent()
@@ -89,13 +89,13 @@ def boxes_of(images: "Sequence[AxesImage]") -> list[tuple[float, float, float, f
 
 
 def boxes_at(places: "Sequence[tuple[Axes, Corners]]") -> list[tuple[float, float, float, float]]:
-    """Where cells of a finished figure are, for a reader who points at them.
+    """Return the boxes of a finished figure's cells in the picture, for a page on which readers point at cells.
 
     places: axes, and in their units the left edge of the cells, the outer edge of the first row, the right edge, and
-    the outer edge of the last row. The same as shares of the picture from its top left corner.
+    the outer edge of the last row. Returns the same as shares of the picture from its top left corner.
     """
     made: Any = places[0][0].get_figure()
-    # The layout, and an equal aspect, are settled when a figure is drawn.
+    # The layout and an equal aspect are applied when a figure is drawn.
     made.draw_without_rendering()
     size, found = (made.bbox.width, made.bbox.height), []
     for axes, (left, first, right, last) in places:

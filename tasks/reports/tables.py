@@ -35,7 +35,7 @@ dt{color:#555}dd{margin:0}
 
 
 def long_csv(comparison: Comparison) -> str:
-    """One row for each strategy and setting."""
+    """Return the long table as CSV, with one row for each strategy and setting."""
     text = io.StringIO()
     rows = comparison.rows()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -45,7 +45,7 @@ def long_csv(comparison: Comparison) -> str:
 
 
 def wide_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table: the full model first, then one row a strategy."""
+    """Return header and rows of the table: the full model first, then one row for each strategy."""
     header = ["", *COLUMNS.values()]
     tuned = shown(comparison.full_fine_tuned) if comparison.full_fine_tuned else ""
     full = ["full model", shown(comparison.full_zero_shot), tuned, *[""] * (len(COLUMNS) - 2)]
@@ -53,7 +53,7 @@ def wide_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 
 def wide_csv(comparison: Comparison) -> str:
-    """The table as it is shown, as CSV."""
+    """Return the table as it is shown, as CSV."""
     text = io.StringIO()
     header, rows = wide_cells(comparison)
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
@@ -61,7 +61,7 @@ def wide_csv(comparison: Comparison) -> str:
 
 
 def markdown(comparison: Comparison, facts: Mapping[str, Any]) -> str:
-    """The table as Markdown, aligned so that it can be read as plain text too."""
+    """Return the table as Markdown, aligned so that it can be read as plain text too."""
     lines = [caption(comparison, facts), "", *table(*wide_cells(comparison)), "", footnote(comparison), ""]
     lines += [line for note in split_notes(facts) for line in (note, "")]
     if "train_digest" in facts:
@@ -70,7 +70,7 @@ def markdown(comparison: Comparison, facts: Mapping[str, Any]) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], num_names: int = 1) -> list[str]:
-    """Lines of a Markdown table; the first num_names columns are names, the others numbers."""
+    """Return the lines of a Markdown table; the first num_names columns are names, the others numbers."""
     widths = [max(len(row[place]) for row in [header, *rows]) for place in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
@@ -84,7 +84,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], num_names: int =
 
 
 def caption(comparison: Comparison, facts: Mapping[str, Any]) -> str:
-    """What the numbers are."""
+    """Return a sentence that says what the numbers are."""
     better = "higher" if comparison.higher_is_better else "lower"
     rows = f", {facts['num_scored_rows']} rows" if "num_scored_rows" in facts else ""
     model = Path(str(facts.get("model", "model"))).name
@@ -92,7 +92,7 @@ def caption(comparison: Comparison, facts: Mapping[str, Any]) -> str:
 
 
 def footnote(comparison: Comparison) -> str:
-    """What ± and the last three columns mean."""
+    """Explain ± and the last three columns."""
     seeds = max((strategy.plug_in.num_seeds for strategy in comparison.strategies), default=1)
     error = (
         f"± is the standard error over {seeds} tuning seeds (zero-shot: over the scored rows)."
@@ -113,7 +113,7 @@ def page(
     figures: Mapping[Path, str],
     spending: Mapping[str, Mapping[str, Any]],
 ) -> str:
-    """The report as one page without scripts or outside files. figures: PNG to caption; spending: see `sizes`."""
+    """Return the report as a page without scripts or external files. figures: PNG to caption; spending: see `sizes`."""
     listed = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd>" for name, value in facts.items())
     drawn = "".join(_figure(path, text) for path, text in figures.items())
     title = html.escape(caption(comparison, facts))
@@ -135,7 +135,7 @@ def _about_splits(facts: Mapping[str, Any]) -> str:
 
 
 def html_table(name: str, header: Sequence[str], rows: Sequence[Sequence[str]], num_names: int = 1) -> str:
-    """A table of texts that scrolls by itself where it is too wide; the first columns are names, the others numbers."""
+    """Return an HTML table that scrolls where it is too wide; the first columns are names, the others numbers."""
 
     def line(kind: str, cells: Sequence[str]) -> str:
         opened = [f"<{kind} class=name>"] * num_names + [f"<{kind}>"] * (len(cells) - num_names)
@@ -147,7 +147,7 @@ def html_table(name: str, header: Sequence[str], rows: Sequence[Sequence[str]], 
 
 
 def spending_cells(spending: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of what each strategy discloses and costs."""
+    """Return header and rows of what each strategy discloses and gets back."""
     rows = [
         [
             "full model" if name == "full" else f"{name} emulator",
@@ -159,7 +159,7 @@ def spending_cells(spending: Mapping[str, Mapping[str, Any]]) -> tuple[list[str]
 
 
 def shown(mean: Mean) -> str:
-    """`0.950 ± 0.007`; perplexities with two digits."""
+    """Format a mean and its standard error: `0.950 ± 0.007`; from 10 on, as for perplexities, with two digits."""
     digits = 3 if abs(mean.value) < 10 else 2
     error = "" if mean.stderr is None else f" ± {mean.stderr:.{digits}f}"
     return f"{mean.value:.{digits}f}{error}"

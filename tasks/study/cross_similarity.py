@@ -1,4 +1,4 @@
-"""Cross: how alike are the states of two networks on the same rows?"""
+"""Cross: compare the states of two networks on the same rows."""
 
 import json
 from pathlib import Path
@@ -9,18 +9,21 @@ from tasks.engine.work import Work
 from tasks.store.artifacts import Ref
 from tasks.store.manifests import MANIFEST
 
-# Arguments of a capture that say which rows were run.
+# Arguments of a capture that determine which rows were run.
 ROWS = ("task", "split", "num_rows", "part")
 
 
 @stage(packages=("torch", "safetensors"))
 def cross(work: Work, first: Ref, second: Ref) -> dict:
-    """CKA between all states of two captures: model against model, or full model against emulator or plug-in.
+    """Compute CKA between all states of two captures: of two models, or of the full model and an emulator or plug-in.
 
     Writes `cross.safetensors`: `linear_cka`, `debiased_cka`, `rbf_cka`, each [N1+1, N2+1] float32 with state 0 the
-    embeddings. Widths and depths may differ. In the summary, as 1 - CKA by the debiased estimator and without the
-    embeddings: `unlike_best_match`, the mean over the first's blocks of the most alike block of the second, and where
-    both are equally deep `unlike_same_depth`. Errors: InputError where the captures are not of the same rows.
+    embeddings. Widths and depths may differ. The summary has, as 1 - CKA by the debiased estimator and without the
+    embeddings, `unlike_best_match`, the mean over the first network's blocks with each one's most similar block of the
+    second, and for equal depths `unlike_same_depth`.
+
+    Raises:
+        InputError: when the captures are not of the same rows.
     """
     from safetensors.torch import load_file, save_file
 
@@ -36,7 +39,7 @@ def cross(work: Work, first: Ref, second: Ref) -> dict:
         for name, (kernel, debiased) in ESTIMATORS.items()
     }
     save_file(matrices, work.out / "cross.safetensors")
-    # Of what is hardly changed every CKA is 1 to the digits that a table shows; what is missing to 1 is not.
+    # For a nearly unchanged network, CKA is 1 to the digits that a table shows, but 1 - CKA still tells a difference.
     unlike = 1.0 - matrices["debiased_cka"][1:, 1:].double()
     facts = {
         "num_blocks": unlike.shape[0],
@@ -55,7 +58,11 @@ def _names(num_states: int, which: str) -> list[str]:
 
 
 def _require_same_rows(first: Path, second: Path) -> None:
-    """InputError where the arguments of the two captures name other rows."""
+    """Check that the arguments of the two captures name the same rows.
+
+    Raises:
+        InputError: when they do not.
+    """
     left, right = (json.loads((folder / MANIFEST).read_text())["inputs"]["arguments"] for folder in (first, second))
     if different := [name for name in ROWS if name in left and name in right and left[name] != right[name]]:
         raise InputError(

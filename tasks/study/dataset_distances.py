@@ -1,4 +1,4 @@
-"""Datasets: how far apart are several data sets in what one model makes of them?"""
+"""Datasets: measure distances between data sets in the states of one model."""
 
 from typing import Any
 
@@ -10,14 +10,16 @@ from tasks.store.artifacts import Ref
 
 @stage(packages=("torch", "safetensors"))
 def datasets(work: Work, states: list[Ref], *, names: tuple[str, ...], distance: str = "energy", seed: int = 0) -> dict:
-    """Distances between the states behind the last block, data set against data set; rows need no pairing.
+    """Compute distances between data sets, from the states behind the last block; rows need no pairing.
 
-    states: captures of one model, one a data set; names: the data sets'; distance: energy (distance), mmd or frechet,
-    which the map is made of. Writes `datasets.safetensors`, distances in units of the pooled states' root mean square
-    distance from their mean: `energy`, `mmd` (without unit), `frechet` [D, D], and of each `<name>_halves` [D] (between
-    two halves of one data set: what sampling makes), `map` [D, 2] (classical scaling of `distance`), `rows` [n, 2] (all
-    rows on their two principal components) and `row_dataset` [n]. Errors: InputError for an unknown distance and as
-    `dataset_distances`.
+    states: captures of one model, one for each data set; names: of the data sets; distance: that of the map, one of
+    energy, mmd and frechet. Writes `datasets.safetensors`, with distances in units of the pooled states' root mean
+    square distance from their mean: `energy`, `mmd` (without unit), `frechet` [D, D]; for each of them `<name>_halves`
+    [D], between two halves of one data set, which is the effect of sampling; `map` [D, 2] (classical scaling of
+    `distance`), `rows` [n, 2] (all rows on their two principal components) and `row_dataset` [n].
+
+    Raises:
+        InputError: when the distance is unknown, names and states differ in number, or as `dataset_distances`.
     """
     import torch
     from safetensors.torch import load_file, save_file

@@ -1,9 +1,9 @@
-"""Importance: what the loss becomes without a block, with another in its place, or with its tuning undone.
+"""Importance: measure the loss without a block, with another block in its place, or with its tuning undone.
 
-`importance.safetensors`, float64: `loss` [1]; `deleted`, `deleted_stderr` [N], the second of the difference to `loss`,
-over rows; `pairs`, `pairs_stderr` [N, N] with block j at position i in row i; `tuned_loss` [1], `rewound`,
-`rewound_stderr` [K] and `tuned_blocks` [K] (int64). What was not asked for is not there. Losses are nats an answer
-token, perplexities are exp of these.
+`importance.safetensors`, float64: `loss` [1]; `deleted`, `deleted_stderr` [N], the standard error over rows of the
+difference to `loss`; `pairs`, `pairs_stderr` [N, N] with block j at position i in row i; `tuned_loss` [1], `rewound`,
+`rewound_stderr` [K] and `tuned_blocks` [K] (int64). Tensors that were not requested are absent. Losses are in nats per
+answer token, perplexities are their exponentials.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -37,11 +37,14 @@ def importance(
     precision: str = "float32",
     max_tokens: int = 8192,
 ) -> dict[str, Any]:
-    """Losses over answer tokens, in nats, of a model whose blocks are changed one at a time.
+    """Compute losses over answer tokens, in nats, of a model whose blocks are changed one at a time.
 
     tuned: a tuning (of `tune` or `plug_in`) whose blocks are also rewound one at a time; pairs: also run every block at
-    every other's position. Of several GPUs the first is used.
-    Errors: InputError for fewer than two rows, a model whose own loss is not finite, or a tuning of another model.
+    every other block's position. Of several GPUs the first is used.
+
+    Raises:
+        InputError: when there are fewer than two rows, the model's own loss is not finite, or the tuning is of another
+            model.
     """
     from safetensors.torch import save_file
 
@@ -66,7 +69,7 @@ def importance(
 def _changed(
     network: "PreTrainedModel", rows: "Sequence[Example]", pairs: bool, options: "Mapping[str, Any]"
 ) -> "tuple[dict[str, Tensor], int]":
-    """Losses as it is, without each block and with others in their places; and how many answer tokens there are."""
+    """Return losses of the model unchanged, without each block and with others in its place, and the answer tokens."""
     from tasks.core.study.importance import deletions, replacements, row_losses
 
     variations = deletions(network)
@@ -99,12 +102,12 @@ def _rewound(
 
 
 def _mean(found: "RowLosses", losses: "Tensor") -> "Tensor":
-    """[1]: nats a token."""
+    """Return the mean loss in nats per token, [1]."""
     return (losses.sum() / found.num_tokens.sum()).reshape(1)
 
 
 def _with_errors(name: str, found: "RowLosses", varied: "Tensor") -> "dict[str, Tensor]":
-    """Losses of variations [V], and standard errors of what each adds to the model's own loss on the same rows."""
+    """Return the variations' losses [V], and standard errors of their differences to the model's loss, row by row."""
     import torch
 
     from tasks.core.evaluation.likelihoods import rate_with_error
@@ -116,7 +119,7 @@ def _with_errors(name: str, found: "RowLosses", varied: "Tensor") -> "dict[str, 
 
 
 def _summary(tensors: "dict[str, Tensor]") -> dict[str, Any]:
-    """The model's loss and perplexity, and which block is missed most and least."""
+    """Return the model's loss and perplexity, and the blocks whose deletion costs most and least."""
     from tasks.data.task_measure import perplexity
 
     added = tensors["deleted"] - tensors["loss"]

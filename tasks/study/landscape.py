@@ -1,10 +1,10 @@
-"""Landscape: loss and task metric on lines and on a plane between tunings of one model.
+"""Landscape: measure loss and task metric on lines and on a plane between tunings of one model.
 
 `landscape.safetensors`, float64: `line_places` [n] from 0 to 1, `line_loss` and `line_metric` [L, n]; `plane_x` and
-`plane_y` [m], `plane_loss` and `plane_metric` [m, m] with y in rows; `plane_points` [P, 3]: x, y and the distance from
-the plane over that from the origin, of each point (those outside are projected). Losses are nats an answer token.
-`landscape.json`: names, what each line's barrier is (`tasks.core.study.landscape.Barrier`), the metric's name, the
-split, and how the axes lie.
+`plane_y` [m], `plane_loss` and `plane_metric` [m, m] with y in rows; `plane_points` [P, 3]: for each point x, y, and
+its distance from the plane over that from the origin (points outside are projected). Losses are in nats per answer
+token. `landscape.json`: names, each line's barrier (`tasks.core.study.landscape.Barrier`), the metric's name, the
+split, and the directions of the axes.
 """
 
 from typing import TYPE_CHECKING, Any, Literal
@@ -45,13 +45,16 @@ def landscape(
     precision: str = "float32",
     max_tokens: int = 8192,
 ) -> dict[str, Any]:
-    """Lines between every two points; with three or more the plane of the first three, the first of them its origin.
+    """Measure the line between every two points; with three or more, also the plane of the first three.
 
     points: tunings of the full model by name (of `tune` with the full plan, or of `plug_in`), None for the model
-    itself; order: their names in order. axes: of the plane, "raw" (1 is where the other point lies) or "filter"
-    (normalised by filter: 1 is a step as long as the origin's own weights). resolution_plane below 2: no plane.
-    Errors: InputError for fewer than two points or rows, equal points, three on one line, tunings of another model,
-    adapters, or values that are not finite at a point or between two.
+    itself; order: their names in order, of which the first is the plane's origin. axes: of the plane, "raw" (1 is where
+    the other point lies) or "filter" (normalised by filter: 1 is a step as long as the origin's weights).
+    resolution_plane below 2: no plane.
+
+    Raises:
+        InputError: when there are fewer than two points or rows, equal points, three points on one line, tunings of
+            another model, adapters, or values that are not finite at a point or between two.
     """
     from tasks.core.blocks.devices import EVERY
     from tasks.data.task_measure import TaskMeasure
@@ -83,7 +86,7 @@ def _write(work: Work, tensors: "Mapping[str, Tensor]", facts: "Mapping[str, Any
 
 
 def _summary(facts: "Mapping[str, Any]") -> dict[str, Any]:
-    """What every path's barrier is, by the names of its ends."""
+    """Return every path's barrier, by the names of its ends."""
     lines = facts["lines"]
     summary: dict[str, Any] = {"metric": facts["metric"], "split": facts["split"]}
     for line in lines:
@@ -111,7 +114,7 @@ def _require_points(points: "Mapping[str, Ref | None]", order: "Sequence[str]") 
 def _lines(
     work: Work, network: "PreTrainedModel", states: "States", measure: "TaskMeasure", num_places: int
 ) -> "tuple[dict[str, Tensor], list[dict[str, Any]]]":
-    """Every two points: what was measured between them, and the barrier."""
+    """Measure the line between every two points, and its barrier."""
     from dataclasses import asdict
     from functools import partial
     from itertools import combinations
@@ -149,7 +152,7 @@ def _plane(
     extent: tuple[float, float],
     num_places: int,
 ) -> "tuple[dict[str, Tensor], dict[str, Any]]":
-    """The plane through the first three points, and how its axes lie."""
+    """Measure the plane through the first three points; return also the directions of its axes."""
     import torch
 
     from tasks.core.study.interpolation import Mixture, geometry, projected
@@ -160,7 +163,7 @@ def _plane(
     found = geometry(mixture, [origin, first, second])
     marked = {name: projected(mixture, state, found, network) for name, state in states.items()}
     if axes == "raw":
-        # What least squares gives up to rounding.
+        # Exact values, which least squares gives up to rounding.
         marked |= {origin: (0.0, 0.0, 0.0), first: (1.0, 0.0, 0.0), second: (0.0, 1.0, 0.0)}
     places = grid(*extent, num_places)
     order = plane_order(mixture, places, places)
@@ -180,7 +183,7 @@ def _plane(
 
 
 def _placed(mixture: "Mixture", work: Work) -> "Mixture":
-    """Spread over several GPUs where a model needs them; on one device it is there already."""
+    """Spread the model over several GPUs where it needs them; on one device it is in place already."""
     from tasks.core.blocks.devices import EVERY, place
 
     if work.device == EVERY:

@@ -1,4 +1,4 @@
-"""Lens: train for every block an affine map into the last block's terms, so that the model's head can read it."""
+"""Lens: train an affine map from each block's states to the last block's, so that the model's head can read them."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +23,16 @@ def lens(
     block: int,
     precision: str,
 ) -> dict:
-    """A tuned lens (arXiv 2303.08112), trained on the task's first `num_rows` training rows; goes on after a kill.
+    """Train a tuned lens (arXiv 2303.08112) on the task's first `num_rows` training rows; resumes if it was killed.
 
     task: rows of a task or plain text, in windows of at most `block` tokens; every token but a row's first counts.
     Writes `lens.safetensors`: `weight` [N-1, d, d], `bias` [N-1, d], with the digest of the model's weights; and
     `curves.safetensors`, measured on as many validation rows: `kl_logit`, `kl_tuned` (from the model's output to each
     block's lens, nats), `agreement_logit`, `agreement_tuned` (share of positions with the same likeliest token), [N].
-    Errors: InputError for fewer than two rows, one block, or a state that is not finite; DivergedError.
+
+    Raises:
+        InputError: when there are fewer than two rows, only one block, or a state that is not finite.
+        DivergedError: when the loss or a gradient is not finite.
     """
     from tasks.core.study.lens import every_token
     from tasks.core.study.lens_training import TrainedLens
@@ -67,9 +70,9 @@ def lens(
 def _measure(
     work: Work, model: ModelSource, rows: "list[Example]", precision: str, **options: Any
 ) -> dict[str, float | int]:
-    """Write the curves of the lens that was written and of the untrained one; their means over all blocks but the last.
+    """Write the curves of the trained and of the logit lens; return their means over all blocks but the last.
 
-    The model is loaded anew: what has trained a lens holds two number formats.
+    The model is loaded again, since the one that trained the lens has two number formats.
     """
     from safetensors.torch import save_file
 

@@ -1,4 +1,4 @@
-"""Structure: is the stack of blocks made of modules, of how many, and how sure is that?"""
+"""Structure: find modules in the stack of blocks, and measure how certain they are."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -23,23 +23,25 @@ def structure(
     num_samples: tuple[int, ...] = (),
     seed: int = 0,
 ) -> dict:
-    """Modules in the similarity of the N blocks, and how they change with the rows that were captured.
+    """Find modules in the similarity of the N blocks, and how they depend on the captured rows.
 
     states: of `capture`; estimator: linear_cka, debiased_cka or rbf_cka; num_bootstraps: resamples of the rows, and
-    subsets of each size; num_samples: sizes of subsets, of which those below the number of rows count.
+    subsets of each size; num_samples: sizes of subsets, of which those below the number of rows are used.
     Writes `structure.safetensors`, CKA without unit: `similarity` [N, N], `module` [N] (number of each block's run in
-    the best cut into two or more, also where chance does as well), `gains` [N] (modularity of the best cut into 1, 2,
-    ... N runs), `adjacent` [N-1], of the bootstrap `adjacent_deviation` [N-1], `together` [N, N], `boundaries` [N-1],
-    `scores` and `counts` [B] (see `Spread`), and by number of rows `num_samples` [M], `adjacent_by_size` and
+    the best cut into two or more, even if chance does as well), `gains` [N] (modularity of the best cut into 1, 2,
+    ... N runs), `adjacent` [N-1]; from the bootstrap `adjacent_deviation` [N-1], `together` [N, N], `boundaries` [N-1],
+    `scores` and `counts` [B] (see `Spread`); and by number of rows `num_samples` [M], `adjacent_by_size` and
     `adjacent_deviation_by_size` [M, N-1], `score_by_size` and `agreement_by_size` [M] (means; the last is all rows).
-    Errors: InputError as `linear_cka`, or for fewer than 3 blocks or 2 bootstraps.
+
+    Raises:
+        InputError: as `linear_cka`, or when there are fewer than 3 blocks or 2 bootstraps.
     """
     from safetensors.torch import load_file, save_file
 
     from tasks.core.study.bootstrap import RowSample, bootstrap, subsample
     from tasks.core.study.modularity import modularity
 
-    # State 0 is the embeddings, which no block made.
+    # Without state 0, the embeddings, which is not the output of a block.
     sample = RowSample(load_file(work.open(states) / "states.safetensors")["states"][1:], estimator)
     similarity = sample.similarity(range(sample.num_rows))
     found = modularity(similarity, seed=seed)
@@ -56,7 +58,7 @@ def structure(
 
 
 def _facts(found: "Modularity", spread: "Spread") -> dict[str, Any]:
-    """Of the best cut, which has `num_runs`; `num_modules` alone is 1 where chance does as well."""
+    """Return facts about the best cut, into `num_runs` runs; only `num_modules` is 1 if chance does as well."""
     return {
         "modularity": found.score,
         "modularity_deviation": float(spread.scores.std(ddof=1)),
@@ -70,7 +72,7 @@ def _facts(found: "Modularity", spread: "Spread") -> dict[str, Any]:
 
 
 def _tensors(similarity: Any, found: "Modularity", spread: "Spread") -> "dict[str, Tensor]":
-    """What is said of all rows."""
+    """Return the tensors computed from all rows and their bootstraps."""
     from tasks.core.clustering import adjacent_similarity
 
     return {
@@ -89,7 +91,7 @@ def _tensors(similarity: Any, found: "Modularity", spread: "Spread") -> "dict[st
 def _by_size(
     sample: "RowSample", similarity: Any, found: "Modularity", subsets: "dict[int, Spread]"
 ) -> "dict[str, Tensor]":
-    """What is said of fewer rows, and last of all."""
+    """Return similarity and modularity as functions of the number of rows, with all rows last."""
     from tasks.core.clustering import adjacent_similarity
 
     adjacent = adjacent_similarity(similarity)
@@ -104,7 +106,7 @@ def _by_size(
 
 
 def _stored(values: Any) -> "Tensor":
-    """Whole numbers as they are, others in float32."""
+    """Return values as a tensor: integers as they are, others in float32."""
     import numpy as np
     import torch
 

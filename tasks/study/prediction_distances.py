@@ -1,4 +1,4 @@
-"""Distances: how far apart are the predictions that a lens reads behind every two blocks?
+"""Distances: measure distances between the predictions that a lens reads behind every two blocks.
 
 `distances.safetensors`, float32 [N, N] each: `kl` (row i, column j: KL(p_i || p_j), nats), `js` (nats), `hellinger`,
 `total_variation`, `cosine` (1 - cos), `wasserstein` (order 1, over the line of the model's own surprisal, nats).
@@ -26,10 +26,13 @@ def distances(
     max_tokens: int,
     precision: str,
 ) -> dict:
-    """Functional distances between all blocks, means over `num_tokens` positions spread over the first `num_rows` rows.
+    """Compute functional distances between all blocks, means over `num_tokens` positions in the first `num_rows` rows.
 
-    lens: a tuned lens of this model; the logit lens without one. max_tokens: padded tokens in one pass.
-    Errors: InputError for fewer than two rows or positions, numbers that are not finite, a lens of another model.
+    lens: a tuned lens of this model; by default the logit lens. max_tokens: padded tokens in one forward pass.
+
+    Raises:
+        InputError: when there are fewer than two rows or positions, a number is not finite, or the lens is of another
+            model.
     """
     from safetensors.torch import save_file
 

@@ -1,4 +1,4 @@
-"""Findings: everything that a study's analyses found, drawn, and gathered on one page."""
+"""Findings: draw the results of a study's analyses and gather them on one page."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from tasks.engine.work import Work
 
 @stage(packages=("matplotlib",))
 def findings(work: Work, *, cells: list[dict[str, Any]]) -> dict:
-    """`study.html`, one self-contained page; every figure as PNG and as the CSV behind it; `study.md`, `study.json`.
+    """Write `study.html`, one self-contained page; every figure as PNG and its data as CSV; `study.md`, `study.json`.
 
-    Where figures show words of rows also `study_without_words.html`; `study.json` names these figures as `private`.
+    If figures show words of rows, also `study_without_words.html`; `study.json` lists these figures as `private`.
 
-    cells: of each model on each data set `label`, `model`, `task`, `facts`, and `analyses`: by stage and label the
-    references to the artifacts. Returns the numbers that answer a question, by cell where there are several.
+    cells: for each model and data set `label`, `model`, `task`, `facts`, and `analyses`, the references to artifacts by
+    stage and label. Returns the numbers that answer a question, by cell if there are several.
     """
     import json
 

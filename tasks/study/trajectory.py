@@ -1,4 +1,4 @@
-"""Trajectory: how predictions come about block by block, in the full model and in ones that lost some blocks."""
+"""Trajectory: trace predictions block by block, in the full model and in models without some of its blocks."""
 
 import json
 from typing import TYPE_CHECKING, Any
@@ -29,13 +29,15 @@ def trajectory(
     num_positions: int,
     precision: str,
 ) -> dict:
-    """The likeliest token behind every block at the last positions of the first rows (CRaSh, figure 3).
+    """Read the likeliest token behind every block at the last positions of the first rows (CRaSh, figure 3).
 
-    lens: a tuned lens of this model; the logit lens without one. plans: by name; of each the kept blocks run, one
-    after another. Writes `trajectory.json`: `lens`, and for each of `rows` its number, its `tokens` [T] as text, and
+    lens: a tuned lens of this model; by default the logit lens. plans: by name; the kept blocks of each run one after
+    another. Writes `trajectory.json`: `lens`, `split`, and for each of `rows` its number, its `tokens` [T] as text, and
     by variant ("full", then the plans) `sources` [n] and `top` (text), `probability`, `entropy`, `kl` (nats, from the
-    full model's output), [n][T] each; and `split`. Rows' words stand here and in what a page draws of it: nowhere else.
-    Errors: InputError for a plan or a lens of another model, and where a number is not finite.
+    full model's output), [n][T] each. Only this file and the figures made of it contain words of rows.
+
+    Raises:
+        InputError: when a plan or the lens is of another model, or a number is not finite.
     """
     from tasks.core.blocks.devices import place
     from tasks.core.blocks.surgery import rearranged
@@ -74,7 +76,7 @@ def trajectory(
 
 
 def _variants(work: Work, model: ModelSource, plans: dict[str, Ref]) -> dict[str, tuple[int, ...]]:
-    """The blocks that each variant runs."""
+    """Return the blocks that each variant runs."""
     from tasks.models.emulator import read_plan
 
     variants: dict[str, tuple[int, ...]] = {"full": tuple(range(model.num_blocks))}
@@ -92,7 +94,7 @@ def _variants(work: Work, model: ModelSource, plans: dict[str, Ref]) -> dict[str
 
 
 def _as_text(found: "Trajectory", tokenizer: Any) -> dict[str, Any]:
-    """As it is written: tokens as text."""
+    """Return a trajectory for JSON, with tokens as text."""
     numbers = {name: getattr(found, name).tolist() for name in ("probability", "entropy", "kl")}
     top = [[tokenizer.decode([token]) for token in line] for line in found.top.tolist()]
     return {"sources": list(found.sources), "top": top, **numbers}

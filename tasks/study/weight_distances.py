@@ -1,4 +1,4 @@
-"""Weights: how do the matrices of the blocks differ from one another, and from those of a tuned model?"""
+"""Weights: compare the matrices of the blocks with one another, and with those of a tuned model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 
 @stage(packages=("torch", "safetensors"))
 def weights(work: Work, model: ModelSource, *, other: ModelSource | None = None, tuned: Ref | None = None) -> dict:
-    """Frobenius norms and distances of blocks' matrices of the same name and shape, read in parts of 64 MB.
+    """Compute Frobenius norms and distances of blocks' matrices of the same name and shape, read in parts of 64 MB.
 
-    other: a second model of the same shape, or tuned: blocks that were tuned (not both); then also how far each matrix
-    moved. Writes `weights.safetensors`, with R names of matrices (`roles` of the summary) and N blocks: `norm`,
-    `variance` (of the entries) [R, N], `distance` and `relative` (`relative_distance`) [R, N, N], and `change` [R, N],
-    all Frobenius, float32. NaN stands where a block has no such matrix, or two have it in different shapes; a block
-    that was not tuned has change 0. `mean_relative_distance` is left out where no two blocks can be compared.
-    Errors: InputError where weights are not finite, or the second model is of another shape.
+    other: a second model of the same shape, or tuned: tuned blocks (not both), for the change of each matrix. Writes
+    `weights.safetensors`, with R names of matrices (`roles` of the summary) and N blocks: `norm`, `variance` (of the
+    entries) [R, N], `distance` and `relative` (`relative_distance`) [R, N, N], and `change` [R, N], all Frobenius,
+    float32. Values are NaN where a block lacks the matrix, or two blocks have it in different shapes; a block that was
+    not tuned has change 0. The summary lacks `mean_relative_distance` if no two blocks can be compared.
+
+    Raises:
+        InputError: when weights are not finite, or the second model has another shape.
     """
     from safetensors.torch import save_file
 
@@ -47,7 +49,7 @@ def weights(work: Work, model: ModelSource, *, other: ModelSource | None = None,
 
 
 def _statistics(work: Work, roles: "list[Role]", names: list[str], num_blocks: int) -> "dict[str, Tensor]":
-    """`norm`, `variance` [R, N], `distance` and `relative` [R, N, N]."""
+    """Compute `norm`, `variance` [R, N], `distance` and `relative` [R, N, N]."""
     import torch
 
     from tasks.core.study.block_weights import BlockMatrices, relative_distance
@@ -67,7 +69,7 @@ def _statistics(work: Work, roles: "list[Role]", names: list[str], num_blocks: i
 
 
 def _mean_of_pairs(distance: "Tensor") -> float | None:
-    """Mean over roles and pairs of different blocks, of those that can be compared."""
+    """Return the mean over roles and pairs of different blocks that can be compared; None if there are none."""
     import torch
 
     rows, columns = torch.triu_indices(distance.shape[-1], distance.shape[-1], 1)
@@ -78,7 +80,7 @@ def _mean_of_pairs(distance: "Tensor") -> float | None:
 def _changes(
     work: Work, model: ModelSource, roles: "list[Role]", names: list[str], other: ModelSource | None, tuned: Ref | None
 ) -> "Tensor":
-    """[R, N]: how far each matrix moved."""
+    """Compute how far each matrix moved, [R, N]."""
     import torch
 
     from tasks.models.block_matrices import model_tensors, squared_change, tuned_tensors

@@ -1,4 +1,4 @@
-"""Pictures of one run: similarity, plans, scores and curves. Numbers in, PNG out."""
+"""The pictures of one run: similarity, plans, scores and curves, drawn from numbers into PNG files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ KINDS = {"tuned": ORANGE, "frozen": BLUE, "copy": "#A9CCE3", "removed": "#E4E4E4
 
 
 def heatmap(matrix: Any, estimator: str, num_rows: int, path: Path) -> None:
-    """Similarity of all states with one another, [N+1, N+1], state 0 the embeddings."""
+    """Draw the similarity of all states with one another, [N+1, N+1] with state 0 the embeddings."""
     made, axes = figure(6.6, 5.6)
     size = len(matrix)
     image = axes.imshow(matrix, cmap="viridis", origin="lower", vmax=1.0 if "cka" in estimator else None)
@@ -39,7 +39,7 @@ def heatmap(matrix: Any, estimator: str, num_rows: int, path: Path) -> None:
 
 
 def adjacent_curve(similarity: Sequence[float], cuts: Sequence[int], estimator: str, num_rows: int, path: Path) -> None:
-    """Similarity of neighbouring blocks; cuts are the boundaries i (between blocks i and i+1) that clusters keep."""
+    """Draw the similarity of neighbouring blocks; cuts: boundaries i (between blocks i and i+1) of the clusters."""
     made, axes = figure(7.2, 3.8)
     places = [index + 0.5 for index in range(len(similarity))]
     axes.plot(places, similarity, color=BLUE, marker="o", markersize=5, linewidth=1.6, zorder=3)
@@ -61,7 +61,7 @@ def adjacent_curve(similarity: Sequence[float], cuts: Sequence[int], estimator: 
 
 
 def dendrogram(linkage: Any, num_clusters: int | None, estimator: str, path: Path) -> None:
-    """The tree of boundary merges; cut into clusters where the plan was made that way."""
+    """Draw the tree of boundary merges, with the cut into clusters if the plan was made by it."""
     from scipy.cluster.hierarchy import dendrogram as draw
 
     made, axes = figure(7.2, 3.8)
@@ -82,7 +82,7 @@ def dendrogram(linkage: Any, num_clusters: int | None, estimator: str, path: Pat
 
 
 def _cut_height(linkage: Any, num_clusters: int) -> float:
-    """Between the last merge that is made and the first one that is not."""
+    """Return a height between the last merge that is made and the first one that is not."""
     heights = sorted(row[2] for row in linkage)
     cut = heights[len(heights) - num_clusters] if num_clusters <= len(heights) else 0.0
     above = heights[len(heights) - num_clusters + 1] if num_clusters > 1 else cut * 1.1
@@ -90,7 +90,7 @@ def _cut_height(linkage: Any, num_clusters: int) -> float:
 
 
 def plan_drawing(plans: Mapping[str, Plan], path: Path) -> None:
-    """For each strategy the model's blocks (kept, tuned, removed) above what the emulator runs."""
+    """Draw for each strategy the model's blocks (kept, tuned, removed) above those that the emulator runs."""
     num_blocks = max(plan.num_blocks for plan in plans.values())
     made, axes = figure(max(7.2, 0.42 * num_blocks + 2.2), 1.9 * len(plans) + 0.9)
     for row, (name, plan) in enumerate(plans.items()):
@@ -112,7 +112,7 @@ def plan_drawing(plans: Mapping[str, Plan], path: Path) -> None:
 
 
 def scores(rows: Sequence[Mapping[str, Any]], metric: str, higher_is_better: bool, path: Path) -> None:
-    """The five settings of each strategy with standard errors; the full model's two as lines."""
+    """Draw the five settings of each strategy with standard errors; the full model's two as lines."""
     named = {
         "emulator_zero_shot": "emulator\nzero-shot",
         "emulator_fine_tuned": "emulator\ntuned",
@@ -120,7 +120,7 @@ def scores(rows: Sequence[Mapping[str, Any]], metric: str, higher_is_better: boo
     }
     strategies = list(dict.fromkeys(row["strategy"] for row in rows if row["strategy"] != "full"))
     made, axes = figure(7.2 if len(strategies) <= len(CYCLE) else 10.8, 4.2)
-    # However many there are, the three groups stay apart, and no two look alike.
+    # For any number of strategies, the three groups stay apart, and no two strategies look the same.
     step = min(0.14, 0.8 / len(strategies))
     for row in rows:
         if row["strategy"] == "full":
@@ -150,10 +150,10 @@ def scores(rows: Sequence[Mapping[str, Any]], metric: str, higher_is_better: boo
 
 
 def loss_curves(curves: Mapping[str, Sequence[tuple[int, float]]], path: Path) -> None:
-    """Training loss by step of each tuning."""
+    """Draw the training loss by step of each tuning."""
     made, axes = figure(7.2, 4.0)
     groups = list(dict.fromkeys(name.rpartition(", ")[0] or name for name in curves))
-    # A strategy has the colour that it has among the scores.
+    # A strategy has the same colour as in the picture of scores.
     strategies = [group for group in groups if group != "full"]
     colors = {"full": GREY} | {group: CYCLE[number % len(CYCLE)] for number, group in enumerate(strategies)}
     for name, points in curves.items():

@@ -1,4 +1,4 @@
-"""The picture of a search: plug-in gain against privacy gap, coloured by what is disclosed."""
+"""The picture of a search: plug-in gain against privacy gap, coloured by disclosed bytes."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Rows = Sequence[Mapping[str, Any]]
-# Even steps of lightness, so that it reads without colours too: the darker, the more is disclosed.
+# Even steps of lightness, readable without colours too: darker means that more is disclosed.
 COLOURS = "viridis_r"
 MARKERS = "osD^vPXhd<>p*8"
-# Where a number may stand beside its point, in typographic points, and how far from other things.
+# Candidate offsets of a number from its point, in typographic points, and the wanted distance from other things.
 OFFSETS = ((9, 6), (9, -13), (-19, 6), (-19, -13), (-4, 13), (-4, -20), (18, -3), (-28, -3))
 CLEAR = 17.0
 LINE = "frontier of gain and gap"
 
 
 def draw(rows: Rows, facts: Mapping[str, Any], path: Path) -> None:
-    """One numbered point for each measured plan, as the table numbers them; rings mark the frontier of all three."""
+    """Draw a point for each measured plan, numbered as in the table; rings mark the frontier of all three measures."""
     measured = [row for row in rows if row["gain"] is not None]
     made, axes = figure(8.6, 5.4)
     _zero_lines(axes, *_places(measured))
@@ -50,22 +50,22 @@ def _places(rows: Rows) -> tuple[list[float], list[float]]:
 
 
 def _zero_lines(axes: "Axes", gaps: list[float], gains: list[float]) -> None:
-    """Neither gained nor lost, where plans lie on both sides; elsewhere a line would only take room."""
+    """Draw lines at zero where plans lie on both sides; elsewhere a line would only take room."""
     for values, line in ((gaps, axes.axvline), (gains, axes.axhline)):
         if min(values) < 0 < max(values):
             line(0, color=GREY, linewidth=0.8, zorder=1)
 
 
 def _strategies(rows: Rows) -> dict[str, str]:
-    """Strategy to marker."""
+    """Map each strategy to its marker."""
     names = sorted({row["strategy"] for row in rows})
     return {name: MARKERS[number % len(MARKERS)] for number, name in enumerate(names)}
 
 
 def _points(axes: "Axes", rows: Rows) -> Any:
-    """The plans, a marker for each strategy, on one scale of colours."""
+    """Draw the plans with a marker for each strategy, on one scale of colours."""
     sizes = [row["num_bytes"] / 1e6 for row in rows]
-    # A single size would be a scale of no length.
+    # With a single size, the scale would have no length.
     scale: dict[str, Any] = {"cmap": COLOURS, "vmin": min(sizes) * 0.999, "vmax": max(sizes) * 1.001}
     drawn: Any = None
     for strategy, marker in _strategies(rows).items():
@@ -80,7 +80,7 @@ def _points(axes: "Axes", rows: Rows) -> Any:
 
 
 def _upper_right(axes: "Axes", rows: Rows) -> None:
-    """The plans that none beats in gain and gap, whatever they disclose, joined by steps."""
+    """Draw the frontier of gain and gap, whatever the plans disclose, as a line of steps."""
     points = list(zip(*_places(rows), strict=True))
     line = sorted({point for point, best in zip(points, frontier(points), strict=True) if best})
     if len(line) > 1:
@@ -90,13 +90,13 @@ def _upper_right(axes: "Axes", rows: Rows) -> None:
 
 
 def _number(axes: "Axes", rows: Rows) -> None:
-    """The table's numbers, each nearer to its own point than to others, and clear of other numbers."""
+    """Write the table's numbers, each nearest to its own point and clear of other numbers."""
     scale = 72 / axes.figure.dpi
     points = [axes.transData.transform((row["privacy_gap"], row["gain"])) * scale for row in rows]
     numbers: list[tuple[float, float]] = []
     for place, (row, (x, y)) in enumerate(zip(rows, points, strict=True)):
         others = [(float(left), float(low)) for at, (left, low) in enumerate(points) if at != place] + numbers
-        # A number's middle is some points to the right of and above where it begins.
+        # A number's centre is some points to the right of and above its start.
         middles = {offset: (x + offset[0] + 4, y + offset[1] + 3) for offset in OFFSETS}
         best = max(OFFSETS, key=lambda offset: min(_room(middles[offset], others), CLEAR))
         numbers.append(middles[best])
@@ -105,12 +105,12 @@ def _number(axes: "Axes", rows: Rows) -> None:
 
 
 def _room(middle: tuple[float, float], others: Sequence[tuple[float, float]]) -> float:
-    """Distance to the nearest of the others, along the axis in which it is farther."""
+    """Return the distance to the nearest of the others (Chebyshev)."""
     return min((max(abs(middle[0] - left), abs(middle[1] - low)) for left, low in others), default=CLEAR)
 
 
 def _legend(axes: "Axes", rows: Rows) -> None:
-    """Markers without colour, as colour says something else."""
+    """Draw the legend with uncoloured markers, since colour means disclosed bytes."""
     from matplotlib.lines import Line2D
 
     line: dict[str, Any] = {"linestyle": "none", "markerfacecolor": "white", "markeredgecolor": INK}

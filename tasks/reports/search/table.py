@@ -1,4 +1,4 @@
-"""The table of a search as text: CSV with everything, Markdown with what a reader needs."""
+"""The table of a search as text: CSV with every value, Markdown with those that a reader needs."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ NOTE = (
 
 
 def long_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One row for each plan, those that were left out too."""
+    """Return CSV with one row for each plan, including those that were left out."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -37,7 +37,7 @@ def markdown(
     agreements: Mapping[str, Mapping[str, Any] | None],
     snippet: str,
 ) -> str:
-    """What was found, the plans in order, why others are missing, what the proxies are worth, and the best plan."""
+    """Return the plans in order, how well the proxies predict gains, the plans left out and why, and the best plan."""
     tried = [row for row in rows if row["reason"] is None]
     measured = [row for row in tried if row["gain"] is not None]
     left_out = [f"- {row['name']}: {row['reason']}" for row in rows if row["reason"] is not None]
@@ -74,7 +74,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def _agreement(agreements: Mapping[str, Mapping[str, Any] | None], num_measured: int) -> list[str]:
-    """Rank correlations with the gain; positive where the proxy foretold the order."""
+    """Return rank correlations of the proxies with the gain; positive if a proxy predicted the order."""
     if not any(agreements.values()):
         return [f"With {num_measured} measured plan(s) nothing can be said about what the proxies foretell."]
     header = ["proxy and measured gain", "Spearman", "p", "Kendall", "p", "plans"]

@@ -1,4 +1,4 @@
-"""The numbers of a study that answer a question, in words: what stands above its figures."""
+"""The numbers of a study that answer a question, with their descriptions; the page shows them above the figures."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from tasks.reports.study.cells import Studied
 
 @dataclass(frozen=True)
 class Answer:
-    """A fact of a stage, in words and with its unit. fact: one that ends with * stands for all that begin so.
+    """A fact of a stage with a description and its unit. fact: one that ends with * matches all with this prefix.
 
-    named: what an analysis's label is, where it does not say so itself.
+    named: what the analysis's label means, where it is not self-explanatory.
     """
 
     stage: str
@@ -54,7 +54,7 @@ ANSWERS: tuple[Answer, ...] = (
 
 
 def numbers(cells: Sequence[Studied]) -> list[dict[str, Any]]:
-    """Every answer that was found: `stage`, `fact`, `label` of the analysis, `words`, and `values` by cell."""
+    """Return every answer that was found: `stage`, `fact`, `label` of the analysis, `words`, and `values` by cell."""
     found = []
     for answer in ANSWERS:
         for label, fact in dict.fromkeys(place for cell in cells for place in _places(cell, answer)):
@@ -67,12 +67,12 @@ def numbers(cells: Sequence[Studied]) -> list[dict[str, Any]]:
 
 
 def _places(cell: Studied, answer: Answer) -> Iterator[tuple[str, str]]:
-    """Labels of a stage's analyses (of one without a label the empty text), and facts there that the answer names."""
+    """Yield labels of a stage's analyses (empty for one without a label), with the facts that the answer matches."""
     for label, analysis in cell.of(answer.stage).items():
         yield from ((label, fact) for fact in sorted(analysis.summary) if fact == answer.fact or _rest(fact, answer))
 
 
 def _rest(fact: str, answer: Answer) -> str:
-    """What stands for the * in words, or nothing where the fact is another one."""
+    """Return the part matched by the * in words, or an empty text if the fact does not match."""
     begin = answer.fact.removesuffix("*")
     return fact.removeprefix(begin).replace("_", " ") if begin != answer.fact and fact.startswith(begin) else ""

@@ -1,4 +1,4 @@
-"""What passes between the analyses of a study and its pages: artifacts in, figures with the numbers behind them out."""
+"""The classes between the analyses of a study and its page: finished analyses, and figures with their data."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,19 +9,20 @@ if TYPE_CHECKING:
     import numpy as np
 
 SEPARATOR = " · "
-# Left, outer edge of the first row, right, outer edge of the last row: shares of the picture from its top left corner.
+# Left edge, outer edge of the first row, right edge, outer edge of the last row: shares of the picture from its top
+# left corner.
 Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """One finished analysis: the folder of its artifact, and the facts that its stage returned."""
+    """A finished analysis: the folder of its artifact, and the facts that its stage returned."""
 
     folder: Path
     summary: Mapping[str, Any]
 
     def tensors(self, name: str) -> "dict[str, np.ndarray]":
-        """Its file `<name>.safetensors`."""
+        """Load its file `<name>.safetensors`."""
         from safetensors.numpy import load_file
 
         return load_file(self.folder / f"{name}.safetensors")
@@ -29,7 +30,7 @@ class Analysis:
 
 @dataclass(frozen=True)
 class Studied:
-    """One model on one data set. analyses: by stage, and by label behind " · " where a stage ran more than once."""
+    """One model on one data set. analyses: by stage, with " · " and a label if a stage ran more than once."""
 
     label: str
     model: str
@@ -38,16 +39,16 @@ class Studied:
     analyses: Mapping[str, Analysis]
 
     def of(self, stage: str) -> dict[str, Analysis]:
-        """The analyses of a stage by their labels; of one without a label the empty text."""
+        """Return the analyses of a stage by their labels; the label is empty for one without."""
         named = ((name.partition(SEPARATOR), analysis) for name, analysis in self.analyses.items())
         return {label: analysis for (kind, _, label), analysis in named if kind == stage}
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """What a reader can point at in a heatmap: values [rows][columns] with their names.
+    """The values of a heatmap, [rows][columns] with their names, at which a reader can point.
 
-    box: where it is in the picture, as `tasks.reports.style.boxes_at` gives it; without it only the CSV has the values.
+    box: its place in the picture, as `tasks.reports.style.boxes_at` returns it; without it only the CSV has the values.
     """
 
     rows: Sequence[str]
@@ -59,10 +60,10 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One figure: what it shows, as a picture and as the numbers behind it.
+    """A figure as a picture and as the numbers behind it.
 
-    name: file stem, unique in the study; caption: data, n, estimator and units; png, csv: files under the page's
-    folder; matrices: by panel title, for pictures that a reader can point at; private: it shows words of rows.
+    name: file stem, unique in the study; caption: data, n, estimator and units; png, csv: files in the page's folder;
+    matrices: by panel title, for pictures at which a reader can point; private: whether it shows words of rows.
     """
 
     name: str

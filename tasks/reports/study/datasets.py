@@ -20,7 +20,7 @@ NAMES = {"energy": "energy distance", "mmd": "maximum mean discrepancy", "freche
 
 
 def draw_datasets(cells: Sequence[Studied], out: Path) -> list[Drawn]:
-    """For every model: distances between data sets, their map in a plane, and all rows on two principal components."""
+    """Draw for every model distances between data sets, their map, and all rows on two principal components."""
     titles = model_titles(cells)
     found: dict[tuple[str, Path], Analysis] = {}
     for cell in cells:
@@ -59,7 +59,7 @@ def draw_datasets(cells: Sequence[Studied], out: Path) -> list[Drawn]:
 def _matrix(
     axes: "Axes", title: str, names: Sequence[str], one: dict[str, np.ndarray], distance: str, high: float
 ) -> "AxesImage":
-    """Distances; on the diagonal, in brackets, what two halves of one data set have."""
+    """Draw distances, with those between two halves of one data set on the diagonal, in brackets."""
     values, halves = one[distance], one[f"{distance}_halves"]
     image = axes.imshow(values, cmap="viridis_r", vmin=0.0, vmax=high)
     for row, column in np.ndindex(values.shape):
@@ -108,7 +108,7 @@ def _table(title: str, names: Sequence[str], one: dict[str, np.ndarray]) -> list
             (title, f"{NAMES[kind]} of two halves", name, name, float(value), "")
             for name, value in zip(names, one[f"{kind}_halves"], strict=True)
         ]
-    # Rows by place alone: what they say stays with their owner.
+    # Rows by index only: their words stay with their owner.
     rows += [
         (title, "row", names[number], "", *map(float, place))
         for number, place in zip(one["row_dataset"], one["rows"], strict=True)
@@ -133,7 +133,7 @@ def _caption(models: Sequence[tuple[str, Analysis, Any]], cells: Sequence[Studie
 
 
 def _counts(facts: Any, cells: Sequence[Studied]) -> str:
-    """Rows of each data set; where it goes by its cell's label, also the data set that this is."""
+    """Return the number of rows of each data set; one named by its cell's label also with its own name."""
     tasks = {cell.label: f"{cell.label}: {cell.task}" for cell in cells if cell.label != cell.task}
     names = [tasks.get(name, name) for name in facts["names"]]
     return ", ".join(f"{count} of {name}" for name, count in zip(names, facts["num_rows"], strict=True))

@@ -1,4 +1,4 @@
-"""Heatmaps side by side on a common scale, and the tables behind them."""
+"""Heatmaps side by side on a common scale, and their data as tables."""
 
 import csv
 import textwrap
@@ -22,16 +22,16 @@ MAX_CURVES = 3  # panels of curves in a row, which are wider
 MAX_MODELS = 5
 TITLE_LETTERS = 38  # what fits above a panel
 MAX_TICKS = 9
-# Larger matrices are read by colour alone.
+# Larger matrices have no numbers in their cells.
 MAX_WRITTEN = 7
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One heatmap: matrix [rows, columns] with names of both; modules: runs of rows that are outlined.
+    """A heatmap: matrix [rows, columns] with names of both; modules: runs of rows to outline.
 
-    is_doubtful: outlined by dots, for runs that are no modules; hides_diagonal: leave out what is known of the
-    diagonal, in the picture alone.
+    is_doubtful: use dotted outlines, for runs that are not modules; hides_diagonal: leave out the diagonal, whose
+    values are known, in the picture only.
     """
 
     title: str
@@ -45,7 +45,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Look:
-    """What the panels of a figure have in common. limits: of the colours, None for that of the values."""
+    """The style that all panels of a figure share. limits: of the colours, None for a limit of the values."""
 
     name: str
     title: str
@@ -59,7 +59,7 @@ class Look:
 
 
 def draw_heatmaps(grid: Sequence[Sequence[Panel | None]], look: Look, out: Path) -> Drawn:
-    """`<name>.png` of the panels as they lie in the grid, all with the same colours, and `<name>.csv`."""
+    """Draw the panels as they are in the grid, on one scale of colours; write `<name>.png` and `<name>.csv`."""
     shown = [panel for row in grid for panel in row if panel is not None]
     values = np.concatenate([_visible(panel).ravel() for panel in shown])
     low, high = look.limits
@@ -96,12 +96,12 @@ def draw_heatmaps(grid: Sequence[Sequence[Panel | None]], look: Look, out: Path)
 
 
 def drawn(out: Path, name: str, title: str, caption: str, matrices: dict[str, Matrix] | None = None) -> Drawn:
-    """The figure whose files `<name>.png` and `<name>.csv` lie in `out`."""
+    """Return the figure whose files `<name>.png` and `<name>.csv` are in `out`."""
     return Drawn(name, title, caption, out / f"{name}.png", out / f"{name}.csv", matrices or {})
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A CSV file; numbers with as many digits as they have in float32."""
+    """Write a CSV file; numbers have as many digits as in float32."""
     with open(path, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
@@ -109,7 +109,7 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
 
 
 def placed(cells: Sequence[Studied]) -> list[list[Studied | None]]:
-    """Rows and columns of panels: data sets below one another, models side by side where that gives a full grid."""
+    """Arrange cells as panels: a row for each data set and a column for each model, if these fill a grid."""
     models = list(by_model(cells))
     tasks = list(dict.fromkeys(cell.task for cell in cells))
     at = {(cell.task, model_key(cell)): cell for cell in cells}
@@ -119,19 +119,19 @@ def placed(cells: Sequence[Studied]) -> list[list[Studied | None]]:
 
 
 def wrapped(items: Sequence[Any], most: int = MAX_COLUMNS) -> list[list[Any]]:
-    """As few rows of at most `most` as possible, of equal length, the last filled with None."""
+    """Split items into as few rows of at most `most` as possible, of equal length, the last padded with None."""
     columns = -(-len(items) // -(-len(items) // most))
     filled = [*items, *[None] * (-len(items) % columns)]
     return [filled[start : start + columns] for start in range(0, len(filled), columns)]
 
 
 def state_names(num_states: int) -> list[str]:
-    """Of the embeddings and of every block."""
+    """Return names of the embeddings and of every block."""
     return ["emb", *map(str, range(num_states - 1))]
 
 
 def block_names(num_blocks: int) -> list[str]:
-    """Of every block."""
+    """Return names of every block."""
     return list(map(str, range(num_blocks)))
 
 
@@ -165,7 +165,7 @@ def _visible(panel: Panel) -> np.ndarray:
 
 
 def _ticks(names: Sequence[str], apart: str) -> tuple[list[int], list[str]]:
-    """Places and words of an axis. apart: the embeddings, out of the way of block 0, where names are close."""
+    """Return places and labels of an axis. apart: the embeddings' label, clear of block 0 if labels are close."""
     step = max(1, -(-len(names) // MAX_TICKS))
     first = int(names[0] == "emb")
     places = list(range(first, len(names), step))

@@ -1,4 +1,4 @@
-"""The few lines with which a study's page shows the number under the pointer, and how they are styled."""
+"""The script and style with which a study's page shows the number under the pointer."""
 
 STYLE = """
 body{max-width:78rem}table{font-size:.92rem}th,td{padding:.3rem .6rem}
@@ -10,7 +10,7 @@ figure{margin:2rem 0;border-top:1px solid #ddd;padding-top:1rem}
 pointer-events:none;white-space:nowrap;z-index:1}
 """
 
-# Boxes and pointer are measured in shares of the picture, so that its size on the screen does not matter.
+# Boxes and pointer are in shares of the picture, so that its size on the screen does not matter.
 SCRIPT = """
 for (const picture of document.querySelectorAll('.cells')) {
   const matrices = JSON.parse(picture.querySelector('script').textContent);

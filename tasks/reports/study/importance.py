@@ -1,4 +1,4 @@
-"""Pictures of blocks' importance: losses without a block, with its tuning undone, with another in its place."""
+"""Pictures of blocks' importance: losses without a block, with its tuning undone, or with another in its place."""
 
 import csv
 import math
@@ -22,7 +22,7 @@ COLUMNS = 3
 
 @dataclass(frozen=True)
 class _Cell:
-    """What one analysis found. deleted, rewound: (block, loss, standard error of the increase)."""
+    """The results of one analysis. deleted, rewound: (block, loss, standard error of the increase)."""
 
     label: str
     model: str
@@ -39,7 +39,7 @@ class _Cell:
 
 
 def draw_importance(cells: Sequence[Studied], out: Path) -> list[Drawn]:
-    """Loss without each block, of all cells on one scale; where there are pairs, heatmaps of block j at position i."""
+    """Draw the loss without each block, all cells on one scale; with pairs, also heatmaps of block j at position i."""
     found = [_read(cell, analysis) for cell in cells for analysis in cell.of(STAGE).values()]
     if not found:
         return []
@@ -84,7 +84,7 @@ def _deletions(cells: Sequence[_Cell], out: Path) -> Drawn:
     increases = [loss - cell.loss for cell in cells for _, loss, _ in cell.deleted]
     if wide(increases):
         logarithmic(panels.flat, increases)
-    # The panel with most series names them for all.
+    # The legend is that of the panel with the most series.
     handles, labels = max((axes.get_legend_handles_labels() for axes in panels.flat), key=lambda pair: len(pair[0]))
     made.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     title = "How much each block matters"
@@ -179,7 +179,7 @@ def _note(cells: Sequence[_Cell]) -> str:
 
 
 def _data(cells: Sequence[_Cell]) -> str:
-    """What each analysis was made on, in a sentence, and which blocks its tuned model has tuned."""
+    """Describe the data of each analysis, and the blocks that its tuned model has tuned."""
     sentences = []
     for cell in cells:
         words = f"{cell.label}: {cell.model} on {cell.task}, n = {cell.num_rows} rows of the {cell.split} split,"

@@ -1,4 +1,4 @@
-"""Pictures of losses between tunings: paths with their barriers, and planes (see `landscape_planes`)."""
+"""Pictures of losses between tunings: paths with their barriers, and planes (see `planes`)."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 STAGE = "landscape"
 COLUMNS = 3
-# Of the range of the losses, left free above and below them.
+# Share of the range of the losses that is left free above and below them.
 MARGIN = 0.06
-# What the table repeats of a path in each of its lines.
+# Values of a path that the table repeats in each of its rows.
 BARRIER = ("height", "place", "relative", "stderr", "metric_drop", "connected")
 
 
 def draw_landscape(cells: Sequence[Studied], out: Path) -> list[Drawn]:
-    """For each landscape that was taken: paths of all cells, and where three points were given the planes."""
+    """Draw for each landscape the paths of all cells, and the planes of those with at least three points."""
     figures = []
     for label in dict.fromkeys(label for cell in cells for label in cell.of(STAGE)):
         seen = [read_landscape(cell, cell.of(STAGE)[label]) for cell in cells if label in cell.of(STAGE)]
@@ -40,7 +40,7 @@ def _paths(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
     rows = -(-len(seen) // columns)
     num_lines = max(len(each.facts["lines"]) for each in seen)
     made = blank(max(6.6, 4.7 * columns), (5.8 + 0.2 * num_lines) * rows + 0.4)
-    # A pair of panels for each cell: the loss above, the metric below.
+    # Two panels for each cell: the loss above, the metric below.
     panels = made.subplots(2 * rows, columns, squeeze=False, sharex=True)
     for place in range(rows * columns):
         row, column = divmod(place, columns)
@@ -81,7 +81,7 @@ def _loss_panel(axes: "Axes", seen: Seen) -> None:
             axes.plot([line["place"]] * 2, ends, color=colour, linewidth=3.5, alpha=0.5, solid_capstyle="butt")
     plain(axes)
     axes.set_ylabel("loss, nats a token")
-    # The words stand between the title and the panel, where no curve is.
+    # The legend is between the title and the panel, where there are no curves.
     axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(-0.02, 0.99), borderaxespad=0.0)
     pad = 8 + 14 * len(seen.facts["lines"])
     axes.set_title(seen.label, loc="left", fontsize=11, fontweight="bold", color=INK, pad=pad)
@@ -98,7 +98,7 @@ def _metric_panel(axes: "Axes", seen: Seen) -> None:
 
 
 def _share_scale(panels: "Sequence[Axes]") -> None:
-    """One scale for all losses, so that panels can be compared by eye, with room around all of them."""
+    """Set one scale for all losses, so that panels can be compared, with room above and below."""
     low = min(axes.dataLim.y0 for axes in panels)
     high = max(axes.dataLim.y1 for axes in panels)
     room = MARGIN * ((high - low) or 1.0)
@@ -113,7 +113,7 @@ def _words(line: Mapping[str, Any]) -> str:
 
 
 def _look(number: int) -> dict[str, Any]:
-    """Of a path: a colour with dashes that no other has; its ends alone are marked."""
+    """Return the style of a path: a unique colour with dashes; only its ends are marked."""
     return {**style(number), "marker": "", "linewidth": 1.8}
 
 

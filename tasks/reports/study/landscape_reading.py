@@ -1,4 +1,4 @@
-"""Landscapes as the stage wrote them, and the words that pictures of them share."""
+"""Landscapes as the stage wrote them, and the texts that their pictures share."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from tasks.reports.study.cells import Analysis, Studied
 
 @dataclass(frozen=True)
 class Seen:
-    """One landscape: its cell, what its stage said (`landscape.json`), its tensors as lists, rows measured."""
+    """A landscape: its cell, its facts (`landscape.json`), its tensors as lists, and the number of rows."""
 
     label: str
     model: str
@@ -28,12 +28,12 @@ def read_landscape(cell: Studied, analysis: Analysis) -> Seen:
 
 
 def metric_words(metric: str) -> str:
-    """A metric's name as an axis says it."""
+    """Return a metric's name for an axis."""
     return {"acc": "accuracy", "perplexity": "perplexity of answers"}.get(metric, metric.replace("_", " "))
 
 
 def note(seen: Sequence[Seen]) -> str:
-    """How much each landscape was measured on, for a heading."""
+    """Return the numbers of rows and answer tokens of each landscape, for a heading."""
     parts = [
         f"{each.task}: n = {each.num_rows} rows of {each.facts['split']}, {each.facts['num_tokens']} answer tokens"
         for each in seen
@@ -42,7 +42,7 @@ def note(seen: Sequence[Seen]) -> str:
 
 
 def data(seen: Sequence[Seen]) -> str:
-    """What each landscape was measured on, in a sentence."""
+    """Describe the data of each landscape in a sentence."""
     return " ".join(
         f"{each.label}: {each.model} on {each.task}, n = {each.num_rows} rows of the {each.facts['split']} split,"
         f" {each.facts['num_tokens']} answer tokens."

@@ -1,4 +1,4 @@
-"""Pictures of what a lens says: how near each block is to the output, and how far blocks' predictions are apart."""
+"""Pictures of a lens's predictions: how close each block's are to the output, and how far apart blocks' are."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ DISTANCES = {
     "wasserstein": ("Wasserstein", "nats of surprisal"),
     "cosine": ("1 − cosine", "0 to 1"),
 }
-# Those that are as the square of the others where distributions are alike: their colours go by the square root.
+# Distances that are proportional to the square of the others for similar distributions: coloured by the square root.
 QUADRATIC = ("kl", "js", "cosine")
 CELLS_A_FIGURE, PANELS_A_ROW = 4, 3
 NUM_TICKS = 7
@@ -33,11 +33,11 @@ TITLE_LETTERS = 38  # what fits above a panel
 
 
 def draw_lens(cells: Sequence[Studied], out: Path) -> list[Drawn]:
-    """Every picture of the analyses lens, distances and trajectory that the cells have."""
+    """Draw every picture of the cells' analyses lens, distances and trajectory."""
     curves = list(found(cells, "lens"))
     figures = [_draw_depth(curves, out)] if curves else []
     for lens in ("tuned", "logit"):
-        # Under a logit lens all are farther apart by far: on a scale of its own.
+        # By the logit lens, all distances are much larger: a separate scale.
         matrices = [each for each in found(cells, "distances") if each[2].summary["lens"] == lens]
         for number, start in enumerate(range(0, len(matrices), CELLS_A_FIGURE), 1):
             name = f"lens_distances_{lens}" + (f"_{number}" if number > 1 else "")
@@ -46,14 +46,14 @@ def draw_lens(cells: Sequence[Studied], out: Path) -> list[Drawn]:
 
 
 def found(cells: Sequence[Studied], stage: str) -> Iterator[tuple[str, Studied, Analysis]]:
-    """(label, cell, analysis) of each time that a stage ran for a cell; the label tells all of them apart."""
+    """Yield (label, cell, analysis) for each analysis of a stage; labels are unique."""
     for cell in cells:
         for words, analysis in variants(cell, stage):
             yield f"{cell.label}{words}", cell, analysis
 
 
 def _draw_depth(curves: Sequence[tuple[str, Studied, Analysis]], out: Path) -> Drawn:
-    """KL and agreement by block, the tuned lens beside the logit lens, all cells in both panels."""
+    """Draw KL and agreement by block, of the tuned and the logit lens, with all cells in both panels."""
     made, [[left, right]] = panels(1, 2, 10.0, 4.2)
     measured = [analysis.tensors("curves") for _, _, analysis in curves]
     relative = len({len(values["kl_tuned"]) for values in measured}) > 1
@@ -63,7 +63,7 @@ def _draw_depth(curves: Sequence[tuple[str, Studied, Analysis]], out: Path) -> D
         look: dict[str, Any] = {"color": CYCLE[number % len(CYCLE)], "marker": MARKERS[number % len(MARKERS)]}
         for lens, style in (("tuned", "-"), ("logit", "--")):
             shown = look | {"linestyle": style, "markersize": 4, "linewidth": 1.6}
-            # A logarithmic axis has no place for the last block, whose divergence is 0.
+            # A logarithmic axis cannot show the last block, whose divergence is 0.
             left.plot(places[:-1], values[f"kl_{lens}"][:-1].tolist(), label=f"{label}, {lens} lens", **shown)
             right.plot(places, values[f"agreement_{lens}"].tolist(), **shown)
     left.set(ylabel="KL(output ‖ lens), nats per token", yscale="log")
@@ -103,7 +103,7 @@ def _depth_data(label: str, cell: Studied, analysis: Analysis) -> str:
 
 
 def _draw_distances(shown: Sequence[tuple[str, Studied, Analysis]], name: str, lens: str, out: Path) -> Drawn:
-    """One panel for each distance and cell; of a distance all panels have one scale."""
+    """Draw one panel for each distance and cell; all panels of a distance have one scale."""
     title = f"How far apart the blocks' predictions are, {lens} lens"
     values = [analysis.tensors("distances") for _, _, analysis in shown]
     alone = len(shown) == 1
@@ -117,7 +117,7 @@ def _draw_distances(shown: Sequence[tuple[str, Studied, Analysis]], name: str, l
             titles.append(words if alone else f"{label}: {words}")
             units.append(unit)
             images.append(_heatmap(axes, tensors[distance], highest, distance in QUADRATIC))
-            # The unit stands here, as beside the bar it would look like a label of the next panel.
+            # The unit is in the title: beside the colour bar it would look like a label of the next panel.
             heading = textwrap.fill(f"{titles[-1]}, {unit}", TITLE_LETTERS)
             axes.set_title(heading, loc="left", fontsize=10 if alone else 9, color=INK)
         made.colorbar(images[-1], ax=line, shrink=0.85, format="%.3g")
@@ -161,7 +161,7 @@ def _distance_data(label: str, cell: Studied, analysis: Analysis) -> str:
 
 
 def _heatmap(axes: Any, matrix: "np.ndarray", highest: float, by_root: bool) -> Any:
-    """Blocks by blocks, block 0 at the lower left."""
+    """Draw blocks against blocks, with block 0 at the lower left."""
     from matplotlib.colors import PowerNorm
 
     scale = PowerNorm(0.5 if by_root else 1.0, vmin=0.0, vmax=highest or 1.0)

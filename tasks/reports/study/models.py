@@ -1,4 +1,4 @@
-"""Which cells of a study are of one model, and how captions name models and data."""
+"""The cells of a study by model, and the names of models and data in captions."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,12 +6,12 @@ from tasks.reports.study.cells import SEPARATOR, Analysis, Studied
 
 
 def model_key(cell: Studied) -> str:
-    """The digest of the cell's model: a name may be that of several revisions. Without it every cell is its own."""
+    """Return the digest of the cell's model, as revisions may share a name; without it, each cell has its own key."""
     return str(cell.facts.get("weights", cell.label))
 
 
 def by_model(cells: Sequence[Studied]) -> dict[str, list[Studied]]:
-    """The cells of each model, by `model_key`, in order."""
+    """Return the cells of each model, by `model_key`, in order."""
     found: dict[str, list[Studied]] = {}
     for cell in cells:
         found.setdefault(model_key(cell), []).append(cell)
@@ -19,9 +19,9 @@ def by_model(cells: Sequence[Studied]) -> dict[str, list[Studied]]:
 
 
 def model_titles(cells: Sequence[Studied]) -> dict[str, str]:
-    """A title for each model, by `model_key`; no two are alike.
+    """Return a unique title for each model, by `model_key`.
 
-    The model's name, and where several models have it what the labels of the model's cells have in common.
+    The title is the model's name and, if several models share it, the common part of its cells' labels.
     """
     groups = by_model(cells)
     names = {key: own[0].model for key, own in groups.items()}
@@ -33,12 +33,12 @@ def model_titles(cells: Sequence[Studied]) -> dict[str, str]:
 
 
 def variants(cell: Studied, stage: str) -> list[tuple[str, Analysis]]:
-    """The analyses of a stage with what tells them apart: "" or " · <label>"."""
+    """Return the analyses of a stage with what distinguishes them: "" or " · <label>"."""
     return [(f"{SEPARATOR}{label}" if label else "", analysis) for label, analysis in cell.of(stage).items()]
 
 
 def data_of(cells: Sequence[Studied]) -> str:
-    """The cells' data sets and splits: `sciq, piqa (train split)`; by cell where its label does not name its own."""
+    """Name the cells' data sets and splits: `sciq, piqa (train split)`; by cell if its label does not name its data."""
     tasks = list(dict.fromkeys(cell.task for cell in cells))
     splits = list(dict.fromkeys(cell.facts.get("support_split") for cell in cells))
     if len(splits) == 1 and (len(tasks) == 1 or all(cell.task in cell.label.split(SEPARATOR) for cell in cells)):
@@ -47,12 +47,12 @@ def data_of(cells: Sequence[Studied]) -> str:
 
 
 def support_rows(cells: Sequence[Studied], stage: str) -> str:
-    """How many support rows the cells' analyses of a stage are of, and of which data: `n = 48 support rows of ...`."""
+    """Return number and data of the support rows of the cells' analyses of a stage: `n = 48 support rows of ...`."""
     return f"n = {num_rows(cells, stage)} support rows of {data_of(cells)}"
 
 
 def num_rows(cells: Sequence[Studied], stage: str) -> str:
-    """One number, or from-to; of a stage that ran more than once in a cell, all are counted."""
+    """Return the number of rows, or its range, over all analyses of a stage in the cells."""
     counts = sorted({analysis.summary["num_rows"] for cell in cells for analysis in cell.of(stage).values()})
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 

@@ -1,4 +1,4 @@
-"""Figures of the modules: how modular, which blocks, where they end."""
+"""Figures of the modules: modularity, the blocks of each module, and boundaries."""
 
 from collections.abc import Mapping, Sequence
 from itertools import chain, groupby
@@ -34,7 +34,7 @@ PALE = "#A9CCE3"
 
 
 def draw_structure(cells: Sequence[Studied], out: Path) -> list[Drawn]:
-    """Modularity of every cell, modules and how stable they are, boundaries, and how far all depends on the capture."""
+    """Draw the modularity of every cell, modules and their stability, boundaries, and how all depend on the capture."""
     having = [cell for cell in cells if "structure" in cell.analyses]
     figures = []
     if having:
@@ -48,7 +48,7 @@ def draw_structure(cells: Sequence[Studied], out: Path) -> list[Drawn]:
 
 
 def runs(module: np.ndarray) -> list[list[int]]:
-    """Blocks of each module, from each block's module."""
+    """Return the blocks of each module, from each block's module."""
     return [[place for place, _ in group] for _, group in groupby(enumerate(module.tolist()), key=lambda pair: pair[1])]
 
 
@@ -97,7 +97,7 @@ def _bars(axes: "Axes", cells: Sequence[Studied]) -> None:
     for spot, one, high in zip(spots.tolist(), facts, reach.tolist(), strict=True):
         axes.text(spot, max(high, 0.0) + 0.03 * top, _verdict(one), ha="center", fontsize=8.5)
     axes.set_ylim(min(0.0, float((scores - band).min())), 1.28 * top)
-    # A single bar is no wall.
+    # A single bar must not fill the panel.
     edge = max(0.6, 1.6 - len(cells) / 2)
     axes.set_xlim(-edge, len(cells) - 1 + edge)
     axes.set_xticks(spots, [cell.label.replace(" · ", "\n") for cell in cells])
@@ -106,7 +106,7 @@ def _bars(axes: "Axes", cells: Sequence[Studied]) -> None:
 
 
 def _verdict(facts: Mapping[str, Any]) -> str:
-    """What stands above a bar."""
+    """Return the text above a bar."""
     share = f"({facts['same_number']:.0%})"
     found = f"{facts['num_modules']} modules" if facts["num_modules"] > 1 else f"none; best cut {facts['num_runs']}"
     return f"{found} {share}\np = {facts['p_value']:.2g}"

@@ -1,4 +1,4 @@
-"""The page of a study: numbers, figures that can be pointed at, and the values behind them, in one file."""
+"""The page of a study: numbers, figures with values to point at, and their data, in one file."""
 
 import base64
 import html
@@ -14,9 +14,9 @@ from tasks.reports.study.hover import STYLE as OWN_STYLE
 from tasks.reports.study.sections import Section
 from tasks.reports.tables import STYLE, html_table, table
 
-# Facts that captions use; they tell a reader of the table nothing.
+# Facts that only captions use; the table leaves them out.
 UNSHOWN = ("weights", "tuned")
-# More digits than anybody reads make the page larger than its pictures.
+# More digits, which nobody reads, would make the page larger than its pictures.
 DIGITS = 4
 NOTE = (
     "Point at a heatmap to read a cell; the link below each figure gives every number in it as CSV. Figures of several"
@@ -25,7 +25,7 @@ NOTE = (
 
 
 def page(cells: Sequence[Studied], numbers: Sequence[Mapping[str, Any]], sections: Sequence[Section]) -> str:
-    """The whole page, without outside files. numbers: as `study_numbers.numbers` gives them."""
+    """Return the whole page, without external files. numbers: as `answers.numbers` returns them."""
     title = html.escape(heading(cells))
     links = "".join(f'<a href="#{each.name}">{html.escape(each.title)}</a>' for each in sections)
     drawn = "".join(_section(each, cells, numbers) for each in sections)
@@ -39,32 +39,32 @@ def page(cells: Sequence[Studied], numbers: Sequence[Mapping[str, Any]], section
 
 
 def markdown(cells: Sequence[Studied], numbers: Sequence[Mapping[str, Any]]) -> str:
-    """Inputs and numbers as text."""
+    """Return inputs and numbers as Markdown."""
     parts = [heading(cells), "", *table(*input_cells(cells)), ""]
     return "\n".join([*parts, *(table(*number_cells(cells, numbers)) if numbers else []), ""])
 
 
 def heading(cells: Sequence[Studied]) -> str:
-    """Which models and data sets."""
+    """Name the models and data sets."""
     models, tasks = dict.fromkeys(cell.model for cell in cells), dict.fromkeys(cell.task for cell in cells)
     return f"{', '.join(models)} on {', '.join(tasks)}"
 
 
 def input_cells(cells: Sequence[Studied]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of what was looked at."""
+    """Return header and rows of the table of inputs."""
     names = list(dict.fromkeys(name for cell in cells for name in cell.facts if name not in UNSHOWN))
     rows = [[cell.label, cell.model, cell.task, *(shown(cell.facts.get(name)) for name in names)] for cell in cells]
     return ["", "model", "data", *(name.removeprefix("num_").replace("_", " ") for name in names)], rows
 
 
 def number_cells(cells: Sequence[Studied], numbers: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the answers: one row each, cells side by side."""
+    """Return header and rows of the answers: one row for each, cells side by side."""
     rows = [[str(each["words"]), *(shown(each["values"].get(cell.label)) for cell in cells)] for each in numbers]
     return ["", *(cell.label for cell in cells)], rows
 
 
 def flat(numbers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Numbers by `stage.fact`, with the analysis's and the cell's label behind where there are several."""
+    """Return numbers by `stage.fact`, followed by the analysis's label, and the cell's if there are several."""
     several = len({label for each in numbers for label in each["values"]}) > 1
     found = {}
     for each in numbers:
@@ -76,7 +76,7 @@ def flat(numbers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def shown(value: Any) -> str:
-    """A number or word as a table shows it."""
+    """Format a value for a table."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -95,7 +95,7 @@ def _section(section: Section, cells: Sequence[Studied], numbers: Sequence[Mappi
 def _figure(drawn: Drawn) -> str:
     picture = _data("image/png", drawn.png)
     matrices = [_matrix(each) for each in drawn.matrices.values() if each.box is not None]
-    # Nothing in the text may end the script element.
+    # The text must not end the script element.
     cells = json.dumps(matrices, allow_nan=False).replace("<", "\\u003c")
     inside = f'<script type="application/json">{cells}</script>' if matrices else ""
     title, link = html.escape(drawn.title), _data("text/csv", drawn.csv)

@@ -1,4 +1,4 @@
-"""Pictures of planes through three models: contours that a reader can point at, and surfaces."""
+"""Pictures of planes through three models: contours, at which a reader can point, and surfaces."""
 
 import csv
 import math
@@ -16,14 +16,14 @@ from tasks.reports.style import INK, blank, boxes_at, headed, save
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# No two points of a plane alike; further ones are numbered.
+# Markers of a plane's points, all different; further points are numbered.
 POINT_MARKERS = ("o", "s", "^", "D", "P", "X", "v", "*", "p", "h", "<", ">")
-# Of its distance from the origin: what lies nearer to the plane is drawn as a point in it.
+# A point whose distance from the plane is below this share of its distance from the origin is drawn as lying in it.
 IN_PLANE = 0.005
 
 
 def draw_contours(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
-    """Loss and metric of every cell, with the points marked; losses of one data set on one scale."""
+    """Draw loss and metric of every cell with the points marked; losses of one data set have one scale."""
     made = blank(11.0, 4.6 * len(seen) + 0.4)
     panels = made.subplots(len(seen), 2, squeeze=False)
     scales = _loss_scales(seen)
@@ -40,7 +40,7 @@ def draw_contours(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
         own = metric_scale(_array(each, "plane_metric"))
         made.colorbar(_contour(right, each, "plane_metric", own, colours), ax=right, label=words, **ticks(own))
         left.set_title(each.label, loc="left", fontsize=11, fontweight="bold", color=INK)
-        # Beneath the axis labels, where no contour is.
+        # Below the axis labels, outside the contours.
         left.legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(0.0, -0.13), ncols=3, frameon=False)
     title = "The plane through three models"
     headed(made, title, note(seen))
@@ -53,7 +53,7 @@ def draw_contours(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
 
 
 def draw_surfaces(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
-    """The loss of every cell as a surface, the points on poles."""
+    """Draw the loss of every cell as a surface, with the points on poles."""
     import numpy as np
 
     columns = min(2, len(seen))
@@ -68,7 +68,7 @@ def draw_surfaces(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
         x, y = np.meshgrid(each.tensors["plane_x"], each.tensors["plane_y"])
         dense = {"rstride": 1, "cstride": 1, "linewidth": 0.25, "edgecolor": "#FFFFFF55", "antialiased": True}
         axes.plot_surface(x, y, shown, cmap="viridis_r", alpha=0.9, **dense)
-        axes.computed_zorder = False  # the poles are in front, as what they mark may lie in a valley
+        axes.computed_zorder = False  # poles are in front, as their points may lie in a valley
         _poles(axes, each, shown, scale["log"])
         axes.legend(fontsize=9, loc="upper left", frameon=False)
         axes.view_init(elev=34, azim=_azimuth(each, np.ma.filled(shown, float(shown.max()))))
@@ -85,7 +85,7 @@ def draw_surfaces(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
 
 
 def _poles(axes: Any, seen: Seen, heights: Any, logarithmic: bool) -> None:
-    """Every point at its own loss, which is that of the surface only where the point lies in the plane."""
+    """Draw every point at its own loss, which is the surface's only if the point lies in the plane."""
     low, high = float(heights.min()), float(heights.max())
     for number, (point, (x, y, outside), loss) in enumerate(_marked(seen)):
         height = math.log10(loss) if logarithmic else loss
@@ -95,7 +95,7 @@ def _poles(axes: Any, seen: Seen, heights: Any, logarithmic: bool) -> None:
 
 
 def _marker(number: int, outside: float) -> dict[str, Any]:
-    """A sign of its own for each point; hollow where it lies outside the plane, with a rim that is seen on the dark."""
+    """Return a point's marker, unique in the plane; hollow if it lies outside, with a rim that is visible on dark."""
     from matplotlib.patheffects import withStroke
 
     sign = POINT_MARKERS[number] if number < len(POINT_MARKERS) else f"${number + 1}$"
@@ -111,7 +111,7 @@ def _named(point: str, outside: float) -> str:
 
 
 def _azimuth(seen: Seen, heights: Any) -> float:
-    """Degrees from which nothing high stands before the lowest region, near a diagonal."""
+    """Return the viewing angle in degrees, near a diagonal, from which nothing high hides the lowest region."""
     import numpy as np
 
     x, y = np.meshgrid(seen.tensors["plane_x"], seen.tensors["plane_y"])
@@ -153,7 +153,7 @@ def _contour(axes: "Axes", seen: Seen, name: str, scale: Mapping[str, Any], colo
 
 
 def _loss_scales(seen: Sequence[Seen]) -> dict[str, dict[str, Any]]:
-    """For each data set one scale: losses of different ones have little in common."""
+    """Return one scale for each data set, as losses on different ones are hardly comparable."""
     tasks = dict.fromkeys(each.task for each in seen)
     return {task: loss_scale([_array(each, "plane_loss") for each in seen if each.task == task]) for task in tasks}
 
@@ -165,14 +165,14 @@ def _array(seen: Seen, name: str) -> Any:
 
 
 def _marked(seen: Seen) -> list[tuple[str, tuple[float, float, float], float]]:
-    """(name, (x, y, distance from the plane), loss) of every point."""
+    """Return (name, (x, y, distance from the plane), loss) of every point."""
     losses = {line[end]: line[f"{end}_loss"] for line in seen.facts["lines"] for end in ("begin", "end")}
     places = seen.tensors["plane_points"]
     return [(name, tuple(place), losses[name]) for name, place in zip(seen.facts["points"], places, strict=True)]
 
 
 def _corners(seen: Seen) -> tuple[float, float, float, float]:
-    """A cell around every point of the grid; half of those at its edge is beyond the contours."""
+    """Return the corners of cells around the grid's points; half of each cell at the edge is outside the contours."""
     (x, y) = (seen.tensors["plane_x"], seen.tensors["plane_y"])
     wide, high = (x[1] - x[0]) / 2, (y[1] - y[0]) / 2
     return x[0] - wide, y[0] - high, x[-1] + wide, y[-1] + high
@@ -185,7 +185,7 @@ def _matrix(seen: Seen, name: str, unit: str) -> Matrix:
 
 
 def _caption(seen: Sequence[Seen]) -> str:
-    """Which plane it is, how points lie in it, and what was measured on which data."""
+    """Describe the plane, the points in it, and the data."""
     plane = seen[0].facts["plane"]
     how = "theta = origin + x · (first − origin) + y · (second − origin), so that these three lie in the plane"
     if plane["axes"] == "filter":

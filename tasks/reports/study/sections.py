@@ -1,4 +1,4 @@
-"""What a study's page consists of: its parts with their figures, in the order in which they are read."""
+"""The sections of a study's page with their figures, in reading order."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ Draw = Callable[[Sequence[Studied], Path], list[Drawn]]
 
 @dataclass(frozen=True)
 class Section:
-    """One part of the page. name: word for links; intro: what its figures can tell, and what not; stages: its own."""
+    """A part of the page. name: for links; intro: what its figures can and cannot tell; stages: that it shows."""
 
     name: str
     title: str
@@ -40,7 +40,7 @@ class Part:
 
 
 def _loss_that_says_little(cells: Sequence[Studied]) -> str:
-    """Names the cells where most blocks are better left out."""
+    """Return a caution that names the cells in which deleting most blocks lowers the loss."""
     said = []
     for cell in cells:
         facts = cell.analyses["importance"].summary if "importance" in cell.analyses else {}
@@ -116,7 +116,7 @@ PARTS: tuple[Part, ...] = (
 
 
 def draw(cells: Sequence[Studied], out: Path) -> list[Section]:
-    """Draw every part that has something to show."""
+    """Draw every part; return those with figures."""
     made = [
         Section(part.name, part.title, part.intro + part.caution(cells), part.stages, _drawn(part, cells, out))
         for part in PARTS
@@ -131,7 +131,7 @@ def _drawn(part: Part, cells: Sequence[Studied], out: Path) -> list[Drawn]:
 
 
 def without_words(sections: Sequence[Section]) -> list[Section]:
-    """The same parts without the figures that show words of rows, and a word on that."""
+    """Return the sections without figures that show words of rows, with a note on how many were left out."""
     found = []
     for section in sections:
         kept = [drawn for drawn in section.figures if not drawn.private]

@@ -1,4 +1,4 @@
-"""Figures of what the capture decides: how many rows, which pooling, which data set."""
+"""Figures of how results depend on the capture: on the number of rows, the pooling, and the data set."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ Lines = list[tuple[str, np.ndarray]]
 
 
 def draw_sensitivity(cells: Sequence[Studied], out: Path) -> list[Drawn]:
-    """Number of rows (`structure`), pooling (`structure · <pooling>`) and data set (cells of one model's weights)."""
+    """Draw results by rows (`structure`), pooling (`structure · <pooling>`) and data set (cells of equal weights)."""
     having = [cell for cell in cells if "structure" in cell.analyses]
     sized = [cell for cell in having if len(cell.analyses["structure"].tensors("structure")["num_samples"]) > 1]
     figures = [_rows_curves(sized, out), _rows_modules(sized, out)] if sized else []
@@ -44,7 +44,7 @@ def _by_variant(cell: Studied) -> Lines:
 
 
 def _by_task(cells: Sequence[Studied]) -> dict[str, Lines]:
-    """Of models on more than one data set a line a cell, under its label where one data set has several."""
+    """Return a line for each cell of models with several data sets, under its label if a data set has several cells."""
     titles, found = model_titles(cells), {}
     for key, own in by_model(cells).items():
         tasks = [cell.task for cell in own]
@@ -104,7 +104,7 @@ def _curves(
     out: Path,
     ordered: bool = False,
 ) -> Drawn:
-    """One panel for each entry, on a common axis; the legend is that of the entry with most lines."""
+    """Draw one panel for each entry, on a common axis; the legend is that of the entry with the most lines."""
     rows = wrapped(list(found), MAX_CURVES)
     made, axes = panels(len(rows), len(rows[0]), max(5.4, 3.6 * len(rows[0])), 2.9 * len(rows) + 1.0)
     estimator = cells[0].analyses["structure"].summary["estimator"]

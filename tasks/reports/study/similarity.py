@@ -1,4 +1,4 @@
-"""Figures of the similarity between states: of one model, of several side by side, and of two against each other."""
+"""Figures of the similarity between states: within models, side by side, and between two networks."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ SHORT = {
 
 
 def draw_similarity(cells: Sequence[Studied], out: Path) -> list[Drawn]:
-    """A heatmap a measure and cell on a common scale, similarity of neighbours, and block influence."""
+    """Draw a heatmap for each measure and cell on a common scale, similarity of neighbours, and block influence."""
     having = [cell for cell in cells if "similarity" in cell.analyses]
     if not having:
         return []
@@ -31,7 +31,7 @@ def draw_similarity(cells: Sequence[Studied], out: Path) -> list[Drawn]:
 
 
 def draw_cross(cells: Sequence[Studied], out: Path) -> list[Drawn]:
-    """Heatmaps of one network's states against another's, each estimator in a row, on a common scale."""
+    """Draw heatmaps of one network's states against another's, a figure for each estimator with a common scale."""
     having = [cell for cell in cells if variants(cell, "cross")]
     pairs = [(f"{cell.label}{words}", analysis) for cell in having for words, analysis in variants(cell, "cross")]
     if not pairs:
@@ -68,7 +68,7 @@ def _heatmaps(
         " same. State emb is the embeddings.",
         unit=SHORT[measure],
         note=f"{ESTIMATORS[measure]}; n = {num_rows(cells, 'similarity')} support rows",
-        # Bright is alike, here too.
+        # Bright means similar here too.
         colours="viridis" if is_cka else "viridis_r",
         limits=(None, 1.0) if is_cka else (0.0, None),
     )
@@ -85,7 +85,7 @@ def _heatmaps(
 
 
 def _adjacent(cells: Sequence[Studied], found: Mapping[str, Mapping[str, np.ndarray]], out: Path) -> Drawn:
-    """State 0 is the embeddings, which no block made: neighbours are blocks."""
+    """Draw the similarity of neighbouring blocks, without the embeddings (state 0)."""
     relative = len({len(found[cell.label]["linear_cka"]) for cell in cells}) > 1
     made, axes = panels(2, 2, 9.6, 6.4)
     table = []

@@ -1,4 +1,4 @@
-"""Pictures of predictions that come about block by block, in a model and in ones that lost some (CRaSh, figure 3)."""
+"""Pictures of predictions block by block, in the full model and without some of its blocks (CRaSh, figure 3)."""
 
 import json
 import math
@@ -11,13 +11,13 @@ from tasks.reports.study.cells import Analysis, Drawn, Matrix, Studied
 from tasks.reports.study.heatmaps import drawn, write_table
 from tasks.reports.style import INK, boxes_of, headed, panels, save
 
-# Rows of an analysis that get a picture; the table has all of them.
+# Number of rows of an analysis that get a picture.
 ROWS_SHOWN = 3
-# Inches, and the widest figure whose letters can still be read on a laptop.
+# In inches; wider figures cannot be read on a laptop.
 CELL_WIDTH, CELL_HEIGHT, WIDEST = 0.46, 0.27, 13.2
-# Around a panel's cells, and for the colour bar.
+# Inches around a panel's cells, and for the colour bar.
 EDGE, BAR = 0.35, 1.0
-# Positions below which panels go into another line, for more room.
+# With fewer positions in a panel, panels go on several lines, for more room.
 FEWEST = 6
 LONGEST_TOKEN = 7
 DROPPED = "#E8E8E8"
@@ -25,7 +25,7 @@ CONTROLS = {"\n": "⏎", "\r": "⏎", "\t": "⇥", " ": "␣"}
 
 
 def draw_trajectories(shown: Sequence[tuple[str, Studied, Analysis]], out: Path) -> list[Drawn]:
-    """One picture for each of the first rows of each analysis; (label, cell, analysis) are those of a study."""
+    """Draw a picture for each of the first rows of each analysis; shown: (label, cell, analysis) of a study."""
     figures = []
     for number, (label, cell, analysis) in enumerate(shown, 1):
         told = json.loads((analysis.folder / "trajectory.json").read_text())
@@ -36,7 +36,7 @@ def draw_trajectories(shown: Sequence[tuple[str, Studied, Analysis]], out: Path)
 
 
 def _draw(name: str, label: str, cell: Studied, told: Mapping[str, Any], row: Mapping[str, Any], out: Path) -> Drawn:
-    """Variants beside one another, at as many of the last positions as fit; one scale of colours."""
+    """Draw variants side by side, with as many of the last positions as fit, on one scale of colours."""
     lines, columns, count = _layout(len(row["variants"]), len(row["tokens"]))
     tokens = row["tokens"][-count:]
     variants = {variant: _last(values, count) for variant, values in row["variants"].items()}
@@ -67,20 +67,20 @@ def _draw(name: str, label: str, cell: Studied, told: Mapping[str, Any], row: Ma
 
 
 def _layout(num_panels: int, num_positions: int) -> tuple[int, int, int]:
-    """(lines of panels, panels in a line, positions in a panel): beside one another while some positions are left."""
+    """Return (lines of panels, panels in a line, positions in a panel), side by side while enough positions fit."""
 
     def fit(columns: int) -> int:
         return int(((WIDEST - BAR) / columns - EDGE) / CELL_WIDTH)
 
     most = max(columns for columns in range(1, num_panels + 1) if columns == 1 or fit(columns) >= FEWEST)
     lines = -(-num_panels // most)
-    # As many in each line as can be.
+    # Distribute the panels evenly over the lines.
     columns = -(-num_panels // lines)
     return lines, columns, min(num_positions, fit(columns))
 
 
 def _last(values: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """A variant at the last positions alone."""
+    """Return a variant at the last positions only."""
     return {"sources": values["sources"], **{name: [line[-count:] for line in values[name]] for name in ("top", "kl")}}
 
 
@@ -97,14 +97,14 @@ def _caption(cell: Studied, told: Mapping[str, Any], row: Mapping[str, Any], cou
 
 
 def _over_depth(values: Mapping[str, Any], depth: int) -> list[list[float]]:
-    """KL [depth][T], NaN where a block was dropped."""
+    """Return KL [depth][T], NaN where a block was dropped."""
     by_block = dict(zip(values["sources"], values["kl"], strict=True))
     nothing = [math.nan] * len(values["kl"][0])
     return [by_block.get(block, nothing) for block in range(depth)]
 
 
 def _panel(axes: Any, title: str, grid: Sequence[Sequence[float]], values: Mapping[str, Any], highest: float) -> Any:
-    """One model: a line for each block of the full one, the first at the bottom."""
+    """Draw one model, with a line for each block of the full model, the first at the bottom."""
     import numpy as np
 
     axes.set_facecolor(DROPPED)
@@ -120,7 +120,7 @@ def _panel(axes: Any, title: str, grid: Sequence[Sequence[float]], values: Mappi
 
 
 def _label(axes: Any, tokens: Sequence[str], depth: int, *, below: bool, left: bool) -> None:
-    """Tokens below, blocks on the left, no frame; words for both at the edge of the picture alone."""
+    """Label tokens below and blocks on the left, without frame; titles of both only at the edge of the picture."""
     axes.set_xticks(range(len(tokens)), [readable(token) for token in tokens], fontsize=7, rotation=30)
     for tick in axes.get_xticklabels():
         tick.set_parse_math(False)
@@ -131,7 +131,7 @@ def _label(axes: Any, tokens: Sequence[str], depth: int, *, below: bool, left: b
 
 
 def readable(token: str) -> str:
-    """A token as a picture can show it: short, without leading space, letters that the font lacks as a box."""
+    """Format a token for a picture: short, without surrounding spaces, with a box for letters that the font lacks."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     text = token.strip(" ") or token
@@ -142,7 +142,7 @@ def readable(token: str) -> str:
 
 
 def _write(file: Path, row: Mapping[str, Any]) -> None:
-    """One line for each variant, block and position."""
+    """Write a CSV file with one line for each variant, block and position."""
     header = ("row", "variant", "block", "position", "token", "likeliest", "probability", "entropy_nats", "kl_nats")
     parts = ("top", "probability", "entropy", "kl")
     lines = [

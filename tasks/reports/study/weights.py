@@ -1,4 +1,4 @@
-"""Figures of blocks' weights: how far apart, how spread, and how far they moved."""
+"""Figures of blocks' weights: their distances, their spread, and their change by tuning."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,13 +22,13 @@ from tasks.reports.style import headed, panels, save
 
 
 def draw_weights(cells: Sequence[Studied], out: Path) -> list[Drawn]:
-    """For every model distances between its blocks' matrices and their variance, and where known how far they moved."""
+    """Draw for every model distances between its blocks' matrices and their spread, and where known their change."""
     models: dict[str, Analysis] = {}
     moved: dict[str, Analysis] = {}
     titles, tuned = model_titles(cells), []
     for cell in cells:
         for words, analysis in variants(cell, "weights"):
-            # Weights are those of a model; what a tuning moved is of a cell.
+            # Weights belong to a model, but the change by a tuning belongs to a cell.
             models.setdefault(titles[model_key(cell)], analysis)
             if "relative_change" in analysis.summary:
                 moved[f"{cell.label}{words}"] = analysis
@@ -48,7 +48,7 @@ def _short(roles: Sequence[str]) -> list[str]:
 
 
 def _distances(title: str, number: int, analysis: Analysis, found: dict[str, np.ndarray], out: Path) -> Drawn:
-    """Of every matrix, relative to the norms: 1 is what independent matrices have."""
+    """Draw the distances of every matrix relative to the norms; independent matrices have about 1."""
     relative = found["relative"]
     names = block_names(found["norm"].shape[1])
     roles = _short(analysis.summary["roles"])

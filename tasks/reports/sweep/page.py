@@ -13,7 +13,7 @@ AGAIN = "Run the same command again to retry them alone."
 
 
 def long_csv(found: dict[str, Any]) -> str:
-    """One row for each cell, strategy and setting or figure; of a cell that failed one row with its error."""
+    """Return CSV with one row for each cell, strategy and setting or figure; a failed cell has one with its error."""
     rows = [*found["rows"], *({**each["values"], "error": each["error"]} for each in found["failed"])]
     names = list(dict.fromkeys([*found["axes"], *(name for row in rows for name in row)]))
     text = io.StringIO()
@@ -24,7 +24,7 @@ def long_csv(found: dict[str, Any]) -> str:
 
 
 def wide_csv(found: dict[str, Any]) -> str:
-    """One row for each strategy and setting, tasks side by side; of a cell that failed its error in the last column."""
+    """Return CSV with one row for each strategy and setting, tasks side by side; errors of failed cells come last."""
     header, rows = wide(found["axes"], found["rows"])
     names = [axis for axis in found["axes"] if axis != "task.name"]
     width = len(header)
@@ -39,7 +39,7 @@ def wide_csv(found: dict[str, Any]) -> str:
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """Every table with its note, and the cells that failed, each with its reason."""
+    """Return every table with its note, and the failed cells with their errors, as Markdown."""
     parts = [title(found), ""]
     for section in sections(found):
         parts += [f"**{section.title}**", "", *table(section.header, section.rows, section.num_names), ""]
@@ -52,7 +52,7 @@ def markdown(found: dict[str, Any]) -> str:
 
 
 def page(found: dict[str, Any]) -> str:
-    """The same as one page without scripts or outside files."""
+    """Return the same as one page without scripts or external files."""
     failed = "".join(
         f"<li>{html.escape(_named(each['values']))}: {html.escape(each['error'])}</li>" for each in found["failed"]
     )
@@ -66,7 +66,7 @@ def page(found: dict[str, Any]) -> str:
 
 
 def title(found: dict[str, Any]) -> str:
-    """How many cells ended well, and what they are scored by."""
+    """Return the number of completed cells, and their tasks, models and metrics."""
     scored = [row for row in found["rows"] if row.get("num_seeds")]
     metrics, tasks, models = (sorted({str(row[name]) for row in scored}) for name in ("metric", "task", "model"))
     what = f": {', '.join(tasks)} with {', '.join(models)}, {', '.join(metrics)}" if scored else ""

@@ -1,4 +1,4 @@
-"""The tables of a sweep: what Markdown and HTML show alike."""
+"""The tables of a sweep, which Markdown and HTML have in common."""
 
 import math
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ class Section:
 
 
 def sections(found: dict[str, Any]) -> list[Section]:
-    """Every table that has rows. found: axes, rows (long), tests, failed."""
+    """Return every table that has rows. found: axes, rows (long), tests, failed."""
     axes, rows, failed = found["axes"], found["rows"], [each["values"] for each in found["failed"]]
     made = [_scores(axes, rows, failed), _by_task(axes, rows, failed), _tests(axes, found["tests"])]
     made += [_spending(axes, rows), _published(axes, rows)]
@@ -49,10 +49,10 @@ def sections(found: dict[str, Any]) -> list[Section]:
 
 
 def wide(axes: Sequence[str], rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
-    """Header, and for each strategy and setting the value and standard error of each task, and their mean.
+    """Return the header, and for each strategy and setting the value and standard error of each task, and their mean.
 
-    Tasks stand side by side; of everything else that differs there is a column of names. Scores of the full model that
-    are the same for several variants stand there once, without a variant.
+    Tasks are side by side; each other axis has a column of names. Scores of the full model that several variants have
+    in common appear once, without a variant.
     """
     names = [axis for axis in axes if axis != "task.name"]
     tasks = list(dict.fromkeys(row["task"] for row in rows))
@@ -91,12 +91,12 @@ def _scores(axes: list[str], rows: list[Row], failed: list[Row]) -> Section:
 
 
 def _failed(values: Row) -> str:
-    """In the place of a strategy's name; where strategies are an axis, which ones."""
+    """Return the text in place of a strategy's name, with the strategies if these are an axis."""
     return f"{FAILED} ({', '.join(values['strategy'])})" if "strategy" in values else FAILED
 
 
 def _by_task(axes: list[str], rows: list[Row], failed: list[Row]) -> Section:
-    """The shape of the papers' tables, where there are several tasks."""
+    """Return the table in the shape of the papers' tables, if there are several tasks."""
     header, table = wide(axes, rows)
     others = [axis for axis in axes if axis != "task.name"]
     num_names = len(others) + 2
@@ -141,7 +141,7 @@ def _spending(axes: list[str], rows: list[Row]) -> Section:
         found = {(row["strategy"], row["setting"]): row["value"] for row in own}
         for name in ["full", *_strategies(own)]:
             shown_figures = [spending.shown(key, found.get((name, key))) for key in figures]
-            # The full model's tuning is no variant's, and stands there once.
+            # The full model's tuning belongs to no variant and appears once.
             where = ["" if axis == "variant" else value for axis, value in zip(axes, values, strict=True)]
             line = [*(where if name == "full" else values), name, *shown_figures]
             if any(shown_figures) and line not in lines:
@@ -182,7 +182,7 @@ def _strategies(rows: Sequence[Row]) -> list[str]:
 
 
 def _without_empty(header: list[str], lines: list[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """Without columns in which nothing stands, as the full model's where it was not tuned."""
+    """Leave out empty columns, such as the full model's if it was not tuned."""
     places = [place for place in range(len(header)) if not lines or any(line[place] for line in lines)]
     return [header[place] for place in places], [[line[place] for place in places] for line in lines]
 
