@@ -27,7 +27,7 @@ class Stage:
         self.packages = tuple(packages)
         self.cores = cores
         self.gpu = gpu
-        self.__doc__ = compute.__doc__
+        self.__doc__ = inspect.getdoc(compute)
         self._task: Any = None
 
     def key(self, **arguments: Any) -> tuple[str, dict]:
