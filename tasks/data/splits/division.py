@@ -31,7 +31,7 @@ HELD_OUT = 0.05
 SCORED = 0.5
 VALIDATING = 0.1
 # The fewest rows that are held out, because comparing blocks needs four (the unbiased estimator divides by n (n - 3)).
-# Of a file with fewer than sixteen rows, a quarter.
+# Of a file with fewer than twelve rows, a quarter.
 LEAST_ROWS = 4
 PAIRS = ("train_scored", "train_validation", "validation_scored")
 
@@ -138,4 +138,5 @@ def _unlimited(task: TaskSource) -> TaskSource:
 
 
 def _count(share: float, num_rows: int) -> int:
-    return max(1, round(share * num_rows), min(LEAST_ROWS, num_rows // 4))
+    least = LEAST_ROWS if num_rows >= 3 * LEAST_ROWS else num_rows // 4
+    return max(1, round(share * num_rows), least)

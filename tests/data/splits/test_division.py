@@ -218,9 +218,9 @@ def test_files_of_different_form_with_the_same_rows_share_none(tmp_path: Path) -
     assert questions(task, "train") | questions(task, "validation") == {row["question"] for row in rows[4:]}
 
 
-@pytest.mark.parametrize(("num_rows", "validating"), [(3, 1), (8, 2), (16, 4), (60, 4), (100, 5)])
+@pytest.mark.parametrize(("num_rows", "validating"), [(3, 1), (8, 2), (12, 4), (60, 4), (100, 5)])
 def test_enough_rows_validate_to_compare_blocks(tmp_path: Path, num_rows: int, validating: int) -> None:
-    """5%, but four where that is at most a quarter of the rows."""
+    """5%, but four where that is at most a third of the rows."""
     rows = [colour(number) for number in range(num_rows)]
     task = colours(tmp_path, train=rows, test=[colour(number) for number in range(200, 204)])
     assert numbers(task)["validation"] == list(range(1, validating + 1))
