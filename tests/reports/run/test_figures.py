@@ -1,0 +1,205 @@
+"""Pictures of one run: known numbers lie where they belong, under the right words."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.core.clustering import dendrogram
+from tasks.reports.run import figures
+from tasks.reports.style import BLUE, CYCLE, GREY, INK, VERMILION
+from tests.reports.reading import colour, labels, legend, named, points, require_cells, ticks, title, words
+
+# Similarity of neighbours: blocks 0 and 1 are most alike, blocks 1 and 2 least.
+ADJACENT = [0.9, 0.5, 0.8]
+NOTE = "linear CKA, debiased estimator; n = 7 support rows"
+
+
+def states(num_states: int) -> np.ndarray:
+    """[N+1, N+1], no two values alike, and not symmetric, so that a turned picture is seen."""
+    return np.arange(num_states**2, dtype=float).reshape(num_states, num_states) / num_states**2
+
+
+def blocks() -> np.ndarray:
+    """[4, 4] with these similarities of neighbours."""
+    matrix = np.eye(len(ADJACENT) + 1)
+    for index, value in enumerate(ADJACENT):
+        matrix[index, index + 1] = matrix[index + 1, index] = value
+    return matrix
+
+
+def test_a_heatmap_has_state_i_in_row_i_from_below(saved: dict[str, Any]) -> None:
+    figures.heatmap(states(4), "debiased_cka", 7, Path("similarity.png"))
+    axes, bar = saved["similarity"].axes
+    [image] = axes.images
+    require_cells(image, states(4))
+    assert axes.get_ylim() == (-0.5, 3.5), "the embeddings are at the bottom"
+    assert image.get_clim() == (0.0, 1.0), "1 is the brightest whatever the values are"
+    assert image.get_cmap().name == "viridis"
+    assert bar.get_ylabel() == "linear CKA"
+    assert title(axes) == "Similarity of the blocks' outputs"
+    assert words(axes.texts) == [NOTE]
+    assert labels(axes) == ("block (emb = embeddings)", "block")
+    assert ticks(axes.xaxis) == ticks(axes.yaxis) == {0: "emb", 1: "0", 2: "1", 3: "2"}
+
+
+@pytest.mark.parametrize("estimator", figures.ESTIMATORS)
+def test_a_heatmap_names_its_estimator(saved: dict[str, Any], estimator: str) -> None:
+    figures.heatmap(states(27) - 0.5, estimator, 7, Path("similarity.png"))
+    axes, bar = saved["similarity"].axes
+    assert words(axes.texts) == [f"{figures.ESTIMATORS[estimator]}; n = 7 support rows"]
+    assert figures.ESTIMATORS[estimator].startswith(bar.get_ylabel())
+    assert bool(bar.get_ylabel())
+    low, high = axes.images[0].get_clim()
+    assert low == -0.5
+    assert high == (1.0 if "cka" in estimator else pytest.approx(states(27).max() - 0.5))
+    # Of many blocks every other one is named, each at its own place.
+    assert ticks(axes.xaxis) == {0: "emb"} | {place: str(place - 1) for place in range(2, 27, 2)}
+
+
+def test_a_curve_of_neighbours_lies_between_the_blocks(saved: dict[str, Any]) -> None:
+    figures.adjacent_curve(ADJACENT, [0, 1], "debiased_cka", 7, Path("adjacent.png"))
+    [axes] = saved["adjacent"].axes
+    curve, first, second = axes.get_lines()
+    assert points(curve) == [(0.5, 0.9), (1.5, 0.5), (2.5, 0.8)]
+    assert colour(curve.get_color()) == colour(BLUE)
+    for line, place in ((first, 0.5), (second, 1.5)):
+        assert list(line.get_xdata()) == [place, place], "a boundary i lies between blocks i and i + 1"
+        assert (colour(line.get_color()), line.get_linestyle()) == (colour(VERMILION), "--")
+    assert legend(axes) == ["boundary between clusters"]
+    assert ticks(axes.xaxis) == {0: "0", 1: "1", 2: "2", 3: "3"}
+    assert title(axes) == "Similarity of neighbouring blocks"
+    assert words(axes.texts) == [NOTE]
+    assert labels(axes) == ("block", "similarity of block i and i + 1")
+
+
+def test_a_curve_without_clusters_has_no_boundaries(saved: dict[str, Any]) -> None:
+    figures.adjacent_curve(ADJACENT, [], "debiased_cka", 7, Path("adjacent.png"))
+    [axes] = saved["adjacent"].axes
+    assert len(axes.get_lines()) == 1
+    assert axes.get_legend() is None
+
+
+def test_a_dendrogram_merges_neighbours_at_their_distance(saved: dict[str, Any]) -> None:
+    figures.dendrogram(dendrogram(blocks()), None, "debiased_cka", Path("dendrogram.png"))
+    [axes] = saved["dendrogram"].axes
+    # Of each merge: places of both sides and where they come from, and its height. Leaves lie at 5, 15, 25, 35.
+    merges = [
+        [(5, 0), (5, 0.1), (15, 0.1), (15, 0)],
+        [(25, 0), (25, 0.2), (35, 0.2), (35, 0)],
+        [(10, 0.1), (10, 0.5), (30, 0.5), (30, 0.2)],
+    ]
+    np.testing.assert_allclose(sorted(lines(axes), key=lambda line: line[1][1]), merges)
+    assert {colour(shade) for each in axes.collections for shade in each.get_edgecolor()} == {colour(INK)}
+    assert ticks(axes.xaxis) == {5: "0", 15: "1", 25: "2", 35: "3"}
+    assert title(axes) == "Merging adjacent blocks"
+    assert words(axes.texts) == ["linear CKA, debiased estimator, boundary linkage"]
+    assert labels(axes) == ("block", "1 − similarity across the boundary")
+    assert axes.get_legend() is None
+    assert not axes.get_lines()
+
+
+@pytest.mark.parametrize(("num_clusters", "height"), [(2, 0.35), (3, 0.15), (4, 0.05), (1, 0.525)])
+def test_the_cut_meets_one_stem_for_each_cluster(saved: dict[str, Any], num_clusters: int, height: float) -> None:
+    figures.dendrogram(dendrogram(blocks()), num_clusters, "debiased_cka", Path("dendrogram.png"))
+    [axes] = saved["dendrogram"].axes
+    [cut] = axes.get_lines()
+    assert list(cut.get_ydata()) == pytest.approx([height, height])
+    assert (colour(cut.get_color()), cut.get_linestyle()) == (colour(VERMILION), "--")
+    assert legend(axes) == [f"cut into {num_clusters} clusters"]
+    stems = [(low, high) for *_, (_, high), (_, low) in lines(axes)]
+    stems += [(low, high) for (_, low), (_, high), *_ in lines(axes)]
+    # The root has no stem.
+    assert sum(low < height < high for low, high in stems) == (num_clusters if num_clusters > 1 else 0)
+    assert axes.get_ylim()[1] >= height
+
+
+def lines(axes: Any) -> list[Any]:
+    """Every merge as four points."""
+    return [segment.tolist() for each in axes.collections for segment in each.get_segments()]
+
+
+def score(strategy: str, setting: str, value: float, stderr: float | None = None) -> dict[str, Any]:
+    return {"strategy": strategy, "setting": setting, "value": value, "stderr": stderr}
+
+
+SETTINGS = ("emulator_zero_shot", "emulator_fine_tuned", "plug_in")
+SCORES = [
+    score("full", "full_zero_shot", 0.4),
+    score("full", "full_fine_tuned", 0.8),
+    # Not in the order in which they are drawn, and with differences, which are not drawn.
+    *(score("uniform", setting, value, 0.02) for setting, value in zip(SETTINGS[::-1], (0.6, 0.5, 0.3), strict=True)),
+    score("uniform", "gain", 9.0),
+    score("crash", "emulator_zero_shot", 0.35),
+    score("crash", "emulator_fine_tuned", 0.55, 0.01),
+    score("crash", "plug_in", 0.7, 0.03),
+]
+
+
+def test_scores_lie_above_their_setting_with_their_errors(saved: dict[str, Any]) -> None:
+    figures.scores(SCORES, "acc", True, Path("scores.png"))
+    [axes] = saved["scores"].axes
+    found = {each.get_label(): each for each in axes.containers}
+    assert list(found) == ["uniform", "crash"]
+    expected = {
+        "uniform": ([(-0.07, 0.3), (0.93, 0.5), (1.93, 0.6)], [(0.28, 0.32), (0.48, 0.52), (0.58, 0.62)]),
+        "crash": ([(0.07, 0.35), (1.07, 0.55), (2.07, 0.7)], [(0.35, 0.35), (0.54, 0.56), (0.67, 0.73)]),
+    }
+    for (name, (places, ends)), shade in zip(expected.items(), CYCLE, strict=False):
+        line, _, [bars] = found[name].lines
+        np.testing.assert_allclose(points(line), places)
+        np.testing.assert_allclose([(low, high) for (_, low), (_, high) in bars.get_segments()], ends)
+        assert colour(line.get_color()) == colour(bars.get_color()[0]) == colour(shade)
+    assert ticks(axes.xaxis) == {0: "emulator\nzero-shot", 1: "emulator\ntuned", 2: "plug-in"}
+    assert title(axes) == "The five settings"
+    assert words(axes.texts) == ["higher is better; bars are standard errors"]
+    assert axes.get_ylabel() == "acc"
+
+
+def test_scores_of_the_full_model_are_lines_over_all_settings(saved: dict[str, Any]) -> None:
+    figures.scores(SCORES, "perplexity", False, Path("scores.png"))
+    [axes] = saved["scores"].axes
+    found = {name: line for name, line in named(axes).items() if name.startswith("full")}
+    look = {name: (*set(line.get_ydata()), line.get_linestyle()) for name, line in found.items()}
+    assert look == {"full model, zero-shot": (0.4, "--"), "full model, tuned": (0.8, "-")}
+    assert {colour(line.get_color()) for line in found.values()} == {colour(GREY)}
+    assert legend(axes) == [*look, "uniform", "crash"]
+    assert words(axes.texts) == ["lower is better; bars are standard errors"]
+    assert axes.get_ylabel() == "perplexity"
+
+
+def test_scores_of_many_strategies_stay_apart(saved: dict[str, Any]) -> None:
+    names = [f"strategy {number}" for number in range(15)]
+    figures.scores([score(name, setting, 0.5) for name in names for setting in SETTINGS], "acc", True, Path("s.png"))
+    [axes] = saved["s"].axes
+    found = [each.lines[0] for each in axes.containers]
+    assert legend(axes) == names
+    assert len({(line.get_color(), line.get_marker()) for line in found}) == len(names)
+    places = [[line.get_xdata()[setting] for line in found] for setting in range(3)]
+    for setting, own in enumerate(places):
+        assert own == sorted(own)
+        assert setting - 0.5 < own[0] < own[-1] < setting + 0.5
+
+
+def test_losses_are_lines_of_their_points(saved: dict[str, Any]) -> None:
+    curves = {
+        "full, seed 0": [(1, 3.0), (5, 2.0)],
+        "full, seed 1": [(1, 3.5), (5, 2.5), (9, 0.01)],
+        "uniform, seed 0": [(1, 4.0), (2, 3.0)],
+        "crash, seed 0": [(1, 5.0), (2, 1.0)],
+        "crash, seed 1": [(1, 6.0), (2, 1.5)],
+    }
+    figures.loss_curves(curves, Path("losses.png"))
+    [axes] = saved["losses"].axes
+    found = axes.get_lines()
+    assert [points(line) for line in found] == list(curves.values())
+    shades = [colour(line.get_color()) for line in found]
+    # The colours that the strategies have among the scores, whose full model is grey too.
+    assert shades == [colour(shade) for shade in (GREY, GREY, CYCLE[0], CYCLE[1], CYCLE[1])]
+    assert legend(axes) == list(named(axes)) == ["full", "uniform", "crash"]
+    assert [colour(line.get_color()) for line in named(axes).values()] == [shades[0], shades[2], shades[3]]
+    assert axes.get_yscale() == "log"
+    assert title(axes) == "Training loss"
+    assert words(axes.texts) == ["one line a tuning seed"]
+    assert labels(axes) == ("step", "loss on answers (nats per token)")
