@@ -14,6 +14,8 @@ ESTIMATORS = {
     "angular_distance": "angular distance of the last token / π",
 }
 MARKERS = ("o", "s", "^", "D")
+# Along an axis: of more only every other one is named, or fewer, as the names would run into one another.
+MAX_STATES_NAMED, MAX_BLOCKS_NAMED = 14, 32
 KINDS = {"tuned": ORANGE, "frozen": BLUE, "copy": "#A9CCE3", "removed": "#E4E4E4"}
 
 
@@ -22,11 +24,13 @@ def heatmap(matrix: Any, estimator: str, num_rows: int, path: Path) -> None:
     made, axes = figure(6.6, 5.6)
     size = len(matrix)
     image = axes.imshow(matrix, cmap="viridis", origin="lower", vmax=1.0 if "cka" in estimator else None)
-    step = max(1, size // 13)
-    places = range(0, size, step)
-    labels = ["emb" if place == 0 else str(place - 1) for place in places]
-    axes.set_xticks(list(places), labels)
-    axes.set_yticks(list(places), labels)
+    step = -(-size // MAX_STATES_NAMED)
+    places = range(1, size, step)
+    blocks = [str(place - 1) for place in places]
+    # The embeddings, out of the way of block 0, where names are close.
+    below, beside = ("emb", "emb") if step == 1 else ("\nemb", "emb" + 5 * "\N{NO-BREAK SPACE}")
+    axes.set_xticks([0, *places], [below, *blocks])
+    axes.set_yticks([0, *places], [beside, *blocks])
     titled(
         axes,
         "Similarity of the blocks' outputs",
@@ -46,7 +50,7 @@ def adjacent_curve(similarity: Sequence[float], cuts: Sequence[int], estimator: 
     for number, cut in enumerate(cuts):
         label = "boundary between clusters" if number == 0 else None
         axes.axvline(cut + 0.5, color=VERMILION, linestyle="--", linewidth=1.1, alpha=0.8, label=label)
-    axes.set_xticks(range(len(similarity) + 1))
+    axes.set_xticks(range(0, len(similarity) + 1, -(-(len(similarity) + 1) // MAX_BLOCKS_NAMED)))
     if cuts:
         axes.legend(frameon=False, fontsize=9, loc="best")
     plain(axes)

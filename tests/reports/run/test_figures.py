@@ -1,5 +1,6 @@
 """Pictures of one run: known numbers lie where they belong, under the right words."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,27 @@ def test_a_heatmap_names_its_estimator(saved: dict[str, Any], estimator: str) ->
     assert low == -0.5
     assert high == (1.0 if "cka" in estimator else pytest.approx(states(27).max() - 0.5))
     # Of many blocks every other one is named, each at its own place.
-    assert ticks(axes.xaxis) == {0: "emb"} | {place: str(place - 1) for place in range(2, 27, 2)}
+    assert ticks(axes.xaxis) == {0: "\nemb"} | {place: str(place - 1) for place in range(1, 27, 2)}
+
+
+@pytest.mark.parametrize("num_blocks", [4, 12, 13, 24, 32, 40, 80])
+def test_names_of_blocks_do_not_run_into_one_another(saved: dict[str, Any], num_blocks: int) -> None:
+    figures.heatmap(states(num_blocks + 1), "debiased_cka", 7, Path("similarity.png"))
+    figures.adjacent_curve([0.5] * (num_blocks - 1), [], "debiased_cka", 7, Path("adjacent.png"))
+    heatmap, curve = saved["similarity"].axes[0], saved["adjacent"].axes[0]
+    for axis, first in (
+        (heatmap.xaxis, {0: "emb", 1: "0"}),
+        (heatmap.yaxis, {0: "emb", 1: "0"}),
+        (curve.xaxis, {0: "0"}),
+    ):
+        named = ticks(axis)
+        assert first.items() <= {place: name.strip() for place, name in named.items()}.items()
+        assert len(named) >= min(num_blocks, 7)
+        # Spaces and the line above count as part of a name to matplotlib, but not to a reader.
+        extents = [label.get_window_extent() for label in axis.get_ticklabels() if label.get_text().strip() != "emb"]
+        assert not any(left.overlaps(right) for left, right in pairwise(extents))
+    emb, *_ = heatmap.get_xticklabels()
+    assert emb.get_text() == ("emb" if num_blocks < figures.MAX_STATES_NAMED else "\nemb")
 
 
 def test_a_curve_of_neighbours_lies_between_the_blocks(saved: dict[str, Any]) -> None:
