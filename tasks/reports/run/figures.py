@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.plan.layout import Plan
+from tasks.reports.curves import STYLES
 from tasks.reports.style import BLUE, CYCLE, GREY, INK, ORANGE, VERMILION, figure, plain, save, titled
 
 ESTIMATORS = {
@@ -157,15 +158,19 @@ def loss_curves(curves: Mapping[str, Sequence[tuple[int, float]]], path: Path) -
     """Draw the training loss by step of each tuning."""
     made, axes = figure(7.2, 4.0)
     groups = list(dict.fromkeys(name.rpartition(", ")[0] or name for name in curves))
-    # A strategy has the same colour as in the picture of scores.
+    # A strategy has the same colour as in the picture of scores; where colours repeat, other dashes.
     strategies = [group for group in groups if group != "full"]
-    colors = {"full": GREY} | {group: CYCLE[number % len(CYCLE)] for number, group in enumerate(strategies)}
+    looks = {"full": (GREY, "-")} | {
+        group: (CYCLE[number % len(CYCLE)], STYLES[number // len(CYCLE) % len(STYLES)])
+        for number, group in enumerate(strategies)
+    }
     for name, points in curves.items():
         group = name.rpartition(", ")[0] or name
-        color = colors[group]
+        color, style = looks[group]
         first = next(other for other in curves if (other.rpartition(", ")[0] or other) == group) == name
         steps, losses = zip(*points, strict=True)
-        axes.plot(steps, losses, color=color, linewidth=1.2, alpha=0.8, label=group if first else None)
+        label = group if first else None
+        axes.plot(steps, losses, color=color, linestyle=style, linewidth=1.2, alpha=0.8, label=label)
     axes.set_yscale("log")
     axes.legend(frameon=False, fontsize=9)
     plain(axes)

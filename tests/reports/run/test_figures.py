@@ -224,3 +224,14 @@ def test_losses_are_lines_of_their_points(saved: dict[str, Any]) -> None:
     assert title(axes) == "Training loss"
     assert words(axes.texts) == ["one line a tuning seed"]
     assert labels(axes) == ("step", "loss on answers (nats per token)")
+
+
+def test_losses_of_many_strategies_can_be_told_apart(saved: dict[str, Any]) -> None:
+    names = ["full", *(f"strategy {number}" for number in range(15))]
+    curves = {f"{name}, seed {seed}": [(1, 2.0), (2, 1.0)] for name in names for seed in (0, 1)}
+    figures.loss_curves(curves, Path("losses.png"))
+    [axes] = saved["losses"].axes
+    looks = [(line.get_color(), line.get_linestyle()) for line in axes.get_lines()]
+    assert looks[::2] == looks[1::2], "seeds of one strategy look alike"
+    assert len(set(looks)) == len(names)
+    assert legend(axes) == names
