@@ -98,6 +98,28 @@ def test_validation_rows_that_are_trained_on_are_held_out(tmp_path: Path) -> Non
     assert numbers(task) == {"train": list(range(5, 41)), "validation": [1, 2, 3, 4], "scored": list(range(1, 11))}
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        # MedMCQA, FLORES, a definition with one split for everything, and PIQA.
+        ({"training": "a", "validation": "b", "test": "b"}, [("a", 36), ("a", 4), ("b", 20)]),
+        ({"training": "b", "validation": "b", "test": "a"}, [("b", 16), ("b", 4), ("a", 40)]),
+        ({"training": "a", "validation": "a", "test": "a"}, [("a", 16), ("a", 4), ("a", 20)]),
+        ({"training": "a", "validation": "b"}, [("a", 36), ("a", 4), ("b", 20)]),
+    ],
+)
+def test_a_definition_that_names_one_split_twice(tmp_path: Path, names: dict[str, str], expected: list) -> None:
+    write_rows(tmp_path / "a.jsonl", [colour(number) for number in range(40)])
+    write_rows(tmp_path / "b.jsonl", [colour(number) for number in range(100, 120)])
+    data = "dataset_path: json\ndataset_kwargs: {data_files: {a: a.jsonl, b: b.jsonl}}\n"
+    named = "".join(f"{role}_split: {name}\n" for role, name in names.items())
+    (tmp_path / "twice.yaml").write_text(DEFINITION + named + data)
+    task = resolve_task({"name": str(tmp_path / "twice.yaml")})
+    said = {split: questions(task, split) for split in SPLITS}
+    assert sum(map(len, said.values())) == len(set.union(*said.values())), "no row is in two splits"
+    assert [(Path(task.file(split)).stem, len(said[split])) for split in SPLITS] == expected
+
+
 def test_a_validation_file_of_its_own_stays_where_train_is_scored(tmp_path: Path) -> None:
     rows = [colour(number) for number in range(10)]
     task = colours(tmp_path, train=rows, test=rows, validation=[colour(number) for number in range(50, 53)])
