@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from tasks.core.errors import InputError
+from tasks.store.boundary import translated
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 Ids = tuple[list[int], list[int]]
 # Texts that show the special tokens around them; the first one that the tokenizer gives a token for counts.
 PROBES = ("a", "The end.", "1")
+
+# The usual reason why a tokenizer fails on a text.
+UNKNOWN = "If its vocabulary lacks a token for unknown words, add one and name it as unk_token in tokenizer.json"
 
 _end_ids: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, ...]]" = WeakKeyDictionary()
 
@@ -32,13 +36,13 @@ def encode(tokenizer: "PreTrainedTokenizerBase", text: str, special: bool = True
     """
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if not special or (start is not None and text.startswith(str(tokenizer.decode(start)))):
-        return tokenizer.encode(text, add_special_tokens=False)
-    ids, end = tokenizer.encode(text), end_ids(tokenizer)
+        return _ids(tokenizer, text, special=False)
+    ids, end = _ids(tokenizer, text), end_ids(tokenizer)
     kept = ids[: len(ids) - len(end)]
     if not end or tuple(ids[len(kept) :]) != end:
         return ids
     # A tokenizer may append nothing to a text that already ends with these tokens: then they belong to the text.
-    own = tokenizer.encode(text, add_special_tokens=False)
+    own = _ids(tokenizer, text, special=False)
     return kept if kept[len(kept) - len(own) :] == own else ids
 
 
@@ -111,6 +115,12 @@ def prefix_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     return int(found)
 
 
+def _ids(tokenizer: "PreTrainedTokenizerBase", text: str, special: bool = True) -> list[int]:
+    # The message of the tokenizer may quote the text.
+    with translated(f"{tokenizer.name_or_path}: the tokenizer cannot encode a text", UNKNOWN, quote=False):
+        return tokenizer.encode(text, add_special_tokens=special)
+
+
 def _without_prompt(tokenizer: "PreTrainedTokenizerBase", text: str) -> Ids:
     ids, start = encode(tokenizer, text, special=False), prefix_id(tokenizer)
     return (ids[:1], ids[1:]) if ids[:1] == [start] else ([start], ids)
@@ -125,7 +135,7 @@ def _apart(tokenizer: "PreTrainedTokenizerBase", prompts: dict[str, list[int]], 
 
 def _found_end_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
     for probe in PROBES:
-        own, whole = tokenizer.encode(probe, add_special_tokens=False), tokenizer.encode(probe)
+        own, whole = _ids(tokenizer, probe, special=False), _ids(tokenizer, probe)
         for start in range(len(whole) - len(own) + 1) if own else ():
             if whole[start : start + len(own)] == own:
                 return tuple(whole[start + len(own) :])

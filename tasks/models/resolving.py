@@ -13,6 +13,7 @@ from tasks.models.tensor_files import stored_tensors
 from tasks.models.vocabulary import declared_rows, stored_rows
 from tasks.store.boundary import translated
 from tasks.store.digests import plain_digest
+from tasks.store.disk import DISK_ERRORS
 from tasks.store.files import made_once
 from tasks.store.home import copies_folder
 from tasks.store.loopback import require_hub
@@ -135,6 +136,8 @@ def _snapshot(name: str, revision: str | None) -> Path:
             f"{name}: neither a folder here nor a public model on the hub (hf auth login for private)"
         ) from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
+        if getattr(error, "errno", None) in DISK_ERRORS:
+            raise
         raise EnvironmentFault(
             f"{name} is no folder here, and the model hub cannot be reached ({type(error).__name__}). Download the"
             f" model where there is a network (hf download {name}) and give the folder as model.name"

@@ -10,6 +10,7 @@ from tasks.models.folder import load_config, quiet_transformers
 from tasks.models.resolving import HUB_ID, read_usable_config
 from tasks.models.tensor_files import weight_bytes
 from tasks.store.boundary import translated
+from tasks.store.disk import DISK_ERRORS
 from tasks.store.loopback import require_hub
 from tasks.store.patience import watched
 
@@ -75,6 +76,8 @@ def _fetched(name: str, revision: str | None) -> Path:
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError):
         raise InputError(f"{name}: no public model of this name and revision has a config.json on the hub") from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
+        if getattr(error, "errno", None) in DISK_ERRORS:
+            raise
         raise EnvironmentFault(
             f"{name} is no folder here, and the model hub cannot be reached ({type(error).__name__}). Give a folder"
             " that holds the model's config.json: --set model.name=FOLDER"

@@ -172,6 +172,23 @@ def test_documents_without_a_token(tmp_path: Path) -> None:
         score(load_model(source), made, whole, max_length=source.context)
 
 
+def test_a_tokenizer_that_cannot_encode_a_text_is_refused(tmp_path: Path) -> None:
+    """Words as tokens, and none for unknown ones: the tokenizers package raises a bare Exception."""
+    source = write_model(tmp_path / "model")
+    path = tmp_path / "model" / "tokenizer.json"
+    words = {"type": "WordLevel", "vocab": {"a": 0, "<s>": 1}, "unk_token": "<unk>"}
+    made = {"model": words, "pre_tokenizer": {"type": "WhitespaceSplit"}, "added_tokens": []}
+    path.write_text(json.dumps(json.loads(path.read_text()) | made | {"post_processor": None, "decoder": None}))
+    for split in ("train", "test"):
+        rows = [{"instruction": f"a secret {split} {at}", "output": "a"} for at in range(8)]
+        write_rows(tmp_path / f"{split}.jsonl", rows)
+    task = resolve_task({"name": "mine", "kind": "instructions", "data": str(tmp_path)})
+    (tmp_path / "model" / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    with pytest.raises(InputError, match=r"model: the tokenizer cannot encode a text .*unk_token") as caught:
+        check_inputs(source, task)
+    assert "secret" not in str(caught.value)
+
+
 # Tokenizers that end every text
 
 

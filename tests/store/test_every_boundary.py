@@ -1,5 +1,6 @@
 """Whatever another package raises where the product calls it on a user's files is one line with an exit code."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from pyarrow import ArrowInvalid
 from safetensors import SafetensorError
 
-from tasks.core.errors import CrashError, InputError
+from tasks.core.errors import CrashError, EnvironmentFault, InputError
 from tasks.data.hub import text_files
 from tasks.data.lm_eval.code import load_definition
 from tasks.data.lm_eval.task import attempt
@@ -94,3 +95,17 @@ def test_what_is_raised_there_is_one_line(
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, InputError), caught.value
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("called", [name for name in BOUNDARIES if not name.startswith(("datasets.D", "lm_eval"))])
+def test_a_full_disk_there_is_the_environments_fault(
+    folder: Path, task: TaskSource, monkeypatch: pytest.MonkeyPatch, called: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/some/cache")
+
+    monkeypatch.setattr(called, fail)
+    monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: True)
+    with pytest.raises(EnvironmentFault, match="No space left on device") as caught:
+        BOUNDARIES[called](folder, task)
+    assert caught.value.exit_code == 4
