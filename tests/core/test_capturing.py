@@ -7,7 +7,7 @@ from tasks.core.batching import Example
 from tasks.core.blocks.surgery import get_blocks
 from tasks.core.capturing import capture_states
 from tasks.core.errors import InputError
-from tests.core.families import FAMILIES, NUM_BLOCKS, VOCABULARY, WIDTH, tiny_model
+from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, VOCABULARY, WIDTH, tiny_model
 
 LENGTHS = (9, 3, 12, 5, 7)
 

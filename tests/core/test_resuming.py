@@ -10,7 +10,7 @@ from torch import Tensor
 from tasks.core.batching import training_batch
 from tasks.core.blocks.surgery import tuned_parameters, tuned_state
 from tasks.core.errors import DivergedError, InterruptedRun
-from tests.core.families import VOCABULARY
+from tests.core.tiny_models import VOCABULARY
 from tests.core.tuning.test_train import PLAN, SETTINGS, Kept, emulator, examples, tune
 
 

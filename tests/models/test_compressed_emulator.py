@@ -16,7 +16,7 @@ from tasks.core.errors import InputError
 from tasks.core.plan.layout import fixed_plan
 from tasks.models.compressed_emulator import write_compressed
 from tasks.models.emulator import load_emulator, save_expanded, write_emulator
-from tests.core.families import FAMILIES, NUM_BLOCKS, cached_logits, load_plain, tiny_model, token_ids
+from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, cached_logits, load_plain, tiny_model, token_ids
 
 PLAN = fixed_plan(NUM_BLOCKS, (0, 1, 3, 4), (0, 3), share="all")
 FROZEN, TUNED = (1, 3), (0, 2)  # positions among the kept blocks

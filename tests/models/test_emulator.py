@@ -14,7 +14,7 @@ from tasks.core.errors import InputError
 from tasks.core.plan.layout import Plan, fixed_plan
 from tasks.models.emulator import load_emulator, save_expanded, write_emulator
 from tasks.models.tensor_files import stored_tensors, write_tensors
-from tests.core.families import FAMILIES, NUM_BLOCKS, cached_logits, load_plain, tiny_model
+from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, cached_logits, load_plain, tiny_model
 
 REMOVED = fixed_plan(NUM_BLOCKS, (0, 1, 3, 4), (0, 3), share=None)
 SHARED = fixed_plan(NUM_BLOCKS, (0, 1, 3, 4), (0, 3), share="all")

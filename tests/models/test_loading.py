@@ -14,7 +14,7 @@ from tasks.core.errors import EnvironmentFault, InputError
 from tasks.models.loading import load_model, load_tokenizer
 from tasks.models.resolving import resolve_model
 from tasks.store.artifacts import Store
-from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model
+from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, tiny_model
 from tests.store.inputs import stories
 
 

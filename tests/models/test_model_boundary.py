@@ -12,7 +12,7 @@ from tasks.core.errors import CrashError, InputError
 from tasks.models.checks import check_model
 from tasks.models.loading import load_model, load_tokenizer
 from tasks.models.resolving import resolve_model
-from tests.core.families import load_plain
+from tests.core.tiny_models import load_plain
 from tests.store.folders import copied, edit, make_folder
 
 

@@ -21,7 +21,7 @@ from tasks.models.loading import load_model
 from tasks.models.resolving import resolve_model
 from tasks.models.shape import read_shape
 from tasks.models.tensor_files import INDEX_FILE, stored_tensors, weight_bytes
-from tests.core.families import NUM_BLOCKS, cached_logits, load_plain
+from tests.core.tiny_models import NUM_BLOCKS, cached_logits, load_plain
 from tests.store.folders import add_tokenizer, copied, edit, make_folder
 
 ADAPTER = "adapter_model.safetensors"

@@ -12,7 +12,7 @@ from tasks.models.emulator import write_emulator
 from tasks.models.loading import load_tokenizer, tokenizer_of
 from tasks.models.resolving import resolve_model
 from tasks.models.tensor_files import stored_tensors
-from tests.core.families import tiny_model
+from tests.core.tiny_models import tiny_model
 from tests.models.test_model_folders import PLAN
 
 TEXTS = (

@@ -11,7 +11,7 @@ from tasks.core.plan.layout import fixed_plan
 from tasks.models import tensor_files
 from tasks.models.emulator import read_tensors, to_safetensors, write_emulator
 from tasks.models.tensor_files import StoredTensor, read_header, stored_tensors, write_tensors
-from tests.core.families import NUM_BLOCKS, cached_logits, load_plain, tiny_model
+from tests.core.tiny_models import NUM_BLOCKS, cached_logits, load_plain, tiny_model
 
 SHARED = fixed_plan(NUM_BLOCKS, (0, 1, 3, 4), (0, 3), share="all")
 

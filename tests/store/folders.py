@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
-from tests.core.families import tiny_model
+from tests.core.tiny_models import tiny_model
 
 NUM_TOKENS = 64
 

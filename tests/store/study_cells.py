@@ -15,7 +15,7 @@ from tasks.study.cross_similarity import cross
 from tasks.study.dataset_distances import datasets
 from tasks.study.modules import structure
 from tasks.study.weight_distances import weights
-from tests.core.families import NUM_BLOCKS, tiny_model
+from tests.core.tiny_models import NUM_BLOCKS, tiny_model
 from tests.tasks.states import published_states
 
 MODULES = {"small": (4, 3, 5), "large": (6, 9, 5)}

@@ -12,8 +12,8 @@ from transformers import PreTrainedConfig
 
 from tasks.models.families.known import EXACT, LIMITED, OPERATIONS, WORDS, failed_operations
 from tasks.models.families.trial import try_config
-from tests.core.families import FAMILIES
 from tests.core.more_families import SIZES, make_config
+from tests.core.tiny_models import FAMILIES
 
 # Families that cannot be built without packages for images; their language models are measured.
 ALIASES = {"gemma3n": "gemma3n_text"}

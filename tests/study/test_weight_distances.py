@@ -13,7 +13,7 @@ from tasks.engine.runtime import Runtime
 from tasks.models import block_matrices
 from tasks.models.source import ModelSource
 from tasks.study.weight_distances import weights
-from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model
+from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, tiny_model
 from tests.tasks.chain import Chain
 
 

@@ -26,8 +26,8 @@ from tasks.core.blocks.surgery import (
 from tasks.core.errors import InputError
 from tasks.core.plan.layout import fixed_plan
 from tasks.core.study.lens import read_out
-from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model, token_ids
 from tests.core.more_families import make_config
+from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, tiny_model, token_ids
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
 PLAN = fixed_plan(NUM_BLOCKS, (0, 1, 3, 4), (0, 3), share="all")

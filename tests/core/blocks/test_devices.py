@@ -9,7 +9,7 @@ from tasks.core.blocks.devices import place
 from tasks.core.blocks.surgery import with_layout
 from tasks.core.errors import InterruptedRun
 from tasks.core.tuning.losses import AnswerLoss
-from tests.core.families import tiny_model, token_ids
+from tests.core.tiny_models import tiny_model, token_ids
 from tests.core.tuning.test_losses import examples
 from tests.core.tuning.test_train import PLAN, SETTINGS, Kept, emulator, tune
 

@@ -9,7 +9,7 @@ from transformers.models.opt import OPTForCausalLM
 from tasks.core.blocks.surgery import base_model_and_head, capture_blocks, final_norm, get_blocks, with_layout
 from tasks.core.errors import InputError
 from tasks.core.plan.layout import full_plan
-from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model, token_ids
+from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, tiny_model, token_ids
 
 # One row of the batch is padded on the left, as in generation, the other on the right, as in training.
 MASK = torch.ones(2, 12, dtype=torch.long)

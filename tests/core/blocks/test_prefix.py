@@ -5,7 +5,7 @@ import torch
 
 from tasks.core.blocks.anatomy import get_blocks
 from tasks.core.blocks.prefix import PrefixStates, reusing
-from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model, token_ids
+from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, tiny_model, token_ids
 
 EVERY = range(1, NUM_BLOCKS + 1)
 

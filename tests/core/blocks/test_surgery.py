@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tasks.core.blocks.surgery import get_blocks, layout, plug_in, tuned_state, with_layout
 from tasks.core.plan.layout import Plan, fixed_plan, full_plan
-from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model, token_ids
+from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, tiny_model, token_ids
 
 # Kept blocks are of both kinds, tuned and frozen ones are repeated, and a repetition changes its position's kind.
 KEPT, TUNED = (0, 1, 3, 4), (0, 3)

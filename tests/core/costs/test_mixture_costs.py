@@ -29,8 +29,8 @@ from tasks.core.tuning.settings import TrainSettings
 from tasks.core.tuning.train import train
 from tasks.core.tuning.trainable import TunedBlocks
 from tests.core.costs.test_totals import CONTEXT, counted, kept_for_backward, lengths_of
-from tests.core.families import LLAMA_LIKE, VOCABULARY
 from tests.core.more_families import NUM_BLOCKS, make_config
+from tests.core.tiny_models import LLAMA_LIKE, VOCABULARY
 
 # Experts alone; a first dense block, latent attention and experts that every token takes; those with a gate; biases.
 MIXTURES = ("mixtral", "deepseek_v2", "deepseek_v3", "qwen2_moe", "gpt_oss")

@@ -9,7 +9,7 @@ from tasks.core.costs.sizes import Sizes, model_sizes
 from tasks.core.plan.layout import fixed_plan
 from tasks.models.folder import load_config
 from tasks.models.tensor_files import stored_tensors
-from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model
+from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, tiny_model
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -27,7 +27,7 @@ from tasks.core.tuning.settings import TrainSettings
 from tasks.core.tuning.train import train
 from tasks.core.tuning.trainable import TunedBlocks
 from tests.core import more_families
-from tests.core.families import FAMILIES, NUM_BLOCKS, VOCABULARY
+from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, VOCABULARY
 
 COUNTED = ("opt", "gpt2", "bloom", "gpt_neox", "llama", "qwen3", "gemma2", "phi3")
 CONTEXT = 64

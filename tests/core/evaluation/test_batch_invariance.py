@@ -34,7 +34,7 @@ from tasks.core.tuning.train import train
 from tasks.core.tuning.trainable import TunedBlocks
 from tasks.models.families.known import failed_operations
 from tests.core import more_families
-from tests.core.families import COMMON, FAMILIES, LLAMA_LIKE, MIXED_WINDOWS, NUM_BLOCKS, tiny_model, token_ids
+from tests.core.tiny_models import COMMON, FAMILIES, LLAMA_LIKE, MIXED_WINDOWS, NUM_BLOCKS, tiny_model, token_ids
 
 LIMIT = 12
 CONTEXT = 64

@@ -17,7 +17,7 @@ from tasks.core.evaluation.likelihoods import (
     score_tokens,
 )
 from tasks.core.plan.layout import fixed_plan
-from tests.core.families import FAMILIES, NUM_BLOCKS, VOCABULARY, tiny_model
+from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, VOCABULARY, tiny_model
 
 Request = tuple[list[int], list[int]]
 

@@ -13,8 +13,8 @@ from tasks.core.errors import InputError
 from tasks.core.evaluation import proxy_passes
 from tasks.core.evaluation.proxies import Proxies, measure_proxies
 from tasks.core.plan.layout import Plan, fixed_plan
-from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model
 from tests.core.rows import rows
+from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, tiny_model
 
 PLANS = {
     "removed": fixed_plan(NUM_BLOCKS, [0, 2, 5], [0, 5]),

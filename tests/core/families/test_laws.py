@@ -11,7 +11,7 @@ from torch import nn
 from tasks.core.blocks.anatomy import get_blocks
 from tasks.core.families.laws import LAWS
 from tasks.core.families.trial import random_model, try_model
-from tests.core.families import FAMILIES
+from tests.core.tiny_models import FAMILIES
 
 
 def llama() -> Any:

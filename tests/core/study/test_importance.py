@@ -10,8 +10,8 @@ from tasks.core.blocks.surgery import aliased, rearranged
 from tasks.core.errors import InputError
 from tasks.core.evaluation.likelihoods import score_tokens
 from tasks.core.study.importance import deletions, replacements, rewindings, row_losses
-from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model
 from tests.core.rows import rows as different_rows
+from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, tiny_model
 
 LIMITS = {"max_length": 64, "max_tokens": 18}
 

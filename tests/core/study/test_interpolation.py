@@ -9,7 +9,7 @@ from tasks.core.blocks.head import untie_head
 from tasks.core.blocks.surgery import aliased
 from tasks.core.errors import InputError
 from tasks.core.study.interpolation import Mixture, differences, geometry, parameters_of, projected
-from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model, token_ids
+from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, tiny_model, token_ids
 
 
 def tuned(model: nn.Module, blocks: list[int], seed: int, step: float = 0.1) -> nn.Module:

@@ -10,9 +10,9 @@ from tasks.core.blocks.anatomy import get_blocks
 from tasks.core.errors import InputError
 from tasks.core.study.interpolation import Mixture, differences
 from tasks.core.study.landscape import Measured, barrier, grid, plane_order, survey
-from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model
 from tests.core.study.test_importance import naive, rows
 from tests.core.study.test_interpolation import tuned
+from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, tiny_model
 
 NUM_TOKENS = torch.tensor([len(row.answer_ids) for row in rows()])
 

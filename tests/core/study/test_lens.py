@@ -26,7 +26,7 @@ from tasks.core.study.predictions import functional_distances, spread_positions,
 from tasks.core.study.states_of_variants import rearranged
 from tasks.core.tuning.settings import TrainSettings
 from tasks.core.tuning.train import train
-from tests.core.families import COMMON, FAMILIES, NUM_BLOCKS, VOCABULARY, WIDTH, tiny_model, token_ids
+from tests.core.tiny_models import COMMON, FAMILIES, NUM_BLOCKS, VOCABULARY, WIDTH, tiny_model, token_ids
 from tests.core.tuning.test_train import Kept
 
 SETTINGS = TrainSettings(learning_rate=1e-2, num_steps=6, batch_size=4, max_tokens=64, checkpoint_steps=2)

@@ -12,7 +12,7 @@ from tasks.core.capturing import capture_states
 from tasks.core.cka import linear_cka
 from tasks.core.errors import InputError
 from tasks.core.study.states_of_variants import ESTIMATORS, drop_blocks, states_alone
-from tests.core.families import FAMILIES, NUM_BLOCKS, VOCABULARY, tiny_model
+from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, VOCABULARY, tiny_model
 
 ROWS = 6
 

@@ -14,7 +14,7 @@ from tasks.core.plan.layout import Plan, fixed_plan, full_plan, uniform_plan
 from tasks.core.tuning.distilling import FrozenBlocks, Segment, segments
 from tasks.core.tuning.settings import TrainSettings
 from tasks.core.tuning.train import train
-from tests.core.families import FAMILIES, NUM_BLOCKS, VOCABULARY, tiny_model
+from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, VOCABULARY, tiny_model
 from tests.core.tuning.test_train import Kept
 
 OFT = uniform_plan(NUM_BLOCKS, 5, 4)

@@ -7,7 +7,7 @@ from transformers import LlamaModel, PreTrainedModel
 from tasks.core.batching import Batch, Example, collate
 from tasks.core.errors import InputError
 from tasks.core.tuning.losses import AnswerLoss, mean_loss
-from tests.core.families import FAMILIES, VOCABULARY, tiny_model
+from tests.core.tiny_models import FAMILIES, VOCABULARY, tiny_model
 
 SHAPES = ((5, 3), (2, 1), (9, 2), (4, 6))
 

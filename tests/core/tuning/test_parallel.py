@@ -16,8 +16,8 @@ from tasks.core.tuning.parallel import ShardedTeam, tied_blocks
 from tasks.core.tuning.settings import TrainSettings
 from tasks.core.tuning.train import TrainResult, train
 from tasks.core.tuning.trainable import TunedBlocks
-from tests.core.families import FAMILIES, tiny_model
 from tests.core.pair import Pair, pair
+from tests.core.tiny_models import FAMILIES, tiny_model
 from tests.core.tuning.test_train import PLAN, SHARED, Kept, emulator, examples
 
 __all__ = ["pair"]

@@ -7,7 +7,7 @@ from tasks.core.blocks.surgery import get_blocks, tuned_state, with_layout
 from tasks.core.errors import InputError
 from tasks.core.plan.layout import fixed_plan
 from tasks.core.tuning.returned import admit, distances
-from tests.core.families import NUM_BLOCKS, tiny_model
+from tests.core.tiny_models import NUM_BLOCKS, tiny_model
 
 PLAN = fixed_plan(NUM_BLOCKS, [0, 2, 5], [0, 5])
 

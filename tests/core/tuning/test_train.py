@@ -16,7 +16,7 @@ from tasks.core.tuning.losses import AnswerLoss, mean_loss
 from tasks.core.tuning.settings import SCHEDULES, TrainSettings
 from tasks.core.tuning.train import learning_rate_factor, num_training_steps, train
 from tasks.core.tuning.trainable import TunedBlocks
-from tests.core.families import FAMILIES, NUM_BLOCKS, VOCABULARY, tiny_model
+from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, VOCABULARY, tiny_model
 
 PLAN = fixed_plan(NUM_BLOCKS, [0, 2, 3, 5], [0, 5])
 SHARED = fixed_plan(NUM_BLOCKS, [0, 2, 5], [0, 5], "all")

@@ -16,8 +16,8 @@ from tasks.core.tuning.method import Variant
 from tasks.core.tuning.settings import TrainSettings
 from tasks.core.tuning.train import TrainResult, train
 from tasks.core.tuning.trainable import make_trained
-from tests.core.families import NUM_BLOCKS, tiny_model
 from tests.core.pair import Pair, pair
+from tests.core.tiny_models import NUM_BLOCKS, tiny_model
 from tests.core.tuning.test_train import SETTINGS, Kept, emulator, examples, tune
 
 __all__ = ["pair"]

@@ -14,7 +14,7 @@ from tasks.core.tuning.method import Variant
 from tasks.core.tuning.parts import require_trainable
 from tasks.core.tuning.returned import admit
 from tasks.core.tuning.trainable import make_trained
-from tests.core.families import FAMILIES, NUM_BLOCKS, WIDTH, tiny_model
+from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, WIDTH, tiny_model
 from tests.core.tuning.test_variants import LORA, PLAN, tuned
 
 UNBIASED = ["llama", "mistral", "qwen3", "gemma2", "gemma3", "phi3", "olmo2"]

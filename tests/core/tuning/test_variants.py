@@ -17,7 +17,7 @@ from tasks.core.tuning.parts import is_returned
 from tasks.core.tuning.returned import admit, load_parts, plug_in_parts
 from tasks.core.tuning.train import TrainResult, train
 from tasks.core.tuning.trainable import Trained, TunedBlocks, make_trained
-from tests.core.families import FAMILIES, NUM_BLOCKS, WIDTH, tiny_model, token_ids
+from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, WIDTH, tiny_model, token_ids
 from tests.core.tuning.test_train import SETTINGS, examples
 
 # Tuned blocks in both halves; repetitions of frozen blocks and frozen copies of tuned ones.

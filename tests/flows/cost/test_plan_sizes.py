@@ -26,7 +26,7 @@ from tasks.core.tuning.settings import TrainSettings
 from tasks.core.tuning.train import train
 from tasks.core.tuning.trainable import Trained, make_trained
 from tests.core.costs.test_totals import CONTEXT, counted, lengths_of, network, rows, shape_of_family
-from tests.core.families import FAMILIES, NUM_BLOCKS, tiny_model
+from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, tiny_model
 from tests.core.tuning.test_variants import BIASED, PLAN
 
 UNIFORM = uniform_plan(NUM_BLOCKS, 5, 2)
