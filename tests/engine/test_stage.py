@@ -143,7 +143,9 @@ def test_a_stage_whose_run_is_over_does_not_begin(tmp_path):
             number.run(over, value=2)
 
 
-def test_no_further_run_begins_in_a_process_that_is_asked_to_stop(tmp_path):
+def test_no_further_run_begins_in_a_process_that_is_asked_to_stop(tmp_path, monkeypatch):
+    # What other tests of this process share is not to be stopped.
+    monkeypatch.setattr("tasks.engine.runtime._shared", {})
     late = Runtime(store=str(tmp_path / "store"), run_id="late")
     with everything_stopped(15), pytest.raises(InterruptedRun), sharing(late, Shared(Resources(1)), once=True):
         pass

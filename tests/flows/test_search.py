@@ -32,6 +32,7 @@ def result(settings: Path) -> Path:
     return max(folders, key=lambda path: path.stat().st_mtime)
 
 
+@pytest.mark.nightly
 def test_a_search_by_estimate_goes_on_as_a_measured_one_and_is_found_again(settings):
     store = settings.parent / "home/store"
     first = crash("search", str(settings), "--set", "search.by=estimated", "--set", "search.num_measured=1")

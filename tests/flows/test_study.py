@@ -125,6 +125,7 @@ def test_a_part_alone_computes_nothing_else(settings, tmp_path):
     assert "of model there is one data set only (people): nothing to compare" in done.stdout + done.stderr
 
 
+@pytest.mark.nightly
 def test_plug_ins_are_compared_and_a_tuning_of_the_store_lies_on_the_landscape(settings, tmp_path):
     """Two small studies in one store; what the first has tuned is a point of the second's filter-normalised plane."""
     store = tmp_path / "home/store"

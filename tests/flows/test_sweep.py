@@ -73,6 +73,7 @@ plan.share = "none"
 """
 
 
+@pytest.mark.nightly
 def test_variants_compute_what_they_have_in_common_once(tmp_path):
     settings = small_settings(tmp_path)
     settings.write_text(settings.read_text().replace('strategy = ["uniform", "crash"]\n', "") + VARIANTS)

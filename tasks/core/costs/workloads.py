@@ -6,6 +6,7 @@ The passes are those of `capture`, `score_tokens` and `train`, cut by the rule o
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from tasks.core.batching import Example, token_batches
 from tasks.core.blocks.length_limits import NO_LIMITS, LengthLimits
@@ -13,6 +14,8 @@ from tasks.core.costs.totals import Passes
 
 # Number of quantiles of the sorted lengths in a shortened sample: the middles of as many equal parts.
 NUM_QUANTILES = 16
+# The cells of a sweep ask for the same passes again and again, and each takes as long as cutting an epoch.
+CACHED = 256
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,13 @@ class Workload:
         return Workload(self.train.limited(num_train), self.validation.limited(num_validation), scored, count)
 
 
+@lru_cache(maxsize=CACHED)
 def sorted_passes(lengths: Lengths, context: int, max_tokens: int, limits: LengthLimits = NO_LIMITS) -> Passes:
     """Passes of capture, validation and scoring: all rows, sorted by length."""
     return _passes([lengths.rows(context)], lengths.answers, max_tokens, limits)
 
 
+@lru_cache(maxsize=CACHED)
 def training_passes(
     lengths: Lengths, context: int, batch_size: int, max_tokens: int, limits: LengthLimits = NO_LIMITS
 ) -> tuple[Passes, int]:

@@ -137,6 +137,7 @@ def test_one_run_with_both(first: Path) -> None:
         assert {parent["stage"] for parent in parents} == {"cluster", "distill"}
 
 
+@pytest.mark.nightly
 def test_another_compression_computes_nothing_twice_and_switching_off_needs_neither(first: Path) -> None:
     before = artifacts(first / "home/store")
     again = crash("run", str(first / "settings.toml"), "--set", "compress.method=low_rank")
