@@ -74,8 +74,8 @@ def test_a_known_model_and_task_load_nothing_heavy(real_data: Path, tmp_path: Pa
 import sys
 from pathlib import Path
 from tasks.store.artifacts import Store
-from tasks.data.sources import resolve_task
-from tasks.models.loading import resolve_model
+from tasks.data.resolving import resolve_task
+from tasks.models.resolving import resolve_model
 (Path({str(tmp_path)!r}) / "store").mkdir()
 store = Store(Path({str(tmp_path)!r}) / "store")
 resolve_model({str(real_data / "models" / "stories260K")!r}, None, store)

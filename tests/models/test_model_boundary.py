@@ -159,7 +159,7 @@ def test_hub_ids_that_the_hub_does_not_take(name: str, monkeypatch: pytest.Monke
 def test_nothing_heavy_is_imported_to_refuse(folder: Path) -> None:
     edit(folder, layer_types=["full_attention"] * 8)
     program = (
-        "import sys\nfrom tasks.models.loading import resolve_model\n"
+        "import sys\nfrom tasks.models.resolving import resolve_model\n"
         f"try:\n    resolve_model({str(folder)!r})\n"
         "except ValueError as error:\n    print('layer_types' in str(error))\n"
         "print([name for name in ('torch', 'transformers', 'sentencepiece') if name in sys.modules])"
