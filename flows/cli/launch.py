@@ -11,6 +11,7 @@ from flows.running.environment import check_prefect, local_database, prepare_env
 from flows.running.guard import start_temporary_server
 from flows.settings.model import Settings
 from tasks.core.errors import EnvironmentFault
+from tasks.engine.child_process import fix_string_hashes
 from tasks.store.databases import sqlite_path, sqlite_url
 from tasks.store.remote.store import open_store
 from tasks.tracking.mlflow_sender import warm_up
@@ -94,6 +95,7 @@ def _start(settings: Settings) -> None:
     """Start what takes seconds, once the input is known to be valid."""
     _make_home(Path(settings.place.home))
     stopping.listen(also_when_ignored=True)
+    fix_string_hashes()
     warm_up()
     start_temporary_server()
 

@@ -44,6 +44,8 @@ def worker(home: Path, pool: str, kind: str, queue: str | None, limit: int | Non
     check_prefect()
     os.environ.setdefault("CRASH_HOME", str(home.absolute()))
     os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")
+    # Of its flow processes, which change no variable of theirs while threads run.
+    os.environ["PYTHONHASHSEED"] = "0"
     os.environ.setdefault("PREFECT_WORKER_WEBSERVER_HOST", "127.0.0.1")
     command = [str(BIN / "prefect"), "worker", "start", "--pool", pool, "--type", kind]
     command += ["--name", name or socket.gethostname()]

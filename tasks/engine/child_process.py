@@ -15,8 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -32,29 +31,21 @@ CHECKPOINT_SECONDS = 25.0
 POLL_SECONDS = 0.5
 logger = logging.getLogger(__name__)
 context = multiprocessing.get_context("forkserver")
-_environment = threading.Lock()
 
 
-@contextmanager
-def _equal_hashes() -> Iterator[None]:
-    """Give every process that starts inside the block the same string hashes.
+def fix_string_hashes() -> None:
+    """Give every process that this one starts from here on the same string hashes.
 
-    A task's own code that iterates over a set of texts orders its rows by their hashes.
+    A task's own code that iterates over a set of texts orders its rows by their hashes. To be called before other
+    threads run: the C library's setenv moves the environment while a getenv of another thread may read it.
     """
-    with _environment:
-        before = os.environ.get("PYTHONHASHSEED")
+    if os.environ.get("PYTHONHASHSEED") != "0":
         os.environ["PYTHONHASHSEED"] = "0"
-        try:
-            yield
-        finally:
-            del os.environ["PYTHONHASHSEED"]
-            if before is not None:
-                os.environ["PYTHONHASHSEED"] = before
 
 
-@_equal_hashes()
 def warm_up() -> None:
     """Start the server from which stages are forked, with the slow imports done once."""
+    fix_string_hashes()
     context.set_forkserver_preload(["tasks.engine.preload"])
     from multiprocessing import forkserver, resource_tracker
 

@@ -41,16 +41,27 @@ def warm_up() -> None:
     """Import MLflow, which takes seconds, in a thread while the run waits for something else."""
 
     def load() -> None:
-        os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
         from mlflow import MlflowClient  # noqa: F401
 
+    set_quiet()
     threading.Thread(target=load, name="import mlflow", daemon=True).start()
+
+
+def set_quiet() -> None:
+    """Set MLflow's variables that the user has not set; to be called before other threads run.
+
+    The C library's setenv moves the environment while a getenv of another thread may read it, and the process ends by
+    a segmentation fault.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
 
 
 class Sender:
     """Sender of events to one experiment. run_id: this process's run; other runs come from undelivered journals."""
 
     def __init__(self, uri: str, experiment: str, folder: Path, run_id: str) -> None:
+        set_quiet()
         self.uri, self.experiment, self.folder, self.run_id = uri, experiment, folder, run_id
         self.ids: dict[tuple[str, str], str] = {}
         self._client: Any = None
@@ -73,7 +84,6 @@ class Sender:
         """Find or make the experiment, once; errors of MLflow pass on if its server is unreachable."""
         if self._client is not None:
             return
-        os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
         from mlflow import MlflowClient
 
         for noisy in ("mlflow", "alembic"):
@@ -218,7 +228,7 @@ def _admitted(uri: str) -> bool:
 
 def refused_by_mlflow(uri: str) -> str | None:
     """Ask MLflow for experiments at an address; return its error message, or None if it answers."""
-    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+    set_quiet()
     from mlflow import MlflowClient
 
     try:
