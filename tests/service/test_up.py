@@ -142,6 +142,21 @@ def test_sqlite_works_with_a_warning(home):
         service.down()
 
 
+def test_a_home_folder_with_odd_characters(tmp_path):
+    """PostgreSQL, Prefect and MLflow are all given its path, each in an address or a command of its own."""
+    home = tmp_path / "what? 50%2F & more" / "home"
+    home.parent.mkdir()
+    service = Service(home, "--no-worker")
+    try:
+        started = service.up()
+        assert started.returncode == 0, started.stderr
+        assert set(service.pids) == {"postgres", "prefect", "mlflow", "reaper"}
+        assert service.ask("/flow_runs/filter", {}) == []
+    finally:
+        service.down()
+    assert [path.name for path in tmp_path.iterdir()] == [home.parent.name], "nothing lies outside of it"
+
+
 def test_plain_prefect_deploys_from_a_clone_of_the_sources(healthy, tmp_path):
     root = Path(__file__).resolve().parents[2]
     files = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True).stdout
