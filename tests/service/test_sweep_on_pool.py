@@ -49,10 +49,22 @@ def second_worker(healthy: Service) -> Iterator[psutil.Popen]:
 
 
 def in_the_middle_of_a_cell(service: Service, worker: psutil.Popen) -> list[psutil.Process] | None:
-    """The worker and all its processes, when it began a cell some seconds ago; cells take three times as long."""
+    """The worker and all its processes, when a cell of it has just begun to run; cells take several times as long."""
     family = [worker, *worker.children(recursive=True)]
     cells = [one for one in family if one.pid in service.flow_processes()]
-    return family if any(4 < time.time() - cell.create_time() < 8 for cell in cells) else None
+    return family if any(0 < seconds_running(service, cell) < 5 for cell in cells) else None
+
+
+def seconds_running(service: Service, cell: psutil.Process) -> float:
+    """How long the flow run of a process is in the state RUNNING; 0 if it is not."""
+    try:
+        number = cell.environ().get("PREFECT__FLOW_RUN_ID")
+    except psutil.Error:
+        return 0.0
+    run = httpx.get(f"{service.connection['PREFECT_API_URL']}/flow_runs/{number}", timeout=30).json()
+    if run.get("state_type") != "RUNNING":
+        return 0.0
+    return time.time() - datetime.fromisoformat(run["state"]["timestamp"]).timestamp()
 
 
 def workers(service: Service) -> set[str]:
