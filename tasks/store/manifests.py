@@ -6,10 +6,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from tasks.store.keys import canonical_json
+from tasks.store.metrics import METRICS_FILE
 
 MANIFEST = "manifest.json"
 # Timings: part of the artifact, but not of its content; other timings are the same result.
-NOT_CONTENT = ("metrics.jsonl",)
+NOT_CONTENT = (METRICS_FILE,)
 # No format that runs code when it is read.
 ALLOWED_SUFFIXES = (".safetensors", ".json", ".jsonl", ".toml", ".csv", ".png", ".html", ".txt", ".md")
 # Files of tokenizers, read as text or as tables.

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.clocks import days_off, needs_faketime, shifted
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.places import ROOT
 
 
 class Holder:

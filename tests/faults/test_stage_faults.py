@@ -10,9 +10,8 @@ import pytest
 
 from tasks.core.errors import EnvironmentFault
 from tasks.store.artifacts import Store
+from tests.places import ROOT
 from tests.store.sample_stages import number
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def executions(log: str) -> int:

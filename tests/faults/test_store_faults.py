@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from tasks.core.errors import EnvironmentFault
 from tasks.store.artifacts import MANIFEST, Store
 from tests.faults.publisher import publish
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PUBLISHER = [sys.executable, "-m", "tests.faults.publisher"]
 COLLECTOR = [sys.executable, "-m", "tests.faults.collector"]
 STRACE = shutil.which("strace")

@@ -7,12 +7,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from tests.places import DEMO, ROOT
 from tests.prefect_server import VARIABLE
 
-ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 CRASH = BIN / "crash"
-DEMO = ROOT / "flows" / "demo"
 
 SMALL = """
 strategy = ["uniform", "crash"]

@@ -19,8 +19,8 @@ from tasks.core.errors import InputError
 from tasks.store import keys
 from tasks.store.code_digest import code_digest, forget_code
 from tasks.store.keys import canonical, canonical_json, stage_key
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 CODE = {
     "pack/__init__.py": "",
     "pack/stage.py": "from pack.helpers import double\n\ndef run(x):\n    return double(x)\n",

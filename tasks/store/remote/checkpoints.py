@@ -9,11 +9,10 @@ from pathlib import Path
 
 from tasks.core.errors import EnvironmentFault
 from tasks.store.checkpoints import CHECKPOINT_FILE, DIGEST_BYTES, checkpoint_step, header_size, is_whole, step_in
-from tasks.store.manifests import NOT_CONTENT
+from tasks.store.metrics import METRICS_FILE
 from tasks.store.remote.objects import Remote
 
 logger = logging.getLogger(__name__)
-METRICS_FILE = NOT_CONTENT[0]
 FOLDER = "work"
 PREFIX_BYTES = DIGEST_BYTES + 8
 

@@ -24,7 +24,8 @@ from tasks.store import disk
 from tasks.store.artifacts import Artifact, Ref, Store, rename_new, temporary_prefix
 from tasks.store.files import flush_tree, write_flushed
 from tasks.store.locks import key_lock
-from tasks.store.manifests import MANIFEST, NOT_CONTENT, Damaged
+from tasks.store.manifests import MANIFEST, Damaged
+from tasks.store.metrics import METRICS_FILE
 from tasks.store.remote.artifacts import Published, PublishedArtifacts, place_of
 from tasks.store.remote.checkpoints import RemoteWork
 from tasks.store.remote.leases import Leases, LeaseTimes
@@ -34,7 +35,6 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 # After a failed optional call, optional calls are skipped for this time.
 PAUSE_SECONDS = 60.0
-METRICS_FILE = NOT_CONTENT[0]
 
 
 class FrontedStore(Store):
