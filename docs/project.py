@@ -1,4 +1,4 @@
-"""What the documentation uses of the code: the one place that says where it is.
+"""Names that the documentation takes from the code: the one place that says where they are.
 
 The generators of reference pages, the examples of the pages and the tests of the documentation import from here, so
 that a module that moves is renamed here and nowhere else in the documentation.

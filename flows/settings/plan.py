@@ -27,7 +27,7 @@ class PlanSettings(Group):
     linkage: Literal["boundary", "average", "complete", "optimal"] = "boundary"
     """Rule by which clusters merge; boundary is the published one. `single` has average (its default) and complete."""
     share: Share | dict[Strategy, Share] = "auto"
-    """What stands in for a removed block: nothing, or the nearest kept or frozen one; auto: each strategy's default."""
+    """Stand-in for a removed block: nothing, or the nearest kept or frozen one; auto: each strategy's default."""
     keep_ends: bool = False
     """Make the first and the last block the centres of their clusters (crash)."""
     deviation: Annotated[float, Field(gt=-1, lt=1)] = 0.0

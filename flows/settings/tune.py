@@ -11,7 +11,7 @@ class Tune(Group):
     """Training of the tuned blocks inside the emulator."""
 
     method: Literal["blocks", "lora", "adapter", "bitfit"] = "blocks"
-    """What of a block is trained: all of it, low-rank factors of linear modules, a bottleneck behind it, or biases."""
+    """Trained part of a block: all of it, low-rank factors of linear modules, a bottleneck behind it, or biases."""
     trained: Literal["tuned", "frozen", "all"] = "tuned"
     """Which blocks of the emulator are trained; frozen ones stay with it, only tuned ones are plugged in."""
     lm_head: bool = False

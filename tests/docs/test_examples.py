@@ -35,7 +35,7 @@ def store(tmp_path: Path) -> project.Store:
 
 @pytest.fixture
 def given(tmp_path: Path, store: project.Store) -> dict[str, Any]:
-    """What tests of the examples may ask for, by name."""
+    """Fixtures of the examples' tests, by name."""
     for name in ("out", "scratch", "drawn", "norms"):
         (tmp_path / name).mkdir()
     save_file({"norm": torch.tensor([5.0, 0.0, 10.0])}, tmp_path / "norms" / "norms.safetensors")

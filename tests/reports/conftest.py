@@ -1,4 +1,4 @@
-"""What the tests of pictures share."""
+"""Fixtures that the tests of pictures share."""
 
 from pathlib import Path
 from typing import Any

@@ -13,7 +13,7 @@ def words(texts: Iterable[Any]) -> list[str]:
 
 
 def title(axes: Any) -> str:
-    """What stands above a panel on the left, without the line that is left free for the note."""
+    """Return the title above a panel on the left, without the line that is left free for the note."""
     return axes.get_title(loc="left").strip()
 
 
@@ -65,7 +65,7 @@ def shown_colours(axes: Any, places: Sequence[tuple[float, float]]) -> np.ndarra
 
 
 def require_cells(image: Any, matrix: Any) -> None:
-    """What a heatmap shows at column j and row i is matrix[i][j], by its scale of colours, where there is a number."""
+    """Require that a heatmap shows matrix[i][j] at column j and row i in the colour of its scale."""
     values = np.asarray(matrix, dtype=float)
     np.testing.assert_allclose(np.ma.filled(image.get_array(), np.nan), values, rtol=1e-6)
     cells = [(row, column) for row, column in np.ndindex(values.shape) if np.isfinite(values[row, column])]

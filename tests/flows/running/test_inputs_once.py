@@ -1,4 +1,4 @@
-"""What a command resolves to check it, the flow that it calls takes over; a flow without a command resolves itself."""
+"""A flow takes over the inputs that its command has resolved; without a command it resolves them itself."""
 
 import pytest
 

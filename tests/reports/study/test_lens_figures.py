@@ -1,4 +1,4 @@
-"""What pictures of lenses show: known curves, known distances in their cells, tokens behind their blocks."""
+"""Pictures of lenses show known curves, known distances in their cells, tokens behind their blocks."""
 
 from pathlib import Path
 from typing import Any

@@ -100,7 +100,7 @@ def test_every_figure_is_a_picture_with_its_numbers_and_a_caption(
 def test_every_picture_shows_its_matrices_under_its_title(
     cells: list[Studied], part: str, tmp_path: Path, saved: dict[str, Any]
 ) -> None:
-    """What a reader points at, whose known values other tests look at, is what the picture shows."""
+    """The picture shows the values that a reader points at; other tests look at those."""
     for figure in PARTS[part][0](cells, tmp_path):
         assert words(saved[figure.name].texts)[0] == figure.title
         shown = {title(axes).replace("\n", " "): axes for axes in saved[figure.name].axes if axes.images}
