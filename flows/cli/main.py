@@ -19,9 +19,9 @@ def main(arguments: list[str] | None = None) -> None:
     if arguments is None:
         settle_interpreter()
     options = parser().parse_args(arguments)
-    stopping.listen()
-    keep_loopback_direct(os.environ)
     try:
+        stopping.listen()
+        keep_loopback_direct(os.environ)
         code = options.run(options) or 0
     except CrashError as error:
         print(f"crash: {error}", file=sys.stderr)
