@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,28 +18,47 @@ class Running:
 
     def __init__(self, *arguments: str, **environment: str) -> None:
         self.mark = f"run-{uuid.uuid4()}"
+        # A file, since what was printed before a signal is to be told from what came after it.
+        descriptor, name = tempfile.mkstemp(prefix="run-")
+        self._printed = Path(name)
+        self._size_at_signal = 0
         self.process = subprocess.Popen(
             [str(CRASH), "run", *arguments],
-            stdout=subprocess.PIPE,
+            stdout=descriptor,
             stderr=subprocess.STDOUT,
-            text=True,
             env=clean_environment(CRASH_TEST_MARK=self.mark, **environment),
             start_new_session=True,
         )
+        os.close(descriptor)
+
+    @property
+    def output(self) -> str:
+        """What the run has printed."""
+        return self._printed.read_text(errors="replace")
+
+    @property
+    def output_after_signal(self) -> str:
+        """What the run has printed since `end` sent its signal."""
+        return self._printed.read_bytes()[self._size_at_signal :].decode(errors="replace")
+
+    def wait(self, seconds: float) -> int:
+        """Wait for the command's exit code."""
+        return self.process.wait(timeout=seconds)
 
     def wait_until(self, condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
         """Poll; the run must still be going when the condition comes true."""
         deadline = time.monotonic() + seconds
         while not condition():
-            assert self.process.poll() is None, f"ended before {what}: {self.process.communicate()[0]}"
+            assert self.process.poll() is None, f"ended before {what}: {self.output}"
             if time.monotonic() > deadline:
-                # With the server that it may have started, which else keeps our pipe open.
+                # With the server that it may have started.
                 os.killpg(self.process.pid, signal.SIGKILL)
-                raise AssertionError(f"no {what} within {seconds} s: {self.process.communicate()[0]}")
+                raise AssertionError(f"no {what} within {seconds} s: {self.output}")
             time.sleep(0.005)
 
     def end(self, number: int, seconds: float = 60, to: str = "the command") -> int:
         """Send a signal and wait for the command's exit code. to: "the command" alone, "the group", or "all"."""
+        self._size_at_signal = self._printed.stat().st_size
         if to == "the group":
             os.killpg(self.process.pid, number)
         elif to == "all":
@@ -47,8 +67,7 @@ class Running:
                     os.kill(int(pid), number)
         else:
             self.process.send_signal(number)
-        self.output = self.process.communicate(timeout=seconds)[0]
-        return self.process.returncode
+        return self.wait(seconds)
 
     def survivors(self) -> list[str]:
         """Processes with our mark that are still there."""

@@ -76,8 +76,7 @@ def test_f22_clocks_that_jump_while_a_run_computes(finished, tmp_path):
     for offset, ahead in (("+1d", 0.5), ("-1d", -0.5)):
         clock.write_text(offset)
         run.wait_until(lambda ahead=ahead: jumped(home, ahead), f"a step at {offset}", seconds=200)
-    run.output = run.process.communicate(timeout=300)[0]
-    assert run.process.returncode == 0, run.output
+    assert run.wait(300) == 0, run.output
     assert "Traceback" not in run.output
     assert artifacts(home / "store") == artifacts(finished.parent / "home/store")
     before = places(home / "store")
@@ -117,8 +116,7 @@ def test_f22_gc_under_another_clock_leaves_what_a_run_wants(finished, tmp_path, 
     assert removed.returncode == 0, removed.stderr
     assert used <= places(home / "store").keys()
     run.wait_until(lambda: tunes(home), "tuning goes on")
-    run.output = run.process.communicate(timeout=300)[0]
-    assert run.process.returncode == 0, run.output
+    assert run.wait(300) == 0, run.output
     after = places(home / "store")
     assert {name: after[name] for name in used} == {name: first[name] for name in used}
     assert artifacts(home / "store").items() >= artifacts(finished.parent / "home/store").items()

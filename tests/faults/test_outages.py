@@ -63,8 +63,7 @@ class Pair:
     def wait(self) -> str:
         """Both end well with the same artifacts, the disturbed training not 5 s slower; what the disturbed one said."""
         for run in self.runs.values():
-            run.output = run.process.communicate(timeout=800)[0]
-            assert run.process.returncode == 0, run.output
+            assert run.wait(800) == 0, run.output
             assert run.no_survivors(), run.survivors()
         disturbed, undisturbed = self.homes["disturbed"], self.homes["undisturbed"]
         assert artifacts(disturbed / "store") == artifacts(undisturbed / "store")

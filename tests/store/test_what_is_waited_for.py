@@ -25,29 +25,43 @@ def slow(*_: object, **__: object) -> None:
     raise KeyError("nothing came")
 
 
-# What is slow, who waits for it, and what it says.
-WAITS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "huggingface_hub.snapshot_download": (
+BOUNDED = "tasks.store.remote.objects.Remote._bounded"
+
+
+def remote() -> Remote:
+    return Remote("s3://bucket/place", attempts=1)
+
+
+# What is said, what is slow, and who waits for it.
+WAITS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "the download of some/model from the model hub": (
+        "huggingface_hub.snapshot_download",
         lambda _: resolve_model("some/model"),
-        "the download of some/model from the model hub",
     ),
-    "huggingface_hub.hf_hub_download": (
+    "the download of config.json of some/model from the model hub": (
+        "huggingface_hub.hf_hub_download",
         lambda _: config_folder("some/model", None),
-        "the download of config.json of some/model from the model hub",
     ),
-    "datasets.load_dataset": (lambda folder: text_files("some/text", folder), "the download of the data set some/text"),
-    "prefect.server.api.server.SubprocessASGIServer.start": (
+    "the download of the data set some/text": (
+        "datasets.load_dataset",
+        lambda folder: text_files("some/text", folder),
+    ),
+    "the temporary Prefect server to start": (
+        "prefect.server.api.server.SubprocessASGIServer.start",
         lambda _: start_temporary_server(),
-        "the temporary Prefect server to start",
     ),
-    "tasks.store.remote.objects.Remote._call": (
-        lambda folder: Remote("s3://bucket/place").download("a/b", folder / "b", 1),
-        "the download of a/b from the store s3://bucket/place",
+    "the download of a/b from the store s3://bucket/place": (
+        BOUNDED,
+        lambda folder: remote().download("a/b", folder / "b", 1),
     ),
-    "tasks.store.remote.objects.Remote._change": (
-        lambda folder: Remote("s3://bucket/place").upload(Path(__file__), "a/b"),
-        "the upload of a/b to the store s3://bucket/place",
+    "the upload of a/b to the store s3://bucket/place": (
+        BOUNDED,
+        lambda _: remote().upload(Path(__file__), "a/b"),
     ),
+    "the store s3://bucket/place to answer (reading from it)": (BOUNDED, lambda _: remote().read("a/b")),
+    "the store s3://bucket/place to answer (writing to it)": (BOUNDED, lambda _: remote().write("a/b", b"1")),
+    "the store s3://bucket/place to answer (listing it)": (BOUNDED, lambda _: remote().entries("a")),
+    "the store s3://bucket/place to answer (deleting from it)": (BOUNDED, lambda _: remote().delete(["a/b"])),
 }
 
 
@@ -59,9 +73,9 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
 
 
-@pytest.mark.parametrize("called", WAITS)
-def test_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any, called: str) -> None:
-    wait, what = WAITS[called]
+@pytest.mark.parametrize("what", WAITS)
+def test_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any, what: str) -> None:
+    called, wait = WAITS[what]
     monkeypatch.setattr(called, slow)
     with pytest.raises((CrashError, KeyError)):
         wait(tmp_path)

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from tasks.core.errors import EnvironmentFault
 from tasks.store.disk import DISK_ERRORS
-from tasks.store.patience import Patience, watched
+from tasks.store.patience import watched
 from tasks.store.remote.filesystem import CALL_SECONDS, Bounded, check_url, open_files
 
 Result = TypeVar("Result")
@@ -91,8 +91,8 @@ class Remote:
         """Upload a file from disk, in parts."""
         size = path.stat().st_size
         options = {"chunksize": max(PART_BYTES, size // MOST_PARTS)} if self._is_s3() else {}
-        with watched(f"the upload of {name} to the store {self.url}"):
-            self._change(lambda fs: fs.put_file(str(path), self._path(name), **options), size)
+        what = f"the upload of {name} to the store {self.url}"
+        self._change(lambda fs: fs.put_file(str(path), self._path(name), **options), size, what)
 
     def download(self, name: str, path: Path, size: int) -> None:
         """Download an object into a file, in parts.
@@ -103,8 +103,8 @@ class Remote:
         """
         options = {"chunksize": PART_BYTES} if self._is_s3() else {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        with watched(f"the download of {name} from the store {self.url}"):
-            self._call("reading from", lambda fs: fs.get_file(self._path(name), str(path), **options), size)
+        what = f"the download of {name} from the store {self.url}"
+        self._call("reading from", lambda fs: fs.get_file(self._path(name), str(path), **options), size, what)
 
     def entries(self, prefix: str) -> dict[str, Entry]:
         """Return the objects under a folder, by name."""
@@ -151,20 +151,23 @@ class Remote:
     def _is_s3(self) -> bool:
         return self.url.startswith(("s3://", "s3a://"))
 
-    def _change(self, action: Callable[[Any], Any], size: int = 0) -> None:
+    def _change(self, action: Callable[[Any], Any], size: int = 0, waiting_for: str = "") -> None:
         try:
-            self._call("writing to", action, size)
+            self._call("writing to", action, size, waiting_for)
         except FileNotFoundError as error:
             raise EnvironmentFault(f"the bucket of {self.url} does not exist; create it, or {ADVICE}") from error
 
-    def _call(self, what: str, action: Callable[[Any], Result], size: int = 0) -> Result:
+    def _call(self, what: str, action: Callable[[Any], Result], size: int = 0, waiting_for: str = "") -> Result:
+        """Return the action's result. A long wait is logged, be it within one attempt or between several."""
+        with watched(waiting_for or f"the store {self.url} to answer ({what} it)"):
+            return self._attempts(what, action, size)
+
+    def _attempts(self, what: str, action: Callable[[Any], Result], size: int) -> Result:
         """Return the action's result; a failure that may be temporary is retried."""
-        wait, patience = self.first_wait, Patience(lambda: f"the store {self.url} to answer ({what} it failed)")
+        wait = self.first_wait
         for attempt in range(self.attempts):
             try:
-                result = self._bounded(action, CALL_SECONDS + size / SLOWEST_BYTES_PER_SECOND)
-                patience.over()
-                return result
+                return self._bounded(action, CALL_SECONDS + size / SLOWEST_BYTES_PER_SECOND)
             except EnvironmentFault:
                 raise
             except Exception as error:
@@ -175,7 +178,6 @@ class Remote:
                     raise
                 if lasting or attempt + 1 == self.attempts:
                     raise EnvironmentFault(f"{what} the store {self.url} failed ({_reason(error)}); {ADVICE}") from None
-            patience.tick()
             time.sleep(wait)
             wait *= 2
         raise AssertionError("unreachable")
