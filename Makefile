@@ -16,6 +16,8 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export OMP_WAIT_POLICY = passive
 export TOKENIZERS_PARALLELISM = false
 export PYTHONHASHSEED = 0
+# Compiled modules are kept where the environment forbids it: without them, every process compiles them anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test test-faults test-service test-nightly lint format readme bench idea strategies docs images clean
 
