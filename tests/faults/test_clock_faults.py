@@ -67,6 +67,7 @@ def test_f22_a_rerun_under_another_clock_computes_nothing(finished, clock):
     assert days_off(last_started(store)) != 0, "the clock was off"
 
 
+@pytest.mark.nightly
 def test_f22_clocks_that_jump_while_a_run_computes(finished, tmp_path):
     settings, clock = small_settings(tmp_path), tmp_path / "clock"
     home = settings.parent / "home"

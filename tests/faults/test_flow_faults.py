@@ -140,15 +140,15 @@ def test_f20_a_signal_to_the_whole_job_before_there_is_a_checkpoint(settings):
     assert not list((home / "store").glob("quarantine/*"))
 
 
-@pytest.mark.slow_faults
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("number", "to"),
     [
         (signal.SIGTERM, "the command"),
-        pytest.param(signal.SIGINT, "the command", marks=pytest.mark.nightly),
-        pytest.param(signal.SIGTERM, "the group", marks=pytest.mark.nightly),
-        pytest.param(signal.SIGHUP, "the group", marks=pytest.mark.nightly),
-        pytest.param(signal.SIGINT, "all", marks=pytest.mark.nightly),
+        (signal.SIGINT, "the command"),
+        (signal.SIGTERM, "the group"),
+        (signal.SIGHUP, "the group"),
+        (signal.SIGINT, "all"),
     ],
 )
 def test_f20_f21_signals_to_whomever(number, to, settings, undisturbed):

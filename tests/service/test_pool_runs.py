@@ -14,6 +14,8 @@ from tests.flows.commands import crash
 from tests.service.browser import look
 from tests.service.service import Service, own_settings
 
+# One test has a bound on the time of a cached run, and all share the demo that is run for it.
+pytestmark = [pytest.mark.alone]
 RULE = '["crash"]'
 TABLE_ROW = re.compile(r"^\| (?:crash|uniform) emulator", re.MULTILINE)
 

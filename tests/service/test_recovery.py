@@ -189,6 +189,7 @@ def test_f5_the_database_stops_at_once_for_ten_seconds(run, healthy, undisturbed
     assert {stage for stage, _ in record.refs} == set(stages(set(undisturbed)))
 
 
+@pytest.mark.nightly
 def test_f28_everything_dies_at_once_and_is_started_again(run, healthy, undisturbed):
     run.wait_for_tuning()
     step, kept = run.step(), run.inodes()

@@ -17,6 +17,8 @@ import pytest
 from tests.flows.commands import BIN
 from tests.service.service import Service, kill, own_settings, wait_until
 
+# A second worker that really has a core of its own.
+pytestmark = [pytest.mark.alone]
 # So many cells in `make test-service`, and in `make test-nightly`.
 NUM_CELLS = [6, pytest.param(24, marks=pytest.mark.nightly)]
 # What a worker may lose between two cells, asking for the next one, and at the end, when one of two has none left.
@@ -126,7 +128,8 @@ def test_two_workers_share_the_cells_in_close_to_the_ideal_time(healthy, second_
     assert total <= (IDEAL_FACTOR if num_cells == 24 else SHORT_FACTOR) * ideal
 
 
-@pytest.mark.parametrize("num_cells", NUM_CELLS)
+@pytest.mark.nightly
+@pytest.mark.parametrize("num_cells", [6, 24])
 def test_a_worker_killed_in_the_middle_costs_one_stage(healthy, second_worker, tmp_path, num_cells):
     settings, store = sweep_settings(tmp_path, num_cells), tmp_path / "store"
     sweep = start(healthy, settings)
