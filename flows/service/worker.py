@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -23,6 +24,8 @@ from tasks.store.signals import STOPPING
 
 # A spot instance gives thirty seconds.
 CHECKPOINT_SECONDS = 28.0
+# Prefect's worker ends at once when asked, but one that has had runs was seen to go on for minutes.
+LEAVE_SECONDS = 10.0
 POLL_SECONDS = 0.1
 PAUSE_SECONDS = 3.0
 # A worker that cannot work at all ends soon after each start.
@@ -61,11 +64,13 @@ def worker(home: Path, pool: str, kind: str, queue: str | None, limit: int | Non
     return serve(command, CODE)
 
 
-def serve(command: Sequence[str], folder: Path, pause_seconds: float = PAUSE_SECONDS) -> int:
+def serve(
+    command: Sequence[str], folder: Path, pause_seconds: float = PAUSE_SECONDS, leave_seconds: float = LEAVE_SECONDS
+) -> int:
     """Run the worker until this process is asked to stop, then let its runs end first; return the exit code.
 
     A worker that ends without being asked (as when the server is away for long) is restarted, until it has ended soon
-    after its start several times in a row.
+    after its start several times in a row. One that was asked to end is killed after leave_seconds.
     """
     told: list[int] = []
     running: list[subprocess.Popen] = []
@@ -75,6 +80,9 @@ def serve(command: Sequence[str], folder: Path, pause_seconds: float = PAUSE_SEC
             told.append(number)
             _end_runs(running[-1].pid)
             running[-1].send_signal(signal.SIGTERM)
+            late = threading.Timer(leave_seconds, running[-1].kill)
+            late.daemon = True
+            late.start()
 
     failures = 0
     while failures < MAX_FAILURES and not told:

@@ -47,3 +47,16 @@ def test_told_to_end_it_lets_its_runs_save_first(send, number, tmp_path):
     assert outer.wait(20) == 128 + number
     assert (tmp_path / "saved").exists()
     assert (tmp_path / "started").read_text() == "x", "and no second one was started"
+
+
+def test_a_worker_that_goes_on_when_asked_to_end_is_killed(tmp_path):
+    stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); open('ready', 'w').close(); time.sleep(60)"
+    told = f"sys.exit(serve([sys.executable, '-c', {stubborn!r}], Path({str(tmp_path)!r}), leave_seconds=0.5))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    outer = subprocess.Popen([sys.executable, "-c", SERVE + told], cwd=ROOT, env=environment)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "ready").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    outer.terminate()
+    assert outer.wait(20) == 128 + signal.SIGTERM
