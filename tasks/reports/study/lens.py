@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.reports.curves import MARKERS, depth_label
 from tasks.reports.study.cells import Analysis, Box, Drawn, Matrix, Studied
-from tasks.reports.study.heatmaps import drawn, write_table
+from tasks.reports.study.heatmaps import drawn
 from tasks.reports.study.models import variants
 from tasks.reports.study.trajectory import draw_trajectories
 from tasks.reports.style import CYCLE, INK, boxes_of, headed, panels, plain, save
+from tasks.reports.table import write_table
 
 if TYPE_CHECKING:
     import numpy as np
