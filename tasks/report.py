@@ -128,6 +128,8 @@ def _draw(
     from tasks.core.clustering import adjacent_similarity, dendrogram
     from tasks.core.plan.layout import Plan
     from tasks.reports.run import figures
+    from tasks.reports.run.plans import plan_drawing
+    from tasks.reports.run.results import loss_curves, scores
 
     estimator, num_rows = similarity.summary["estimator"], similarity.summary["num_rows"]
     matrices = load_file(work.open(similarity) / "similarity.safetensors")
@@ -136,14 +138,14 @@ def _draw(
     clusters, linkage = next((found for each in strategies if (found := _clusters(work, each["plan"]))), ([], ""))
     cuts = [cluster[-1] for cluster in clusters[:-1]]
     out = work.out
-    figures.scores(comparison.rows(), comparison.metric, comparison.higher_is_better, out / "scores.png")
-    figures.plan_drawing(plans, out / "plans.png")
+    scores(comparison.rows(), comparison.metric, comparison.higher_is_better, out / "scores.png")
+    plan_drawing(plans, out / "plans.png")
     figures.heatmap(matrices[estimator], estimator, num_rows, out / "similarity.png")
     figures.adjacent_curve(list(adjacent_similarity(blocks)), cuts, estimator, num_rows, out / "adjacent.png")
     # The tree is that of the boundary rule; clusters of another linkage are not a cut through it.
     num_clusters = len(clusters) if linkage == "boundary" else None
     figures.dendrogram(dendrogram(blocks), num_clusters, estimator, out / "dendrogram.png")
-    figures.loss_curves(_curves(work, full, strategies, seeds), out / "losses.png")
+    loss_curves(_curves(work, full, strategies, seeds), out / "losses.png")
     return {
         out / "scores.png": "The five settings of each strategy, with standard errors.",
         out / "plans.png": "Above the full model's blocks, below what the emulator runs at each position.",
