@@ -9,7 +9,7 @@ from tasks.store.artifacts import Ref
 OUTCOMES_FILE = "outcomes.safetensors"
 
 
-@stage(packages=("matplotlib", "scipy"))
+@stage(packages=("jinja2", "matplotlib", "pandas", "scipy"))
 def report(
     work: Work, *, facts: dict[str, Any], full: dict[str, Any], strategies: list[dict[str, Any]], similarity: Ref
 ) -> dict:
@@ -26,7 +26,7 @@ def report(
     import json
     from dataclasses import asdict
 
-    from tasks.reports import tables
+    from tasks.reports.run import page as run_pages
     from tasks.reports.spending import efforts, sizes
 
     _require_same_rows(facts, full, strategies)
@@ -36,15 +36,15 @@ def report(
     given |= {each["name"]: (each["emulator"], each["tuning"]) for each in strategies}
     spending = {name: sizes(work, emulator, tunings, num_parameters) for name, (emulator, tunings) in given.items()}
     _save_outcomes(work, strategies)
-    (work.out / "table.csv").write_text(tables.long_csv(comparison))
-    (work.out / "table_wide.csv").write_text(tables.wide_csv(comparison))
-    (work.out / "table.md").write_text(tables.markdown(comparison, facts))
+    (work.out / "table.csv").write_text(run_pages.long_csv(comparison))
+    (work.out / "table_wide.csv").write_text(run_pages.wide_csv(comparison))
+    (work.out / "table.md").write_text(run_pages.markdown(comparison, facts))
     content = {"facts": facts, "comparison": asdict(comparison), "rows": comparison.rows(), "spending": spending}
     # The stage that wrote each emulator: a distilled one of the strategy uniform is another method.
     content["emulators"] = {each["name"]: each["emulator"].stage for each in strategies}
     (work.out / "report.json").write_text(json.dumps(content, indent=1, sort_keys=True))
     figures = _draw(work, comparison, full, strategies, similarity, facts["tuning_seeds"])
-    (work.out / "report.html").write_text(tables.page(comparison, facts, figures, spending))
+    (work.out / "report.html").write_text(run_pages.page(comparison, facts, figures, spending))
     return {
         "strategies": [strategy.name for strategy in comparison.strategies],
         "efforts": {name: efforts(tunings) for name, (_, tunings) in given.items()},
@@ -128,6 +128,8 @@ def _draw(
     from tasks.core.clustering import adjacent_similarity, dendrogram
     from tasks.core.plan.layout import Plan
     from tasks.reports.run import figures
+    from tasks.reports.run.plans import plan_drawing
+    from tasks.reports.run.results import loss_curves, scores
 
     estimator, num_rows = similarity.summary["estimator"], similarity.summary["num_rows"]
     matrices = load_file(work.open(similarity) / "similarity.safetensors")
@@ -136,14 +138,14 @@ def _draw(
     clusters, linkage = next((found for each in strategies if (found := _clusters(work, each["plan"]))), ([], ""))
     cuts = [cluster[-1] for cluster in clusters[:-1]]
     out = work.out
-    figures.scores(comparison.rows(), comparison.metric, comparison.higher_is_better, out / "scores.png")
-    figures.plan_drawing(plans, out / "plans.png")
+    scores(comparison.rows(), comparison.metric, comparison.higher_is_better, out / "scores.png")
+    plan_drawing(plans, out / "plans.png")
     figures.heatmap(matrices[estimator], estimator, num_rows, out / "similarity.png")
     figures.adjacent_curve(list(adjacent_similarity(blocks)), cuts, estimator, num_rows, out / "adjacent.png")
     # The tree is that of the boundary rule; clusters of another linkage are not a cut through it.
     num_clusters = len(clusters) if linkage == "boundary" else None
     figures.dendrogram(dendrogram(blocks), num_clusters, estimator, out / "dendrogram.png")
-    figures.loss_curves(_curves(work, full, strategies, seeds), out / "losses.png")
+    loss_curves(_curves(work, full, strategies, seeds), out / "losses.png")
     return {
         out / "scores.png": "The five settings of each strategy, with standard errors.",
         out / "plans.png": "Above the full model's blocks, below what the emulator runs at each position.",

@@ -7,7 +7,7 @@ from tasks.engine.work import Work
 from tasks.store.artifacts import Ref
 
 
-@stage(packages=("matplotlib", "scipy"))
+@stage(packages=("matplotlib", "pandas", "scipy"))
 def frontier(work: Work, *, facts: dict[str, Any], full: Ref, trials: list[dict[str, Any]]) -> dict[str, Any]:
     """Write tables (`table.csv`, `table.md`), `search.json`, `best.toml` and the picture `frontier.png`.
 

@@ -18,7 +18,7 @@ class Plugged:
     outcomes: Any
 
 
-@stage(packages=("scipy",))
+@stage(packages=("jinja2", "pandas", "scipy"))
 def collect(work: Work, *, axes: list[str], cells: list[dict[str, Any]]) -> dict:
     """Write the table as `table.csv` (long), `table_wide.csv` (tasks side by side), `table.md`, `table.html`,
     `sweep.json`.

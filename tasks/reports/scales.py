@@ -1,4 +1,4 @@
-"""Scales for losses with a wide range: on planes between models, and for increases of both signs."""
+"""Scales for numbers with a wide range: losses on planes and curves, increases of both signs, heights of a tree."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +12,8 @@ NUM_LEVELS = 18
 WIDE_PLANE = 4.0
 # If the largest increase exceeds this multiple of the median one's power of ten, a linear scale shows little else.
 WIDE_INCREASES = 5.0
+# With fewer of 1, 2 and 5 times powers of ten in its range, an axis has ticks at equal steps.
+MIN_ROUND_NUMBERS = 3
 
 
 def loss_scale(arrays: Sequence[Any]) -> dict[str, Any]:
@@ -76,6 +78,45 @@ def logarithmic(panels: "Iterable[Axes]", increases: Sequence[float]) -> None:
         axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=linear))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def plain_logarithmic(axes: "Axes") -> None:
+    """Set a logarithmic scale for the drawn lines, with ticks in plain numbers: 0.5 and not 5 × 10⁻¹."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    places = _round_numbers(low, high)
+    if len(places) < MIN_ROUND_NUMBERS:
+        places = [float(place) for place in MaxNLocator(5).tick_values(low, high) if low <= place <= high]
+    _plain_ticks(axes, places)
+
+
+def linear_below(axes: "Axes", heights: Sequence[float]) -> float | None:
+    """Set a scale on which small heights are visible beside very large ones, logarithmic above a limit.
+
+    Returns the limit; None if a linear scale shows all heights.
+    """
+    median = sorted(heights)[len(heights) // 2]
+    if median <= 0 or max(heights) <= WIDE_INCREASES * (limit := _round_up(median)):
+        return None
+    axes.set_yscale("symlog", linthresh=limit)
+    _plain_ticks(axes, [0.0, limit / 2, *_round_numbers(limit, max(heights))])
+    return limit
+
+
+def _round_up(value: float) -> float:
+    """Return the smallest of 1, 2 and 5 times powers of ten that is not below the value."""
+    power = 10.0 ** math.floor(math.log10(value))
+    # The tolerance is for values that are such a number themselves.
+    return next(step * power for step in (1, 2, 5, 10) if value <= step * power * (1 + 1e-9))
+
+
+def _plain_ticks(axes: "Axes", places: Sequence[float]) -> None:
+    from matplotlib.ticker import NullLocator
+
+    axes.set_yticks(places, [f"{place:.10g}" for place in places])
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def around_zero(values: Sequence[float]) -> Any:

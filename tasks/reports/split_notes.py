@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from tasks.reports.table import Table
+
 HEADER = ["", "rows", "taken from", "left out, as scored", "left out, as validating", "digest"]
 
 
@@ -24,11 +26,11 @@ def split_notes(facts: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def split_table(facts: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return the header and a row for each split: number of rows, their file, rows left out, digest of the wording."""
-    shown = []
+def split_table(facts: Mapping[str, Any]) -> Table:
+    """Return a row for each split: number of rows, the file they are from, rows left out, digest of the wording."""
+    rows = []
     for split in ("train", "validation", "scored"):
-        counts = [facts.get(f"num_{split}_{other}_duplicates", "") for other in ("scored", "validation")]
+        counts = [facts.get(f"num_{split}_{other}_duplicates") for other in ("scored", "validation")]
         taken_from = facts.get(f"{split}_from", split)
-        shown.append([split, facts[f"num_{split}_rows"], taken_from, *counts, facts.get(f"{split}_digest", "")])
-    return HEADER, [[str(cell) for cell in row] for row in shown]
+        rows.append([split, facts[f"num_{split}_rows"], taken_from, *counts, facts.get(f"{split}_digest")])
+    return Table(HEADER, rows)

@@ -3,7 +3,8 @@
 The digest covers the module of a stage and all modules that it imports, directly or not, also inside functions. The
 packages in UNKEYED are left out, with all that only they import. Comments, docstrings, layout and module names have no
 effect: moving a definition to another file changes no digest. What a name refers to has: a statement is hashed together
-with the definitions that it uses, so that importing another function of the same name is a change.
+with the definitions that it uses, so that importing another function of the same name is a change. Of a package, the
+templates in its folder count like statements, as its code writes a result with them.
 """
 
 import ast
@@ -20,6 +21,8 @@ from typing import Any
 # This project's packages, and those of them that never affect a result: they store, schedule and record.
 OWN = ("flows", "tasks")
 UNKEYED = ("tasks.store", "tasks.engine", "tasks.tracking")
+# Templates of pages, and the styles and scripts in them.
+TEMPLATE_SUFFIXES = (".j2", ".css", ".js")
 # Patterns in the text of a syntax tree: a name, a name's attribute, and a name that a statement binds.
 NAME = re.compile(r"Name\(id='(\w+)'")
 ATTRIBUTE = re.compile(r"Attribute\(value=Name\(id='(\w+)', ctx=Load\(\)\), attr='(\w+)'")
@@ -43,7 +46,10 @@ class Module:
 
 def code_digest(module: str) -> str:
     """SHA-256, in 64 hexadecimal digits, of the code that a module computes with."""
-    return _sha256("\n".join(sorted(each for name in reached_modules(module) for each in _statement_digests(name))))
+    digests = [
+        each for name in reached_modules(module) for each in (*_statement_digests(name), *_template_digests(name))
+    ]
+    return _sha256("\n".join(sorted(digests)))
 
 
 @cache
@@ -61,7 +67,7 @@ def reached_modules(module: str) -> frozenset[str]:
 
 def forget_code() -> None:
     """Clear the caches, so that sources that changed while this process runs are read again."""
-    for cached in (reached_modules, _module, _statement_digests, _places):
+    for cached in (reached_modules, _module, _statement_digests, _template_digests, _places):
         cached.cache_clear()
 
 
@@ -76,6 +82,16 @@ def _statement_digests(name: str) -> tuple[str, ...]:
         named = sorted(f"{each}={digest}" for each, digest in digests.items() if digest)
         found.append(_sha256(f"{text} {named}"))
     return tuple(found)
+
+
+@cache
+def _template_digests(name: str) -> tuple[str, ...]:
+    """Digest of name and content of each template in the folder of a package; none for a module that is a file."""
+    path = _source(name)
+    if path is None or path.name != "__init__.py":
+        return ()
+    templates = sorted(each for each in path.parent.iterdir() if each.suffix in TEMPLATE_SUFFIXES)
+    return tuple(_sha256(f"{each.name} {hashlib.sha256(each.read_bytes()).hexdigest()}") for each in templates)
 
 
 def _definition(module: str, name: str | tuple[str, str]) -> str | None:

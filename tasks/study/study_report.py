@@ -6,7 +6,7 @@ from tasks.engine.stage import stage
 from tasks.engine.work import Work
 
 
-@stage(packages=("matplotlib",))
+@stage(packages=("jinja2", "matplotlib", "pandas"))
 def findings(work: Work, *, cells: list[dict[str, Any]]) -> dict:
     """Write `study.html`, one self-contained page; every figure as PNG and its data as CSV; `study.md`, `study.json`.
 

@@ -28,6 +28,12 @@ def ticks(axis: Any) -> dict[float, str]:
     return dict(sorted(zip(axis.get_ticklocs().tolist(), words(axis.get_ticklabels()), strict=True)))
 
 
+def shown_ticks(axes: Any) -> dict[float, str]:
+    """Words along the y axis by their place, of those inside the panel."""
+    low, high = axes.get_ylim()
+    return {place: name for place, name in ticks(axes.yaxis).items() if low <= place <= high}
+
+
 def legend(holder: Any) -> list[str]:
     """The words of the legend of a panel, or of a figure that has one for all panels."""
     shown = holder.get_legend() if hasattr(holder, "get_legend") else holder.legends[0]

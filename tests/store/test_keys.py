@@ -106,6 +106,27 @@ def test_f23_a_name_that_comes_from_another_module_counts(package):
     assert digest() != before
 
 
+@pytest.mark.parametrize("name", ["page.html.j2", "style.css", "hover.js"])
+def test_f23_templates_count_where_their_package_is_imported(package, name):
+    (package / "templates").mkdir()
+    (package / "templates/__init__.py").write_text("def render(x):\n    return x\n")
+    (package / "templates" / name).write_text("a")
+    before = digest()
+    (package / "templates" / name).write_text("b")
+    assert digest() == before, "the stage does not use them"
+    (package / "deep.py").write_text("from pack.templates import render\n\ndef same(x):\n    return render(x)\n")
+    found = [digest()]
+    for text in ("b", "a"):
+        (package / "templates" / name).write_text(text)
+        found.append(digest())
+    (package / "templates" / name).rename(package / "templates" / f"another-{name}")
+    found.append(digest())
+    assert found[0] == found[1]
+    assert len(set(found)) == 3, "another text and another name"
+    (package / "templates/notes.txt").write_text("no template")
+    assert digest() == found[-1]
+
+
 def test_imports_nothing(package):
     (package / "stage.py").write_text("raise RuntimeError('imported')\n")
     assert len(digest()) == 64
@@ -255,7 +276,14 @@ for module, text in texts.items():
         if code_digest(stage) == before[stage]:
             missed.append((stage, module))
         file_of(module).write_text(text)
-print(json.dumps({"missed": missed, "touched": touched}))
+templates, moved = Path("tasks/reports/templates"), {}
+for template in sorted(path for path in templates.iterdir() if path.is_file() and path.suffix != ".py"):
+    text = template.read_text()
+    template.write_text(text + "\\n")
+    after = digests()
+    moved[template.name] = [stage for stage in stages if after[stage] != before[stage]]
+    template.write_text(text)
+print(json.dumps({"missed": missed, "touched": touched, "moved": moved}))
 """
 # Module: stages that do not compute with it.
 OTHERS = {
@@ -268,6 +296,8 @@ OTHERS = {
     "tasks.models.resolving": {"capture", "evaluate", "emulate", "plug_in", "report"},
     "tasks.tune": {"capture", "similarity", "cluster", "emulate", "plug_in", "evaluate", "report"},
 }
+# Stages that write tables and pages.
+REPORTS = {"tasks.report", "tasks.sweep_report", "tasks.search_report", "tasks.study.study_report"}
 
 
 def test_f23_a_change_of_our_own_code_reaches_exactly_the_stages_that_compute_with_it(tmp_path):
@@ -283,3 +313,6 @@ def test_f23_a_change_of_our_own_code_reaches_exactly_the_stages_that_compute_wi
     for name, others in OTHERS.items():
         assert not {f"tasks.{other}" for other in others} & touched[name], name
     assert not touched["tasks.store.locks"]
+    assert {"page.html.j2", "table.html.j2", "style.css", "hover.js"} <= set(found["moved"])
+    for name, stages in found["moved"].items():
+        assert set(stages) == REPORTS, f"{name} changes other keys than those of the stages that write pages"

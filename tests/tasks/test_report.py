@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from tasks.core.errors import InputError
 from tasks.core.evaluation.comparison import Score, compare
 from tasks.report import OUTCOMES_FILE, _require_same_rows, _save_outcomes
-from tasks.reports import tables
+from tasks.reports.run.page import markdown, page
 from tasks.store.artifacts import Ref
 
 
@@ -67,8 +67,8 @@ def test_a_report_says_which_rows_were_left_out() -> None:
     for number, split in enumerate(("train", "validation", "scored")):
         facts |= {f"num_{split}_rows": 70 + number, f"{split}_digest": f"{70 + number}:00ff{number}"}
     facts |= {"num_train_scored_duplicates": 4}
-    for text in (tables.markdown(found, facts), tables.page(found, facts, {}, {})):
+    for text in (markdown(found, facts), page(found, facts, {}, {})):
         assert "72 are scored, 71 validate, 70 are trained on; the scores are not those of the whole benchmark" in text
         assert "Rows of train left out because a scored row says the same: 4." in text
         assert all(f"00ff{number}" in text for number in range(3))
-    assert "left out" not in tables.markdown(found, {"task": "lots"})
+    assert "left out" not in markdown(found, {"task": "lots"})

@@ -113,12 +113,12 @@ def test_the_full_models_tuning_stands_there_once(tmp_path):
         for name in ("uniform", "crash")
     ]
     found = json.loads((collected(tmp_path, ["variant", "plan.num_kept"], cells) / "sweep.json").read_text())
-    section = next(each for each in sections(found) if each.title.startswith("Given away"))
-    assert [line[:3] for line in section.rows] == [
+    table = next(each.table for each in sections(found) if each.title.startswith("Given away"))
+    assert [line[:3] for line in table.rows] == [
         ["", "4", "full"],
         *([name, "4", name] for name in ("uniform", "crash")),
     ]
-    assert section.rows[0][section.header.index("trained")] == "100"
+    assert table.rows[0][table.header.index("trained")] == "100"
 
 
 def test_strategies_may_be_an_axis_themselves(tmp_path):

@@ -1,12 +1,10 @@
 """The table of a search as text: CSV with every value, Markdown with those that a reader needs."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.reports.split_notes import split_notes
-from tasks.reports.tables import table
+from tasks.reports.table import Table
 
 NAMES = {
     "gradient_cosine": "gradient cosine",
@@ -23,11 +21,7 @@ NOTE = (
 
 def long_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return CSV with one row for each plan, including those that were left out."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return Table.of_records(rows).csv()
 
 
 def markdown(
@@ -47,7 +41,7 @@ def markdown(
     )
     seeds = len(facts["tuning_seeds"])
     errors = f" ± is the standard error over {seeds} tuning seeds." if seeds > 1 else ""
-    parts = [title, "", *_plans(tried), "", NOTE + errors, ""]
+    parts = [title, "", _plans(tried).markdown(), "", NOTE + errors, ""]
     parts += [line for note in split_notes(facts) for line in (note, "")]
     parts += _agreement(agreements, len(measured))
     if left_out:
@@ -56,10 +50,10 @@ def markdown(
     return "\n".join([*parts, ""])
 
 
-def _plans(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _plans(rows: Sequence[Mapping[str, Any]]) -> Table:
     header = ["#", "plan", "disclosed", "MB", *NAMES.values()]
     header += ["plug-in loss", "gain", "leak", "privacy gap", "frontier"]
-    return table(header, [_cells(row) for row in rows], num_names=2)
+    return Table(header, map(_cells, rows), num_names=2)
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
@@ -83,7 +77,7 @@ def _agreement(agreements: Mapping[str, Mapping[str, Any] | None], num_measured:
         for name, found in agreements.items()
     ]
     note = "Rank correlation with the measured gain, turned so that +1 is a proxy that foretold the whole order."
-    return [*table(header, lines), "", note]
+    return [Table(header, lines).markdown(), "", note]
 
 
 def _numbers(found: Mapping[str, Any] | None) -> list[str]:

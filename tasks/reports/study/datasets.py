@@ -8,9 +8,10 @@ import numpy as np
 
 from tasks.reports.curves import MARKERS, dressed
 from tasks.reports.study.cells import Analysis, Box, Drawn, Matrix, Studied
-from tasks.reports.study.heatmaps import drawn, write_table
+from tasks.reports.study.heatmaps import drawn
 from tasks.reports.study.models import model_key, model_titles, variants
 from tasks.reports.style import CYCLE, INK, boxes_of, headed, panels, save
+from tasks.reports.table import write_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,8 +1,7 @@
 """Heatmaps side by side on a common scale, and their data as tables."""
 
-import csv
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import numpy as np
 from tasks.reports.study.cells import Drawn, Matrix, Studied
 from tasks.reports.study.models import by_model, model_key
 from tasks.reports.style import INK, VERMILION, boxes_of, headed, panels, save
+from tasks.reports.table import write_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,14 +98,6 @@ def draw_heatmaps(grid: Sequence[Sequence[Panel | None]], look: Look, out: Path)
 def drawn(out: Path, name: str, title: str, caption: str, matrices: dict[str, Matrix] | None = None) -> Drawn:
     """Return the figure whose files `<name>.png` and `<name>.csv` are in `out`."""
     return Drawn(name, title, caption, out / f"{name}.png", out / f"{name}.csv", matrices or {})
-
-
-def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file; numbers have as many digits as in float32."""
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows([f"{cell:.7g}" if isinstance(cell, float) else cell for cell in row] for row in rows)
 
 
 def placed(cells: Sequence[Studied]) -> list[list[Studied | None]]:

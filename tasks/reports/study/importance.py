@@ -1,6 +1,5 @@
 """Pictures of blocks' importance: losses without a block, with its tuning undone, or with another in its place."""
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from tasks.reports.scales import around_zero, logarithmic, wide
 from tasks.reports.study.cells import Analysis, Drawn, Matrix, Studied
 from tasks.reports.study.heatmaps import drawn
 from tasks.reports.style import BLUE, GREY, INK, VERMILION, blank, boxes_of, headed, plain, save, titled
+from tasks.reports.table import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -193,29 +193,29 @@ def _data(cells: Sequence[_Cell]) -> str:
 
 
 def _write_losses(cells: Sequence[_Cell], path: Path) -> None:
-    with path.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["cell", "change", "block", "loss", "perplexity", "increase", "stderr_of_increase"])
-        for cell in cells:
-            table.writerow([cell.label, "none", "", cell.loss, _perplexity(cell.loss), 0.0, ""])
-            for block, loss, error in cell.deleted:
-                table.writerow([cell.label, "deleted", block, loss, _perplexity(loss), loss - cell.loss, error])
-            if cell.tuned_loss is None:
-                continue
-            table.writerow([cell.label, "tuned", "", cell.tuned_loss, _perplexity(cell.tuned_loss), 0.0, ""])
-            for block, loss, error in cell.rewound:
-                table.writerow([cell.label, "rewound", block, loss, _perplexity(loss), loss - cell.tuned_loss, error])
+    rows: list[list[Any]] = []
+    for cell in cells:
+        rows.append([cell.label, "none", "", cell.loss, _perplexity(cell.loss), 0.0, ""])
+        for block, loss, error in cell.deleted:
+            rows.append([cell.label, "deleted", block, loss, _perplexity(loss), loss - cell.loss, error])
+        if cell.tuned_loss is None:
+            continue
+        rows.append([cell.label, "tuned", "", cell.tuned_loss, _perplexity(cell.tuned_loss), 0.0, ""])
+        for block, loss, error in cell.rewound:
+            rows.append([cell.label, "rewound", block, loss, _perplexity(loss), loss - cell.tuned_loss, error])
+    header = ("cell", "change", "block", "loss", "perplexity", "increase", "stderr_of_increase")
+    path.write_text(Table(header, rows).csv())
 
 
 def _write_pairs(cells: Sequence[_Cell], path: Path) -> None:
-    with path.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["cell", "position", "block", "loss", "perplexity", "increase", "stderr_of_increase"])
-        for cell in cells:
-            for position, row in enumerate(cell.pairs):
-                for block, (loss, error) in enumerate(zip(row, cell.pairs_stderr[position], strict=True)):
-                    place = [cell.label, position, block]
-                    table.writerow([*place, loss, _perplexity(loss), loss - cell.loss, error])
+    rows = [
+        [cell.label, position, block, loss, _perplexity(loss), loss - cell.loss, error]
+        for cell in cells
+        for position, losses in enumerate(cell.pairs)
+        for block, (loss, error) in enumerate(zip(losses, cell.pairs_stderr[position], strict=True))
+    ]
+    header = ("cell", "position", "block", "loss", "perplexity", "increase", "stderr_of_increase")
+    path.write_text(Table(header, rows).csv())
 
 
 def _perplexity(loss: float) -> float:

@@ -1,6 +1,5 @@
 """Pictures of losses between tunings: paths with their barriers, and planes (see `planes`)."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from tasks.reports.study.heatmaps import drawn
 from tasks.reports.study.landscape_reading import Seen, data, metric_words, note, read_landscape
 from tasks.reports.study.planes import draw_contours, draw_surfaces
 from tasks.reports.style import INK, blank, headed, plain, save
+from tasks.reports.table import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,14 +118,13 @@ def _look(number: int) -> dict[str, Any]:
 
 
 def _write_paths(seen: Sequence[Seen], path: Path) -> None:
-    with path.open("w", newline="") as file:
-        table = csv.writer(file)
-        path_of = ["cell", "from", "to", "t", "loss", "metric_name", "metric"]
-        table.writerow([*path_of, "barrier", *BARRIER[1:]])
-        for each in seen:
-            losses, metrics = each.tensors["line_loss"], each.tensors["line_metric"]
-            for line, row, values in zip(each.facts["lines"], losses, metrics, strict=True):
-                barrier = [line[name] for name in BARRIER]
-                for place, loss, value in zip(each.tensors["line_places"], row, values, strict=True):
-                    between = [each.label, line["begin"], line["end"], place]
-                    table.writerow([*between, loss, each.facts["metric"], value, *barrier])
+    rows = []
+    for each in seen:
+        losses, metrics = each.tensors["line_loss"], each.tensors["line_metric"]
+        for line, row, values in zip(each.facts["lines"], losses, metrics, strict=True):
+            barrier = [line[name] for name in BARRIER]
+            for place, loss, value in zip(each.tensors["line_places"], row, values, strict=True):
+                between = [each.label, line["begin"], line["end"], place]
+                rows.append([*between, loss, each.facts["metric"], value, *barrier])
+    header = ("cell", "from", "to", "t", "loss", "metric_name", "metric", "barrier", *BARRIER[1:])
+    path.write_text(Table(header, rows).csv())

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.reports.curves import MARKERS, depth_label
+from tasks.reports.scales import plain_logarithmic
 from tasks.reports.study.cells import Analysis, Box, Drawn, Matrix, Studied
-from tasks.reports.study.heatmaps import drawn, write_table
+from tasks.reports.study.heatmaps import drawn
 from tasks.reports.study.models import variants
 from tasks.reports.study.trajectory import draw_trajectories
 from tasks.reports.style import CYCLE, INK, boxes_of, headed, panels, plain, save
+from tasks.reports.table import write_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +68,8 @@ def _draw_depth(curves: Sequence[tuple[str, Studied, Analysis]], out: Path) -> D
             # A logarithmic axis cannot show the last block, whose divergence is 0.
             left.plot(places[:-1], values[f"kl_{lens}"][:-1].tolist(), label=f"{label}, {lens} lens", **shown)
             right.plot(places, values[f"agreement_{lens}"].tolist(), **shown)
-    left.set(ylabel="KL(output ‖ lens), nats per token", yscale="log")
+    left.set(ylabel="KL(output ‖ lens), nats per token")
+    plain_logarithmic(left)
     right.set(ylabel="same likeliest token as the output", ylim=(0, 1.03))
     for axes in (left, right):
         axes.set_xlabel(depth_label(relative))
@@ -123,13 +126,7 @@ def _draw_distances(shown: Sequence[tuple[str, Studied, Analysis]], name: str, l
         made.colorbar(images[-1], ax=line, shrink=0.85, format="%.3g")
     headed(made, title)
     save(made, out / f"{name}.png")
-    lines = [
-        (label, cell.model, cell.task, distance, row, column, float(tensors[distance][row, column]))
-        for (label, cell, _), tensors in zip(shown, values, strict=True)
-        for distance in DISTANCES
-        for row, column in product(range(len(tensors[distance])), repeat=2)
-    ]
-    write_table(out / f"{name}.csv", ("cell", "model", "task", "distance", "row", "column", "value"), lines)
+    _write_distances(shown, out / f"{name}.csv")
     caption = (
         "Distances between the distributions over the next token that a lens reads behind every two blocks, means over"
         " positions, computed on probabilities; one scale of colours for each distance (by the square root for KL,"
@@ -145,6 +142,19 @@ def _draw_distances(shown: Sequence[tuple[str, Studied, Analysis]], name: str, l
         )
     }
     return drawn(out, name, title, caption, matrices)
+
+
+def _write_distances(shown: Sequence[tuple[str, Studied, Analysis]], file: Path) -> None:
+    """Write a CSV file with one line for each cell, distance and pair of blocks."""
+    lines = []
+    for label, cell, analysis in shown:
+        tensors = analysis.tensors("distances")
+        lines += [
+            (label, cell.model, cell.task, distance, row, column, float(tensors[distance][row, column]))
+            for distance in DISTANCES
+            for row, column in product(range(len(tensors[distance])), repeat=2)
+        ]
+    write_table(file, ("cell", "model", "task", "distance", "row", "column", "value"), lines)
 
 
 def _pointed_at(matrix: "np.ndarray", unit: str, box: Box) -> Matrix:

@@ -18,12 +18,12 @@ from tasks.reports.study.heatmaps import (
     drawn,
     placed,
     wrapped,
-    write_table,
 )
 from tasks.reports.study.models import num_rows, support_rows
 from tasks.reports.study.sensitivity import draw_sensitivity
 from tasks.reports.study.similarity import SHORT
 from tasks.reports.style import BLUE, GREY, INK, VERMILION, headed, panels, save
+from tasks.reports.table import write_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

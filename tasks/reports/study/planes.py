@@ -1,6 +1,5 @@
 """Pictures of planes through three models: contours, at which a reader can point, and surfaces."""
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ from tasks.reports.study.cells import Drawn, Matrix
 from tasks.reports.study.heatmaps import drawn
 from tasks.reports.study.landscape_reading import Seen, data, metric_words, note
 from tasks.reports.style import INK, blank, boxes_at, headed, save
+from tasks.reports.table import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -204,13 +204,12 @@ def _caption(seen: Sequence[Seen]) -> str:
 
 
 def _write(seen: Sequence[Seen], path: Path) -> None:
-    with path.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["cell", "point", "x", "y", "off_plane", "loss", "metric_name", "metric"])
-        for each in seen:
-            for name, (x, y, outside), loss in _marked(each):
-                table.writerow([each.label, name, x, y, outside, loss, "", ""])
-            for row, y in enumerate(each.tensors["plane_y"]):
-                for column, x in enumerate(each.tensors["plane_x"]):
-                    values = [each.tensors[name][row][column] for name in ("plane_loss", "plane_metric")]
-                    table.writerow([each.label, "", x, y, "", values[0], each.facts["metric"], values[1]])
+    rows: list[list[Any]] = []
+    for each in seen:
+        rows += [[each.label, name, x, y, outside, loss, "", ""] for name, (x, y, outside), loss in _marked(each)]
+        for row, y in enumerate(each.tensors["plane_y"]):
+            for column, x in enumerate(each.tensors["plane_x"]):
+                values = [each.tensors[name][row][column] for name in ("plane_loss", "plane_metric")]
+                rows.append([each.label, "", x, y, "", values[0], each.facts["metric"], values[1]])
+    header = ("cell", "point", "x", "y", "off_plane", "loss", "metric_name", "metric")
+    path.write_text(Table(header, rows).csv())

@@ -8,10 +8,11 @@ import numpy as np
 
 from tasks.reports.curves import depth_label, depth_line, dressed, legend, shades, style
 from tasks.reports.study.cells import Drawn, Studied
-from tasks.reports.study.heatmaps import MAX_CURVES, drawn, wrapped, write_table
+from tasks.reports.study.heatmaps import MAX_CURVES, drawn, wrapped
 from tasks.reports.study.models import by_model, data_of, model_titles, num_rows, support_rows, variants
 from tasks.reports.study.similarity import SHORT
 from tasks.reports.style import headed, panels, save
+from tasks.reports.table import write_table
 
 Lines = list[tuple[str, np.ndarray]]
 

@@ -8,9 +8,10 @@ import numpy as np
 from tasks.reports.curves import depth_label, depth_line, dressed, legend
 from tasks.reports.run.figures import ESTIMATORS
 from tasks.reports.study.cells import Drawn, Studied
-from tasks.reports.study.heatmaps import Look, Panel, draw_heatmaps, drawn, placed, state_names, wrapped, write_table
+from tasks.reports.study.heatmaps import Look, Panel, draw_heatmaps, drawn, placed, state_names, wrapped
 from tasks.reports.study.models import num_rows, support_rows, variants
 from tasks.reports.style import headed, panels, save
+from tasks.reports.table import write_table
 
 SHORT = {
     "linear_cka": "linear CKA (biased)",

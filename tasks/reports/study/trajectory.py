@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks.reports.study.cells import Analysis, Drawn, Matrix, Studied
-from tasks.reports.study.heatmaps import drawn, write_table
+from tasks.reports.study.heatmaps import drawn
 from tasks.reports.style import INK, boxes_of, headed, panels, save
+from tasks.reports.table import write_table
 
 # Number of rows of an analysis that get a picture.
 ROWS_SHOWN = 3

@@ -15,10 +15,10 @@ from tasks.reports.study.heatmaps import (
     draw_heatmaps,
     drawn,
     wrapped,
-    write_table,
 )
 from tasks.reports.study.models import model_key, model_titles, variants
 from tasks.reports.style import headed, panels, save
+from tasks.reports.table import write_table
 
 
 def draw_weights(cells: Sequence[Studied], out: Path) -> list[Drawn]:

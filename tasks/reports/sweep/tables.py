@@ -7,7 +7,8 @@ from typing import Any
 
 from tasks.core.evaluation.comparison import Mean
 from tasks.reports import spending
-from tasks.reports.tables import COLUMNS, shown
+from tasks.reports.run.tables import COLUMNS, format_score
+from tasks.reports.table import Table
 
 Row = dict[str, Any]
 FULL = {"full_zero_shot": "full zero-shot", "full_fine_tuned": "full tuned"}
@@ -31,12 +32,10 @@ PUBLISHED_NOTE = (
 
 @dataclass(frozen=True)
 class Section:
-    """One table; the first num_names columns are names, the others numbers."""
+    """One table, with the heading above it and the note below it."""
 
     title: str
-    header: list[str]
-    rows: list[list[str]]
-    num_names: int
+    table: Table
     note: str
 
 
@@ -45,11 +44,11 @@ def sections(found: dict[str, Any]) -> list[Section]:
     axes, rows, failed = found["axes"], found["rows"], [each["values"] for each in found["failed"]]
     made = [_scores(axes, rows, failed), _by_task(axes, rows, failed), _tests(axes, found["tests"])]
     made += [_spending(axes, rows), _published(axes, rows)]
-    return [section for section in made if section.rows]
+    return [section for section in made if section.table.rows]
 
 
-def wide(axes: Sequence[str], rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
-    """Return the header, and for each strategy and setting the value and standard error of each task, and their mean.
+def wide(axes: Sequence[str], rows: Sequence[Row]) -> Table:
+    """Return for each strategy and setting the value and standard error of each task, and their mean.
 
     Tasks are side by side; each other axis has a column of names. Scores of the full model that several variants have
     in common appear once, without a variant.
@@ -64,15 +63,15 @@ def wide(axes: Sequence[str], rows: Sequence[Row]) -> tuple[list[str], list[list
             there = scores.get(common, {}).get(row["task"], row)
             where = common if row["strategy"] == "full" and there["value"] == row["value"] else own
             scores.setdefault(where, {})[row["task"]] = row
-    header = [*names, "strategy", "setting", *(part for task in tasks for part in (task, f"{task} stderr"))]
-    table = []
+    columns = [part for task in [*tasks, "mean"] for part in (task, f"{task} stderr")]
+    lines = []
     for place, by_task in scores.items():
         cells: list[Any] = list(place)
         for task in tasks:
             one = by_task.get(task)
             cells += [one["value"], one["stderr"]] if one else [None, None]
-        table.append([*cells, *_mean_over(tasks, by_task)])
-    return [*header, "mean", "mean stderr"], table
+        lines.append([*cells, *_mean_over(tasks, by_task)])
+    return Table([*names, "strategy", "setting", *columns], lines, len(names) + 2)
 
 
 def _scores(axes: list[str], rows: list[Row], failed: list[Row]) -> Section:
@@ -86,8 +85,7 @@ def _scores(axes: list[str], rows: list[Row], failed: list[Row]) -> Section:
     if lines:
         empty = [""] * (len(header) - len(axes) - 2)
         lines += [[*(str(values[axis]) for axis in axes), _failed(values), *empty, ""] for values in failed]
-    header, lines = _without_empty(header, lines)
-    return Section("Scores", header, lines, len(axes) + 1, SCORES_NOTE)
+    return Section("Scores", Table(header, lines, len(axes) + 1).without_empty_columns(), SCORES_NOTE)
 
 
 def _failed(values: Row) -> str:
@@ -97,24 +95,23 @@ def _failed(values: Row) -> str:
 
 def _by_task(axes: list[str], rows: list[Row], failed: list[Row]) -> Section:
     """Return the table in the shape of the papers' tables, if there are several tasks."""
-    header, table = wide(axes, rows)
+    found = wide(axes, rows)
     others = [axis for axis in axes if axis != "task.name"]
-    num_names = len(others) + 2
-    if len(header) - num_names <= 4:
-        return Section("By task", [], [], 0, "")
+    num_names, header = found.num_names, found.header
     names = [name for name in header[num_names:] if not name.endswith("stderr")]
     ended = {(*(str(values[axis]) for axis in others), values.get("task.name")) for values in failed}
     lines = []
-    for line in table:
+    # Of one task, the table of scores says as much.
+    for line in found.rows if len(names) > 2 else []:
         pairs = zip(line[num_names::2], line[num_names + 1 :: 2], strict=True)
         place = line[: len(others)]
         numbers = [
-            shown(Mean(value, stderr, 1, "")) if value is not None else FAILED if (*place, name) in ended else ""
+            format_score(Mean(value, stderr, 1, "")) if value is not None else FAILED if (*place, name) in ended else ""
             for name, (value, stderr) in zip(names, pairs, strict=True)
         ]
         lines.append([*map(str, line[:num_names]), *numbers])
     note = "Tasks side by side, and their mean where every task has the setting and none is scored by perplexity."
-    return Section("By task", [*header[:num_names], *names], lines, num_names, note)
+    return Section("By task", Table([*header[:num_names], *names], lines, num_names), note)
 
 
 def _tests(axes: list[str], tests: list[dict[str, Any]]) -> Section:
@@ -131,7 +128,7 @@ def _tests(axes: list[str], tests: list[dict[str, Any]]) -> Section:
         ]
         for test in tests
     ]
-    return Section("Against uniform", header, lines, len(axes) + 1, TESTS_NOTE)
+    return Section("Against uniform", Table(header, lines, len(axes) + 1), TESTS_NOTE)
 
 
 def _spending(axes: list[str], rows: list[Row]) -> Section:
@@ -146,10 +143,8 @@ def _spending(axes: list[str], rows: list[Row]) -> Section:
             line = [*(where if name == "full" else values), name, *shown_figures]
             if any(shown_figures) and line not in lines:
                 lines.append(line)
-    header, lines = _without_empty([*axes, "strategy", *figures.values()], lines)
-    return Section(
-        "Given away, and taken to tune", header, lines, len(axes) + 1, f"{spending.NOTE} {spending.EFFORT_NOTE}"
-    )
+    table = Table([*axes, "strategy", *figures.values()], lines, len(axes) + 1).without_empty_columns()
+    return Section("Given away, and taken to tune", table, f"{spending.NOTE} {spending.EFFORT_NOTE}")
 
 
 def _published(axes: list[str], rows: list[Row]) -> Section:
@@ -159,14 +154,14 @@ def _published(axes: list[str], rows: list[Row]) -> Section:
             row["strategy"],
             {**FULL, **COLUMNS}[row["setting"]],
             _text(row, row["setting"]),
-            shown(Mean(row["published"], row["published_stderr"], 1, "")),
+            format_score(Mean(row["published"], row["published_stderr"], 1, "")),
             f"{row['standard_errors']:+.1f}" if row["standard_errors"] is not None else "",
         ]
         for row in rows
         if row.get("published") is not None
     ]
     header = [*axes, "strategy", "setting", "ours", "published", "difference (SE)"]
-    return Section("Published", header, lines, len(axes) + 2, PUBLISHED_NOTE)
+    return Section("Published", Table(header, lines, len(axes) + 2), PUBLISHED_NOTE)
 
 
 def _by_cell(axes: Sequence[str], rows: Sequence[Row]) -> list[tuple[list[str], list[Row]]]:
@@ -179,12 +174,6 @@ def _by_cell(axes: Sequence[str], rows: Sequence[Row]) -> list[tuple[list[str], 
 
 def _strategies(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row["strategy"] for row in rows if row["strategy"] != "full"))
-
-
-def _without_empty(header: list[str], lines: list[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """Leave out empty columns, such as the full model's if it was not tuned."""
-    places = [place for place in range(len(header)) if not lines or any(line[place] for line in lines)]
-    return [header[place] for place in places], [[line[place] for place in places] for line in lines]
 
 
 def _mean_over(tasks: Sequence[str], by_task: dict[str, Row]) -> list[Any]:
@@ -202,7 +191,7 @@ def _text(row: Row | None, setting: str) -> str:
         return ""
     if setting in DIFFERENCES:
         return f"{row['value']:+.3f}"
-    return shown(Mean(row["value"], row["stderr"], row["num_seeds"], row["error_over"]))
+    return format_score(Mean(row["value"], row["stderr"], row["num_seeds"], row["error_over"]))
 
 
 def _p_value(value: float) -> str:

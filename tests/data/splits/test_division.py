@@ -227,9 +227,9 @@ def test_what_a_reader_is_told() -> None:
     assert split_notes(facts) == ["Rows of train left out because a scored row says the same: 2."]
     [note] = split_notes(facts | {"scored_from": "train", "num_train_scored_duplicates": 0})
     assert "4 are scored, 3 validate, 5 are trained on; the scores are not those of the whole benchmark" in note
-    header, rows = split_table(facts)
-    assert rows[0] == ["train", "5", "train", "2", "0", "4:00ff"]
-    assert [len(row) for row in rows] == [len(header)] * 3
+    table = split_table(facts)
+    assert table.rows[0] == ["train", 5, "train", 2, 0, "4:00ff"]
+    assert len(table.rows) == 3
 
 
 def test_files_of_different_form_with_the_same_rows_share_none(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of one run: known numbers lie where they belong, under the right words."""
+"""Pictures of a run's blocks: known numbers lie where they belong, under the right words."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -9,8 +9,18 @@ import pytest
 
 from tasks.core.clustering import dendrogram
 from tasks.reports.run import figures
-from tasks.reports.style import BLUE, CYCLE, GREY, INK, VERMILION
-from tests.reports.reading import colour, labels, legend, named, points, require_cells, ticks, title, words
+from tasks.reports.style import BLUE, INK, VERMILION
+from tests.reports.reading import (
+    colour,
+    labels,
+    legend,
+    points,
+    require_cells,
+    shown_ticks,
+    ticks,
+    title,
+    words,
+)
 
 # Similarity of neighbours: blocks 0 and 1 are most alike, blocks 1 and 2 least.
 ADJACENT = [0.9, 0.5, 0.8]
@@ -115,6 +125,7 @@ def test_a_dendrogram_merges_neighbours_at_their_distance(saved: dict[str, Any])
     assert {colour(shade) for each in axes.collections for shade in each.get_edgecolor()} == {colour(INK)}
     assert ticks(axes.xaxis) == {5: "0", 15: "1", 25: "2", 35: "3"}
     assert title(axes) == "Merging adjacent blocks"
+    assert axes.get_yscale() == "linear"
     assert words(axes.texts) == ["linear CKA, debiased estimator, boundary linkage"]
     assert labels(axes) == ("block", "1 − similarity across the boundary")
     assert axes.get_legend() is None
@@ -136,102 +147,39 @@ def test_the_cut_meets_one_stem_for_each_cluster(saved: dict[str, Any], num_clus
     assert axes.get_ylim()[1] >= height
 
 
+def test_one_large_distance_does_not_flatten_a_dendrogram(saved: dict[str, Any]) -> None:
+    matrix = np.eye(8)
+    heights = [0.02, 0.05, 0.03, 0.9, 0.04, 0.06, 0.03]
+    for index, height in enumerate(heights):
+        matrix[index, index + 1] = matrix[index + 1, index] = 1 - height
+    figures.dendrogram(dendrogram(matrix), 2, "debiased_cka", Path("dendrogram.png"))
+    [axes] = saved["dendrogram"].axes
+    axes.get_figure().draw_without_rendering()
+    np.testing.assert_allclose(sorted(line[1][1] for line in lines(axes)), sorted(heights))
+    bottom, top = axes.get_window_extent().y0, axes.get_window_extent().y1
+    share = lambda height: (axes.transData.transform((0, height))[1] - bottom) / (top - bottom)  # noqa: E731
+    assert share(0) == pytest.approx(0)
+    assert share(0.02) > 0.1, "the smallest merge can be seen"
+    assert share(0.06) - share(0.05) > 0.02, "and told from the next one"
+    assert 0.85 < share(0.9) < 1
+    assert shown_ticks(axes) == {0.0: "0", 0.025: "0.025", 0.05: "0.05", 0.1: "0.1", 0.2: "0.2", 0.5: "0.5"}
+    assert words(axes.texts) == ["linear CKA, debiased estimator, boundary linkage; the axis is logarithmic above 0.05"]
+    [cut] = axes.get_lines()
+    assert 0.06 < cut.get_ydata()[0] < 0.9
+
+
+def test_a_legend_covers_neither_a_line_nor_the_title(saved: dict[str, Any]) -> None:
+    figures.adjacent_curve(ADJACENT, [0, 1], "debiased_cka", 7, Path("adjacent.png"))
+    figures.dendrogram(dendrogram(blocks()), 2, "debiased_cka", Path("dendrogram.png"))
+    for made in saved.values():
+        [axes] = made.axes
+        made.draw_without_rendering()
+        box = axes.get_legend().get_window_extent()
+        assert box.y0 > axes.get_window_extent().y1, "above the panel"
+        assert box.x1 <= made.bbox.x1
+        assert not any(box.overlaps(each.get_window_extent()) for each in (axes._left_title, *axes.texts))
+
+
 def lines(axes: Any) -> list[Any]:
     """Every merge as four points."""
     return [segment.tolist() for each in axes.collections for segment in each.get_segments()]
-
-
-def score(strategy: str, setting: str, value: float, stderr: float | None = None) -> dict[str, Any]:
-    return {"strategy": strategy, "setting": setting, "value": value, "stderr": stderr}
-
-
-SETTINGS = ("emulator_zero_shot", "emulator_fine_tuned", "plug_in")
-SCORES = [
-    score("full", "full_zero_shot", 0.4),
-    score("full", "full_fine_tuned", 0.8),
-    # Not in the order in which they are drawn, and with differences, which are not drawn.
-    *(score("uniform", setting, value, 0.02) for setting, value in zip(SETTINGS[::-1], (0.6, 0.5, 0.3), strict=True)),
-    score("uniform", "gain", 9.0),
-    score("crash", "emulator_zero_shot", 0.35),
-    score("crash", "emulator_fine_tuned", 0.55, 0.01),
-    score("crash", "plug_in", 0.7, 0.03),
-]
-
-
-def test_scores_lie_above_their_setting_with_their_errors(saved: dict[str, Any]) -> None:
-    figures.scores(SCORES, "acc", True, Path("scores.png"))
-    [axes] = saved["scores"].axes
-    found = {each.get_label(): each for each in axes.containers}
-    assert list(found) == ["uniform", "crash"]
-    expected = {
-        "uniform": ([(-0.07, 0.3), (0.93, 0.5), (1.93, 0.6)], [(0.28, 0.32), (0.48, 0.52), (0.58, 0.62)]),
-        "crash": ([(0.07, 0.35), (1.07, 0.55), (2.07, 0.7)], [(0.35, 0.35), (0.54, 0.56), (0.67, 0.73)]),
-    }
-    for (name, (places, ends)), shade in zip(expected.items(), CYCLE, strict=False):
-        line, _, [bars] = found[name].lines
-        np.testing.assert_allclose(points(line), places)
-        np.testing.assert_allclose([(low, high) for (_, low), (_, high) in bars.get_segments()], ends)
-        assert colour(line.get_color()) == colour(bars.get_color()[0]) == colour(shade)
-    assert ticks(axes.xaxis) == {0: "emulator\nzero-shot", 1: "emulator\ntuned", 2: "plug-in"}
-    assert title(axes) == "The five settings"
-    assert words(axes.texts) == ["higher is better; bars are standard errors"]
-    assert axes.get_ylabel() == "acc"
-
-
-def test_scores_of_the_full_model_are_lines_over_all_settings(saved: dict[str, Any]) -> None:
-    figures.scores(SCORES, "perplexity", False, Path("scores.png"))
-    [axes] = saved["scores"].axes
-    found = {name: line for name, line in named(axes).items() if name.startswith("full")}
-    look = {name: (*set(line.get_ydata()), line.get_linestyle()) for name, line in found.items()}
-    assert look == {"full model, zero-shot": (0.4, "--"), "full model, tuned": (0.8, "-")}
-    assert {colour(line.get_color()) for line in found.values()} == {colour(GREY)}
-    assert legend(axes) == [*look, "uniform", "crash"]
-    assert words(axes.texts) == ["lower is better; bars are standard errors"]
-    assert axes.get_ylabel() == "perplexity"
-
-
-def test_scores_of_many_strategies_stay_apart(saved: dict[str, Any]) -> None:
-    names = [f"strategy {number}" for number in range(15)]
-    figures.scores([score(name, setting, 0.5) for name in names for setting in SETTINGS], "acc", True, Path("s.png"))
-    [axes] = saved["s"].axes
-    found = [each.lines[0] for each in axes.containers]
-    assert legend(axes) == names
-    assert len({(line.get_color(), line.get_marker()) for line in found}) == len(names)
-    places = [[line.get_xdata()[setting] for line in found] for setting in range(3)]
-    for setting, own in enumerate(places):
-        assert own == sorted(own)
-        assert setting - 0.5 < own[0] < own[-1] < setting + 0.5
-
-
-def test_losses_are_lines_of_their_points(saved: dict[str, Any]) -> None:
-    curves = {
-        "full, seed 0": [(1, 3.0), (5, 2.0)],
-        "full, seed 1": [(1, 3.5), (5, 2.5), (9, 0.01)],
-        "uniform, seed 0": [(1, 4.0), (2, 3.0)],
-        "crash, seed 0": [(1, 5.0), (2, 1.0)],
-        "crash, seed 1": [(1, 6.0), (2, 1.5)],
-    }
-    figures.loss_curves(curves, Path("losses.png"))
-    [axes] = saved["losses"].axes
-    found = axes.get_lines()
-    assert [points(line) for line in found] == list(curves.values())
-    shades = [colour(line.get_color()) for line in found]
-    # The colours that the strategies have among the scores, whose full model is grey too.
-    assert shades == [colour(shade) for shade in (GREY, GREY, CYCLE[0], CYCLE[1], CYCLE[1])]
-    assert legend(axes) == list(named(axes)) == ["full", "uniform", "crash"]
-    assert [colour(line.get_color()) for line in named(axes).values()] == [shades[0], shades[2], shades[3]]
-    assert axes.get_yscale() == "log"
-    assert title(axes) == "Training loss"
-    assert words(axes.texts) == ["one line a tuning seed"]
-    assert labels(axes) == ("step", "loss on answers (nats per token)")
-
-
-def test_losses_of_many_strategies_can_be_told_apart(saved: dict[str, Any]) -> None:
-    names = ["full", *(f"strategy {number}" for number in range(15))]
-    curves = {f"{name}, seed {seed}": [(1, 2.0), (2, 1.0)] for name in names for seed in (0, 1)}
-    figures.loss_curves(curves, Path("losses.png"))
-    [axes] = saved["losses"].axes
-    looks = [(line.get_color(), line.get_linestyle()) for line in axes.get_lines()]
-    assert looks[::2] == looks[1::2], "seeds of one strategy look alike"
-    assert len(set(looks)) == len(names)
-    assert legend(axes) == names

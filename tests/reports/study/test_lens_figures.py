@@ -51,6 +51,7 @@ def test_a_curve_is_what_a_lens_says_behind_each_block(saved: dict[str, Any], tm
     assert len({line.get_color() for line in left.get_lines()}) == 2, "a colour for each cell"
     assert labels(left) == ("block", "KL(output ‖ lens), nats per token")
     assert labels(right) == ("block", "same likeliest token as the output")
+    assert all(float(name) == pytest.approx(place) for place, name in ticks(left.yaxis).items()), "plain numbers"
     assert (left.get_yscale(), right.get_yscale(), right.get_ylim()) == ("log", "linear", (0, 1.03))
     assert words(saved["lens_depth"].texts) == ["How early the output can be read"]
 

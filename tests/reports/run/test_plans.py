@@ -1,14 +1,15 @@
 """The picture of plans: every block of the model and of the emulator, in its place and in the colour of its kind."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tasks.core.plan.layout import Plan, fixed_plan
-from tasks.reports.run.figures import KINDS, plan_drawing
-from tests.reports.reading import colour, title
+from tasks.reports.run.plans import KINDS, plan_drawing
+from tests.reports.reading import colour, legend, title
 
 # Of blocks 0 to 5 some kept and the outer ones tuned. Between 0 and 2 block 2 stands in for 1, and the tuned 5 for 4.
 SHARED = fixed_plan(6, (0, 2, 3, 5), (0, 5), "all")
@@ -63,16 +64,26 @@ def test_every_block_has_its_place_and_kind(saved: dict[str, Any]) -> None:
     assert title(axes) == "Which block runs where"
 
 
-def test_the_legend_names_the_kinds(saved: dict[str, Any]) -> None:
-    axes = draw(saved, {"crash": SHARED})
-    found = boxes(axes)
-    lowest = min(height for _, height in found)
-    own = {place: kind for (place, height), (_, kind) in found.items() if height == lowest}
-    written = [text for text in axes.texts if text.get_text() and rounded(text.get_position())[1] == lowest]
-    # A word belongs to the box on its left.
-    named = {text.get_text(): own[max(box for box in own if box < text.get_position()[0])] for text in written}
-    assert named == {"tuned": "tuned", "kept, frozen": "frozen", "stands in (copy)": "copy", "removed": "removed"}
+@pytest.mark.parametrize("num_blocks", [6, 12, 40])
+def test_the_legend_names_the_kinds_at_even_distances(saved: dict[str, Any], num_blocks: int) -> None:
+    axes = draw(saved, {"crash": fixed_plan(num_blocks, (0, 2, num_blocks - 1), (0,), "all")})
+    made = axes.get_figure()
+    [shown] = made.legends
+    looks = [(colour(each.get_facecolor()), bool(each.get_hatch())) for each in shown.legend_handles]
+    assert dict(zip(legend(made), looks, strict=True)) == {
+        "tuned": (colour(KINDS["tuned"]), False),
+        "kept, frozen": (colour(KINDS["frozen"]), False),
+        "stands in (copy)": (colour(KINDS["copy"]), True),
+        "removed": (colour(KINDS["removed"]), False),
+    }
     assert len(set(KINDS.values())) == len(KINDS)
+    made.draw_without_rendering()
+    boxes_and_words = zip(shown.legend_handles, shown.get_texts(), strict=True)
+    extents = [(box.get_window_extent(), text.get_window_extent()) for box, text in boxes_and_words]
+    gaps = [right.x0 - left.x1 for (_, left), (right, _) in pairwise(extents)]
+    assert max(gaps) - min(gaps) < 2, "pixels"
+    assert all(made.bbox.x0 <= box.x0 and text.x1 <= made.bbox.x1 for box, text in extents)
+    assert max(text.y1 for _, text in extents) < axes.get_window_extent().y0, "below all plans"
 
 
 @pytest.mark.parametrize("share", ["all", "frozen_only"])

@@ -1,17 +1,4 @@
-"""The script and style with which a study's page shows the number under the pointer."""
-
-STYLE = """
-body{max-width:78rem}table{font-size:.92rem}th,td{padding:.3rem .6rem}
-nav{margin:1rem 0}nav a{margin-right:1.2rem}a{color:#0072B2}
-figure{margin:2rem 0;border-top:1px solid #ddd;padding-top:1rem}
-.picture{position:relative;display:inline-block;max-width:100%}.picture img{width:100%}
-.cells{cursor:crosshair}.cell{position:absolute;outline:2px solid #222;box-shadow:0 0 0 3px #fff;pointer-events:none}
-.value{position:absolute;background:#222;color:#fff;padding:.2rem .5rem;font-size:.85rem;border-radius:3px;
-pointer-events:none;white-space:nowrap;z-index:1}
-"""
-
-# Boxes and pointer are in shares of the picture, so that its size on the screen does not matter.
-SCRIPT = """
+// Boxes and pointer are in shares of the picture, so that its size on the screen does not matter.
 for (const picture of document.querySelectorAll('.cells')) {
   const matrices = JSON.parse(picture.querySelector('script').textContent);
   const cell = picture.appendChild(document.createElement('div'));
@@ -43,4 +30,3 @@ for (const picture of document.querySelectorAll('.cells')) {
     hide();
   });
 }
-"""

@@ -1,0 +1,52 @@
+"""The tables of a run as text: CSV long and wide, Markdown, and one self-contained HTML page."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.core.evaluation.comparison import Comparison
+from tasks.reports.run.tables import caption, footnote, settings_table, spending_table
+from tasks.reports.spending import NOTE as SPENDING_NOTE
+from tasks.reports.split_notes import split_notes, split_table
+from tasks.reports.table import Table
+from tasks.reports.templates import render
+
+
+def long_csv(comparison: Comparison) -> str:
+    """Return CSV with one row for each strategy and setting."""
+    return Table.of_records(comparison.rows()).csv()
+
+
+def wide_csv(comparison: Comparison) -> str:
+    """Return the table as it is shown, as CSV."""
+    return settings_table(comparison).csv()
+
+
+def markdown(comparison: Comparison, facts: Mapping[str, Any]) -> str:
+    """Return the table as Markdown, aligned so that it can be read as plain text too."""
+    parts = [caption(comparison, facts), settings_table(comparison).markdown(), footnote(comparison)]
+    parts += split_notes(facts)
+    if "train_digest" in facts:
+        parts.append(split_table(facts).markdown())
+    return "\n\n".join(parts) + "\n"
+
+
+def page(
+    comparison: Comparison,
+    facts: Mapping[str, Any],
+    figures: Mapping[Path, str],
+    spending: Mapping[str, Mapping[str, Any]],
+) -> str:
+    """Return the report as a page without scripts or external files. figures: PNG to caption; spending: see `sizes`."""
+    return render(
+        "run.html.j2",
+        title=caption(comparison, facts),
+        settings=settings_table(comparison),
+        footnote=footnote(comparison),
+        notes=split_notes(facts),
+        splits=split_table(facts) if "train_digest" in facts else None,
+        spending=spending_table(spending),
+        spending_note=SPENDING_NOTE,
+        figures=figures,
+        facts=facts,
+    )

@@ -1,0 +1,75 @@
+"""The tables of a run, which Markdown and its page have in common, and the sentences around them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.core.evaluation.comparison import Comparison, Mean, Strategy
+from tasks.reports.spending import SIZES
+from tasks.reports.spending import shown as shown_size
+from tasks.reports.table import Table
+
+COLUMNS = {
+    "emulator_zero_shot": "zero-shot",
+    "emulator_fine_tuned": "tuned",
+    "plug_in": "plug-in",
+    "gain": "gain",
+    "leak": "leak",
+    "privacy_gap": "privacy gap",
+}
+
+
+def settings_table(comparison: Comparison) -> Table:
+    """Return the five settings: the full model first, then one row for each strategy."""
+    tuned = format_score(comparison.full_fine_tuned) if comparison.full_fine_tuned else ""
+    full = ["full model", format_score(comparison.full_zero_shot), tuned, *[""] * (len(COLUMNS) - 2)]
+    return Table(["", *COLUMNS.values()], [full, *map(_strategy_cells, comparison.strategies)])
+
+
+def spending_table(spending: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return what each strategy discloses and gets back. spending: figures by strategy, see `spending.sizes`."""
+    rows = [
+        [
+            "full model" if name == "full" else f"{name} emulator",
+            *(shown_size(key, figures.get(key)) for key in SIZES),
+        ]
+        for name, figures in spending.items()
+    ]
+    return Table(["", *SIZES.values()], rows)
+
+
+def caption(comparison: Comparison, facts: Mapping[str, Any]) -> str:
+    """Return a sentence that says what the numbers are."""
+    better = "higher" if comparison.higher_is_better else "lower"
+    rows = f", {facts['num_scored_rows']} rows" if "num_scored_rows" in facts else ""
+    model = Path(str(facts.get("model", "model"))).name
+    return f"{facts.get('task', 'task')} with {model}: {comparison.metric}{rows} ({better} is better)"
+
+
+def footnote(comparison: Comparison) -> str:
+    """Explain ± and the last three columns."""
+    seeds = max((strategy.plug_in.num_seeds for strategy in comparison.strategies), default=1)
+    error = (
+        f"± is the standard error over {seeds} tuning seeds (zero-shot: over the scored rows)."
+        if seeds > 1
+        else "± is the standard error over the scored rows; with one tuning seed the spread of tuning is not known."
+    )
+    sign = "" if comparison.higher_is_better else " Differences are turned so that positive is better."
+    return (
+        f"plug-in: the emulator's tuned blocks, put into the full model. {error}"
+        f" gain = plug-in − full zero-shot; leak = tuned emulator − full zero-shot;"
+        f" privacy gap = plug-in − tuned emulator.{sign}"
+    )
+
+
+def format_score(mean: Mean) -> str:
+    """Format a mean and its standard error: `0.950 ± 0.007`; from 10 on, as for perplexities, with two digits."""
+    digits = 3 if abs(mean.value) < 10 else 2
+    error = "" if mean.stderr is None else f" ± {mean.stderr:.{digits}f}"
+    return f"{mean.value:.{digits}f}{error}"
+
+
+def _strategy_cells(strategy: Strategy) -> list[str]:
+    settings = [format_score(getattr(strategy, name)) for name in list(COLUMNS)[:3]]
+    differences = [f"{getattr(strategy, name).value:+.3f}" for name in list(COLUMNS)[3:]]
+    return [f"{strategy.name} emulator", *settings, *differences]
