@@ -4,7 +4,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import DivergedError
-from tasks.core.tuning.method import WHOLE_BLOCKS, Variant
+from tasks.core.tuning.method import WHOLE_BLOCKS, TuningMethod
 from tasks.core.tuning.settings import TrainSettings
 from tasks.data.sources import TaskSource
 from tasks.engine.stage import stage
@@ -28,7 +28,7 @@ def tune(
     model: ModelSource | None = None,
     settings: TrainSettings,
     precision: str,
-    variant: Variant = WHOLE_BLOCKS,
+    variant: TuningMethod = WHOLE_BLOCKS,
 ) -> dict:
     """Train an emulator, or with `model` the blocks of the full model, on the task's training split.
 
@@ -65,7 +65,7 @@ def _tune(
     model: ModelSource | None,
     settings: TrainSettings,
     precision: str,
-    variant: Variant,
+    variant: TuningMethod,
 ) -> dict:
     """Run the stage in this process, alone or as one of several ranks, of which the first writes the result."""
     from tasks.core.plan.layout import Plan

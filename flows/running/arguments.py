@@ -7,7 +7,7 @@ from flows.settings.model import Settings, Strategy
 from tasks.core.clustering import FREE_LINKAGES
 from tasks.core.plan.placement import tuned_ahead
 from tasks.core.plan.registry import STRATEGIES
-from tasks.core.tuning.method import Variant
+from tasks.core.tuning.method import TuningMethod
 from tasks.core.tuning.settings import TrainSettings
 
 
@@ -134,6 +134,6 @@ def grids(settings: Settings) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return rates, (own,) if own else rates
 
 
-def make_variant(settings: Settings) -> Variant:
+def make_variant(settings: Settings) -> TuningMethod:
     """Return the tuning method of the emulator."""
-    return Variant(**settings.tune.model_dump(include={field.name for field in fields(Variant)}))
+    return TuningMethod(**settings.tune.model_dump(include={field.name for field in fields(TuningMethod)}))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from tasks.core.errors import InputError
-from tasks.core.tuning.method import METHODS, Variant
+from tasks.core.tuning.method import METHODS, TuningMethod
 
 FACTORS = ("lora_A", "lora_B")
 # The name under which peft stores this set of factors.
@@ -42,7 +42,7 @@ def factor_shapes(block: nn.Module, rank: int) -> dict[str, tuple[int, int]]:
     return shapes
 
 
-def insert_lora(block: nn.Module, variant: Variant) -> None:
+def insert_lora(block: nn.Module, variant: TuningMethod) -> None:
     """Insert factors into every linear module of a block, in place, drawn from torch's global random generator."""
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -71,7 +71,7 @@ def live_factors(block: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-def merged(block: nn.Module, state: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
+def merged(block: nn.Module, state: dict[str, Tensor], variant: TuningMethod) -> dict[str, Tensor]:
     """Add a block's factors to its matrices; return parameter names and tensors, computed and stored in float32.
 
     state: the block's factors by their stored names.

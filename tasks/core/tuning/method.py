@@ -14,7 +14,7 @@ OWN = {"lora": ("lora_rank", "lora_alpha", "lora_dropout"), "adapter": ("adapter
 
 
 @dataclass(frozen=True)
-class Variant:
+class TuningMethod:
     """Tuning method: which tensors of an emulator are trained, and how.
 
     method: "blocks" trains whole blocks, "lora" low-rank factors of all their linear modules (Hu et al. 2021),
@@ -53,14 +53,16 @@ class Variant:
     @property
     def is_default(self) -> bool:
         """Whether whole tuned blocks are trained, and nothing else."""
-        return self.cache_view() == Variant().cache_view()
+        return self.cache_view() == TuningMethod().cache_view()
 
     @property
-    def admitted(self) -> "Variant":
+    def admitted(self) -> "TuningMethod":
         """The method after validation and merging: adapters stay modules, everything else becomes whole blocks."""
         if self.method == "adapter":
-            return Variant("adapter", self.trained, self.lm_head, self.freeze_bottom, adapter_size=self.adapter_size)
-        return Variant(lm_head=self.lm_head)
+            return TuningMethod(
+                "adapter", self.trained, self.lm_head, self.freeze_bottom, adapter_size=self.adapter_size
+            )
+        return TuningMethod(lm_head=self.lm_head)
 
     def cache_view(self) -> dict[str, Any]:
         """Settings that decide the result, without those that only other methods use."""
@@ -99,7 +101,7 @@ class Variant:
         return json.dumps(self.cache_view(), indent=1) + "\n"
 
     @staticmethod
-    def from_json(text: str) -> "Variant":
+    def from_json(text: str) -> "TuningMethod":
         """Read a method that `to_json` wrote.
 
         Raises:
@@ -109,14 +111,14 @@ class Variant:
             values = json.loads(text)
         except ValueError as error:
             raise InputError(f"variant: not valid JSON: {error}") from error
-        kinds = {field.name: field.type for field in fields(Variant)}
+        kinds = {field.name: field.type for field in fields(TuningMethod)}
         if not isinstance(values, dict) or values.keys() - kinds.keys() or not values.keys() >= {"method", "trained"}:
             raise InputError(f"variant: expected an object with method, trained and some of {', '.join(kinds)}")
         for name, value in values.items():
             allowed: tuple[type, ...] = (float, int) if kinds[name] is float else (kinds[name],)  # type: ignore[assignment]
             if type(value) not in allowed:
                 raise InputError(f"variant: {name} must be a {allowed[0].__name__}, not {value!r}")
-        return Variant(**values)
+        return TuningMethod(**values)
 
 
-WHOLE_BLOCKS = Variant()
+WHOLE_BLOCKS = TuningMethod()
