@@ -69,6 +69,7 @@ def _tune(
 ) -> dict:
     """Run the stage in this process, alone or as one of several ranks, of which the first writes the result."""
     from tasks.core.plan.layout import Plan
+    from tasks.core.tuning.failures import Names
     from tasks.core.tuning.train import train
     from tasks.core.tuning.trainable import make_trained
     from tasks.data.tokenize import load_examples
@@ -96,6 +97,7 @@ def _tune(
         on_metrics=lambda step, values: work.metric(step, **({} if work.rank else values), **usage.read()),
         should_stop=work.stop_requested,
         progress=lambda steps: work.progress(steps, "steps"),
+        names=Names("tune.learning_rate" if emulator else "full_tune.learning_rate", "tune.max_tokens"),
     )
     if not work.rank:
         write_returned(work.out, how, variant, result.state)

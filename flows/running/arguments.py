@@ -1,6 +1,5 @@
 """The arguments of each stage, from the settings. Unused settings are not passed, so that they are in no key."""
 
-from dataclasses import fields
 from typing import Any
 
 from flows.settings.model import Settings, Strategy
@@ -69,13 +68,9 @@ class Arguments:
     @property
     def distill(self) -> dict[str, Any]:
         """The training of frozen blocks."""
-        chosen = self._settings.distill.model_dump(exclude={"enabled", "teacher", "data", "block", "hidden_weight"})
-        return {
-            "settings": TrainSettings(**chosen),
-            "block": self._settings.distill.block,
-            "hidden_weight": self._settings.distill.hidden_weight,
-            "precision": self._precision,
-        }
+        how = self._settings.distill.distillation
+        chosen = {"settings": how.training, "block": how.block, "hidden_weight": how.hidden_weight}
+        return {**chosen, "precision": self._precision}
 
     @property
     def rates(self) -> tuple[float, ...]:
@@ -102,13 +97,8 @@ class Arguments:
         return {"settings": self._train_settings(seed, rate, self.full_rates), "precision": self._precision}
 
     def _train_settings(self, seed: int, rate: float | None, rates: tuple[float, ...]) -> TrainSettings:
-        known = {field.name for field in fields(TrainSettings)}
-        chosen = self._settings.tune.model_dump(include=known)
-        if chosen["num_epochs"] is None and chosen["num_steps"] is None:
-            # The published length for models of about a billion parameters.
-            chosen["num_epochs"] = 5
         own = {"learning_rate": rate or rates[0], "seed": seed, "may_diverge": len(rates) > 1}
-        return TrainSettings(**chosen | own)
+        return self._settings.tune.train_settings(**own)
 
     @property
     def proxies(self) -> dict[str, Any]:
@@ -136,4 +126,4 @@ def grids(settings: Settings) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 def make_variant(settings: Settings) -> TuningMethod:
     """Return the tuning method of the emulator."""
-    return TuningMethod(**settings.tune.model_dump(include={field.name for field in fields(TuningMethod)}))
+    return settings.tune.tuning_method

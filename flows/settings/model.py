@@ -14,7 +14,7 @@ from flows.settings.tune import FullTune, Tune
 from tasks.store.home import default_home
 
 
-class Model(Group):
+class Model(Group, frozen=True):
     """The full model, whose blocks are captured, removed, shared and tuned."""
 
     name: str
@@ -25,7 +25,7 @@ class Model(Group):
     """Number format of the computation; auto: bfloat16 where the hardware has matrix units for it, else float32."""
 
 
-class Task(Group):
+class Task(Group, frozen=True):
     """The task on which the model is tuned and scored."""
 
     name: str
@@ -46,7 +46,7 @@ class Task(Group):
     """Most tokens of an example; longer ones are cut. By default the model's context, or 2048 for document windows."""
 
 
-class Support(Group):
+class Support(Group, frozen=True):
     """The support set: the examples whose states decide the plan (CRaSh section 3.1)."""
 
     num_rows: PositiveInt = 512
@@ -63,21 +63,21 @@ class Support(Group):
     """Padded tokens in one forward pass of capture."""
 
 
-class Similarity(Group):
+class Similarity(Group, frozen=True):
     """The similarity of the blocks' states."""
 
     estimator: Literal["linear_cka", "debiased_cka", "rbf_cka"] = "linear_cka"
     """Estimator of the matrix that is clustered; all estimators are computed and drawn."""
 
 
-class Evaluate(Group):
+class Evaluate(Group, frozen=True):
     """Scoring of the five settings."""
 
     max_tokens: PositiveInt = 8192
     """Padded tokens in one forward pass of scoring."""
 
 
-class Search(Group):
+class Search(Group, frozen=True):
     """Search for the best plan within a limit of disclosure (`crash search`). Empty lists: the values of the plan."""
 
     max_disclosed: Annotated[float, Field(gt=0, le=1)] = 0.6
@@ -96,14 +96,14 @@ class Search(Group):
     """Number of plans that are tuned and plugged in with by = "estimated"."""
 
 
-class Export(Group):
+class Export(Group, frozen=True):
     """Output beside the report."""
 
     plugged_model: bool = False
     """Also write the full model with the tuned blocks as a Hugging Face folder."""
 
 
-class Place(Group):
+class Place(Group, frozen=True):
     """Where runs store their data and how they use the machine; nothing here changes a result."""
 
     home: str = Field(default_factory=lambda: str(default_home()))
@@ -126,7 +126,7 @@ class Place(Group):
     """Tuning on several GPUs: blocks spread over them, a copy on each (DDP), or a share of each block (FSDP2)."""
 
 
-class Settings(Group):
+class Settings(Group, frozen=True):
     """One model, one task, one or several strategies."""
 
     model: Model

@@ -15,7 +15,7 @@ else:
 Share = Literal["auto", "none", "all", "frozen_only"]
 
 
-class PlanSettings(Group):
+class PlanSettings(Group, frozen=True):
     """The plan: which blocks the emulator keeps, which of them are tuned, and which are shared."""
 
     num_kept: PositiveInt

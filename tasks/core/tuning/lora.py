@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from tasks.core.errors import InputError
+from tasks.core.errors import SettingError
 from tasks.core.tuning.method import METHODS, TuningMethod
 
 FACTORS = ("lora_A", "lora_B")
@@ -26,13 +26,13 @@ def factor_shapes(block: nn.Module, rank: int) -> dict[str, tuple[int, int]]:
     """Map the stored names of a block's factors to their shapes.
 
     Raises:
-        InputError: when the block has no linear module.
+        SettingError: when the block has no linear module.
     """
     found = linear_modules(block)
     if not found:
         others = ", ".join(method for method in METHODS if method != "lora")
-        raise InputError(
-            f'tune.method = "lora", but {type(block).__name__} has no linear modules (only'
+        raise SettingError(
+            f'`method` = "lora", but {type(block).__name__} has no linear modules (only'
             f" {', '.join(sorted({type(part).__name__ for part in block.modules()}))}); choose from {others}"
         )
     shapes: dict[str, tuple[int, int]] = {}

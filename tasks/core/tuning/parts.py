@@ -6,7 +6,7 @@ from transformers import PreTrainedConfig
 from tasks.core.blocks.anatomy import get_blocks, skeleton, text_config
 from tasks.core.blocks.head import get_head, head_parameters, head_shapes, untie_head
 from tasks.core.blocks.memory import require_recomputable
-from tasks.core.errors import InputError
+from tasks.core.errors import InputError, SettingError
 from tasks.core.plan.layout import Plan
 from tasks.core.tuning.adapters import adapter_shapes, insert_adapter, live_adapter
 from tasks.core.tuning.lora import factor_shapes, insert_lora, live_factors
@@ -38,7 +38,7 @@ def block_shapes(model: nn.Module, block: nn.Module, variant: TuningMethod) -> S
     """Shapes of the trained tensors of a block, before any are inserted, by stored name.
 
     Raises:
-        InputError: when blocks of this family have no such tensors.
+        SettingError: when blocks of this family have no such tensors.
     """
     if variant.method == "lora":
         return dict(factor_shapes(block, variant.lora_rank))
@@ -48,8 +48,8 @@ def block_shapes(model: nn.Module, block: nn.Module, variant: TuningMethod) -> S
     chosen = {name: tuple(own[name].shape) for name in own if variant.method == "blocks" or _is_bias(name)}
     if not chosen:
         family = text_config(model.config).model_type
-        raise InputError(
-            f'tune.method = "bitfit", but the blocks of {family} ({type(block).__name__}) have no biases; choose from'
+        raise SettingError(
+            f'`method` = "bitfit", but the blocks of {family} ({type(block).__name__}) have no biases; choose from'
             " blocks, lora, adapter"
         )
     return chosen

@@ -141,9 +141,12 @@ def test_ranks_and_shares() -> None:
     [
         ({"method": "shrink"}, "choose from prune, quantise, low_rank"),
         ({"method": "prune"}, "needs compress.ratio"),
-        ({"method": "prune", "ratio": 1.0}, "larger than 0 and smaller than 1"),
-        ({"method": "quantise", "bits": 17}, "choose from 1 to 16"),
-        ({"method": "low_rank", "rank": 1.5}, "a whole number from 1, or a share"),
+        ({"method": "prune", "ratio": 1.0}, "larger than 0 and less than 1"),
+        ({"method": "quantise", "bits": 17}, "bits = 17; it must be at least 1 and at most 16"),
+        (
+            {"method": "low_rank", "rank": 1.5},
+            "must be a whole number, or larger than 0 and less than 1",
+        ),
         ({"method": "low_rank", "rank": 2, "rank_choice": "best"}, "choose from topk, sampling, lowrank"),
     ],
 )

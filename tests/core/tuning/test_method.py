@@ -34,7 +34,10 @@ def test_what_is_written_is_read_back(method, trained):
         ('{"method": "lora", "trained": "tuned", "lm_head": 1}', "lm_head must be a bool, not 1"),
         ('{"method": ["lora"], "trained": "tuned"}', "method must be a str"),
         ('{"method": "lora", "trained": "tuned", "lora_dropout": 1.0}', "lora_dropout = 1.0; .* less than 1"),
-        ('{"method": "blocks", "trained": "frozen", "freeze_bottom": true}', "freeze_bottom is about tuned blocks"),
+        (
+            '{"method": "blocks", "trained": "frozen", "freeze_bottom": true}',
+            'freeze_bottom has no effect with trained = "frozen"',
+        ),
     ],
 )
 def test_what_is_refused(text, message):

@@ -106,7 +106,7 @@ def test_epochs_and_steps_exclude_one_another(tmp_path):
         ),
         (
             ["tune.trained=frozen", "tune.freeze_bottom=true"],
-            'about tuned blocks, of which trained = "frozen"',
+            'tune: freeze_bottom has no effect with trained = "frozen"',
         ),
     ],
 )
