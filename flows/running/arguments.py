@@ -4,6 +4,7 @@ from typing import Any
 
 from flows.settings.model import Settings, Strategy
 from tasks.core.clustering import FREE_LINKAGES
+from tasks.core.errors import in_table
 from tasks.core.plan.placement import tuned_ahead
 from tasks.core.plan.registry import STRATEGIES
 from tasks.core.tuning.method import TuningMethod
@@ -68,7 +69,8 @@ class Arguments:
     @property
     def distill(self) -> dict[str, Any]:
         """The training of frozen blocks."""
-        how = self._settings.distill.distillation
+        with in_table("distill"):
+            how = self._settings.distill.distillation
         chosen = {"settings": how.training, "block": how.block, "hidden_weight": how.hidden_weight}
         return {**chosen, "precision": self._precision}
 
@@ -85,7 +87,8 @@ class Arguments:
     def tune(self, seed: int, rate: float | None = None) -> dict[str, Any]:
         """The training of the emulator; `variant` is left out for whole tuned blocks. rate: by default the first."""
         variant = make_variant(self._settings)
-        settings = self._train_settings(seed, rate, self.rates)
+        with in_table("tune"):
+            settings = self._train_settings(seed, rate, self.rates)
         return {
             "settings": settings,
             "precision": self._precision,
@@ -94,7 +97,10 @@ class Arguments:
 
     def full_tune(self, seed: int, rate: float | None = None) -> dict[str, Any]:
         """The training of every block of the full model. rate: by default the first."""
-        return {"settings": self._train_settings(seed, rate, self.full_rates), "precision": self._precision}
+        own = {"learning_rate": "full_tune.learning_rate"} if self._settings.full_tune.learning_rate else {}
+        with in_table("tune", **own):
+            settings = self._train_settings(seed, rate, self.full_rates)
+        return {"settings": settings, "precision": self._precision}
 
     def _train_settings(self, seed: int, rate: float | None, rates: tuple[float, ...]) -> TrainSettings:
         own = {"learning_rate": rate or rates[0], "seed": seed, "may_diverge": len(rates) > 1}

@@ -7,7 +7,7 @@ from typing import Any
 from flows.running.arguments import grids, make_variant, plan_options
 from flows.running.pass_limits import Limits, check_windows, run_limits
 from flows.settings.grid import named_cell, shown
-from flows.settings.model import Settings
+from flows.settings.model import Kind, Settings
 from tasks.core.errors import InputError, in_table
 from tasks.core.plan.layout import fixed_plan
 from tasks.core.plan.registry import rehearse
@@ -32,10 +32,10 @@ class Inputs:
 
     def __init__(
         self,
-        settings: Settings,
-        needed: Callable[[Settings, Any], int] | None = None,
-        operations: Callable[[Settings, Any], dict[str, str]] | None = None,
-        limits: Callable[[Settings], Limits] = run_limits,
+        settings: Kind,
+        needed: Callable[[Kind, Any], int] | None = None,
+        operations: Callable[[Kind, Any], dict[str, str]] | None = None,
+        limits: Callable[[Kind], Limits] = run_limits,
     ) -> None:
         """Resolve and check the inputs of a flow; the defaults are those of a crash run.
 
