@@ -70,9 +70,10 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
+    from flows.settings.model import Settings
     from flows.settings.reading import read_sweep
 
-    settings, axes = read_sweep(options.settings, options.changes)
+    settings, axes = read_sweep(options.settings, options.changes, Settings)
     from flows.cli.launch import launch_sweep
 
     return launch_sweep(settings, axes, options.at_once, options.here)
