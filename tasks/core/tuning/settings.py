@@ -64,7 +64,7 @@ class TrainOptions(StepOptions):
 
 @dataclass(frozen=True)
 class TrainSettings(TrainOptions):
-    """Settings of one tuning; see `TrainOptions` and `StepOptions` for the others.
+    """Settings of one tuning, of which either num_steps or num_epochs is given.
 
     Raises:
         SettingError: when a value is missing, unknown or out of range.
