@@ -6,7 +6,7 @@ that a module that moves is renamed here and nowhere else in the documentation.
 
 from flows.cli.main import main, parser
 from flows.settings.grid import make_cells
-from flows.settings.model import Settings
+from flows.settings.model import AllSettings
 from flows.settings.reading import read_sweep
 from tasks.core.errors import InputError
 from tasks.core.plan.layout import Plan, pool_plan
@@ -27,6 +27,7 @@ from tasks.store.artifacts import Ref, Store
 
 __all__ = [
     "STRATEGIES",
+    "AllSettings",
     "Analysis",
     "Figure",
     "InputError",
@@ -34,7 +35,6 @@ __all__ = [
     "Plan",
     "Ref",
     "Row",
-    "Settings",
     "Store",
     "Strategy",
     "StudyCell",

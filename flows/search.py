@@ -15,7 +15,7 @@ from flows.running.run import run_name, started
 from flows.running.show import show_search
 from flows.searches.candidates import combinations, make_candidates, sizes_of
 from flows.searches.trials import Trial, picked, require_one, take_plans
-from flows.settings.model import Settings
+from flows.settings.model import SearchSettings
 from tasks.capture import capture
 from tasks.proxies import proxies
 from tasks.search_report import frontier
@@ -28,11 +28,11 @@ def _flow_run_name() -> str:
     """Return the name of the flow run that is about to start."""
     from prefect.runtime import flow_run
 
-    return search_name(Settings.model_validate(flow_run.parameters["settings"]))
+    return search_name(SearchSettings.model_validate(flow_run.parameters["settings"]))
 
 
 @flow(name="search", flow_run_name=_flow_run_name, task_runner=RUNNER, persist_result=False)
-def search(settings: Settings) -> Ref:
+def search(settings: SearchSettings) -> Ref:
     """Tune and plug in all plans within the limit, or those that proxies rank best; choose one by validation loss."""
     with started(settings, "search", show_search, search_name(settings), search_limits) as run:
         sizes = sizes_of(run.model)
@@ -89,7 +89,7 @@ def measure(trial: Trial) -> dict[str, Any]:
     return {"emulator": emulator, "emulator_tuned": emulator_tuned, "plugged_in": plugged_in}
 
 
-def search_name(settings: Settings) -> str:
+def search_name(settings: SearchSettings) -> str:
     """Return the search's name in both UIs."""
     strategies = tuple(dict.fromkeys(values["strategy"] for values in combinations(settings)))
     named = run_name(settings.model_copy(update={"strategy": strategies}))

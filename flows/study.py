@@ -13,7 +13,7 @@ from prefect import flow
 from flows.crash import RUNNER
 from flows.running.show import show_study
 from flows.settings.grid import Grid
-from flows.settings.model import Settings
+from flows.settings.model import StudySettings
 from flows.studies.cells import make_cells_of, opened, study_name
 from flows.studies.parts import ANALYSES, between
 from tasks.store.artifacts import Ref
@@ -25,12 +25,12 @@ def _flow_run_name() -> str:
     from prefect.runtime import flow_run
 
     given = flow_run.parameters
-    settings, grid = Settings.model_validate(given["settings"]), given.get("grid") or {}
+    settings, grid = StudySettings.model_validate(given["settings"]), given.get("grid") or {}
     return study_name(settings, make_cells_of(settings, grid))
 
 
 @flow(name="study", flow_run_name=_flow_run_name, task_runner=RUNNER, persist_result=False)
-def study(settings: Settings, grid: Grid | None = None) -> Ref:
+def study(settings: StudySettings, grid: Grid | None = None) -> Ref:
     """Analyse every model on every data set of the grid, and show all results on one page.
 
     settings: the settings of every cell, except those in the grid. grid: lists of values for `model.name`,

@@ -4,7 +4,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import DivergedError
-from tasks.core.tuning.method import WHOLE_BLOCKS, Variant
+from tasks.core.tuning.method import WHOLE_BLOCKS, TuningMethod
 from tasks.core.tuning.settings import TrainSettings
 from tasks.data.sources import TaskSource
 from tasks.engine.stage import stage
@@ -28,7 +28,7 @@ def tune(
     model: ModelSource | None = None,
     settings: TrainSettings,
     precision: str,
-    variant: Variant = WHOLE_BLOCKS,
+    variant: TuningMethod = WHOLE_BLOCKS,
 ) -> dict:
     """Train an emulator, or with `model` the blocks of the full model, on the task's training split.
 
@@ -65,10 +65,11 @@ def _tune(
     model: ModelSource | None,
     settings: TrainSettings,
     precision: str,
-    variant: Variant,
+    variant: TuningMethod,
 ) -> dict:
     """Run the stage in this process, alone or as one of several ranks, of which the first writes the result."""
     from tasks.core.plan.layout import Plan
+    from tasks.core.tuning.failures import Names
     from tasks.core.tuning.train import train
     from tasks.core.tuning.trainable import make_trained
     from tasks.data.tokenize import load_examples
@@ -96,6 +97,7 @@ def _tune(
         on_metrics=lambda step, values: work.metric(step, **({} if work.rank else values), **usage.read()),
         should_stop=work.stop_requested,
         progress=lambda steps: work.progress(steps, "steps"),
+        names=Names("tune.learning_rate" if emulator else "full_tune.learning_rate", "tune.max_tokens"),
     )
     if not work.rank:
         write_returned(work.out, how, variant, result.state)

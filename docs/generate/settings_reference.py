@@ -12,23 +12,30 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from flows.settings.model import Settings
+from flows.settings.model import AllSettings, SearchSettings, Settings, StudySettings
 from tasks.core.plan.registry import STRATEGIES
 
 BEGIN, END = "<!-- settings: begin (make readme) -->", "<!-- settings: end -->"
 
 
 def reference() -> str:
-    """A table for each group of settings: key, values, default, meaning."""
-    top = [name for name, field in Settings.model_fields.items() if not _group(field.annotation)]
-    parts = ["| key | values | default | meaning |\n|---|---|---|---|\n" + "\n".join(map(_top_row, top)), strategies()]
-    for name, field in Settings.model_fields.items():
+    """The tables that each flow reads, and for each group of settings a table: key, values, default, meaning."""
+    top = [name for name, field in AllSettings.model_fields.items() if not _group(field.annotation)]
+    head = "| key | values | default | meaning |\n|---|---|---|---|\n"
+    parts = [flows(), head + "\n".join(map(_top_row, top)), strategies()]
+    for name, field in AllSettings.model_fields.items():
         if group := _group(field.annotation):
             rows = "\n".join(_row(f"{name}.{key}", inner) for key, inner in group.model_fields.items())
-            parts.append(
-                f"**`[{name}]`** {group.__doc__}\n\n| key | values | default | meaning |\n|---|---|---|---|\n{rows}"
-            )
+            parts.append(f"**`[{name}]`** {group.__doc__}\n\n{head}{rows}")
     return "\n\n".join(parts)
+
+
+def flows() -> str:
+    """A line for each kind of settings: the flow that they belong to, and the tables that it reads."""
+    read_by_all = [f"`[{name}]`" for name, field in Settings.model_fields.items() if _group(field.annotation)]
+    common = f"- {Settings.__doc__} Its tables: {', '.join(read_by_all)}."
+    more = [f"- {kind.__doc__}" for kind in (SearchSettings, StudySettings)]
+    return "\n".join([common, *more, f"- {AllSettings.__doc__}"])
 
 
 def strategies() -> str:
@@ -49,7 +56,7 @@ def updated(text: str) -> str:
 
 
 def _top_row(name: str) -> str:
-    return _row(name, Settings.model_fields[name])
+    return _row(name, AllSettings.model_fields[name])
 
 
 def _group(annotation: Any) -> type[BaseModel] | None:

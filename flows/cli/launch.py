@@ -9,7 +9,7 @@ from typing import Any
 from flows.running import stopping
 from flows.running.environment import check_prefect, local_database, prepare_environment
 from flows.running.guard import start_temporary_server
-from flows.settings.model import Settings
+from flows.settings.model import SearchSettings, Settings, StudySettings
 from tasks.core.errors import EnvironmentFault
 from tasks.engine.child_process import fix_string_hashes
 from tasks.store.databases import sqlite_path, sqlite_url
@@ -53,7 +53,7 @@ def launch_sweep(settings: Settings, axes: dict[str, list[Any]], at_once: int | 
     return 0
 
 
-def launch_search(settings: Settings) -> int:
+def launch_search(settings: SearchSettings) -> int:
     """Run the `search` flow in this process; return the exit code."""
     _prepare(settings)
     from flows.running.inputs import prepare_inputs
@@ -70,7 +70,7 @@ def launch_search(settings: Settings) -> int:
     return 0
 
 
-def launch_study(settings: Settings, axes: dict[str, list[Any]]) -> int:
+def launch_study(settings: StudySettings, axes: dict[str, list[Any]]) -> int:
     """Run the `study` flow in this process; return the exit code."""
     _prepare(settings)
     from flows.running.inputs import prepare_inputs

@@ -53,9 +53,11 @@ def _request(error: BaseException) -> int | None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from flows.settings.model import SearchSettings, Settings
     from flows.settings.reading import read_settings
 
-    settings = read_settings(options.settings, options.changes)
+    kind = SearchSettings if options.deployment == "search/run" else Settings
+    settings = read_settings(options.settings, options.changes, kind)
     if options.pool:
         from flows.running.environment import prepare_environment
         from flows.service.submit import submit
@@ -64,13 +66,14 @@ def _run(options: argparse.Namespace) -> int:
         return submit(options.deployment, settings)
     from flows.cli.launch import launch, launch_search
 
-    return (launch_search if options.deployment == "search/run" else launch)(settings)
+    return launch_search(settings) if isinstance(settings, SearchSettings) else launch(settings)
 
 
 def _sweep(options: argparse.Namespace) -> int:
+    from flows.settings.model import Settings
     from flows.settings.reading import read_sweep
 
-    settings, axes = read_sweep(options.settings, options.changes)
+    settings, axes = read_sweep(options.settings, options.changes, Settings)
     from flows.cli.launch import launch_sweep
 
     return launch_sweep(settings, axes, options.at_once, options.here)

@@ -9,7 +9,7 @@ from flows.cost.dry_run import STAGES, Estimate
 from flows.cost.inputs import Known
 from flows.cost.stage_costs import Cost
 from flows.settings.grid import make_cells, named_cell, shown
-from flows.settings.model import Settings
+from flows.settings.model import AllSettings, Settings
 from flows.settings.reading import read_sweep
 from tasks.core.costs import totals as costs
 from tasks.core.costs.workloads import Workload
@@ -65,7 +65,7 @@ def plan_cost(path: Path, changes: list[str] | None, rows: "Workload | None", de
     Raises:
         InputError: when the file describes a search.
     """
-    settings, axes = read_sweep(path, changes)
+    settings, axes = read_sweep(path, changes, AllSettings)
     if "search" in settings.model_fields_set or any(key.startswith("search.") for key in axes):
         raise InputError(
             f"{path} has a table [search], and how many of its plans are tuned is known only when they are made;"

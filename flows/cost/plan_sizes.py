@@ -10,7 +10,7 @@ from tasks.core.costs.block_shapes import BlockShape
 from tasks.core.costs.depths import Depth, Trained
 from tasks.core.costs.shapes import Shape
 from tasks.core.plan.registry import STRATEGIES, make_plan
-from tasks.core.tuning.method import Variant
+from tasks.core.tuning.method import TuningMethod
 
 Layout = tuple[tuple[int, bool], ...]
 
@@ -74,7 +74,7 @@ def trained_of(settings: Settings, shape: Shape) -> Trained:
     )
 
 
-def _parts_of(block: BlockShape, width: int, variant: Variant) -> tuple[int, int]:
+def _parts_of(block: BlockShape, width: int, variant: TuningMethod) -> tuple[int, int]:
     """Count the (matrix, vector) elements that a method trains in or beside a block, without the whole block's own."""
     size = variant.adapter_size
     matrices = {"lora": variant.lora_rank * block.sides, "adapter": 2 * width * size}.get(variant.method, 0)

@@ -1,13 +1,13 @@
 """The arguments of each stage, from the settings. Unused settings are not passed, so that they are in no key."""
 
-from dataclasses import fields
 from typing import Any
 
 from flows.settings.model import Settings, Strategy
 from tasks.core.clustering import FREE_LINKAGES
+from tasks.core.errors import in_table
 from tasks.core.plan.placement import tuned_ahead
 from tasks.core.plan.registry import STRATEGIES
-from tasks.core.tuning.method import Variant
+from tasks.core.tuning.method import TuningMethod
 from tasks.core.tuning.settings import TrainSettings
 
 
@@ -69,13 +69,10 @@ class Arguments:
     @property
     def distill(self) -> dict[str, Any]:
         """The training of frozen blocks."""
-        chosen = self._settings.distill.model_dump(exclude={"enabled", "teacher", "data", "block", "hidden_weight"})
-        return {
-            "settings": TrainSettings(**chosen),
-            "block": self._settings.distill.block,
-            "hidden_weight": self._settings.distill.hidden_weight,
-            "precision": self._precision,
-        }
+        with in_table("distill"):
+            how = self._settings.distill.distillation
+        chosen = {"settings": how.training, "block": how.block, "hidden_weight": how.hidden_weight}
+        return {**chosen, "precision": self._precision}
 
     @property
     def rates(self) -> tuple[float, ...]:
@@ -90,7 +87,8 @@ class Arguments:
     def tune(self, seed: int, rate: float | None = None) -> dict[str, Any]:
         """The training of the emulator; `variant` is left out for whole tuned blocks. rate: by default the first."""
         variant = make_variant(self._settings)
-        settings = self._train_settings(seed, rate, self.rates)
+        with in_table("tune"):
+            settings = self._train_settings(seed, rate, self.rates)
         return {
             "settings": settings,
             "precision": self._precision,
@@ -99,16 +97,14 @@ class Arguments:
 
     def full_tune(self, seed: int, rate: float | None = None) -> dict[str, Any]:
         """The training of every block of the full model. rate: by default the first."""
-        return {"settings": self._train_settings(seed, rate, self.full_rates), "precision": self._precision}
+        own = {"learning_rate": "full_tune.learning_rate"} if self._settings.full_tune.learning_rate else {}
+        with in_table("tune", **own):
+            settings = self._train_settings(seed, rate, self.full_rates)
+        return {"settings": settings, "precision": self._precision}
 
     def _train_settings(self, seed: int, rate: float | None, rates: tuple[float, ...]) -> TrainSettings:
-        known = {field.name for field in fields(TrainSettings)}
-        chosen = self._settings.tune.model_dump(include=known)
-        if chosen["num_epochs"] is None and chosen["num_steps"] is None:
-            # The published length for models of about a billion parameters.
-            chosen["num_epochs"] = 5
         own = {"learning_rate": rate or rates[0], "seed": seed, "may_diverge": len(rates) > 1}
-        return TrainSettings(**chosen | own)
+        return self._settings.tune.train_settings(**own)
 
     @property
     def proxies(self) -> dict[str, Any]:
@@ -134,6 +130,6 @@ def grids(settings: Settings) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return rates, (own,) if own else rates
 
 
-def make_variant(settings: Settings) -> Variant:
+def make_variant(settings: Settings) -> TuningMethod:
     """Return the tuning method of the emulator."""
-    return Variant(**settings.tune.model_dump(include={field.name for field in fields(Variant)}))
+    return settings.tune.tuning_method

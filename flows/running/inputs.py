@@ -7,8 +7,8 @@ from typing import Any
 from flows.running.arguments import grids, make_variant, plan_options
 from flows.running.pass_limits import Limits, check_windows, run_limits
 from flows.settings.grid import named_cell, shown
-from flows.settings.model import Settings
-from tasks.core.errors import InputError
+from flows.settings.model import Kind, Settings
+from tasks.core.errors import InputError, in_table
 from tasks.core.plan.layout import fixed_plan
 from tasks.core.plan.registry import rehearse
 from tasks.data.wording import checked_task
@@ -32,10 +32,10 @@ class Inputs:
 
     def __init__(
         self,
-        settings: Settings,
-        needed: Callable[[Settings, Any], int] | None = None,
-        operations: Callable[[Settings, Any], dict[str, str]] | None = None,
-        limits: Callable[[Settings], Limits] = run_limits,
+        settings: Kind,
+        needed: Callable[[Kind, Any], int] | None = None,
+        operations: Callable[[Kind, Any], dict[str, str]] | None = None,
+        limits: Callable[[Kind], Limits] = run_limits,
     ) -> None:
         """Resolve and check the inputs of a flow; the defaults are those of a crash run.
 
@@ -172,7 +172,8 @@ def _check_trained(settings: Settings, num_blocks: int) -> None:
             ' block is frozen; use "tuned", or tune fewer blocks than are kept'
         )
     if "fixed" in settings.strategy:
-        variant.require_something(fixed_plan(num_blocks, plan.kept, plan.tuned))
+        with in_table("tune"):
+            variant.require_something(fixed_plan(num_blocks, plan.kept, plan.tuned))
 
 
 def check_variant(settings: Settings, num_blocks: int, model_folder: Path) -> None:
@@ -194,7 +195,8 @@ def check_variant(settings: Settings, num_blocks: int, model_folder: Path) -> No
     from tasks.core.tuning.parts import require_trainable
     from tasks.models.folder import load_config
 
-    require_trainable(load_config(model_folder), variant, settings.tune.gradient_checkpointing)
+    with in_table("tune"):
+        require_trainable(load_config(model_folder), variant, settings.tune.gradient_checkpointing)
 
 
 def check_support(settings: Settings, facts: dict[str, Any]) -> None:

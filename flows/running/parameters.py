@@ -13,12 +13,11 @@ if TYPE_CHECKING:
     from flows.running.inputs import Inputs
 
 
-def shown_parameters(settings: Settings, facts: dict[str, Any], flow_name: str) -> dict[str, str]:
+def shown_parameters(settings: Settings, facts: dict[str, Any]) -> dict[str, str]:
     """Return every setting that can change this flow's result, flat; only the names of folders, and no [place]."""
     flat: dict[str, str] = {}
     named = {".".join(place) for place in FOLDERS}
-    unused = {"place", "export"} | ({"search", "study"} - {flow_name})
-    for group, values in settings.model_dump(mode="json", exclude=unused).items():
+    for group, values in settings.model_dump(mode="json", exclude={"place", "export"}).items():
         if isinstance(values, dict):
             given = {f"{group}.{key}": value for key, value in values.items() if value is not None}
             flat |= {key: _named(value) if key in named else str(value) for key, value in given.items()}

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 from flows.running.arguments import Arguments
 from flows.running.environment import local_database, prefect_page
@@ -19,7 +19,7 @@ from flows.running.pass_limits import Limits, run_limits
 from flows.running.progress import Progress
 from flows.running.published_as import published_as
 from flows.running.stopping import in_order, is_request, seconds_since_request
-from flows.settings.model import Settings
+from flows.settings.model import Kind, Settings
 from tasks.engine.resources import Resources, machine_folder, usable_cores, visible_gpus
 from tasks.engine.runtime import Runtime, Shared, sharing
 from tasks.engine.stage import Stage
@@ -36,11 +36,14 @@ RESULTS = ("report", "collect", "frontier", "findings")
 CLOSING_SECONDS = 24.0
 
 
-class Run:
-    """Submits stages: `run(stage, label, **arguments)` submits the Prefect task and remembers its future."""
+class Run(Generic[Kind]):
+    """Submits stages: `run(stage, label, **arguments)` submits the Prefect task and remembers its future.
+
+    Kind: the settings of its flow.
+    """
 
     def __init__(
-        self, settings: Settings, inputs: Inputs, runtime: Runtime, own: Shared, futures: list[Any] | None = None
+        self, settings: Kind, inputs: Inputs, runtime: Runtime, own: Shared, futures: list[Any] | None = None
     ) -> None:
         self.settings = settings
         self.model = inputs.model
@@ -77,7 +80,7 @@ class Run:
         self._futures.append(future)
         return future
 
-    def changed(self, settings: Settings) -> "Run":
+    def changed(self, settings: Kind) -> "Run[Kind]":
         """Return this run with other settings, for some of its stages; it waits only for these."""
         part = copy.copy(self)
         part.settings, part.arguments, part._futures = settings, Arguments(settings, self.facts["precision"]), []
@@ -107,12 +110,12 @@ class Run:
 
 @contextmanager
 def started(
-    settings: Settings,
+    settings: Kind,
     flow_name: str,
-    show: Callable[[Run, Tracking], None],
+    show: Callable[[Run[Kind], Tracking], None],
     name: str | None = None,
-    limits: Callable[[Settings], Limits] = run_limits,
-) -> Iterator[Run]:
+    limits: Callable[[Kind], Limits] = run_limits,
+) -> Iterator[Run[Kind]]:
     """Resolve and check the inputs, then keep records and tracking open within the context.
 
     show: passes the result on to MLflow and Prefect; name: of the run; limits: the limits of its passes.
@@ -127,7 +130,7 @@ def started(
     own = make_shared(settings, runtime)
     own.used.append(inputs.checked)
     run = Run(settings, inputs, runtime, own)
-    parameters = shown_parameters(settings, run.facts, flow_name)
+    parameters = shown_parameters(settings, run.facts)
     with recorded(settings, flow_name, name or run_name(settings), runtime, own, parameters, digests_of(inputs)):
         yield run
         assert run.report is not None

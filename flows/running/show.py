@@ -9,6 +9,7 @@ from tasks.tracking.tracking import Tracking
 
 if TYPE_CHECKING:
     from flows.running.run import Run
+    from flows.settings.model import StudySettings
 
 logger = logging.getLogger(__name__)
 LINK_SECONDS = 3.0
@@ -83,7 +84,7 @@ def show_search(run: "Run", tracking: Tracking) -> None:
     _show_table(table, "Every plan of the search")
 
 
-def show_study(run: "Run", tracking: Tracking) -> None:
+def show_study(run: "Run[StudySettings]", tracking: Tracking) -> None:
     """Pass the page, the figures and the numbers of a study on to MLflow and Prefect."""
     assert run.report is not None
     folder = run.runtime.open_store().open(run.report)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from flows.running.arguments import Arguments
 from flows.running.inputs import check_budget
-from flows.settings.model import Settings
+from flows.settings.model import SearchSettings
 from tasks.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Candidate:
 
     name: str
     values: dict[str, Any]
-    settings: Settings | None
+    settings: SearchSettings | None
     disclosed: float | None = None
     reason: str | None = None
 
@@ -44,7 +44,7 @@ def sizes_of(model: "ModelSource") -> "Sizes":
     return model_sizes(load_config(Path(model.path)))
 
 
-def make_candidates(settings: Settings, sizes: "Sizes") -> list[Candidate]:
+def make_candidates(settings: SearchSettings, sizes: "Sizes") -> list[Candidate]:
     """Return every distinct combination; those that are impossible or disclose too much have a reason.
 
     Raises:
@@ -65,7 +65,7 @@ def make_candidates(settings: Settings, sizes: "Sizes") -> list[Candidate]:
     return list(found.values())
 
 
-def combinations(settings: Settings) -> Iterator[dict[str, Any]]:
+def combinations(settings: SearchSettings) -> Iterator[dict[str, Any]]:
     """Yield values of strategy, num_kept, num_tuned and share; for an empty list the value of the other settings."""
     search, plan = settings.search, settings.plan
     for strategy in search.strategy or settings.strategy:
@@ -79,7 +79,7 @@ def combinations(settings: Settings) -> Iterator[dict[str, Any]]:
             yield dict(zip(LISTS, chosen, strict=True))
 
 
-def snippet(settings: Settings) -> str:
+def snippet(settings: SearchSettings) -> str:
     """Return the strategy and the `[plan]` table of these settings as TOML for a settings file."""
     plan = settings.plan.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
     plan |= {name: getattr(settings.plan, name) for name in LISTS[1:]}
@@ -93,7 +93,7 @@ def too_much(disclosed: float, limit: float) -> str:
     return f"discloses {disclosed:.1%} of the parameters, more than search.max_disclosed = {limit:.1%}"
 
 
-def _candidate(settings: Settings, values: dict[str, Any], sizes: "Sizes") -> tuple[str, Candidate]:
+def _candidate(settings: SearchSettings, values: dict[str, Any], sizes: "Sizes") -> tuple[str, Candidate]:
     """Return an identity that equal combinations share, and the candidate."""
     num_blocks, limit = len(sizes.blocks), settings.search.max_disclosed
     # A value that the strategy does not use does not make another plan.
@@ -122,7 +122,7 @@ def _name(values: dict[str, Any]) -> str:
     return " ".join(word for word in (values["strategy"], budget, values.get("share")) if word)
 
 
-def _changed(settings: Settings, values: dict[str, Any]) -> Settings:
+def _changed(settings: SearchSettings, values: dict[str, Any]) -> SearchSettings:
     """Return the settings of a run with this plan alone.
 
     Raises:
@@ -132,12 +132,12 @@ def _changed(settings: Settings, values: dict[str, Any]) -> Settings:
     whole["strategy"] = [values["strategy"]]
     whole["plan"] = whole["plan"] | {name: value for name, value in values.items() if name != "strategy"}
     try:
-        return Settings.model_validate(whole)
+        return SearchSettings.model_validate(whole)
     except ValidationError as error:
         raise InputError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
 
 
-def _refusal(settings: Settings, candidates: list[Candidate], sizes: "Sizes") -> str:
+def _refusal(settings: SearchSettings, candidates: list[Candidate], sizes: "Sizes") -> str:
     possible = [candidate for candidate in candidates if candidate.disclosed is not None]
     if not possible:
         return f"no plan can be searched; the first, {candidates[0].name}: {candidates[0].reason}"

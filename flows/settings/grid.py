@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from flows.settings import variants
-from flows.settings.model import Settings
+from flows.settings.model import AllSettings, Kind, validated
 from tasks.core.errors import CrashError, InputError
 
 MAX_CELLS = 10_000
@@ -39,11 +39,11 @@ def split_axes(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[A
     if variants.TABLE in values:
         axes[variants.AXIS] = values[variants.TABLE]
         values = {name: value for name, value in values.items() if name != variants.TABLE}
-    return _split(values, Settings, "", axes), axes
+    return _split(values, AllSettings, "", axes), axes
 
 
-def make_cells(base: Settings, axes: dict[str, list[Any]]) -> list[tuple[dict[str, Any], Settings]]:
-    """Return every combination, the last axis fastest: the axes' values, and the whole settings.
+def make_cells(base: Kind, axes: dict[str, list[Any]]) -> list[tuple[dict[str, Any], Kind]]:
+    """Return every combination, the last axis fastest: the axes' values, and the whole settings, of the base's kind.
 
     Raises:
         InputError: when an axis or a variant is invalid, there are too many cells, or a cell's settings are invalid
@@ -60,7 +60,8 @@ def make_cells(base: Settings, axes: dict[str, list[Any]]) -> list[tuple[dict[st
     if count > MAX_CELLS:
         raise InputError(f"the grid has {count} cells; at most {MAX_CELLS} make a sweep, split it")
     values = base.model_dump(mode="json", exclude_unset=True)
-    return [_cell(values, dict(zip(axes, chosen, strict=True))) for chosen in itertools.product(*axes.values())]
+    combinations = (dict(zip(axes, chosen, strict=True)) for chosen in itertools.product(*axes.values()))
+    return [_cell(values, chosen, type(base)) for chosen in combinations]
 
 
 def shown(cell: dict[str, Any]) -> str:
@@ -107,7 +108,7 @@ def _require_axis(key: str, choices: Any) -> None:
         raise InputError(f"the axis {key} of the grid names a value twice: {choices}")
 
 
-def _cell(values: dict[str, Any], chosen: dict[str, Any]) -> tuple[dict[str, Any], Settings]:
+def _cell(values: dict[str, Any], chosen: dict[str, Any], kind: type[Kind]) -> tuple[dict[str, Any], Kind]:
     whole, named = dict(values), dict(chosen)
     if variant := chosen.get(variants.AXIS):
         named[variants.AXIS] = variant[variants.NAME]
@@ -116,7 +117,7 @@ def _cell(values: dict[str, Any], chosen: dict[str, Any]) -> tuple[dict[str, Any
             variants.put(whole, key, value)
     chosen = named
     try:
-        return chosen, Settings.model_validate(whole)
+        return chosen, validated(whole, kind)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"]) or "settings"

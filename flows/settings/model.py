@@ -1,20 +1,21 @@
-"""The settings: the same pydantic models for flow parameters, the form in the Prefect UI, and TOML files."""
+"""Settings of each flow: the same pydantic models for flow parameters, the form in the Prefect UI, and TOML files."""
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from flows.settings.base import Group
 from flows.settings.emulator import Compress, Distill
 from flows.settings.plan import PlanSettings, Share, Strategy
-from flows.settings.study import Study
+from flows.settings.study import Pooling, Study
 from flows.settings.tune import FullTune, Tune
+from tasks.core.tuning.settings import Parallel
 from tasks.store.home import default_home
 
 
-class Model(Group):
+class Model(Group, frozen=True):
     """The full model, whose blocks are captured, removed, shared and tuned."""
 
     name: str
@@ -25,7 +26,7 @@ class Model(Group):
     """Number format of the computation; auto: bfloat16 where the hardware has matrix units for it, else float32."""
 
 
-class Task(Group):
+class Task(Group, frozen=True):
     """The task on which the model is tuned and scored."""
 
     name: str
@@ -46,7 +47,7 @@ class Task(Group):
     """Most tokens of an example; longer ones are cut. By default the model's context, or 2048 for document windows."""
 
 
-class Support(Group):
+class Support(Group, frozen=True):
     """The support set: the examples whose states decide the plan (CRaSh section 3.1)."""
 
     num_rows: PositiveInt = 512
@@ -55,7 +56,7 @@ class Support(Group):
     """Split of the examples. Validation is never the scored split: if a task scores that, 5% of train replace it."""
     part: Literal["prompt+answer", "prompt", "answer"] = "prompt+answer"
     """Part of an example that is run and pooled."""
-    pooling: Literal["mean_weighted", "mean", "mean_all", "max", "max_nonpad", "min", "last"] = "mean_weighted"
+    pooling: Pooling = "mean_weighted"
     """How the states of an example's tokens are pooled into one vector."""
     final_norm: bool = False
     """Take the last state after the final norm, as the published code does."""
@@ -63,21 +64,21 @@ class Support(Group):
     """Padded tokens in one forward pass of capture."""
 
 
-class Similarity(Group):
+class Similarity(Group, frozen=True):
     """The similarity of the blocks' states."""
 
     estimator: Literal["linear_cka", "debiased_cka", "rbf_cka"] = "linear_cka"
     """Estimator of the matrix that is clustered; all estimators are computed and drawn."""
 
 
-class Evaluate(Group):
+class Evaluate(Group, frozen=True):
     """Scoring of the five settings."""
 
     max_tokens: PositiveInt = 8192
     """Padded tokens in one forward pass of scoring."""
 
 
-class Search(Group):
+class Search(Group, frozen=True):
     """Search for the best plan within a limit of disclosure (`crash search`). Empty lists: the values of the plan."""
 
     max_disclosed: Annotated[float, Field(gt=0, le=1)] = 0.6
@@ -96,14 +97,14 @@ class Search(Group):
     """Number of plans that are tuned and plugged in with by = "estimated"."""
 
 
-class Export(Group):
+class Export(Group, frozen=True):
     """Output beside the report."""
 
     plugged_model: bool = False
     """Also write the full model with the tuned blocks as a Hugging Face folder."""
 
 
-class Place(Group):
+class Place(Group, frozen=True):
     """Where runs store their data and how they use the machine; nothing here changes a result."""
 
     home: str = Field(default_factory=lambda: str(default_home()))
@@ -122,12 +123,12 @@ class Place(Group):
     """CPU threads of one tuning or evaluation; others run at the same time."""
     gpus_per_stage: PositiveInt = 1
     """GPUs of one tuning or evaluation."""
-    parallel: Literal["layers", "data", "sharded"] = "layers"
+    parallel: Parallel = "layers"
     """Tuning on several GPUs: blocks spread over them, a copy on each (DDP), or a share of each block (FSDP2)."""
 
 
-class Settings(Group):
-    """One model, one task, one or several strategies."""
+class Settings(Group, frozen=True):
+    """Settings of a run (`crash run`) and of each cell of a sweep: one model, one task, one or several strategies."""
 
     model: Model
     task: Task
@@ -141,8 +142,6 @@ class Settings(Group):
     tune: Tune = Tune()
     full_tune: FullTune = FullTune()
     evaluate: Evaluate = Evaluate()
-    search: Search = Search()
-    study: Study = Study()
     export: Export = Export()
     place: Place = Place()
 
@@ -203,6 +202,35 @@ class Settings(Group):
     def tracking_named(self) -> str:
         """The setting or variable that gives the tracking server's address, for messages."""
         return "place.mlflow" if self.place.mlflow else "MLFLOW_TRACKING_URI"
+
+
+class SearchSettings(Settings, frozen=True):
+    """Settings of a search (`crash search`): those of a run, and the table `[search]`."""
+
+    search: Search = Search()
+
+
+class StudySettings(Settings, frozen=True):
+    """Settings of a study (`crash study`), and of each of its cells: those of a run, and the table `[study]`."""
+
+    study: Study = Study()
+
+
+class AllSettings(StudySettings, SearchSettings, frozen=True):
+    """A settings file may have the tables of all flows. Each command checks them all, and its flow gets its own."""
+
+
+Kind = TypeVar("Kind", bound=Settings)
+
+
+def validated(values: dict[str, Any], kind: type[Kind]) -> Kind:
+    """Return the settings that a kind of flow takes from a file's values, of which every table is checked.
+
+    Raises:
+        ValidationError: when a setting of any table is invalid.
+    """
+    AllSettings.model_validate(values)
+    return kind.model_validate({name: value for name, value in values.items() if name in kind.model_fields})
 
 
 def store_place(chosen: str | None, home: Path) -> tuple[Path, str | None]:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from flows.settings.base import Group
+from tasks.core.plan.layout import Sharing
+from tasks.core.plan.placement import Placement
 from tasks.core.plan.registry import STRATEGIES
 
 if TYPE_CHECKING:
@@ -12,17 +14,17 @@ if TYPE_CHECKING:
 else:
     # All strategies of the registry: forms, help and messages list them from here.
     Strategy = Literal[tuple(STRATEGIES)]
-Share = Literal["auto", "none", "all", "frozen_only"]
+Share = Literal["auto", "none", Sharing]
 
 
-class PlanSettings(Group):
+class PlanSettings(Group, frozen=True):
     """The plan: which blocks the emulator keeps, which of them are tuned, and which are shared."""
 
     num_kept: PositiveInt
     """Number of blocks the emulator keeps (clusters, for crash)."""
     num_tuned: PositiveInt = 4
     """Number of kept blocks that the data owner tunes."""
-    placement: Literal["auto", "ends", "centres", "explicit"] = "auto"
+    placement: Literal["auto", Placement] = "auto"
     """Tuned blocks: the outer ones, evenly spaced kept ones, or those of `tuned`; auto: each strategy's default."""
     linkage: Literal["boundary", "average", "complete", "optimal"] = "boundary"
     """Rule by which clusters merge; boundary is the published one. `single` has average (its default) and complete."""

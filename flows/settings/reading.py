@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from flows.settings.base import FOLDERS
 from flows.settings.grid import split_axes
-from flows.settings.model import Settings
+from flows.settings.model import AllSettings, Kind, Settings, validated
 from flows.settings.variants import TABLE
 from tasks.core.errors import InputError
 from tasks.data.sources import NAME_PLACE
@@ -21,8 +21,12 @@ from tasks.models.user_text import read_user_text
 READY = Path(__file__).parents[1] / "tables"
 
 
-def read_settings(path: Path, changes: list[str] | None = None) -> Settings:
-    """Read a TOML file with `--set` changes applied.
+def read_settings(
+    path: Path,
+    changes: list[str] | None = None,
+    kind: type[Kind] = Settings,  # type: ignore[assignment]
+) -> Kind:
+    """Read a TOML file with `--set` changes applied. kind: the settings of the flow.
 
     Relative model and data folders that exist beside the file are taken from there.
 
@@ -30,7 +34,7 @@ def read_settings(path: Path, changes: list[str] | None = None) -> Settings:
         InputError: when the file cannot be read or a setting is invalid.
     """
     values, text = _read(path, changes)
-    return _validated(values, path, text)
+    return _validated(values, path, text, kind)
 
 
 def settings_of(values: dict[str, Any], changes: list[str]) -> Settings:
@@ -41,10 +45,14 @@ def settings_of(values: dict[str, Any], changes: list[str]) -> Settings:
     """
     for change in changes:
         _apply(values, change)
-    return _validated(values, Path("command line"), "")
+    return _validated(values, Path("command line"), "", Settings)
 
 
-def read_sweep(path: Path, changes: list[str] | None = None) -> tuple[Settings, dict[str, list[Any]]]:
+def read_sweep(
+    path: Path,
+    changes: list[str] | None = None,
+    kind: type[Kind] = Settings,  # type: ignore[assignment]
+) -> tuple[Kind, dict[str, list[Any]]]:
     """Read a TOML file in which lists make a grid: return the settings of the first cell, and the axes.
 
     A file that does not exist is looked for among those that come with the project.
@@ -55,7 +63,7 @@ def read_sweep(path: Path, changes: list[str] | None = None) -> tuple[Settings, 
     ready = READY / path
     values, text = _read(ready if not path.exists() and ready.is_file() else path, changes)
     base, axes = split_axes(values)
-    return _validated(base, path, text), axes
+    return _validated(base, path, text, kind), axes
 
 
 def _read(path: Path, changes: list[str] | None) -> tuple[dict[str, Any], str]:
@@ -77,9 +85,9 @@ def _read(path: Path, changes: list[str] | None) -> tuple[dict[str, Any], str]:
     return values, text
 
 
-def _validated(values: dict[str, Any], path: Path, text: str) -> Settings:
+def _validated(values: dict[str, Any], path: Path, text: str, kind: type[Kind]) -> Kind:
     try:
-        return Settings.model_validate(values)
+        return validated(values, kind)
     except ValidationError as error:
         raise InputError("\n".join(_explain(problem, path, text) for problem in error.errors())) from error
 
@@ -155,7 +163,7 @@ def _line_of(text: str, keys: list[str]) -> str:
 
 def _suggest(keys: list[str]) -> str:
     """Suggest the nearest key, and list every key of that table."""
-    group: type[BaseModel] = Settings
+    group: type[BaseModel] = AllSettings
     for key in keys[:-1]:
         kind = group.model_fields[key].annotation if key in group.model_fields else None
         if not (isinstance(kind, type) and issubclass(kind, BaseModel)):

@@ -13,7 +13,7 @@ PARTS: tuple[Part, ...] = get_args(Part)
 Several = Annotated[int, Field(ge=2)]
 
 
-class Study(Group):
+class Study(Group, frozen=True):
     """The empirical study (`crash study`): what a model's blocks do, which ones matter, and where tuned models lie."""
 
     parts: Annotated[tuple[Part, ...], Field(min_length=1)] = PARTS

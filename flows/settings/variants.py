@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from flows.settings.model import Settings
+from flows.settings.model import AllSettings
 from tasks.core.errors import InputError
 
 # The axis in a grid, and the table of a sweep's file (`[[variants]]`).
@@ -58,7 +58,7 @@ def setting_field(key: str) -> Any:
     Raises:
         InputError: when there is no such setting; the message lists the choices.
     """
-    group: Any = Settings
+    group: Any = AllSettings
     for part in key.split("."):
         fields = getattr(group, "model_fields", {})
         if part not in fields:
@@ -71,7 +71,7 @@ def setting_field(key: str) -> Any:
     return field
 
 
-def _flat(values: dict[str, Any], prefix: str = "", group: Any = Settings) -> Iterator[tuple[str, Any]]:
+def _flat(values: dict[str, Any], prefix: str = "", group: Any = AllSettings) -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         field = getattr(group, "model_fields", {}).get(key)
         kind = field.annotation if field else None

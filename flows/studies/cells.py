@@ -11,7 +11,7 @@ from flows.running.parameters import digests_of, shown_parameters
 from flows.running.run import Run, make_runtime, make_shared, recorded
 from flows.settings import variants
 from flows.settings.grid import Grid, make_cells, named_cell, shown
-from flows.settings.model import Settings
+from flows.settings.model import StudySettings
 from flows.settings.reading import read_sweep
 from flows.studies.checks import check_study, require_something, study_bytes, study_limits
 from flows.studies.operations import study_operations
@@ -28,7 +28,7 @@ FACTS = ("num_blocks", "num_parameters", "precision", "support_split", "num_vali
 class StudyCell:
     """One model on one data set with its analyses. analyses: future by stage and label."""
 
-    def __init__(self, label: str, run: Run, others: Others) -> None:
+    def __init__(self, label: str, run: Run[StudySettings], others: Others) -> None:
         self.label = label
         self.run = run
         self.others = others
@@ -71,18 +71,18 @@ class StudyCell:
         return {"task": self.run.task, **{names[name]: value for name, value in made.items()}}
 
 
-def read_study(path: Path, changes: list[str] | None = None) -> tuple[Settings, dict[str, list[Any]]]:
+def read_study(path: Path, changes: list[str] | None = None) -> tuple[StudySettings, dict[str, list[Any]]]:
     """Read a settings file as `read_sweep` does: lists of models and tasks make the cells of a study.
 
     Raises:
             InputError: when a study cannot have these settings.
     """
-    settings, axes = read_sweep(path, changes)
+    settings, axes = read_sweep(path, changes, StudySettings)
     make_cells_of(settings, axes)
     return settings, axes
 
 
-def make_cells_of(settings: Settings, grid: Grid) -> list[tuple[str, Settings]]:
+def make_cells_of(settings: StudySettings, grid: Grid) -> list[tuple[str, StudySettings]]:
     """Return the label and the settings, with the first seed alone, of every cell.
 
     Raises:
@@ -103,7 +103,7 @@ def make_cells_of(settings: Settings, grid: Grid) -> list[tuple[str, Settings]]:
 
 
 def open_inputs(
-    cells: list[tuple[str, Settings]], resolve: Callable[..., Inputs] = take_inputs
+    cells: list[tuple[str, StudySettings]], resolve: Callable[..., Inputs] = take_inputs
 ) -> list[tuple[Inputs, Others]]:
     """Resolve and check the inputs of every cell before anything is computed; an error names its cell."""
     found = []
@@ -116,8 +116,8 @@ def open_inputs(
 
 @contextmanager
 def opened(
-    settings: Settings, grid: Grid, show: Callable[[Run, Tracking], None]
-) -> Iterator[tuple[list[StudyCell], Run]]:
+    settings: StudySettings, grid: Grid, show: Callable[[Run[StudySettings], Tracking], None]
+) -> Iterator[tuple[list[StudyCell], Run[StudySettings]]]:
     """Open every cell with checked inputs, and the run that waits for all of them, with records and tracking open."""
     from flows.running.guard import guard_temporary_servers
 
@@ -137,7 +137,7 @@ def opened(
     for each in cells if len(cells) > 1 else ():
         each.run.prefix = each.label
     run = Run(made[0][1], inputs[0][0], runtime, own, futures)
-    parameters = shown_parameters(settings, run.facts if len(cells) == 1 else {}, "study")
+    parameters = shown_parameters(settings, run.facts if len(cells) == 1 else {})
     parameters |= {f"grid.{key}": ", ".join(map(str, values)) for key, values in grid.items() if key != variants.AXIS}
     digests = {name: digest for found, _ in inputs for name, digest in digests_of(found).items()}
     with recorded(settings, "study", study_name(settings, made), runtime, own, parameters, digests):
@@ -146,7 +146,7 @@ def opened(
         show(run, own.tracking)
 
 
-def study_name(settings: Settings, cells: list[tuple[str, Settings]]) -> str:
+def study_name(settings: StudySettings, cells: list[tuple[str, StudySettings]]) -> str:
     """Return the study's name in both UIs."""
     models = list(dict.fromkeys(Path(cell.model.name).name for _, cell in cells))
     tasks = list(dict.fromkeys(cell.task.name for _, cell in cells))
@@ -155,7 +155,7 @@ def study_name(settings: Settings, cells: list[tuple[str, Settings]]) -> str:
     return " · ".join(["study", *named, *label])
 
 
-def _one_seed(cell: Settings) -> Settings:
+def _one_seed(cell: StudySettings) -> StudySettings:
     """Keep the first seed alone: the landscape passes through one tuning of each kind."""
     tune = cell.tune.model_copy(update={"seeds": cell.tune.seeds[:1]})
     return cell.model_copy(update={"tune": tune})
@@ -165,7 +165,7 @@ def _one_or_number(names: list[str], what: str) -> str:
     return names[0] if len(names) == 1 else f"{len(names)} {what}"
 
 
-def _label(values: dict[str, Any], cell: Settings, grid: Grid) -> str:
+def _label(values: dict[str, Any], cell: StudySettings, grid: Grid) -> str:
     """Return what distinguishes a cell from the others; for a single cell, its model and task."""
     parts = {"model.name": Path(cell.model.name).name, "task.name": cell.task.name}
     named = [parts.get(key, str(values[key])) for key in AXES if key in grid]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.running.inputs import MIN_FREE_BYTES, distilling_bytes, emulator_bytes, needed_bytes
 from flows.running.pass_limits import EVALUATE, Limits, captured, tuned
-from flows.settings.model import Settings
+from flows.settings.model import StudySettings
 from tasks.core.errors import InputError
 from tasks.data.pass_limits import PassLimit
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 INITIAL, FULL = "initial", "full"
 
 
-def check_study(settings: Settings) -> None:
+def check_study(settings: StudySettings) -> None:
     """Refuse contradictory settings.
 
     Raises:
@@ -41,7 +41,7 @@ def check_study(settings: Settings) -> None:
     _check_plugged(settings)
 
 
-def _check_plugged(settings: Settings) -> None:
+def _check_plugged(settings: StudySettings) -> None:
     """Refuse plug-ins that do not change the full model's own weights."""
     plugged = set(needed_tunings(settings)) & set(settings.strategy)
     merged = compares_plugged(settings) or plugged & set(_on_landscape(settings))
@@ -64,7 +64,7 @@ def _check_plugged(settings: Settings) -> None:
         )
 
 
-def require_something(cells: Sequence[Settings]) -> None:
+def require_something(cells: Sequence[StudySettings]) -> None:
     """Check that a comparison of data sets alone has at least two.
 
     Raises:
@@ -79,7 +79,7 @@ def require_something(cells: Sequence[Settings]) -> None:
             )
 
 
-def points_of(settings: Settings, everything: bool = False) -> tuple[str, ...]:
+def points_of(settings: StudySettings, everything: bool = False) -> tuple[str, ...]:
     """Return the models that the landscape passes through, in order: the chosen ones, or all."""
     full = (FULL,) if settings.full_tune.enabled or everything else ()
     return (
@@ -94,17 +94,17 @@ def points_of(settings: Settings, everything: bool = False) -> tuple[str, ...]:
     )
 
 
-def compares_plugged(settings: Settings) -> bool:
+def compares_plugged(settings: StudySettings) -> bool:
     """Whether the states of plug-ins are captured, for which these are exported as model folders."""
     return "similarity" in settings.study.parts and settings.study.against == "plug_in"
 
 
-def rewound_tuning(settings: Settings) -> str:
+def rewound_tuning(settings: StudySettings) -> str:
     """Return the tuning that importance undoes: the full model's, or where that is disabled the first strategy's."""
     return FULL if settings.full_tune.enabled else settings.strategy[0]
 
 
-def needed_tunings(settings: Settings) -> tuple[str, ...]:
+def needed_tunings(settings: StudySettings) -> tuple[str, ...]:
     """Return the tuned models that the chosen parts need: `full` first, then strategies."""
     names = set(_on_landscape(settings))
     if compares_plugged(settings):
@@ -114,13 +114,13 @@ def needed_tunings(settings: Settings) -> tuple[str, ...]:
     return tuple(name for name in (FULL, *settings.strategy) if name in names)
 
 
-def moved_tuning(settings: Settings) -> str | None:
+def moved_tuning(settings: StudySettings) -> str | None:
     """Return the tuning for which the change of weights is computed: one of whole blocks that another part needs."""
     whole = settings.tune.method == "blocks"
     return next((name for name in needed_tunings(settings) if name == FULL or whole), None)
 
 
-def study_bytes(settings: Settings, model: "ModelSource") -> int:
+def study_bytes(settings: StudySettings, model: "ModelSource") -> int:
     """Upper bound of the disk a study takes, in bytes: its tunings and exports, and the lens with its checkpoint."""
     from tasks.models.folder import load_config
     from tasks.models.tensor_files import weight_bytes
@@ -143,7 +143,7 @@ def study_bytes(settings: Settings, model: "ModelSource") -> int:
     return needed
 
 
-def study_limits(settings: Settings) -> Limits:
+def study_limits(settings: StudySettings) -> Limits:
     """Limits of the passes that the chosen parts of a study make."""
     study, parts, most = settings.study, settings.study.parts, settings.evaluate.max_tokens
     limits: list[PassLimit] = []
@@ -164,5 +164,5 @@ def study_limits(settings: Settings) -> Limits:
     return tuple(limits)
 
 
-def _on_landscape(settings: Settings) -> tuple[str, ...]:
+def _on_landscape(settings: StudySettings) -> tuple[str, ...]:
     return points_of(settings) if "landscape" in settings.study.parts else ()

@@ -3,14 +3,14 @@
 from typing import TYPE_CHECKING
 
 from flows.running.operations import Wanted, norm_operations, sharing_operations
-from flows.settings.model import Settings
+from flows.settings.model import StudySettings
 from flows.studies.checks import needed_tunings
 
 if TYPE_CHECKING:
     from tasks.data.sources import TaskSource
 
 
-def study_operations(settings: Settings, task: "TaskSource") -> Wanted:
+def study_operations(settings: StudySettings, task: "TaskSource") -> Wanted:
     """Return the operations that the parts of a study need; no part scores a task's own metric."""
     study = settings.study
     wanted: Wanted = {}

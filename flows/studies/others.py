@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.settings.model import Settings
+from flows.settings.model import StudySettings
 from tasks.core.errors import InputError
 from tasks.store.artifacts import Artifact, Ref, Store
 
@@ -19,7 +19,7 @@ MADE_FROM = ("tune", "emulate", "compress", "distill")
 KEY = re.compile(rf"(?:({'|'.join(TUNED_STAGES)})/)?([0-9a-f]{{1,64}})")
 
 
-def find_others(settings: Settings, model: "ModelSource") -> Others:
+def find_others(settings: StudySettings, model: "ModelSource") -> Others:
     """Find the artifacts of study.other.
 
     Raises:

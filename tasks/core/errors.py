@@ -3,6 +3,13 @@
 Messages say what is wrong, where, and what to do. They never quote a row of data.
 """
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# The name of a setting in the text of an error.
+_NAME = re.compile(r"`(\w+)`")
+
 
 class CrashError(Exception):
     """Base class of all errors of this project; an unhandled one is a bug (exit code 1)."""
@@ -14,6 +21,31 @@ class InputError(CrashError, ValueError):
     """Settings, usage, a model or data cannot be used as given (exit code 2)."""
 
     exit_code = 2
+
+
+class SettingError(InputError):
+    """A setting has a value that cannot be used, alone or together with others.
+
+    text: the message, with the names of settings between backquotes. Who calls the core from Python reads them as they
+    are; `in_table` adds the place in which the user of a settings file wrote them.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(_NAME.sub(r"\1", text))
+        self.text = text
+
+
+@contextmanager
+def in_table(table: str, **elsewhere: str) -> Iterator[None]:
+    """Name settings in errors that are raised within the context as the user wrote them: `table.name`.
+
+    elsewhere: the full names of settings that come from another table, or have another name in this one.
+    """
+    try:
+        yield
+    except SettingError as error:
+        named = _NAME.sub(lambda found: elsewhere.get(found[1], f"{table}.{found[1]}"), error.text)
+        raise SettingError(named) from error
 
 
 class RefusedError(CrashError):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tasks.core.compression.settings import Compression
-from tasks.core.errors import InputError
+from tasks.core.errors import InputError, in_table
 from tasks.data.generic_text import require_long_enough
 from tasks.data.sources import TaskSource
 from tasks.models.folder import load_config
@@ -37,7 +37,8 @@ def check_shapes(model: Path, compression: Compression | None, teacher: Path | N
     if compression is not None and compression.method == "low_rank":
         from tasks.core.blocks.factored import require_rank
 
-        require_rank(load_config(model), compression)
+        with in_table("compress"):
+            require_rank(load_config(model), compression)
     if teacher is not None:
         require_same_shape(model, teacher, called)
 

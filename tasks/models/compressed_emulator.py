@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.compression.settings import Compression, is_worth_two, rank_within
-from tasks.core.errors import InputError
+from tasks.core.errors import InputError, in_table
 from tasks.models.block_names import BlockNames
 from tasks.models.emulator import PLAN_FILE, read_plan
 from tasks.models.folder import copy_companions, load_config
@@ -116,7 +116,8 @@ def _linear_shapes(folder: Path, how: Compression) -> "Sequence[dict[str, Linear
     from tasks.core.blocks.factored import require_rank, shapes_by_block
 
     config = load_config(folder)
-    require_rank(config, how)
+    with in_table("compress"):
+        require_rank(config, how)
     return shapes_by_block(config)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tasks.core.errors import DivergedError
 from tasks.core.plan.layout import Plan
-from tasks.core.tuning.method import Variant
+from tasks.core.tuning.method import TuningMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,12 +33,12 @@ class Returned:
     """The content of a tuning's folder. tuned: goes back to the model owner; kept: stays with the emulator."""
 
     plan: Plan
-    variant: Variant
+    variant: TuningMethod
     tuned: "dict[str, Tensor]"
     kept: "dict[str, Tensor]" = field(default_factory=dict)
 
 
-def write_returned(folder: Path, plan: Plan, variant: Variant, state: "dict[str, Tensor]") -> None:
+def write_returned(folder: Path, plan: Plan, variant: TuningMethod, state: "dict[str, Tensor]") -> None:
     """Write a state, divided into the tensors that go back and those that stay."""
     from safetensors.torch import save_file
 
@@ -73,7 +73,7 @@ def read_returned(folder: Path) -> Returned:
     variant, kept = folder / VARIANT_FILE, folder / EMULATOR_FILE
     return Returned(
         Plan.from_json((folder / PLAN_FILE).read_text()),
-        Variant.from_json(variant.read_text()) if variant.exists() else Variant(),
+        TuningMethod.from_json(variant.read_text()) if variant.exists() else TuningMethod(),
         load_file(folder / TUNED_FILE),
         load_file(kept) if kept.exists() else {},
     )

@@ -142,11 +142,14 @@ def _read(source: str, package: str) -> Module:
 
 
 def _plain(node: Any, package: str, aliases: list[tuple[str, ast.alias]]) -> list[ast.stmt]:
-    """Return a block's statements without docstrings and own imports, at all depths. aliases: collects the imports."""
-    documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-    body = node.body[1:] if documented and ast.get_docstring(node, clean=False) is not None else node.body
+    """Return a block's statements without docstrings and own imports, at all depths. aliases: collects the imports.
+
+    Docstrings are all statements that are a string alone, also those under attributes, such as explain a setting.
+    """
     found = []
-    for statement in body:
+    for statement in node.body:
+        if _is_text(statement):
+            continue
         if isinstance(statement, ast.Import | ast.ImportFrom):
             own, others = _parted(statement, package)
             aliases += own
@@ -159,6 +162,11 @@ def _plain(node: Any, package: str, aliases: list[tuple[str, ast.alias]]) -> lis
                 setattr(statement, name, _plain(_Block(getattr(statement, name)), package, aliases))
         found.append(statement)
     return found or [ast.Pass()]
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def _parted(node: ast.Import | ast.ImportFrom, package: str) -> tuple[list[tuple[str, ast.alias]], bool]:

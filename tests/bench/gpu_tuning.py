@@ -20,7 +20,7 @@ from transformers import OPTConfig, OPTForCausalLM
 from tasks.core.batching import Example
 from tasks.core.blocks.surgery import with_layout
 from tasks.core.plan.layout import Plan, full_plan, uniform_plan
-from tasks.core.tuning.method import Variant
+from tasks.core.tuning.method import TuningMethod
 from tasks.core.tuning.settings import TrainSettings
 from tasks.core.tuning.train import train
 from tasks.core.tuning.trainable import make_trained
@@ -48,12 +48,12 @@ class Measured:
     utilisation: float | None
 
 
-def ways(num_blocks: int) -> dict[str, tuple[Plan, Variant]]:
+def ways(num_blocks: int) -> dict[str, tuple[Plan, TuningMethod]]:
     """The published four: all blocks or Offsite-Tuning's plan (8 middle blocks and 4 tuned), whole or by LoRA."""
     full, offsite = full_plan(num_blocks), uniform_plan(num_blocks, num_blocks // 2, 4)
-    found = {"full": (full, Variant()), "OFT": (offsite, Variant())}
+    found = {"full": (full, TuningMethod()), "OFT": (offsite, TuningMethod())}
     if importlib.util.find_spec("peft"):
-        lora = Variant(method="lora", lora_rank=4)
+        lora = TuningMethod(method="lora", lora_rank=4)
         found |= {"LoRA": (full, lora), "OFT + LoRA": (offsite, lora)}
     return {name: found[name] for name in PUBLISHED if name in found}
 
@@ -62,7 +62,7 @@ def measure(
     name: str,
     shape: dict[str, int],
     plan: Plan,
-    variant: Variant,
+    variant: TuningMethod,
     device: str,
     num_tokens: int = NUM_TOKENS,
     num_steps: int = TIMED_STEPS,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from docs.project import STRATEGIES, Settings, make_cells, read_sweep
+from docs.project import STRATEGIES, AllSettings, make_cells, read_sweep
 from tests.docs.pages import DOCS, Block, blocks, pages
 
 # What a block leaves to the rest of a file.
@@ -14,7 +14,7 @@ NEEDED = {"model.name": "owner/model", "task.name": "arc_easy", "plan.num_kept":
 # A setting among words: `group.key`, alone or with a value.
 SETTING = re.compile(r"`([a-z_]+)\.([a-z_]+)(?: = [^`]*)?`")
 FILES = {"csv", "html", "json", "md", "png", "safetensors", "toml"}
-GROUPS = {name: field.annotation for name, field in Settings.model_fields.items()}
+GROUPS = {name: field.annotation for name, field in AllSettings.model_fields.items()}
 
 
 @pytest.mark.parametrize("block", blocks("toml"), ids=lambda block: block.place)

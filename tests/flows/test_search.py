@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.settings.model import SearchSettings
 from flows.settings.reading import read_settings
 from tests.flows.commands import DEMO, artifacts, crash, small_settings, stages
 
@@ -83,5 +84,5 @@ def test_a_plan_that_fails_leaves_the_others_intact(settings):
 
 
 def test_the_demos_search_is_valid():
-    search = read_settings(DEMO / "search.toml").search
+    search = read_settings(DEMO / "search.toml", kind=SearchSettings).search
     assert len(search.strategy) * len(search.num_kept) * len(search.num_tuned) * len(search.share) >= 10

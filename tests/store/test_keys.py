@@ -75,6 +75,16 @@ def test_f23_comments_layout_and_unused_code_do_not(package, file, text):
     assert digest() == before
 
 
+def test_a_docstring_under_an_attribute_is_no_code(package):
+    """The meaning of a setting is written there, for the reference of settings."""
+    fields = "def same(x):\n    return x\n\nclass Options:\n    size: int = 4\n{}    rate: float = 0.5\n"
+    digests = []
+    for text in ("", '    """Rows of a step."""\n', '    """Rows of one optimizer step."""\n', "    more: int = 1\n"):
+        (package / "deep.py").write_text(fields.format(text))
+        digests.append(digest())
+    assert digests[0] == digests[1] == digests[2] != digests[3]
+
+
 def test_relative_imports_and_cycles(package):
     (package / "helpers.py").write_text("from . import deep, stage\n\ndef double(x):\n    return deep.same(x)\n")
     before = digest()

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from tasks.core.errors import EnvironmentFault, InputError
 from tasks.core.study.landscape import Measured
-from tasks.core.tuning.method import Variant
+from tasks.core.tuning.method import TuningMethod
 from tasks.data.task_measure import TaskMeasure
 from tasks.engine.work import Work
 from tasks.evaluate import evaluate
@@ -146,7 +146,9 @@ def test_bad_points(chain: Chain, points: dict[str, Ref | None]) -> None:
         run(chain, {"initial": None, "gone": crash.model_copy(update={"key": "0" * 64})})
     with pytest.raises(InputError, match="the validation split gives 1 row"):
         run(chain, points, task=people(num_validation=1))
-    adapter = tune.run(chain.runtime, **chain.tuning(learning_rate=1e-2), variant=Variant("adapter", adapter_size=4))
+    adapter = tune.run(
+        chain.runtime, **chain.tuning(learning_rate=1e-2), variant=TuningMethod("adapter", adapter_size=4)
+    )
     with pytest.raises(InputError, match=r"point 'small' is another kind of model.*adapters have none"):
         run(chain, {"initial": None, "small": adapter})
 

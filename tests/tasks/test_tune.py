@@ -158,6 +158,12 @@ def test_a_checkpoint_that_was_damaged_costs_time_and_nothing_else(
     assert after[0]["time"] > before[0]["time"], "started again"
 
 
+def test_divergence_of_the_full_model_names_its_own_learning_rate(chain: Chain) -> None:
+    arguments = chain.tuning(learning_rate=1e30, schedule="constant") | {"plan": chain.every, "emulator": None}
+    with pytest.raises(DivergedError, match=r"Lower full_tune\.learning_rate"):
+        tune.run(chain.runtime, **arguments, model=chain.model)
+
+
 @pytest.mark.parametrize("eval_steps", [None, 1])
 def test_divergence_publishes_nothing_and_keeps_the_last_checkpoint(chain: Chain, eval_steps: int | None) -> None:
     arguments = chain.tuning(learning_rate=1e30, schedule="constant", checkpoint_steps=1, eval_steps=eval_steps)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tasks.core.blocks.surgery import get_blocks, with_layout
 from tasks.core.errors import InputError
-from tasks.core.tuning.method import Variant
+from tasks.core.tuning.method import TuningMethod
 from tasks.core.tuning.returned import admit, load_parts, plug_in_parts
 from tasks.engine.runtime import Runtime
 from tasks.models.tuned_blocks import read_returned
@@ -23,16 +23,16 @@ from tasks.tune import tune
 from tests.tasks.chain import Chain, logits, plain
 from tests.tasks.test_tune import LONG, disturb
 
-LORA = Variant("lora", lora_rank=2)
-EVERYTHING = Variant("lora", trained="all", lm_head=True)
+LORA = TuningMethod("lora", lora_rank=2)
+EVERYTHING = TuningMethod("lora", trained="all", lm_head=True)
 VARIANTS = [
     LORA,
     EVERYTHING,
-    Variant("adapter", adapter_size=4),
-    Variant("adapter", trained="all", lm_head=True, adapter_size=4),
-    Variant("bitfit"),
-    Variant(trained="frozen"),
-    Variant(trained="all", lm_head=True),
+    TuningMethod("adapter", adapter_size=4),
+    TuningMethod("adapter", trained="all", lm_head=True, adapter_size=4),
+    TuningMethod("bitfit"),
+    TuningMethod(trained="frozen"),
+    TuningMethod(trained="all", lm_head=True),
 ]
 each_variant = pytest.mark.parametrize(
     "variant", VARIANTS, ids=lambda v: f"{v.method}-{v.trained}{'-head' * v.lm_head}"
@@ -44,7 +44,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     return Chain(tmp_path_factory.mktemp("variants"))
 
 
-def tuned(chain: Chain, variant: Variant, **changes: Any) -> Ref:
+def tuned(chain: Chain, variant: TuningMethod, **changes: Any) -> Ref:
     return tune.run(chain.runtime, **chain.tuning(**{"learning_rate": 1e-2} | changes), variant=variant)
 
 
@@ -59,7 +59,7 @@ def scored(chain: Chain, tmp_path: Path, ref: Ref | None, emulator: Ref | None =
 
 
 @each_variant
-def test_what_is_scored_is_what_was_tuned(chain: Chain, tmp_path: Path, variant: Variant) -> None:
+def test_what_is_scored_is_what_was_tuned(chain: Chain, tmp_path: Path, variant: TuningMethod) -> None:
     ref, how = tuned(chain, variant), chain.read_plan(chain.plan)
     state = read_returned(chain.open(ref))
     emulator = with_layout(plain(Path(chain.model.path)), how)
@@ -75,7 +75,7 @@ def test_what_is_scored_is_what_was_tuned(chain: Chain, tmp_path: Path, variant:
 
 
 @each_variant
-def test_only_what_goes_back_is_in_the_file_that_goes_back(chain: Chain, variant: Variant) -> None:
+def test_only_what_goes_back_is_in_the_file_that_goes_back(chain: Chain, variant: TuningMethod) -> None:
     ref, how = tuned(chain, variant), chain.read_plan(chain.plan)
     folder = chain.open(ref)
     names = {name.partition(".")[0] for name in load_file(folder / "tuned.safetensors")}
@@ -87,7 +87,7 @@ def test_only_what_goes_back_is_in_the_file_that_goes_back(chain: Chain, variant
     if stays.exists():
         found = {int(name.partition(".")[0]) for name in load_file(stays)}
         assert found == set(how.kept) - set(how.tuned)
-    assert Variant.from_json((folder / "variant.json").read_text()).cache_view() == variant.cache_view()
+    assert TuningMethod.from_json((folder / "variant.json").read_text()).cache_view() == variant.cache_view()
 
 
 def test_factors_are_small(chain: Chain) -> None:
@@ -101,8 +101,8 @@ def test_factors_are_small(chain: Chain) -> None:
     )
 
 
-@pytest.mark.parametrize("variant", [EVERYTHING, Variant("bitfit"), Variant(trained="frozen")], ids=str)
-def test_an_exported_model_is_what_is_scored(chain: Chain, tmp_path: Path, variant: Variant) -> None:
+@pytest.mark.parametrize("variant", [EVERYTHING, TuningMethod("bitfit"), TuningMethod(trained="frozen")], ids=str)
+def test_an_exported_model_is_what_is_scored(chain: Chain, tmp_path: Path, variant: TuningMethod) -> None:
     ref = tuned(chain, variant)
     folder = chain.open(plugged(chain, ref, export=True)) / "model"
     assert torch.equal(logits(plain(folder)), scored(chain, tmp_path, plugged(chain, ref)))
@@ -110,7 +110,7 @@ def test_an_exported_model_is_what_is_scored(chain: Chain, tmp_path: Path, varia
 
 def test_adapters_cannot_be_exported(chain: Chain) -> None:
     with pytest.raises(InputError, match="a Hugging Face folder cannot hold adapters"):
-        plugged(chain, tuned(chain, Variant("adapter")), export=True)
+        plugged(chain, tuned(chain, TuningMethod("adapter")), export=True)
 
 
 def test_the_whole_model_can_be_tuned_by_factors(chain: Chain, tmp_path: Path) -> None:
@@ -150,14 +150,14 @@ def test_what_was_changed_on_its_way_is_refused(chain: Chain, tmp_path: Path) ->
 def test_what_matters_is_in_the_key_and_nothing_else(chain: Chain) -> None:
     arguments = chain.tuning()
     plainly = tune.key(**arguments)[0]
-    assert tune.key(**arguments, variant=Variant(lora_rank=9, lora_dropout=0.5, adapter_size=9))[0] == plainly
+    assert tune.key(**arguments, variant=TuningMethod(lora_rank=9, lora_dropout=0.5, adapter_size=9))[0] == plainly
     settings = replace(arguments["settings"], gradient_checkpointing=True)
     assert tune.key(**arguments | {"settings": settings})[0] == plainly
-    different = [Variant(method) for method in ("lora", "adapter", "bitfit")]
+    different = [TuningMethod(method) for method in ("lora", "adapter", "bitfit")]
     different += [
-        Variant("lora", lora_rank=9),
-        Variant(lm_head=True),
-        Variant(trained="all"),
-        Variant(freeze_bottom=True),
+        TuningMethod("lora", lora_rank=9),
+        TuningMethod(lm_head=True),
+        TuningMethod(trained="all"),
+        TuningMethod(freeze_bottom=True),
     ]
     assert len({tune.key(**arguments, variant=variant)[0] for variant in different} | {plainly}) == 8

@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tasks.core.blocks.anatomy import get_blocks, skeleton
 from tasks.core.compression.settings import Compression, rank_within
-from tasks.core.errors import InputError
+from tasks.core.errors import SettingError
 
 # The names of the two factors: `weight` is the outer one. Its shape always differs from that of the dense weight (the
 # rank is smaller than either side), so that loading it as a dense weight is an error and never gives random numbers.
@@ -69,7 +69,7 @@ def require_rank(config: PreTrainedConfig, how: Compression) -> None:
     """Check the rank of a low-rank compression against the weights of the blocks.
 
     Raises:
-        InputError: when the rank is 0 for some weight, or larger than the full rank of every weight.
+        SettingError: when the rank is 0 for some weight, or larger than the full rank of every weight.
     """
     shapes = {(shape.num_in, shape.num_out) for block in shapes_by_block(config) for shape in block.values()}
     assert how.rank is not None
@@ -77,7 +77,7 @@ def require_rank(config: PreTrainedConfig, how: Compression) -> None:
         rank_within(how.rank, num_in, num_out)
     largest = max((min(sides) for sides in shapes), default=0)
     if how.rank > largest:
-        raise InputError(f"compress.rank = {how.rank}: no weight of a block has a rank above {largest}")
+        raise SettingError(f"`rank` = {how.rank}: no weight of a block has a rank above {largest}")
 
 
 def put_factors(block: nn.Module, path: str, outer: Tensor, inner: Tensor) -> None:

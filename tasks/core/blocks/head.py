@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from tasks.core.blocks.anatomy import text_config
-from tasks.core.errors import InputError
+from tasks.core.errors import SettingError
 
 HEAD = "lm_head"
 
@@ -14,11 +14,11 @@ def get_head(model: Any) -> nn.Module:
     """Return the module that computes the logits.
 
     Raises:
-        InputError: when the model has none.
+        SettingError: when the model has none.
     """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if head is None:
-        raise InputError(f"tune.lm_head: {type(model).__name__} has no language-model head that can be trained alone")
+        raise SettingError(f"`lm_head`: {type(model).__name__} has no language-model head that can be trained alone")
     return head
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tasks.core.errors import InputError
+from tasks.core.errors import SettingError
 
 # Torch's allocator for the CPU raises a plain RuntimeError; its message contains this name.
 CPU_ALLOCATOR = "DefaultCPUAllocator"
@@ -29,10 +29,10 @@ def require_recomputable(model: Any) -> None:
     """Check that the model supports gradient checkpointing.
 
     Raises:
-        InputError: when the blocks of its family cannot be recomputed in the backward pass.
+        SettingError: when the blocks of its family cannot be recomputed in the backward pass.
     """
     if not getattr(model, "supports_gradient_checkpointing", False):
-        raise InputError(f"tune.gradient_checkpointing = true, but {type(model).__name__} cannot run its blocks again")
+        raise SettingError(f"`gradient_checkpointing` = true, but {type(model).__name__} cannot run its blocks again")
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def recomputing(model: Any, enabled: bool) -> Iterator[None]:
     The results are the same, including dropout, for a third more time (Chen et al. 2016).
 
     Raises:
-        InputError: as `require_recomputable`.
+        SettingError: as `require_recomputable`.
     """
     if not enabled:
         yield

@@ -2,18 +2,36 @@
 
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from tasks.core.errors import InputError
+from tasks.core.bounds import Bounds, check_fields
+from tasks.core.errors import SettingError
 
 # The settings that each method uses.
 METHODS = {"prune": ("ratio",), "quantise": ("bits",), "low_rank": ("rank", "rank_choice", "seed")}
-RANK_CHOICES = ("topk", "sampling", "lowrank")
 MAX_BITS = 16
 
 
 @dataclass(frozen=True)
-class Compression:
+class CompressOptions:
+    """Options of the compression of an emulator's frozen blocks, as a user may set them."""
+
+    method: Literal["none", "prune", "quantise", "low_rank"] = "none"
+    """Magnitude pruning, fake quantisation, or linear weights as two low-rank factors, cheaper to run and to send."""
+    ratio: Annotated[float, Bounds(gt=0, lt=1)] | None = None
+    """Share of each weight's entries that become zero (prune)."""
+    bits: Annotated[int, Bounds(ge=1, le=MAX_BITS)] | None = None
+    """Each weight has at most 2^bits values (quantise)."""
+    rank: Annotated[int, Bounds(ge=1)] | Annotated[float, Bounds(gt=0, lt=1)] | None = None
+    """Rank of the factors, or its share of the full rank (low_rank); weights that would not shrink stay dense."""
+    rank_choice: Literal["topk", "sampling", "lowrank"] = "topk"
+    """Which singular values are kept: the largest, drawn ones, or those of the randomised SVD (low_rank)."""
+    seed: int = 0
+    """Seed of the rank choices that draw."""
+
+
+@dataclass(frozen=True)
+class Compression(CompressOptions):
     """One of three compression methods (Offsite-Tuning and CRaSh compare with all of them).
 
     prune: the smallest entries of each weight, a share of `ratio`, become zero. quantise: each weight has at most
@@ -21,30 +39,16 @@ class Compression:
     the full rank; `rank_choice` decides which singular values are kept, `seed` is for the choices that draw.
 
     Raises:
-        InputError: when a value is missing, unknown or out of range.
+        SettingError: when a value is missing, unknown or out of range.
     """
-
-    method: str
-    ratio: float | None = None
-    bits: int | None = None
-    rank: int | float | None = None
-    rank_choice: str = "topk"
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise InputError(f"compress.method = {self.method!r}; choose from {', '.join(METHODS)}")
+            raise SettingError(f"`method` = {self.method!r}; choose from {', '.join(METHODS)}")
         needed = METHODS[self.method][0]
         if getattr(self, needed) is None:
-            raise InputError(f'compress.method = "{self.method}" needs compress.{needed}')
-        if self.ratio is not None and not 0 < self.ratio < 1:
-            raise InputError(f"compress.ratio = {self.ratio}: it must be larger than 0 and smaller than 1")
-        if self.bits is not None and not 1 <= self.bits <= MAX_BITS:
-            raise InputError(f"compress.bits = {self.bits}: choose from 1 to {MAX_BITS}")
-        if self.rank is not None and not (0 < self.rank < 1 or (self.rank >= 1 and self.rank == int(self.rank))):
-            raise InputError(f"compress.rank = {self.rank}: a whole number from 1, or a share of the full rank below 1")
-        if self.rank_choice not in RANK_CHOICES:
-            raise InputError(f"compress.rank_choice = {self.rank_choice!r}; choose from {', '.join(RANK_CHOICES)}")
+            raise SettingError(f'`method` = "{self.method}" needs `{needed}`')
+        check_fields(self)
 
     def cache_view(self) -> dict[str, Any]:
         """Settings that decide the result, without those that only other methods use."""
@@ -63,13 +67,13 @@ def rank_within(rank: int | float, num_in: int, num_out: int) -> int:
     """Rank for a weight with these dimensions, at most the full rank. rank: a number, or a share of the full rank.
 
     Raises:
-        InputError: when the rank rounds down to 0.
+        SettingError: when the rank rounds down to 0.
     """
     full = min(num_in, num_out)
     found = min(int(rank), full) if rank >= 1 else part_of(rank, full)
     if found < 1:
-        raise InputError(
-            f"compress.rank = {rank}: of a weight of {num_out} x {num_in} that is rank 0; take at least {1 / full:.2g}"
+        raise SettingError(
+            f"`rank` = {rank}: of a weight of {num_out} x {num_in} that is rank 0; take at least {1 / full:.2g}"
         )
     return found
 

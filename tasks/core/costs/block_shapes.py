@@ -13,7 +13,7 @@ from transformers.activations import ACT2FN
 
 from tasks.core.blocks.factored import LinearShape, linear_shapes
 from tasks.core.costs.operations import Operations
-from tasks.core.tuning.method import Variant
+from tasks.core.tuning.method import TuningMethod
 from tasks.core.tuning.parts import block_parameters
 
 # The settings in which families store the width of the feed-forward part; without any it is four times the width.
@@ -83,7 +83,7 @@ def block_shape(block: nn.Module, text: Any, counted: Operations) -> BlockShape:
         multiplied=counted.multiplied,
         experts=sum(size.numel() for size in experts.values()),
         linears=tuple((each.num_in, each.num_out) for each in linears.values()),
-        biases=sum(bias.numel() for bias in block_parameters(block, Variant("bitfit")).values()),
+        biases=sum(bias.numel() for bias in block_parameters(block, TuningMethod("bitfit")).values()),
         attention_width=query,
         key_width=key,
         hidden_width=inside[0],

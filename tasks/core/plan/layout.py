@@ -6,12 +6,13 @@ Sources: CRaSh (EMNLP 2023, arXiv 2310.15477), sections 3.2 and 3.3; Offsite-Tun
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from tasks.core.errors import InputError
 from tasks.core.plan.placement import check_budget, check_indices, evenly, place_tuned, spread, tuned_ahead
 
-SHARES = (None, "all", "frozen_only")
+Sharing = Literal["all", "frozen_only"]
+SHARES: tuple[Sharing | None, ...] = (None, *get_args(Sharing))
 Layout = tuple[tuple[int, bool], ...]
 
 

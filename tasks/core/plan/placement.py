@@ -5,10 +5,12 @@ Sources: Offsite-Tuning (arXiv 2302.04870), section 3.2 ("ends"); CRaSh (arXiv 2
 
 import math
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 from tasks.core.errors import InputError
 
-PLACEMENTS = ("ends", "centres", "explicit")
+Placement = Literal["ends", "centres", "explicit"]
+PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
 
 
 def tuned_ahead(num_blocks: int, num_tuned: int, placement: str, tuned: Sequence[int] = ()) -> tuple[int, ...]:

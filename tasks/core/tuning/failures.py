@@ -11,8 +11,8 @@ from tasks.core.tuning.state import Progress
 class Names:
     """Names of a training's settings for error messages, as a user would change them."""
 
-    learning_rate: str = "tune.learning_rate"
-    max_tokens: str = "tune.max_tokens"
+    learning_rate: str = "learning_rate"
+    max_tokens: str = "max_tokens"
 
 
 def not_finite(**values: float) -> str | None:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from tasks.core.errors import InputError
-from tasks.core.tuning.method import METHODS, Variant
+from tasks.core.errors import SettingError
+from tasks.core.tuning.method import METHODS, TuningMethod
 
 FACTORS = ("lora_A", "lora_B")
 # The name under which peft stores this set of factors.
@@ -26,13 +26,13 @@ def factor_shapes(block: nn.Module, rank: int) -> dict[str, tuple[int, int]]:
     """Map the stored names of a block's factors to their shapes.
 
     Raises:
-        InputError: when the block has no linear module.
+        SettingError: when the block has no linear module.
     """
     found = linear_modules(block)
     if not found:
         others = ", ".join(method for method in METHODS if method != "lora")
-        raise InputError(
-            f'tune.method = "lora", but {type(block).__name__} has no linear modules (only'
+        raise SettingError(
+            f'`method` = "lora", but {type(block).__name__} has no linear modules (only'
             f" {', '.join(sorted({type(part).__name__ for part in block.modules()}))}); choose from {others}"
         )
     shapes: dict[str, tuple[int, int]] = {}
@@ -42,7 +42,7 @@ def factor_shapes(block: nn.Module, rank: int) -> dict[str, tuple[int, int]]:
     return shapes
 
 
-def insert_lora(block: nn.Module, variant: Variant) -> None:
+def insert_lora(block: nn.Module, variant: TuningMethod) -> None:
     """Insert factors into every linear module of a block, in place, drawn from torch's global random generator."""
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -71,7 +71,7 @@ def live_factors(block: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-def merged(block: nn.Module, state: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
+def merged(block: nn.Module, state: dict[str, Tensor], variant: TuningMethod) -> dict[str, Tensor]:
     """Add a block's factors to its matrices; return parameter names and tensors, computed and stored in float32.
 
     state: the block's factors by their stored names.

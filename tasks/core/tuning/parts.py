@@ -6,16 +6,16 @@ from transformers import PreTrainedConfig
 from tasks.core.blocks.anatomy import get_blocks, skeleton, text_config
 from tasks.core.blocks.head import get_head, head_parameters, head_shapes, untie_head
 from tasks.core.blocks.memory import require_recomputable
-from tasks.core.errors import InputError
+from tasks.core.errors import InputError, SettingError
 from tasks.core.plan.layout import Plan
 from tasks.core.tuning.adapters import adapter_shapes, insert_adapter, live_adapter
 from tasks.core.tuning.lora import factor_shapes, insert_lora, live_factors
-from tasks.core.tuning.method import Variant
+from tasks.core.tuning.method import TuningMethod
 
 Shapes = dict[str, tuple[int, ...]]
 
 
-def places(model: nn.Module, plan: Plan, variant: Variant) -> dict[int, list[nn.Module]]:
+def places(model: nn.Module, plan: Plan, variant: TuningMethod) -> dict[int, list[nn.Module]]:
     """Map the original index of each trained block to its block objects in the emulator.
 
     A tuned block has one, a frozen block one for each repetition.
@@ -34,11 +34,11 @@ def places(model: nn.Module, plan: Plan, variant: Variant) -> dict[int, list[nn.
     return dict(sorted(found.items()))
 
 
-def block_shapes(model: nn.Module, block: nn.Module, variant: Variant) -> Shapes:
+def block_shapes(model: nn.Module, block: nn.Module, variant: TuningMethod) -> Shapes:
     """Shapes of the trained tensors of a block, before any are inserted, by stored name.
 
     Raises:
-        InputError: when blocks of this family have no such tensors.
+        SettingError: when blocks of this family have no such tensors.
     """
     if variant.method == "lora":
         return dict(factor_shapes(block, variant.lora_rank))
@@ -48,14 +48,14 @@ def block_shapes(model: nn.Module, block: nn.Module, variant: Variant) -> Shapes
     chosen = {name: tuple(own[name].shape) for name in own if variant.method == "blocks" or _is_bias(name)}
     if not chosen:
         family = text_config(model.config).model_type
-        raise InputError(
-            f'tune.method = "bitfit", but the blocks of {family} ({type(block).__name__}) have no biases; choose from'
+        raise SettingError(
+            f'`method` = "bitfit", but the blocks of {family} ({type(block).__name__}) have no biases; choose from'
             " blocks, lora, adapter"
         )
     return chosen
 
 
-def insert_parts(model: nn.Module, plan: Plan, variant: Variant) -> None:
+def insert_parts(model: nn.Module, plan: Plan, variant: TuningMethod) -> None:
     """Insert the trained tensors that an emulator lacks, in place, drawn from torch's global random generator."""
     found = places(model, plan, variant)
     for source, [block, *repetitions] in found.items():
@@ -72,7 +72,7 @@ def insert_parts(model: nn.Module, plan: Plan, variant: Variant) -> None:
         untie_head(model)
 
 
-def part_parameters(model: nn.Module, plan: Plan, variant: Variant) -> dict[str, nn.Parameter]:
+def part_parameters(model: nn.Module, plan: Plan, variant: TuningMethod) -> dict[str, nn.Parameter]:
     """Trained parameters of an emulator after `insert_parts`, named `"{block}.{name}"` and `"lm_head.{name}"`."""
     named = {
         f"{source}.{name}": parameter
@@ -82,7 +82,7 @@ def part_parameters(model: nn.Module, plan: Plan, variant: Variant) -> dict[str,
     return named | (head_parameters(model) if variant.lm_head else {})
 
 
-def block_parameters(block: nn.Module, variant: Variant) -> dict[str, nn.Parameter]:
+def block_parameters(block: nn.Module, variant: TuningMethod) -> dict[str, nn.Parameter]:
     """Trained parameters of a block after insertion, by stored name."""
     if variant.method == "lora":
         return live_factors(block)
@@ -91,7 +91,7 @@ def block_parameters(block: nn.Module, variant: Variant) -> dict[str, nn.Paramet
     return {name: own for name, own in block.named_parameters() if variant.method == "blocks" or _is_bias(name)}
 
 
-def returned_shapes(model: nn.Module, plan: Plan, variant: Variant) -> Shapes:
+def returned_shapes(model: nn.Module, plan: Plan, variant: TuningMethod) -> Shapes:
     """Shapes of the tensors that are returned to the owner of the full `model`, by stored name."""
     blocks = get_blocks(model)
     shapes = {
@@ -102,7 +102,7 @@ def returned_shapes(model: nn.Module, plan: Plan, variant: Variant) -> Shapes:
     return shapes | (head_shapes(model) if variant.lm_head else {})
 
 
-def require_trainable(config: PreTrainedConfig, variant: Variant, recomputing: bool = False) -> None:
+def require_trainable(config: PreTrainedConfig, variant: TuningMethod, recomputing: bool = False) -> None:
     """Check on the meta device that models of this config have the tensors that the method trains.
 
     recomputing: also check that they support gradient checkpointing.
@@ -125,14 +125,14 @@ def is_returned(name: str, plan: Plan) -> bool:
     return not index.isdigit() or int(index) in plan.tuned
 
 
-def _insert(model: nn.Module, block: nn.Module, variant: Variant) -> None:
+def _insert(model: nn.Module, block: nn.Module, variant: TuningMethod) -> None:
     if variant.method == "lora":
         insert_lora(block, variant)
     elif variant.method == "adapter":
         insert_adapter(block, text_config(model.config).hidden_size, variant.adapter_size)
 
 
-def _tie(block: nn.Module, first: dict[str, nn.Parameter], variant: Variant) -> None:
+def _tie(block: nn.Module, first: dict[str, nn.Parameter], variant: TuningMethod) -> None:
     """Replace the parameters of a repetition by those of the first block."""
     paths = {id(parameter): name for name, parameter in block.named_parameters()}
     for name, own in block_parameters(block, variant).items():

@@ -13,14 +13,14 @@ from tasks.core.errors import InputError
 from tasks.core.plan.layout import Plan
 from tasks.core.tuning.adapters import insert_adapter, live_adapter
 from tasks.core.tuning.lora import merged
-from tasks.core.tuning.method import WHOLE_BLOCKS, Variant
+from tasks.core.tuning.method import WHOLE_BLOCKS, TuningMethod
 from tasks.core.tuning.parts import Shapes, block_shapes, places, returned_shapes
 
 Model = TypeVar("Model", bound=nn.Module)
 State = dict[str, Tensor]
 
 
-def admit(state: State, model: nn.Module, plan: Plan, variant: Variant = WHOLE_BLOCKS) -> State:
+def admit(state: State, model: nn.Module, plan: Plan, variant: TuningMethod = WHOLE_BLOCKS) -> State:
     """Validate returned tensors and convert them for the plug-in, in the model's data type (adapters keep theirs).
 
     state: `"{block}.{name}"` and `"lm_head.{name}"` to tensor. Factors and biases become whole blocks, and so do tuned
@@ -46,7 +46,7 @@ def admit(state: State, model: nn.Module, plan: Plan, variant: Variant = WHOLE_B
 
 
 @torch.no_grad()
-def plug_in_parts(model: Model, admitted: State, plan: Plan, variant: Variant) -> Model:
+def plug_in_parts(model: Model, admitted: State, plan: Plan, variant: TuningMethod) -> Model:
     """Make the plug-in from the result of `admit`, as a new model that shares every other tensor with `model`.
 
     variant: the `admitted` property of the tuned variant.
@@ -64,7 +64,7 @@ def plug_in_parts(model: Model, admitted: State, plan: Plan, variant: Variant) -
 
 
 @torch.no_grad()
-def load_parts(emulator: nn.Module, state: State, plan: Plan, variant: Variant) -> None:
+def load_parts(emulator: nn.Module, state: State, plan: Plan, variant: TuningMethod) -> None:
     """Write the trained tensors of an emulator, including those of frozen blocks, into an untrained one, in place.
 
     Factors are merged.
@@ -105,7 +105,7 @@ def distances(state: State, model: nn.Module, plan: Plan) -> dict[int, float]:
     return {block: (moved[block] / max(size[block], 1e-300)) ** 0.5 for block in plan.tuned}
 
 
-def _whole_blocks(state: State, model: nn.Module, plan: Plan, variant: Variant) -> State:
+def _whole_blocks(state: State, model: nn.Module, plan: Plan, variant: TuningMethod) -> State:
     """Return every tuned block as a whole, with the model's tensors where none were returned."""
     whole = _tuned_parameters(model, plan)
     blocks = get_blocks(model)
@@ -116,7 +116,7 @@ def _whole_blocks(state: State, model: nn.Module, plan: Plan, variant: Variant) 
     return whole
 
 
-def _put_adapter(model: nn.Module, block: nn.Module, state: State, variant: Variant) -> None:
+def _put_adapter(model: nn.Module, block: nn.Module, state: State, variant: TuningMethod) -> None:
     insert_adapter(block, text_config(model.config).hidden_size, variant.adapter_size)
     for name, parameter in live_adapter(block).items():
         parameter.copy_(state[name])

@@ -1,64 +1,131 @@
-"""Settings of a tuning; torch is not imported, so that settings load without it."""
+"""Settings of a tuning and of a distillation; torch is not imported, so that settings load without it.
 
-from dataclasses import asdict, dataclass
-from typing import Any
+The classes named `...Options` declare what a user may set: name, type, bounds, default and meaning. A settings file
+takes its tables from them.
+"""
 
-from tasks.core.errors import InputError
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, Literal, get_args
 
-SCHEDULES = ("cosine", "linear", "constant")
+from tasks.core.bounds import Bounds, Count, Positive, check_fields
+from tasks.core.errors import SettingError
+
+Schedule = Literal["cosine", "linear", "constant"]
+SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 # How several devices tune one model: its blocks one after another, a copy on each, or a shard of each block on each.
 # This is not a setting of a tuning and not part of any key. As with threads and kinds of device, only the order of sums
 # differs (and with dropout, the dropped values), and a result from one GPU is not computed again on eight.
-PARALLEL = ("layers", "data", "sharded")
+Parallel = Literal["layers", "data", "sharded"]
+PARALLEL: tuple[Parallel, ...] = get_args(Parallel)
 # Settings that decide how often progress is saved, whether activations are kept and whether divergence ends a run, but
 # not what is computed.
 NOT_CONTENT = ("checkpoint_steps", "gradient_checkpointing", "may_diverge")
 
 
 @dataclass(frozen=True)
-class TrainSettings:
-    """Settings of one tuning. Give either num_steps or num_epochs.
+class StepOptions:
+    """Options of every training: its steps, their size and learning rate, validations and checkpoints."""
 
-    batch_size: in rows; max_tokens: in padded tokens of a forward pass.
-    eval_steps: steps between validations, the best of which decides the kept state; None keeps the last state.
-    patience: number of validations in a row without a better loss after which the tuning ends; None runs all steps.
-    gradient_checkpointing: compute activations a second time in the backward pass instead of keeping them.
-    may_diverge: the best of several tunings is taken, so that divergence of this one is a result, not an error.
+    learning_rate: Positive = 2e-5
+    """Peak learning rate of AdamW."""
+    num_steps: Count | None = None
+    """Optimizer steps."""
+    batch_size: Count = 32
+    """Rows of one optimizer step."""
+    max_tokens: Count = 8192
+    """Padded tokens in one forward pass; a larger batch is accumulated."""
+    warmup_steps: Annotated[int, Bounds(ge=0)] = 0
+    """Steps of linear warm-up."""
+    eval_steps: Count | None = None
+    """Steps between validations, of which the best state is kept; by default the last state is."""
+    checkpoint_steps: Count = 50
+    """Steps between checkpoints, from which a killed run resumes."""
+
+
+@dataclass(frozen=True)
+class TrainOptions(StepOptions):
+    """Options of a tuning. Its length is either num_steps or num_epochs."""
+
+    num_epochs: Count | None = None
+    """Passes over the training rows; give this or num_steps."""
+    schedule: Schedule = "cosine"
+    """Learning rate after warm-up."""
+    weight_decay: Annotated[float, Bounds(ge=0)] = 0.0
+    """AdamW's decoupled weight decay."""
+    betas: tuple[Annotated[float, Bounds(ge=0, lt=1)], Annotated[float, Bounds(ge=0, lt=1)]] = (0.9, 0.999)
+    """AdamW's decay rates of the first and second moment."""
+    clip_norm: Positive = 1.0
+    """Norm to which larger gradients are clipped."""
+    patience: Count | None = None
+    """Consecutive validations without improvement after which a tuning ends."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: the same numbers, less memory, a third more time."""
+
+
+@dataclass(frozen=True)
+class TrainSettings(TrainOptions):
+    """Settings of one tuning, of which either num_steps or num_epochs is given.
 
     Raises:
-        InputError: when a value is missing, unknown or out of range.
+        SettingError: when a value is missing, unknown or out of range.
     """
 
-    learning_rate: float
-    num_steps: int | None = None
-    num_epochs: int | None = None
-    batch_size: int = 32
-    max_tokens: int = 8192
-    warmup_steps: int = 0
-    schedule: str = "cosine"
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    clip_norm: float = 1.0
-    eval_steps: int | None = None
-    checkpoint_steps: int = 50
     seed: int = 0
-    patience: int | None = None
-    gradient_checkpointing: bool = False
+    """Seed of the order of rows, of dropout and of inserted tensors."""
     may_diverge: bool = False
+    """Divergence is a result, not an error, since the best of several tunings is taken."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if (self.num_steps is None) == (self.num_epochs is None):
-            raise InputError("tune: give either num_steps or num_epochs")
-        if self.schedule not in SCHEDULES:
-            raise InputError(f"tune.schedule = {self.schedule!r}; choose from {', '.join(SCHEDULES)}")
-        for name in ("learning_rate", "num_steps", "num_epochs", "batch_size", "clip_norm", "eval_steps", "patience"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"tune.{name} = {value}; it must be larger than 0")
+            raise SettingError("give either `num_steps` or `num_epochs`, not both")
         if self.patience is not None and self.eval_steps is None:
-            raise InputError("tune.patience counts validations: give tune.eval_steps as well")
+            raise SettingError("`patience` needs validation losses: give `eval_steps` as well")
 
     def cache_view(self) -> dict[str, Any]:
         """Settings that decide the result."""
         unused = NOT_CONTENT if self.patience is not None else (*NOT_CONTENT, "patience")
         return {name: value for name, value in asdict(self).items() if name not in unused}
+
+
+@dataclass(frozen=True)
+class DistillOptions(StepOptions):
+    """Options of the distillation of an emulator's frozen blocks on generic text."""
+
+    block: Annotated[int, Bounds(ge=2)] = 512
+    """Tokens of a window of text, at most the model's context."""
+    batch_size: Count = 32
+    """Windows of one optimizer step."""
+    learning_rate: Positive = 1e-4
+    """Peak learning rate of AdamW; cosine."""
+    warmup_steps: Annotated[int, Bounds(ge=0)] = 2000
+    """Steps of linear warm-up."""
+    hidden_weight: Annotated[float, Bounds(ge=0)] = 30.0
+    """Weight of the difference of hidden states beside the language-model loss."""
+    seed: int = 0
+    """Seed of the order of windows."""
+
+
+@dataclass(frozen=True)
+class Distillation(DistillOptions):
+    """Settings of one distillation.
+
+    Raises:
+        SettingError: when a value is missing or out of range, or warm-up takes all steps.
+    """
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.num_steps is None:
+            raise SettingError("`num_steps` is missing; give the number of optimizer steps")
+        if self.warmup_steps >= self.num_steps:
+            raise SettingError(
+                f"`warmup_steps` = {self.warmup_steps} but `num_steps` = {self.num_steps}: the learning rate would"
+                " never be reached; take fewer warm-up steps"
+            )
+
+    @property
+    def training(self) -> TrainSettings:
+        """The settings of its training loop."""
+        shared = {field.name: getattr(self, field.name) for field in fields(StepOptions)}
+        return TrainSettings(**shared, seed=self.seed)

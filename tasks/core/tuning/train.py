@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["TrainResult", "TrainSettings", "learning_rate_factor", "num_training_steps", "train"]
 
-TUNE = Names()
+NAMES = Names()
 Metrics = Callable[[int, dict[str, float]], None]
 
 
@@ -44,7 +44,7 @@ def train(
     on_metrics: Metrics = lambda step, values: None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
-    names: Names = TUNE,
+    names: Names = NAMES,
 ) -> TrainResult:
     """Train some tensors of a model in place; afterwards they hold the state to keep.
 

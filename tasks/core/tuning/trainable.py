@@ -11,7 +11,7 @@ from tasks.core.blocks.length_limits import LengthLimits, length_limits
 from tasks.core.blocks.surgery import load_tuned, tuned_parameters, tuned_state
 from tasks.core.plan.layout import Plan
 from tasks.core.tuning.losses import LossModule
-from tasks.core.tuning.method import Variant
+from tasks.core.tuning.method import TuningMethod
 from tasks.core.tuning.parts import insert_parts, part_parameters
 
 
@@ -76,7 +76,7 @@ class TunedBlocks:
 class TrainedParts:
     """The tensors of an emulator that a variant trains, on answers; missing ones are inserted in place."""
 
-    def __init__(self, model: nn.Module, plan: Plan, variant: Variant, seed: int) -> None:
+    def __init__(self, model: nn.Module, plan: Plan, variant: TuningMethod, seed: int) -> None:
         self.model, self.plan, self.variant = model, plan, variant
         # The initial values of factors and adapters depend on the seed alone.
         with torch.random.fork_rng(devices=[]):
@@ -107,7 +107,7 @@ class TrainedParts:
         return part_parameters(self.model, self.plan, self.variant)
 
 
-def make_trained(model: nn.Module, plan: Plan, variant: Variant, seed: int = 0) -> Trained:
+def make_trained(model: nn.Module, plan: Plan, variant: TuningMethod, seed: int = 0) -> Trained:
     """Select the tensors of the emulator `model` that `variant` trains, and insert those that it lacks.
 
     Raises:

@@ -91,7 +91,7 @@ def test_a_second_time_ends_with_advice_and_keeps_the_checkpoint():
         tune(scarce.model, CUT, checkpoint=kept)
     assert scarce.num_faults == 2
     assert info.value.exit_code == 4
-    for advice in ("tune.max_tokens", "place.gpus_per_stage", "model.precision"):
+    for advice in ("Lower max_tokens", "place.gpus_per_stage", "model.precision"):
         assert advice in str(info.value)
     assert all(facts["step"] <= 4 for _, facts in kept.saves)
 
@@ -122,7 +122,7 @@ def test_validation_that_does_not_fit_ends_with_advice():
             raise FAULTS["cuda"]
 
     get_stack(model).register_forward_hook(fail)
-    with pytest.raises(EnvironmentFault, match=r"after 2 of 6 steps; .*Lower tune.max_tokens"):
+    with pytest.raises(EnvironmentFault, match=r"after 2 of 6 steps; .*Lower max_tokens"):
         tune(model, replace(CUT, eval_steps=2), validation=examples(2))
 
 

@@ -130,7 +130,7 @@ def test_two_factors_cost_what_was_predicted() -> None:
 def test_ranks_and_shares() -> None:
     assert part_of(0.29, 100) == 29
     assert (rank_within(3, 10, 4), rank_within(8, 10, 4), rank_within(0.5, 10, 5)) == (3, 4, 2)
-    with pytest.raises(InputError, match=r"compress.rank = 0.1: of a weight of 4 x 10 that is rank 0; take at least"):
+    with pytest.raises(InputError, match=r"^rank = 0.1: of a weight of 4 x 10 that is rank 0; take at least"):
         rank_within(0.1, 10, 4)
     assert is_worth_two(2, 10, 4)
     assert not is_worth_two(3, 10, 4)
@@ -140,10 +140,13 @@ def test_ranks_and_shares() -> None:
     ("settings", "message"),
     [
         ({"method": "shrink"}, "choose from prune, quantise, low_rank"),
-        ({"method": "prune"}, "needs compress.ratio"),
-        ({"method": "prune", "ratio": 1.0}, "larger than 0 and smaller than 1"),
-        ({"method": "quantise", "bits": 17}, "choose from 1 to 16"),
-        ({"method": "low_rank", "rank": 1.5}, "a whole number from 1, or a share"),
+        ({"method": "prune"}, '^method = "prune" needs ratio$'),
+        ({"method": "prune", "ratio": 1.0}, "larger than 0 and less than 1"),
+        ({"method": "quantise", "bits": 17}, "bits = 17; it must be at least 1 and at most 16"),
+        (
+            {"method": "low_rank", "rank": 1.5},
+            "must be a whole number, or larger than 0 and less than 1",
+        ),
         ({"method": "low_rank", "rank": 2, "rank_choice": "best"}, "choose from topk, sampling, lowrank"),
     ],
 )

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tasks.core.errors import InputError
-from tasks.core.tuning.settings import NOT_CONTENT, TrainSettings
+from tasks.core.tuning.settings import NOT_CONTENT, Distillation, StepOptions, TrainSettings
 
 SETTINGS = TrainSettings(learning_rate=1e-2, num_steps=6, batch_size=4, eval_steps=2)
 OTHERS = {
@@ -42,6 +42,12 @@ OTHERS = {
         ({"eval_steps": 0}, "eval_steps = 0"),
         ({"patience": 0}, "patience = 0"),
         ({"learning_rate": float("nan")}, "learning_rate = nan"),
+        ({"max_tokens": 0}, "max_tokens = 0; it must be larger than 0"),
+        ({"warmup_steps": -1}, "warmup_steps = -1; it must be at least 0"),
+        ({"weight_decay": -0.1}, "weight_decay = -0.1"),
+        ({"checkpoint_steps": 0}, "checkpoint_steps = 0"),
+        ({"betas": (0.9, 1.0)}, r"betas = \(0.9, 1.0\); it must be at least 0 and less than 1"),
+        ({"patience": 2, "eval_steps": None}, "patience needs validation losses: give eval_steps as well"),
     ],
 )
 def test_settings_are_checked(change, message):
@@ -57,3 +63,24 @@ def test_the_key_has_all_that_changes_the_result_and_nothing_else(name):
 
 def test_every_setting_is_tried_above():
     assert {field.name for field in dataclasses.fields(TrainSettings)} == {*OTHERS, "num_epochs"}
+
+
+def test_a_distillation_trains_with_its_own_settings_and_the_defaults_of_the_loop():
+    how = Distillation(num_steps=3000, max_tokens=64, seed=5)
+    shared = {field.name: getattr(how, field.name) for field in dataclasses.fields(StepOptions)}
+    assert how.training == TrainSettings(**shared, seed=5)
+    assert (how.training.learning_rate, how.training.warmup_steps) == (1e-4, 2000)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_steps": None}, "num_steps is missing"),
+        ({"num_steps": 2000}, "warmup_steps = 2000 but num_steps = 2000: the learning rate would never be reached"),
+        ({"hidden_weight": -1.0}, "hidden_weight = -1.0; it must be at least 0"),
+        ({"block": 1}, "block = 1; it must be at least 2"),
+    ],
+)
+def test_a_distillation_is_checked(change, message):
+    with pytest.raises(InputError, match=message):
+        Distillation(**{"num_steps": 3000, **change})

@@ -12,7 +12,7 @@ from tasks.core.blocks.surgery import with_layout
 from tasks.core.errors import InputError, InterruptedRun
 from tasks.core.plan.layout import fixed_plan
 from tasks.core.tuning.lora import linear_modules
-from tasks.core.tuning.method import Variant
+from tasks.core.tuning.method import TuningMethod
 from tasks.core.tuning.settings import TrainSettings
 from tasks.core.tuning.train import TrainResult, train
 from tasks.core.tuning.trainable import make_trained
@@ -22,13 +22,13 @@ from tests.core.tuning.test_train import SETTINGS, Kept, emulator, examples, tun
 
 __all__ = ["pair"]
 PLAN = fixed_plan(NUM_BLOCKS, (0, 2, 5), (0, 5), "all")
-LORA = Variant("lora", trained="all", lm_head=True, lora_dropout=0.3)
-ADAPTER = Variant("adapter", trained="all", adapter_size=5)
+LORA = TuningMethod("lora", trained="all", lm_head=True, lora_dropout=0.3)
+ADAPTER = TuningMethod("adapter", trained="all", adapter_size=5)
 VALIDATION = examples(4, seed=9)
 
 
 def tune_variant(
-    variant: Variant, settings: TrainSettings = SETTINGS, family: str = "llama", **options: Any
+    variant: TuningMethod, settings: TrainSettings = SETTINGS, family: str = "llama", **options: Any
 ) -> tuple[TrainResult, dict[str, Tensor]]:
     """A fresh emulator, trained, and its state."""
     trained = make_trained(with_layout(tiny_model(family), PLAN), PLAN, variant, settings.seed)
@@ -37,7 +37,7 @@ def tune_variant(
 
 
 @pytest.mark.parametrize("variant", [LORA, ADAPTER], ids=lambda variant: variant.method)
-def test_stopped_after_every_step_a_variant_ends_with_the_same_bits(variant: Variant) -> None:
+def test_stopped_after_every_step_a_variant_ends_with_the_same_bits(variant: TuningMethod) -> None:
     settings = replace(SETTINGS, eval_steps=2, checkpoint_steps=100)
     expected, state = tune_variant(variant, settings)
     kept, num_stops = Kept(), 0
@@ -146,7 +146,9 @@ def test_gradient_checkpointing_keeps_less() -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            train(make_trained(emulator(PLAN), PLAN, Variant("lora")), examples(), [], replace(settings, num_steps=1))
+            train(
+                make_trained(emulator(PLAN), PLAN, TuningMethod("lora")), examples(), [], replace(settings, num_steps=1)
+            )
         return total
 
     plain = kept(SETTINGS)
@@ -163,7 +165,7 @@ def test_a_family_that_cannot_compute_again() -> None:
         type(model).supports_gradient_checkpointing = before
 
 
-def by_both(rank: int, variant: Variant, parallel: str, family: str) -> tuple[TrainResult, dict[str, Tensor]]:
+def by_both(rank: int, variant: TuningMethod, parallel: str, family: str) -> tuple[TrainResult, dict[str, Tensor]]:
     """A tuning without dropout, by all processes of a group or by one."""
     trained = make_trained(emulator(PLAN, 0.0, family), PLAN, variant, 3)
     for module in trained.model.modules():
@@ -180,10 +182,10 @@ def by_both(rank: int, variant: Variant, parallel: str, family: str) -> tuple[Tr
 @pytest.mark.parametrize("parallel", ["data", "sharded"])
 @pytest.mark.parametrize(
     ("variant", "family"),
-    [(replace(LORA, lora_dropout=0.0), "llama"), (ADAPTER, "opt"), (Variant(trained="frozen"), "llama")],
+    [(replace(LORA, lora_dropout=0.0), "llama"), (ADAPTER, "opt"), (TuningMethod(trained="frozen"), "llama")],
     ids=["lora", "adapter", "frozen"],
 )
-def test_two_processes_end_with_what_one_does(pair: Pair, variant: Variant, family: str, parallel: str) -> None:
+def test_two_processes_end_with_what_one_does(pair: Pair, variant: TuningMethod, family: str, parallel: str) -> None:
     expected, one = by_both(0, variant, "layers", family)
     (found, two), _ = pair.run(by_both, variant, parallel, family)
     assert two.keys() == one.keys()

@@ -10,7 +10,7 @@ from tasks.core.blocks.surgery import get_blocks, with_layout
 from tasks.core.errors import InputError
 from tasks.core.plan.layout import fixed_plan
 from tasks.core.tuning.lora import linear_modules
-from tasks.core.tuning.method import Variant
+from tasks.core.tuning.method import TuningMethod
 from tasks.core.tuning.parts import require_trainable
 from tasks.core.tuning.returned import admit
 from tasks.core.tuning.trainable import make_trained
@@ -22,10 +22,8 @@ UNBIASED = ["llama", "mistral", "qwen3", "gemma2", "gemma3", "phi3", "olmo2"]
 
 @pytest.mark.parametrize("family", UNBIASED)
 def test_biases_where_there_are_none(family: str) -> None:
-    with pytest.raises(
-        InputError, match=r'tune.method = "bitfit", but the blocks of .* choose from blocks, lora, adapter'
-    ):
-        require_trainable(FAMILIES[family](), Variant("bitfit"))
+    with pytest.raises(InputError, match=r'^method = "bitfit", but the blocks of .* choose from blocks, lora, adapter'):
+        require_trainable(FAMILIES[family](), TuningMethod("bitfit"))
     require_trainable(FAMILIES[family](), LORA, recomputing=True)
 
 
@@ -42,16 +40,18 @@ def test_nothing_left_to_train() -> None:
     every = fixed_plan(NUM_BLOCKS, (0, 1, 5), (0, 1, 5))
     for trained in ("frozen", "all"):
         with pytest.raises(InputError, match="every kept block is tuned"):
-            Variant(trained=trained).require_something(every)
+            TuningMethod(trained=trained).require_something(every)
     low = fixed_plan(NUM_BLOCKS, (0, 1, 5), (0, 1))
     with pytest.raises(InputError, match=r"freeze_bottom leaves nothing to train: all tuned blocks \[0, 1\] .* of 6"):
-        Variant(freeze_bottom=True).require_something(low)
-    Variant(freeze_bottom=True, lm_head=True).require_something(low)
-    assert Variant(freeze_bottom=True).returned_sources(fixed_plan(NUM_BLOCKS, (2, 3), (2, 3))) == [3]
+        TuningMethod(freeze_bottom=True).require_something(low)
+    TuningMethod(freeze_bottom=True, lm_head=True).require_something(low)
+    assert TuningMethod(freeze_bottom=True).returned_sources(fixed_plan(NUM_BLOCKS, (2, 3), (2, 3))) == [3]
 
 
-@pytest.mark.parametrize("variant", [LORA, Variant("adapter", adapter_size=5), replace(LORA, lm_head=True)], ids=str)
-def test_what_does_not_fit_is_refused(variant: Variant) -> None:
+@pytest.mark.parametrize(
+    "variant", [LORA, TuningMethod("adapter", adapter_size=5), replace(LORA, lm_head=True)], ids=str
+)
+def test_what_does_not_fit_is_refused(variant: TuningMethod) -> None:
     full = tiny_model("gpt2")
     state = tuned("gpt2", variant, num_steps=1)[1].state
     name = sorted(state)[-1]

@@ -12,7 +12,7 @@ from tasks.core.blocks.head import get_head
 from tasks.core.blocks.surgery import get_blocks, with_layout
 from tasks.core.plan.layout import fixed_plan
 from tasks.core.tuning.lora import insert_lora, linear_modules, live_factors
-from tasks.core.tuning.method import Variant
+from tasks.core.tuning.method import TuningMethod
 from tasks.core.tuning.parts import is_returned
 from tasks.core.tuning.returned import admit, load_parts, plug_in_parts
 from tasks.core.tuning.train import TrainResult, train
@@ -24,18 +24,18 @@ from tests.core.tuning.test_train import SETTINGS, examples
 PLAN = fixed_plan(NUM_BLOCKS, (0, 2, 5), (0, 5), "all")
 SOME = ["opt", "gpt2", "llama", "gemma3"]
 BIASED = ["opt", "gpt2", "bloom", "gpt_neox", "qwen2"]
-LORA = Variant("lora", lora_rank=3, lora_alpha=7)
+LORA = TuningMethod("lora", lora_rank=3, lora_alpha=7)
 VARIANTS = [
-    Variant(trained="frozen"),
-    Variant(trained="all"),
-    Variant(lm_head=True),
-    Variant(freeze_bottom=True),
+    TuningMethod(trained="frozen"),
+    TuningMethod(trained="all"),
+    TuningMethod(lm_head=True),
+    TuningMethod(freeze_bottom=True),
     LORA,
     replace(LORA, trained="all", lm_head=True),
-    Variant("adapter", adapter_size=5),
-    Variant("adapter", trained="all", freeze_bottom=True, adapter_size=5),
-    Variant("bitfit"),
-    Variant("bitfit", trained="frozen"),
+    TuningMethod("adapter", adapter_size=5),
+    TuningMethod("adapter", trained="all", freeze_bottom=True, adapter_size=5),
+    TuningMethod("bitfit"),
+    TuningMethod("bitfit", trained="frozen"),
 ]
 WORDS = [f"{each.method}-{each.trained}{'-head' * each.lm_head}{'-top' * each.freeze_bottom}" for each in VARIANTS]
 
@@ -50,7 +50,7 @@ def cases(*, everywhere: bool = False) -> list[Any]:
     return found
 
 
-def tuned(family: str, variant: Variant, num_steps: int = 2, **options: Any) -> tuple[Trained, TrainResult]:
+def tuned(family: str, variant: TuningMethod, num_steps: int = 2, **options: Any) -> tuple[Trained, TrainResult]:
     """A trained emulator of a tiny model."""
     trained = make_trained(with_layout(tiny_model(family), PLAN), PLAN, variant, seed=1)
     settings = replace(SETTINGS, num_steps=num_steps)
@@ -67,7 +67,7 @@ def logits(model: Any) -> Tensor:
     return model.eval()(token_ids()).logits
 
 
-def intended(name: str, variant: Variant) -> bool:
+def intended(name: str, variant: TuningMethod) -> bool:
     """Whether a tensor of the emulator, by its path, may change; from the words of the method, not from its code."""
     path = name.split(".")
     if "block" not in path:
@@ -92,7 +92,7 @@ def named_by_block(model: Any) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(("family", "variant"), cases(everywhere=True))
-def test_what_is_intended_changes_and_nothing_else(family: str, variant: Variant) -> None:
+def test_what_is_intended_changes_and_nothing_else(family: str, variant: TuningMethod) -> None:
     full = tiny_model(family)
     untouched = values(full)
     trained = make_trained(with_layout(full, PLAN), PLAN, variant, seed=1)
@@ -117,7 +117,7 @@ def test_what_is_intended_changes_and_nothing_else(family: str, variant: Variant
 
 
 @pytest.mark.parametrize(("family", "variant"), cases())
-def test_what_was_trained_makes_the_same_emulator_again(family: str, variant: Variant) -> None:
+def test_what_was_trained_makes_the_same_emulator_again(family: str, variant: TuningMethod) -> None:
     trained, result = tuned(family, variant)
     again = with_layout(tiny_model(family), PLAN)
     load_parts(again, result.state, PLAN, variant)
@@ -126,7 +126,7 @@ def test_what_was_trained_makes_the_same_emulator_again(family: str, variant: Va
 
 
 @pytest.mark.parametrize(("family", "variant"), cases())
-def test_only_what_belongs_to_tuned_blocks_and_head_is_plugged_in(family: str, variant: Variant) -> None:
+def test_only_what_belongs_to_tuned_blocks_and_head_is_plugged_in(family: str, variant: TuningMethod) -> None:
     _, result = tuned(family, variant)
     full = tiny_model(family)
     before, expected = values(full), logits(full)
@@ -177,9 +177,9 @@ def test_how_many_parameters_are_trained(family: str) -> None:
     shapes = [module.weight.shape for module in linear_modules(block).values()]
     expected = {
         LORA: 2 * 3 * sum(num_in + num_out for num_in, num_out in shapes),
-        Variant("adapter", adapter_size=5): 2 * (2 * 5 * WIDTH + 5 + WIDTH),
-        Variant(trained="frozen"): sum(parameter.numel() for parameter in block.parameters()),
-        Variant(freeze_bottom=True): sum(parameter.numel() for parameter in block.parameters()),
+        TuningMethod("adapter", adapter_size=5): 2 * (2 * 5 * WIDTH + 5 + WIDTH),
+        TuningMethod(trained="frozen"): sum(parameter.numel() for parameter in block.parameters()),
+        TuningMethod(freeze_bottom=True): sum(parameter.numel() for parameter in block.parameters()),
     }
     for variant, count in expected.items():
         trained, result = tuned(family, variant, num_steps=1)
@@ -188,13 +188,13 @@ def test_how_many_parameters_are_trained(family: str) -> None:
 
 
 def test_whole_tuned_blocks_are_what_they_were_before_there_were_variants() -> None:
-    assert isinstance(make_trained(with_layout(tiny_model("opt"), PLAN), PLAN, Variant()), TunedBlocks)
-    assert Variant(lora_rank=9, adapter_size=9).is_default, "settings of other methods do not count"
+    assert isinstance(make_trained(with_layout(tiny_model("opt"), PLAN), PLAN, TuningMethod()), TunedBlocks)
+    assert TuningMethod(lora_rank=9, adapter_size=9).is_default, "settings of other methods do not count"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_untrained_adapter_changes_no_bit(family: str) -> None:
-    trained = make_trained(with_layout(tiny_model(family), PLAN), PLAN, Variant("adapter", trained="all"))
+    trained = make_trained(with_layout(tiny_model(family), PLAN), PLAN, TuningMethod("adapter", trained="all"))
     assert torch.equal(logits(trained.model), logits(with_layout(tiny_model(family), PLAN)))
 
 
@@ -212,8 +212,10 @@ def test_a_trained_head_leaves_the_embeddings_and_survives_a_plain_folder(family
     assert torch.equal(get_head(loaded).weight, result.state["lm_head.weight"])
 
 
-@pytest.mark.parametrize("variant", [LORA, Variant("adapter"), Variant("bitfit", lm_head=True)], ids=lambda v: v.method)
-def test_narrow_computing_keeps_what_is_trained_wide(variant: Variant) -> None:
+@pytest.mark.parametrize(
+    "variant", [LORA, TuningMethod("adapter"), TuningMethod("bitfit", lm_head=True)], ids=lambda v: v.method
+)
+def test_narrow_computing_keeps_what_is_trained_wide(variant: TuningMethod) -> None:
     trained, result = tuned("opt", variant, num_steps=20, precision="bfloat16")
     chosen = {id(parameter) for parameter in trained.parameters()}
     for name, parameter in trained.model.named_parameters():

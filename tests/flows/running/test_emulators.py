@@ -67,7 +67,7 @@ def read(folder: Path, more: str) -> Settings:
     ("more", "message"),
     [
         ('[compress]\nmethod = "shrink"\n', "'none', 'prune', 'quantise' or 'low_rank'"),
-        ('[compress]\nmethod = "prune"\n', 'method = "prune" needs compress.ratio'),
+        ('[compress]\nmethod = "prune"\n', 'compress: method = "prune" needs ratio'),
         ('[compress]\nmethod = "prune"\nratio = 1.0\n', r"compress\.ratio: .*less than 1"),
         ('[compress]\nmethod = "quantise"\nbits = 0\n', r"compress\.bits: .*greater than or equal to 1"),
         ('[compress]\nmethod = "quantise"\nbits = 17\n', r"compress\.bits: .*less than or equal to 16"),

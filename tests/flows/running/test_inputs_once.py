@@ -3,6 +3,7 @@
 import pytest
 
 from flows.running import inputs
+from flows.settings.model import StudySettings
 from flows.settings.reading import read_settings
 from flows.studies.cells import make_cells_of, open_inputs
 from tests.flows.commands import DEMO, small_settings
@@ -36,7 +37,7 @@ def test_other_settings_are_resolved_anew(resolved, tmp_path):
 def test_each_cell_of_a_study_is_resolved_once(resolved, tmp_path, monkeypatch):
     monkeypatch.setattr("flows.studies.cells.find_others", lambda settings, model: None)
     monkeypatch.setattr(inputs.Inputs, "model", None, raising=False)
-    settings = read_settings(small_settings(tmp_path), ["study.parts=['similarity']"])
+    settings = read_settings(small_settings(tmp_path), ["study.parts=['similarity']"], StudySettings)
     other = {"name": "biographies", "task.name": "biographies", "task.kind": "text", "task.data": str(DEMO / "text")}
     cells = make_cells_of(settings, {"variant": [{"name": "questions"}, other]})
     first = open_inputs(cells, inputs.prepare_inputs)

@@ -9,6 +9,7 @@ import yaml
 
 from flows.running.inputs import Inputs
 from flows.running.operations import run_operations
+from flows.settings.model import StudySettings
 from flows.settings.reading import read_settings
 from flows.studies.cells import make_cells_of, open_inputs
 from flows.studies.operations import study_operations
@@ -63,7 +64,7 @@ def test_a_task_of_generated_text_asks_for_the_cache(tmp_path: Path) -> None:
 def test_a_study_asks_for_what_its_parts_need(
     tmp_path: Path, parts: str, changes: tuple[str, ...], expected: set[str]
 ) -> None:
-    settings = read_settings(small_settings(tmp_path), [f"study.parts={parts}", *changes])
+    settings = read_settings(small_settings(tmp_path), [f"study.parts={parts}", *changes], StudySettings)
     assert study_operations(settings, QUESTIONS).keys() == expected
 
 
@@ -78,7 +79,7 @@ def test_a_family_is_refused_for_what_is_asked_of_it_before_anything_runs(
     message = r"model is of family opt, in which sharing blocks \(asked for by plan.share of crash\) is not exact: its"
     with pytest.raises(InputError, match=message):
         Inputs(read_settings(settings, few))
-    cells = make_cells_of(read_settings(settings, [*few, 'study.parts=["lens"]']), {})
+    cells = make_cells_of(read_settings(settings, [*few, 'study.parts=["lens"]'], StudySettings), {})
     with pytest.raises(InputError, match=r"reading states by .* \(asked for by study.parts = \[\"lens\"\]\)"):
         open_inputs(cells)
     assert not artifacts(tmp_path / "home/store")

@@ -8,16 +8,16 @@ import pytest
 from flows.running.inputs import Inputs
 from flows.running.logs import encoding_lines
 from flows.running.pass_limits import check_windows, run_limits, search_limits
-from flows.settings.model import Settings
+from flows.settings.model import StudySettings
 from flows.settings.reading import read_settings
 from flows.studies.checks import study_limits
 from tasks.core.errors import InputError
 from tests.flows.commands import small_settings
 
 
-def settings(**groups: Any) -> Settings:
+def settings(**groups: Any) -> StudySettings:
     base = {"model": {"name": "m"}, "task": {"name": "arc_easy"}, "plan": {"num_kept": 4, "num_tuned": 2}}
-    return Settings.model_validate(base | groups)
+    return StudySettings.model_validate(base | groups)
 
 
 def named(limits: Any) -> list[tuple[Any, ...]]:

@@ -6,7 +6,7 @@ import pytest
 
 from flows.searches.candidates import make_candidates, snippet
 from flows.settings.emulator import Compress
-from flows.settings.model import Settings
+from flows.settings.model import SearchSettings
 from tasks.core.costs.sizes import Sizes
 from tasks.core.errors import InputError
 
@@ -14,8 +14,8 @@ SIZES = Sizes((10,) * 8, 20)
 BASE = {"model": {"name": "m"}, "task": {"name": "t"}, "plan": {"num_kept": 4, "num_tuned": 2}}
 
 
-def settings(search: dict, plan: dict | None = None) -> Settings:
-    return Settings.model_validate({**BASE, "plan": {**BASE["plan"], **(plan or {})}, "search": search})
+def settings(search: dict, plan: dict | None = None) -> SearchSettings:
+    return SearchSettings.model_validate({**BASE, "plan": {**BASE["plan"], **(plan or {})}, "search": search})
 
 
 def test_every_combination_once_however_many_ways_there_are_to_say_it():
@@ -83,8 +83,8 @@ def test_the_snippet_is_the_plan_and_valid_settings():
     plan = {"linkage": "average", "keep_ends": True, "kept": [0, 2], "tuned": [2], "num_tuned": 1}
     given = settings({}, plan)
     read = tomllib.loads(snippet(given))
-    assert Settings.model_validate({**BASE, **read}).plan == given.plan
-    assert Settings.model_validate({**BASE, **read}).strategy == given.strategy
+    assert SearchSettings.model_validate({**BASE, **read}).plan == given.plan
+    assert SearchSettings.model_validate({**BASE, **read}).strategy == given.strategy
 
 
 def test_each_strategy_shares_in_its_own_way_and_named_blocks_are_counted():

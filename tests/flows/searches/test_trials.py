@@ -9,7 +9,7 @@ import pytest
 
 from flows.searches.candidates import Candidate
 from flows.searches.trials import Trial, picked, require_one, take_plans
-from flows.settings.model import Settings
+from flows.settings.model import SearchSettings
 from tasks.core.costs.sizes import Sizes
 from tasks.core.errors import DivergedError, EnvironmentFault, InputError
 from tasks.core.plan.layout import Plan, fixed_plan
@@ -18,7 +18,7 @@ from tasks.store.artifacts import Ref, Store
 from tasks.store.keys import canonical_json
 
 SIZES = Sizes((10, 10, 40, 10), 30)
-SETTINGS = Settings.model_validate({"model": {"name": "m"}, "task": {"name": "t"}, "plan": {"num_kept": 4}})
+SETTINGS = SearchSettings.model_validate({"model": {"name": "m"}, "task": {"name": "t"}, "plan": {"num_kept": 4}})
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Waiting:
     runtime: Runtime
     error: Exception | None = None
 
-    def changed(self, settings: Settings) -> "Waiting":
+    def changed(self, settings: SearchSettings) -> "Waiting":
         return Waiting(self.runtime)
 
     def wait(self) -> None:

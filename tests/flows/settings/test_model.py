@@ -2,13 +2,15 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from docs.generate.settings_reference import updated
-from flows.settings.model import Settings
-from flows.settings.reading import read_settings
+from flows.settings.grid import make_cells
+from flows.settings.model import AllSettings, SearchSettings, Settings, StudySettings
+from flows.settings.reading import read_settings, read_sweep
 from tasks.core.errors import InputError
 from tests.places import ROOT
 
@@ -106,7 +108,7 @@ def test_epochs_and_steps_exclude_one_another(tmp_path):
         ),
         (
             ["tune.trained=frozen", "tune.freeze_bottom=true"],
-            'about tuned blocks, of which trained = "frozen"',
+            'tune: freeze_bottom has no effect with trained = "frozen"',
         ),
     ],
 )
@@ -124,8 +126,52 @@ def test_set_overrides_the_file(tmp_path):
     assert not settings.full_tune.enabled
 
 
+OTHERS = '[search]\nmax_disclosed = 0.5\n[study]\nparts = ["lens"]\n'
+
+
+@pytest.mark.parametrize("kind", [Settings, SearchSettings, StudySettings])
+def test_a_flow_takes_its_own_tables_and_refuses_what_is_wrong_in_those_of_others(tmp_path, kind):
+    path = write(tmp_path, MINIMAL + OTHERS)
+    settings = read_settings(path, kind=kind)
+    assert type(settings) is kind
+    assert (getattr(settings, "search", None) is None) == (kind is not SearchSettings)
+    assert (getattr(settings, "study", None) is None) == (kind is not StudySettings)
+    base, axes = read_sweep(path, ["plan.num_kept=[6, 7]"], kind)
+    assert {type(cell) for _, cell in make_cells(base, axes)} == {kind}
+    with pytest.raises(InputError, match=r"settings.toml:8: search\.max_disclosed: .*less than or equal to 1"):
+        read_settings(path, ["search.max_disclosed=2"], kind)
+    with pytest.raises(InputError, match=r"unknown setting study\.part\. Did you mean parts"):
+        read_settings(path, ["study.part=lens"], kind)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("tune.learning_rate=0", r"tune\.learning_rate: .*greater than 0"),
+        ("full_tune.learning_rate=0", r"full_tune\.learning_rate: .*greater than 0"),
+        ("distill.learning_rate=0", r"distill\.learning_rate: .*greater than 0"),
+        ("tune.patience=3", "tune: patience needs validation losses"),
+        ("tune.betas=[0.9, 1.0]", r"tune\.betas\.1: .*less than 1"),
+        ('compress.method="prune"', "compress: method = .prune. needs ratio"),
+    ],
+)
+def test_a_message_names_the_table_that_the_user_wrote(tmp_path, change, message):
+    path = write(tmp_path, MINIMAL)
+    with pytest.raises(InputError, match=rf"settings\.toml(:\d+)?: {message}"):
+        read_settings(path, [change])
+    key, _, value = change.partition("=")
+    with pytest.raises(InputError, match=f"the cell {key}=.*: {message}"):
+        make_cells(read_settings(path), {key: [tomllib.loads(f"value = {value}")["value"]]})
+
+
+def test_a_distillation_that_never_reaches_its_rate_is_named_by_its_table(tmp_path):
+    given = ["distill.enabled=true", "distill.data=text", "distill.num_steps=10"]
+    with pytest.raises(InputError, match="distill: warmup_steps = 2000 but num_steps = 10"):
+        read_settings(write(tmp_path, MINIMAL), given)
+
+
 def test_every_setting_is_explained():
-    for name, group in Settings.model_fields.items():
+    for name, group in AllSettings.model_fields.items():
         assert group.description or hasattr(group.annotation, "model_fields"), name
         for key, field in getattr(group.annotation, "model_fields", {}).items():
             assert field.description, f"{name}.{key}"

@@ -25,7 +25,7 @@ from tasks.core.costs.totals import trained_parameters
 from tasks.core.plan.layout import Plan
 from tasks.core.plan.registry import STRATEGIES, make_plan
 from tasks.core.tuning.distilling import FrozenBlocks, segments
-from tasks.core.tuning.method import Variant
+from tasks.core.tuning.method import TuningMethod
 from tasks.core.tuning.trainable import make_trained
 from tasks.data.emulator_checks import check_emulators
 from tasks.models.shape import read_shape
@@ -85,7 +85,7 @@ def test_every_cell_can_be_laid_out(table: tuple[str, Path, Path]) -> None:
         **{"path": str(folder), "name": name, "weights": "", "tokenizer": "", "num_blocks": num_blocks},
         **{"family": config.model_type, "context": config.max_position_embeddings},
     )
-    seen: set[tuple[Plan, Variant, bool]] = set()
+    seen: set[tuple[Plan, TuningMethod, bool]] = set()
     for seed, cell in enumerate(cells):
         check_budget(cell, num_blocks)
         check_variant(cell, num_blocks, folder)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flows.service.submit import portable_grid
-from flows.settings.model import Settings
+from flows.settings.model import StudySettings
 from flows.studies.cells import make_cells_of, open_inputs, read_study
 from flows.studies.checks import moved_tuning, needed_tunings, study_bytes
 from flows.studies.parts import between
@@ -36,7 +36,7 @@ def settings(tmp_path: Path) -> Path:
     return path
 
 
-def one_cell(settings: Path, *changes: str) -> Settings:
+def one_cell(settings: Path, *changes: str) -> StudySettings:
     ((_, cell),) = make_cells_of(*read_study(settings, ["variants=", *changes]))
     return cell
 
@@ -76,7 +76,7 @@ def test_the_disk_check_counts_what_is_written_out(settings, tmp_path):
 class Cell:
     """What `between` asks of a cell; it would fail if it were asked for states."""
 
-    def __init__(self, settings: Settings, label: str, rows: dict[str, str]) -> None:
+    def __init__(self, settings: StudySettings, label: str, rows: dict[str, str]) -> None:
         self.label, self.rows = label, rows
         self.model, self.task = "model", "people"
         self.settings = settings
