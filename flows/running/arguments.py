@@ -137,3 +137,18 @@ def grids(settings: Settings) -> tuple[tuple[float, ...], tuple[float, ...]]:
 def make_variant(settings: Settings) -> Variant:
     """Return the tuning method of the emulator."""
     return Variant(**settings.tune.model_dump(include={field.name for field in fields(Variant)}))
+
+
+def emulator_wishes(settings: Settings, teacher: Any, text: Any) -> dict[str, Any]:
+    """Return what the settings ask of emulators beyond a plan, which the check of the inputs compares with the model.
+
+    teacher, text: of a distillation.
+    """
+    wanted: dict[str, Any] = {}
+    if compression := settings.compress.compression:
+        wanted["compression"] = compression
+    if settings.distill.enabled:
+        wanted |= {"text": text, "block": settings.distill.block}
+    if settings.distill.enabled and settings.distill.teacher:
+        wanted["teacher"] = teacher
+    return wanted
