@@ -20,7 +20,7 @@ def proxies(call: Priced) -> Cost:
     held = shape.parameters + (costs.emulator_parameters(shape, made) if emulator else 0)
     size, count = costs.FORMATS[sizes.precision], costs.trained_parameters(shape, made, trained)
     # The gradients of a pass, and the sums of both models in float32.
-    memory = size * (held + count) + 2 * costs.WIDE * count
+    memory: float = size * (held + count) + 2 * costs.WIDE * count
     depths = (analyses.full_depth(shape, made.tuned), made)
     memory += passes.largest * max(costs.saved_bytes(shape, depth, size, trained) for depth in depths)
     return Cost(call.name, flops, memory, SMALL_BYTES)
