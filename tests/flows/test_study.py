@@ -106,6 +106,8 @@ def test_every_part_of_a_study_is_on_its_page_and_found_again(settings, tmp_path
     assert planned.returncode == 0, planned.stderr
     rows = {row["stage"]: row for row in json.loads(planned.stdout)["stages"]}
     rows["tune"]["count"] += rows.pop("full_tune")["count"]
+    # Equal plans of two cells have one emulator; that they are equal is known only when they are made.
+    assert rows.pop("emulate")["count"] >= made.pop("emulate")
     assert {name: row["count"] for name, row in rows.items()} == made
 
     second = crash("study", str(settings))
