@@ -1,36 +1,18 @@
-"""The whole method for one model and one task, with both parties in one process, for research.
+"""The whole method for one model and one task: build emulators, tune them, plug the tuned blocks in, and score.
 
-model, task ─ capture ─ similarity ─ cluster ─ emulate ─ (compress) ─ (distill) ─┬─ tune ─ (select) ─ plug_in ─┐
-                                                                                 └─ evaluate ──────────────────┴─ report
-
-The strategies `single` and `iterative_drop` need runs of the model that only they use: the stages of the same names,
-which come before `cluster`.
+`flows/method.py` has its stages in their order.
 """
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.running.run import Run, run_name, started
+from flows.method import submit_stages
+from flows.running.run import run_name, started
 from flows.running.show import show_results
-from flows.settings.model import Settings, Strategy
-from tasks.capture import capture
-from tasks.capture_single import single
-from tasks.cluster import cluster
-from tasks.compress import compress
-from tasks.core.plan.registry import STRATEGIES
-from tasks.distill import distill
-from tasks.emulate import emulate
-from tasks.evaluate import evaluate
-from tasks.iterative_drop import iterative_drop
-from tasks.plug_in import plug_in
-from tasks.report import report
-from tasks.select_rate import select
-from tasks.similarity import similarity
+from flows.settings.model import Settings
 from tasks.store.artifacts import Ref
-from tasks.tune import tune
 
 # Threads only wait: for parents, for a free core or GPU, or for the process that computes.
 WAITING_THREADS = 64
@@ -51,107 +33,4 @@ def _flow_run_name() -> str:
 def crash(settings: Settings) -> Ref:
     """Build emulators, tune them, plug the tuned blocks into the full model, and report the five settings' scores."""
     with started(settings, "crash", show_results) as run:
-        states = run(capture, model=run.model, task=run.task, **run.arguments.capture)
-        similar = run(similarity, states=states, **run.arguments.similarity)
-        # Before the full model: the stage that has waited longest gets the next free core or GPU.
-        strategies = [one_strategy(run, name, similar) for name in settings.strategy]
-        full = full_model(run)
-        finished = run(report, facts=run.facts, full=full, strategies=strategies, similarity=similar)
-        return run.finish(finished)
-
-
-def full_model(run: Run) -> dict[str, Any]:
-    """Submit the two settings of the full model: zero-shot, and with every block tuned (the ceiling)."""
-    scores = run.arguments.evaluate
-    zero_shot = run(evaluate, "full", model=run.model, task=run.task, **scores)
-    if not run.settings.full_tune.enabled:
-        return {"zero_shot": zero_shot, "fine_tuned": []}
-    plan = run(cluster, "full", strategy="full", num_blocks=run.model.num_blocks)
-    inputs = {"task": run.task, "plan": plan, "model": run.model}
-    tuned = [
-        at_best_rate(run, f"full, seed {seed}", seed, run.arguments.full_rates, run.arguments.full_tune, **inputs)
-        for seed in run.settings.tune.seeds
-    ]
-    fine_tuned = [
-        run(evaluate, f"full tuned, {name}", model=run.model, task=run.task, tuned=blocks, **scores)
-        for name, blocks in run.by_seed(tuned)
-    ]
-    return {"zero_shot": zero_shot, "fine_tuned": fine_tuned, "tuning": tuned}
-
-
-def at_best_rate(
-    run: Run, name: str, seed: int, rates: Sequence[float], settings: Callable[..., dict[str, Any]], **inputs: Any
-) -> Any:
-    """Tune at each learning rate; of several, select the tuning with the lowest validation loss, never by scores."""
-    if len(rates) == 1:
-        return run(tune, name, **inputs, **settings(seed, rates[0]))
-    tunings = [run(tune, f"{name}, rate {rate:g}", **inputs, **settings(seed, rate)) for rate in rates]
-    return run(select, name, tunings=tunings, learning_rates=list(rates))
-
-
-def planned(run: Run, name: Strategy, similar: Any, label: str | None = None) -> Any:
-    """Make the plan of one strategy from its evidence: the common states, or runs of the model for this strategy."""
-    inputs: dict[str, Any] = {"model": run.model, "task": run.task}
-    evidence, num_blocks = dict[str, Any](), run.model.num_blocks
-    if (needs := STRATEGIES[name].needs) == "single_clusters":
-        states = run(single, **inputs, **run.arguments.single)
-        evidence["similarity"] = run(similarity, "single", states=states, **run.arguments.similarity)
-    elif needs == "dropped":
-        evidence["dropped"] = run(iterative_drop, **inputs, **run.arguments.iterative_drop(num_blocks))
-    elif needs != "num_blocks":
-        evidence["similarity"] = similar
-    return run(cluster, label or name, **run.arguments.cluster(name, num_blocks, evidence))
-
-
-def one_strategy(run: Run, name: Strategy, similar: Any) -> dict[str, Any]:
-    """Make the emulator of one strategy; score it zero-shot, tuned, and with its tuned blocks in the full model."""
-    inputs, scores = {"model": run.model, "task": run.task}, run.arguments.evaluate
-    plan = planned(run, name, similar)
-    emulator = emulator_of(run, name, plan)
-    zero_shot = run(evaluate, f"{name} emulator", **inputs, emulator=emulator, **scores)
-    tuned = tunings_of(run, name, plan, emulator)
-    plugged = plugged_of(run, name, plan, tuned)
-    emulator_tuned = [
-        run(evaluate, f"{name} emulator tuned, {seed}", **inputs, emulator=emulator, tuned=blocks, **scores)
-        for seed, blocks in run.by_seed(tuned)
-    ]
-    plugged_in = [
-        run(evaluate, f"{name} plugged in, {seed}", **inputs, tuned=blocks, **scores)
-        for seed, blocks in run.by_seed(plugged)
-    ]
-    return {
-        "name": name,
-        "plan": plan,
-        "emulator": emulator,
-        "emulator_zero_shot": zero_shot,
-        "emulator_tuned": emulator_tuned,
-        "plugged_in": plugged_in,
-        "tuning": tuned,
-    }
-
-
-def emulator_of(run: Run, name: str, plan: Any) -> Any:
-    """Build the emulator: the kept blocks, compressed and distilled where the settings ask for it."""
-    emulator = run(emulate, name, model=run.model, plan=plan)
-    if run.settings.compress.method != "none":
-        emulator = run(compress, name, emulator=emulator, **run.arguments.compress)
-    if run.settings.distill.enabled:
-        emulator = run(distill, name, emulator=emulator, teacher=run.teacher, text=run.text, **run.arguments.distill)
-    return emulator
-
-
-def tunings_of(run: Run, name: str, plan: Any, emulator: Any) -> list[Any]:
-    """Tune the emulator once for each tuning seed."""
-    given = {"task": run.task, "plan": plan, "emulator": emulator}
-    return [
-        at_best_rate(run, f"{name}, seed {seed}", seed, run.arguments.rates, run.arguments.tune, **given)
-        for seed in run.settings.tune.seeds
-    ]
-
-
-def plugged_of(run: Run, name: str, plan: Any, tuned: list[Any]) -> list[Any]:
-    """Prepare the tuned blocks of each tuning seed for the full model."""
-    return [
-        run(plug_in, f"{name}, {seed}", model=run.model, plan=plan, tuned=blocks, **run.arguments.plug_in)
-        for seed, blocks in run.by_seed(tuned)
-    ]
+        return run.finish(submit_stages(run))

@@ -1,12 +1,8 @@
 """The empirical study of models and data sets: what blocks do, which ones matter, and where tuned models lie.
 
-model, task ─ capture ─ similarity ─ ... ─┐   for every model and data set
-                    the parts' analyses ──┴─ findings
-
-A repeated study computes only what is new. Each part can be chosen alone (study.parts).
+`flows/studies/stages.py` has its stages in their order. A repeated study computes only what is new. Each part can be
+chosen alone (study.parts).
 """
-
-from typing import Any
 
 from prefect import flow
 
@@ -15,9 +11,8 @@ from flows.running.show import show_study
 from flows.settings.grid import Grid
 from flows.settings.model import StudySettings
 from flows.studies.cells import make_cells_of, opened, study_name
-from flows.studies.parts import ANALYSES, between
+from flows.studies.stages import submit_stages
 from tasks.store.artifacts import Ref
-from tasks.study.study_report import findings
 
 
 def _flow_run_name() -> str:
@@ -37,14 +32,4 @@ def study(settings: StudySettings, grid: Grid | None = None) -> Ref:
     `model.revision`, `task.name` and `variant`, as for a sweep; without it, one model and one data set.
     """
     with opened(settings, grid or {}, show_study) as (cells, run):
-        for cell in cells:
-            for part in cell.settings.study.parts:
-                ANALYSES[part](cell)
-        between(cells)
-        return run.finish(run(findings, cells=[_described(cell) for cell in cells]))
-
-
-def _described(cell: Any) -> dict[str, Any]:
-    """Return a cell's names, facts and analyses for the page."""
-    names = {name: getattr(cell, name) for name in ("label", "model", "task", "analyses")}
-    return {**names, "facts": cell.facts}
+        return run.finish(submit_stages(cells, run))

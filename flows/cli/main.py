@@ -100,7 +100,7 @@ def _plan_cost(options: argparse.Namespace) -> int:
 
     device = choose_device(options.gpu, options.tflops, options.utilisation)
     rows = given_rows(options.rows, options.tokens_per_row, options.answer_tokens)
-    return plan_cost(options.settings, options.changes, rows, device, options.json)
+    return plan_cost(options.settings, options.changes, rows, device, options.json, options.study)
 
 
 def _runs(options: argparse.Namespace) -> int:

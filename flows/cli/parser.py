@@ -21,6 +21,10 @@ STUDY = (
     " landscape, weights and data sets, on one page. Lists at model.name and task.name, or tables [[variants]], make"
     " several models and data sets side by side; study.parts chooses what is looked at."
 )
+COST = (
+    "Operations, GPU hours, memory and disk of a run, sweep, search or study, before it starts. A file with a table"
+    " `[search]` is priced as a search, with --study as a study, else as a run, or with lists as a sweep."
+)
 DOCTOR = (
     "Check this installation. With a settings file, or with --model and --task, also make every check of model and task"
     " that a run makes before it computes, and say what the run would do."
@@ -86,9 +90,10 @@ def _add_tables(commands: Commands) -> list[argparse.ArgumentParser]:
     sweep.add_argument("--at-once", type=count, help="cells at a time (2 here, 16 on the work pool)")
     sweep.add_argument("--here", action="store_true", help="in this process, even if there is a work pool")
     cost = commands.add_parser(
-        "plan-cost", help="operations, GPU hours, memory and disk of a run or sweep, before it runs"
+        "plan-cost", help="operations, GPU hours, memory and disk, before anything runs", description=COST
     )
-    cost.add_argument("settings", type=Path, help="TOML file as for `crash run` or `crash sweep`")
+    cost.add_argument("settings", type=Path, help="TOML file as for the command whose cost it is")
+    cost.add_argument("--study", action="store_true", help="price `crash study` of this file")
     cost.add_argument("--gpu", help="kind of GPU (H100)")
     cost.add_argument("--tflops", type=float, help="peak of another device, in TFLOP/s")
     cost.add_argument("--utilisation", type=float, default=0.4, help="share of the peak that is reached (0.4)")

@@ -1,22 +1,21 @@
-"""`crash plan-cost`: estimate the cost of a run or a sweep before it starts."""
+"""`crash plan-cost`: estimate the cost of a run, a sweep, a search or a study before it starts."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flows.cost.dry_run import STAGES, Estimate
-from flows.cost.inputs import Known
-from flows.cost.stage_costs import Cost
-from flows.settings.grid import make_cells, named_cell, shown
+from flows.cost.estimates import estimate_cells, estimate_search, estimate_study
+from flows.cost.priced import Cost
+from flows.cost.recording import ROWS, Estimate
+from flows.settings.grid import make_cells
 from flows.settings.model import AllSettings, Settings
-from flows.settings.reading import read_sweep
+from flows.settings.reading import read_settings, read_sweep
+from flows.studies.cells import make_cells_of
 from tasks.core.costs import totals as costs
 from tasks.core.costs.workloads import Workload
 from tasks.core.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 # Dense products in bfloat16 with float32 sums, in TFLOP/s, from the makers' data sheets (SXM modules where there are
 # several; the sheets' larger numbers are for sparse matrices).
@@ -59,45 +58,40 @@ def choose_device(gpu: str | None, tflops: float | None, utilisation: float) -> 
     return Device(name, PEAKS[name], utilisation)
 
 
-def plan_cost(path: Path, changes: list[str] | None, rows: "Workload | None", device: Device, as_json: bool) -> int:
-    """Print the estimate of a settings file, with lists as axes, as `crash sweep` reads it; exit code.
+def plan_cost(
+    path: Path, changes: list[str] | None, rows: Workload | None, device: Device, as_json: bool, is_study: bool
+) -> int:
+    """Print the estimate of a settings file; exit code.
+
+    A file with `[search]` is priced as a search; of others, lists are axes, as for `crash sweep`. is_study: price the
+    study instead, as `crash study` reads the file.
 
     Raises:
-        InputError: when the file describes a search.
+        InputError: when a run with these settings would be refused.
     """
     settings, axes = read_sweep(path, changes, AllSettings)
-    if "search" in settings.model_fields_set or any(key.startswith("search.") for key in axes):
-        raise InputError(
-            f"{path} has a table [search], and how many of its plans are tuned is known only when they are made;"
-            " plan-cost prices runs and sweeps. Take it out with --set search= to price the run that is in the file,"
-            " and give lists in its place (plan.num_kept, ...) to price the plans as a sweep"
-        )
-    cells = make_cells(settings, axes)
-    estimate = estimate_cells(cells, rows)
+    if is_study:
+        study = make_cells_of(settings, axes)
+        estimate, cells = estimate_study(study, rows), [cell for _, cell in study]
+    elif is_search(settings, axes):
+        estimate, cells = estimate_search(read_settings(path, changes, AllSettings), rows), [settings]
+    else:
+        made = make_cells(settings, axes)
+        estimate, cells = estimate_cells(made, rows), [cell for _, cell in made]
     facts = summary(estimate, device, len(cells))
-    print(json.dumps(facts, indent=2) if as_json else text(facts, [cell for _, cell in cells]))
+    print(json.dumps(facts, indent=2) if as_json else text(facts, cells))
     return 0
 
 
-def estimate_cells(cells: "Sequence[tuple[dict[str, Any], Settings]]", rows: "Workload | None" = None) -> Estimate:
-    """Estimate all stages of the cells that `make_cells` returned; read each model's config and each task's rows once.
-
-    Raises:
-        InputError: when a cell cannot run with its model; of several cells, it is named.
-    """
-    estimate, inputs = Estimate(), Known(rows)
-    for values, cell in cells:
-        with named_cell(f"the cell {shown(values)}" if values else None):
-            shape = inputs.shape(cell)
-            inputs.check(cell, shape)
-            estimate.add(cell, shape, inputs.workload(cell, shape), inputs.num_validating(cell))
-    return estimate
+def is_search(settings: Settings, axes: dict[str, list[Any]]) -> bool:
+    """Whether a file describes a search."""
+    return "search" in settings.model_fields_set or any(key.startswith("search.") for key in axes)
 
 
 def summary(estimate: Estimate, device: Device, num_cells: int) -> dict[str, Any]:
     """Return the estimate as plain numbers, by stage and in total."""
     found = list(estimate.stages.values())
-    stages = [_row(name, [cost for cost in found if cost.stage == name], device) for name in STAGES]
+    stages = [_row(name, [cost for cost in found if cost.stage == name], device) for name in ROWS]
     total = _row("total", found, device) | {"working_disk_bytes": max(cost.working_disk for cost in found)}
     total["checkpoint_bytes"] = total["working_disk_bytes"] / costs.NUM_CHECKPOINTS
     return {
@@ -107,6 +101,7 @@ def summary(estimate: Estimate, device: Device, num_cells: int) -> dict[str, Any
         "stages": [stage for stage in stages if stage["count"]],
         "total": total,
         "approximate": estimate.approximate,
+        "notes": estimate.notes,
     }
 
 
@@ -116,13 +111,13 @@ def _row(name: str, found: list[Cost], device: Device) -> dict[str, Any]:
         "stage": name,
         "count": len(found),
         "flops": flops,
-        "gpu_hours": device.hours(sum(cost.flops for cost in found if cost.stage != "similarity")),
+        "gpu_hours": device.hours(sum(cost.flops for cost in found if cost.on_gpu)),
         "peak_memory_bytes": max((cost.memory for cost in found), default=0.0),
         "disk_bytes": sum(cost.disk for cost in found),
     }
 
 
-def text(facts: dict[str, Any], cells: list[Settings]) -> str:
+def text(facts: dict[str, Any], cells: Sequence[Settings]) -> str:
     """Return the summary as a table with its assumptions."""
     total = facts["total"]
     device = "{name} at {utilisation:.0%} of {tflops:g} TFLOP/s".format(**facts["device"])
@@ -145,6 +140,7 @@ def text(facts: dict[str, Any], cells: list[Settings]) -> str:
             f"A checkpoint, every checkpoint_steps steps, weighs up to {_bytes(total['checkpoint_bytes'])}; while one"
             f" is written, the last one is still there: {_bytes(total['working_disk_bytes'])} of disk more.",
             *approximate,
+            *facts["notes"],
         ]
     )
 

@@ -13,7 +13,10 @@ from tasks.core.costs.workloads import Lengths, Workload
 from tasks.core.errors import InputError
 from tasks.data.emulator_checks import check_shapes
 from tasks.data.lengths import measure
+from tasks.models.folder_facts import longest_input, read_tokenizer_config
+from tasks.models.resolving import read_usable_config
 from tasks.models.shape import config_folder, own_tokenizer, read_shape
+from tasks.models.source import ModelSource
 
 # Words of the validation part, each a token or a little more: Merity et al. 2016 (arXiv 1609.07843), Table 1.
 VALIDATING_TOKENS = {"Salesforce/wikitext:wikitext-103-raw-v1": 217_646}
@@ -32,6 +35,10 @@ class Known:
         """Sizes of the cell's model."""
         model = (cell.model.name, cell.model.revision)
         return self._once(("shape", model), lambda: read_shape(*model))
+
+    def model(self, name: str, revision: str | None) -> ModelSource:
+        """Return a model as stages take it, identified by its name."""
+        return self._once(("model", name, revision), lambda: model_source(name, revision))
 
     def workload(self, cell: Settings, shape: Shape) -> Workload:
         """Lengths of the cell's rows."""
@@ -56,6 +63,16 @@ class Known:
         if key not in self._found:
             self._found[key] = make()
         return self._found[key]
+
+
+def model_source(name: str, revision: str | None) -> ModelSource:
+    """Return a model as stages take it, from its config alone: its name stands for the content of its files."""
+    folder = config_folder(name, revision)
+    config, num_blocks = read_usable_config(folder)
+    identity = {"weights": f"{name} {revision or ''}", "tokenizer": ""}
+    context = longest_input(config, read_tokenizer_config(folder))
+    family = str(config["model_type"])
+    return ModelSource(path=str(folder), name=name, num_blocks=num_blocks, family=family, context=context, **identity)
 
 
 def check_cell(settings: Settings, shape: Shape) -> None:

@@ -1,6 +1,6 @@
 """The properties of a plan and a tuning method that decide costs, from the settings alone, before there is a plan."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from tasks.core.tuning.method import TuningMethod
 Layout = tuple[tuple[int, bool], ...]
 
 
-def depth_of(chosen: dict[str, Any], shape: Shape) -> Depth:
+def depth_of(chosen: Mapping[str, Any], shape: Shape) -> Depth:
     """Return the depth of a plan, which decides its costs, from the arguments of the stage that makes it.
 
     A plan that follows from the number of blocks is made. For others the estimate assumes that the lowest tuned block

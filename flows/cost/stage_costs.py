@@ -1,169 +1,168 @@
-"""The cost of each stage of a run, from its settings, the model's shape and the lengths of the task's rows."""
+"""The cost of each stage of a run, from the arguments with which the flow calls it."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 
-from flows.running.arguments import Arguments
-from flows.settings.model import Settings
+from flows.cost.priced import Cost, Priced, ran, without_head
 from tasks.core.costs import totals as costs
 from tasks.core.costs import workloads
 from tasks.core.costs.depths import Depth, Trained
-from tasks.core.costs.shapes import Shape
 from tasks.core.costs.totals import Passes
-from tasks.core.costs.workloads import Workload
 
+CostOf = Callable[[Priced], Cost]
 # Bytes of manifest, plan, scores and the like beside an artifact's tensors; of a report with its pictures; and of a
 # check's limits and facts. All as in the demo.
-SMALL_BYTES, OTHER_BYTES = 2000, {"report": 700_000, "check": 3500}
+SMALL_BYTES, REPORT_BYTES, CHECK_BYTES = 2000, 700_000, 3500
+# The row of the tunings of the full model, apart from those of emulators.
+FULL_TUNE = "full_tune"
 
 
-@dataclass(frozen=True)
-class Cost:
-    """The cost of one stage.
+def fixed(disk: float) -> CostOf:
+    """Return the cost of a stage that computes nearly nothing: its bytes on disk."""
+    return lambda call: Cost(call.name, disk=disk, on_gpu=False)
 
-    flops: operations on the device; memory: peak of bytes on it; disk: bytes of the artifact; working_disk: bytes on
-    disk only while the stage runs.
+
+def capture(call: Priced) -> Cost:
+    """The support set through all blocks of the full model or of an emulator."""
+    sizes, given = call.sizes, call.arguments
+    depth = ran(given["model"], sizes)
+    rows = without_head(sizes.rows(given["split"], given["num_rows"]))
+    passes = sizes.passes(rows, given["max_tokens"])
+    return Cost(
+        call.name,
+        costs.forward_flops(sizes.shape, depth, passes),
+        costs.forward_bytes(sizes.shape, costs.emulator_parameters(sizes.shape, depth), passes, sizes.precision),
+        costs.states_bytes(sizes.shape, rows.num_rows, len(depth.layout)) + SMALL_BYTES,
+    )
+
+
+def iterative_drop(call: Priced) -> Cost:
+    """The support set through all blocks, through all but one, and so on, until `num_kept` blocks remain."""
+    once, num_blocks = capture(call), call.sizes.shape.num_blocks
+    runs = sum(range(call.arguments["num_kept"], num_blocks + 1)) / num_blocks
+    return Cost(call.name, once.flops * runs, once.memory, SMALL_BYTES)
+
+
+def similarity(call: Priced) -> Cost:
+    """All measures between all states, computed on the CPU."""
+    shape, captured = call.sizes.shape, call.arguments["states"].arguments
+    count = call.sizes.rows(captured["split"], captured["num_rows"]).num_rows
+    disk = costs.WIDE * ((costs.NUM_CKA + 1) * (shape.num_blocks + 1) ** 2 + shape.num_blocks)
+    return Cost(call.name, costs.similarity_flops(shape, count), 0.0, disk + SMALL_BYTES, on_gpu=False)
+
+
+def emulate(call: Priced) -> Cost:
+    """A copy of the kept blocks and of all tensors outside the blocks; compressed, with cheaper frozen blocks."""
+    shape = call.sizes.shape
+    disk = shape.stored_bytes * costs.emulator_parameters(shape, call.depth)
+    return Cost(call.name, disk=disk + SMALL_BYTES, on_gpu=False)
+
+
+def evaluate(call: Priced) -> Cost:
+    """The scored rows through the emulator, or through the full model where there is none."""
+    return scored(call, call.sizes.workload.scored)
+
+
+def scored(call: Priced, rows: workloads.Lengths) -> Cost:
+    """Forward passes with logits at the answers, through the emulator or the full model."""
+    sizes, emulator = call.sizes, call.arguments.get("emulator")
+    passes = sizes.passes(rows, call.arguments["max_tokens"])
+    depth = emulator.depth if emulator else sizes.whole
+    flops = costs.forward_flops(sizes.shape, depth, passes)
+    held = costs.emulator_parameters(sizes.shape, depth)
+    return Cost(call.name, flops, costs.forward_bytes(sizes.shape, held, passes, sizes.precision), SMALL_BYTES)
+
+
+def tune(call: Priced) -> Cost:
+    """All steps and validations of one tuning; that of the full model has a row of its own."""
+    sizes, settings, depth, trained = call.sizes, call.arguments["settings"], call.depth, call.trained
+    shape = sizes.shape
+    epoch, per_epoch = workloads.training_passes(
+        sizes.workload.train, sizes.longest, settings.batch_size, settings.max_tokens, shape.limits
+    )
+    num_steps = settings.num_steps or settings.num_epochs * per_epoch
+    passes = epoch.times(num_steps / per_epoch)
+    flops = costs.forward_flops(shape, depth, passes, trained) + costs.backward_flops(shape, depth, passes, trained)
+    if settings.eval_steps:
+        checks = sizes.passes(sizes.workload.validation, settings.max_tokens)
+        checks = checks.times(-(-num_steps // settings.eval_steps))
+        flops += costs.forward_flops(shape, depth, checks, trained)
+    count = costs.trained_parameters(shape, depth, trained)
+    return Cost(
+        FULL_TUNE if call.is_full else call.name,
+        flops,
+        costs.tune_bytes(shape, depth, passes, sizes.precision, trained),
+        costs.WIDE * count + SMALL_BYTES,
+        costs.checkpoint_bytes(count, trained.best),
+    )
+
+
+def distill(call: Priced) -> Cost:
+    """Steps on windows of generic text: the teacher forward, the emulator forward, and backward for frozen blocks.
+
+    Every `eval_steps`, and at the end, all windows that validate go forward through both.
     """
+    sizes, depth, how = call.sizes, call.depth, call.arguments["settings"]
+    shape, block = sizes.shape, min(call.arguments["block"], sizes.shape.context)
+    # Rows of one length: the largest pass is one batch, or as much of it as fits.
+    largest = block * min(how.batch_size, max(1, how.max_tokens // block))
+    tokens = float(how.batch_size * block * how.num_steps)
+    passes = Passes(tokens, tokens * block, tokens, largest, largest)
+    trained = Trained(tuned=False, frozen=True, best=how.eval_steps is not None)
+    flops = _taught_flops(call, passes) + costs.backward_flops(shape, depth, passes, trained)
+    if how.eval_steps:
+        assert sizes.num_validating is not None
+        # All tokens but the first are predicted, in windows that begin with the last one of the window before.
+        windows = -(-(sizes.num_validating - 1) // (block - 1))
+        validating = windows * block * float(-(-how.num_steps // how.eval_steps))
+        flops += _taught_flops(call, Passes(validating, validating * block, validating, largest, largest))
+    memory = costs.tune_bytes(shape, depth, passes, sizes.precision, trained)
+    memory += costs.FORMATS[sizes.precision] * shape.parameters
+    count = costs.trained_parameters(shape, depth, trained)
+    working = costs.checkpoint_bytes(count, trained.best)
+    return Cost(call.name, flops, memory, emulate(call).disk, working)
 
-    stage: str
-    flops: float = 0.0
-    memory: float = 0.0
-    disk: float = 0.0
-    working_disk: float = 0.0
 
-
-class StageCosts:
-    """The cost of each stage of one run, by the stage's name.
-
-    num_validating: tokens of the text on which a distillation validates, where one does.
+def _taught_flops(call: Priced, passes: Passes) -> float:
+    """Operations of both forward passes: the teacher's, without head and up to the last needed block, and the
+    emulator's.
     """
+    shape, depth = call.sizes.shape, call.depth
+    teacher = Depth.whole(shape.num_blocks if depth.taught is None else depth.taught)
+    return costs.forward_flops(shape, teacher, replace(passes, answers=0)) + costs.forward_flops(shape, depth, passes)
 
-    def __init__(
-        self, settings: Settings, shape: Shape, workload: Workload, precision: str, num_validating: int | None = None
-    ) -> None:
-        self.settings, self.shape, self.precision = settings, shape, precision
-        self.num_validating = num_validating
-        self.whole = Depth.whole(shape.num_blocks)
-        task = settings.task
-        self.longest = min(shape.context, task.max_length or shape.context)
-        self.workload = workload.limited(task.num_train, task.num_validation, task.num_test)
 
-    def small(self, stage: str) -> Cost:
-        """A stage that computes nearly nothing: its few bytes on disk."""
-        return Cost(stage, disk=OTHER_BYTES.get(stage, SMALL_BYTES))
+def plug_in(call: Priced) -> Cost:
+    """The tuned blocks in the format in which the model is loaded; with export, also the full model."""
+    shape, trained = call.sizes.shape, call.sizes.trained
+    exported = shape.parameters if call.arguments["export"] else 0
+    blocks = sum(shape.blocks[source].parameters for source in call.depth.tuned) * trained.tuned
+    tuned = blocks + trained.head * shape.head
+    return Cost(call.name, disk=shape.loaded_bytes * (tuned + exported) + SMALL_BYTES, on_gpu=False)
 
-    def capture(self) -> Cost:
-        """The support set through all blocks."""
-        support = self.settings.support
-        rows = self.workload.train if support.split == "train" else self.workload.validation
-        rows = replace(rows, answers=0.0).limited(support.num_rows)
-        passes = workloads.sorted_passes(rows, self.longest, support.max_tokens, self.shape.limits)
-        return Cost(
-            "capture",
-            costs.forward_flops(self.shape, self.whole, passes),
-            costs.forward_bytes(self.shape, self.shape.parameters, passes, self.precision),
-            costs.states_bytes(self.shape, rows.num_rows) + SMALL_BYTES,
-        )
 
-    def single(self) -> Cost:
-        """The support set through each block alone: as many blocks in all as capture runs."""
-        return replace(self.capture(), stage="single")
+def select(call: Priced) -> Cost:
+    """A second copy of the files of the best of several tunings."""
+    count = costs.trained_parameters(call.sizes.shape, call.depth, call.trained)
+    return Cost(call.name, disk=costs.WIDE * count + SMALL_BYTES, on_gpu=False)
 
-    def iterative_drop(self, num_kept: int) -> Cost:
-        """The support set through all blocks, through all but one, and so on, until `num_kept` blocks remain."""
-        once, num_blocks = self.capture(), self.shape.num_blocks
-        runs = sum(range(num_kept, num_blocks + 1)) / num_blocks
-        return Cost("iterative_drop", once.flops * runs, once.memory, SMALL_BYTES)
 
-    def similarity(self) -> Cost:
-        """All measures between all states, computed on the CPU."""
-        support, states = self.settings.support, self.shape.num_blocks + 1
-        rows = self.workload.train if support.split == "train" else self.workload.validation
-        count = min(support.num_rows, rows.num_rows)
-        disk = costs.WIDE * ((costs.NUM_CKA + 1) * states**2 + self.shape.num_blocks)
-        return Cost("similarity", costs.similarity_flops(self.shape, count), 0.0, disk + SMALL_BYTES)
-
-    def emulate(self, depth: Depth) -> Cost:
-        """A copy of the kept blocks and of all tensors outside the blocks."""
-        disk = self.shape.stored_bytes * costs.emulator_parameters(self.shape, depth)
-        return Cost("emulate", disk=disk + SMALL_BYTES)
-
-    def compress(self, depth: Depth) -> Cost:
-        """A second copy of the emulator with compressed frozen blocks, made on the CPU one weight at a time."""
-        return replace(self.emulate(depth), stage="compress")
-
-    def evaluate(self, depth: Depth | None) -> Cost:
-        """The scored rows through the emulator, or through the full model where `depth` is None."""
-        emulated = None if depth is None else costs.emulator_parameters(self.shape, depth)
-        wanted = self.settings.evaluate.max_tokens
-        passes = workloads.sorted_passes(self.workload.scored, self.longest, wanted, self.shape.limits)
-        flops = costs.forward_flops(self.shape, depth or self.whole, passes)
-        memory = costs.forward_bytes(self.shape, emulated or self.shape.parameters, passes, self.precision)
-        return Cost("evaluate", flops, memory, SMALL_BYTES)
-
-    def tune(self, stage: str, depth: Depth, trained: Trained) -> Cost:
-        """All steps and validations of one tuning."""
-        settings, context = Arguments(self.settings, self.precision).tune(seed=0)["settings"], self.longest
-        epoch, per_epoch = workloads.training_passes(
-            self.workload.train, context, settings.batch_size, settings.max_tokens, self.shape.limits
-        )
-        num_steps = settings.num_steps or settings.num_epochs * per_epoch
-        passes = epoch.times(num_steps / per_epoch)
-        flops = costs.forward_flops(self.shape, depth, passes, trained)
-        flops += costs.backward_flops(self.shape, depth, passes, trained)
-        if settings.eval_steps:
-            checks = workloads.sorted_passes(self.workload.validation, context, settings.max_tokens, self.shape.limits)
-            checks = checks.times(-(-num_steps // settings.eval_steps))
-            flops += costs.forward_flops(self.shape, depth, checks, trained)
-        count = costs.trained_parameters(self.shape, depth, trained)
-        return Cost(
-            stage,
-            flops,
-            costs.tune_bytes(self.shape, depth, passes, self.precision, trained),
-            costs.WIDE * count + SMALL_BYTES,
-            costs.checkpoint_bytes(count, trained.best),
-        )
-
-    def distill(self, depth: Depth) -> Cost:
-        """Steps on windows of generic text: the teacher forward, the emulator forward, and backward for frozen blocks.
-
-        Every `eval_steps`, and at the end, all windows that validate go forward through both.
-        """
-        how = self.settings.distill
-        assert how.num_steps is not None
-        block = min(how.block, self.shape.context)
-        # Rows of one length: the largest pass is one batch, or as much of it as fits.
-        largest = block * min(how.batch_size, max(1, how.max_tokens // block))
-        tokens = float(how.batch_size * block * how.num_steps)
-        passes = Passes(tokens, tokens * block, tokens, largest, largest)
-        trained = Trained(tuned=False, frozen=True, best=how.eval_steps is not None)
-        flops = self._taught_flops(depth, passes) + costs.backward_flops(self.shape, depth, passes, trained)
-        if how.eval_steps:
-            assert self.num_validating is not None
-            # All tokens but the first are predicted, in windows that begin with the last one of the window before.
-            windows = -(-(self.num_validating - 1) // (block - 1))
-            validating = windows * block * float(-(-how.num_steps // how.eval_steps))
-            flops += self._taught_flops(depth, Passes(validating, validating * block, validating, largest, largest))
-        memory = costs.tune_bytes(self.shape, depth, passes, self.precision, trained)
-        memory += costs.FORMATS[self.precision] * self.shape.parameters
-        count = costs.trained_parameters(self.shape, depth, trained)
-        disk = replace(self.emulate(depth), stage="distill", flops=flops, memory=memory)
-        return replace(disk, working_disk=costs.checkpoint_bytes(count, trained.best))
-
-    def plug_in(self, depth: Depth, trained: Trained) -> Cost:
-        """The tuned blocks in the format in which the model is loaded; with export, also the full model."""
-        exported = self.shape.parameters if self.settings.export.plugged_model else 0
-        blocks = sum(self.shape.blocks[source].parameters for source in depth.tuned) * trained.tuned
-        tuned = blocks + trained.head * self.shape.head
-        return Cost("plug_in", disk=self.shape.loaded_bytes * (tuned + exported) + SMALL_BYTES)
-
-    def select(self, depth: Depth, trained: Trained) -> Cost:
-        """A second copy of the files of the best of several tunings."""
-        return Cost("select", disk=costs.WIDE * costs.trained_parameters(self.shape, depth, trained) + SMALL_BYTES)
-
-    def _taught_flops(self, depth: Depth, passes: Passes) -> float:
-        """Operations of both forward passes: the teacher's, without head and up to the last needed block, and the
-        emulator's.
-        """
-        teacher = Depth.whole(self.shape.num_blocks if depth.taught is None else depth.taught)
-        flops = costs.forward_flops(self.shape, teacher, replace(passes, answers=0))
-        return flops + costs.forward_flops(self.shape, depth, passes)
+# In the order of the table.
+RUN_COSTS: dict[str, CostOf] = {
+    "check": fixed(CHECK_BYTES),
+    "capture": capture,
+    # As many blocks in all as capture runs, each alone.
+    "single": capture,
+    "iterative_drop": iterative_drop,
+    "similarity": similarity,
+    "cluster": fixed(SMALL_BYTES),
+    "emulate": emulate,
+    # A second copy of the emulator, made on the CPU one weight at a time.
+    "compress": emulate,
+    "distill": distill,
+    "evaluate": evaluate,
+    "tune": tune,
+    "select": select,
+    "plug_in": plug_in,
+    "report": fixed(REPORT_BYTES),
+}

@@ -133,3 +133,18 @@ def grids(settings: Settings) -> tuple[tuple[float, ...], tuple[float, ...]]:
 def make_variant(settings: Settings) -> TuningMethod:
     """Return the tuning method of the emulator."""
     return settings.tune.tuning_method
+
+
+def emulator_wishes(settings: Settings, teacher: Any, text: Any) -> dict[str, Any]:
+    """Return what the settings ask of emulators beyond a plan, which the check of the inputs compares with the model.
+
+    teacher, text: of a distillation.
+    """
+    wanted: dict[str, Any] = {}
+    if compression := settings.compress.compression:
+        wanted["compression"] = compression
+    if settings.distill.enabled:
+        wanted |= {"text": text, "block": settings.distill.block}
+    if settings.distill.enabled and settings.distill.teacher:
+        wanted["teacher"] = teacher
+    return wanted

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from flows.running.arguments import grids, make_variant, plan_options
+from flows.running.arguments import emulator_wishes, grids, make_variant, plan_options
 from flows.running.pass_limits import Limits, check_windows, run_limits
 from flows.settings.grid import named_cell, shown
 from flows.settings.model import Kind, Settings
@@ -58,7 +58,8 @@ class Inputs:
         check_variant(settings, self.model.num_blocks, Path(self.model.path))
         self.teacher, self.text = self._distilling(settings, store)
         check_windows(settings, self.model.context)
-        inputs = {"model": self.model, "task": self.task, "limits": limits(settings), **self._emulators(settings)}
+        inputs = {"model": self.model, "task": self.task, "limits": limits(settings)}
+        inputs |= emulator_wishes(settings, self.teacher, self.text)
         # A store that cannot be written still serves what was computed before; anything else fails at its lock.
         # A run that continues has used part of its disk already, and how much it still needs is not known.
         if store.find(check.name, check.key(**inputs)[0]) is None:
@@ -84,17 +85,6 @@ class Inputs:
         assert chosen.data is not None
         teacher = resolve_model(chosen.teacher, None, store) if chosen.teacher else self.model
         return teacher, resolve_text(chosen.data, store)
-
-    def _emulators(self, settings: Settings) -> dict[str, Any]:
-        """Return what the settings ask of emulators beyond a plan, which has to fit the model."""
-        wanted: dict[str, Any] = {}
-        if compression := settings.compress.compression:
-            wanted["compression"] = compression
-        if settings.distill.enabled:
-            wanted |= {"text": self.text, "block": settings.distill.block}
-        if settings.distill.enabled and settings.distill.teacher:
-            wanted["teacher"] = self.teacher
-        return wanted
 
 
 # Inputs that a command has resolved for the flow that it calls next, keyed by the JSON of their settings.

@@ -8,22 +8,23 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any
 
 from flows.running.arguments import Arguments
+from flows.running.base_run import BaseRun
 from flows.running.environment import local_database, prefect_page
 from flows.running.inputs import Inputs, take_inputs
 from flows.running.logs import log_encoding, quiet_prefect
 from flows.running.parameters import digests_of, shown_parameters
 from flows.running.pass_limits import Limits, run_limits
 from flows.running.progress import Progress
-from flows.running.published_as import published_as
 from flows.running.stopping import in_order, is_request, seconds_since_request
 from flows.settings.model import Kind, Settings
 from tasks.engine.resources import Resources, machine_folder, usable_cores, visible_gpus
 from tasks.engine.runtime import Runtime, Shared, sharing
 from tasks.engine.stage import Stage
 from tasks.models.folder_tensors import count_parameters
+from tasks.models.source import ModelSource
 from tasks.reports.split_notes import split_notes
 from tasks.store.artifacts import Ref
 from tasks.tracking.servers import shown
@@ -36,7 +37,7 @@ RESULTS = ("report", "collect", "frontier", "findings")
 CLOSING_SECONDS = 24.0
 
 
-class Run(Generic[Kind]):
+class Run(BaseRun[Kind]):
     """Submits stages: `run(stage, label, **arguments)` submits the Prefect task and remembers its future.
 
     Kind: the settings of its flow.
@@ -45,27 +46,12 @@ class Run(Generic[Kind]):
     def __init__(
         self, settings: Kind, inputs: Inputs, runtime: Runtime, own: Shared, futures: list[Any] | None = None
     ) -> None:
-        self.settings = settings
-        self.model = inputs.model
-        self.task = inputs.task
-        self.teacher, self.text = inputs.teacher, inputs.text
+        num_parameters, facts = count_parameters(Path(inputs.model.path)), inputs.checked.summary
+        distilling = inputs.teacher, inputs.text
+        super().__init__(settings, inputs.precision, inputs.model, num_parameters, inputs.task, *distilling)
         self.runtime = runtime
         self.own = own
-        facts = inputs.checked.summary
-        self.arguments = Arguments(settings, inputs.precision)
-        self.facts = {
-            "model": Path(settings.model.name).name,
-            "task": settings.task.name,
-            "num_blocks": inputs.model.num_blocks,
-            "num_parameters": count_parameters(Path(inputs.model.path)),
-            "precision": inputs.precision,
-            "tuning_seeds": list(settings.tune.seeds),
-            "support_split": settings.support.split,
-            "num_kept": settings.plan.num_kept,
-            "num_tuned": settings.plan.num_tuned_blocks,
-            "published_as": published_as(settings),
-            **facts,
-        }
+        self.facts |= facts
         for note in split_notes(facts):
             logger.warning("task %s: %s", inputs.task.name, note)
         # With several models and tasks in one flow run, all stages are waited for together.
@@ -81,20 +67,19 @@ class Run(Generic[Kind]):
         return future
 
     def changed(self, settings: Kind) -> "Run[Kind]":
-        """Return this run with other settings, for some of its stages; it waits only for these."""
         part = copy.copy(self)
         part.settings, part.arguments, part._futures = settings, Arguments(settings, self.facts["precision"]), []
         return part
 
-    def by_seed(self, values: list[Any]) -> Iterator[tuple[str, Any]]:
-        """Yield each tuning seed's name and value."""
-        for seed, value in zip(self.settings.tune.seeds, values, strict=True):
-            yield f"seed {seed}", value
-
     def wait(self) -> None:
-        """Wait for all stages so far, in the order of submission; raise the error of the first that failed."""
         for future in self._futures:
             future.result()
+
+    def as_model(self, made: Any, subfolder: str = "") -> ModelSource:
+        from tasks.models.resolving import resolve_model
+
+        store = self.runtime.open_store()
+        return resolve_model(str(store.open(made.result()) / subfolder), store=store)
 
     def finish(self, last: Any) -> Ref:
         """Wait for all stages and return the result of `last`; raise the error of the first stage that fails."""

@@ -3,13 +3,13 @@
 import logging
 from typing import TYPE_CHECKING, Any
 
-from flows.running.run import Run
+from flows.running.base_run import BaseRun
 from flows.searches.candidates import Candidate, snippet, too_much
-from flows.settings.model import Search
+from flows.settings.model import Search, SearchSettings
 from tasks.core.errors import DivergedError, InputError
 from tasks.core.evaluation.ranking import best_by_proxies
 from tasks.core.plan.layout import Plan
-from tasks.store.artifacts import Ref
+from tasks.store.artifacts import Ref, Store
 
 if TYPE_CHECKING:
     from tasks.core.costs.sizes import Sizes
@@ -22,7 +22,7 @@ OWN_FAULTS = (DivergedError, InputError)
 class Trial:
     """A candidate with its results (plan, proxies, emulator, validation losses); reason: why it was left out."""
 
-    def __init__(self, candidate: Candidate, run: Run) -> None:
+    def __init__(self, candidate: Candidate, run: BaseRun[SearchSettings]) -> None:
         self.candidate = candidate
         self.name = candidate.name
         self.disclosed = candidate.disclosed
@@ -51,7 +51,7 @@ class Trial:
         return {**facts, "snippet": snippet(settings) if settings else None, **self.found}
 
 
-def take_plans(trials: list[Trial], sizes: "Sizes", limit: float) -> None:
+def take_plans(store: Store, trials: list[Trial], sizes: "Sizes", limit: float) -> None:
     """Wait for the plans; leave out those that disclose too much after all, or are equal to another plan."""
     first: dict[tuple, str] = {}
     for trial in trials:
@@ -59,7 +59,7 @@ def take_plans(trials: list[Trial], sizes: "Sizes", limit: float) -> None:
         if trial.reason:
             continue
         ref: Ref = trial.found["plan"].result()
-        plan = Plan.from_json((trial.run.runtime.open_store().open(ref) / "plan.json").read_text())
+        plan = Plan.from_json((store.open(ref) / "plan.json").read_text())
         # Blocks may differ in size, so that only the plan determines what is disclosed.
         trial.disclosed = sizes.disclosed(plan.kept)
         same = first.setdefault((plan.kept, plan.tuned, plan.layout), trial.name)

@@ -1,10 +1,11 @@
 """The cells of a study, each one model on one data set, opened together in one flow run."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from flows.running.base_run import BaseRun
 from flows.running.inputs import Inputs, take_inputs
 from flows.running.logs import log_encoding, quiet_prefect
 from flows.running.parameters import digests_of, shown_parameters
@@ -26,9 +27,12 @@ FACTS = ("num_blocks", "num_parameters", "precision", "support_split", "num_vali
 
 
 class StudyCell:
-    """One model on one data set with its analyses. analyses: future by stage and label."""
+    """One model on one data set with its analyses.
 
-    def __init__(self, label: str, run: Run[StudySettings], others: Others) -> None:
+    others: the tunings of study.other by name; analyses: result by stage and label.
+    """
+
+    def __init__(self, label: str, run: BaseRun[StudySettings], others: Mapping[str, Any]) -> None:
         self.label = label
         self.run = run
         self.others = others
@@ -130,12 +134,11 @@ def opened(
     own.used.extend(each.checked for each, _ in inputs)
     log_encoding(each.checked.summary for each, _ in inputs)
     futures: list[Any] = []
-    cells = [
-        StudyCell(label, Run(cell, found, runtime, own, futures), others)
-        for (label, cell), (found, others) in zip(made, inputs, strict=True)
-    ]
-    for each in cells if len(cells) > 1 else ():
-        each.run.prefix = each.label
+    cells = []
+    for (label, cell), (found, others) in zip(made, inputs, strict=True):
+        each = Run(cell, found, runtime, own, futures)
+        each.prefix = label if len(made) > 1 else ""
+        cells.append(StudyCell(label, each, others))
     run = Run(made[0][1], inputs[0][0], runtime, own, futures)
     parameters = shown_parameters(settings, run.facts if len(cells) == 1 else {})
     parameters |= {f"grid.{key}": ", ".join(map(str, values)) for key, values in grid.items() if key != variants.AXIS}

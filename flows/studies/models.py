@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from flows.crash import at_best_rate, emulator_of, planned, tunings_of
+from flows.method import at_best_rate, emulator_of, planned, tunings_of
 from flows.studies.cells import StudyCell
 from flows.studies.checks import FULL
 from tasks.capture import capture
@@ -12,7 +12,6 @@ from tasks.similarity import similarity
 
 if TYPE_CHECKING:
     from flows.settings.model import Strategy
-    from tasks.models.source import ModelSource
 
 
 def captured(cell: StudyCell) -> Any:
@@ -59,15 +58,11 @@ def plugged(cell: StudyCell, strategy: "Strategy", export: bool = False) -> Any:
     return cell.once(f"plugged {strategy} {export}", make)
 
 
-def variant_of(cell: StudyCell, strategy: "Strategy") -> "ModelSource":
+def variant_of(cell: StudyCell, strategy: "Strategy") -> Any:
     """Return a strategy's emulator or plug-in as a separate model; waits until it is computed."""
-    from tasks.models.resolving import resolve_model
-
-    emulator = cell.settings.study.against == "emulator"
-    made = _emulator(cell, strategy) if emulator else plugged(cell, strategy, export=True)
-    store = cell.run.runtime.open_store()
-    folder = store.open(made.result())
-    return resolve_model(str(folder if emulator else folder / "model"), store=store)
+    if cell.settings.study.against == "emulator":
+        return cell.run.as_model(_emulator(cell, strategy))
+    return cell.run.as_model(plugged(cell, strategy, export=True), "model")
 
 
 def tuned_model(cell: StudyCell, analysis: str, name: Any) -> Any:

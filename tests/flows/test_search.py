@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,10 @@ def test_a_search_by_estimate_goes_on_as_a_measured_one_and_is_found_again(setti
     assert "uniform 8/2 none: discloses 67.9% of the parameters" in second.stdout
     best = tomllib.loads((result(settings) / "best.toml").read_text())
     assert f"{best['strategy'][0]} {best['plan']['num_kept']}/{best['plan']['num_tuned']}" in content["best"]
+
+    planned = crash("plan-cost", str(settings), "--json")
+    assert planned.returncode == 0, planned.stderr
+    assert {row["stage"]: row["count"] for row in json.loads(planned.stdout)["stages"]} == made - Counter(frontier=1)
 
     third = crash("search", str(settings))
     assert third.returncode == 0, third.stderr

@@ -102,6 +102,14 @@ def test_every_part_of_a_study_is_on_its_page_and_found_again(settings, tmp_path
             assert re.fullmatch(r".+, .+: (-?[0-9.e+-]+.*|no value)", words), (name, words)
         assert shown.errors == []
 
+    planned = crash("plan-cost", str(settings), "--study", "--json")
+    assert planned.returncode == 0, planned.stderr
+    rows = {row["stage"]: row for row in json.loads(planned.stdout)["stages"]}
+    rows["tune"]["count"] += rows.pop("full_tune")["count"]
+    # Equal plans of two cells have one emulator; that they are equal is known only when they are made.
+    assert rows.pop("emulate")["count"] >= made.pop("emulate")
+    assert {name: row["count"] for name, row in rows.items()} == made
+
     second = crash("study", str(settings))
     assert second.returncode == 0, second.stderr
     assert artifacts(store) == kept

@@ -153,9 +153,9 @@ def emulator_parameters(shape: Shape, depth: Depth) -> int:
     return sum(depth.stored(shape, source) for source in {source for source, _ in depth.layout}) + shape.outside
 
 
-def states_bytes(shape: Shape, num_rows: int) -> float:
+def states_bytes(shape: Shape, num_rows: int, num_blocks: int) -> float:
     """Disk space of captured states: two poolings of N + 1 states [n, d] in float32, and N influences."""
-    return WIDE * (2.0 * (shape.num_blocks + 1) * num_rows * shape.width + shape.num_blocks)
+    return WIDE * (2.0 * (num_blocks + 1) * num_rows * shape.width + num_blocks)
 
 
 def checkpoint_bytes(count: int, best: bool) -> float:

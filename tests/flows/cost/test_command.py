@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from flows.cli.main import main, parser
-from flows.cost.command import PEAKS, UTILISATION, choose_device, estimate_cells
+from flows.cost.command import PEAKS, UTILISATION, choose_device
+from flows.cost.estimates import estimate_cells
 from flows.cost.inputs import given_rows, workload_of
 from flows.settings.grid import make_cells, split_axes
 from flows.settings.model import Settings

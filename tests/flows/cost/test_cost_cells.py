@@ -8,14 +8,12 @@ import pytest
 from transformers.models.gpt2 import GPT2Config
 from transformers.models.llama import LlamaConfig
 
-from flows.cli.main import parser
-from flows.cost.command import estimate_cells
+from flows.cost.estimates import estimate_cells
 from flows.cost.inputs import VALIDATING_TOKENS
-from flows.cost.stage_costs import Cost
+from flows.cost.priced import Cost
 from flows.running.arguments import Arguments
 from flows.settings.grid import make_cells
 from flows.settings.model import Settings
-from flows.settings.reading import read_sweep
 from tasks.core.errors import InputError
 from tasks.store.artifacts import Ref
 from tasks.tune import tune
@@ -173,17 +171,3 @@ def test_what_a_run_refuses_is_not_priced(
     with pytest.raises(InputError, match=f"^the cell {message}"):
         estimate_cells(cells)
     estimate_cells(cells[:1])
-
-
-def test_a_search_is_not_priced_as_a_run(models: dict[str, str], tmp_path: Path) -> None:
-    path = tmp_path / "settings.toml"
-    path.write_text(
-        f'[model]\nname = "{models["gpt2"]}"\n[task]\nname = "piqa"\n[plan]\nnum_kept = 4\nnum_tuned = 2\n'
-        "[search]\nnum_kept = [4, 6]\n"
-    )
-    options = parser().parse_args(["plan-cost", str(path)])
-    with pytest.raises(InputError, match=r"has a table \[search\].*--set search="):
-        options.run(options)
-    options = parser().parse_args(["plan-cost", str(path), "--set", "search="])
-    assert options.run(options) == 0
-    assert len(make_cells(*read_sweep(path, ["search="]))) == 1

@@ -85,7 +85,7 @@ def test_what_runs_the_same_is_tried_once_and_blocks_are_weighed(trials: Trials)
     again = trials.add("again", fixed_plan(4, [0, 1], [0]))
     shared = trials.add("shared", fixed_plan(4, [0, 1], [0], share="all"))
     heavy = trials.add("heavy", fixed_plan(4, [0, 2], [0]))
-    take_plans(trials.made, SIZES, 0.6)
+    take_plans(Store(trials.folder), trials.made, SIZES, 0.6)
     assert [trial.reason for trial in (first, again, shared)] == [None, "the same plan as first", None]
     assert first.disclosed == shared.disclosed == 0.5
     assert heavy.disclosed == 0.8

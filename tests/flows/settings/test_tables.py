@@ -9,7 +9,8 @@ import pytest
 from transformers import PreTrainedModel
 
 from flows.cli.main import main
-from flows.cost.command import UTILISATION, choose_device, estimate_cells, summary
+from flows.cost.command import UTILISATION, choose_device, summary
+from flows.cost.estimates import estimate_cells
 from flows.cost.plan_sizes import trained_of
 from flows.running.arguments import Arguments, make_variant
 from flows.running.inputs import check_budget, check_variant

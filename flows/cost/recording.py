@@ -1,0 +1,86 @@
+"""A run that records its stages with their costs instead of submitting them; equal stages of all runs count once."""
+
+import copy
+import hashlib
+import inspect
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from flows.cost.priced import Cost, Priced, Sizes
+from flows.cost.search_costs import SEARCH_COSTS
+from flows.cost.stage_costs import FULL_TUNE, RUN_COSTS, CostOf
+from flows.cost.study_costs import STUDY_COSTS
+from flows.running.arguments import Arguments
+from flows.running.base_run import BaseRun
+from flows.settings.model import Kind
+from tasks.engine.stage import Stage
+from tasks.models.source import ModelSource
+from tasks.store.keys import canonical, canonical_json
+
+COSTS: Mapping[str, CostOf] = {**RUN_COSTS, **SEARCH_COSTS, **STUDY_COSTS}
+# The rows of the table: a stage's name, or the one that its cost gives.
+ROWS = tuple(row for name in COSTS for row in ((name, FULL_TUNE) if name == "tune" else (name,)))
+
+
+class Estimate:
+    """Accumulates the stages of any number of runs; each is counted once.
+
+    num_asked: stages that the runs would submit; approximate: for each model whose operations are approximate, the
+    reason by its name; notes: sentences about what the estimate assumes.
+    """
+
+    def __init__(self) -> None:
+        self.stages: dict[str, Cost] = {}
+        self.num_asked = 0
+        self.approximate: dict[str, str] = {}
+        self.notes: list[str] = []
+
+    def record(self, stage: Stage, arguments: Mapping[str, Any], sizes: Sizes) -> Priced:
+        """Count a stage if it is new. As in the store, its identity is its name and its arguments with defaults."""
+        self.num_asked += 1
+        named = canonical_json(canonical({"stage": stage.name, **_defaults(stage), **arguments}))
+        call = Priced(stage.name, arguments, hashlib.sha256(named.encode()).hexdigest(), sizes)
+        if call.key not in self.stages:
+            self.stages[call.key] = COSTS[stage.name](call)
+        return call
+
+
+class RecordingRun(BaseRun[Kind]):
+    """One model and one task whose stages are recorded. text: name of the text of a distillation."""
+
+    def __init__(
+        self, settings: Kind, sizes: Sizes, estimate: Estimate, model: ModelSource, teacher: ModelSource | None
+    ) -> None:
+        parameters, text = sizes.shape.parameters, settings.distill.data
+        super().__init__(settings, sizes.precision, model, parameters, settings.task, teacher, text)
+        self.sizes = sizes
+        self.estimate = estimate
+
+    def __call__(self, stage: Stage, label: str = "", **arguments: Any) -> Priced:
+        return self.estimate.record(stage, arguments, self.sizes)
+
+    def changed(self, settings: Kind) -> "RecordingRun[Kind]":
+        part = copy.copy(self)
+        part.settings, part.arguments = settings, Arguments(settings, self.sizes.precision)
+        part.sizes = self.sizes.with_settings(settings)
+        return part
+
+    def aside(self) -> "RecordingRun[Kind]":
+        """Return this run with an estimate of its own."""
+        part = copy.copy(self)
+        part.estimate = Estimate()
+        return part
+
+    def wait(self) -> None:
+        """Do nothing: no stage computes."""
+
+    def as_model(self, made: Priced, subfolder: str = "") -> Priced:
+        return made
+
+
+@cache
+def _defaults(stage: Stage) -> dict[str, Any]:
+    """Return the defaults of a stage's arguments."""
+    parameters = inspect.signature(stage.compute).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
