@@ -8,6 +8,8 @@ from flows.cli.main import main, parser
 from flows.settings.grid import make_cells
 from flows.settings.model import AllSettings
 from flows.settings.reading import read_sweep
+from tasks.artifacts.files import TensorFile
+from tasks.artifacts.states import read_states
 from tasks.core.errors import InputError
 from tasks.core.plan.layout import Plan, pool_plan
 from tasks.core.plan.registry import STRATEGIES, Strategy, make_plan
@@ -38,6 +40,7 @@ __all__ = [
     "Store",
     "Strategy",
     "StudyCell",
+    "TensorFile",
     "Work",
     "dressed",
     "figure",
@@ -48,6 +51,7 @@ __all__ = [
     "parser",
     "pool_plan",
     "read_rows",
+    "read_states",
     "read_sweep",
     "save",
     "stage",

@@ -18,6 +18,8 @@ from flows.settings.grid import Grid, make_cells, shown
 from flows.settings.model import Settings
 from flows.settings.variants import NAME
 from flows.sweeps.cells import Cell, Outcome, on_pool, run_here, run_on_pool
+from tasks.artifacts.sweep_table import SWEEP_PAGE, sweep_summary
+from tasks.artifacts.tables import LONG_TABLE, MARKDOWN_TABLE, WIDE_TABLE, read_table
 from tasks.core.errors import EnvironmentFault
 from tasks.engine.runtime import Runtime
 from tasks.store.artifacts import Ref
@@ -65,7 +67,7 @@ def sweep(settings: Settings, grid: Grid, at_once: PositiveInt | None = None, wh
             if outcome.report:
                 own.used.append(outcome.report)
         _show(runtime, own.tracking, table)
-    _require_all(ordered, runtime.open_store().open(table) / "table.html")
+    _require_all(ordered, runtime.open_store().open(table) / SWEEP_PAGE)
     return table
 
 
@@ -97,9 +99,10 @@ def _show(runtime: Runtime, tracking: Any, table: Ref) -> None:
     from prefect.artifacts import create_markdown_artifact
 
     folder = runtime.open_store().open(table)
-    text = (folder / "table.md").read_text()
-    tracking.files([folder / name for name in ("table.csv", "table_wide.csv", "table.md", "table.html")], "sweep")
-    tracking.values({name: float(value) for name, value in table.summary.items()})
+    text = read_table(folder)
+    tracking.files([folder / name for name in (LONG_TABLE, WIDE_TABLE, MARKDOWN_TABLE, SWEEP_PAGE)], "sweep")
+    counts = sweep_summary(table)
+    tracking.values({"num_cells": float(counts["num_cells"]), "num_failed": float(counts["num_failed"])})
     tracking.describe(text, {"collect.key": table.key})
     create_markdown_artifact(markdown=text, key="table", description="Every cell")
 

@@ -1,5 +1,6 @@
 """Capture: run the support set through the full model once and pool every block's output."""
 
+from tasks.artifacts.states import StatesSummary, write_states
 from tasks.data.sources import Split, TaskSource
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
@@ -19,17 +20,15 @@ def capture(
     final_norm: bool,
     max_tokens: int,
     precision: str,
-) -> dict:
+) -> StatesSummary:
     """Capture the pooled states of the first `num_rows` examples after the embeddings and after every block.
 
-    Writes `states.safetensors`: `states` [N+1, n, d] with the chosen pooling (state 0 is the input of block 0), `last`
-    [N+1, n, d] of the last real token, `block_influence` [N], all float32.
+    Writes `tasks.artifacts.states.States`.
 
     Raises:
         InputError: when a state is not finite.
     """
     import torch
-    from safetensors.torch import save_file
 
     from tasks.core.capturing import capture_states
     from tasks.data.tokenize import load_examples
@@ -47,7 +46,7 @@ def capture(
         progress=lambda batches: work.progress(batches, "batches"),
     )
     tensors = {"states": states.pooled, "last": states.last, "block_influence": states.block_influence}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, work.out / "states.safetensors")
+    write_states(work.out, tensors)
     num_states, rows, width = states.pooled.shape
     return {
         "num_blocks": num_states - 1,

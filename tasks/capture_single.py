@@ -1,5 +1,6 @@
 """Single: run every block alone on the embeddings of the support set, and pool its outputs."""
 
+from tasks.artifacts.states import StatesSummary, write_states
 from tasks.data.sources import Split, TaskSource
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
@@ -18,16 +19,14 @@ def single(
     pooling: str,
     max_tokens: int,
     precision: str,
-) -> dict:
+) -> StatesSummary:
     """Capture the pooled states of the first `num_rows` examples: the embeddings, and the output of each block on them.
 
-    Writes `states.safetensors` as `capture` does: `states` and `last` [N+1, n, d], `block_influence` [N], float32.
+    Writes `tasks.artifacts.states.States`, as `capture` does.
 
     Raises:
         InputError: when a state is not finite.
     """
-    from safetensors.torch import save_file
-
     from tasks.core.study.states_of_variants import base_device, states_alone
     from tasks.data.tokenize import load_examples
     from tasks.models.loading import load_model, load_tokenizer
@@ -44,6 +43,6 @@ def single(
         progress=lambda blocks: work.progress(blocks, "blocks"),
     )
     tensors = {"states": states.pooled, "last": states.last, "block_influence": states.block_influence}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, work.out / "states.safetensors")
+    write_states(work.out, tensors)
     num_states, rows, width = states.pooled.shape
     return {"num_blocks": num_states - 1, "num_rows": rows, "width": width, "num_truncated": examples.num_truncated}

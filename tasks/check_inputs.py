@@ -1,5 +1,6 @@
 """Check: refuse a model, task or data that cannot be used, before anything is computed."""
 
+from tasks.artifacts.check_facts import write_facts
 from tasks.core.compression.settings import Compression
 from tasks.data.pass_limits import PassLimit
 from tasks.data.sources import TaskSource
@@ -27,7 +28,6 @@ def check(
     Raises:
         InputError: when the model, task or data cannot be used.
     """
-    import json
     from pathlib import Path
 
     from tasks.data.checks import check_inputs
@@ -41,5 +41,5 @@ def check(
     not_exact = operations_not_exact(model)
     check_emulators(model, compression, teacher, text, block)
     facts = check_inputs(model, task, limits) | ({"not_exact": not_exact} if not_exact else {})
-    (work.out / "facts.json").write_text(json.dumps(facts, indent=2, sort_keys=True))
+    write_facts(work.out, facts)
     return facts

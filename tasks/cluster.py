@@ -1,8 +1,11 @@
 """Cluster: make the plan, i.e. which blocks are kept, which of them are tuned, and which stand in for removed ones."""
 
-import json
 from typing import Any
 
+from tasks.artifacts.clusters import write_clusters
+from tasks.artifacts.dropped_blocks import read_dropped
+from tasks.artifacts.plan import PlanSummary, summarise_plan, write_plan
+from tasks.artifacts.similarity import read_similarity
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
 from tasks.store.artifacts import Ref
@@ -27,7 +30,7 @@ def cluster(
     placement: str | None = None,
     deviation: float | None = None,
     seed: int | None = None,
-) -> dict:
+) -> PlanSummary:
     """Make the plan of one strategy. Arguments that the strategy does not use are left out, so that they are in no key.
 
     similarity: of the support set's states, or for `single` of those of each block alone; dropped: of iterative_drop.
@@ -51,16 +54,8 @@ def cluster(
         }
         options |= {"keep_ends": keep_ends, "kept": kept, "tuned": tuned, "placement": placement}
         plan = make_plan(strategy, evidence, options | {"deviation": deviation, "seed": seed})
-    (work.out / "plan.json").write_text(plan.to_json())
-    return {
-        "strategy": strategy,
-        "num_blocks": num_blocks,
-        "num_kept": len(plan.kept),
-        "kept": list(plan.kept),
-        "tuned": list(plan.tuned),
-        "share": plan.share,
-        "depth": len(plan.layout),
-    }
+    write_plan(work.out, plan)
+    return summarise_plan(strategy, plan)
 
 
 def _evidence(
@@ -74,8 +69,6 @@ def _evidence(
     linkage: str | None,
 ) -> Any:
     """Return the evidence that the strategy's plan is made from."""
-    from safetensors.numpy import load_file
-
     from tasks.core.clustering import adjacent_clusters, similar_clusters
     from tasks.core.plan.registry import needed
 
@@ -84,9 +77,9 @@ def _evidence(
         return num_blocks
     if needs == "dropped":
         assert dropped is not None
-        return json.loads((work.open(dropped) / "dropped.json").read_text())
+        return read_dropped(work.open(dropped))
     assert similarity is not None
-    matrices = load_file(work.open(similarity) / "similarity.safetensors")
+    matrices = read_similarity(work.open(similarity))
     if needs in ("block_influence", "angular_distance"):
         return matrices[needs]
     # Without state 0, the embeddings, which is not the output of a block.
@@ -95,5 +88,5 @@ def _evidence(
         clusters, linkage = adjacent_clusters(matrix, num_kept, linkage or "boundary"), linkage or "boundary"
     else:
         clusters, linkage = similar_clusters(matrix, num_kept, linkage or "average"), linkage or "average"
-    (work.out / f"{needs}.json").write_text(json.dumps({"clusters": clusters, "linkage": linkage}))
+    write_clusters(work.out, needs, clusters, linkage)
     return clusters

@@ -1,5 +1,6 @@
 """Compress: make an emulator's frozen blocks cheaper by pruning, fake quantisation or low-rank factors."""
 
+from tasks.artifacts.emulator import CompressedSummary
 from tasks.core.compression.settings import Compression
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
@@ -7,7 +8,7 @@ from tasks.store.artifacts import Ref
 
 
 @stage(packages=("torch", "transformers", "safetensors"))
-def compress(work: Work, emulator: Ref, *, how: Compression) -> dict:
+def compress(work: Work, emulator: Ref, *, how: Compression) -> CompressedSummary:
     """Write an emulator folder like the given one with compressed frozen blocks; tuned blocks stay as they are.
 
     Raises:

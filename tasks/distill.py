@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.artifacts.emulator import DistilledSummary
+from tasks.artifacts.plan import read_plan
 from tasks.core.tuning.settings import TrainSettings
 from tasks.data.sources import TaskSource
 from tasks.engine.stage import stage
@@ -95,9 +97,14 @@ def _distill(
     )
     if not work.rank:
         write_distilled(folder, result.state, work.out)
-    size = {"num_bytes": weight_bytes(work.out), "num_parameters": count_parameters(folder)}
-    counts = {"num_trained": result.num_parameters, "num_rows": rows.num_rows, "num_windows": len(rows)}
-    return {**result.summary(), **size, **counts}
+    facts: DistilledSummary = {
+        "num_bytes": weight_bytes(work.out),
+        "num_parameters": count_parameters(folder),
+        "num_trained": result.num_parameters,
+        "num_rows": rows.num_rows,
+        "num_windows": len(rows),
+    }
+    return {**result.summary(), **facts}
 
 
 def _frozen(work: Work, folder: Path, teacher: ModelSource, hidden_weight: float, precision: str) -> "FrozenBlocks":
@@ -109,7 +116,7 @@ def _frozen(work: Work, folder: Path, teacher: ModelSource, hidden_weight: float
     from tasks.core.blocks.devices import EVERY
     from tasks.core.tuning.distilling import FrozenBlocks
     from tasks.models.distilled_emulator import keeps_zeros, require_places
-    from tasks.models.emulator import load_emulator, read_plan
+    from tasks.models.emulator import load_emulator
     from tasks.models.loading import load_model
 
     narrow = precision == "bfloat16"
@@ -117,7 +124,7 @@ def _frozen(work: Work, folder: Path, teacher: ModelSource, hidden_weight: float
     network = load_emulator(folder, dtype="auto" if narrow else precision)
     trained = FrozenBlocks(
         network,
-        read_plan(folder),
+        read_plan(folder, "emulator"),
         load_model(teacher, "stored" if narrow else precision),
         hidden_weight,
         precision=precision,

@@ -1,5 +1,7 @@
 """Emulate: build the emulator, the smaller model that is handed out."""
 
+from tasks.artifacts.emulator import EmulatorSummary
+from tasks.artifacts.plan import read_plan
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
 from tasks.models.source import ModelSource
@@ -7,19 +9,18 @@ from tasks.store.artifacts import Ref
 
 
 @stage(packages=("transformers", "safetensors"))
-def emulate(work: Work, model: ModelSource, plan: Ref) -> dict:
+def emulate(work: Work, model: ModelSource, plan: Ref) -> EmulatorSummary:
     """Write a Hugging Face folder with the kept blocks, each stored once, and `plan.json`, which says where they run.
 
     Tensors are copied from the model's shards as bytes, with one buffer in memory whatever the size of the model.
     """
     from pathlib import Path
 
-    from tasks.core.plan.layout import Plan
     from tasks.models.emulator import write_emulator
     from tasks.models.folder_tensors import count_parameters
     from tasks.models.tensor_files import weight_bytes
 
-    how = Plan.from_json((work.open(plan) / "plan.json").read_text())
+    how = read_plan(work.open(plan))
     write_emulator(Path(model.path), how, work.out)
     num_bytes = weight_bytes(work.out)
     num_parameters = count_parameters(work.out)

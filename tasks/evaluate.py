@@ -1,15 +1,13 @@
 """Evaluate: score the full model, a plug-in, or an emulator before or after tuning."""
 
-import json
 from typing import Any
 
+from tasks.artifacts.scores import summarise_scores, write_scores
 from tasks.data.sources import TaskSource
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
 from tasks.models.source import ModelSource
 from tasks.store.artifacts import Ref
-
-SCORES_FILE = "scores.json"
 
 
 @stage(packages=("torch", "transformers", "tokenizers", "lm_eval", "datasets"), gpu=True)
@@ -28,14 +26,13 @@ def evaluate(
     emulator: score it instead of the full model. tuned: blocks to put into the full model or the emulator. precision:
     number format of the computation; max_tokens: padded tokens in one forward pass.
     """
-    from tasks.core.evaluation.likelihoods import Scores
     from tasks.data.scoring import score
     from tasks.models.loading import load_tokenizer
     from tasks.models.variants import load_variant
 
     emulator_folder, tuned_folder = (work.open(ref) if ref else None for ref in (emulator, tuned))
     variant = load_variant(model, emulator_folder, tuned_folder, precision, work.device)
-    scores: Scores = score(
+    scores = score(
         variant,
         load_tokenizer(model),
         task,
@@ -43,14 +40,7 @@ def evaluate(
         max_tokens=max_tokens,
         progress=work.progress,
     )
-    (work.out / SCORES_FILE).write_text(json.dumps(vars(scores), indent=2) + "\n")
+    write_scores(work.out, scores)
     work.metric(None, **{scores.metric: scores.value})
-    return {
-        "metric": scores.metric,
-        "value": scores.value,
-        "stderr": scores.stderr,
-        "num_rows": scores.num_rows,
-        "higher_is_better": scores.higher_is_better,
-        "scored_digest": scores.digest,
-        **{name: value for name, value in scores.metrics.items() if name != scores.metric},
-    }
+    others = {name: value for name, value in scores.metrics.items() if name != scores.metric}
+    return {**summarise_scores(scores), **others}

@@ -1,5 +1,6 @@
 """Iterative drop: remove the block most similar to the one below it and run the rest again, until enough are gone."""
 
+from tasks.artifacts.dropped_blocks import DroppedSummary, write_dropped
 from tasks.data.sources import Split, TaskSource
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
@@ -22,16 +23,14 @@ def iterative_drop(
     final_norm: bool,
     max_tokens: int,
     precision: str,
-) -> dict:
+) -> DroppedSummary:
     """Drop blocks one after another until `num_kept` remain, never block 0 or a protected one.
 
-    Writes `dropped.json`: the indices of the dropped blocks, in order.
+    Writes the indices of the dropped blocks, in order (`tasks.artifacts.dropped_blocks`).
 
     Raises:
         InputError: when a state is not finite, or the budget cannot be met.
     """
-    import json
-
     from tasks.core.study.states_of_variants import base_device, drop_blocks
     from tasks.data.tokenize import load_examples
     from tasks.models.loading import load_model, load_tokenizer
@@ -51,5 +50,5 @@ def iterative_drop(
         pad_id=tokenizer.pad_token_id or 0,
         progress=lambda passes: work.progress(passes, "passes"),
     )
-    (work.out / "dropped.json").write_text(json.dumps(dropped))
+    write_dropped(work.out, dropped)
     return {"dropped": dropped, "num_passes": len(dropped), "num_rows": len(examples.rows[:num_rows])}

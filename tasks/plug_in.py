@@ -1,5 +1,7 @@
 """Plug in: check returned blocks against the full model and prepare them to run in it."""
 
+from tasks.artifacts.plan import read_plan
+from tasks.artifacts.tuning import EXPORT_FOLDER, PlugInSummary
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
 from tasks.models.source import ModelSource
@@ -18,12 +20,11 @@ def plug_in(work: Work, model: ModelSource, plan: Ref, tuned: Ref, *, export: bo
         InputError: when names or shapes do not fit the model, a value is not finite, or adapters would be exported.
     """
     from tasks.core.errors import InputError
-    from tasks.core.plan.layout import Plan
     from tasks.core.tuning.returned import admit, distances, plug_in_parts
     from tasks.models.loading import load_model, load_tokenizer
     from tasks.models.tuned_blocks import read_returned, write_returned
 
-    how = Plan.from_json((work.open(plan) / "plan.json").read_text())
+    how = read_plan(work.open(plan))
     returned = read_returned(work.open(tuned))
     admitted = returned.variant.admitted
     if export and admitted.method == "adapter":
@@ -33,6 +34,7 @@ def plug_in(work: Work, model: ModelSource, plan: Ref, tuned: Ref, *, export: bo
     moved = distances(state, network, how) if admitted.method == "blocks" else {}
     write_returned(work.out, how, admitted, state)
     if export:
-        plug_in_parts(network, state, how, admitted).save_pretrained(work.out / "model")
-        load_tokenizer(model).save_pretrained(work.out / "model")
-    return {"num_tuned": len(how.tuned), **{f"moved_block_{index}": value for index, value in moved.items()}}
+        plug_in_parts(network, state, how, admitted).save_pretrained(work.out / EXPORT_FOLDER)
+        load_tokenizer(model).save_pretrained(work.out / EXPORT_FOLDER)
+    summary: PlugInSummary = {"num_tuned": len(how.tuned)}
+    return {**summary, **{f"moved_block_{index}": value for index, value in moved.items()}}

@@ -1,7 +1,9 @@
 """Proxies: compare an emulator with the full model on the model owner's text, without tuning."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from tasks.artifacts.plan import read_plan
+from tasks.artifacts.proxies import ProxiesSummary, write_proxies
 from tasks.data.sources import Split, TaskSource
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
@@ -26,7 +28,7 @@ def proxies(
     split: Split,
     max_tokens: int,
     precision: str,
-) -> dict[str, Any]:
+) -> ProxiesSummary:
     """Compute gradient cosine, divergence of next tokens, and error of states of an emulator against the full model.
 
     emulator: a compressed or distilled one; by default that of the plan, which shares the full model's memory. Computed
@@ -37,15 +39,11 @@ def proxies(
     Raises:
         InputError: when a number is not finite.
     """
-    import json
-    from dataclasses import asdict
-
     from tasks.core.evaluation.proxies import measure_proxies
-    from tasks.core.plan.layout import Plan
     from tasks.data.tokenize import load_examples
     from tasks.models.loading import load_tokenizer
 
-    how = Plan.from_json((work.open(plan) / "plan.json").read_text())
+    how = read_plan(work.open(plan))
     tokenizer = load_tokenizer(model)
     examples = load_examples(task, split, tokenizer, model.context, limit=num_rows)
     found = measure_proxies(
@@ -56,10 +54,15 @@ def proxies(
         pad_id=tokenizer.pad_token_id or 0,
         progress=lambda batches: work.progress(batches, "batches"),
     )
-    (work.out / "proxies.json").write_text(json.dumps(asdict(found), indent=2) + "\n")
-    values = {name: getattr(found, name) for name in ("gradient_cosine", "kl", "state_error")}
-    work.metric(None, **values)
-    return {**values, "num_rows": len(examples.rows[:num_rows]), "num_answer_tokens": found.num_answer_tokens}
+    write_proxies(work.out, found)
+    work.metric(None, gradient_cosine=found.gradient_cosine, kl=found.kl, state_error=found.state_error)
+    return {
+        "gradient_cosine": found.gradient_cosine,
+        "kl": found.kl,
+        "state_error": found.state_error,
+        "num_rows": len(examples.rows[:num_rows]),
+        "num_answer_tokens": found.num_answer_tokens,
+    }
 
 
 def _pair(

@@ -2,17 +2,22 @@
 
 from typing import Any
 
+from tasks.artifacts import report as files
+from tasks.artifacts.clusters import Clusters, read_clusters
+from tasks.artifacts.plan import read_plan
+from tasks.artifacts.report import Report, ReportSummary, write_outcomes, write_report
+from tasks.artifacts.scores import read_scores, scores_summary
+from tasks.artifacts.similarity import read_similarity, similarity_summary
+from tasks.artifacts.tables import LONG_TABLE, MARKDOWN_TABLE, WIDE_TABLE
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
 from tasks.store.artifacts import Ref
-
-OUTCOMES_FILE = "outcomes.safetensors"
 
 
 @stage(packages=("jinja2", "matplotlib", "pandas", "scipy"))
 def report(
     work: Work, *, facts: dict[str, Any], full: dict[str, Any], strategies: list[dict[str, Any]], similarity: Ref
-) -> dict:
+) -> ReportSummary:
     """Write tables (`table.csv` long, `table_wide.csv`, `table.md`), `report.html`, `report.json`, and the pictures.
 
     Also writes `outcomes.safetensors`: for each strategy and scored row, the mean of the plug-in's outcomes over seeds,
@@ -23,7 +28,6 @@ def report(
     Raises:
         InputError: when stages trained or scored on differently worded rows.
     """
-    import json
     from dataclasses import asdict
 
     from tasks.reports.run import page as run_pages
@@ -36,15 +40,20 @@ def report(
     given |= {each["name"]: (each["emulator"], each["tuning"]) for each in strategies}
     spending = {name: sizes(work, emulator, tunings, num_parameters) for name, (emulator, tunings) in given.items()}
     _save_outcomes(work, strategies)
-    (work.out / "table.csv").write_text(run_pages.long_csv(comparison))
-    (work.out / "table_wide.csv").write_text(run_pages.wide_csv(comparison))
-    (work.out / "table.md").write_text(run_pages.markdown(comparison, facts))
-    content = {"facts": facts, "comparison": asdict(comparison), "rows": comparison.rows(), "spending": spending}
-    # The stage that wrote each emulator: a distilled one of the strategy uniform is another method.
-    content["emulators"] = {each["name"]: each["emulator"].stage for each in strategies}
-    (work.out / "report.json").write_text(json.dumps(content, indent=1, sort_keys=True))
+    (work.out / LONG_TABLE).write_text(run_pages.long_csv(comparison))
+    (work.out / WIDE_TABLE).write_text(run_pages.wide_csv(comparison))
+    (work.out / MARKDOWN_TABLE).write_text(run_pages.markdown(comparison, facts))
+    content: Report = {
+        "facts": facts,
+        "comparison": asdict(comparison),
+        "rows": comparison.rows(),
+        "spending": spending,
+        # The stage that wrote each emulator: a distilled one of the strategy uniform is another method.
+        "emulators": {each["name"]: each["emulator"].stage for each in strategies},
+    }
+    write_report(work.out, content)
     figures = _draw(work, comparison, full, strategies, similarity, facts["tuning_seeds"])
-    (work.out / "report.html").write_text(run_pages.page(comparison, facts, figures, spending))
+    (work.out / files.REPORT_PAGE).write_text(run_pages.page(comparison, facts, figures, spending))
     return {
         "strategies": [strategy.name for strategy in comparison.strategies],
         "efforts": {name: efforts(tunings) for name, (_, tunings) in given.items()},
@@ -76,15 +85,16 @@ def _compare(full: dict[str, Any], strategies: list[dict[str, Any]], seeds: list
     from tasks.core.evaluation.comparison import Score, compare
 
     def score(ref: Ref, seed: int | None = None) -> Score:
-        return Score(ref.summary["value"], ref.summary.get("stderr"), seed)
+        summary = scores_summary(ref)
+        return Score(summary["value"], summary["stderr"], seed)
 
     def by_seed(refs: list[Ref]) -> list[Score]:
         return [score(ref, seed) for ref, seed in zip(refs, seeds, strict=True)]
 
     zero_shot = full["zero_shot"]
     return compare(
-        zero_shot.summary["metric"],
-        zero_shot.summary["higher_is_better"],
+        scores_summary(zero_shot)["metric"],
+        scores_summary(zero_shot)["higher_is_better"],
         score(zero_shot),
         by_seed(full["fine_tuned"]) if full["fine_tuned"] else [],
         {
@@ -104,66 +114,53 @@ def _save_outcomes(work: Work, strategies: list[dict[str, Any]]) -> None:
     For a perplexity, the outcomes are the documents' log-likelihoods, scaled so that a difference of means is a
     difference of the perplexity's logarithm.
     """
-    import json
-
     import numpy as np
-    from safetensors.numpy import save_file
 
     outcomes = {}
     for each in strategies:
-        found = [json.loads((work.open(ref) / "scores.json").read_text()) for ref in each["plugged_in"]]
-        scores = [one["per_row"] or one["per_row_losses"] for one in found]
+        found = [read_scores(work.open(ref)) for ref in each["plugged_in"]]
+        scores = [one.per_row or one.per_row_losses for one in found]
         if all(scores):
-            sign = 1 if found[0]["higher_is_better"] else -1
+            sign = 1 if found[0].higher_is_better else -1
             outcomes[each["name"]] = sign * np.mean(np.asarray(scores, dtype=np.float64), axis=0)
-    save_file(outcomes, work.out / OUTCOMES_FILE)
+    write_outcomes(work.out, outcomes)
 
 
 def _draw(
     work: Work, comparison: Any, full: dict, strategies: list[dict], similarity: Ref, seeds: list[int]
 ) -> dict[Any, str]:
     """Draw every picture, and return its caption by its path."""
-    from safetensors.numpy import load_file
-
     from tasks.core.clustering import adjacent_similarity, dendrogram
-    from tasks.core.plan.layout import Plan
     from tasks.reports.run import figures
     from tasks.reports.run.plans import plan_drawing
     from tasks.reports.run.results import loss_curves, scores
 
-    estimator, num_rows = similarity.summary["estimator"], similarity.summary["num_rows"]
-    matrices = load_file(work.open(similarity) / "similarity.safetensors")
+    summary = similarity_summary(similarity)
+    estimator, num_rows = summary["estimator"], summary["num_rows"]
+    matrices = read_similarity(work.open(similarity))
     blocks = matrices[estimator][1:, 1:]
-    plans = {each["name"]: Plan.from_json((work.open(each["plan"]) / "plan.json").read_text()) for each in strategies}
-    clusters, linkage = next((found for each in strategies if (found := _clusters(work, each["plan"]))), ([], ""))
+    plans = {each["name"]: read_plan(work.open(each["plan"])) for each in strategies}
+    nothing: Clusters = {"clusters": [], "linkage": ""}
+    found = next((one for each in strategies if (one := read_clusters(work.open(each["plan"])))), nothing)
+    clusters, linkage = found["clusters"], found["linkage"]
     cuts = [cluster[-1] for cluster in clusters[:-1]]
     out = work.out
-    scores(comparison.rows(), comparison.metric, comparison.higher_is_better, out / "scores.png")
-    plan_drawing(plans, out / "plans.png")
-    figures.heatmap(matrices[estimator], estimator, num_rows, out / "similarity.png")
-    figures.adjacent_curve(list(adjacent_similarity(blocks)), cuts, estimator, num_rows, out / "adjacent.png")
+    scores(comparison.rows(), comparison.metric, comparison.higher_is_better, out / files.SCORES_PICTURE)
+    plan_drawing(plans, out / files.PLANS_PICTURE)
+    figures.heatmap(matrices[estimator], estimator, num_rows, out / files.SIMILARITY_PICTURE)
+    figures.adjacent_curve(list(adjacent_similarity(blocks)), cuts, estimator, num_rows, out / files.ADJACENT_PICTURE)
     # The tree is that of the boundary rule; clusters of another linkage are not a cut through it.
     num_clusters = len(clusters) if linkage == "boundary" else None
-    figures.dendrogram(dendrogram(blocks), num_clusters, estimator, out / "dendrogram.png")
-    loss_curves(_curves(work, full, strategies, seeds), out / "losses.png")
+    figures.dendrogram(dendrogram(blocks), num_clusters, estimator, out / files.DENDROGRAM_PICTURE)
+    loss_curves(_curves(work, full, strategies, seeds), out / files.LOSSES_PICTURE)
     return {
-        out / "scores.png": "The five settings of each strategy, with standard errors.",
-        out / "plans.png": "Above the full model's blocks, below what the emulator runs at each position.",
-        out / "similarity.png": "How alike the outputs of every two blocks are on the support set.",
-        out / "adjacent.png": "Neighbouring blocks; dashed lines are the boundaries that the clusters keep.",
-        out / "dendrogram.png": "In which order adjacent blocks merge.",
-        out / "losses.png": "Training loss of every tuning.",
+        out / files.SCORES_PICTURE: "The five settings of each strategy, with standard errors.",
+        out / files.PLANS_PICTURE: "Above the full model's blocks, below what the emulator runs at each position.",
+        out / files.SIMILARITY_PICTURE: "How alike the outputs of every two blocks are on the support set.",
+        out / files.ADJACENT_PICTURE: "Neighbouring blocks; dashed lines are the boundaries that the clusters keep.",
+        out / files.DENDROGRAM_PICTURE: "In which order adjacent blocks merge.",
+        out / files.LOSSES_PICTURE: "Training loss of every tuning.",
     }
-
-
-def _clusters(work: Work, plan: Ref) -> tuple[list[list[int]], str] | None:
-    import json
-
-    path = work.open(plan) / "clusters.json"
-    if not path.exists():
-        return None
-    written = json.loads(path.read_text())
-    return written["clusters"], written["linkage"]
 
 
 def _curves(work: Work, full: dict, strategies: list[dict], seeds: list[int]) -> dict[str, list[tuple[int, float]]]:

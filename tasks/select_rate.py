@@ -2,6 +2,7 @@
 
 import math
 
+from tasks.artifacts.tuning import TUNING_FILES, tuning_summary
 from tasks.core.errors import DivergedError, InputError
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
@@ -23,16 +24,16 @@ def select(work: Work, *, tunings: list[Ref], learning_rates: list[float]) -> di
     losses = [_validation_loss(rate, ref) for rate, ref in zip(learning_rates, tunings, strict=True)]
     found = {rate: loss for rate, loss in zip(learning_rates, losses, strict=True) if math.isfinite(loss)}
     if not found:
-        first = tunings[0].summary["diverged"]
+        first = tuning_summary(tunings[0])["diverged"]
         raise DivergedError(f"the tuning diverged at every learning rate of tune.learning_rates; the first: {first}")
     best = losses.index(min(losses))
     _copy_files(work, tunings[best])
     return {
-        **tunings[best].summary,
+        **tuning_summary(tunings[best]),
         "learning_rate": learning_rates[best],
         "num_diverged": len(losses) - len(found),
         **_most_memory(tunings),
-        "all_seconds": round(sum(ref.summary["seconds"] for ref in tunings), 3),
+        "all_seconds": round(sum(tuning_summary(ref)["seconds"] for ref in tunings), 3),
         **{f"validation_loss_at_{rate:g}": loss for rate, loss in found.items()},
     }
 
@@ -44,9 +45,10 @@ def _most_memory(tunings: list[Ref]) -> dict[str, float]:
 
 def _validation_loss(rate: float, tuning: Ref) -> float:
     """Return a tuning's lowest validation loss in nats per answer token, infinite if it diverged."""
-    if "diverged" in tuning.summary:
+    summary = tuning_summary(tuning)
+    if "diverged" in summary:
         return math.inf
-    if (loss := tuning.summary.get("best_validation_loss")) is None:
+    if (loss := summary.get("best_validation_loss")) is None:
         raise InputError(
             f"the tuning at learning rate {rate:g} was not validated, so that none can be chosen; give"
             " tune.eval_steps, and a task with validation rows"
@@ -58,11 +60,10 @@ def _copy_files(work: Work, tuning: Ref) -> None:
     """Copy the tuning's files and its curves, which are shown as those of the selected tuning."""
     import shutil
 
-    from tasks.models.tuned_blocks import FILES
     from tasks.store.metrics import METRICS_FILE
 
     folder = work.open(tuning)
-    for name in FILES:
+    for name in TUNING_FILES:
         if (folder / name).exists():
             shutil.copyfile(folder / name, work.out / name)
     if (folder / METRICS_FILE).exists():

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.artifacts.report import read_outcomes, read_report, report_summary
+from tasks.artifacts.sweep_table import SWEEP_PAGE, SweepSummary, SweepTable, write_sweep_table
+from tasks.artifacts.tables import LONG_TABLE, MARKDOWN_TABLE, WIDE_TABLE
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
 from tasks.store.artifacts import Ref
@@ -19,7 +22,7 @@ class Plugged:
 
 
 @stage(packages=("jinja2", "pandas", "scipy"))
-def collect(work: Work, *, axes: list[str], cells: list[dict[str, Any]]) -> dict:
+def collect(work: Work, *, axes: list[str], cells: list[dict[str, Any]]) -> SweepSummary:
     """Write the table as `table.csv` (long), `table_wide.csv` (tasks side by side), `table.md`, `table.html`,
     `sweep.json`.
 
@@ -27,39 +30,35 @@ def collect(work: Work, *, axes: list[str], cells: list[dict[str, Any]]) -> dict
     either `report`, a reference to its report, or `error`, with which it ended. Every strategy is compared with
     `uniform` on the rows that both scored.
     """
-    import json
-
     from tasks.reports.sweep import page as sweep_pages
 
     axes = [axis for axis in axes if axis != "strategy"]
     done = [_cell(work, cell) for cell in cells if cell.get("report") is not None]
     failed = [{"values": cell["values"], "error": cell["error"]} for cell in cells if cell.get("report") is None]
     rows = [row for cell in done for row in cell["rows"]]
-    found = {"axes": axes, "rows": rows, "tests": _tests(axes, done), "failed": failed, "num_done": len(done)}
-    (work.out / "sweep.json").write_text(json.dumps(found, indent=1))
-    (work.out / "table.csv").write_text(sweep_pages.long_csv(found))
-    (work.out / "table_wide.csv").write_text(sweep_pages.wide_csv(found))
-    (work.out / "table.md").write_text(sweep_pages.markdown(found))
-    (work.out / "table.html").write_text(sweep_pages.page(found))
+    tests = _tests(axes, done)
+    table: SweepTable = {"axes": axes, "rows": rows, "tests": tests, "failed": failed, "num_done": len(done)}
+    write_sweep_table(work.out, table)
+    found: dict[str, Any] = {**table}
+    (work.out / LONG_TABLE).write_text(sweep_pages.long_csv(found))
+    (work.out / WIDE_TABLE).write_text(sweep_pages.wide_csv(found))
+    (work.out / MARKDOWN_TABLE).write_text(sweep_pages.markdown(found))
+    (work.out / SWEEP_PAGE).write_text(sweep_pages.page(found))
     return {"num_cells": len(cells), "num_failed": len(failed)}
 
 
 def _cell(work: Work, cell: dict[str, Any]) -> dict[str, Any]:
     """Return a cell's values, the rows of its report with these values, and its strategies' outcomes by scored row."""
-    import json
-
-    from safetensors.numpy import load_file
-
     ref: Ref = cell["report"]
     folder = work.open(ref)
-    report = json.loads((folder / "report.json").read_text())
+    report = read_report(folder)
     facts = report["facts"]
     common = {**cell["values"], "model": facts["model"], "task": facts["task"]}
     rows = [{**common, **row, **_published(facts, row)} for row in report["rows"]]
-    efforts = ref.summary.get("efforts", {})
+    efforts = report_summary(ref)["efforts"]
     for strategy, figures in report["spending"].items():
         rows += [{**common, **row} for row in _figures(strategy, {**figures, **efforts.get(strategy, {})})]
-    outcomes = load_file(folder / "outcomes.safetensors")
+    outcomes = read_outcomes(folder)
     return {"values": cell["values"], "rows": rows, "outcomes": outcomes, "emulators": report["emulators"]}
 
 

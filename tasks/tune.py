@@ -3,6 +3,8 @@
 import time
 from typing import TYPE_CHECKING, Any
 
+from tasks.artifacts.plan import read_plan
+from tasks.artifacts.tuning import TuningSummary, as_tuning_summary
 from tasks.core.errors import DivergedError
 from tasks.core.tuning.method import WHOLE_BLOCKS, TuningMethod
 from tasks.core.tuning.settings import TrainSettings
@@ -29,7 +31,7 @@ def tune(
     settings: TrainSettings,
     precision: str,
     variant: TuningMethod = WHOLE_BLOCKS,
-) -> dict:
+) -> TuningSummary:
     """Train an emulator, or with `model` the blocks of the full model, on the task's training split.
 
     Exactly one of emulator and model is given. variant: which tensors are trained, and how; by default whole tuned
@@ -46,7 +48,7 @@ def tune(
     arguments: dict[str, Any] = {"task": task, "plan": plan, "emulator": emulator, "model": model}
     arguments |= {"settings": settings, "precision": precision, "variant": variant}
     if work.num_processes > 1 and work.rank is None:
-        return run_ranks(work, (__name__, "tune"), arguments)
+        return as_tuning_summary(run_ranks(work, (__name__, "tune"), arguments))
     began = time.monotonic()
     with process_group(work):
         try:
@@ -66,9 +68,8 @@ def _tune(
     settings: TrainSettings,
     precision: str,
     variant: TuningMethod,
-) -> dict:
+) -> TuningSummary:
     """Run the stage in this process, alone or as one of several ranks, of which the first writes the result."""
-    from tasks.core.plan.layout import Plan
     from tasks.core.tuning.failures import Names
     from tasks.core.tuning.train import train
     from tasks.core.tuning.trainable import make_trained
@@ -77,7 +78,7 @@ def _tune(
     from tasks.models.loading import load_tokenizer
     from tasks.models.tuned_blocks import write_returned
 
-    how = Plan.from_json((work.open(plan) / "plan.json").read_text())
+    how = read_plan(work.open(plan))
     network, source = _network(work, emulator, model, how, precision)
     tokenizer = load_tokenizer(source)
     rows = load_examples(task, "train", tokenizer, source.context)
@@ -103,7 +104,7 @@ def _tune(
         write_returned(work.out, how, variant, result.state)
     digests = {"train_digest": rows.digest} | ({"validation_digest": validation.digest} if validation else {})
     counts = {"num_rows": len(rows.rows), "num_truncated": rows.num_truncated}
-    return {**result.summary(), **usage.peak(), **counts, **digests}
+    return as_tuning_summary({**result.summary(), **usage.peak(), **counts, **digests})
 
 
 def _network(
@@ -125,7 +126,7 @@ def _network(
     return with_layout(load_model(model, "stored" if dtype == "auto" else dtype), plan), model
 
 
-def _diverged(work: Work, error: DivergedError, seconds: float) -> dict[str, Any]:
+def _diverged(work: Work, error: DivergedError, seconds: float) -> TuningSummary:
     """Write and return the result of a tuning that diverged and may do so."""
     from tasks.models.tuned_blocks import write_diverged
 

@@ -1,7 +1,6 @@
 """Validate: compute the loss of a model on the validation split, by which choices may be made."""
 
-from typing import Any
-
+from tasks.artifacts.validation_loss import ValidationLoss, write_loss
 from tasks.data.sources import TaskSource
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
@@ -19,15 +18,13 @@ def validate(
     *,
     precision: str = "float32",
     max_tokens: int = 8192,
-) -> dict[str, Any]:
+) -> ValidationLoss:
     """Compute the mean negative log-likelihood of validation rows' answer tokens in nats; never read the scored split.
 
     emulator: validate it instead of the full model. tuned: blocks to put into the full model or the emulator.
-    precision: number format of the computation; max_tokens: padded tokens in one forward pass. Writes `loss.json`:
-    `loss`, `stderr` (over examples; None for a single one), `num_tokens` and `num_rows`.
+    precision: number format of the computation; max_tokens: padded tokens in one forward pass. Writes
+    `tasks.artifacts.validation_loss.ValidationLoss`.
     """
-    import json
-
     from tasks.core.evaluation.likelihoods import rate_with_error, score_tokens
     from tasks.data.tokenize import load_examples
     from tasks.models.loading import load_tokenizer
@@ -40,8 +37,13 @@ def validate(
     scored = score_tokens(variant, requests, model.context, max_tokens, work.progress)
     weights = [len(row.answer_ids) for row in examples.rows]
     loss, stderr = rate_with_error([-likelihood for likelihood, _ in scored], weights)
-    found: dict[str, Any] = {"loss": loss, "stderr": stderr, "num_tokens": sum(weights), "num_rows": examples.num_rows}
-    found["validation_digest"] = examples.digest
-    (work.out / "loss.json").write_text(json.dumps(found, indent=2) + "\n")
+    found: ValidationLoss = {
+        "loss": loss,
+        "stderr": stderr,
+        "num_tokens": sum(weights),
+        "num_rows": examples.num_rows,
+        "validation_digest": examples.digest,
+    }
+    write_loss(work.out, found)
     work.metric(None, validation_loss=loss)
     return found

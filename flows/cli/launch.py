@@ -10,6 +10,11 @@ from flows.running import stopping
 from flows.running.environment import check_prefect, local_database, prepare_environment
 from flows.running.guard import start_temporary_server
 from flows.settings.model import SearchSettings, Settings, StudySettings
+from tasks.artifacts.report import REPORT_PAGE
+from tasks.artifacts.search_table import FRONTIER_PICTURE
+from tasks.artifacts.study.study_report import STUDY_PAGE, STUDY_TABLE
+from tasks.artifacts.sweep_table import SWEEP_PAGE
+from tasks.artifacts.tables import MARKDOWN_TABLE
 from tasks.core.errors import EnvironmentFault
 from tasks.engine.child_process import fix_string_hashes
 from tasks.store.databases import sqlite_path, sqlite_url
@@ -32,7 +37,7 @@ def launch(settings: Settings) -> int:
 
     _start(settings)
     folder = open_store(settings.store_root, settings.store_url).open(crash(settings))
-    _print_summary(settings, folder / "table.md", folder / "report.html", time.monotonic() - begun)
+    _print_summary(settings, folder / MARKDOWN_TABLE, folder / REPORT_PAGE, time.monotonic() - begun)
     return 0
 
 
@@ -49,7 +54,7 @@ def launch_sweep(settings: Settings, axes: dict[str, list[Any]], at_once: int | 
     _start(settings)
     table = sweep(settings, axes, at_once, "here" if here else "auto")
     folder = open_store(settings.store_root, settings.store_url).open(table)
-    _print_summary(settings, folder / "table.md", folder / "table.html", time.monotonic() - begun)
+    _print_summary(settings, folder / MARKDOWN_TABLE, folder / SWEEP_PAGE, time.monotonic() - begun)
     return 0
 
 
@@ -66,7 +71,7 @@ def launch_search(settings: SearchSettings) -> int:
 
     _start(settings)
     folder = open_store(settings.store_root, settings.store_url).open(search(settings))
-    _print_summary(settings, folder / "table.md", folder / "frontier.png", time.monotonic() - begun)
+    _print_summary(settings, folder / MARKDOWN_TABLE, folder / FRONTIER_PICTURE, time.monotonic() - begun)
     return 0
 
 
@@ -82,7 +87,7 @@ def launch_study(settings: StudySettings, axes: dict[str, list[Any]]) -> int:
 
     _start(settings)
     folder = open_store(settings.store_root, settings.store_url).open(study(settings, axes))
-    _print_summary(settings, folder / "study.md", folder / "study.html", time.monotonic() - begun)
+    _print_summary(settings, folder / STUDY_TABLE, folder / STUDY_PAGE, time.monotonic() - begun)
     return 0
 
 

@@ -8,6 +8,7 @@ from flows.running.arguments import emulator_wishes, grids, make_variant, plan_o
 from flows.running.pass_limits import Limits, check_windows, run_limits
 from flows.settings.grid import named_cell, shown
 from flows.settings.model import Kind, Settings
+from tasks.artifacts.check_facts import check_summary
 from tasks.core.errors import InputError, in_table
 from tasks.core.plan.layout import fixed_plan
 from tasks.core.plan.registry import rehearse
@@ -70,7 +71,7 @@ class Inputs:
             check_tracking(settings.tracking_uri, settings.tracking_named, settings.place.experiment)
         self.precision = resolve_precision(settings.model.precision)
         self.checked = check.run(runtime, "inputs", **inputs)
-        require_exact(self.model.name, self.model.family, self.checked.summary.get("not_exact", {}), wanted)
+        require_exact(self.model.name, self.model.family, check_summary(self.checked).get("not_exact", {}), wanted)
         check_support(settings, self.checked.summary)
         self.task = checked_task(self.task, self.checked.summary)
 

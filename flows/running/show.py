@@ -1,10 +1,22 @@
 """Pass a finished run's results on to MLflow, and a Markdown report to Prefect."""
 
-import json
 import logging
 from typing import TYPE_CHECKING, Any
 
 from flows.running.environment import prefect_page
+from tasks.artifacts.plan import PLAN_FILE, plan_summary
+from tasks.artifacts.report import read_report
+from tasks.artifacts.search_table import BEST_FILE, FRONTIER_PICTURE, SEARCH_FILE, read_search_table
+from tasks.artifacts.study.study_report import (
+    PAGE_WITHOUT_WORDS,
+    STUDY_FILE,
+    STUDY_PAGE,
+    STUDY_TABLE,
+    read_study_report,
+    read_study_table,
+)
+from tasks.artifacts.tables import LONG_TABLE, MARKDOWN_TABLE, read_table
+from tasks.store.manifests import MANIFEST
 from tasks.tracking.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -21,24 +33,24 @@ def show_results(run: "Run", tracking: Tracking) -> None:
     assert run.report is not None
     store = run.runtime.open_store()
     folder = store.open(run.report)
-    files = [path for path in sorted(folder.iterdir()) if path.suffix in SHOWN and path.name != "manifest.json"]
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in SHOWN and path.name != MANIFEST]
     tracking.files([path for path in files if path.suffix == ".png"], "figures")
     tracking.files([path for path in files if path.suffix != ".png"], "report")
     for ref in run.own.used:
         if ref.stage == "cluster":
-            tracking.files([store.open(ref) / "plan.json"], f"plans/{ref.summary['strategy']}")
-    numbers = json.loads((folder / "report.json").read_text())
-    tracking.values(flat_numbers(numbers))
-    table = (folder / "table.md").read_text()
+            tracking.files([store.open(ref) / PLAN_FILE], f"plans/{plan_summary(ref)['strategy']}")
+    numbers = read_report(folder)
+    tracking.values(flat_numbers(numbers["rows"]))
+    table = read_table(folder)
     page = prefect_page(run.runtime.run_id)
     tracking.describe(table + (f"\n[Prefect run]({page})\n" if page else ""), {"report.key": run.report.key})
     _show_in_prefect(table, numbers["rows"], run, tracking)
 
 
-def flat_numbers(report: dict[str, Any]) -> dict[str, float]:
-    """Return the report's rows as metrics `crash/plug_in`, `crash/plug_in_stderr`, ..."""
+def flat_numbers(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Return a report's rows as metrics `crash/plug_in`, `crash/plug_in_stderr`, ..."""
     numbers = {}
-    for row in report["rows"]:
+    for row in rows:
         name = "/".join(part for part in (row.get("strategy"), row["setting"]) if part)
         numbers[name] = row["value"]
         if row.get("stderr") is not None:
@@ -74,12 +86,12 @@ def show_search(run: "Run", tracking: Tracking) -> None:
     """Pass the table and the picture of a search on to MLflow and Prefect."""
     assert run.report is not None
     folder = run.runtime.open_store().open(run.report)
-    tracking.files([folder / "frontier.png"], "figures")
-    tracking.files([folder / name for name in ("table.csv", "table.md", "search.json", "best.toml")], "search")
-    rows = json.loads((folder / "search.json").read_text())["rows"]
+    tracking.files([folder / FRONTIER_PICTURE], "figures")
+    tracking.files([folder / name for name in (LONG_TABLE, MARKDOWN_TABLE, SEARCH_FILE, BEST_FILE)], "search")
+    rows = read_search_table(folder)["rows"]
     shown = {f"{row['name']}/{name}": row[name] for row in rows for name in ("plug_in_loss", "gain", "privacy_gap")}
     tracking.values({name: float(value) for name, value in shown.items() if value is not None})
-    table = (folder / "table.md").read_text()
+    table = read_table(folder)
     tracking.describe(table, {"frontier.key": run.report.key})
     _show_table(table, "Every plan of the search")
 
@@ -88,16 +100,16 @@ def show_study(run: "Run[StudySettings]", tracking: Tracking) -> None:
     """Pass the page, the figures and the numbers of a study on to MLflow and Prefect."""
     assert run.report is not None
     folder = run.runtime.open_store().open(run.report)
-    private = [] if run.settings.study.track_text else json.loads((folder / "study.json").read_text())["private"]
+    private = [] if run.settings.study.track_text else read_study_report(folder)["private"]
     if private:
         words = "%d figure(s) with words of rows stay in %s, with the page that has them; study.track_text sends them"
         logger.warning(f"{words} to MLflow", len(private), folder)
-    page = "study_without_words.html" if private else "study.html"
+    page = PAGE_WITHOUT_WORDS if private else STUDY_PAGE
     for suffix, place in ((".png", "figures"), (".csv", "numbers")):
         tracking.files([path for path in sorted(folder.glob(f"*{suffix}")) if path.stem not in private], place)
-    tracking.files([folder / name for name in (page, "study.md", "study.json")], "study")
+    tracking.files([folder / name for name in (page, STUDY_TABLE, STUDY_FILE)], "study")
     tracking.values({name: float(value) for name, value in run.report.summary.items()})
-    table = (folder / "study.md").read_text()
+    table = read_study_table(folder)
     tracking.describe(table, {"findings.key": run.report.key})
     _show_table(table, "The study in numbers")
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 from flows.running.base_run import BaseRun
 from flows.searches.candidates import Candidate, snippet, too_much
 from flows.settings.model import Search, SearchSettings
+from tasks.artifacts.plan import read_plan
+from tasks.artifacts.proxies import proxies_summary
 from tasks.core.errors import DivergedError, InputError
 from tasks.core.evaluation.ranking import best_by_proxies
-from tasks.core.plan.layout import Plan
 from tasks.store.artifacts import Ref, Store
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def take_plans(store: Store, trials: list[Trial], sizes: "Sizes", limit: float) 
         if trial.reason:
             continue
         ref: Ref = trial.found["plan"].result()
-        plan = Plan.from_json((store.open(ref) / "plan.json").read_text())
+        plan = read_plan(store.open(ref))
         # Blocks may differ in size, so that only the plan determines what is disclosed.
         trial.disclosed = sizes.disclosed(plan.kept)
         same = first.setdefault((plan.kept, plan.tuned, plan.layout), trial.name)
@@ -77,7 +78,7 @@ def picked(trials: list[Trial], search: Search) -> list[Trial]:
     left = [trial for trial in trials if not trial.reason]
     if search.by == "measured" or not left:
         return left
-    summaries = [trial.found["proxies"].result().summary for trial in left]
+    summaries = [proxies_summary(trial.found["proxies"].result()) for trial in left]
     return [left[place] for place in best_by_proxies(summaries)[: search.num_measured]]
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from tasks.core.evaluation.likelihoods import Scores
+    from tasks.core.evaluation.scores import Scores
 
 # The first of these that a task has is its main metric (CRaSh reports `acc`, OFT word perplexity on WikiText).
 MAIN_METRICS = ("acc", "exact_match", "em", "word_perplexity", "perplexity", "f1")
@@ -44,7 +44,7 @@ def score(
 
 
 def _score_lm_eval(scorer: Any, task: TaskSource) -> "Scores":
-    from tasks.core.evaluation.likelihoods import Scores
+    from tasks.core.evaluation.scores import Scores
     from tasks.data.lm_eval.requests import digest_of_requests
     from tasks.data.lm_eval.seeding import seeded
     from tasks.data.lm_eval_rows import harness_task
@@ -138,7 +138,8 @@ def _losses(definition: "ConfigurableTask", metric: str, items: list[Any]) -> li
 
 def _score_perplexity(scorer: Any, tokenizer: "PreTrainedTokenizerBase", task: TaskSource, max_length: int) -> "Scores":
     """Score the perplexity per token of the answers (instructions) or documents (text)."""
-    from tasks.core.evaluation.likelihoods import Scores, perplexity_with_error, scaled_losses
+    from tasks.core.evaluation.likelihoods import perplexity_with_error, scaled_losses
+    from tasks.core.evaluation.scores import Scores
     from tasks.data.tokenize import load_examples
 
     examples = load_examples(task, "scored", tokenizer, max_length)

@@ -3,7 +3,7 @@
 import inspect
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ logger = logging.getLogger(__name__)
 class Stage:
     """One stage: `compute` is the plain function, `run` the cached one, `submit` the Prefect task."""
 
-    def __init__(self, compute: Callable[..., dict], packages: Sequence[str], cores: str, gpu: bool) -> None:
+    def __init__(
+        self, compute: Callable[..., Mapping[str, Any]], packages: Sequence[str], cores: str, gpu: bool
+    ) -> None:
         self.compute = compute
         self.name = compute.__name__
         self.packages = tuple(packages)

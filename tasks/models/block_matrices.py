@@ -7,6 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.artifacts.tuning import TUNED_FILE
 from tasks.core.errors import InputError
 from tasks.models.block_names import BlockNames
 from tasks.models.folder_tensors import tensors_of
@@ -79,7 +80,7 @@ def model_tensors(folder: Path, num_blocks: int) -> dict[tuple[int, str], Stored
 
 def tuned_tensors(folder: Path) -> dict[tuple[int, str], StoredTensor]:
     """Return the tensors that a tuning returned, by block and name within it; those outside the blocks are left out."""
-    parts = {name: (name.partition("."), tensor) for name, tensor in read_header(folder / "tuned.safetensors").items()}
+    parts = {name: (name.partition("."), tensor) for name, tensor in read_header(folder / TUNED_FILE).items()}
     return {(int(block), rest): tensor for (block, _, rest), tensor in parts.values() if block.isdigit()}
 
 

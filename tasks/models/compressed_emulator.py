@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.artifacts.emulator import CompressionFacts
+from tasks.artifacts.files import read_object
+from tasks.artifacts.plan import PLAN_FILE, read_plan
 from tasks.core.compression.settings import Compression, is_worth_two, rank_within
 from tasks.core.errors import InputError, in_table
 from tasks.models.block_names import BlockNames
-from tasks.models.emulator import PLAN_FILE, read_plan
 from tasks.models.folder import copy_companions, load_config
 from tasks.models.low_rank_files import INNER, OUTER
 from tasks.models.tensor_files import StoredTensor, TensorSource, stored_tensors, write_tensors
@@ -54,7 +56,7 @@ def write_compressed(folder: Path, how: Compression, out: Path) -> Tally:
         InputError: when the emulator has no frozen blocks, none of their weights suits the method, or the rank is
             invalid.
     """
-    plan, stored = read_plan(folder), stored_tensors(folder)
+    plan, stored = read_plan(folder, "emulator"), stored_tensors(folder)
     if not plan.frozen:
         raise InputError(f"compress.method = {how.method!r}: the plan tunes every kept block, none is frozen")
     names, tally = BlockNames(stored, len(plan.kept), folder), Tally()
@@ -80,9 +82,9 @@ def write_compressed(folder: Path, how: Compression, out: Path) -> Tally:
     return tally
 
 
-def summary(tally: Tally, how: Compression) -> dict[str, Any]:
+def summary(tally: Tally, how: Compression) -> CompressionFacts:
     """Return facts for the stage's summary."""
-    facts: dict[str, Any] = {"method": how.method, "num_compressed": len(tally.errors)}
+    facts: CompressionFacts = {"method": how.method, "num_compressed": len(tally.errors)}
     if tally.errors:
         facts["mean_relative_error"] = sum(tally.errors) / len(tally.errors)
     if how.method == "prune":
@@ -93,9 +95,14 @@ def summary(tally: Tally, how: Compression) -> dict[str, Any]:
 
 
 def read_compression(folder: Path) -> dict[str, Any] | None:
-    """Return how an emulator's frozen blocks were compressed; None if they were not."""
-    file = folder / COMPRESSION_FILE
-    return json.loads(file.read_text()) if file.is_file() else None
+    """Return how an emulator's frozen blocks were compressed; None if they were not.
+
+    Raises:
+        InputError: when the file is not valid.
+    """
+    if not (folder / COMPRESSION_FILE).is_file():
+        return None
+    return read_object(folder, COMPRESSION_FILE, "compression", ["method"])
 
 
 def copy_the_rest(folder: Path, out: Path) -> None:

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.artifacts.plan import read_plan
 from tasks.core.errors import InputError
 from tasks.models.block_names import BlockNames
 from tasks.models.compressed_emulator import COMPRESSION_FILE, copy_the_rest, read_compression
-from tasks.models.emulator import read_plan
 from tasks.models.tensor_files import TensorSource, stored_tensors, write_tensors
 from tasks.models.tensor_sources import DTYPES, ComputedTensor
 from tasks.store.files import flush
@@ -66,7 +66,7 @@ def write_distilled(folder: Path, state: "dict[str, Tensor]", out: Path) -> None
 
 def _places(folder: Path) -> Iterator[tuple[str, str | None, TensorSource]]:
     """Yield (name on disk, name in a state of frozen blocks, tensor); the second is None outside the frozen blocks."""
-    plan, stored = read_plan(folder), stored_tensors(folder)
+    plan, stored = read_plan(folder, "emulator"), stored_tensors(folder)
     names = BlockNames(stored, len(plan.kept), folder)
     for name, tensor in stored.items():
         place = names.place(name)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.artifacts.plan import PLAN_FILE, read_plan
 from tasks.core.errors import InputError
 from tasks.core.plan.layout import Plan
 from tasks.models.block_names import BlockNames
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 __all__ = ["load_emulator", "read_tensors", "save_expanded", "to_safetensors", "write_emulator"]
-
-PLAN_FILE = "plan.json"
 
 
 def write_emulator(model_folder: Path, plan: Plan, out: Path) -> None:
@@ -49,7 +48,7 @@ def save_expanded(folder: Path, out: Path) -> None:
 
     Repeated blocks are stored repeatedly, and a weight in two factors as their product.
     """
-    plan = read_plan(folder)
+    plan = read_plan(folder, "emulator")
     _write_rearranged(folder, load_config(folder), len(plan.kept), [source for source, _ in _stored_layout(plan)], out)
 
 
@@ -57,20 +56,9 @@ def load_emulator(folder: Path, *, dtype: "torch.dtype | str" = "auto", device: 
     """Load the emulator laid out as its plan says: shared blocks tied, tuned blocks with own, trainable tensors."""
     from tasks.core.blocks.surgery import rearranged
 
-    plan = read_plan(folder)
+    plan = read_plan(folder, "emulator")
     network = load_with_factors(folder, len(plan.kept), dtype=dtype, device=device)
     return rearranged(network, _stored_layout(plan))
-
-
-def read_plan(folder: Path) -> Plan:
-    """Read the plan beside an emulator.
-
-    Raises:
-        InputError: when the folder is not an emulator.
-    """
-    if not (folder / PLAN_FILE).is_file():
-        raise InputError(f"{folder} is no emulator: it has no {PLAN_FILE}")
-    return Plan.from_json((folder / PLAN_FILE).read_text())
 
 
 def _stored_layout(plan: Plan) -> list[tuple[int, bool]]:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from tasks.core.study.lens import Lens
 
 LENS_FILE = "lens.safetensors"
-CURVES_FILE = "curves.safetensors"
 # Key in the file's metadata of the digest of the weights of the lens's model.
 DIGEST = "model_weights"
 

@@ -25,11 +25,8 @@ def load_tuned_model(model: "PreTrainedModel", folder: Path, name: str) -> "tupl
 
     try:
         returned = read_returned(folder)
-    except OSError as error:
-        raise InputError(
-            f"point {name!r}: {folder} is no tuning ({type(error).__name__}); it needs tuned.safetensors and plan.json,"
-            " as `tune` and `plug_in` write them"
-        ) from error
+    except InputError as error:
+        raise InputError(f"point {name!r}: {error}; give a folder that `tune` or `plug_in` wrote") from error
     plan, variant = returned.plan, returned.variant
     if plan.num_blocks != (num_blocks := len(get_blocks(model))):
         raise InputError(

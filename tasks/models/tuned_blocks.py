@@ -12,20 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.artifacts.files import load_tensors, read_object, require_file
+from tasks.artifacts.plan import read_plan, write_plan
+from tasks.artifacts.tuning import DIVERGED_FILE, KEPT_FILE, TUNED_FILE, VARIANT_FILE
 from tasks.core.errors import DivergedError
 from tasks.core.plan.layout import Plan
 from tasks.core.tuning.method import TuningMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-TUNED_FILE = "tuned.safetensors"
-EMULATOR_FILE = "emulator.safetensors"
-VARIANT_FILE = "variant.json"
-PLAN_FILE = "plan.json"
-DIVERGED_FILE = "diverged.json"
-# All files that a tuning can leave if it did not diverge.
-FILES = (TUNED_FILE, EMULATOR_FILE, VARIANT_FILE, PLAN_FILE)
 
 
 @dataclass(frozen=True)
@@ -47,9 +42,9 @@ def write_returned(folder: Path, plan: Plan, variant: TuningMethod, state: "dict
     tuned = {name: tensor.contiguous() for name, tensor in state.items() if is_returned(name, plan)}
     save_file(tuned, folder / TUNED_FILE)
     if kept := {name: tensor.contiguous() for name, tensor in state.items() if name not in tuned}:
-        save_file(kept, folder / EMULATOR_FILE)
+        save_file(kept, folder / KEPT_FILE)
     (folder / VARIANT_FILE).write_text(variant.to_json())
-    (folder / PLAN_FILE).write_text(plan.to_json())
+    write_plan(folder, plan)
 
 
 def write_diverged(folder: Path, reason: str) -> None:
@@ -64,16 +59,15 @@ def read_returned(folder: Path) -> Returned:
 
     Raises:
         DivergedError: when the tuning diverged.
-        InputError: when a file is invalid.
+        InputError: when a file is missing or invalid.
     """
-    from safetensors.torch import load_file
-
     if (folder / DIVERGED_FILE).exists():
-        raise DivergedError(json.loads((folder / DIVERGED_FILE).read_text())["diverged"])
-    variant, kept = folder / VARIANT_FILE, folder / EMULATOR_FILE
+        raise DivergedError(read_object(folder, DIVERGED_FILE, "reason", ["diverged"])["diverged"])
+    tuned = require_file(folder, TUNED_FILE, "tuning")
+    variant, kept = folder / VARIANT_FILE, folder / KEPT_FILE
     return Returned(
-        Plan.from_json((folder / PLAN_FILE).read_text()),
+        read_plan(folder, "tuning"),
         TuningMethod.from_json(variant.read_text()) if variant.exists() else TuningMethod(),
-        load_file(folder / TUNED_FILE),
-        load_file(kept) if kept.exists() else {},
+        load_tensors(tuned, "torch"),
+        load_tensors(kept, "torch") if kept.exists() else {},
     )

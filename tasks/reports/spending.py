@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from tasks.artifacts.emulator import emulator_sizes
+from tasks.artifacts.tuning import TUNED_FILE, tuning_summary
 from tasks.engine.work import Work
 from tasks.store.artifacts import Ref
 
-TUNED_FILE = "tuned.safetensors"
 # Column headers by figure. Sizes follow from the inputs; efforts depend on the machine that computed them, and are
 # therefore in no artifact's content.
 SIZES = {
@@ -35,11 +36,11 @@ def sizes(work: Work, emulator: Ref | None, tunings: Sequence[Ref], num_paramete
     """
     figures: dict[str, Any] = {}
     if emulator is not None:
-        disclosed = emulator.summary["num_parameters"]
-        figures |= {"disclosed_parameters": disclosed, "disclosed_bytes": emulator.summary["num_bytes"]}
+        disclosed, num_bytes = emulator_sizes(emulator)["num_parameters"], emulator_sizes(emulator)["num_bytes"]
+        figures |= {"disclosed_parameters": disclosed, "disclosed_bytes": num_bytes}
         figures |= {"disclosed_share": disclosed / num_parameters} if num_parameters else {}
     if tunings:
-        figures["trained_parameters"] = tunings[0].summary["num_parameters"]
+        figures["trained_parameters"] = tuning_summary(tunings[0])["num_parameters"]
     if tunings and emulator is not None:
         figures["returned_bytes"] = (work.open(tunings[0]) / TUNED_FILE).stat().st_size
     return figures
@@ -49,12 +50,13 @@ def efforts(tunings: Sequence[Ref]) -> dict[str, float]:
     """Return tuning_seconds, the time of one seed's training loops as a mean over seeds, and known peak_* maxima."""
     if not tunings:
         return {}
-    summaries = [ref.summary for ref in tunings]
+    summaries = [tuning_summary(ref) for ref in tunings]
     # With several learning rates, all of them were tuned to find one.
     found = {"tuning_seconds": sum(one.get("all_seconds", one["seconds"]) for one in summaries) / len(summaries)}
-    for name in ("peak_memory_gib", "peak_gpu_memory_gib"):
-        if known := [one[name] for one in summaries if name in one]:
-            found[name] = max(known)
+    if known := [one["peak_memory_gib"] for one in summaries if "peak_memory_gib" in one]:
+        found["peak_memory_gib"] = max(known)
+    if known := [one["peak_gpu_memory_gib"] for one in summaries if "peak_gpu_memory_gib" in one]:
+        found["peak_gpu_memory_gib"] = max(known)
     return found
 
 

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from tasks.artifacts.states import read_states
+from tasks.artifacts.study.cross_similarity import CrossSummary, write_cross
 from tasks.core.errors import InputError
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
@@ -14,34 +16,30 @@ ROWS = ("task", "split", "num_rows", "part")
 
 
 @stage(packages=("torch", "safetensors"))
-def cross(work: Work, first: Ref, second: Ref) -> dict:
+def cross(work: Work, first: Ref, second: Ref) -> CrossSummary:
     """Compute CKA between all states of two captures: of two models, or of the full model and an emulator or plug-in.
 
-    Writes `cross.safetensors`: `linear_cka`, `debiased_cka`, `rbf_cka`, each [N1+1, N2+1] float32 with state 0 the
-    embeddings. Widths and depths may differ. The summary has, as 1 - CKA by the debiased estimator and without the
-    embeddings, `unlike_best_match`, the mean over the first network's blocks with each one's most similar block of the
-    second, and for equal depths `unlike_same_depth`.
+    Writes `tasks.artifacts.study.cross_similarity.CrossSimilarity`. Widths and depths may differ. The summary has, as
+    1 - CKA by the debiased estimator and without the embeddings, `unlike_best_match`, the mean over the first network's
+    blocks with each one's most similar block of the second, and for equal depths `unlike_same_depth`.
 
     Raises:
         InputError: when the captures are not of the same rows.
     """
-    from safetensors.torch import load_file, save_file
-
     from tasks.core.cka import ESTIMATORS
     from tasks.core.cross_cka import cross_cka
 
     folders = [work.open(ref) for ref in (first, second)]
     _require_same_rows(*folders)
-    left, right = (load_file(folder / "states.safetensors")["states"] for folder in folders)
+    left, right = (read_states(folder)["states"] for folder in folders)
     names = [_names(len(left), "first"), _names(len(right), "second")]
     matrices = {
-        name: cross_cka(left, right, kernel, debiased, *names).contiguous()
-        for name, (kernel, debiased) in ESTIMATORS.items()
+        name: cross_cka(left, right, kernel, debiased, *names) for name, (kernel, debiased) in ESTIMATORS.items()
     }
-    save_file(matrices, work.out / "cross.safetensors")
+    write_cross(work.out, matrices)
     # For a nearly unchanged network, CKA is 1 to the digits that a table shows, but 1 - CKA still tells a difference.
     unlike = 1.0 - matrices["debiased_cka"][1:, 1:].double()
-    facts = {
+    facts: CrossSummary = {
         "num_blocks": unlike.shape[0],
         "num_other_blocks": unlike.shape[1],
         "num_rows": left.shape[1],

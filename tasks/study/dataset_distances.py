@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from tasks.artifacts.states import read_states
+from tasks.artifacts.study.dataset_distances import DatasetsSummary, write_dataset_distances
 from tasks.core.errors import InputError
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
@@ -9,20 +11,19 @@ from tasks.store.artifacts import Ref
 
 
 @stage(packages=("torch", "safetensors"))
-def datasets(work: Work, states: list[Ref], *, names: tuple[str, ...], distance: str = "energy", seed: int = 0) -> dict:
+def datasets(
+    work: Work, states: list[Ref], *, names: tuple[str, ...], distance: str = "energy", seed: int = 0
+) -> DatasetsSummary:
     """Compute distances between data sets, from the states behind the last block; rows need no pairing.
 
     states: captures of one model, one for each data set; names: of the data sets; distance: that of the map, one of
-    energy, mmd and frechet. Writes `datasets.safetensors`, with distances in units of the pooled states' root mean
-    square distance from their mean: `energy`, `mmd` (without unit), `frechet` [D, D]; for each of them `<name>_halves`
-    [D], between two halves of one data set, which is the effect of sampling; `map` [D, 2] (classical scaling of
-    `distance`), `rows` [n, 2] (all rows on their two principal components) and `row_dataset` [n].
+    energy, mmd and frechet. Writes `tasks.artifacts.study.dataset_distances.DatasetDistances`; distances between two
+    halves of one data set are the effect of sampling.
 
     Raises:
         InputError: when the distance is unknown, names and states differ in number, or as `dataset_distances`.
     """
     import torch
-    from safetensors.torch import load_file, save_file
 
     from tasks.core.study.dataset_distance import DISTANCES, classical_map, dataset_distances, principal_map
 
@@ -30,15 +31,15 @@ def datasets(work: Work, states: list[Ref], *, names: tuple[str, ...], distance:
         raise InputError(f"distance = {distance!r}; choose from {', '.join(DISTANCES)}")
     if len(names) != len(states):
         raise InputError(f"{len(states)} captures with {len(names)} names: give each data set's name, in order")
-    clouds = [load_file(work.open(ref) / "states.safetensors")["states"][-1] for ref in states]
+    clouds = [read_states(work.open(ref))["states"][-1] for ref in states]
     found = dataset_distances(clouds, names, seed)
     places, map_share = classical_map(found.distances[distance])
     rows, rows_share = principal_map(clouds, names)
     tensors: dict[str, Any] = found.distances | {f"{name}_halves": found.halves[name] for name in DISTANCES}
     tensors |= {"map": places, "rows": rows}
-    stored = {name: tensor.float().contiguous() for name, tensor in tensors.items()}
+    stored = {name: tensor.float() for name, tensor in tensors.items()}
     stored["row_dataset"] = torch.cat([torch.full((len(cloud),), number) for number, cloud in enumerate(clouds)])
-    save_file(stored, work.out / "datasets.safetensors")
+    write_dataset_distances(work.out, stored)
     return {
         "distance": distance,
         "names": list(names),

@@ -1,13 +1,8 @@
-"""Importance: measure the loss without a block, with another block in its place, or with its tuning undone.
-
-`importance.safetensors`, float64: `loss` [1]; `deleted`, `deleted_stderr` [N], the standard error over rows of the
-difference to `loss`; `pairs`, `pairs_stderr` [N, N] with block j at position i in row i; `tuned_loss` [1], `rewound`,
-`rewound_stderr` [K] and `tuned_blocks` [K] (int64). Tensors that were not requested are absent. Losses are in nats per
-answer token, perplexities are their exponentials.
-"""
+"""Importance: measure the loss without a block, with another block in its place, or with its tuning undone."""
 
 from typing import TYPE_CHECKING, Any
 
+from tasks.artifacts.study.importance import ImportanceFacts, ImportanceSummary, write_importance
 from tasks.data.sources import Split, TaskSource
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
@@ -36,7 +31,7 @@ def importance(
     pairs: bool = False,
     precision: str = "float32",
     max_tokens: int = 8192,
-) -> dict[str, Any]:
+) -> ImportanceSummary:
     """Compute losses over answer tokens, in nats, of a model whose blocks are changed one at a time.
 
     tuned: a tuning (of `tune` or `plug_in`) whose blocks are also rewound one at a time; pairs: also run every block at
@@ -46,8 +41,6 @@ def importance(
         InputError: when there are fewer than two rows, the model's own loss is not finite, or the tuning is of another
             model.
     """
-    from safetensors.torch import save_file
-
     from tasks.core.blocks.devices import EVERY
     from tasks.data.task_measure import limited, require_several
     from tasks.data.tokenize import load_examples
@@ -62,8 +55,8 @@ def importance(
     tensors, num_tokens = _changed(network, examples.rows, pairs, options)
     if tuned is not None:
         tensors |= _rewound(network, *load_tuned_model(network, work.open(tuned), "tuned"), examples.rows, options)
-    save_file(tensors, work.out / "importance.safetensors")
-    return {"num_rows": examples.num_rows, "num_tokens": num_tokens, "split": split, **_summary(tensors)}
+    write_importance(work.out, tensors)
+    return {"num_rows": examples.num_rows, "num_tokens": num_tokens, "split": split, **_facts(tensors)}
 
 
 def _changed(
@@ -118,13 +111,13 @@ def _with_errors(name: str, found: "RowLosses", varied: "Tensor") -> "dict[str, 
     return {name: means, f"{name}_stderr": torch.tensor(errors, dtype=torch.float64)}
 
 
-def _summary(tensors: "dict[str, Tensor]") -> dict[str, Any]:
+def _facts(tensors: "dict[str, Tensor]") -> ImportanceFacts:
     """Return the model's loss and perplexity, and the blocks whose deletion costs most and least."""
     from tasks.data.task_measure import perplexity
 
     added = tensors["deleted"] - tensors["loss"]
     tuned = float(tensors["tuned_loss"]) if "tuned_loss" in tensors else None
-    return {
+    facts: ImportanceFacts = {
         "loss": float(tensors["loss"]),
         "perplexity": perplexity(float(tensors["loss"])),
         "num_blocks": len(added),
@@ -135,5 +128,7 @@ def _summary(tensors: "dict[str, Tensor]") -> dict[str, Any]:
         "smallest_increase": float(added.min()),
         "largest_perplexity": perplexity(float(tensors["deleted"].max())),
         "smallest_perplexity": perplexity(float(tensors["deleted"].min())),
-        **({} if tuned is None else {"tuned_loss": tuned, "tuned_perplexity": perplexity(tuned)}),
     }
+    if tuned is not None:
+        facts |= {"tuned_loss": tuned, "tuned_perplexity": perplexity(tuned)}
+    return facts

@@ -1,14 +1,8 @@
-"""Landscape: measure loss and task metric on lines and on a plane between tunings of one model.
-
-`landscape.safetensors`, float64: `line_places` [n] from 0 to 1, `line_loss` and `line_metric` [L, n]; `plane_x` and
-`plane_y` [m], `plane_loss` and `plane_metric` [m, m] with y in rows; `plane_points` [P, 3]: for each point x, y, and
-its distance from the plane over that from the origin (points outside are projected). Losses are in nats per answer
-token. `landscape.json`: names, each line's barrier (`tasks.core.study.landscape.Barrier`), the metric's name, the
-split, and the directions of the axes.
-"""
+"""Landscape: measure loss and task metric on lines and on a plane between tunings of one model."""
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from tasks.artifacts.study.landscape import LandscapeFacts, LandscapeSummary, write_landscape
 from tasks.data.sources import Split, TaskSource
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
@@ -67,38 +61,41 @@ def landscape(
     limits: Any = {"num_rows": num_rows, "max_length": model.context, "max_tokens": max_tokens}
     measure = TaskMeasure(network, load_tokenizer(model), task, split, **limits)
     tensors, lines = _lines(work, network, states, measure, resolution_line)
-    facts: dict[str, Any] = {"points": order, "lines": lines, "split": split, "metric": measure.metric}
-    facts |= {"higher_is_better": measure.higher_is_better, "num_tokens": measure.num_tokens}
+    facts: LandscapeFacts = {
+        "points": order,
+        "lines": lines,
+        "split": split,
+        "metric": measure.metric,
+        "higher_is_better": measure.higher_is_better,
+        "num_tokens": measure.num_tokens,
+    }
     if len(order) > 2 and resolution_plane > 1:
         plane, how = _plane(work, network, states, measure, axes, extent, resolution_plane)
-        tensors, facts = tensors | plane, facts | {"plane": how}
-    _write(work, tensors, facts)
-    return {"num_rows": measure.num_rows, "num_points": len(order), **_summary(facts)}
+        tensors, facts["plane"] = tensors | plane, how
+    write_landscape(work.out, tensors, facts)
+    summary: LandscapeSummary = {
+        "num_rows": measure.num_rows,
+        "num_points": len(order),
+        "metric": measure.metric,
+        "split": split,
+        "num_changed_blocks": len({block for line in lines for block in line["changed_blocks"]}),
+    }
+    return {**summary, **_barriers(lines)}
 
 
-def _write(work: Work, tensors: "Mapping[str, Tensor]", facts: "Mapping[str, Any]") -> None:
-    import json
-
-    from safetensors.torch import save_file
-
-    save_file(dict(tensors), work.out / "landscape.safetensors")
-    (work.out / "landscape.json").write_text(json.dumps(facts, indent=2) + "\n")
-
-
-def _summary(facts: "Mapping[str, Any]") -> dict[str, Any]:
-    """Return every path's barrier, by the names of its ends."""
-    lines = facts["lines"]
-    summary: dict[str, Any] = {"metric": facts["metric"], "split": facts["split"]}
+def _barriers(lines: "Sequence[Mapping[str, Any]]") -> dict[str, Any]:
+    """Return every line's barrier, by the names of its ends."""
+    found: dict[str, Any] = {}
     for line in lines:
         between = f"{line['begin']}_{line['end']}"
-        summary |= {
+        found |= {
             f"barrier_{between}": line["height"],
             f"stderr_of_barrier_{between}": line["stderr"],
             f"place_of_barrier_{between}": line["place"],
             f"metric_drop_{between}": line["metric_drop"],
             f"connected_{between}": line["connected"],
         }
-    return summary | {"num_changed_blocks": len({block for line in lines for block in line["changed_blocks"]})}
+    return found
 
 
 def _require_points(points: "Mapping[str, Ref | None]", order: "Sequence[str]") -> None:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from tasks.artifacts.study.lens import LensFacts, LensSummary, write_curves
 from tasks.core.tuning.settings import TrainSettings
 from tasks.data.sources import TaskSource
 from tasks.engine.stage import stage
@@ -26,9 +27,8 @@ def lens(
     """Train a tuned lens (arXiv 2303.08112) on the task's first `num_rows` training rows; resumes if it was killed.
 
     task: rows of a task or plain text, in windows of at most `block` tokens; every token but a row's first counts.
-    Writes `lens.safetensors`: `weight` [N-1, d, d], `bias` [N-1, d], with the digest of the model's weights; and
-    `curves.safetensors`, measured on as many validation rows: `kl_logit`, `kl_tuned` (from the model's output to each
-    block's lens, nats), `agreement_logit`, `agreement_tuned` (share of positions with the same likeliest token), [N].
+    Writes the lens (`tasks.models.lens_files`) and `tasks.artifacts.study.lens.LensCurves`, measured on as many
+    validation rows.
 
     Raises:
         InputError: when there are fewer than two rows, only one block, or a state that is not finite.
@@ -64,20 +64,22 @@ def lens(
     )
     write_lens(work.out, result.state, model)
     measured = _measure(work, model, held_out, precision, max_tokens=settings.max_tokens, pad_id=pad_id)
-    return {**result.summary(), "num_rows": len(rows), "num_held_out_rows": len(held_out), **measured}
+    summary: LensSummary = {
+        "num_steps": result.num_steps,
+        "num_rows": len(rows),
+        "num_held_out_rows": len(held_out),
+        **measured,
+    }
+    return {**result.summary(), **summary}
 
 
-def _measure(
-    work: Work, model: ModelSource, rows: "list[Example]", precision: str, **options: Any
-) -> dict[str, float | int]:
+def _measure(work: Work, model: ModelSource, rows: "list[Example]", precision: str, **options: Any) -> LensFacts:
     """Write the curves of the trained and of the logit lens; return their means over all blocks but the last.
 
     The model is loaded again, since the one that trained the lens has two number formats.
     """
-    from safetensors.torch import save_file
-
     from tasks.core.study.lens import make_lens, measure_curves
-    from tasks.models.lens_files import CURVES_FILE, load_lens
+    from tasks.models.lens_files import load_lens
     from tasks.models.loading import load_model
 
     network = load_model(model, precision, work.device)
@@ -85,6 +87,9 @@ def _measure(
     curves = {name: measure_curves(network, each, rows, **options) for name, each in lenses.items()}
     tensors = {f"kl_{name}": each.kl.float() for name, each in curves.items()}
     tensors |= {f"agreement_{name}": each.agreement.float() for name, each in curves.items()}
-    save_file(tensors, work.out / CURVES_FILE)
-    means = {f"mean_kl_{name}": float(each.kl[:-1].mean()) for name, each in curves.items()}
-    return {"num_positions": curves["tuned"].num_positions, **means}
+    write_curves(work.out, tensors)
+    return {
+        "num_positions": curves["tuned"].num_positions,
+        "mean_kl_logit": float(curves["logit"].kl[:-1].mean()),
+        "mean_kl_tuned": float(curves["tuned"].kl[:-1].mean()),
+    }

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from tasks.artifacts.states import read_states
+from tasks.artifacts.study.modules import StructureFacts, StructureSummary, write_structure
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
 from tasks.store.artifacts import Ref
@@ -22,27 +24,21 @@ def structure(
     num_bootstraps: int = 100,
     num_samples: tuple[int, ...] = (),
     seed: int = 0,
-) -> dict:
+) -> StructureSummary:
     """Find modules in the similarity of the N blocks, and how they depend on the captured rows.
 
     states: of `capture`; estimator: linear_cka, debiased_cka or rbf_cka; num_bootstraps: resamples of the rows, and
     subsets of each size; num_samples: sizes of subsets, of which those below the number of rows are used.
-    Writes `structure.safetensors`, CKA without unit: `similarity` [N, N], `module` [N] (number of each block's run in
-    the best cut into two or more, even if chance does as well), `gains` [N] (modularity of the best cut into 1, 2,
-    ... N runs), `adjacent` [N-1]; from the bootstrap `adjacent_deviation` [N-1], `together` [N, N], `boundaries` [N-1],
-    `scores` and `counts` [B] (see `Spread`); and by number of rows `num_samples` [M], `adjacent_by_size` and
-    `adjacent_deviation_by_size` [M, N-1], `score_by_size` and `agreement_by_size` [M] (means; the last is all rows).
+    Writes the tensors of `tasks.artifacts.study.modules.Structure`.
 
     Raises:
         InputError: as `linear_cka`, or when there are fewer than 3 blocks or 2 bootstraps.
     """
-    from safetensors.torch import load_file, save_file
-
     from tasks.core.study.bootstrap import RowSample, bootstrap, subsample
     from tasks.core.study.modularity import modularity
 
     # Without state 0, the embeddings, which is not the output of a block.
-    sample = RowSample(load_file(work.open(states) / "states.safetensors")["states"][1:], estimator)
+    sample = RowSample(read_states(work.open(states))["states"][1:], estimator)
     similarity = sample.similarity(range(sample.num_rows))
     found = modularity(similarity, seed=seed)
     spread = bootstrap(sample, found.cut, num_bootstraps, seed)
@@ -52,12 +48,17 @@ def structure(
         for size in work.progress(sizes, "numbers of rows")
     }
     tensors = _tensors(similarity, found, spread) | _by_size(sample, similarity, found, subsets)
-    save_file(tensors, work.out / "structure.safetensors")
-    facts = {"estimator": estimator, "num_blocks": len(similarity), "num_rows": sample.num_rows}
-    return facts | {"num_bootstraps": num_bootstraps} | _facts(found, spread)
+    write_structure(work.out, tensors)
+    return {
+        "estimator": estimator,
+        "num_blocks": len(similarity),
+        "num_rows": sample.num_rows,
+        "num_bootstraps": num_bootstraps,
+        **_facts(found, spread),
+    }
 
 
-def _facts(found: "Modularity", spread: "Spread") -> dict[str, Any]:
+def _facts(found: "Modularity", spread: "Spread") -> StructureFacts:
     """Return facts about the best cut, into `num_runs` runs; only `num_modules` is 1 if chance does as well."""
     return {
         "modularity": found.score,

@@ -1,11 +1,8 @@
-"""Distances: measure distances between the predictions that a lens reads behind every two blocks.
-
-`distances.safetensors`, float32 [N, N] each: `kl` (row i, column j: KL(p_i || p_j), nats), `js` (nats), `hellinger`,
-`total_variation`, `cosine` (1 - cos), `wasserstein` (order 1, over the line of the model's own surprisal, nats).
-"""
+"""Distances: measure distances between the predictions that a lens reads behind every two blocks."""
 
 from typing import Any
 
+from tasks.artifacts.study.prediction_distances import DistancesSummary, write_distances
 from tasks.data.sources import Split, TaskSource
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
@@ -34,8 +31,6 @@ def distances(
         InputError: when there are fewer than two rows or positions, a number is not finite, or the lens is of another
             model.
     """
-    from safetensors.torch import save_file
-
     from tasks.core.study.lens import every_token
     from tasks.core.study.predictions import functional_distances
     from tasks.data.tokenize import load_examples
@@ -50,12 +45,12 @@ def distances(
     reader = chosen_lens(work.open(lens) if lens else None, model, network)
     found = functional_distances(network, reader, rows, num_tokens, **options)
     means = found.means()
-    save_file({name: matrix.float().contiguous() for name, matrix in means.items()}, work.out / "distances.safetensors")
-    return {
+    write_distances(work.out, {name: matrix.float() for name, matrix in means.items()})
+    summary: DistancesSummary = {
         "lens": "logit" if lens is None else "tuned",
         "num_blocks": found.num_distributions,
         "num_rows": len(rows),
         "split": split,
         "num_positions": found.num_positions,
-        **{f"adjacent_{name}": float(matrix.diagonal(1).mean()) for name, matrix in means.items()},
     }
+    return {**summary, **{f"adjacent_{name}": float(matrix.diagonal(1).mean()) for name, matrix in means.items()}}

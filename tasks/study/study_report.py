@@ -2,6 +2,13 @@
 
 from typing import Any
 
+from tasks.artifacts.study.study_report import (
+    PAGE_WITHOUT_WORDS,
+    STUDY_PAGE,
+    STUDY_TABLE,
+    StudySummary,
+    write_study_report,
+)
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
 
@@ -15,8 +22,6 @@ def findings(work: Work, *, cells: list[dict[str, Any]]) -> dict:
     cells: for each model and data set `label`, `model`, `task`, `facts`, and `analyses`, the references to artifacts by
     stage and label. Returns the numbers that answer a question, by cell if there are several.
     """
-    import json
-
     from tasks.reports.study.answers import numbers
     from tasks.reports.study.cells import Analysis, Studied
     from tasks.reports.study.page import flat, markdown, page
@@ -29,13 +34,20 @@ def findings(work: Work, *, cells: list[dict[str, Any]]) -> dict:
     studied = [opened(cell) for cell in cells]
     sections = draw(studied, work.out)
     found = numbers(studied)
-    (work.out / "study.html").write_text(page(studied, found, sections))
-    (work.out / "study.md").write_text(markdown(studied, found))
+    (work.out / STUDY_PAGE).write_text(page(studied, found, sections))
+    (work.out / STUDY_TABLE).write_text(markdown(studied, found))
     figures = [drawn for section in sections for drawn in section.figures]
     private = [drawn.name for drawn in figures if drawn.private]
     if private:
-        (work.out / "study_without_words.html").write_text(page(studied, found, without_words(sections)))
-    names = {"figures": [drawn.name for drawn in figures], "private": private}
-    content = {"cells": [cell.label for cell in studied], "numbers": found, **names}
-    (work.out / "study.json").write_text(json.dumps(content, indent=1, sort_keys=True))
-    return {"num_figures": len(figures), **flat(found)}
+        (work.out / PAGE_WITHOUT_WORDS).write_text(page(studied, found, without_words(sections)))
+    write_study_report(
+        work.out,
+        {
+            "cells": [cell.label for cell in studied],
+            "numbers": found,
+            "figures": [drawn.name for drawn in figures],
+            "private": private,
+        },
+    )
+    summary: StudySummary = {"num_figures": len(figures)}
+    return {**summary, **flat(found)}

@@ -1,8 +1,9 @@
 """Trajectory: trace predictions block by block, in the full model and in models without some of its blocks."""
 
-import json
 from typing import TYPE_CHECKING, Any
 
+from tasks.artifacts.plan import read_plan
+from tasks.artifacts.study.trajectory import Row, TrajectorySummary, Variant, write_trajectories
 from tasks.core.errors import InputError
 from tasks.data.sources import Split, TaskSource
 from tasks.engine.stage import stage
@@ -12,8 +13,6 @@ from tasks.store.artifacts import Ref
 
 if TYPE_CHECKING:
     from tasks.core.study.predictions import Trajectory
-
-TRAJECTORY_FILE = "trajectory.json"
 
 
 @stage(packages=("torch", "transformers", "tokenizers", "lm_eval"), gpu=True)
@@ -28,13 +27,12 @@ def trajectory(
     split: Split,
     num_positions: int,
     precision: str,
-) -> dict:
+) -> TrajectorySummary:
     """Read the likeliest token behind every block at the last positions of the first rows (CRaSh, figure 3).
 
     lens: a tuned lens of this model; by default the logit lens. plans: by name; the kept blocks of each run one after
-    another. Writes `trajectory.json`: `lens`, `split`, and for each of `rows` its number, its `tokens` [T] as text, and
-    by variant ("full", then the plans) `sources` [n] and `top` (text), `probability`, `entropy`, `kl` (nats, from the
-    full model's output), [n][T] each. Only this file and the figures made of it contain words of rows.
+    another. Writes `tasks.artifacts.study.trajectory.Trajectories`. Only this file and the figures made of it contain
+    words of rows.
 
     Raises:
         InputError: when a plan or the lens is of another model, or a number is not finite.
@@ -56,7 +54,7 @@ def trajectory(
         name: place(rearranged(network, [(block, False) for block in kept]), work.device)
         for name, kept in variants.items()
     }
-    told: list[dict[str, Any]] = []
+    told: list[Row] = []
     for row in work.progress(rows, "rows"):
         found: dict[str, Trajectory] = {}
         for name, kept in variants.items():
@@ -66,19 +64,17 @@ def trajectory(
         told.append(
             {
                 "row": row.row,
-                "tokens": [tokenizer.decode([token]) for token in ids],
+                "tokens": [str(tokenizer.decode([token])) for token in ids],
                 "variants": {name: _as_text(each, tokenizer) for name, each in found.items()},
             }
         )
     how = "logit" if lens is None else "tuned"
-    (work.out / TRAJECTORY_FILE).write_text(json.dumps({"lens": how, "split": split, "rows": told}))
+    write_trajectories(work.out, {"lens": how, "split": split, "rows": told})
     return {"lens": how, "num_rows": len(told), "num_blocks": {name: len(kept) for name, kept in variants.items()}}
 
 
 def _variants(work: Work, model: ModelSource, plans: dict[str, Ref]) -> dict[str, tuple[int, ...]]:
     """Return the blocks that each variant runs."""
-    from tasks.models.emulator import read_plan
-
     variants: dict[str, tuple[int, ...]] = {"full": tuple(range(model.num_blocks))}
     for name, ref in plans.items():
         plan = read_plan(work.open(ref))
@@ -93,8 +89,12 @@ def _variants(work: Work, model: ModelSource, plans: dict[str, Ref]) -> dict[str
     return variants
 
 
-def _as_text(found: "Trajectory", tokenizer: Any) -> dict[str, Any]:
+def _as_text(found: "Trajectory", tokenizer: Any) -> Variant:
     """Return a trajectory for JSON, with tokens as text."""
-    numbers = {name: getattr(found, name).tolist() for name in ("probability", "entropy", "kl")}
-    top = [[tokenizer.decode([token]) for token in line] for line in found.top.tolist()]
-    return {"sources": list(found.sources), "top": top, **numbers}
+    return {
+        "sources": list(found.sources),
+        "top": [[tokenizer.decode([token]) for token in line] for line in found.top.tolist()],
+        "probability": found.probability.tolist(),
+        "entropy": found.entropy.tolist(),
+        "kl": found.kl.tolist(),
+    }

@@ -1,8 +1,9 @@
 """Weights: compare the matrices of the blocks with one another, and with those of a tuned model."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from tasks.artifacts.study.weight_distances import WeightsSummary, write_weight_distances
 from tasks.core.errors import InputError
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
@@ -16,20 +17,18 @@ if TYPE_CHECKING:
 
 
 @stage(packages=("torch", "safetensors"))
-def weights(work: Work, model: ModelSource, *, other: ModelSource | None = None, tuned: Ref | None = None) -> dict:
+def weights(
+    work: Work, model: ModelSource, *, other: ModelSource | None = None, tuned: Ref | None = None
+) -> WeightsSummary:
     """Compute Frobenius norms and distances of blocks' matrices of the same name and shape, read in parts of 64 MB.
 
     other: a second model of the same shape, or tuned: tuned blocks (not both), for the change of each matrix. Writes
-    `weights.safetensors`, with R names of matrices (`roles` of the summary) and N blocks: `norm`, `variance` (of the
-    entries) [R, N], `distance` and `relative` (`relative_distance`) [R, N, N], and `change` [R, N], all Frobenius,
-    float32. Values are NaN where a block lacks the matrix, or two blocks have it in different shapes; a block that was
-    not tuned has change 0. The summary lacks `mean_relative_distance` if no two blocks can be compared.
+    `tasks.artifacts.study.weight_distances.WeightDistances`; a block that was not tuned has change 0. The summary lacks
+    `mean_relative_distance` if no two blocks can be compared.
 
     Raises:
         InputError: when weights are not finite, or the second model has another shape.
     """
-    from safetensors.torch import save_file
-
     from tasks.models.block_matrices import read_roles
 
     roles = read_roles(Path(model.path), model.num_blocks)
@@ -37,14 +36,14 @@ def weights(work: Work, model: ModelSource, *, other: ModelSource | None = None,
     tensors = _statistics(work, roles, names, model.num_blocks)
     norm = tensors["norm"]
     num_entries = sum(role.num_entries * len(role.blocks) for role in roles)
-    facts: dict[str, Any] = {"roles": names, "num_blocks": model.num_blocks, "num_entries": num_entries}
+    facts: WeightsSummary = {"roles": names, "num_blocks": model.num_blocks, "num_entries": num_entries}
     if (mean := _mean_of_pairs(tensors["relative"])) is not None:
         facts["mean_relative_distance"] = mean
     if other is not None or tuned is not None:
         tensors["change"] = _changes(work, model, roles, names, other, tuned)
         size = float(norm.double().square().nansum().sqrt())
         facts["relative_change"] = float(tensors["change"].double().square().nansum().sqrt()) / size
-    save_file(tensors, work.out / "weights.safetensors")
+    write_weight_distances(work.out, tensors)
     return facts
 
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from tasks.core.evaluation.likelihoods import Scores, perplexity_with_error
+from tasks.core.evaluation.likelihoods import perplexity_with_error
+from tasks.core.evaluation.scores import Scores
 from tasks.data.lm_eval.model import language_model
 from tasks.data.lm_eval.task import quiet
 from tasks.data.resolving import resolve_task

@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any, TypedDict, cast
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from docs import project
 from tests.docs.pages import DOCS, ROOT, blocks_of
@@ -20,7 +20,8 @@ PAGES = sorted((DOCS / "contributing").glob("add-*.md"))
 # What is at the top of the files that the examples belong to.
 IMPORTS = {
     **{name: getattr(project, name) for name in project.__all__},
-    **{"csv": csv, "load_file": load_file, "pytest": pytest, "save_file": save_file, "torch": torch},
+    **{"csv": csv, "pytest": pytest, "torch": torch, "Tensor": torch.Tensor},
+    **{"Annotated": Annotated, "TypedDict": TypedDict, "cast": cast},
     **{"Callable": Callable, "Iterable": Iterable, "Iterator": Iterator, "Mapping": Mapping, "Sequence": Sequence},
     **{"Any": Any, "Path": Path, "StatesOf": Callable[[torch.Tensor], project.Ref]},
 }
@@ -52,6 +53,10 @@ def run_example(page: Path, folder: Path) -> tuple[dict[str, Any], list[Any]]:
     """Names that the page's Python blocks define, and the values of blocks that are one expression."""
     module = ModuleType(f"example_{page.stem.replace('-', '_')}")
     vars(module).update(IMPORTS)
+    if page.stem == "add-a-figure":
+        # The figure is of the stage of the other page, and reads its artifact.
+        stage, _ = run_example(page.with_stem("add-a-stage"), folder)
+        vars(module)["read_norms"] = stage["read_norms"]
     values = []
     for number, block in enumerate(blocks_of(page)):
         if block.language != "python":

@@ -145,7 +145,7 @@ def test_weights_that_are_not_the_plans_are_refused(folder: Path, tmp_path: Path
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 5}))
     with pytest.raises(InputError, match=r"5 numbered blocks; numbered names: model.layers.\* \(6\)"):
         write_emulator(folder, fixed_plan(5, (0, 4), (0,)), tmp_path / "out")
-    with pytest.raises(InputError, match=r"is no emulator: it has no plan.json"):
+    with pytest.raises(InputError, match=r"holds no emulator: it has no plan\.json"):
         load_emulator(folder)
 
 

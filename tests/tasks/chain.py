@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, OPTConfig, OPTForCausalLM, PreTrainedModel
 
+from tasks.artifacts.plan import read_plan
 from tasks.capture import capture
 from tasks.cluster import cluster
 from tasks.core.plan.layout import Plan
@@ -116,7 +117,7 @@ class Chain:
         return load_file(self.open(ref) / f"{name}.safetensors")
 
     def read_plan(self, ref: Ref) -> Plan:
-        return Plan.from_json((self.open(ref) / "plan.json").read_text())
+        return read_plan(self.open(ref))
 
     def capture(self, **changes: Any) -> Ref:
         return capture.run(self.runtime, **{"model": self.model, "task": self.task} | SUPPORT | changes)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from tasks.core.blocks.surgery import load_tuned, plug_in, tuned_state, with_layout
 from tasks.core.errors import InputError
-from tasks.core.evaluation.likelihoods import Scores
+from tasks.core.evaluation.scores import Scores
 from tasks.core.plan.layout import Plan, fixed_plan
 from tasks.data.scoring import score
 from tasks.data.sources import TaskSource

@@ -1,6 +1,5 @@
 """Report: outcomes of single rows, by which a sweep compares strategies."""
 
-import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
+from tasks.artifacts.report import read_outcomes
+from tasks.artifacts.scores import write_scores
 from tasks.core.errors import InputError
 from tasks.core.evaluation.comparison import Score, compare
-from tasks.report import OUTCOMES_FILE, _require_same_rows, _save_outcomes
+from tasks.core.evaluation.scores import Scores
+from tasks.report import _require_same_rows, _save_outcomes
 from tasks.reports.run.page import markdown, page
 from tasks.store.artifacts import Ref
 
@@ -21,10 +22,11 @@ def outcomes(tmp_path: Path, *scores: dict[str, Any]) -> dict[str, np.ndarray]:
     """What is kept of the scores of one strategy's plug-ins, one for each seed."""
     for seed, one in enumerate(scores):
         (tmp_path / str(seed)).mkdir()
-        (tmp_path / str(seed) / "scores.json").write_text(json.dumps({"per_row": [], "per_row_losses": [], **one}))
+        given = {"metric": "acc", "value": 0.5, "stderr": None, "num_rows": 3, "metrics": {}, **one}
+        write_scores(tmp_path / str(seed), Scores(**given))
     work: Any = SimpleNamespace(open=lambda seed: tmp_path / str(seed), out=tmp_path)
     _save_outcomes(work, [{"name": "crash", "plugged_in": list(range(len(scores)))}])
-    return load_file(tmp_path / OUTCOMES_FILE)
+    return read_outcomes(tmp_path)
 
 
 def test_right_answers_are_averaged_over_seeds(tmp_path):

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,28 +20,6 @@ MAX_RATE = 700.0
 HEAD_ROWS = 512
 
 Progress = Callable[..., Iterator[Any]]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Result of one scoring.
-
-    metric, value, stderr: the main metric and its standard error over rows (None for a single row).
-    num_rows: number of scored rows; metrics: every metric of the task; per_row: the main metric of each row, in order,
-    when it is a mean over rows (else empty).
-    per_row_losses: for a perplexity, the documents' losses in nats, scaled so that their mean is its logarithm.
-    digest: digest of the texts of the rows, in their order.
-    """
-
-    metric: str
-    value: float
-    stderr: float | None
-    num_rows: int
-    higher_is_better: bool
-    metrics: dict[str, float]
-    per_row: list[float] = field(default_factory=list)
-    per_row_losses: list[float] = field(default_factory=list)
-    digest: str = ""
 
 
 def score_tokens(

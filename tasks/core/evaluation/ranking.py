@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 # The proxies of `tasks.core.evaluation.proxies`: 1 when higher is better, -1 when lower is better.
 PROXIES = {"gradient_cosine": 1, "kl": -1, "state_error": -1}
@@ -50,7 +51,7 @@ def mean_ranks(measures: Mapping[str, Sequence[float]]) -> list[float]:
     return [math.fsum(ranks) / len(ranks) for ranks in zip(*ranked, strict=True)]
 
 
-def best_by_proxies(found: Sequence[Mapping[str, float]]) -> list[int]:
+def best_by_proxies(found: Sequence[Mapping[str, Any]]) -> list[int]:
     """Sort the indices of the plans by their mean rank over all proxies, best first; ties keep the given order."""
     ranks = mean_ranks({name: [sign * each[name] for each in found] for name, sign in PROXIES.items()})
     return sorted(range(len(found)), key=lambda place: ranks[place])

@@ -3,10 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import numpy as np
+from typing import Any
 
 SEPARATOR = " · "
 # Left edge, outer edge of the first row, right edge, outer edge of the last row: shares of the picture from its top
@@ -20,12 +17,6 @@ class Analysis:
 
     folder: Path
     summary: Mapping[str, Any]
-
-    def tensors(self, name: str) -> "dict[str, np.ndarray]":
-        """Load its file `<name>.safetensors`."""
-        from safetensors.numpy import load_file
-
-        return load_file(self.folder / f"{name}.safetensors")
 
 
 @dataclass(frozen=True)

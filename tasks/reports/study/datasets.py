@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tasks.artifacts.study.dataset_distances import datasets_summary, read_dataset_distances
 from tasks.reports.curves import MARKERS, dressed
 from tasks.reports.study.cells import Analysis, Box, Drawn, Matrix, Studied
 from tasks.reports.study.heatmaps import drawn
@@ -29,13 +30,13 @@ def draw_datasets(cells: Sequence[Studied], out: Path) -> list[Drawn]:
             found.setdefault((f"{titles[model_key(cell)]}{words}", analysis.folder), analysis)
     if not found:
         return []
-    models = [(title, analysis, analysis.tensors("datasets")) for (title, _), analysis in found.items()]
+    models = [(title, analysis, read_dataset_distances(analysis.folder)) for (title, _), analysis in found.items()]
     made, axes = panels(len(models), 3, 11.4, 3.7 * len(models) + 0.8)
-    distance = models[0][1].summary["distance"]
-    high = max(float(one[analysis.summary["distance"]].max()) for _, analysis, one in models)
+    distance = datasets_summary(models[0][1])["distance"]
+    high = max(float(one[datasets_summary(analysis)["distance"]].max()) for _, analysis, one in models)
     images = []
     for places, (title, analysis, one) in zip(axes, models, strict=True):
-        facts = analysis.summary
+        facts = datasets_summary(analysis)
         image = _matrix(places[0], title, facts["names"], one, facts["distance"], high)
         _map(places[1], facts, one["map"])
         _rows(places[2], facts, one["rows"], one["row_dataset"])
@@ -44,7 +45,7 @@ def draw_datasets(cells: Sequence[Studied], out: Path) -> list[Drawn]:
         made, "How far apart are the data sets?", f"{NAMES[distance]} of the states behind the last block; no pairing"
     )
     save(made, out / "datasets.png")
-    table = [row for title, analysis, one in models for row in _table(title, analysis.summary["names"], one)]
+    table = [row for title, analysis, one in models for row in _table(title, datasets_summary(analysis)["names"], one)]
     write_table(out / "datasets.csv", ("model", "kind", "data set", "other", "x", "y"), table)
     return [
         drawn(
@@ -118,8 +119,8 @@ def _table(title: str, names: Sequence[str], one: dict[str, np.ndarray]) -> list
 
 
 def _caption(models: Sequence[tuple[str, Analysis, Any]], cells: Sequence[Studied]) -> str:
-    facts = models[0][1].summary
-    counts = {title: _counts(analysis.summary, cells) for title, analysis, _ in models}
+    facts = datasets_summary(models[0][1])
+    counts = {title: _counts(datasets_summary(analysis), cells) for title, analysis, _ in models}
     rows = "; ".join(f"{title}: {words}" for title, words in counts.items())
     rows = rows if len(set(counts.values())) > 1 else next(iter(counts.values()))
     splits = ", ".join(dict.fromkeys(str(split) for cell in cells if (split := cell.facts.get("support_split"))))
@@ -143,6 +144,7 @@ def _counts(facts: Any, cells: Sequence[Studied]) -> str:
 def _matrices(models: Sequence[tuple[str, Analysis, dict[str, np.ndarray]]], boxes: Sequence[Box]) -> dict[str, Matrix]:
     found = {}
     for (title, analysis, one), box in zip(models, boxes, strict=True):
-        names, distance = analysis.summary["names"], analysis.summary["distance"]
+        facts = datasets_summary(analysis)
+        names, distance = facts["names"], facts["distance"]
         found[title] = Matrix(names, names, one[distance].tolist(), NAMES[distance], box)
     return found

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.artifacts.files import as_lists
+from tasks.artifacts.study.importance import importance_summary, read_importance
 from tasks.reports.scales import around_zero, logarithmic, wide
 from tasks.reports.study.cells import Analysis, Drawn, Matrix, Studied
 from tasks.reports.study.heatmaps import drawn
@@ -50,16 +52,17 @@ def draw_importance(cells: Sequence[Studied], out: Path) -> list[Drawn]:
 
 
 def _read(cell: Studied, analysis: Analysis) -> _Cell:
-    tensors = {name: values.tolist() for name, values in analysis.tensors("importance").items()}
+    tensors: Any = as_lists(read_importance(analysis.folder))
+    facts = importance_summary(analysis)
     deleted = list(zip(range(len(tensors["deleted"])), tensors["deleted"], tensors["deleted_stderr"], strict=True))
     rewound = [tensors.get(name, []) for name in ("tuned_blocks", "rewound", "rewound_stderr")]
     return _Cell(
         label=cell.label,
         model=cell.model,
         task=cell.task,
-        split=analysis.summary["split"],
-        num_rows=analysis.summary["num_rows"],
-        num_tokens=analysis.summary["num_tokens"],
+        split=facts["split"],
+        num_rows=facts["num_rows"],
+        num_tokens=facts["num_tokens"],
         loss=tensors["loss"][0],
         deleted=deleted,
         tuned_loss=tensors["tuned_loss"][0] if "tuned_loss" in tensors else None,

@@ -1,10 +1,12 @@
 """Landscapes as the stage wrote them, and the texts that their pictures share."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.artifacts.files import as_lists
+from tasks.artifacts.study.landscape import landscape_summary
+from tasks.artifacts.study.landscape import read_landscape as read_files
 from tasks.reports.study.cells import Analysis, Studied
 
 
@@ -22,9 +24,8 @@ class Seen:
 
 def read_landscape(cell: Studied, analysis: Analysis) -> Seen:
     """Read one landscape of a cell."""
-    tensors = {name: values.tolist() for name, values in analysis.tensors("landscape").items()}
-    facts = json.loads((analysis.folder / "landscape.json").read_text())
-    return Seen(cell.label, cell.model, cell.task, facts, tensors, analysis.summary["num_rows"])
+    found, facts = read_files(analysis.folder)
+    return Seen(cell.label, cell.model, cell.task, facts, as_lists(found), landscape_summary(analysis)["num_rows"])
 
 
 def metric_words(metric: str) -> str:

@@ -1,11 +1,13 @@
 """Pictures of a lens's predictions: how close each block's are to the output, and how far apart blocks' are."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.artifacts.study.lens import lens_summary, read_curves
+from tasks.artifacts.study.prediction_distances import distances_summary, read_distances
 from tasks.reports.curves import MARKERS, depth_label
 from tasks.reports.scales import plain_logarithmic
 from tasks.reports.study.cells import Analysis, Box, Drawn, Matrix, Studied
@@ -40,7 +42,7 @@ def draw_lens(cells: Sequence[Studied], out: Path) -> list[Drawn]:
     figures = [_draw_depth(curves, out)] if curves else []
     for lens in ("tuned", "logit"):
         # By the logit lens, all distances are much larger: a separate scale.
-        matrices = [each for each in found(cells, "distances") if each[2].summary["lens"] == lens]
+        matrices = [each for each in found(cells, "distances") if distances_summary(each[2])["lens"] == lens]
         for number, start in enumerate(range(0, len(matrices), CELLS_A_FIGURE), 1):
             name = f"lens_distances_{lens}" + (f"_{number}" if number > 1 else "")
             figures.append(_draw_distances(matrices[start : start + CELLS_A_FIGURE], name, lens, out))
@@ -57,7 +59,7 @@ def found(cells: Sequence[Studied], stage: str) -> Iterator[tuple[str, Studied, 
 def _draw_depth(curves: Sequence[tuple[str, Studied, Analysis]], out: Path) -> Drawn:
     """Draw KL and agreement by block, of the tuned and the logit lens, with all cells in both panels."""
     made, [[left, right]] = panels(1, 2, 10.0, 4.2)
-    measured = [analysis.tensors("curves") for _, _, analysis in curves]
+    measured = [read_curves(analysis.folder) for _, _, analysis in curves]
     relative = len({len(values["kl_tuned"]) for values in measured}) > 1
     for number, ((label, _, _), values) in enumerate(zip(curves, measured, strict=True)):
         depth = len(values["kl_tuned"])
@@ -97,7 +99,7 @@ def _draw_depth(curves: Sequence[tuple[str, Studied, Analysis]], out: Path) -> D
 
 
 def _depth_data(label: str, cell: Studied, analysis: Analysis) -> str:
-    facts = analysis.summary
+    facts = lens_summary(analysis)
     return (
         f"{label}: {cell.model} on {cell.task}, n = {facts['num_positions']} positions of"
         f" {facts['num_held_out_rows']} rows of the validation split, lens trained for {facts['num_steps']} steps on"
@@ -108,7 +110,7 @@ def _depth_data(label: str, cell: Studied, analysis: Analysis) -> str:
 def _draw_distances(shown: Sequence[tuple[str, Studied, Analysis]], name: str, lens: str, out: Path) -> Drawn:
     """Draw one panel for each distance and cell; all panels of a distance have one scale."""
     title = f"How far apart the blocks' predictions are, {lens} lens"
-    values = [analysis.tensors("distances") for _, _, analysis in shown]
+    values = [read_distances(analysis.folder) for _, _, analysis in shown]
     alone = len(shown) == 1
     rows, columns = (len(DISTANCES) // PANELS_A_ROW, PANELS_A_ROW) if alone else (len(DISTANCES), len(shown))
     made, grid = panels(rows, columns, 3.5 * columns, 3.1 * rows + 0.4)
@@ -148,7 +150,7 @@ def _write_distances(shown: Sequence[tuple[str, Studied, Analysis]], file: Path)
     """Write a CSV file with one line for each cell, distance and pair of blocks."""
     lines = []
     for label, cell, analysis in shown:
-        tensors = analysis.tensors("distances")
+        tensors: Mapping[str, Any] = read_distances(analysis.folder)
         lines += [
             (label, cell.model, cell.task, distance, row, column, float(tensors[distance][row, column]))
             for distance in DISTANCES
@@ -163,7 +165,7 @@ def _pointed_at(matrix: "np.ndarray", unit: str, box: Box) -> Matrix:
 
 
 def _distance_data(label: str, cell: Studied, analysis: Analysis) -> str:
-    facts = analysis.summary
+    facts = distances_summary(analysis)
     return (
         f"{label}: {cell.model} on {cell.task}, {facts['lens']} lens, n = {facts['num_positions']} positions spread"
         f" over {facts['num_rows']} {facts['split']} rows."

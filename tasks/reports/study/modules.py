@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tasks.artifacts.study.modules import Structure, read_structure, structure_summary
 from tasks.reports.curves import depth_line, dressed, legend
 from tasks.reports.study.cells import Drawn, Studied
 from tasks.reports.study.heatmaps import (
@@ -38,7 +39,7 @@ def draw_structure(cells: Sequence[Studied], out: Path) -> list[Drawn]:
     having = [cell for cell in cells if "structure" in cell.analyses]
     figures = []
     if having:
-        found = [cell.analyses["structure"].tensors("structure") for cell in having]
+        found = [read_structure(cell.analyses["structure"].folder) for cell in having]
         figures = [
             _modularity(having, out),
             _modules(having, found, out),
@@ -53,7 +54,7 @@ def runs(module: np.ndarray) -> list[list[int]]:
 
 
 def _modularity(cells: Sequence[Studied], out: Path) -> Drawn:
-    facts = [cell.analyses["structure"].summary for cell in cells]
+    facts: Sequence[Mapping[str, Any]] = [structure_summary(cell.analyses["structure"]) for cell in cells]
     made, axes = panels(1, 1, max(5.4, 1.25 * len(cells) + 2.4), 4.2)
     _bars(axes[0][0], cells)
     legend(made, axes[0][0])
@@ -80,7 +81,7 @@ def _modularity(cells: Sequence[Studied], out: Path) -> Drawn:
 
 
 def _bars(axes: "Axes", cells: Sequence[Studied]) -> None:
-    facts, spots = [cell.analyses["structure"].summary for cell in cells], np.arange(len(cells))
+    facts, spots = [structure_summary(cell.analyses["structure"]) for cell in cells], np.arange(len(cells))
     scores, chance = (np.array([one[name] for one in facts]) for name in ("modularity", "modularity_by_chance"))
     band = BAND * np.array([one["modularity_deviation"] for one in facts])
     pale = np.array([one["num_modules"] == 1 for one in facts])
@@ -112,16 +113,16 @@ def _verdict(facts: Mapping[str, Any]) -> str:
     return f"{found} {share}\np = {facts['p_value']:.2g}"
 
 
-def _modules(cells: Sequence[Studied], found: Sequence[dict[str, np.ndarray]], out: Path) -> Drawn:
+def _modules(cells: Sequence[Studied], found: Sequence[Structure], out: Path) -> Drawn:
     at = {cell.label: one for cell, one in zip(cells, found, strict=True)}
-    num_bootstraps = cells[0].analyses["structure"].summary["num_bootstraps"]
+    num_bootstraps = structure_summary(cells[0].analyses["structure"])["num_bootstraps"]
     look = Look(
         name="modules",
         title="Which blocks are in one module, and how surely?",
         caption=f"Share of {num_bootstraps} bootstraps of the rows ({support_rows(cells, 'structure')}) in whose best"
         " cut two blocks are in the same run. Outlined: the best cut of all rows, dotted where it makes no modules."
         " Above each panel: mean agreement of the bootstraps' cuts with it (adjusted Rand index, 1 the same, 0 as by"
-        f" chance). {SHORT[cells[0].analyses['structure'].summary['estimator']]}, shares without unit.",
+        f" chance). {SHORT[structure_summary(cells[0].analyses['structure'])['estimator']]}, shares without unit.",
         unit="share of bootstraps",
         note=f"{num_bootstraps} bootstraps of {num_rows(cells, 'structure')} rows; outlined: best cut of all rows",
         colours="cividis",
@@ -132,7 +133,7 @@ def _modules(cells: Sequence[Studied], found: Sequence[dict[str, np.ndarray]], o
             None
             if cell is None
             else Panel(
-                f"{cell.label} (agreement {(facts := cell.analyses['structure'].summary)['stability']:.2f})",
+                f"{cell.label} (agreement {(facts := structure_summary(cell.analyses['structure']))['stability']:.2f})",
                 (one := at[cell.label])["together"],
                 names := block_names(len(one["module"])),
                 names,
@@ -146,7 +147,7 @@ def _modules(cells: Sequence[Studied], found: Sequence[dict[str, np.ndarray]], o
     return draw_heatmaps(grid, look, out)
 
 
-def _boundaries(cells: Sequence[Studied], found: Sequence[dict[str, np.ndarray]], out: Path) -> Drawn:
+def _boundaries(cells: Sequence[Studied], found: Sequence[Structure], out: Path) -> Drawn:
     rows = wrapped(list(zip(cells, found, strict=True)), MAX_CURVES)
     made, axes = panels(len(rows), len(rows[0]), max(5.4, 3.6 * len(rows[0])), 2.9 * len(rows) + 1.0)
     table = []
@@ -171,17 +172,17 @@ def _boundaries(cells: Sequence[Studied], found: Sequence[dict[str, np.ndarray]]
     return drawn(out, "module-boundaries", "Where modules end", caption)
 
 
-def _boundary_panel(axes: "Axes", cell: Studied, one: dict[str, np.ndarray]) -> None:
+def _boundary_panel(axes: "Axes", cell: Studied, one: Structure) -> None:
     adjacent, band = one["adjacent"], BAND * one["adjacent_deviation"]
     spots = np.arange(len(adjacent)) + 0.5
     words = "bootstraps with a boundary here"
     axes.bar(spots, one["boundaries"], width=0.8, color=GREY, alpha=0.45, label=words)
     depth_line(axes, adjacent, 0, "similarity of neighbours", False, 0.5)
     axes.fill_between(spots, adjacent - band, adjacent + band, color=BLUE, alpha=0.25, label="95 % (rows)")
-    is_doubtful = cell.analyses["structure"].summary["num_modules"] == 1
+    is_doubtful = structure_summary(cell.analyses["structure"])["num_modules"] == 1
     words, dashes = ("boundary of all rows, but no modules", ":") if is_doubtful else ("boundary of all rows", "--")
     for number, module in enumerate(runs(one["module"])[1:]):
         label = None if number else words
         axes.axvline(module[0] - 0.5, color=VERMILION, linestyle=dashes, linewidth=1.2, label=label)
     axes.set_ylim(min(0.0, float((adjacent - band).min())), 1.04)
-    dressed(axes, cell.label, "block", SHORT[cell.analyses["structure"].summary["estimator"]])
+    dressed(axes, cell.label, "block", SHORT[structure_summary(cell.analyses["structure"])["estimator"]])

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tasks.artifacts.study.importance import importance_summary
 from tasks.reports.study.cells import Drawn, Studied
 from tasks.reports.study.datasets import draw_datasets
 from tasks.reports.study.importance import draw_importance
@@ -43,8 +44,10 @@ def _loss_that_says_little(cells: Sequence[Studied]) -> str:
     """Return a caution that names the cells in which deleting most blocks lowers the loss."""
     said = []
     for cell in cells:
-        facts = cell.analyses["importance"].summary if "importance" in cell.analyses else {}
-        if 2 * facts.get("num_helpful", 0) > facts.get("num_blocks", 0):
+        if "importance" not in cell.analyses:
+            continue
+        facts = importance_summary(cell.analyses["importance"])
+        if 2 * facts["num_helpful"] > facts["num_blocks"]:
             said.append(f"{cell.label} ({facts['num_helpful']} of {facts['num_blocks']} blocks)")
     if not said:
         return ""

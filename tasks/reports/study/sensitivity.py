@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks.artifacts.study.modules import read_structure, structure_summary
 from tasks.reports.curves import depth_label, depth_line, dressed, legend, shades, style
 from tasks.reports.study.cells import Drawn, Studied
 from tasks.reports.study.heatmaps import MAX_CURVES, drawn, wrapped
@@ -20,7 +21,7 @@ Lines = list[tuple[str, np.ndarray]]
 def draw_sensitivity(cells: Sequence[Studied], out: Path) -> list[Drawn]:
     """Draw results by rows (`structure`), pooling (`structure · <pooling>`) and data set (cells of equal weights)."""
     having = [cell for cell in cells if "structure" in cell.analyses]
-    sized = [cell for cell in having if len(cell.analyses["structure"].tensors("structure")["num_samples"]) > 1]
+    sized = [cell for cell in having if len(read_structure(cell.analyses["structure"].folder)["num_samples"]) > 1]
     figures = [_rows_curves(sized, out), _rows_modules(sized, out)] if sized else []
     pooled = {cell.label: _by_variant(cell) for cell in having if len(variants(cell, "structure")) > 1}
     if pooled:
@@ -35,7 +36,7 @@ def draw_sensitivity(cells: Sequence[Studied], out: Path) -> list[Drawn]:
 
 
 def _adjacent(analysis: Any) -> np.ndarray:
-    return analysis.tensors("structure")["adjacent"]
+    return read_structure(analysis.folder)["adjacent"]
 
 
 def _by_variant(cell: Studied) -> Lines:
@@ -59,7 +60,7 @@ def _by_task(cells: Sequence[Studied]) -> dict[str, Lines]:
 def _rows_curves(cells: Sequence[Studied], out: Path) -> Drawn:
     found = {}
     for cell in cells:
-        one = cell.analyses["structure"].tensors("structure")
+        one = read_structure(cell.analyses["structure"].folder)
         sizes = one["num_samples"].tolist()
         found[cell.label] = [(f"{size} rows", line) for size, line in zip(sizes, one["adjacent_by_size"], strict=True)]
     words = "Similarity of neighbouring blocks by number of rows, means over random subsets"
@@ -70,7 +71,7 @@ def _rows_modules(cells: Sequence[Studied], out: Path) -> Drawn:
     made, axes = panels(1, 2, 9.4, 3.7)
     table = []
     for number, cell in enumerate(cells):
-        one = cell.analyses["structure"].tensors("structure")
+        one = read_structure(cell.analyses["structure"].folder)
         sizes, scores, agreement = (one[name] for name in ("num_samples", "score_by_size", "agreement_by_size"))
         for place, values in zip(axes[0], (scores, agreement), strict=True):
             place.plot(sizes, values, label=cell.label, **style(number))
@@ -87,7 +88,7 @@ def _rows_modules(cells: Sequence[Studied], out: Path) -> Drawn:
     headed(made, "Modules by number of rows", "means over random subsets of the support rows")
     save(made, out / "sensitivity-modules.png")
     write_table(out / "sensitivity-modules.csv", ("cell", "num_rows", "modularity", "agreement"), table)
-    estimator = cells[0].analyses["structure"].summary["estimator"]
+    estimator = structure_summary(cells[0].analyses["structure"])["estimator"]
     caption = (
         f"Modularity of the best cut into two or more runs of blocks ({SHORT[estimator]}) and agreement of the cut with"
         " that of all rows (adjusted Rand index, 1 the same, 0 as by chance), means over random subsets of the support"
@@ -108,7 +109,7 @@ def _curves(
     """Draw one panel for each entry, on a common axis; the legend is that of the entry with the most lines."""
     rows = wrapped(list(found), MAX_CURVES)
     made, axes = panels(len(rows), len(rows[0]), max(5.4, 3.6 * len(rows[0])), 2.9 * len(rows) + 1.0)
-    estimator = cells[0].analyses["structure"].summary["estimator"]
+    estimator = structure_summary(cells[0].analyses["structure"])["estimator"]
     values = np.concatenate([line for lines in found.values() for _, line in lines])
     low, high = float(values.min()), float(values.max())
     labels = list(dict.fromkeys(label for lines in found.values() for label, _ in lines))

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks.artifacts.similarity import read_similarity
+from tasks.artifacts.study.cross_similarity import read_cross
 from tasks.reports.curves import depth_label, depth_line, dressed, legend
 from tasks.reports.run.figures import ESTIMATORS
 from tasks.reports.study.cells import Drawn, Studied
@@ -26,7 +28,7 @@ def draw_similarity(cells: Sequence[Studied], out: Path) -> list[Drawn]:
     having = [cell for cell in cells if "similarity" in cell.analyses]
     if not having:
         return []
-    found = {cell.label: cell.analyses["similarity"].tensors("similarity") for cell in having}
+    found = {cell.label: read_similarity(cell.analyses["similarity"].folder) for cell in having}
     figures = [_heatmaps(having, found, measure, out) for measure in ESTIMATORS]
     return [*figures, _adjacent(having, found, out), _influence(having, found, out)]
 
@@ -41,7 +43,7 @@ def draw_cross(cells: Sequence[Studied], out: Path) -> list[Drawn]:
     for estimator in ("linear_cka", "debiased_cka", "rbf_cka"):
         shown = []
         for title, analysis in pairs:
-            matrix = analysis.tensors("cross")[estimator]
+            matrix = read_cross(analysis.folder)[estimator]
             shown.append(Panel(title, matrix, state_names(len(matrix)), state_names(matrix.shape[1])))
         look = Look(
             name=f"cross-{estimator.replace('_', '-')}",

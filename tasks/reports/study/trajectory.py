@@ -1,12 +1,12 @@
 """Pictures of predictions block by block, in the full model and without some of its blocks (CRaSh, figure 3)."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tasks.artifacts.study.trajectory import read_trajectories
 from tasks.reports.study.cells import Analysis, Drawn, Matrix, Studied
 from tasks.reports.study.heatmaps import drawn
 from tasks.reports.style import INK, boxes_of, headed, panels, save
@@ -29,7 +29,7 @@ def draw_trajectories(shown: Sequence[tuple[str, Studied, Analysis]], out: Path)
     """Draw a picture for each of the first rows of each analysis; shown: (label, cell, analysis) of a study."""
     figures = []
     for number, (label, cell, analysis) in enumerate(shown, 1):
-        told = json.loads((analysis.folder / "trajectory.json").read_text())
+        told = read_trajectories(analysis.folder)
         for place, row in enumerate(told["rows"][:ROWS_SHOWN], 1):
             name = f"lens_trajectory_{number}_{place}"
             figures.append(_draw(name, label, cell, told, row, out))

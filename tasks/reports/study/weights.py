@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks.artifacts.study.weight_distances import WeightDistances, read_weight_distances, weights_summary
 from tasks.reports.curves import dressed, legend, style
 from tasks.reports.study.cells import Analysis, Drawn, Studied
 from tasks.reports.study.heatmaps import (
@@ -30,28 +31,30 @@ def draw_weights(cells: Sequence[Studied], out: Path) -> list[Drawn]:
         for words, analysis in variants(cell, "weights"):
             # Weights belong to a model, but the change by a tuning belongs to a cell.
             models.setdefault(titles[model_key(cell)], analysis)
-            if "relative_change" in analysis.summary:
+            if "relative_change" in weights_summary(analysis):
                 moved[f"{cell.label}{words}"] = analysis
                 tuned.append(cell)
     if not models:
         return []
-    found = {title: (analysis, analysis.tensors("weights")) for title, analysis in models.items()}
+    found = {title: (analysis, read_weight_distances(analysis.folder)) for title, analysis in models.items()}
     figures = [_distances(title, number, *one, out) for number, (title, one) in enumerate(found.items())]
     figures.append(_variance(found, out))
     if moved:
-        figures.append(_changes({title: (one, one.tensors("weights")) for title, one in moved.items()}, tuned, out))
+        figures.append(
+            _changes({title: (one, read_weight_distances(one.folder)) for title, one in moved.items()}, tuned, out)
+        )
     return figures
 
 
-def _short(roles: Sequence[str]) -> list[str]:
-    return [role.removesuffix(".weight") for role in roles]
+def _short_roles(analysis: Analysis) -> list[str]:
+    return [role.removesuffix(".weight") for role in weights_summary(analysis)["roles"]]
 
 
-def _distances(title: str, number: int, analysis: Analysis, found: dict[str, np.ndarray], out: Path) -> Drawn:
+def _distances(title: str, number: int, analysis: Analysis, found: WeightDistances, out: Path) -> Drawn:
     """Draw the distances of every matrix relative to the norms; independent matrices have about 1."""
     relative = found["relative"]
     names = block_names(found["norm"].shape[1])
-    roles = _short(analysis.summary["roles"])
+    roles = _short_roles(analysis)
     shown = [Panel(role, one, names, names, hides_diagonal=True) for role, one in zip(roles, relative, strict=True)]
     between = relative[:, ~np.eye(len(names), dtype=bool)]
     between = between[np.isfinite(between)]
@@ -71,10 +74,10 @@ def _distances(title: str, number: int, analysis: Analysis, found: dict[str, np.
     return draw_heatmaps(wrapped(shown), look, out)
 
 
-def _variance(found: dict[str, tuple[Analysis, dict[str, np.ndarray]]], out: Path) -> Drawn:
+def _variance(found: dict[str, tuple[Analysis, WeightDistances]], out: Path) -> Drawn:
     rows = wrapped(list(found), MAX_CURVES)
     made, axes = panels(len(rows), len(rows[0]), max(5.8, 3.9 * len(rows[0])), 3.1 * len(rows) + 1.2)
-    names = list(dict.fromkeys(role for analysis, _ in found.values() for role in _short(analysis.summary["roles"])))
+    names = list(dict.fromkeys(role for analysis, _ in found.values() for role in _short_roles(analysis)))
     table = []
     for place, title in zip(
         (each for row in axes for each in row), (each for row in rows for each in row), strict=True
@@ -83,7 +86,7 @@ def _variance(found: dict[str, tuple[Analysis, dict[str, np.ndarray]]], out: Pat
             place.set_visible(False)
             continue
         analysis, one = found[title]
-        for role, variance, norm in zip(_short(analysis.summary["roles"]), one["variance"], one["norm"], strict=True):
+        for role, variance, norm in zip(_short_roles(analysis), one["variance"], one["norm"], strict=True):
             place.plot(np.sqrt(variance), label=role, **style(names.index(role)))
             table += [
                 (title, role, block, float(variance[block]), float(norm[block])) for block in range(len(variance))
@@ -102,11 +105,11 @@ def _variance(found: dict[str, tuple[Analysis, dict[str, np.ndarray]]], out: Pat
     return drawn(out, "weights-variance", "Spread of the blocks' weights", caption)
 
 
-def _changes(found: dict[str, tuple[Analysis, dict[str, np.ndarray]]], cells: Sequence[Studied], out: Path) -> Drawn:
+def _changes(found: dict[str, tuple[Analysis, WeightDistances]], cells: Sequence[Studied], out: Path) -> Drawn:
     shown = []
     for title, (analysis, one) in found.items():
         ratio = np.divide(one["change"], one["norm"], out=np.zeros_like(one["norm"]), where=one["norm"] != 0)
-        roles = _short(analysis.summary["roles"])
+        roles = _short_roles(analysis)
         shown.append(Panel(title, 100 * ratio, roles, block_names(ratio.shape[1])))
     look = Look(
         name="weights-change",

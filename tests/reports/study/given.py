@@ -34,13 +34,18 @@ def structure(
 ) -> Analysis:
     """Of five blocks, the first two in one run and the others in another one."""
     tensors = {
+        "similarity": ramp(5, 5),
         "module": [0, 0, 1, 1, 1],
+        "gains": ramp(5),
         "together": ramp(5, 5),
         "adjacent": [0.9 - shift, 0.4 - shift, 0.8 - shift, 0.7 - shift],
         "adjacent_deviation": [0.01, 0.02, 0.03, 0.04],
         "boundaries": [0.1, 0.95, 0.2, 0.0],
+        "scores": ramp(20),
+        "counts": [2] * 20,
         "num_samples": list(sizes),
         "adjacent_by_size": ramp(len(sizes), 4) - shift,
+        "adjacent_deviation_by_size": ramp(len(sizes), 4),
         "score_by_size": np.linspace(0.2, 0.5, len(sizes)) - shift,
         "agreement_by_size": np.linspace(0.6, 1.0, len(sizes)),
     }

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tasks.artifacts.study.lens import read_curves
+from tasks.artifacts.study.prediction_distances import read_distances
 from tasks.core.study.divergences import DISTANCES
 from tasks.reports.study.lens import QUADRATIC, draw_lens
 from tasks.reports.study.trajectory import DROPPED
@@ -41,7 +43,7 @@ def test_a_curve_is_what_a_lens_says_behind_each_block(saved: dict[str, Any], tm
     assert legend(saved["lens_depth"]) == list(named(left)) == names
     lines = zip(left.get_lines(), right.get_lines(), strict=True)
     for number, (near, same) in enumerate(lines):
-        values, lens = given[number // 2].tensors("curves"), ("tuned", "logit")[number % 2]
+        values, lens = read_curves(given[number // 2].folder), ("tuned", "logit")[number % 2]
         # The last block is the output itself: a logarithmic axis has no place for its divergence of 0.
         np.testing.assert_allclose(points(near), list(enumerate(values[f"kl_{lens}"].tolist()))[:-1])
         np.testing.assert_allclose(points(same), list(enumerate(values[f"agreement_{lens}"].tolist())))
@@ -70,7 +72,7 @@ def test_a_distance_is_from_the_row_to_the_column(saved: dict[str, Any], tmp_pat
     panels = saved["lens_distances_tuned"].axes[: len(DISTANCES)]
     assert [title(axes) for axes in panels] == [HEADINGS[distance] for distance in DISTANCES]
     for axes, distance in zip(panels, DISTANCES, strict=True):
-        matrix = given.tensors("distances")[distance]
+        matrix = read_distances(given.folder)[distance]
         [image] = axes.images
         require_cells(image, matrix)
         assert image.get_clim() == pytest.approx((0.0, matrix.max()))
@@ -87,10 +89,10 @@ def test_cells_share_the_scale_of_a_distance(saved: dict[str, Any], tmp_path: Pa
     panels = saved["lens_distances_logit"].axes[: 2 * len(DISTANCES)]
     for number, distance in enumerate(DISTANCES):
         own = panels[2 * number : 2 * number + 2]
-        highest = max(float(one.tensors("distances")[distance].max()) for one in given.values())
+        highest = max(float(read_distances(one.folder)[distance].max()) for one in given.values())
         for axes, (name, one) in zip(own, given.items(), strict=True):
             assert title(axes).replace("\n", " ") == f"{name}: {HEADINGS[distance]}"
-            np.testing.assert_allclose(axes.images[0].get_array(), one.tensors("distances")[distance])
+            np.testing.assert_allclose(axes.images[0].get_array(), read_distances(one.folder)[distance])
             assert axes.images[0].get_clim() == pytest.approx((0.0, highest))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tasks.artifacts.similarity import read_similarity
 from tasks.reports.run.figures import ESTIMATORS
 from tasks.reports.study.cells import Analysis
 from tasks.reports.study.similarity import SHORT, draw_cross, draw_similarity
@@ -33,7 +34,7 @@ def test_heatmaps_have_one_scale_for_all_cells(saved: dict[str, Any], tmp_path: 
         assert [title(axes) for axes in panels] == ["small", "large"]
         for axes, one in zip(panels, given, strict=True):
             [image] = axes.images
-            require_cells(image, one.tensors("similarity")[measure])
+            require_cells(image, read_similarity(one.folder)[measure])
             low, high = (0.01 * place, 1.0) if "cka" in measure else (0.0, 0.9)
             assert image.get_clim() == pytest.approx((low, high))
             # Bright is alike: of an angle, which is a distance, the colours are turned.
@@ -54,7 +55,7 @@ def test_neighbours_are_blocks_and_not_the_embeddings(saved: dict[str, Any], tmp
     made = saved["similarity-adjacent"]
     assert [title(axes) for axes in made.axes] == list(ESTIMATORS.values())
     for axes, measure in zip(made.axes, ESTIMATORS, strict=True):
-        matrix = given.tensors("similarity")[measure]
+        matrix = read_similarity(given.folder)[measure]
         [line] = axes.get_lines()
         # Between blocks 0 and 1 there is the similarity of states 1 and 2.
         np.testing.assert_allclose(points(line), [(0.5, matrix[1, 2]), (1.5, matrix[2, 3])])

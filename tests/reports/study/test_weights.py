@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tasks.artifacts.study.weight_distances import read_weight_distances
 from tasks.reports.study.cells import Analysis
 from tasks.reports.study.weights import draw_weights
 from tests.reports.reading import labels, legend, named, points, require_cells, ticks, title, words
@@ -18,6 +19,7 @@ def weights(folder: Path, low: float = 0.5, moved: bool = True) -> Analysis:
     """Of three blocks two matrices; the second one's was not there in the last block."""
     variance = np.array([[0.01, 0.04, 0.09], [0.16, 0.25, np.nan]])
     tensors = {"relative": ramp(2, 3, 3, low=low, high=1.2), "variance": variance, "norm": np.full((2, 3), 2.0)}
+    tensors["distance"] = ramp(2, 3, 3)
     facts: dict[str, Any] = {"roles": ROLES, "mean_relative_distance": 1.0}
     if moved:
         tensors |= {"change": np.array([[0.0, 0.2, 0.4], [0.6, 0.8, 0.0]])}
@@ -30,12 +32,12 @@ def test_distances_of_weights_leave_out_the_diagonal(saved: dict[str, Any], tmp_
     draw_weights([studied("small", "small", weights=given)], tmp_path)
     *panels, bar = saved["weights-distance"].axes
     assert [title(axes) for axes in panels] == ["attention.q", "mlp.up"]
-    for axes, matrix in zip(panels, given.tensors("weights")["relative"], strict=True):
+    for axes, matrix in zip(panels, read_weight_distances(given.folder)["relative"], strict=True):
         require_cells(axes.images[0], np.where(np.eye(3) == 1, np.nan, matrix))
         assert axes.images[0].get_cmap().name == "viridis_r", "bright is alike"
         assert ticks(axes.xaxis) == ticks(axes.yaxis) == {0: "0", 1: "1", 2: "2"}
         assert labels(axes) == ("block", "block")
-    between = given.tensors("weights")["relative"][:, ~np.eye(3, dtype=bool)]
+    between = read_weight_distances(given.folder)["relative"][:, ~np.eye(3, dtype=bool)]
     assert panels[0].images[0].get_clim() == pytest.approx((between.min(), between.max()))
     assert bar.get_ylabel() == "relative Frobenius distance"
     assert words(saved["weights-distance"].texts) == [
@@ -46,7 +48,7 @@ def test_distances_of_weights_leave_out_the_diagonal(saved: dict[str, Any], tmp_
 
 def test_noise_around_independent_matrices_is_no_structure(saved: dict[str, Any], tmp_path: Path) -> None:
     tensors = {"relative": np.full((2, 3, 3), 1.0) + ramp(2, 3, 3, low=-0.01, high=0.01)}
-    tensors |= {"variance": np.ones((2, 3)), "norm": np.ones((2, 3))}
+    tensors |= {"variance": np.ones((2, 3)), "norm": np.ones((2, 3)), "distance": ramp(2, 3, 3)}
     given = analysis(tmp_path / "a", "weights", tensors, roles=ROLES)
     draw_weights([studied("small", weights=given)], tmp_path)
     assert saved["weights-distance"].axes[0].images[0].get_clim() == (0.9, 1.05)

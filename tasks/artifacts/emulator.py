@@ -1,0 +1,49 @@
+"""The summaries of the stages that write an emulator; `tasks.models.emulator` reads and writes the folder itself."""
+
+from typing import NotRequired, TypedDict, cast
+
+from tasks.artifacts.files import HasSummary
+
+
+class EmulatorSizes(TypedDict):
+    """What every emulator's summary has: bytes of its weight files, and distinct parameters."""
+
+    num_bytes: int
+    num_parameters: int
+
+
+class EmulatorSummary(EmulatorSizes):
+    """Summary of `emulate`. depth: number of positions."""
+
+    num_kept: int
+    depth: int
+
+
+class CompressionFacts(TypedDict):
+    """What the compression did: the number of compressed weights, and for some methods zeros and pairs of factors."""
+
+    method: str
+    num_compressed: int
+    mean_relative_error: NotRequired[float]
+    num_zeros: NotRequired[int]
+    num_factored: NotRequired[int]
+
+
+class CompressedSummary(EmulatorSizes, CompressionFacts):
+    """Summary of `compress`."""
+
+
+class DistilledSummary(EmulatorSizes):
+    """Summary of `distill`, beside the fields of `tasks.core.tuning.state.TrainResult`.
+
+    num_trained: parameters of the frozen blocks; num_rows: documents; num_windows: parts of them that are trained on.
+    """
+
+    num_trained: int
+    num_rows: int
+    num_windows: int
+
+
+def emulator_sizes(result: HasSummary) -> EmulatorSizes:
+    """Return the sizes from the summary of a result of `emulate`, `compress` or `distill`."""
+    return cast(EmulatorSizes, result.summary)

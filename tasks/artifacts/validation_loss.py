@@ -1,0 +1,43 @@
+"""The loss of a model on the validation split, `loss.json`: the artifact of `validate`."""
+
+import json
+from pathlib import Path
+from typing import TypedDict, cast
+
+from tasks.artifacts.files import HasSummary, read_object
+
+LOSS_FILE = "loss.json"
+
+
+class ValidationLoss(TypedDict):
+    """The content of the file, which is also the stage's summary.
+
+    loss: mean negative log-likelihood of answer tokens, nats; stderr: its standard error over examples, None for a
+    single one; num_tokens: of answers; validation_digest: of the texts of the rows.
+    """
+
+    loss: float
+    stderr: float | None
+    num_tokens: int
+    num_rows: int
+    validation_digest: str
+
+
+def write_loss(folder: Path, found: ValidationLoss) -> None:
+    """Write the loss of one model."""
+    (folder / LOSS_FILE).write_text(json.dumps(found, indent=2) + "\n")
+
+
+def read_loss(folder: Path) -> ValidationLoss:
+    """Read the loss of one model.
+
+    Raises:
+        InputError: when the file is missing or not valid.
+    """
+    fields = ValidationLoss.__required_keys__
+    return cast(ValidationLoss, read_object(folder, LOSS_FILE, "validation loss", fields))
+
+
+def loss_summary(result: HasSummary) -> ValidationLoss:
+    """Return the summary of a result of `validate`."""
+    return cast(ValidationLoss, result.summary)
