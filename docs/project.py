@@ -21,8 +21,8 @@ from tasks.engine.work import Work
 from tasks.models.families.trial import try_config
 from tasks.reports.curves import dressed, legend, style
 from tasks.reports.study.cells import Analysis
-from tasks.reports.study.cells import Drawn as Figure
-from tasks.reports.study.cells import Studied as StudyCell
+from tasks.reports.study.cells import CellResults as StudyCell
+from tasks.reports.study.cells import DrawnFigure as Figure
 from tasks.reports.style import figure, save
 from tasks.reports.table import write_table
 from tasks.store.artifacts import Ref, Store

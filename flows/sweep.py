@@ -13,8 +13,8 @@ from pydantic import PositiveInt
 from flows.crash import RUNNER
 from flows.running.inputs import check_cells
 from flows.running.progress import Progress
-from flows.running.run import make_runtime, make_shared, recorded, run_name
-from flows.settings.grid import Grid, make_cells, shown
+from flows.running.run import make_run_context, make_runtime, recorded, run_name
+from flows.settings.grid import Grid, describe_values, make_cells
 from flows.settings.model import Settings
 from flows.settings.variants import NAME
 from flows.sweeps.cells import Cell, Outcome, on_pool, run_here, run_on_pool
@@ -50,23 +50,23 @@ def sweep(settings: Settings, grid: Grid, at_once: PositiveInt | None = None, wh
         # Started from a form: no command line has checked the cells before.
         check_cells(made)
     runtime = make_runtime(settings)
-    own = make_shared(settings, runtime)
+    context = make_run_context(settings, runtime)
     name = sweep_name(settings, grid)
     cells = [Cell(values, _labelled(cell, values, runtime.run_id)) for values, cell in made]
     parameters = {f"grid.{key}": ", ".join(_named(value) for value in values) for key, values in grid.items()}
-    with recorded(settings, "sweep", name, runtime, own, parameters, {}):
+    with recorded(settings, "sweep", name, runtime, context, parameters, {}):
         pooled = where == "pool" or (where == "auto" and on_pool())
         ended = run_on_pool(cells, runtime.run_id, at_once) if pooled else run_here(cells, at_once)
         outcomes, progress = {}, Progress()
         for done, outcome in enumerate(ended, start=1):
-            outcomes[shown(outcome.cell.values)] = outcome
+            outcomes[describe_values(outcome.cell.values)] = outcome
             progress.show(done, len(cells))
-        ordered = [outcomes[shown(cell.values)] for cell in cells]
+        ordered = [outcomes[describe_values(cell.values)] for cell in cells]
         table = collect.submit(runtime, axes=list(grid), cells=[_described(outcome) for outcome in ordered]).result()
         for outcome in ordered:
             if outcome.report:
-                own.used.append(outcome.report)
-        _show(runtime, own.tracking, table)
+                context.used.append(outcome.report)
+        _show(runtime, context.tracking, table)
     _require_all(ordered, runtime.open_store().open(table) / SWEEP_PAGE)
     return table
 
@@ -82,7 +82,7 @@ def _named(value: Any) -> str:
 
 
 def _labelled(settings: Settings, values: dict[str, Any], group: str) -> Settings:
-    label = " · ".join(part for part in (settings.place.label, shown(values)) if part)
+    label = " · ".join(part for part in (settings.place.label, describe_values(values)) if part)
     place = settings.place.model_copy(update={"label": label, "group": group})
     # As if the file had set them: places that were not set stay those of the worker.
     place.model_fields_set.update({"label", "group"})
@@ -111,7 +111,7 @@ def _require_all(outcomes: list[Outcome], table: Path) -> None:
     failed = [outcome for outcome in outcomes if outcome.error]
     if failed:
         raise EnvironmentFault(
-            f"{len(failed)} of {len(outcomes)} cells failed, the first ({shown(failed[0].cell.values)}) with:"
+            f"{len(failed)} of {len(outcomes)} cells failed, the first ({describe_values(failed[0].cell.values)}) with:"
             f" {failed[0].error}. The table has the others ({table}); run the same command again to retry the failed"
             " alone"
         )

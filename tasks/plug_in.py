@@ -20,7 +20,7 @@ def plug_in(work: Work, model: ModelSource, plan: Ref, tuned: Ref, *, export: bo
         InputError: when names or shapes do not fit the model, a value is not finite, or adapters would be exported.
     """
     from tasks.core.errors import InputError
-    from tasks.core.tuning.returned import admit, distances, plug_in_parts
+    from tasks.core.tuning.returned import distances, plug_in_parts, validate_returned
     from tasks.models.loading import load_model, load_tokenizer
     from tasks.models.tuned_blocks import read_returned, write_returned
 
@@ -30,7 +30,7 @@ def plug_in(work: Work, model: ModelSource, plan: Ref, tuned: Ref, *, export: bo
     if export and admitted.method == "adapter":
         raise InputError("export.plugged_model: a Hugging Face folder cannot hold adapters; use another tune.method")
     network = load_model(model, "stored")
-    state = admit(returned.tuned, network, how, returned.variant)
+    state = validate_returned(returned.tuned, network, how, returned.variant)
     moved = distances(state, network, how) if admitted.method == "blocks" else {}
     write_returned(work.out, how, admitted, state)
     if export:

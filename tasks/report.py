@@ -31,14 +31,16 @@ def report(
     from dataclasses import asdict
 
     from tasks.reports.run import page as run_pages
-    from tasks.reports.spending import efforts, sizes
+    from tasks.reports.spending import disclosure, tuning_cost
 
     _require_same_rows(facts, full, strategies)
     comparison = _compare(full, strategies, facts["tuning_seeds"])
     num_parameters = facts.get("num_parameters")
     given = {"full": (None, full.get("tuning", []))}
     given |= {each["name"]: (each["emulator"], each["tuning"]) for each in strategies}
-    spending = {name: sizes(work, emulator, tunings, num_parameters) for name, (emulator, tunings) in given.items()}
+    spending = {
+        name: disclosure(work, emulator, tunings, num_parameters) for name, (emulator, tunings) in given.items()
+    }
     _save_outcomes(work, strategies)
     (work.out / LONG_TABLE).write_text(run_pages.long_csv(comparison))
     (work.out / WIDE_TABLE).write_text(run_pages.wide_csv(comparison))
@@ -56,7 +58,7 @@ def report(
     (work.out / files.REPORT_PAGE).write_text(run_pages.page(comparison, facts, figures, spending))
     return {
         "strategies": [strategy.name for strategy in comparison.strategies],
-        "efforts": {name: efforts(tunings) for name, (_, tunings) in given.items()},
+        "efforts": {name: tuning_cost(tunings) for name, (_, tunings) in given.items()},
     }
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tasks.engine.resources import Resources
-from tasks.engine.runtime import Runtime, Shared, sharing
+from tasks.engine.runtime import RunContext, Runtime, sharing
 
 if TYPE_CHECKING:
     from tasks.models.source import ModelSource
@@ -78,9 +78,9 @@ def runtime(tmp_path: Path) -> Runtime:
 
 
 @pytest.fixture
-def own(runtime: Runtime) -> Iterator[Shared]:
+def own(runtime: Runtime) -> Iterator[RunContext]:
     """What the stages of that run share: two cores."""
-    with sharing(runtime, Shared(Resources(2))) as shared:
+    with sharing(runtime, RunContext(Resources(2))) as shared:
         yield shared
 
 

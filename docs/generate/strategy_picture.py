@@ -15,8 +15,8 @@ from torch import Tensor
 
 from tasks.core.cka import angular_distance, linear_cka
 from tasks.core.clustering import adjacent_clusters, similar_clusters
+from tasks.core.plan.by_similarity import drop_iteratively
 from tasks.core.plan.layout import Plan
-from tasks.core.plan.measured import drop_iteratively
 from tasks.core.plan.registry import STRATEGIES, Strategy, make_plan
 from tasks.reports.style import BLUE, INK, ORANGE, figure, save
 

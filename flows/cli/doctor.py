@@ -112,24 +112,24 @@ def _servers(home: Path, tracking: str | None) -> Iterator[Finding]:
 
 
 def _reached(prefect: str) -> Finding:
-    from tasks.tracking.servers import shown, unreachable
+    from tasks.tracking.servers import redact_url, unreachable
 
     if why := unreachable(f"{prefect.rstrip('/')}/health"):
-        return Finding("prefect", f"{shown(prefect)}: {why}", "start the server, or correct or unset the address")
-    return Finding("prefect", f"{shown(prefect)}: answers")
+        return Finding("prefect", f"{redact_url(prefect)}: {why}", "start the server, or correct or unset the address")
+    return Finding("prefect", f"{redact_url(prefect)}: answers")
 
 
 def _tracked(uri: str) -> Finding:
     from tasks.core.errors import EnvironmentFault
     from tasks.tracking.address import check_tracking
-    from tasks.tracking.servers import shown
+    from tasks.tracking.servers import redact_url
 
     named = "MLFLOW_TRACKING_URI" if uri == os.environ.get("MLFLOW_TRACKING_URI", "").strip() else "place.mlflow"
     try:
         check_tracking(uri, named, "crash-flow")
     except EnvironmentFault as error:
-        return Finding("mlflow", shown(uri), str(error))
-    return Finding("mlflow", f"{shown(uri)}: answers")
+        return Finding("mlflow", redact_url(uri), str(error))
+    return Finding("mlflow", f"{redact_url(uri)}: answers")
 
 
 def _object_store(url: str) -> Finding:

@@ -20,7 +20,7 @@ from tasks.engine.child_process import fix_string_hashes
 from tasks.store.databases import sqlite_path, sqlite_url
 from tasks.store.remote.store import open_store
 from tasks.tracking.mlflow_sender import warm_up
-from tasks.tracking.servers import shown
+from tasks.tracking.servers import redact_url
 
 # Without the last part MLflow shows its pages for chat agents instead of those for training.
 LOCAL_PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
@@ -133,8 +133,8 @@ def mlflow_command(settings: Settings) -> str:
     """Return the command that opens the MLflow UI on this run's tracking data."""
     uri = settings.tracking_uri or local_database(Path(settings.place.home))
     if uri.startswith(("http:", "https:", "databricks")):
-        return f"open {shown(uri)}"
+        return f"open {redact_url(uri)}"
     path = sqlite_path(uri)
     program = Path(sys.executable).parent / "mlflow"
-    command = [str(program), "server", "--backend-store-uri", sqlite_url(path) if path else shown(uri)]
+    command = [str(program), "server", "--backend-store-uri", sqlite_url(path) if path else redact_url(uri)]
     return shlex.join([*command, "--host", "127.0.0.1", "--port", "5000"])

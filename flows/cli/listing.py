@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tasks.store.gc import collect, list_runs
 from tasks.store.remote.gc import collect_remote
-from tasks.store.remote.store import FrontedStore, open_store
+from tasks.store.remote.store import CachedRemoteStore, open_store
 
 # The most that the server returns at once.
 PAGE = 200
@@ -55,7 +55,7 @@ def print_collected(root: Path, url: str | None, days: float, dry_run: bool) -> 
         return 0
     store = open_store(root, url)
     removed = collect(store, days, dry_run)
-    if isinstance(store, FrontedStore):
+    if isinstance(store, CachedRemoteStore):
         removed += collect_remote(store, days, dry_run)
     for item in removed:
         print(f"{item.num_bytes / 2**20:9.1f} MiB  {item.what}")

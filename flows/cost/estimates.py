@@ -12,7 +12,7 @@ from flows.running.arguments import emulator_wishes
 from flows.running.pass_limits import Limits, run_limits, search_limits
 from flows.searches import stages as search_stages
 from flows.searches.trials import Trial
-from flows.settings.grid import named_cell, shown
+from flows.settings.grid import describe_values, named_cell
 from flows.settings.model import Kind, Search, SearchSettings, Settings, StudySettings
 from flows.studies import stages as study_stages
 from flows.studies.cells import StudyCell
@@ -32,7 +32,7 @@ def estimate_cells(cells: Sequence[tuple[dict[str, Any], Settings]], rows: Workl
     """
     estimate, known = Estimate(), Known(rows)
     for values, cell in cells:
-        with named_cell(f"the cell {shown(values)}" if values else None):
+        with named_cell(f"the cell {describe_values(values)}" if values else None):
             method.submit_stages(record(cell, known, estimate, run_limits))
     return estimate
 
@@ -75,7 +75,7 @@ def price_of(trial: Trial) -> float:
     """Return the operations of tuning a plan of a search and measuring it."""
     alone = copy.copy(trial)
     assert isinstance(trial.run, RecordingRun)
-    alone.run = aside = trial.run.aside()
+    alone.run = aside = trial.run.with_empty_estimate()
     search_stages.measure(alone)
     return sum(cost.flops for cost in aside.estimate.stages.values())
 

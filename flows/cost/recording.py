@@ -66,7 +66,7 @@ class RecordingRun(BaseRun[Kind]):
         part.sizes = self.sizes.with_settings(settings)
         return part
 
-    def aside(self) -> "RecordingRun[Kind]":
+    def with_empty_estimate(self) -> "RecordingRun[Kind]":
         """Return this run with an estimate of its own."""
         part = copy.copy(self)
         part.estimate = Estimate()

@@ -5,7 +5,7 @@ from typing import Any
 from flows.settings.model import Settings, Strategy
 from tasks.core.clustering import FREE_LINKAGES
 from tasks.core.errors import in_table
-from tasks.core.plan.placement import tuned_ahead
+from tasks.core.plan.placement import tuned_before_selection
 from tasks.core.plan.registry import STRATEGIES
 from tasks.core.tuning.method import TuningMethod
 from tasks.core.tuning.settings import TrainSettings
@@ -53,7 +53,7 @@ class Arguments:
         """The support set, the estimator, the number of kept blocks, and the blocks that are never dropped."""
         chosen = plan_options(self._settings, "iterative_drop")
         placement = chosen.get("placement") or STRATEGIES["iterative_drop"].placement or ""
-        protected = tuned_ahead(num_blocks, chosen.get("num_tuned", 0), placement, chosen.get("tuned", ()))
+        protected = tuned_before_selection(num_blocks, chosen.get("num_tuned", 0), placement, chosen.get("tuned", ()))
         return {**self.capture, **self.similarity, "num_kept": chosen["num_kept"], "protected": protected}
 
     def cluster(self, strategy: Strategy, num_blocks: int, evidence: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -157,12 +157,12 @@ def check_prefect() -> None:
     url = os.environ.get("PREFECT_API_URL")
     if not url:
         return
-    from tasks.tracking.servers import shown, unreachable
+    from tasks.tracking.servers import redact_url, unreachable
 
     require_proxy(url, os.environ)
     if why := unreachable(f"{url.rstrip('/')}/health"):
         raise EnvironmentFault(
-            f"Prefect at {shown(url)} (PREFECT_API_URL) does not answer ({why}); start the server, or unset"
+            f"Prefect at {redact_url(url)} (PREFECT_API_URL) does not answer ({why}); start the server, or unset"
             " the variable to run without one"
         )
 

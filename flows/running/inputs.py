@@ -6,12 +6,12 @@ from typing import Any
 
 from flows.running.arguments import emulator_wishes, grids, make_variant, plan_options
 from flows.running.pass_limits import Limits, check_windows, run_limits
-from flows.settings.grid import named_cell, shown
+from flows.settings.grid import describe_values, named_cell
 from flows.settings.model import Kind, Settings
 from tasks.artifacts.check_facts import check_summary
 from tasks.core.errors import InputError, in_table
 from tasks.core.plan.layout import fixed_plan
-from tasks.core.plan.registry import rehearse
+from tasks.core.plan.registry import check_plan_possible
 from tasks.data.wording import checked_task
 from tasks.engine.precision import resolve_precision
 from tasks.engine.runtime import Runtime
@@ -109,7 +109,7 @@ def take_inputs(settings: Settings, **checks: Callable) -> Inputs:
 def check_cells(cells: Iterable[tuple[dict[str, Any], Settings]]) -> None:
     """Refuse a sweep in which one cell cannot run; the error names the cell."""
     for values, settings in cells:
-        with named_cell(f"the cell {shown(values)}"):
+        with named_cell(f"the cell {describe_values(values)}"):
             Inputs(settings)
 
 
@@ -127,7 +127,7 @@ def check_budget(settings: Settings, num_blocks: int) -> None:
     for strategy in settings.strategy:
         chosen = plan_options(settings, strategy)
         try:
-            rehearse(strategy, num_blocks, chosen)
+            check_plan_possible(strategy, num_blocks, chosen)
         except InputError as error:
             given = ", ".join(f"plan.{key} = {_written(value)}" for key, value in chosen.items())
             raise InputError(f"strategy {strategy} with {given}: {error}") from error

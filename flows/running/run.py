@@ -21,13 +21,13 @@ from flows.running.progress import Progress
 from flows.running.stopping import in_order, is_request, seconds_since_request
 from flows.settings.model import Kind, Settings
 from tasks.engine.resources import Resources, machine_folder, usable_cores, visible_gpus
-from tasks.engine.runtime import Runtime, Shared, sharing
+from tasks.engine.runtime import RunContext, Runtime, sharing
 from tasks.engine.stage import Stage
 from tasks.models.folder_tensors import count_parameters
 from tasks.models.source import ModelSource
 from tasks.reports.split_notes import split_notes
 from tasks.store.artifacts import Ref
-from tasks.tracking.servers import shown
+from tasks.tracking.servers import redact_url
 from tasks.tracking.tracking import Tracking
 
 logger = logging.getLogger(__name__)
@@ -44,13 +44,13 @@ class Run(BaseRun[Kind]):
     """
 
     def __init__(
-        self, settings: Kind, inputs: Inputs, runtime: Runtime, own: Shared, futures: list[Any] | None = None
+        self, settings: Kind, inputs: Inputs, runtime: Runtime, context: RunContext, futures: list[Any] | None = None
     ) -> None:
         num_parameters, facts = count_parameters(Path(inputs.model.path)), inputs.checked.summary
         distilling = inputs.teacher, inputs.text
         super().__init__(settings, inputs.precision, inputs.model, num_parameters, inputs.task, *distilling)
         self.runtime = runtime
-        self.own = own
+        self.context = context
         self.facts |= facts
         for note in split_notes(facts):
             logger.warning("task %s: %s", inputs.task.name, note)
@@ -112,14 +112,14 @@ def started(
     inputs = take_inputs(settings, limits=limits)
     log_encoding([inputs.checked.summary])
     runtime = make_runtime(settings)
-    own = make_shared(settings, runtime)
-    own.used.append(inputs.checked)
-    run = Run(settings, inputs, runtime, own)
+    context = make_run_context(settings, runtime)
+    context.used.append(inputs.checked)
+    run = Run(settings, inputs, runtime, context)
     parameters = shown_parameters(settings, run.facts)
-    with recorded(settings, flow_name, name or run_name(settings), runtime, own, parameters, digests_of(inputs)):
+    with recorded(settings, flow_name, name or run_name(settings), runtime, context, parameters, digests_of(inputs)):
         yield run
         assert run.report is not None
-        show(run, own.tracking)
+        show(run, context.tracking)
 
 
 def make_runtime(settings: Settings) -> Runtime:
@@ -137,13 +137,13 @@ def make_runtime(settings: Settings) -> Runtime:
     )
 
 
-def make_shared(settings: Settings, runtime: Runtime) -> Shared:
+def make_run_context(settings: Settings, runtime: Runtime) -> RunContext:
     """Return what the stages of this run share: cores, GPUs and tracking."""
     from tasks.store.gc import UsedRefs
 
     machine = Resources(usable_cores(), visible_gpus(), machine_folder())
     used = UsedRefs(runtime.open_store(), runtime.run_id)
-    return Shared(machine, open_tracking(settings, runtime.run_id), used)
+    return RunContext(machine, open_tracking(settings, runtime.run_id), used)
 
 
 @contextmanager
@@ -152,18 +152,18 @@ def recorded(
     flow_name: str,
     name: str,
     runtime: Runtime,
-    own: Shared,
+    context: RunContext,
     parameters: dict[str, str],
     digests: dict[str, str],
 ) -> Iterator[None]:
     """Record the run's start, end and final state in the store and in MLflow; leave no process behind in any case."""
     from tasks.store.gc import record_run
 
-    store, tracking = runtime.open_store(), own.tracking
+    store, tracking = runtime.open_store(), context.tracking
     record_run(store, runtime.run_id, flow_name, name, _recorded(settings))
     state = "failed"
     try:
-        with sharing(runtime, own, once=True):
+        with sharing(runtime, context, once=True):
             tracking.start(name, parameters, _tags(settings, runtime.run_id), digests)
             yield
             state = "completed"
@@ -172,28 +172,30 @@ def recorded(
         raise
     finally:
         with in_order(state == "interrupted") as is_stopping:
-            _close(store, runtime, own, state, is_stopping)
+            _close(store, runtime, context, state, is_stopping)
 
 
-def _close(store: Any, runtime: Runtime, own: Shared, state: str, is_stopping: Callable[[], bool]) -> None:
+def _close(store: Any, runtime: Runtime, context: RunContext, state: str, is_stopping: Callable[[], bool]) -> None:
     """Stop running stages, which write checkpoints, then record in MLflow and the store how the run ended."""
     from tasks.store.gc import finish_run
 
-    tracking = own.tracking
-    own.children.stop(signal.SIGTERM)
+    tracking = context.tracking
+    context.children.stop(signal.SIGTERM)
     status = {"completed": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
     # A batch system kills thirty seconds after its request to stop.
     short = max(1.0, min(10.0, CLOSING_SECONDS - seconds_since_request()))
     tracking.close(status, 60.0 if state == "completed" else short, is_stopping)
-    report = next((ref for ref in reversed(own.used) if ref.stage in RESULTS), None) if state == "completed" else None
-    computed = len(own.computed)
-    finish_run(store, runtime.run_id, state, list(own.used), tracking.mlflow_run_id, computed, report)
+    report = (
+        next((ref for ref in reversed(context.used) if ref.stage in RESULTS), None) if state == "completed" else None
+    )
+    computed = len(context.computed)
+    finish_run(store, runtime.run_id, state, list(context.used), tracking.mlflow_run_id, computed, report)
 
 
 def _recorded(settings: Settings) -> dict[str, Any]:
     """Return the settings for the store's record, with the password removed from the address."""
     values = settings.model_dump(mode="json")
-    values["place"]["mlflow"] = settings.place.mlflow and shown(settings.place.mlflow)
+    values["place"]["mlflow"] = settings.place.mlflow and redact_url(settings.place.mlflow)
     return values
 
 

@@ -36,7 +36,7 @@ def show_results(run: "Run", tracking: Tracking) -> None:
     files = [path for path in sorted(folder.iterdir()) if path.suffix in SHOWN and path.name != MANIFEST]
     tracking.files([path for path in files if path.suffix == ".png"], "figures")
     tracking.files([path for path in files if path.suffix != ".png"], "report")
-    for ref in run.own.used:
+    for ref in run.context.used:
         if ref.stage == "cluster":
             tracking.files([store.open(ref) / PLAN_FILE], f"plans/{plan_summary(ref)['strategy']}")
     numbers = read_report(folder)
@@ -61,10 +61,10 @@ def flat_numbers(rows: list[dict[str, Any]]) -> dict[str, float]:
 def _show_in_prefect(table: str, rows: list[dict[str, Any]], run: "Run", tracking: Tracking) -> None:
     from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
-    computed = {ref.key for ref in run.own.computed}
+    computed = {ref.key for ref in run.context.computed}
     stages = [
         {"stage": ref.stage, "key": ref.key[:16], "digest": ref.digest[:16], "was": _was(ref.key in computed)}
-        for ref in {ref.key: ref for ref in run.own.used}.values()
+        for ref in {ref.key: ref for ref in run.context.used}.values()
     ]
     try:
         create_markdown_artifact(markdown=table, key="report", description="The five settings")

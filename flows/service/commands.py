@@ -50,9 +50,9 @@ def count(text: str) -> int:
 
 
 def _up(options: argparse.Namespace) -> int:
-    from flows.service.up import Wishes, up
+    from flows.service.up import UpOptions, up
 
-    wishes = Wishes(
+    chosen = UpOptions(
         host=options.host,
         prefect_port=options.prefect_port,
         mlflow_port=options.mlflow_port,
@@ -61,7 +61,7 @@ def _up(options: argparse.Namespace) -> int:
         worker_limit=options.limit,
         with_worker=not options.no_worker,
     )
-    return up(_home(options), wishes)
+    return up(_home(options), chosen)
 
 
 def _down(options: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ import httpx
 import psutil
 
 from flows.running.environment import defaults
-from flows.service.choices import Choices, Secrets, write_private
+from flows.service.config import Secrets, ServiceConfig, write_private
 from flows.service.postgres import Postgres
 from tasks.store.databases import sqlite_url
 from tasks.store.loopback import SET_ASIDE, keep_loopback_direct
@@ -26,10 +26,10 @@ DATABASES = ("prefect", "mlflow", "mlflow_auth")
 
 @dataclass(frozen=True)
 class Place:
-    """The home folder, choices and passwords of one service."""
+    """The home folder, config and passwords of one service."""
 
     home: Path
-    choices: Choices
+    config: ServiceConfig
     secrets: Secrets
     postgres: Postgres | None
 
@@ -41,12 +41,12 @@ class Place:
     @property
     def prefect_url(self) -> str:
         """Address of Prefect's UI."""
-        return f"http://{self.choices.address}:{self.choices.prefect_port}"
+        return f"http://{self.config.address}:{self.config.prefect_port}"
 
     @property
     def mlflow_url(self) -> str:
         """Address of MLflow's UI."""
-        return f"http://{self.choices.address}:{self.choices.mlflow_port}"
+        return f"http://{self.config.address}:{self.config.mlflow_port}"
 
     def connection(self) -> dict[str, str]:
         """Return the variables that a client needs to reach the servers."""
@@ -55,7 +55,7 @@ class Place:
             "PREFECT_API_URL": f"{self.prefect_url}/api",
             "MLFLOW_TRACKING_URI": self.mlflow_url,
         }
-        if self.choices.auth:
+        if self.config.auth:
             known |= {
                 "PREFECT_API_AUTH_STRING": f"{self.secrets.user}:{self.secrets.password}",
                 "MLFLOW_TRACKING_USERNAME": self.secrets.user,
@@ -68,7 +68,7 @@ class Place:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(OTHERS)}
         store = {name: os.environ[name] for name in ("CRASH_STORE", SET_ASIDE) if name in os.environ}
         made = {**kept, **defaults(self.home), **store, **self.connection()}
-        keep_loopback_direct(made, [self.choices.address])
+        keep_loopback_direct(made, [self.config.address])
         return made
 
     def database(self, name: str, driver: str) -> str:
@@ -83,37 +83,37 @@ def prefect_server(place: Place) -> tuple[list[str], dict[str, str]]:
 
     Host and port are set by variables: with command-line options, the UI would look for its API elsewhere.
     """
-    choices = place.choices
+    config = place.config
     environment = place.environment() | {
         "PREFECT_HOME": str(place.folder / "prefect"),
-        "PREFECT_SERVER_API_HOST": choices.host,
-        "PREFECT_SERVER_API_PORT": str(choices.prefect_port),
+        "PREFECT_SERVER_API_HOST": config.host,
+        "PREFECT_SERVER_API_PORT": str(config.prefect_port),
         "PREFECT_API_DATABASE_CONNECTION_URL": place.database("prefect", "asyncpg"),
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
     }
-    if not choices.is_local:
+    if not config.is_local:
         # The page sends its requests to the machine that it came from, by whatever name it was reached.
         environment["PREFECT_SERVER_UI_API_URL"] = "/api"
-    if choices.auth:
+    if config.auth:
         environment["PREFECT_SERVER_API_AUTH_STRING"] = f"{place.secrets.user}:{place.secrets.password}"
     return [str(BIN / "prefect"), "server", "start"], environment
 
 
 def mlflow_server(place: Place) -> tuple[list[str], dict[str, str]]:
     """Return the command and environment of the MLflow server; clients send artifacts through it, not to its disk."""
-    choices = place.choices
+    config = place.config
     artifacts = place.folder / "mlflow" / "artifacts"
     artifacts.mkdir(parents=True, exist_ok=True)
-    command = [str(BIN / "mlflow"), "server", "--host", choices.host, "--port", str(choices.mlflow_port)]
+    command = [str(BIN / "mlflow"), "server", "--host", config.host, "--port", str(config.mlflow_port)]
     command += [
         "--backend-store-uri",
         place.database("mlflow", "pg8000"),
         "--artifacts-destination",
         artifacts.as_uri(),
     ]
-    command += ["--workers", "2", "--allowed-hosts", ",".join(f"{name}:*" for name in own_names(choices))]
+    command += ["--workers", "2", "--allowed-hosts", ",".join(f"{name}:*" for name in own_names(config))]
     environment = place.environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    if choices.auth:
+    if config.auth:
         command += ["--app-name", "basic-auth"]
         environment |= {
             "MLFLOW_AUTH_CONFIG_PATH": str(_auth_config(place)),
@@ -124,7 +124,7 @@ def mlflow_server(place: Place) -> tuple[list[str], dict[str, str]]:
 
 def worker(place: Place, queue: str, limit: int) -> tuple[list[str], dict[str, str]]:
     """Return the command and environment of a worker on this machine."""
-    command = [str(BIN / "crash"), "worker", "--pool", place.choices.pool, "--queue", queue]
+    command = [str(BIN / "crash"), "worker", "--pool", place.config.pool, "--queue", queue]
     # Many workers would keep the server busy with requests; the one on the server's machine may send them often.
     environment = place.environment() | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
     return [*command, "--limit", str(limit), "--name", worker_name(place, queue)], environment
@@ -137,7 +137,7 @@ def worker_name(place: Place, queue: str) -> str:
 
 def reaper(place: Place) -> tuple[list[str], dict[str, str]]:
     """Return the command and environment of the reaper."""
-    return [str(BIN / "crash"), "reap", "--pool", place.choices.pool], place.environment()
+    return [str(BIN / "crash"), "reap", "--pool", place.config.pool], place.environment()
 
 
 def answers(address: str) -> Callable[[], bool]:
@@ -152,10 +152,10 @@ def answers(address: str) -> Callable[[], bool]:
     return ask
 
 
-def own_names(choices: Choices) -> list[str]:
+def own_names(config: ServiceConfig) -> list[str]:
     """Return the host names by which browsers may reach the MLflow server; it refuses others, against DNS rebinding."""
     names = ["localhost", "127.0.0.1"]
-    if not choices.is_local:
+    if not config.is_local:
         cards = psutil.net_if_addrs().values()
         names += [socket.gethostname(), socket.getfqdn()]
         names += [found.address for card in cards for found in card if found.family == socket.AF_INET]

@@ -17,13 +17,13 @@ from filelock import FileLock
 
 from flows.running.environment import check_home, check_variables, connection_file, written_connection
 from flows.service import servers
-from flows.service.choices import (
-    Choices,
+from flows.service.config import (
+    ServiceConfig,
     free_port,
     own_secrets,
     port_taken,
-    read_choices,
-    write_choices,
+    read_config,
+    write_config,
     write_private,
 )
 from flows.service.postgres import Postgres
@@ -42,7 +42,7 @@ MLFLOW_PAGE = "/#/experiments?workflowType=machine_learning"
 
 
 @dataclass(frozen=True)
-class Wishes:
+class UpOptions:
     """The options of the command line; None keeps the previous choice, or the default."""
 
     host: str | None = None
@@ -54,7 +54,7 @@ class Wishes:
     with_worker: bool = True
 
 
-def up(home: Path, wishes: Wishes) -> int:
+def up(home: Path, options: UpOptions) -> int:
     """Start every process that is not running, wait until it is healthy, and print the addresses."""
     home = home.absolute()
     check_variables()
@@ -62,12 +62,12 @@ def up(home: Path, wishes: Wishes) -> int:
     folder = home / "service"
     with _alone(folder):
         processes = Processes(folder)
-        choices = _choose(folder, wishes, processes)
-        place = _place(home, choices)
+        config = _choose(folder, options, processes)
+        place = _place(home, config)
         _start_servers(place, processes)
         write_private(connection_file(home), written_connection(place.connection()))
         _deploy(place)
-        _start_clients(place, processes, wishes)
+        _start_clients(place, processes, options)
         _say(place, processes)
     return 0
 
@@ -100,50 +100,52 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _choose(folder: Path, wishes: Wishes, processes: Processes) -> Choices:
-    """Return the previous choices, changed by the options that are given now.
+def _choose(folder: Path, options: UpOptions, processes: Processes) -> ServiceConfig:
+    """Return the previous config, changed by the options that are given now.
 
     Raises:
         InputError: when they are unsafe, or differ from those of running servers.
         EnvironmentFault: when a port is taken.
     """
-    before = read_choices(folder)
-    known = before or Choices()
-    asked = {name: value for name, value in vars(wishes).items() if value is not None and name in Choices.model_fields}
+    before = read_config(folder)
+    known = before or ServiceConfig()
+    asked = {
+        name: value for name, value in vars(options).items() if value is not None and name in ServiceConfig.model_fields
+    }
     asked |= {name: free_port() for name in ("prefect_port", "mlflow_port") if asked.get(name) == 0}
-    choices = known.model_copy(update=asked)
-    if choices.database == "postgresql" and not choices.postgres_port:
-        choices = choices.model_copy(update={"postgres_port": free_port()})
-    _refuse(choices, before, processes, folder)
-    write_choices(folder, choices)
-    return choices
+    config = known.model_copy(update=asked)
+    if config.database == "postgresql" and not config.postgres_port:
+        config = config.model_copy(update={"postgres_port": free_port()})
+    _refuse(config, before, processes, folder)
+    write_config(folder, config)
+    return config
 
 
-def _refuse(choices: Choices, before: Choices | None, processes: Processes, folder: Path) -> None:
-    if not choices.is_local and not choices.auth:
+def _refuse(config: ServiceConfig, before: ServiceConfig | None, processes: Processes, folder: Path) -> None:
+    if not config.is_local and not config.auth:
         raise InputError(
-            f"--host {choices.host} would let everybody who reaches this machine run code on it; add --auth"
+            f"--host {config.host} would let everybody who reaches this machine run code on it; add --auth"
             " (a user and a password for both servers), or stay on 127.0.0.1"
         )
-    if before is not None and choices != before and any(map(processes.running, processes.names())):
-        changed = [name for name in Choices.model_fields if getattr(choices, name) != getattr(before, name)]
+    if before is not None and config != before and any(map(processes.running, processes.names())):
+        changed = [name for name in ServiceConfig.model_fields if getattr(config, name) != getattr(before, name)]
         raise InputError(f"the servers are up with another {', '.join(changed)}; run `crash down` first")
-    if before is not None and choices.database != before.database:
-        print(f"note: what was in {before.database} stays there; {choices.database} starts with its own data")
+    if before is not None and config.database != before.database:
+        print(f"note: what was in {before.database} stays there; {config.database} starts with its own data")
     for name, option in ((PREFECT, "prefect_port"), (MLFLOW, "mlflow_port")):
-        port = getattr(choices, option)
-        if not processes.running(name) and port_taken(choices.host, port):
+        port = getattr(config, option)
+        if not processes.running(name) and port_taken(config.host, port):
             flag = option.replace("_", "-")
-            raise EnvironmentFault(f"port {port} on {choices.host} is taken; choose another with --{flag} (0: any)")
+            raise EnvironmentFault(f"port {port} on {config.host} is taken; choose another with --{flag} (0: any)")
 
 
-def _place(home: Path, choices: Choices) -> Place:
+def _place(home: Path, config: ServiceConfig) -> Place:
     folder = home / "service"
     secrets = own_secrets(folder)
-    if choices.database == "sqlite":
+    if config.database == "sqlite":
         print("warning: SQLite serves one user; with several workers its locks make runs fail. Use PostgreSQL then.")
-        return Place(home, choices, secrets, None)
-    return Place(home, choices, secrets, Postgres(folder / "postgres", choices.postgres_port, secrets.postgres))
+        return Place(home, config, secrets, None)
+    return Place(home, config, secrets, Postgres(folder / "postgres", config.postgres_port, secrets.postgres))
 
 
 def _start_servers(place: Place, processes: Processes) -> None:
@@ -164,22 +166,22 @@ def _start_servers(place: Place, processes: Processes) -> None:
 
 def _deploy(place: Place) -> None:
     """Deploy in a separate process, which has to see the servers' addresses before it imports Prefect."""
-    command = [str(servers.BIN / "crash"), "deploy", "--pool", place.choices.pool]
+    command = [str(servers.BIN / "crash"), "deploy", "--pool", place.config.pool]
     done = subprocess.run(command, env=place.environment(), cwd=servers.CODE, capture_output=True, text=True)
     if done.returncode:
         sys.stderr.write(done.stdout)
         raise EnvironmentFault(f"the deployments could not be made: {done.stderr.strip()}")
 
 
-def _start_clients(place: Place, processes: Processes, wishes: Wishes) -> None:
+def _start_clients(place: Place, processes: Processes, options: UpOptions) -> None:
     if not processes.running(REAPER):
         processes.start(REAPER, *servers.reaper(place), folder=servers.CODE)
-    if not wishes.with_worker:
+    if not options.with_worker:
         return
     from tasks.engine.resources import visible_gpus
 
     limits = {
-        (WORKER, "default"): wishes.worker_limit or max(1, len(visible_gpus())),
+        (WORKER, "default"): options.worker_limit or max(1, len(visible_gpus())),
         (SWEEPER, "sweeps"): SWEEPS_AT_ONCE,
     }
     begun, started = time.time(), []
@@ -193,8 +195,8 @@ def _start_clients(place: Place, processes: Processes, wishes: Wishes) -> None:
 
 def _polls(place: Place, queue: str, since: float) -> bool:
     """Whether this machine's worker for the queue has asked for work since then."""
-    address = f"{place.prefect_url}/api/work_pools/{place.choices.pool}/workers/filter"
-    login = (place.secrets.user, place.secrets.password) if place.choices.auth else None
+    address = f"{place.prefect_url}/api/work_pools/{place.config.pool}/workers/filter"
+    login = (place.secrets.user, place.secrets.password) if place.config.auth else None
     with suppress(httpx.HTTPError, ValueError):
         for found in httpx.post(address, json={}, auth=login, timeout=5, trust_env=False).json():
             seen = datetime.fromisoformat(found["last_heartbeat_time"])
@@ -206,7 +208,7 @@ def _polls(place: Place, queue: str, since: float) -> bool:
 def _say(place: Place, processes: Processes) -> None:
     print(f"Prefect  {place.prefect_url}")
     print(f"MLflow   {place.mlflow_url}{MLFLOW_PAGE}")
-    if place.choices.auth:
+    if place.config.auth:
         print(f"Login    user {place.secrets.user}, password in {place.folder / 'secrets.json'}")
     print(f"Logs     {processes.logs}")
     shell = shlex.quote(str(connection_file(place.home)))

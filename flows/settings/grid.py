@@ -64,7 +64,7 @@ def make_cells(base: Kind, axes: dict[str, list[Any]]) -> list[tuple[dict[str, A
     return [_cell(values, chosen, type(base)) for chosen in combinations]
 
 
-def shown(cell: dict[str, Any]) -> str:
+def describe_values(cell: dict[str, Any]) -> str:
     """Return a cell as text: `tune.learning_rate=0.0001, plan.num_kept=6`."""
     return ", ".join(f"{key}={value}" for key, value in cell.items()) or "the only one"
 
@@ -122,4 +122,4 @@ def _cell(values: dict[str, Any], chosen: dict[str, Any], kind: type[Kind]) -> t
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"]) or "settings"
         message = problem["msg"].removeprefix("Value error, ")
-        raise InputError(f"the cell {shown(chosen)}: {where}: {message}") from error
+        raise InputError(f"the cell {describe_values(chosen)}: {where}: {message}") from error

@@ -47,10 +47,10 @@ class PlanSettings(Group, frozen=True):
         """Give one message instead of one for each type of the union."""
         given = value if isinstance(value, dict) else {"crash": value}
         if unknown := next((name for name in given if name not in get_args(Strategy)), None):
-            raise ValueError(f"{unknown} is no strategy; choose from {', '.join(get_args(Strategy))}")
+            raise ValueError(f"{unknown} is not a strategy; choose from {', '.join(get_args(Strategy))}")
         if wrong := [share for share in given.values() if share not in get_args(Share)]:
             choices = ", ".join(get_args(Share))
-            raise ValueError(f"{wrong[0]!r} is no way to share; choose from {choices}, or give a table by strategy")
+            raise ValueError(f"{wrong[0]!r} is not a way to share; choose from {choices}, or give a table by strategy")
         return value
 
     @model_validator(mode="after")

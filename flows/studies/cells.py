@@ -9,9 +9,9 @@ from flows.running.base_run import BaseRun
 from flows.running.inputs import Inputs, take_inputs
 from flows.running.logs import log_encoding, quiet_prefect
 from flows.running.parameters import digests_of, shown_parameters
-from flows.running.run import Run, make_runtime, make_shared, recorded
+from flows.running.run import Run, make_run_context, make_runtime, recorded
 from flows.settings import variants
-from flows.settings.grid import Grid, make_cells, named_cell, shown
+from flows.settings.grid import Grid, describe_values, make_cells, named_cell
 from flows.settings.model import StudySettings
 from flows.settings.reading import read_sweep
 from flows.studies.checks import check_study, require_something, study_bytes, study_limits
@@ -45,14 +45,14 @@ class StudyCell:
 
     def __call__(self, stage: Stage, label: str = "", **arguments: Any) -> Any:
         """Submit an analysis that the page shows."""
-        return self.show(stage, self.aside(stage, label, **arguments), label)
+        return self.show(stage, self.submit_hidden(stage, label, **arguments), label)
 
     def show(self, stage: Stage, future: Any, label: str = "") -> Any:
         """Show a submitted analysis on the page."""
         self.analyses[stage.full_name(label)] = future
         return future
 
-    def aside(self, stage: Stage, label: str = "", **arguments: Any) -> Any:
+    def submit_hidden(self, stage: Stage, label: str = "", **arguments: Any) -> Any:
         """Submit a stage that other analyses need, without showing it on the page."""
         return self.run(stage, label, **arguments)
 
@@ -102,7 +102,7 @@ def make_cells_of(settings: StudySettings, grid: Grid) -> list[tuple[str, StudyS
         raise InputError("study.track_text is of the one page of all cells: give it once, in [study], in no variant")
     labels = [_label(values, cell, grid) for values, cell in made]
     if len(set(labels)) < len(labels):
-        labels = [shown(values) for values, _ in made]
+        labels = [describe_values(values) for values, _ in made]
     return [(label, _one_seed(cell)) for label, (_, cell) in zip(labels, made, strict=True)]
 
 
@@ -130,23 +130,23 @@ def opened(
     made = make_cells_of(settings, grid)
     inputs = open_inputs(made)
     runtime = make_runtime(settings)
-    own = make_shared(settings, runtime)
-    own.used.extend(each.checked for each, _ in inputs)
+    context = make_run_context(settings, runtime)
+    context.used.extend(each.checked for each, _ in inputs)
     log_encoding(each.checked.summary for each, _ in inputs)
     futures: list[Any] = []
     cells = []
     for (label, cell), (found, others) in zip(made, inputs, strict=True):
-        each = Run(cell, found, runtime, own, futures)
+        each = Run(cell, found, runtime, context, futures)
         each.prefix = label if len(made) > 1 else ""
         cells.append(StudyCell(label, each, others))
-    run = Run(made[0][1], inputs[0][0], runtime, own, futures)
+    run = Run(made[0][1], inputs[0][0], runtime, context, futures)
     parameters = shown_parameters(settings, run.facts if len(cells) == 1 else {})
     parameters |= {f"grid.{key}": ", ".join(map(str, values)) for key, values in grid.items() if key != variants.AXIS}
     digests = {name: digest for found, _ in inputs for name, digest in digests_of(found).items()}
-    with recorded(settings, "study", study_name(settings, made), runtime, own, parameters, digests):
+    with recorded(settings, "study", study_name(settings, made), runtime, context, parameters, digests):
         yield cells, run
         assert run.report is not None
-        show(run, own.tracking)
+        show(run, context.tracking)
 
 
 def study_name(settings: StudySettings, cells: list[tuple[str, StudySettings]]) -> str:

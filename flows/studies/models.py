@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 def captured(cell: StudyCell) -> Any:
     """Return the states of the support set, from which plans are made."""
-    return cell.once("capture", lambda: cell.aside(capture, **cell.inputs, **cell.run.arguments.capture))
+    return cell.once("capture", lambda: cell.submit_hidden(capture, **cell.inputs, **cell.run.arguments.capture))
 
 
 def similar(cell: StudyCell) -> Any:
     """Return the similarity of these states."""
     return cell.once(
-        "similarity", lambda: cell.aside(similarity, states=captured(cell), **cell.run.arguments.similarity)
+        "similarity", lambda: cell.submit_hidden(similarity, states=captured(cell), **cell.run.arguments.similarity)
     )
 
 

@@ -60,9 +60,9 @@ def _places(store: Store, given: str) -> list[tuple[str, str]]:
 
 
 def _place_of(store: Store) -> str:
-    from tasks.store.remote.store import FrontedStore
+    from tasks.store.remote.store import CachedRemoteStore
 
-    return store.remote.url if isinstance(store, FrontedStore) else str(store.root)
+    return store.remote.url if isinstance(store, CachedRemoteStore) else str(store.root)
 
 
 def _require_model(store: Store, what: str, tuning: Artifact, model: "ModelSource") -> None:
@@ -74,7 +74,7 @@ def _require_model(store: Store, what: str, tuning: Artifact, model: "ModelSourc
     weights = _tuned_weights(store, tuning)
     if weights is None:
         raise InputError(
-            f"{what} ({tuning.ref.stage}): which model was tuned cannot be told, as the emulator is no longer in"
+            f"{what} ({tuning.ref.stage}): which model was tuned is unknown, as the emulator is no longer in"
             f" {_place_of(store)}; give the artifact of plug_in, or run again what made it"
         )
     if weights != model.weights:

@@ -96,7 +96,7 @@ def between(cells: Sequence[StudyCell]) -> None:
             variant = variant_of(cell, strategy)
             inputs = {"model": variant, "task": cell.run.task, **cell.run.arguments.capture}
             name = f"{strategy} {cell.settings.study.against}".replace("_", "-")
-            states = cell.aside(capture, name, **inputs)
+            states = cell.submit_hidden(capture, name, **inputs)
             cell(cross, f"against {name}", first=captured(cell), second=states)
 
 

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from flows.running.stopping import in_order, is_request
 from flows.service.submit import AWAY, WORKER, Settled, Waiting, has_worker, portable
-from flows.settings.grid import shown
+from flows.settings.grid import describe_values
 from flows.settings.model import Settings
 from tasks.core.errors import CrashError
 from tasks.engine.runtime import everything_stopped
@@ -122,12 +122,12 @@ def _outcome(cell: Cell, future: Future) -> Outcome:
         return _failed(cell, str(error))
     except Exception as error:
         # Our mistake, or a package's: it does not concern the other cells.
-        logger.exception("the cell %s failed", shown(cell.values))
+        logger.exception("the cell %s failed", describe_values(cell.values))
         return _failed(cell, f"{type(error).__name__}: {error}")
 
 
 def _failed(cell: Cell, error: str) -> Outcome:
-    logger.error("the cell %s failed: %s", shown(cell.values), error)
+    logger.error("the cell %s failed: %s", describe_values(cell.values), error)
     return Outcome(cell, error=error)
 
 

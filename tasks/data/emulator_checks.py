@@ -49,7 +49,7 @@ def require_same_shape(model: Path, teacher: Path, called: str | None) -> None:
     Raises:
         InputError: when the teacher differs in one of them.
     """
-    from tasks.core.blocks.anatomy import text_config
+    from tasks.core.blocks.locate_blocks import text_config
 
     ours, theirs = (text_config(load_config(folder)) for folder in (model, teacher))
     for name, unit in COMMON.items():

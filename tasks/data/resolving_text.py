@@ -26,7 +26,7 @@ def resolve_text(data: str, store: "Store | None" = None) -> TaskSource:
     path = Path(data).expanduser()
     if not path.exists():
         if not HUB_ID.fullmatch(data.partition(":")[0]):
-            raise InputError(f"distill.data = {data!r}: there is no such folder, and it is no hub id (owner/name)")
+            raise InputError(f"distill.data = {data!r}: there is no such folder, and it is not a hub id (owner/name)")
         path = text_files(data, copies_folder(store) / "data")
     try:
         found = resolve_task({"name": "text", "kind": "text", "data": str(_rows(path))}, store)

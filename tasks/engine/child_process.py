@@ -158,13 +158,13 @@ def _listen(process: Any, receiving: Connection, watch: Callable[[], None], labe
     process.join()
     watch()
     if outcome is None:
-        raise death(process.exitcode, label)
+        raise error_for_exit_code(process.exitcode, label)
     if outcome[0] == "error":
-        raise rebuild(label, *outcome[1:])
+        raise error_from_message(label, *outcome[1:])
     return outcome[1]
 
 
-def death(exit_code: int, label: str) -> Exception:
+def error_for_exit_code(exit_code: int, label: str) -> Exception:
     """Map the exit code of a process that sent no result to an error."""
     if exit_code == -signal.SIGKILL:
         return errors.EnvironmentFault(
@@ -176,7 +176,7 @@ def death(exit_code: int, label: str) -> Exception:
     return errors.CrashError(f"{label}: its process ended with exit code {exit_code} and no result")
 
 
-def rebuild(label: str, class_name: str, message: str, exit_code: int, trace: str) -> Exception:
+def error_from_message(label: str, class_name: str, message: str, exit_code: int, trace: str) -> Exception:
     """Recreate the error that a process has described."""
     kind = getattr(errors, class_name, None)
     if kind is errors.InterruptedRun:

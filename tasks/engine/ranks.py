@@ -21,7 +21,7 @@ from typing import Any
 from tasks.core.errors import EnvironmentFault
 from tasks.engine import child_process as child
 from tasks.engine.work import Work
-from tasks.store.remote.store import FrontedStore
+from tasks.store.remote.store import CachedRemoteStore
 
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
@@ -131,7 +131,7 @@ class _Rank:
                 self._hear(message)
             elif is_dead:
                 self._process.join()
-                self.failure = child.death(self._process.exitcode, self.label)
+                self.failure = child.error_for_exit_code(self._process.exitcode, self.label)
                 # A process ends with SIGABRT when its GPU timed out waiting for another one's.
                 self.is_echo = self._process.exitcode == -signal.SIGABRT
             else:
@@ -141,7 +141,7 @@ class _Rank:
         if message[0] == "done":
             self.summary = message[1]
         elif message[0] == "error":
-            self.failure = child.rebuild(self.label, *message[1:])
+            self.failure = child.error_from_message(self.label, *message[1:])
             class_name, text = message[1], message[2].lower()
             self.is_echo = class_name.startswith("Dist") or (
                 class_name == "RuntimeError" and any(word in text for word in ECHOES)
@@ -206,7 +206,7 @@ def _spec(work: Work, number: int, meeting: str) -> dict[str, Any]:
             meant[name] = loopback
     return spec | {
         "store": str(work.store.root),
-        "store_url": work.store.remote.url if isinstance(work.store, FrontedStore) else None,
+        "store_url": work.store.remote.url if isinstance(work.store, CachedRemoteStore) else None,
         "device": "cpu" if work.device == "cpu" else f"cuda:{number}",
         "num_threads": max(1, work.num_threads // work.num_processes),
         "show_progress": work.show_progress and number == 0,

@@ -50,7 +50,7 @@ class Resources:
         self._cores, self._gpus = _Places("core", names, self.folder), _Places("gpu", self.gpus, self.folder)
 
     @contextmanager
-    def take(self, cores: int = 1, gpus: int = 0, stopped: Stopped = never, label: str = "") -> Iterator["Share"]:
+    def take(self, cores: int = 1, gpus: int = 0, stopped: Stopped = never, label: str = "") -> Iterator["Allocation"]:
         """Wait for that many cores and GPUs (never more than exist) and release them at the end of the block.
 
         label: the purpose, shown to those who wait for them.
@@ -62,7 +62,7 @@ class Resources:
         with ExitStack() as held:
             taken = self._gpus.take(held, gpus, stopped, label)
             self._cores.take(held, cores, stopped, label)
-            yield Share(cores, taken)
+            yield Allocation(cores, taken)
 
 
 class _Places:
@@ -202,7 +202,7 @@ def _refuse(stopped: Stopped) -> None:
 
 
 @dataclass(frozen=True)
-class Share:
+class Allocation:
     """The cores and GPUs that one stage was given."""
 
     cores: int

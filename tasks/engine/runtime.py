@@ -51,7 +51,7 @@ class NoTracking:
 
 
 @dataclass
-class Shared:
+class RunContext:
     """Objects that the stages of one run share inside this process."""
 
     resources: Resources
@@ -61,13 +61,13 @@ class Shared:
     children: Children = field(default_factory=Children)
 
 
-_shared: dict[str, Shared] = {}
+_shared: dict[str, RunContext] = {}
 _over: set[str] = set()
 _is_stopped = False
 _shared_lock = threading.Lock()
 
 
-def shared(runtime: Runtime) -> Shared:
+def shared(runtime: Runtime) -> RunContext:
     """Return the shared objects of the runtime's run, made on first use.
 
     Raises:
@@ -78,13 +78,13 @@ def shared(runtime: Runtime) -> Shared:
         if runtime.run_id in _over:
             raise InterruptedRun("the run is over: nothing further begins")
         if runtime.run_id not in _shared:
-            _shared[runtime.run_id] = Shared(Resources(usable_cores(), visible_gpus()))
+            _shared[runtime.run_id] = RunContext(Resources(usable_cores(), visible_gpus()))
         return _shared[runtime.run_id]
 
 
 @contextmanager
-def sharing(runtime: Runtime, own: Shared, once: bool = False) -> Iterator[Shared]:
-    """Let the stages of one run use `own` inside the block. once: no stage of the run starts after it.
+def sharing(runtime: Runtime, context: RunContext, once: bool = False) -> Iterator[RunContext]:
+    """Let the stages of one run use `context` inside the block. once: no stage of the run starts after it.
 
     Raises:
         InterruptedRun: when this process was asked to stop.
@@ -92,10 +92,10 @@ def sharing(runtime: Runtime, own: Shared, once: bool = False) -> Iterator[Share
     with _shared_lock:
         if _is_stopped:
             raise InterruptedRun("this process is asked to stop: no further run begins")
-        _shared[runtime.run_id] = own
+        _shared[runtime.run_id] = context
         _over.discard(runtime.run_id)
     try:
-        yield own
+        yield context
     finally:
         with _shared_lock:
             _shared.pop(runtime.run_id, None)
@@ -110,10 +110,10 @@ def everything_stopped(number: int) -> Iterator[None]:
     with _shared_lock:
         _is_stopped, runs = True, list(_shared.values())
     try:
-        for own in runs:
-            own.children.ask_to_stop(number)
-        for own in runs:
-            own.children.stop(number)
+        for context in runs:
+            context.children.ask_to_stop(number)
+        for context in runs:
+            context.children.stop(number)
         yield
     finally:
         with _shared_lock:

@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tasks.engine.resources import Share
-from tasks.engine.runtime import Runtime, Shared, shared
+from tasks.engine.resources import Allocation
+from tasks.engine.runtime import RunContext, Runtime, shared
 from tasks.store.artifacts import Artifact, Ref, Store
 from tasks.store.keys import stage_key
 from tasks.store.metrics import METRICS_FILE
@@ -67,41 +67,41 @@ class Stage:
         return self._task
 
     def _produce(self, runtime: Runtime, label: str, arguments: dict[str, Any]) -> tuple[Ref, bool]:
-        store, own, begun = runtime.open_store(), shared(runtime), time.monotonic()
+        store, context, begun = runtime.open_store(), shared(runtime), time.monotonic()
         key, inputs = self.key(**arguments)
         artifact, cached = store.find(self.name, key), True
         if artifact is None:
-            with store.lock(self.name, key, own.children.stopped):
+            with store.lock(self.name, key, context.children.stopped):
                 artifact = store.find(self.name, key)
                 if artifact is None:
-                    artifact, cached = self._compute(store, own, runtime, label, key, inputs, arguments), False
-        own.used.append(artifact.ref)
+                    artifact, cached = self._compute(store, context, runtime, label, key, inputs, arguments), False
+        context.used.append(artifact.ref)
         if cached:
             store.touch(artifact)
         else:
-            own.computed.append(artifact.ref)
+            context.computed.append(artifact.ref)
         with store.with_metrics(artifact) as shown:
-            own.tracking.stage_finished(self.name, label, shown, cached)
+            context.tracking.stage_finished(self.name, label, shown, cached)
         if not cached:
             # For a cached stage, Prefect's own log line is enough: see _cached_state.
             logger.info("%s: computed in %.1f s (%s)", self.full_name(label), time.monotonic() - begun, key[:12])
         return artifact.ref, cached
 
     def _compute(
-        self, store: Store, own: Shared, runtime: Runtime, label: str, key: str, inputs: dict, arguments: dict
+        self, store: Store, context: RunContext, runtime: Runtime, label: str, key: str, inputs: dict, arguments: dict
     ) -> Artifact:
-        own.tracking.stage_started(self.name, label, key)
-        cores = own.resources.cores if self.cores == "all" else runtime.cores_per_stage
+        context.tracking.stage_started(self.name, label, key)
+        cores = context.resources.cores if self.cores == "all" else runtime.cores_per_stage
         gpus = runtime.gpus_per_stage if self.gpu else 0
         scratch = store.work_folder(key)
         try:
             with (
-                own.resources.take(cores, gpus, own.children.stopped, self.full_name(label)) as share,
+                context.resources.take(cores, gpus, context.children.stopped, self.full_name(label)) as share,
                 store.publishing(self.name, key) as out,
             ):
                 work = self._work(store, runtime, label, out, scratch, share)
-                watch = lambda: own.tracking.stage_metrics(self.name, key, scratch / METRICS_FILE)  # noqa: E731
-                summary = own.children.run((self.compute.__module__, self.name), arguments, work, watch)
+                watch = lambda: context.tracking.stage_metrics(self.name, key, scratch / METRICS_FILE)  # noqa: E731
+                summary = context.children.run((self.compute.__module__, self.name), arguments, work, watch)
                 _keep_metrics(store, out, scratch)
                 artifact = store.publish(self.name, key, out, inputs, list(_parents(arguments)), summary)
         except BaseException:
@@ -112,7 +112,7 @@ class Stage:
         return artifact
 
     def _work(
-        self, store: Store, runtime: Runtime, label: str, out: Path, scratch: Path, share: Share
+        self, store: Store, runtime: Runtime, label: str, out: Path, scratch: Path, share: Allocation
     ) -> dict[str, Any]:
         environment = share.environment() if share.gpus or not self.gpu else {"OMP_NUM_THREADS": str(share.cores)}
         if runtime.store_url:

@@ -58,7 +58,7 @@ def _dry_load(folder: Path, config: "PreTrainedConfig", called: str) -> dict[str
     import torch
     from transformers import AutoModelForCausalLM
 
-    from tasks.core.blocks.anatomy import skeleton
+    from tasks.core.blocks.locate_blocks import skeleton
 
     with translated(f"{called}: transformers cannot build this model from its config.json"):
         model_class: Any = type(skeleton(config))

@@ -69,7 +69,7 @@ def _stored_layout(plan: Plan) -> list[tuple[int, bool]]:
 def _write_rearranged(
     folder: Path, config: "PreTrainedConfig", num_blocks: int, sources: Sequence[int], out: Path
 ) -> None:
-    from tasks.core.blocks.anatomy import block_config, require_rebuildable, text_config
+    from tasks.core.blocks.locate_blocks import block_config, require_rebuildable, text_config
 
     if (found := text_config(config).num_hidden_layers) != num_blocks:
         raise InputError(f"the plan is for {num_blocks} blocks, {folder} has {found}: make a plan for this model")

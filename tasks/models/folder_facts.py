@@ -92,7 +92,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         require_no_adapter(folder)
         found = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
-        raise InputError(f"{folder} is no model folder: it has no config.json (found: {found})")
+        raise InputError(f"{folder} is not a model folder: it has no config.json (found: {found})")
     for file in sorted(folder.glob("*.json")):
         if starts_with_mark(file):
             raise InputError(
@@ -124,7 +124,7 @@ def read_json(path: Path) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         place = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else first_words(error)
-        raise InputError(f"{path} is no valid JSON ({place})") from None
+        raise InputError(f"{path} is not valid JSON ({place})") from None
 
 
 def require_decoder(config: dict[str, Any], folder: Path) -> None:

@@ -56,5 +56,5 @@ def _load(file: Path) -> "dict[str, Tensor]":
             f"{file} is damaged or holds more than tensors, and nothing in it was run. Ask for safetensors weights"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-        raise RefusedError(f"{file} is no dictionary of tensors. Ask for safetensors weights")
+        raise RefusedError(f"{file} is not a dictionary of tensors. Ask for safetensors weights")
     return state

@@ -21,7 +21,7 @@ def load_tuned_model(model: "PreTrainedModel", folder: Path, name: str) -> "tupl
         InputError: when the folder is not a tuning, does not fit the model, or is not finite; names the point.
     """
     from tasks.core.blocks.surgery import get_blocks
-    from tasks.core.tuning.returned import admit, plug_in_parts
+    from tasks.core.tuning.returned import plug_in_parts, validate_returned
 
     try:
         returned = read_returned(folder)
@@ -33,7 +33,7 @@ def load_tuned_model(model: "PreTrainedModel", folder: Path, name: str) -> "tupl
             f"point {name!r} is a tuning of a model with {plan.num_blocks} blocks, the initial model has {num_blocks}"
         )
     try:
-        state = admit(returned.tuned, model, plan, variant)
+        state = validate_returned(returned.tuned, model, plan, variant)
     except InputError as error:
         raise InputError(f"point {name!r} does not fit the initial model: {error}") from None
     plugged = plug_in_parts(model, state, plan, variant.admitted).eval()

@@ -105,7 +105,7 @@ def _local_folder(name: str, revision: str | None) -> Path | None:
     if path.exists():
         raise InputError(f"model.name = {name!r} is a file: give the folder that holds config.json and the weights")
     if not HUB_ID.fullmatch(name):
-        raise InputError(f"model.name = {name!r}: there is no such folder, and it is no hub id (owner/name)")
+        raise InputError(f"model.name = {name!r}: there is no such folder, and it is not a hub id (owner/name)")
     return None
 
 
@@ -139,7 +139,7 @@ def _snapshot(name: str, revision: str | None) -> Path:
         if getattr(error, "errno", None) in DISK_ERRORS:
             raise
         raise EnvironmentFault(
-            f"{name} is no folder here, and the model hub cannot be reached ({type(error).__name__}). Download the"
+            f"{name} is not a folder here, and the model hub cannot be reached ({type(error).__name__}). Download the"
             f" model where there is a network (hf download {name}) and give the folder as model.name"
         ) from None
     return folder

@@ -79,6 +79,6 @@ def _fetched(name: str, revision: str | None) -> Path:
         if getattr(error, "errno", None) in DISK_ERRORS:
             raise
         raise EnvironmentFault(
-            f"{name} is no folder here, and the model hub cannot be reached ({type(error).__name__}). Give a folder"
+            f"{name} is not a folder here, and the model hub cannot be reached ({type(error).__name__}). Give a folder"
             " that holds the model's config.json: --set model.name=FOLDER"
         ) from None

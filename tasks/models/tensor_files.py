@@ -150,7 +150,7 @@ def read_index(file: Path) -> dict[str, str]:
     try:
         shards = {str(tensor): str(name) for tensor, name in json.loads(file.read_text())["weight_map"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{file} is no index of weights ({type(error).__name__}). Fetch it again") from error
+        raise InputError(f"{file} is not an index of weights ({type(error).__name__}). Fetch it again") from error
     for name in set(shards.values()):
         if Path(name).name != name or not (file.parent / name).is_file():
             raise InputError(f"{file} names the shard {name!r}, which is not in that folder")

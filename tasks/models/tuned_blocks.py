@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Returned:
+class TunedBlocksFile:
     """The content of a tuning's folder. tuned: goes back to the model owner; kept: stays with the emulator."""
 
     plan: Plan
@@ -52,7 +52,7 @@ def write_diverged(folder: Path, reason: str) -> None:
     (folder / DIVERGED_FILE).write_text(json.dumps({"diverged": reason}))
 
 
-def read_returned(folder: Path) -> Returned:
+def read_returned(folder: Path) -> TunedBlocksFile:
     """Read a tuning's folder.
 
     Names and shapes are checked against the model when the tensors are put into it.
@@ -65,7 +65,7 @@ def read_returned(folder: Path) -> Returned:
         raise DivergedError(read_object(folder, DIVERGED_FILE, "reason", ["diverged"])["diverged"])
     tuned = require_file(folder, TUNED_FILE, "tuning")
     variant, kept = folder / VARIANT_FILE, folder / KEPT_FILE
-    return Returned(
+    return TunedBlocksFile(
         read_plan(folder, "tuning"),
         TuningMethod.from_json(variant.read_text()) if variant.exists() else TuningMethod(),
         load_tensors(tuned, "torch"),

@@ -33,7 +33,7 @@ def load_variant(
 
 
 def _with_tuned(variant: "PreTrainedModel", folder: Path, model: ModelSource, in_emulator: bool) -> "PreTrainedModel":
-    from tasks.core.tuning.returned import admit, load_parts, plug_in_parts
+    from tasks.core.tuning.returned import load_parts, plug_in_parts, validate_returned
     from tasks.models.tuned_blocks import read_returned
 
     returned = read_returned(folder)
@@ -43,6 +43,6 @@ def _with_tuned(variant: "PreTrainedModel", folder: Path, model: ModelSource, in
             f"the tuned blocks are of a model with {plan.num_blocks} blocks, {model.name} has {model.num_blocks}"
         )
     if not in_emulator:
-        return plug_in_parts(variant, admit(returned.tuned, variant, plan, how), plan, how.admitted)
+        return plug_in_parts(variant, validate_returned(returned.tuned, variant, plan, how), plan, how.admitted)
     load_parts(variant, returned.tuned | returned.kept, plan, how)
     return variant

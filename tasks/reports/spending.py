@@ -28,7 +28,7 @@ EFFORT_NOTE = (
 )
 
 
-def sizes(work: Work, emulator: Ref | None, tunings: Sequence[Ref], num_parameters: int | None) -> dict[str, Any]:
+def disclosure(work: Work, emulator: Ref | None, tunings: Sequence[Ref], num_parameters: int | None) -> dict[str, Any]:
     """Return the sizes for one strategy, or without an emulator for the full model.
 
     num_parameters: of the full model. In the result, disclosed_*: distinct parameters and bytes of the emulator;
@@ -46,7 +46,7 @@ def sizes(work: Work, emulator: Ref | None, tunings: Sequence[Ref], num_paramete
     return figures
 
 
-def efforts(tunings: Sequence[Ref]) -> dict[str, float]:
+def tuning_cost(tunings: Sequence[Ref]) -> dict[str, float]:
     """Return tuning_seconds, the time of one seed's training loops as a mean over seeds, and known peak_* maxima."""
     if not tunings:
         return {}
@@ -66,7 +66,7 @@ def unit(name: str) -> str:
     return next(found for ending, found in units.items() if name.endswith(ending))
 
 
-def shown(name: str, value: Any) -> str:
+def format_amount(name: str, value: Any) -> str:
     """Format a figure for a table."""
     if value is None:
         return ""

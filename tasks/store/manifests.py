@@ -43,7 +43,7 @@ def parse_manifest(content: bytes, stage: str, key: str) -> dict[str, Any]:
         if hashlib.sha256(canonical_json(manifest["inputs"]).encode()).hexdigest() != key:
             raise Damaged("its manifest names other inputs than its key")
         if odd := [name for name, facts in files.items() if not _plain(name) or not isinstance(facts["size"], int)]:
-            raise Damaged(f"its manifest names {odd[0]!r}, which is no file of an artifact")
+            raise Damaged(f"its manifest names {odd[0]!r}, which is not a file of an artifact")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"its manifest cannot be read ({type(error).__name__})") from error
     return manifest

@@ -23,13 +23,13 @@ def findings(work: Work, *, cells: list[dict[str, Any]]) -> dict:
     stage and label. Returns the numbers that answer a question, by cell if there are several.
     """
     from tasks.reports.study.answers import numbers
-    from tasks.reports.study.cells import Analysis, Studied
+    from tasks.reports.study.cells import Analysis, CellResults
     from tasks.reports.study.page import flat, markdown, page
     from tasks.reports.study.sections import draw, without_words
 
-    def opened(cell: dict[str, Any]) -> Studied:
+    def opened(cell: dict[str, Any]) -> CellResults:
         analyses = {name: Analysis(work.open(ref), ref.summary) for name, ref in cell["analyses"].items()}
-        return Studied(cell["label"], cell["model"], cell["task"], cell["facts"], analyses)
+        return CellResults(cell["label"], cell["model"], cell["task"], cell["facts"], analyses)
 
     studied = [opened(cell) for cell in cells]
     sections = draw(studied, work.out)

@@ -7,7 +7,7 @@ from pathlib import Path
 from tasks.core.errors import EnvironmentFault
 from tasks.store.databases import sqlite_path
 from tasks.tracking.mlflow_sender import check_server, refused_by_mlflow
-from tasks.tracking.servers import reason, shown
+from tasks.tracking.servers import reason, redact_url
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 BUSY = ("locked", "busy")
@@ -33,12 +33,12 @@ def check_tracking(uri: str, named: str, experiment: str) -> None:
     elif kind in DATABASES:
         why = _unusable_file(uri) if kind == "sqlite" else _unusable_database(uri)
         if why:
-            raise EnvironmentFault(f"{named} = {shown(uri)}: {why}; {advice}")
+            raise EnvironmentFault(f"{named} = {redact_url(uri)}: {why}; {advice}")
     elif kind in ("", "file"):
         _check_folder(uri, named, advice)
     elif why := refused_by_mlflow(uri):
         hint = f" (an address of a server begins with http://: http://{uri}?)" if "://" not in uri else ""
-        raise EnvironmentFault(f"{named} = {shown(uri)}: MLflow cannot use it{hint} ({why}); {advice}")
+        raise EnvironmentFault(f"{named} = {redact_url(uri)}: MLflow cannot use it{hint} ({why}); {advice}")
 
 
 def _check_folder(uri: str, named: str, advice: str) -> None:

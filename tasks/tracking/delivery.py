@@ -12,7 +12,7 @@ from typing import Any
 from tasks.store.patience import Patience
 from tasks.tracking.journal import Journal
 from tasks.tracking.mlflow_sender import Sender
-from tasks.tracking.servers import reason, shown
+from tasks.tracking.servers import reason, redact_url
 
 logger = logging.getLogger(__name__)
 RETRY_SECONDS = 15.0
@@ -49,7 +49,7 @@ class Delivery:
         self._closing.set()
         if self._thread is None:
             return False
-        patience = Patience(lambda: f"MLflow at {shown(self._sender.uri)} to take what is left of this run")
+        patience = Patience(lambda: f"MLflow at {redact_url(self._sender.uri)} to take what is left of this run")
         while self._thread.is_alive() and patience.seconds < seconds:
             if is_stopping():
                 seconds = min(seconds, STOPPING_SECONDS)
@@ -78,7 +78,7 @@ class Delivery:
 
     def _warn(self, error: Exception) -> None:
         if not self._warned:
-            where = shown(self._sender.uri)
+            where = redact_url(self._sender.uri)
             kind = type(error).__name__
             logger.warning("MLflow at %s: %s; the run goes on without it (%s)", where, kind, reason(error))
             self._warned = True

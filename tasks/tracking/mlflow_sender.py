@@ -12,7 +12,7 @@ from tasks.core.errors import EnvironmentFault
 from tasks.store.databases import sqlite_path
 from tasks.store.loopback import require_proxy
 from tasks.store.patience import watched
-from tasks.tracking.servers import reason, refusal, shown, unreachable
+from tasks.tracking.servers import reason, redact_url, refusal, unreachable
 
 MAX_BATCH = 900
 # Stages of one run in one listing; the largest page of the server.
@@ -78,7 +78,7 @@ class Sender:
         """Return the address of a run in the UI of a tracking server."""
         if not self.is_remote:
             return None
-        return f"{shown(self.uri).rstrip('/')}/#/experiments/{self._experiment_id}/runs/{mlflow_run_id}"
+        return f"{redact_url(self.uri).rstrip('/')}/#/experiments/{self._experiment_id}/runs/{mlflow_run_id}"
 
     def connect(self) -> None:
         """Find or make the experiment, once; errors of MLflow pass on if its server is unreachable."""
@@ -210,14 +210,14 @@ def check_server(uri: str) -> None:
     require_proxy(uri, os.environ)
     if why := unreachable(f"{uri.rstrip('/')}/health"):
         raise EnvironmentFault(
-            f"MLflow at {shown(uri)} does not answer ({why}); start the server, correct place.mlflow, or"
+            f"MLflow at {redact_url(uri)} does not answer ({why}); start the server, correct place.mlflow, or"
             " leave it out to track in a local file"
         )
     status = refusal(uri)
     if status is not None and not _admitted(uri):
         raise EnvironmentFault(
-            f"MLflow at {shown(uri)} refuses us ({status}); set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-            " to a user of that server" + (FORBIDDEN if status == 403 else "")
+            f"MLflow at {redact_url(uri)} refuses us ({status}); set MLFLOW_TRACKING_USERNAME and"
+            " MLFLOW_TRACKING_PASSWORD to a user of that server" + (FORBIDDEN if status == 403 else "")
         )
 
 

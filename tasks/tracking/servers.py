@@ -14,7 +14,7 @@ CREDENTIALS_WITHIN = r"\b([a-z][a-z0-9+.-]*://)[^\s/?#]*@"
 STATEMENT = "[SQL:"
 
 
-def shown(address: str) -> str:
+def redact_url(address: str) -> str:
     """Return the address without any `user:password@`, fit for a message, a link or a record."""
     return re.sub(CREDENTIALS, r"\1", address)
 
@@ -44,7 +44,7 @@ def refusal(uri: str) -> int | None:
     import httpx
 
     name, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
-    ours = httpx.BasicAuth(name, password) if name and password and shown(uri) == uri else None
+    ours = httpx.BasicAuth(name, password) if name and password and redact_url(uri) == uri else None
     address = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search"
     try:
         status = httpx.get(address, params={"max_results": 1}, auth=ours, timeout=ANSWER_SECONDS).status_code

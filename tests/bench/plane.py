@@ -14,7 +14,7 @@ from typing import Any
 import pg8000.native
 import psutil
 
-from flows.service.choices import own_secrets, read_choices
+from flows.service.config import own_secrets, read_config
 from tests.bench.engine import TASKS_A_RUN
 from tests.flows.commands import ROOT
 from tests.service.service import Service, wait_until
@@ -30,7 +30,7 @@ class Plane:
         started = service.up()
         assert started.returncode == 0, started.stdout + started.stderr
         folder = service.home / "service"
-        secrets, choices = own_secrets(folder), read_choices(folder)
+        secrets, choices = own_secrets(folder), read_config(folder)
         assert choices is not None
         place = {"host": "127.0.0.1", "port": choices.postgres_port, "password": secrets.postgres}
         self._database = pg8000.native.Connection("crash", database="prefect", **place)

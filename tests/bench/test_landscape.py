@@ -13,7 +13,7 @@ from torch import nn
 from transformers import OPTConfig, OPTForCausalLM
 
 from tasks.core.batching import IGNORED, Example, collate
-from tasks.core.blocks.anatomy import get_blocks
+from tasks.core.blocks.locate_blocks import get_blocks
 from tasks.core.blocks.surgery import aliased
 from tasks.core.evaluation.likelihoods import score_tokens
 from tasks.core.study.importance import deletions, row_losses

@@ -53,7 +53,9 @@ def test_the_same_text_elsewhere_is_the_same_input(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_used_is_named_as_the_setting(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"distill\.data = '/nowhere': there is no such folder, and it is no hub id"):
+    with pytest.raises(
+        InputError, match=r"distill\.data = '/nowhere': there is no such folder, and it is not a hub id"
+    ):
         resolve_text("/nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"has no data files: expected train\.jsonl"):

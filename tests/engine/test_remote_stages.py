@@ -10,7 +10,7 @@ import pytest
 
 from tasks.core.errors import EnvironmentFault
 from tasks.engine.resources import Resources
-from tasks.engine.runtime import Runtime, Shared, sharing
+from tasks.engine.runtime import RunContext, Runtime, sharing
 from tasks.store.metrics import METRICS_FILE, read_metrics
 from tests.places import ROOT
 from tests.store.objects import Objects
@@ -54,7 +54,7 @@ class Watching:
 def test_a_stage_that_another_machine_computed_shows_its_metrics(objects, tmp_path):
     ref = surroundings.run(machine(tmp_path, objects, "a"))
     other, watching = machine(tmp_path, objects, "b"), Watching()
-    with sharing(other, Shared(Resources(2), watching)):
+    with sharing(other, RunContext(Resources(2), watching)):
         assert surroundings.run(other) == ref
     assert watching.losses == [0.5, 0.25]
     assert not (Path(other.store) / "artifacts").exists()

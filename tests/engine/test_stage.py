@@ -13,7 +13,7 @@ import pytest
 
 from tasks.core.errors import CrashError, DivergedError, EnvironmentFault, InputError, InterruptedRun
 from tasks.engine.resources import Resources
-from tasks.engine.runtime import Runtime, Shared, everything_stopped, sharing
+from tasks.engine.runtime import RunContext, Runtime, everything_stopped, sharing
 from tasks.store.artifacts import Ref, Store
 from tests.places import ROOT
 from tests.store.sample_stages import failing, number, slow, surroundings, writes
@@ -137,7 +137,7 @@ def test_a_stage_whose_run_is_over_does_not_begin(tmp_path):
     """A thread may come to it after the run has stopped what computed: it must not compute unseen for hours."""
     over = Runtime(store=str(tmp_path / "store"), run_id="over")
     for _ in range(2):
-        with sharing(over, Shared(Resources(1)), once=True):
+        with sharing(over, RunContext(Resources(1)), once=True):
             assert number.run(over, value=1).summary["total"] == 1, "a run may be run again in one process"
         with pytest.raises(InterruptedRun, match="over"):
             number.run(over, value=2)
@@ -147,9 +147,9 @@ def test_no_further_run_begins_in_a_process_that_is_asked_to_stop(tmp_path, monk
     # What other tests of this process share is not to be stopped.
     monkeypatch.setattr("tasks.engine.runtime._shared", {})
     late = Runtime(store=str(tmp_path / "store"), run_id="late")
-    with everything_stopped(15), pytest.raises(InterruptedRun), sharing(late, Shared(Resources(1)), once=True):
+    with everything_stopped(15), pytest.raises(InterruptedRun), sharing(late, RunContext(Resources(1)), once=True):
         pass
-    with sharing(late, Shared(Resources(1)), once=True):
+    with sharing(late, RunContext(Resources(1)), once=True):
         pass
 
 
@@ -262,7 +262,7 @@ def test_f23_code_helpers_seed_and_package_versions_count_and_comments_do_not(ow
 SCRIPT = """
 import sys
 from tasks.engine.resources import Resources
-from tasks.engine.runtime import Runtime, Shared, everything_stopped, sharing
+from tasks.engine.runtime import Runtime, RunContext, everything_stopped, sharing
 from tests.store.sample_stages import number
 ref = number.run(Runtime(store=sys.argv[1]), value=1)
 heavy = {"torch", "transformers", "mlflow", "prefect", "datasets", "pandas"} & set(sys.modules)

@@ -129,7 +129,7 @@ def refuse(name: Path | str, message: str, error: type[Exception] = InputError) 
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
-    refuse(tmp_path / "absent", "no such folder, and it is no hub id")
+    refuse(tmp_path / "absent", "no such folder, and it is not a hub id")
 
 
 def test_a_file_is_no_model(folder: Path) -> None:

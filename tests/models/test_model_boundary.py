@@ -78,10 +78,10 @@ def test_an_unknown_family_names_the_release_that_is_installed(folder: Path) -> 
 @pytest.mark.parametrize(
     ("file", "text", "named"),
     [
-        ("config.json", "[" * 100_000, "is no valid JSON"),
+        ("config.json", "[" * 100_000, "is not valid JSON"),
         ("config.json", b"\xff\xfe{\x00}\x00", "is UTF-16 text"),
         ("generation_config.json", "[]", "generation_config.json holds a list"),
-        ("generation_config.json", "{", "generation_config.json is no valid JSON"),
+        ("generation_config.json", "{", "generation_config.json is not valid JSON"),
         ("generation_config.json", '{"max_new_tokens": "many"}', "generation_config.json"),
         ("tokenizer_config.json", "[]", "tokenizer_config.json holds a list"),
         ("tokenizer.json", "{}", "cannot load the tokenizer"),

@@ -11,7 +11,7 @@ from tasks.store.artifacts import Artifact, Store
 from tasks.store.keys import stage_key
 from tasks.store.remote.leases import LeaseTimes
 from tasks.store.remote.objects import Remote
-from tasks.store.remote.store import FrontedStore
+from tasks.store.remote.store import CachedRemoteStore
 
 # As in production, only faster.
 QUICK = LeaseTimes(beat=0.2, silence=1.5, look=0.05)
@@ -50,7 +50,7 @@ def produce(store: Store, seed: int, log: Path, hold: float = 0.0) -> Artifact:
 
 def main() -> int:
     root, url, log, seed, count, *hold = sys.argv[1:]
-    store = FrontedStore(Path(root), Remote(url), QUICK)
+    store = CachedRemoteStore(Path(root), Remote(url), QUICK)
     chosen = random.Random(seed)
     try:
         for _ in range(int(count)):

@@ -8,7 +8,7 @@ import torch
 
 from tasks.engine.runtime import Runtime
 from tasks.models.source import ModelSource
-from tasks.reports.study.cells import Analysis, Studied
+from tasks.reports.study.cells import Analysis, CellResults
 from tasks.similarity import similarity
 from tasks.store.artifacts import Ref, Store
 from tasks.study.cross_similarity import cross
@@ -67,13 +67,13 @@ class Cells:
         ]
         return self.analysis(weights.run(self.runtime, model=sources[0], other=sources[1]))
 
-    def without_modules(self) -> Studied:
+    def without_modules(self) -> CellResults:
         """A cell of blocks that have nothing in common."""
         states = torch.randn(12, ROWS, 24, generator=torch.Generator().manual_seed(2))
         done = {"structure": self.analysis(self.structure(published_states(self.store, states)))}
-        return Studied("noise · questions", "noise", "questions", {"support_split": "train"}, done)
+        return CellResults("noise · questions", "noise", "questions", {"support_split": "train"}, done)
 
-    def all(self) -> list[Studied]:
+    def all(self) -> list[CellResults]:
         """Of each model one analysis of its data sets, shared by its cells."""
         found, moved = [], self.weights()
         for number, (model, lengths) in enumerate(MODULES.items()):
@@ -93,5 +93,5 @@ class Cells:
                 }
                 done = {name: self.analysis(ref) for name, ref in analyses.items()} | {"weights": moved}
                 facts = {"weights": f"digest of {model}", "support_split": "train"}
-                found.append(Studied(f"{model} · {task}", model, task, facts, done))
+                found.append(CellResults(f"{model} · {task}", model, task, facts, done))
         return found

@@ -7,8 +7,8 @@ import pytest
 from tasks.cluster import cluster
 from tasks.core.clustering import adjacent_clusters
 from tasks.core.errors import InputError
+from tasks.core.plan.by_similarity import angular_plan, block_influence_plan
 from tasks.core.plan.layout import Plan, crash_plan, fixed_plan, full_plan, uniform_plan
-from tasks.core.plan.measured import angular_plan, block_influence_plan
 from tasks.core.plan.registry import make_plan
 from tasks.similarity import similarity
 from tasks.store.artifacts import Ref
@@ -76,7 +76,7 @@ def test_centres_that_are_named_must_be_some(chain: Chain) -> None:
     arguments = CRASH | {"placement": "explicit", "num_tuned": None, "similarity": chain.similar}
     assert chain.read_plan(chain.cluster(**arguments, tuned=(centre,))).tuned == (centre,)
     other = next(block for block in range(NUM_BLOCKS) if block not in kept)
-    with pytest.raises(InputError, match=rf"tuned block {other} is no centre of a cluster; the centres are \[0, "):
+    with pytest.raises(InputError, match=rf"tuned block {other} is not the centre of a cluster; the centres are \[0, "):
         chain.cluster(**arguments, tuned=(other,))
 
 

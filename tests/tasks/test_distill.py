@@ -21,7 +21,7 @@ from tasks.data.resolving_text import resolve_text
 from tasks.distill import distill
 from tasks.emulate import emulate
 from tasks.engine.resources import Resources
-from tasks.engine.runtime import Runtime, Shared, sharing
+from tasks.engine.runtime import RunContext, Runtime, sharing
 from tasks.evaluate import evaluate
 from tasks.models.resolving import resolve_model
 from tasks.models.tensor_files import stored_tensors
@@ -119,7 +119,7 @@ def test_two_processes_train_what_one_does(chain: Chain, text: Path, tmp_path: P
     shutil.copytree(chain.store.root, tmp_path / "store", ignore=shutil.ignore_patterns("distill", "locks", "tmp"))
     store = str(tmp_path / "store")
     two = Runtime(store=store, run_id=store, gpus_per_stage=2, parallel=parallel, cores_per_stage=2)
-    with sharing(two, Shared(Resources(2))):
+    with sharing(two, RunContext(Resources(2))):
         ref = distill.run(two, **given)
     assert ref.summary["num_processes"] == 2
     found = load_file(two.open_store().open(ref) / "model.safetensors")

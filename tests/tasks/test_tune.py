@@ -16,7 +16,7 @@ import torch
 
 from tasks.core.errors import CrashError, DivergedError, EnvironmentFault, InterruptedRun
 from tasks.engine.resources import Resources
-from tasks.engine.runtime import Runtime, Shared, sharing
+from tasks.engine.runtime import RunContext, Runtime, sharing
 from tasks.engine.stage import Stage
 from tasks.store.artifacts import Ref, Store
 from tasks.store.metrics import read_metrics
@@ -69,7 +69,7 @@ def disturb(
         except CrashError as error:
             raised.append(error)
 
-    with sharing(elsewhere, Shared(Resources(2))) as own:
+    with sharing(elsewhere, RunContext(Resources(2))) as own:
         thread = threading.Thread(target=work)
         thread.start()
         deadline = time.monotonic() + 60

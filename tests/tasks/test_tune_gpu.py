@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tasks.engine.resources import Resources, visible_gpus
-from tasks.engine.runtime import Shared, sharing
+from tasks.engine.runtime import RunContext, sharing
 from tasks.store.metrics import read_metrics
 from tasks.tune import tune
 from tests.tasks.chain import Chain
@@ -21,9 +21,9 @@ def test_tune_on_a_gpu(tmp_path: Path) -> None:
     one, other = Chain(tmp_path / "gpu"), Chain(tmp_path / "cpu")
     arguments, settings = one.tuning(), {"learning_rate": 2e-5, "num_steps": 20, "eval_steps": 5}
     gpus = visible_gpus() or ["0"]
-    with sharing(one.runtime, Shared(Resources(2, gpus[:1]))):
+    with sharing(one.runtime, RunContext(Resources(2, gpus[:1]))):
         ref = tune.run(one.runtime, **one.tuning(**settings))
-    with sharing(other.runtime, Shared(Resources(2, []))):
+    with sharing(other.runtime, RunContext(Resources(2, []))):
         expected = tune.run(other.runtime, **other.tuning(**settings))
     assert arguments["emulator"] == other.tuning()["emulator"]
     found = one.tensors(ref, "tuned")

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from tasks.core.errors import CrashError, DivergedError, EnvironmentFault, InterruptedRun
 from tasks.core.tuning.losses import LossModule
 from tasks.engine.resources import Resources
-from tasks.engine.runtime import Runtime, Shared, sharing
+from tasks.engine.runtime import RunContext, Runtime, sharing
 from tasks.engine.work import Work
 from tasks.store.artifacts import Ref, Store
 from tasks.store.metrics import read_metrics
@@ -83,7 +83,7 @@ def running(place: Elsewhere, arguments: dict[str, Any], raised: list[CrashError
         except CrashError as error:
             raised.append(error)
 
-    with sharing(place.runtime, Shared(Resources(2))) as own:
+    with sharing(place.runtime, RunContext(Resources(2))) as own:
         thread = threading.Thread(target=work)
         thread.start()
         deadline = time.monotonic() + 90

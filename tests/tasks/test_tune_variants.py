@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tasks.core.blocks.surgery import get_blocks, with_layout
 from tasks.core.errors import InputError
 from tasks.core.tuning.method import TuningMethod
-from tasks.core.tuning.returned import admit, load_parts, plug_in_parts
+from tasks.core.tuning.returned import load_parts, plug_in_parts, validate_returned
 from tasks.engine.runtime import Runtime
 from tasks.models.tuned_blocks import read_returned
 from tasks.models.variants import load_variant
@@ -66,7 +66,7 @@ def test_what_is_scored_is_what_was_tuned(chain: Chain, tmp_path: Path, variant:
     load_parts(emulator, state.tuned | state.kept, how, variant)
     expected = logits(emulator)
     assert torch.equal(scored(chain, tmp_path, ref, chain.emulate(chain.plan)), expected)
-    merged = plug_in_parts(chain.full, admit(state.tuned, chain.full, how, variant), how, variant.admitted)
+    merged = plug_in_parts(chain.full, validate_returned(state.tuned, chain.full, how, variant), how, variant.admitted)
     back = plugged(chain, ref)
     assert torch.equal(scored(chain, tmp_path, back), logits(merged))
     assert torch.equal(logits(merged), logits(chain.full)) == (variant.trained == "frozen")
@@ -117,7 +117,7 @@ def test_the_whole_model_can_be_tuned_by_factors(chain: Chain, tmp_path: Path) -
     arguments = chain.tuning(learning_rate=1e-2) | {"plan": chain.every, "emulator": None}
     ref = tune.run(chain.runtime, **arguments, model=chain.model, variant=LORA)
     state, how = chain.tensors(ref, "tuned"), chain.read_plan(chain.every)
-    expected = plug_in_parts(chain.full, admit(state, chain.full, how, LORA), how, LORA.admitted)
+    expected = plug_in_parts(chain.full, validate_returned(state, chain.full, how, LORA), how, LORA.admitted)
     assert torch.equal(scored(chain, tmp_path, ref), logits(expected))
     assert len(get_blocks(chain.full)) == len({name.partition(".")[0] for name in state})
 
@@ -144,7 +144,7 @@ def test_what_was_changed_on_its_way_is_refused(chain: Chain, tmp_path: Path) ->
     ):
         save_file(tensors, tmp_path / "tuned.safetensors")
         with pytest.raises(InputError, match=message):
-            admit(load_file(tmp_path / "tuned.safetensors"), chain.full, state.plan, state.variant)
+            validate_returned(load_file(tmp_path / "tuned.safetensors"), chain.full, state.plan, state.variant)
 
 
 def test_what_matters_is_in_the_key_and_nothing_else(chain: Chain) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tasks.core.errors import EnvironmentFault
 from tasks.tracking.mlflow_sender import check_server
-from tasks.tracking.servers import refusal, shown, unreachable
+from tasks.tracking.servers import redact_url, refusal, unreachable
 
 SECRET = "pass-word"
 
@@ -107,7 +107,7 @@ def test_no_message_shows_a_password(server):
     ],
 )
 def test_addresses_are_shown_without_credentials(given, expected):
-    assert shown(given) == expected
+    assert redact_url(given) == expected
 
 
 def test_an_address_that_is_none_is_not_reached():

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
-from tasks.core.blocks.anatomy import get_blocks, skeleton
+from tasks.core.blocks.locate_blocks import get_blocks, skeleton
 from tasks.core.compression.settings import Compression, rank_within
 from tasks.core.errors import SettingError
 

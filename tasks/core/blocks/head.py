@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from tasks.core.blocks.anatomy import text_config
+from tasks.core.blocks.locate_blocks import text_config
 from tasks.core.errors import SettingError
 
 HEAD = "lm_head"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tasks.core.blocks.anatomy import text_config
+from tasks.core.blocks.locate_blocks import text_config
 
 
 @dataclass(frozen=True)

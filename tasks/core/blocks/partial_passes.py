@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from tasks.core.blocks.anatomy import find_blocks, get_stack
 from tasks.core.blocks.length_limits import forget_lengths
+from tasks.core.blocks.locate_blocks import find_blocks, get_stack
 from tasks.core.errors import InputError
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tasks.core.blocks.anatomy import get_blocks, get_stack
+from tasks.core.blocks.locate_blocks import get_blocks, get_stack
 
 # Room for 16 states of 8192 tokens of width 4096 in float32.
 MAX_BYTES = 2 << 30

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from tasks.core.blocks.anatomy import (
+from tasks.core.blocks.locate_blocks import (
     block_config,
     final_norm,
     find_blocks,
@@ -197,7 +197,9 @@ def _tuned_blocks(emulator: nn.Module, plan: Plan) -> dict[int, nn.Module]:
     """Map the original index of each tuned block to the emulator's block object that is trained."""
     blocks = get_blocks(emulator)
     if len(blocks) != len(plan.layout):
-        raise InputError(f"this is no emulator of the plan: {len(blocks)} blocks, the plan lays out {len(plan.layout)}")
+        raise InputError(
+            f"this is not an emulator of the plan: {len(blocks)} blocks, the plan lays out {len(plan.layout)}"
+        )
     return {source: blocks[position] for position, (source, is_tuned) in enumerate(plan.layout) if is_tuned}
 
 

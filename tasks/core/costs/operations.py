@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from tasks.core.blocks.anatomy import get_blocks, get_stack, traits
+from tasks.core.blocks.locate_blocks import get_blocks, get_stack, traits
 
 # A quadratic polynomial needs three lengths; each is twice the one before.
 LENGTHS = (8, 16, 32)

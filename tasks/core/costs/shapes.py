@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from tasks.core.blocks.anatomy import find_blocks, get_stack, text_config
 from tasks.core.blocks.length_limits import NO_LIMITS, LengthLimits, length_limits
+from tasks.core.blocks.locate_blocks import find_blocks, get_stack, text_config
 from tasks.core.costs.block_shapes import BlockShape, block_shape, experts_of
 from tasks.core.costs.operations import Operations, count_operations
 from tasks.core.errors import InputError

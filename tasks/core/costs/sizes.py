@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
 
-from tasks.core.blocks.anatomy import get_blocks, skeleton
+from tasks.core.blocks.locate_blocks import get_blocks, skeleton
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ WIKITEXT = {
 
 
 @dataclass(frozen=True)
-class Published:
+class PaperResult:
     """Published value in the metric's unit, its standard error of one run where it is known, and its source."""
 
     published: float
@@ -52,7 +52,7 @@ class Published:
 
 def published(
     model: str, task: str, metric: str, budget: tuple[int, int, int], strategy: str, setting: str
-) -> Published | None:
+) -> PaperResult | None:
     """Find the published result, or return None.
 
     model: folder or hub id; budget: (blocks, kept, tuned); strategy: as in TABLE_1 ("full" matches any budget).
@@ -61,7 +61,7 @@ def published(
         return None
     if task in TASKS and metric in ("acc", "exact_match") and (strategy, setting) in TABLE_1:
         place = TASKS.index(task)
-        return Published(TABLE_1[strategy, setting][place] / 100, ERRORS[place] / 100, CRASH)
+        return PaperResult(TABLE_1[strategy, setting][place] / 100, ERRORS[place] / 100, CRASH)
     if task == "wikitext" and metric == "word_perplexity" and (strategy, setting) in WIKITEXT:
-        return Published(WIKITEXT[strategy, setting], None, OFT)
+        return PaperResult(WIKITEXT[strategy, setting], None, OFT)
     return None

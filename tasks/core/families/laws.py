@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tasks.core.batching import Batch, Example, collate
-from tasks.core.blocks.anatomy import get_blocks, require_rebuildable, text_config
+from tasks.core.blocks.locate_blocks import get_blocks, require_rebuildable, text_config
 from tasks.core.blocks.partial_passes import capture_blocks
 from tasks.core.blocks.surgery import layout, plug_in, rearranged, tuned_state, with_layout
 from tasks.core.evaluation.likelihoods import score_tokens

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.core.blocks.anatomy import get_blocks
+from tasks.core.blocks.locate_blocks import get_blocks
 from tasks.core.blocks.partial_passes import state_of
 
 # Rows of a batch are summed in another order than rows alone. In families that satisfy the laws, the largest difference

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from tasks.core.blocks.anatomy import NOT_PER_BLOCK, block_config, text_config
+from tasks.core.blocks.locate_blocks import NOT_PER_BLOCK, block_config, text_config
 
 FEWEST_BLOCKS, MOST_BLOCKS = 4, 8
 WIDTH, VOCABULARY, POSITIONS = 32, 64, 64

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from tasks.core.blocks.anatomy import text_config
+from tasks.core.blocks.locate_blocks import text_config
 from tasks.core.families.laws import LAWS, Subject
 from tasks.core.families.plain_passes import BrokenLawError
 

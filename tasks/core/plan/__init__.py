@@ -7,4 +7,4 @@ This package re-exports the public names. Inside the project, modules import the
 
 from tasks.core.faces import face_of
 
-__getattr__ = face_of(__name__, ("layout", "placement", "registry", "spaced", "sampled", "measured"))
+__getattr__ = face_of(__name__, ("layout", "placement", "registry", "spaced", "sampled", "by_similarity"))

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from tasks.core.errors import InputError
-from tasks.core.plan.placement import check_budget, check_indices, evenly, place_tuned, spread, tuned_ahead
+from tasks.core.plan.placement import check_budget, check_indices, evenly, place_tuned, spread, tuned_before_selection
 
 Sharing = Literal["all", "frozen_only"]
 SHARES: tuple[Sharing | None, ...] = (None, *get_args(Sharing))
@@ -152,7 +152,7 @@ def pool_plan(
     Raises:
         InputError: when the budget is impossible.
     """
-    ahead = tuned_ahead(num_blocks, num_tuned, placement, tuned)
+    ahead = tuned_before_selection(num_blocks, num_tuned, placement, tuned)
     check_budget(num_blocks, num_kept, len(ahead) or num_tuned)
     pool = [index for index in range(num_blocks) if index not in ahead]
     kept = sorted((*ahead, *choose(pool, num_kept - len(ahead))))

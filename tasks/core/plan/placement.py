@@ -13,7 +13,9 @@ Placement = Literal["ends", "centres", "explicit"]
 PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
 
 
-def tuned_ahead(num_blocks: int, num_tuned: int, placement: str, tuned: Sequence[int] = ()) -> tuple[int, ...]:
+def tuned_before_selection(
+    num_blocks: int, num_tuned: int, placement: str, tuned: Sequence[int] = ()
+) -> tuple[int, ...]:
     """Tuned blocks that are known before the others are chosen ("ends", "explicit"); empty for "centres".
 
     Raises:
@@ -51,7 +53,7 @@ def place_tuned(
     if placement != "explicit":
         raise InputError(f"placement = {placement!r}; choose from {', '.join(PLACEMENTS)}")
     if outside := sorted(set(tuned) - set(centres)):
-        raise InputError(f"tuned block {outside[0]} is no centre of a cluster; the centres are {list(centres)}")
+        raise InputError(f"tuned block {outside[0]} is not the centre of a cluster; the centres are {list(centres)}")
     return tuple(sorted(tuned))
 
 

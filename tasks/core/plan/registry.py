@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tasks.core.errors import InputError
-from tasks.core.plan.layout import Plan, crash_plan, fixed_plan, uniform_plan
-from tasks.core.plan.measured import (
+from tasks.core.plan.by_similarity import (
     angular_plan,
     block_influence_plan,
     drop_iteratively,
     iterative_drop_plan,
     single_plan,
 )
-from tasks.core.plan.placement import check_budget, tuned_ahead
+from tasks.core.plan.layout import Plan, crash_plan, fixed_plan, uniform_plan
+from tasks.core.plan.placement import check_budget, tuned_before_selection
 from tasks.core.plan.sampled import inverse_normal_plan, left_normal_plan, normal_plan, random_plan, right_normal_plan
 from tasks.core.plan.spaced import reverse_plan, uniform_deviation_plan, uniform_spread_plan
 
@@ -157,7 +157,7 @@ def make_plan(name: str, evidence: Any, options: Mapping[str, Any]) -> Plan:
     return strategy.plan(evidence, **{key: options[key] for key in there & {*_arguments(strategy.plan)}})
 
 
-def rehearse(name: str, num_blocks: int, options: Mapping[str, Any]) -> Plan:
+def check_plan_possible(name: str, num_blocks: int, options: Mapping[str, Any]) -> Plan:
     """Make a plan for the budget and placement from placeholder evidence, to check that they are possible.
 
     Raises:
@@ -168,7 +168,7 @@ def rehearse(name: str, num_blocks: int, options: Mapping[str, Any]) -> Plan:
         check_budget(num_blocks, num_kept, 1)
         if options.get("placement") == "explicit":
             # The centres are not known yet, but their number is.
-            tuned = tuned_ahead(num_blocks, 0, "explicit", options["tuned"])
+            tuned = tuned_before_selection(num_blocks, 0, "explicit", options["tuned"])
             check_budget(num_blocks, num_kept, len(tuned))
             return fixed_plan(num_blocks, tuned, tuned)
         made_up: Any = [*([block] for block in range(num_kept - 1)), list(range(num_kept - 1, num_blocks))]
@@ -182,4 +182,4 @@ def rehearse(name: str, num_blocks: int, options: Mapping[str, Any]) -> Plan:
 
 def _ahead(num_blocks: int, options: Mapping[str, Any]) -> tuple[int, ...]:
     placement = options.get("placement") or STRATEGIES["iterative_drop"].placement or ""
-    return tuned_ahead(num_blocks, options.get("num_tuned") or 0, placement, options.get("tuned") or ())
+    return tuned_before_selection(num_blocks, options.get("num_tuned") or 0, placement, options.get("tuned") or ())

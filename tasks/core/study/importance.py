@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from tasks.core.batching import Example
-from tasks.core.blocks.anatomy import get_blocks
 from tasks.core.blocks.length_limits import length_limits
+from tasks.core.blocks.locate_blocks import get_blocks
 from tasks.core.blocks.prefix import MAX_BYTES, PrefixStates, reusing
 from tasks.core.blocks.surgery import aliased, rearranged
 from tasks.core.errors import InputError

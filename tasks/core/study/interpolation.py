@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from tasks.core.blocks.anatomy import find_blocks
+from tasks.core.blocks.locate_blocks import find_blocks
 from tasks.core.blocks.surgery import aliased
 from tasks.core.errors import InputError
 

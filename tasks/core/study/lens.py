@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from tasks.core.batching import IGNORED, Batch, Example, collate, token_batches
-from tasks.core.blocks.anatomy import final_norm, get_blocks, get_stack, text_config
 from tasks.core.blocks.length_limits import length_limits
+from tasks.core.blocks.locate_blocks import final_norm, get_blocks, get_stack, text_config
 from tasks.core.blocks.partial_passes import base_model_and_head, capture_blocks
 from tasks.core.errors import InputError
 from tasks.core.study.divergences import kl_divergence, log_probabilities, positions_at_once

@@ -16,7 +16,7 @@ from tasks.core.blocks.devices import EVERY, place
 from tasks.core.blocks.surgery import get_blocks, rearranged
 from tasks.core.capturing import States, capture_states
 from tasks.core.cka import linear_cka, rbf_cka
-from tasks.core.plan.measured import drop_iteratively
+from tasks.core.plan.by_similarity import drop_iteratively
 
 ESTIMATORS: dict[str, Callable[..., Tensor]] = {
     "linear_cka": linear_cka,

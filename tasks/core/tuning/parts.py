@@ -3,8 +3,8 @@
 from torch import nn
 from transformers import PreTrainedConfig
 
-from tasks.core.blocks.anatomy import get_blocks, skeleton, text_config
 from tasks.core.blocks.head import get_head, head_parameters, head_shapes, untie_head
+from tasks.core.blocks.locate_blocks import get_blocks, skeleton, text_config
 from tasks.core.blocks.memory import require_recomputable
 from tasks.core.errors import InputError, SettingError
 from tasks.core.plan.layout import Plan
@@ -15,7 +15,7 @@ from tasks.core.tuning.method import TuningMethod
 Shapes = dict[str, tuple[int, ...]]
 
 
-def places(model: nn.Module, plan: Plan, variant: TuningMethod) -> dict[int, list[nn.Module]]:
+def trained_block_copies(model: nn.Module, plan: Plan, variant: TuningMethod) -> dict[int, list[nn.Module]]:
     """Map the original index of each trained block to its block objects in the emulator.
 
     A tuned block has one, a frozen block one for each repetition.
@@ -25,7 +25,9 @@ def places(model: nn.Module, plan: Plan, variant: TuningMethod) -> dict[int, lis
     """
     blocks = get_blocks(model)
     if len(blocks) != len(plan.layout):
-        raise InputError(f"this is no emulator of the plan: {len(blocks)} blocks, the plan lays out {len(plan.layout)}")
+        raise InputError(
+            f"this is not an emulator of the plan: {len(blocks)} blocks, the plan lays out {len(plan.layout)}"
+        )
     found: dict[int, list[nn.Module]] = {}
     tuned, frozen = variant.returned_sources(plan), variant.frozen_sources(plan)
     for block, (source, is_tuned) in zip(blocks, plan.layout, strict=True):
@@ -57,7 +59,7 @@ def block_shapes(model: nn.Module, block: nn.Module, variant: TuningMethod) -> S
 
 def insert_parts(model: nn.Module, plan: Plan, variant: TuningMethod) -> None:
     """Insert the trained tensors that an emulator lacks, in place, drawn from torch's global random generator."""
-    found = places(model, plan, variant)
+    found = trained_block_copies(model, plan, variant)
     for source, [block, *repetitions] in found.items():
         block_shapes(model, block, variant)
         for each in (block, *repetitions):
@@ -76,7 +78,7 @@ def part_parameters(model: nn.Module, plan: Plan, variant: TuningMethod) -> dict
     """Trained parameters of an emulator after `insert_parts`, named `"{block}.{name}"` and `"lm_head.{name}"`."""
     named = {
         f"{source}.{name}": parameter
-        for source, [block, *_] in places(model, plan, variant).items()
+        for source, [block, *_] in trained_block_copies(model, plan, variant).items()
         for name, parameter in block_parameters(block, variant).items()
     }
     return named | (head_parameters(model) if variant.lm_head else {})

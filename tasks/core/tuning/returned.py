@@ -5,8 +5,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from tasks.core.blocks.anatomy import get_blocks, text_config
 from tasks.core.blocks.head import HEAD, head_parameters, head_shapes, untie_head
+from tasks.core.blocks.locate_blocks import get_blocks, text_config
 from tasks.core.blocks.surgery import aliased
 from tasks.core.blocks.surgery import plug_in as plug_in_blocks
 from tasks.core.errors import InputError
@@ -14,13 +14,13 @@ from tasks.core.plan.layout import Plan
 from tasks.core.tuning.adapters import insert_adapter, live_adapter
 from tasks.core.tuning.lora import merged
 from tasks.core.tuning.method import WHOLE_BLOCKS, TuningMethod
-from tasks.core.tuning.parts import Shapes, block_shapes, places, returned_shapes
+from tasks.core.tuning.parts import Shapes, block_shapes, returned_shapes, trained_block_copies
 
 Model = TypeVar("Model", bound=nn.Module)
 State = dict[str, Tensor]
 
 
-def admit(state: State, model: nn.Module, plan: Plan, variant: TuningMethod = WHOLE_BLOCKS) -> State:
+def validate_returned(state: State, model: nn.Module, plan: Plan, variant: TuningMethod = WHOLE_BLOCKS) -> State:
     """Validate returned tensors and convert them for the plug-in, in the model's data type (adapters keep theirs).
 
     state: `"{block}.{name}"` and `"lm_head.{name}"` to tensor. Factors and biases become whole blocks, and so do tuned
@@ -47,7 +47,7 @@ def admit(state: State, model: nn.Module, plan: Plan, variant: TuningMethod = WH
 
 @torch.no_grad()
 def plug_in_parts(model: Model, admitted: State, plan: Plan, variant: TuningMethod) -> Model:
-    """Make the plug-in from the result of `admit`, as a new model that shares every other tensor with `model`.
+    """Make the plug-in from the result of `validate_returned`: a new model that shares every other tensor with `model`.
 
     variant: the `admitted` property of the tuned variant.
     """
@@ -72,7 +72,7 @@ def load_parts(emulator: nn.Module, state: State, plan: Plan, variant: TuningMet
     Raises:
         InputError: when names or shapes do not fit.
     """
-    found = places(emulator, plan, variant)
+    found = trained_block_copies(emulator, plan, variant)
     shapes: Shapes = {
         f"{source}.{name}": shape
         for source, [block, *_] in found.items()
@@ -94,7 +94,7 @@ def load_parts(emulator: nn.Module, state: State, plan: Plan, variant: TuningMet
 def distances(state: State, model: nn.Module, plan: Plan) -> dict[int, float]:
     """Relative change of each tuned block: norm of the difference divided by norm of the original, by block index.
 
-    state: whole blocks, as from `admit`.
+    state: whole blocks, as from `validate_returned`.
     """
     moved = dict.fromkeys(plan.tuned, 0.0)
     size = dict.fromkeys(plan.tuned, 0.0)

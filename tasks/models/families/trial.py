@@ -79,7 +79,7 @@ def check_rebuildable(folder: Path) -> str | None:
 
     Some settings make a block depend on its depth (GPT-2's scale_attn_by_inverse_layer_idx).
     """
-    from tasks.core.blocks.anatomy import require_rebuildable
+    from tasks.core.blocks.locate_blocks import require_rebuildable
     from tasks.core.families.shrinking import shrunk
 
     small = shrunk(load_config(folder))

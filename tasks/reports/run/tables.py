@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.evaluation.comparison import Comparison, Mean, Strategy
-from tasks.reports.spending import SIZES
-from tasks.reports.spending import shown as shown_size
+from tasks.reports.spending import SIZES, format_amount
 from tasks.reports.table import Table
 
 COLUMNS = {
@@ -27,11 +26,11 @@ def settings_table(comparison: Comparison) -> Table:
 
 
 def spending_table(spending: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Return what each strategy discloses and gets back. spending: figures by strategy, see `spending.sizes`."""
+    """Return what each strategy discloses and gets back. spending: figures by strategy, see `spending.disclosure`."""
     rows = [
         [
             "full model" if name == "full" else f"{name} emulator",
-            *(shown_size(key, figures.get(key)) for key in SIZES),
+            *(format_amount(key, figures.get(key)) for key in SIZES),
         ]
         for name, figures in spending.items()
     ]

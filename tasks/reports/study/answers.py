@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.reports.study.cells import Studied
+from tasks.reports.study.cells import CellResults
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ ANSWERS: tuple[Answer, ...] = (
 )
 
 
-def numbers(cells: Sequence[Studied]) -> list[dict[str, Any]]:
+def numbers(cells: Sequence[CellResults]) -> list[dict[str, Any]]:
     """Return every answer that was found: `stage`, `fact`, `label` of the analysis, `words`, and `values` by cell."""
     found = []
     for answer in ANSWERS:
@@ -66,7 +66,7 @@ def numbers(cells: Sequence[Studied]) -> list[dict[str, Any]]:
     return found
 
 
-def _places(cell: Studied, answer: Answer) -> Iterator[tuple[str, str]]:
+def _places(cell: CellResults, answer: Answer) -> Iterator[tuple[str, str]]:
     """Yield labels of a stage's analyses (empty for one without a label), with the facts that the answer matches."""
     for label, analysis in cell.of(answer.stage).items():
         yield from ((label, fact) for fact in sorted(analysis.summary) if fact == answer.fact or _rest(fact, answer))

@@ -20,7 +20,7 @@ class Analysis:
 
 
 @dataclass(frozen=True)
-class Studied:
+class CellResults:
     """One model on one data set. analyses: by stage, with " · " and a label if a stage ran more than once."""
 
     label: str
@@ -50,7 +50,7 @@ class Matrix:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnFigure:
     """A figure as a picture and as the numbers behind it.
 
     name: file stem, unique in the study; caption: data, n, estimator and units; png, csv: files in the page's folder;

@@ -8,7 +8,7 @@ import numpy as np
 
 from tasks.artifacts.study.dataset_distances import datasets_summary, read_dataset_distances
 from tasks.reports.curves import MARKERS, dressed
-from tasks.reports.study.cells import Analysis, Box, Drawn, Matrix, Studied
+from tasks.reports.study.cells import Analysis, Box, CellResults, DrawnFigure, Matrix
 from tasks.reports.study.heatmaps import drawn
 from tasks.reports.study.models import model_key, model_titles, variants
 from tasks.reports.style import CYCLE, INK, boxes_of, headed, panels, save
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 NAMES = {"energy": "energy distance", "mmd": "maximum mean discrepancy", "frechet": "Fréchet distance"}
 
 
-def draw_datasets(cells: Sequence[Studied], out: Path) -> list[Drawn]:
+def draw_datasets(cells: Sequence[CellResults], out: Path) -> list[DrawnFigure]:
     """Draw for every model distances between data sets, their map, and all rows on two principal components."""
     titles = model_titles(cells)
     found: dict[tuple[str, Path], Analysis] = {}
@@ -118,7 +118,7 @@ def _table(title: str, names: Sequence[str], one: dict[str, np.ndarray]) -> list
     return rows
 
 
-def _caption(models: Sequence[tuple[str, Analysis, Any]], cells: Sequence[Studied]) -> str:
+def _caption(models: Sequence[tuple[str, Analysis, Any]], cells: Sequence[CellResults]) -> str:
     facts = datasets_summary(models[0][1])
     counts = {title: _counts(datasets_summary(analysis), cells) for title, analysis, _ in models}
     rows = "; ".join(f"{title}: {words}" for title, words in counts.items())
@@ -134,7 +134,7 @@ def _caption(models: Sequence[tuple[str, Analysis, Any]], cells: Sequence[Studie
     )
 
 
-def _counts(facts: Any, cells: Sequence[Studied]) -> str:
+def _counts(facts: Any, cells: Sequence[CellResults]) -> str:
     """Return the number of rows of each data set; one named by its cell's label also with its own name."""
     tasks = {cell.label: f"{cell.label}: {cell.task}" for cell in cells if cell.label != cell.task}
     names = [tasks.get(name, name) for name in facts["names"]]

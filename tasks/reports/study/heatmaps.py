@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.reports.study.cells import Drawn, Matrix, Studied
+from tasks.reports.study.cells import CellResults, DrawnFigure, Matrix
 from tasks.reports.study.models import by_model, model_key
 from tasks.reports.style import INK, VERMILION, boxes_of, headed, panels, save
 from tasks.reports.table import write_table
@@ -44,7 +44,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Look:
+class HeatmapStyle:
     """The style that all panels of a figure share. limits: of the colours, None for a limit of the values."""
 
     name: str
@@ -58,7 +58,7 @@ class Look:
     limits: tuple[float | None, float | None] = (None, None)
 
 
-def draw_heatmaps(grid: Sequence[Sequence[Panel | None]], look: Look, out: Path) -> Drawn:
+def draw_heatmaps(grid: Sequence[Sequence[Panel | None]], look: HeatmapStyle, out: Path) -> DrawnFigure:
     """Draw the panels as they are in the grid, on one scale of colours; write `<name>.png` and `<name>.csv`."""
     shown = [panel for row in grid for panel in row if panel is not None]
     values = np.concatenate([_visible(panel).ravel() for panel in shown])
@@ -95,12 +95,12 @@ def draw_heatmaps(grid: Sequence[Sequence[Panel | None]], look: Look, out: Path)
     return drawn(out, look.name, look.title, look.caption, matrices)
 
 
-def drawn(out: Path, name: str, title: str, caption: str, matrices: dict[str, Matrix] | None = None) -> Drawn:
+def drawn(out: Path, name: str, title: str, caption: str, matrices: dict[str, Matrix] | None = None) -> DrawnFigure:
     """Return the figure whose files `<name>.png` and `<name>.csv` are in `out`."""
-    return Drawn(name, title, caption, out / f"{name}.png", out / f"{name}.csv", matrices or {})
+    return DrawnFigure(name, title, caption, out / f"{name}.png", out / f"{name}.csv", matrices or {})
 
 
-def placed(cells: Sequence[Studied]) -> list[list[Studied | None]]:
+def placed(cells: Sequence[CellResults]) -> list[list[CellResults | None]]:
     """Arrange cells as panels: a row for each data set and a column for each model, if these fill a grid."""
     models = list(by_model(cells))
     tasks = list(dict.fromkeys(cell.task for cell in cells))
@@ -127,7 +127,7 @@ def block_names(num_blocks: int) -> list[str]:
     return list(map(str, range(num_blocks)))
 
 
-def _dress(axes: "Axes", panel: Panel, look: Look, middle: float) -> None:
+def _dress(axes: "Axes", panel: Panel, look: HeatmapStyle, middle: float) -> None:
     axes.set_title(textwrap.fill(panel.title, TITLE_LETTERS), loc="left", fontsize=9.5, color=INK)
     axes.set_xlabel(look.xlabel, fontsize=9)
     axes.set_ylabel(look.ylabel, fontsize=9)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.artifacts.files import as_lists
 from tasks.artifacts.study.importance import importance_summary, read_importance
 from tasks.reports.scales import around_zero, logarithmic, wide
-from tasks.reports.study.cells import Analysis, Drawn, Matrix, Studied
+from tasks.reports.study.cells import Analysis, CellResults, DrawnFigure, Matrix
 from tasks.reports.study.heatmaps import drawn
 from tasks.reports.style import BLUE, GREY, INK, VERMILION, blank, boxes_of, headed, plain, save, titled
 from tasks.reports.table import Table
@@ -40,7 +40,7 @@ class _Cell:
     pairs_stderr: list[list[float]]
 
 
-def draw_importance(cells: Sequence[Studied], out: Path) -> list[Drawn]:
+def draw_importance(cells: Sequence[CellResults], out: Path) -> list[DrawnFigure]:
     """Draw the loss without each block, all cells on one scale; with pairs, also heatmaps of block j at position i."""
     found = [_read(cell, analysis) for cell in cells for analysis in cell.of(STAGE).values()]
     if not found:
@@ -51,7 +51,7 @@ def draw_importance(cells: Sequence[Studied], out: Path) -> list[Drawn]:
     return figures
 
 
-def _read(cell: Studied, analysis: Analysis) -> _Cell:
+def _read(cell: CellResults, analysis: Analysis) -> _Cell:
     tensors: Any = as_lists(read_importance(analysis.folder))
     facts = importance_summary(analysis)
     deleted = list(zip(range(len(tensors["deleted"])), tensors["deleted"], tensors["deleted_stderr"], strict=True))
@@ -72,7 +72,7 @@ def _read(cell: Studied, analysis: Analysis) -> _Cell:
     )
 
 
-def _deletions(cells: Sequence[_Cell], out: Path) -> Drawn:
+def _deletions(cells: Sequence[_Cell], out: Path) -> DrawnFigure:
     columns = min(COLUMNS, len(cells))
     rows = -(-len(cells) // columns)
     made = blank(max(6.4, 4.6 * columns), 3.5 * rows + 0.5)
@@ -126,7 +126,7 @@ def _deletion_panel(axes: "Axes", cell: _Cell) -> None:
     titled(axes, cell.label, note)
 
 
-def _pairs(cells: Sequence[_Cell], out: Path) -> Drawn:
+def _pairs(cells: Sequence[_Cell], out: Path) -> DrawnFigure:
     columns = min(COLUMNS, len(cells))
     rows = -(-len(cells) // columns)
     made = blank(max(5.6, 4.6 * columns + 1.0), 4.3 * rows + 0.5)

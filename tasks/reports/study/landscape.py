@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.reports.curves import style
-from tasks.reports.study.cells import Drawn, Studied
+from tasks.reports.study.cells import CellResults, DrawnFigure
 from tasks.reports.study.heatmaps import drawn
 from tasks.reports.study.landscape_reading import Seen, data, metric_words, note, read_landscape
 from tasks.reports.study.planes import draw_contours, draw_surfaces
@@ -23,7 +23,7 @@ MARGIN = 0.06
 BARRIER = ("height", "place", "relative", "stderr", "metric_drop", "connected")
 
 
-def draw_landscape(cells: Sequence[Studied], out: Path) -> list[Drawn]:
+def draw_landscape(cells: Sequence[CellResults], out: Path) -> list[DrawnFigure]:
     """Draw for each landscape the paths of all cells, and the planes of those with at least three points."""
     figures = []
     for label in dict.fromkeys(label for cell in cells for label in cell.of(STAGE)):
@@ -35,7 +35,7 @@ def draw_landscape(cells: Sequence[Studied], out: Path) -> list[Drawn]:
     return figures
 
 
-def _paths(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
+def _paths(seen: Sequence[Seen], name: str, out: Path) -> DrawnFigure:
     columns = min(COLUMNS, len(seen))
     rows = -(-len(seen) // columns)
     num_lines = max(len(each.facts["lines"]) for each in seen)

@@ -7,7 +7,7 @@ from typing import Any
 from tasks.artifacts.files import as_lists
 from tasks.artifacts.study.landscape import landscape_summary
 from tasks.artifacts.study.landscape import read_landscape as read_files
-from tasks.reports.study.cells import Analysis, Studied
+from tasks.reports.study.cells import Analysis, CellResults
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Seen:
     num_rows: int
 
 
-def read_landscape(cell: Studied, analysis: Analysis) -> Seen:
+def read_landscape(cell: CellResults, analysis: Analysis) -> Seen:
     """Read one landscape of a cell."""
     found, facts = read_files(analysis.folder)
     return Seen(cell.label, cell.model, cell.task, facts, as_lists(found), landscape_summary(analysis)["num_rows"])

@@ -10,7 +10,7 @@ from tasks.artifacts.study.lens import lens_summary, read_curves
 from tasks.artifacts.study.prediction_distances import distances_summary, read_distances
 from tasks.reports.curves import MARKERS, depth_label
 from tasks.reports.scales import plain_logarithmic
-from tasks.reports.study.cells import Analysis, Box, Drawn, Matrix, Studied
+from tasks.reports.study.cells import Analysis, Box, CellResults, DrawnFigure, Matrix
 from tasks.reports.study.heatmaps import drawn
 from tasks.reports.study.models import variants
 from tasks.reports.study.trajectory import draw_trajectories
@@ -36,7 +36,7 @@ NUM_TICKS = 7
 TITLE_LETTERS = 38  # what fits above a panel
 
 
-def draw_lens(cells: Sequence[Studied], out: Path) -> list[Drawn]:
+def draw_lens(cells: Sequence[CellResults], out: Path) -> list[DrawnFigure]:
     """Draw every picture of the cells' analyses lens, distances and trajectory."""
     curves = list(found(cells, "lens"))
     figures = [_draw_depth(curves, out)] if curves else []
@@ -49,14 +49,14 @@ def draw_lens(cells: Sequence[Studied], out: Path) -> list[Drawn]:
     return figures + draw_trajectories(list(found(cells, "trajectory")), out)
 
 
-def found(cells: Sequence[Studied], stage: str) -> Iterator[tuple[str, Studied, Analysis]]:
+def found(cells: Sequence[CellResults], stage: str) -> Iterator[tuple[str, CellResults, Analysis]]:
     """Yield (label, cell, analysis) for each analysis of a stage; labels are unique."""
     for cell in cells:
         for words, analysis in variants(cell, stage):
             yield f"{cell.label}{words}", cell, analysis
 
 
-def _draw_depth(curves: Sequence[tuple[str, Studied, Analysis]], out: Path) -> Drawn:
+def _draw_depth(curves: Sequence[tuple[str, CellResults, Analysis]], out: Path) -> DrawnFigure:
     """Draw KL and agreement by block, of the tuned and the logit lens, with all cells in both panels."""
     made, [[left, right]] = panels(1, 2, 10.0, 4.2)
     measured = [read_curves(analysis.folder) for _, _, analysis in curves]
@@ -98,7 +98,7 @@ def _draw_depth(curves: Sequence[tuple[str, Studied, Analysis]], out: Path) -> D
     return drawn(out, "lens_depth", title, caption)
 
 
-def _depth_data(label: str, cell: Studied, analysis: Analysis) -> str:
+def _depth_data(label: str, cell: CellResults, analysis: Analysis) -> str:
     facts = lens_summary(analysis)
     return (
         f"{label}: {cell.model} on {cell.task}, n = {facts['num_positions']} positions of"
@@ -107,7 +107,7 @@ def _depth_data(label: str, cell: Studied, analysis: Analysis) -> str:
     )
 
 
-def _draw_distances(shown: Sequence[tuple[str, Studied, Analysis]], name: str, lens: str, out: Path) -> Drawn:
+def _draw_distances(shown: Sequence[tuple[str, CellResults, Analysis]], name: str, lens: str, out: Path) -> DrawnFigure:
     """Draw one panel for each distance and cell; all panels of a distance have one scale."""
     title = f"How far apart the blocks' predictions are, {lens} lens"
     values = [read_distances(analysis.folder) for _, _, analysis in shown]
@@ -146,7 +146,7 @@ def _draw_distances(shown: Sequence[tuple[str, Studied, Analysis]], name: str, l
     return drawn(out, name, title, caption, matrices)
 
 
-def _write_distances(shown: Sequence[tuple[str, Studied, Analysis]], file: Path) -> None:
+def _write_distances(shown: Sequence[tuple[str, CellResults, Analysis]], file: Path) -> None:
     """Write a CSV file with one line for each cell, distance and pair of blocks."""
     lines = []
     for label, cell, analysis in shown:
@@ -164,7 +164,7 @@ def _pointed_at(matrix: "np.ndarray", unit: str, box: Box) -> Matrix:
     return Matrix(blocks, blocks, matrix.tolist(), unit, box)
 
 
-def _distance_data(label: str, cell: Studied, analysis: Analysis) -> str:
+def _distance_data(label: str, cell: CellResults, analysis: Analysis) -> str:
     facts = distances_summary(analysis)
     return (
         f"{label}: {cell.model} on {cell.task}, {facts['lens']} lens, n = {facts['num_positions']} positions spread"

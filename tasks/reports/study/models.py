@@ -2,23 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 
-from tasks.reports.study.cells import SEPARATOR, Analysis, Studied
+from tasks.reports.study.cells import SEPARATOR, Analysis, CellResults
 
 
-def model_key(cell: Studied) -> str:
+def model_key(cell: CellResults) -> str:
     """Return the digest of the cell's model, as revisions may share a name; without it, each cell has its own key."""
     return str(cell.facts.get("weights", cell.label))
 
 
-def by_model(cells: Sequence[Studied]) -> dict[str, list[Studied]]:
+def by_model(cells: Sequence[CellResults]) -> dict[str, list[CellResults]]:
     """Return the cells of each model, by `model_key`, in order."""
-    found: dict[str, list[Studied]] = {}
+    found: dict[str, list[CellResults]] = {}
     for cell in cells:
         found.setdefault(model_key(cell), []).append(cell)
     return found
 
 
-def model_titles(cells: Sequence[Studied]) -> dict[str, str]:
+def model_titles(cells: Sequence[CellResults]) -> dict[str, str]:
     """Return a unique title for each model, by `model_key`.
 
     The title is the model's name and, if several models share it, the common part of its cells' labels.
@@ -32,12 +32,12 @@ def model_titles(cells: Sequence[Studied]) -> dict[str, str]:
     }
 
 
-def variants(cell: Studied, stage: str) -> list[tuple[str, Analysis]]:
+def variants(cell: CellResults, stage: str) -> list[tuple[str, Analysis]]:
     """Return the analyses of a stage with what distinguishes them: "" or " · <label>"."""
     return [(f"{SEPARATOR}{label}" if label else "", analysis) for label, analysis in cell.of(stage).items()]
 
 
-def data_of(cells: Sequence[Studied]) -> str:
+def data_of(cells: Sequence[CellResults]) -> str:
     """Name the cells' data sets and splits: `sciq, piqa (train split)`; by cell if its label does not name its data."""
     tasks = list(dict.fromkeys(cell.task for cell in cells))
     splits = list(dict.fromkeys(cell.facts.get("support_split") for cell in cells))
@@ -46,12 +46,12 @@ def data_of(cells: Sequence[Studied]) -> str:
     return "; ".join(f"{cell.label}: {cell.task}{_split(cell.facts.get('support_split'))}" for cell in cells)
 
 
-def support_rows(cells: Sequence[Studied], stage: str) -> str:
+def support_rows(cells: Sequence[CellResults], stage: str) -> str:
     """Return number and data of the support rows of the cells' analyses of a stage: `n = 48 support rows of ...`."""
     return f"n = {num_rows(cells, stage)} support rows of {data_of(cells)}"
 
 
-def num_rows(cells: Sequence[Studied], stage: str) -> str:
+def num_rows(cells: Sequence[CellResults], stage: str) -> str:
     """Return the number of rows, or its range, over all analyses of a stage in the cells."""
     counts = sorted({analysis.summary["num_rows"] for cell in cells for analysis in cell.of(stage).values()})
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -65,7 +65,7 @@ def _once(name: str, names: Mapping[str, str]) -> bool:
     return list(names.values()).count(name) == 1
 
 
-def _with_common(name: str, cells: Sequence[Studied]) -> str:
+def _with_common(name: str, cells: Sequence[CellResults]) -> str:
     first, *others = (cell.label.split(SEPARATOR) for cell in cells)
     common = [part for part in first if part != name and all(part in other for other in others)]
     return SEPARATOR.join([name, *common])

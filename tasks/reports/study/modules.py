@@ -9,10 +9,10 @@ import numpy as np
 
 from tasks.artifacts.study.modules import Structure, read_structure, structure_summary
 from tasks.reports.curves import depth_line, dressed, legend
-from tasks.reports.study.cells import Drawn, Studied
+from tasks.reports.study.cells import CellResults, DrawnFigure
 from tasks.reports.study.heatmaps import (
     MAX_CURVES,
-    Look,
+    HeatmapStyle,
     Panel,
     block_names,
     draw_heatmaps,
@@ -34,7 +34,7 @@ BAND = 1.96
 PALE = "#A9CCE3"
 
 
-def draw_structure(cells: Sequence[Studied], out: Path) -> list[Drawn]:
+def draw_structure(cells: Sequence[CellResults], out: Path) -> list[DrawnFigure]:
     """Draw the modularity of every cell, modules and their stability, boundaries, and how all depend on the capture."""
     having = [cell for cell in cells if "structure" in cell.analyses]
     figures = []
@@ -53,7 +53,7 @@ def runs(module: np.ndarray) -> list[list[int]]:
     return [[place for place, _ in group] for _, group in groupby(enumerate(module.tolist()), key=lambda pair: pair[1])]
 
 
-def _modularity(cells: Sequence[Studied], out: Path) -> Drawn:
+def _modularity(cells: Sequence[CellResults], out: Path) -> DrawnFigure:
     facts: Sequence[Mapping[str, Any]] = [structure_summary(cell.analyses["structure"]) for cell in cells]
     made, axes = panels(1, 1, max(5.4, 1.25 * len(cells) + 2.4), 4.2)
     _bars(axes[0][0], cells)
@@ -80,7 +80,7 @@ def _modularity(cells: Sequence[Studied], out: Path) -> Drawn:
     return drawn(out, "modularity", "How modular is the stack of blocks?", caption)
 
 
-def _bars(axes: "Axes", cells: Sequence[Studied]) -> None:
+def _bars(axes: "Axes", cells: Sequence[CellResults]) -> None:
     facts, spots = [structure_summary(cell.analyses["structure"]) for cell in cells], np.arange(len(cells))
     scores, chance = (np.array([one[name] for one in facts]) for name in ("modularity", "modularity_by_chance"))
     band = BAND * np.array([one["modularity_deviation"] for one in facts])
@@ -113,10 +113,10 @@ def _verdict(facts: Mapping[str, Any]) -> str:
     return f"{found} {share}\np = {facts['p_value']:.2g}"
 
 
-def _modules(cells: Sequence[Studied], found: Sequence[Structure], out: Path) -> Drawn:
+def _modules(cells: Sequence[CellResults], found: Sequence[Structure], out: Path) -> DrawnFigure:
     at = {cell.label: one for cell, one in zip(cells, found, strict=True)}
     num_bootstraps = structure_summary(cells[0].analyses["structure"])["num_bootstraps"]
-    look = Look(
+    look = HeatmapStyle(
         name="modules",
         title="Which blocks are in one module, and how surely?",
         caption=f"Share of {num_bootstraps} bootstraps of the rows ({support_rows(cells, 'structure')}) in whose best"
@@ -147,7 +147,7 @@ def _modules(cells: Sequence[Studied], found: Sequence[Structure], out: Path) ->
     return draw_heatmaps(grid, look, out)
 
 
-def _boundaries(cells: Sequence[Studied], found: Sequence[Structure], out: Path) -> Drawn:
+def _boundaries(cells: Sequence[CellResults], found: Sequence[Structure], out: Path) -> DrawnFigure:
     rows = wrapped(list(zip(cells, found, strict=True)), MAX_CURVES)
     made, axes = panels(len(rows), len(rows[0]), max(5.4, 3.6 * len(rows[0])), 2.9 * len(rows) + 1.0)
     table = []
@@ -172,7 +172,7 @@ def _boundaries(cells: Sequence[Studied], found: Sequence[Structure], out: Path)
     return drawn(out, "module-boundaries", "Where modules end", caption)
 
 
-def _boundary_panel(axes: "Axes", cell: Studied, one: Structure) -> None:
+def _boundary_panel(axes: "Axes", cell: CellResults, one: Structure) -> None:
     adjacent, band = one["adjacent"], BAND * one["adjacent_deviation"]
     spots = np.arange(len(adjacent)) + 0.5
     words = "bootstraps with a boundary here"

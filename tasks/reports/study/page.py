@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks.reports.study.cells import Drawn, Matrix, Studied
+from tasks.reports.study.cells import CellResults, DrawnFigure, Matrix
 from tasks.reports.study.sections import Section
 from tasks.reports.table import Table
 from tasks.reports.templates import render
@@ -19,7 +19,7 @@ NOTE = (
 )
 
 
-def page(cells: Sequence[Studied], numbers: Sequence[Mapping[str, Any]], sections: Sequence[Section]) -> str:
+def page(cells: Sequence[CellResults], numbers: Sequence[Mapping[str, Any]], sections: Sequence[Section]) -> str:
     """Return the whole page, without external files. numbers: as `answers.numbers` returns them."""
     return render(
         "study.html.j2",
@@ -30,28 +30,30 @@ def page(cells: Sequence[Studied], numbers: Sequence[Mapping[str, Any]], section
     )
 
 
-def markdown(cells: Sequence[Studied], numbers: Sequence[Mapping[str, Any]]) -> str:
+def markdown(cells: Sequence[CellResults], numbers: Sequence[Mapping[str, Any]]) -> str:
     """Return inputs and numbers as Markdown."""
     tables = [input_table(cells), *([number_table(cells, numbers)] if numbers else [])]
     return "\n\n".join([heading(cells), *(table.markdown() for table in tables)]) + "\n"
 
 
-def heading(cells: Sequence[Studied]) -> str:
+def heading(cells: Sequence[CellResults]) -> str:
     """Name the models and data sets."""
     models, tasks = dict.fromkeys(cell.model for cell in cells), dict.fromkeys(cell.task for cell in cells)
     return f"{', '.join(models)} on {', '.join(tasks)}"
 
 
-def input_table(cells: Sequence[Studied]) -> Table:
+def input_table(cells: Sequence[CellResults]) -> Table:
     """Return the facts of each cell, a row for each."""
     names = list(dict.fromkeys(name for cell in cells for name in cell.facts if name not in UNSHOWN))
-    rows = [[cell.label, cell.model, cell.task, *(shown(cell.facts.get(name)) for name in names)] for cell in cells]
+    rows = [
+        [cell.label, cell.model, cell.task, *(format_value(cell.facts.get(name)) for name in names)] for cell in cells
+    ]
     return Table(["", "model", "data", *(name.removeprefix("num_").replace("_", " ") for name in names)], rows)
 
 
-def number_table(cells: Sequence[Studied], numbers: Sequence[Mapping[str, Any]]) -> Table:
+def number_table(cells: Sequence[CellResults], numbers: Sequence[Mapping[str, Any]]) -> Table:
     """Return the answers: one row for each, cells side by side."""
-    rows = [[str(each["words"]), *(shown(each["values"].get(cell.label)) for cell in cells)] for each in numbers]
+    rows = [[str(each["words"]), *(format_value(each["values"].get(cell.label)) for cell in cells)] for each in numbers]
     return Table(["", *(cell.label for cell in cells)], rows)
 
 
@@ -67,7 +69,7 @@ def flat(numbers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return found
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Format a value for a table."""
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -76,14 +78,14 @@ def shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else "" if value is None else str(value)
 
 
-def _answers(section: Section, cells: Sequence[Studied], numbers: Sequence[Mapping[str, Any]]) -> Table | None:
+def _answers(section: Section, cells: Sequence[CellResults], numbers: Sequence[Mapping[str, Any]]) -> Table | None:
     """Return the answers of a section's stages, for the cells that have one."""
     own = [each for each in numbers if each["stage"] in section.stages]
     having = [cell for cell in cells if any(cell.label in each["values"] for each in own)]
     return number_table(having, own) if own else None
 
 
-def _figures(section: Section) -> list[tuple[Drawn, list[dict[str, Any]]]]:
+def _figures(section: Section) -> list[tuple[DrawnFigure, list[dict[str, Any]]]]:
     """Return the figures of a section, each with the matrices at whose cells a reader can point."""
     return [
         (drawn, [_matrix(each) for each in drawn.matrices.values() if each.box is not None])

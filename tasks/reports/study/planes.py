@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.reports.scales import loss_scale, metric_scale, ticks
-from tasks.reports.study.cells import Drawn, Matrix
+from tasks.reports.study.cells import DrawnFigure, Matrix
 from tasks.reports.study.heatmaps import drawn
 from tasks.reports.study.landscape_reading import Seen, data, metric_words, note
 from tasks.reports.style import INK, blank, boxes_at, headed, save
@@ -22,7 +22,7 @@ POINT_MARKERS = ("o", "s", "^", "D", "P", "X", "v", "*", "p", "h", "<", ">")
 IN_PLANE = 0.005
 
 
-def draw_contours(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
+def draw_contours(seen: Sequence[Seen], name: str, out: Path) -> DrawnFigure:
     """Draw loss and metric of every cell with the points marked; losses of one data set have one scale."""
     made = blank(11.0, 4.6 * len(seen) + 0.4)
     panels = made.subplots(len(seen), 2, squeeze=False)
@@ -52,7 +52,7 @@ def draw_contours(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
     return drawn(out, name, title, caption, matrices)
 
 
-def draw_surfaces(seen: Sequence[Seen], name: str, out: Path) -> Drawn:
+def draw_surfaces(seen: Sequence[Seen], name: str, out: Path) -> DrawnFigure:
     """Draw the loss of every cell as a surface, with the points on poles."""
     import numpy as np
 

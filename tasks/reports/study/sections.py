@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks.artifacts.study.importance import importance_summary
-from tasks.reports.study.cells import Drawn, Studied
+from tasks.reports.study.cells import CellResults, DrawnFigure
 from tasks.reports.study.datasets import draw_datasets
 from tasks.reports.study.importance import draw_importance
 from tasks.reports.study.landscape import draw_landscape
@@ -14,7 +14,7 @@ from tasks.reports.study.modules import draw_structure
 from tasks.reports.study.similarity import draw_cross, draw_similarity
 from tasks.reports.study.weights import draw_weights
 
-Draw = Callable[[Sequence[Studied], Path], list[Drawn]]
+Draw = Callable[[Sequence[CellResults], Path], list[DrawnFigure]]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Section:
     title: str
     intro: str
     stages: Sequence[str]
-    figures: Sequence[Drawn]
+    figures: Sequence[DrawnFigure]
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Part:
     intro: str
     stages: Sequence[str]
     draws: Sequence[Draw]
-    caution: Callable[[Sequence[Studied]], str] = lambda cells: ""
+    caution: Callable[[Sequence[CellResults]], str] = lambda cells: ""
 
 
-def _loss_that_says_little(cells: Sequence[Studied]) -> str:
+def _loss_that_says_little(cells: Sequence[CellResults]) -> str:
     """Return a caution that names the cells in which deleting most blocks lowers the loss."""
     said = []
     for cell in cells:
@@ -118,7 +118,7 @@ PARTS: tuple[Part, ...] = (
 )
 
 
-def draw(cells: Sequence[Studied], out: Path) -> list[Section]:
+def draw(cells: Sequence[CellResults], out: Path) -> list[Section]:
     """Draw every part; return those with figures."""
     made = [
         Section(part.name, part.title, part.intro + part.caution(cells), part.stages, _drawn(part, cells, out))
@@ -129,7 +129,7 @@ def draw(cells: Sequence[Studied], out: Path) -> list[Section]:
     return [section for section in made if section.figures]
 
 
-def _drawn(part: Part, cells: Sequence[Studied], out: Path) -> list[Drawn]:
+def _drawn(part: Part, cells: Sequence[CellResults], out: Path) -> list[DrawnFigure]:
     return [each for draw in part.draws for each in draw(cells, out)]
 
 

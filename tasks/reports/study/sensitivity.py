@@ -8,7 +8,7 @@ import numpy as np
 
 from tasks.artifacts.study.modules import read_structure, structure_summary
 from tasks.reports.curves import depth_label, depth_line, dressed, legend, shades, style
-from tasks.reports.study.cells import Drawn, Studied
+from tasks.reports.study.cells import CellResults, DrawnFigure
 from tasks.reports.study.heatmaps import MAX_CURVES, drawn, wrapped
 from tasks.reports.study.models import by_model, data_of, model_titles, num_rows, support_rows, variants
 from tasks.reports.study.similarity import SHORT
@@ -18,7 +18,7 @@ from tasks.reports.table import write_table
 Lines = list[tuple[str, np.ndarray]]
 
 
-def draw_sensitivity(cells: Sequence[Studied], out: Path) -> list[Drawn]:
+def draw_sensitivity(cells: Sequence[CellResults], out: Path) -> list[DrawnFigure]:
     """Draw results by rows (`structure`), pooling (`structure · <pooling>`) and data set (cells of equal weights)."""
     having = [cell for cell in cells if "structure" in cell.analyses]
     sized = [cell for cell in having if len(read_structure(cell.analyses["structure"].folder)["num_samples"]) > 1]
@@ -39,13 +39,13 @@ def _adjacent(analysis: Any) -> np.ndarray:
     return read_structure(analysis.folder)["adjacent"]
 
 
-def _by_variant(cell: Studied) -> Lines:
+def _by_variant(cell: CellResults) -> Lines:
     return [
         (words.removeprefix(" · ") or "as in the run", _adjacent(one)) for words, one in variants(cell, "structure")
     ]
 
 
-def _by_task(cells: Sequence[Studied]) -> dict[str, Lines]:
+def _by_task(cells: Sequence[CellResults]) -> dict[str, Lines]:
     """Return a line for each cell of models with several data sets, under its label if a data set has several cells."""
     titles, found = model_titles(cells), {}
     for key, own in by_model(cells).items():
@@ -57,7 +57,7 @@ def _by_task(cells: Sequence[Studied]) -> dict[str, Lines]:
     return found
 
 
-def _rows_curves(cells: Sequence[Studied], out: Path) -> Drawn:
+def _rows_curves(cells: Sequence[CellResults], out: Path) -> DrawnFigure:
     found = {}
     for cell in cells:
         one = read_structure(cell.analyses["structure"].folder)
@@ -67,7 +67,7 @@ def _rows_curves(cells: Sequence[Studied], out: Path) -> Drawn:
     return _curves("sensitivity-rows", "What the number of rows decides", words, found, cells, out, ordered=True)
 
 
-def _rows_modules(cells: Sequence[Studied], out: Path) -> Drawn:
+def _rows_modules(cells: Sequence[CellResults], out: Path) -> DrawnFigure:
     made, axes = panels(1, 2, 9.4, 3.7)
     table = []
     for number, cell in enumerate(cells):
@@ -102,10 +102,10 @@ def _curves(
     title: str,
     words: str,
     found: dict[str, Lines],
-    cells: Sequence[Studied],
+    cells: Sequence[CellResults],
     out: Path,
     ordered: bool = False,
-) -> Drawn:
+) -> DrawnFigure:
     """Draw one panel for each entry, on a common axis; the legend is that of the entry with the most lines."""
     rows = wrapped(list(found), MAX_CURVES)
     made, axes = panels(len(rows), len(rows[0]), max(5.4, 3.6 * len(rows[0])), 2.9 * len(rows) + 1.0)

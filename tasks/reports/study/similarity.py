@@ -9,8 +9,8 @@ from tasks.artifacts.similarity import read_similarity
 from tasks.artifacts.study.cross_similarity import read_cross
 from tasks.reports.curves import depth_label, depth_line, dressed, legend
 from tasks.reports.run.figures import ESTIMATORS
-from tasks.reports.study.cells import Drawn, Studied
-from tasks.reports.study.heatmaps import Look, Panel, draw_heatmaps, drawn, placed, state_names, wrapped
+from tasks.reports.study.cells import CellResults, DrawnFigure
+from tasks.reports.study.heatmaps import HeatmapStyle, Panel, draw_heatmaps, drawn, placed, state_names, wrapped
 from tasks.reports.study.models import num_rows, support_rows, variants
 from tasks.reports.style import headed, panels, save
 from tasks.reports.table import write_table
@@ -23,7 +23,7 @@ SHORT = {
 }
 
 
-def draw_similarity(cells: Sequence[Studied], out: Path) -> list[Drawn]:
+def draw_similarity(cells: Sequence[CellResults], out: Path) -> list[DrawnFigure]:
     """Draw a heatmap for each measure and cell on a common scale, similarity of neighbours, and block influence."""
     having = [cell for cell in cells if "similarity" in cell.analyses]
     if not having:
@@ -33,7 +33,7 @@ def draw_similarity(cells: Sequence[Studied], out: Path) -> list[Drawn]:
     return [*figures, _adjacent(having, found, out), _influence(having, found, out)]
 
 
-def draw_cross(cells: Sequence[Studied], out: Path) -> list[Drawn]:
+def draw_cross(cells: Sequence[CellResults], out: Path) -> list[DrawnFigure]:
     """Draw heatmaps of one network's states against another's, a figure for each estimator with a common scale."""
     having = [cell for cell in cells if variants(cell, "cross")]
     pairs = [(f"{cell.label}{words}", analysis) for cell in having for words, analysis in variants(cell, "cross")]
@@ -45,7 +45,7 @@ def draw_cross(cells: Sequence[Studied], out: Path) -> list[Drawn]:
         for title, analysis in pairs:
             matrix = read_cross(analysis.folder)[estimator]
             shown.append(Panel(title, matrix, state_names(len(matrix)), state_names(matrix.shape[1])))
-        look = Look(
+        look = HeatmapStyle(
             name=f"cross-{estimator.replace('_', '-')}",
             title="Two networks on the same rows",
             caption=f"Similarity of every state of a network with every state of another. {ESTIMATORS[estimator]}, no"
@@ -60,10 +60,10 @@ def draw_cross(cells: Sequence[Studied], out: Path) -> list[Drawn]:
 
 
 def _heatmaps(
-    cells: Sequence[Studied], found: Mapping[str, Mapping[str, np.ndarray]], measure: str, out: Path
-) -> Drawn:
+    cells: Sequence[CellResults], found: Mapping[str, Mapping[str, np.ndarray]], measure: str, out: Path
+) -> DrawnFigure:
     is_cka = "cka" in measure
-    look = Look(
+    look = HeatmapStyle(
         name=f"similarity-{measure.replace('_', '-')}",
         title="Similarity of all blocks' outputs" if is_cka else "Angle between all blocks' outputs",
         caption=f"{ESTIMATORS[measure].capitalize() if not is_cka else ESTIMATORS[measure]} between the states behind"
@@ -87,7 +87,7 @@ def _heatmaps(
     return draw_heatmaps(grid, look, out)
 
 
-def _adjacent(cells: Sequence[Studied], found: Mapping[str, Mapping[str, np.ndarray]], out: Path) -> Drawn:
+def _adjacent(cells: Sequence[CellResults], found: Mapping[str, Mapping[str, np.ndarray]], out: Path) -> DrawnFigure:
     """Draw the similarity of neighbouring blocks, without the embeddings (state 0)."""
     relative = len({len(found[cell.label]["linear_cka"]) for cell in cells}) > 1
     made, axes = panels(2, 2, 9.6, 6.4)
@@ -113,7 +113,7 @@ def _adjacent(cells: Sequence[Studied], found: Mapping[str, Mapping[str, np.ndar
     return drawn(out, "similarity-adjacent", "Similarity of neighbouring blocks", caption)
 
 
-def _influence(cells: Sequence[Studied], found: Mapping[str, Mapping[str, np.ndarray]], out: Path) -> Drawn:
+def _influence(cells: Sequence[CellResults], found: Mapping[str, Mapping[str, np.ndarray]], out: Path) -> DrawnFigure:
     relative = len({len(found[cell.label]["block_influence"]) for cell in cells}) > 1
     made, axes = panels(1, 1, 7.6, 3.9)
     table = []

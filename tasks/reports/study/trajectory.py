@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.artifacts.study.trajectory import read_trajectories
-from tasks.reports.study.cells import Analysis, Drawn, Matrix, Studied
+from tasks.reports.study.cells import Analysis, CellResults, DrawnFigure, Matrix
 from tasks.reports.study.heatmaps import drawn
 from tasks.reports.style import INK, boxes_of, headed, panels, save
 from tasks.reports.table import write_table
@@ -25,7 +25,7 @@ DROPPED = "#E8E8E8"
 CONTROLS = {"\n": "⏎", "\r": "⏎", "\t": "⇥", " ": "␣"}
 
 
-def draw_trajectories(shown: Sequence[tuple[str, Studied, Analysis]], out: Path) -> list[Drawn]:
+def draw_trajectories(shown: Sequence[tuple[str, CellResults, Analysis]], out: Path) -> list[DrawnFigure]:
     """Draw a picture for each of the first rows of each analysis; shown: (label, cell, analysis) of a study."""
     figures = []
     for number, (label, cell, analysis) in enumerate(shown, 1):
@@ -36,7 +36,9 @@ def draw_trajectories(shown: Sequence[tuple[str, Studied, Analysis]], out: Path)
     return figures
 
 
-def _draw(name: str, label: str, cell: Studied, told: Mapping[str, Any], row: Mapping[str, Any], out: Path) -> Drawn:
+def _draw(
+    name: str, label: str, cell: CellResults, told: Mapping[str, Any], row: Mapping[str, Any], out: Path
+) -> DrawnFigure:
     """Draw variants side by side, with as many of the last positions as fit, on one scale of colours."""
     lines, columns, count = _layout(len(row["variants"]), len(row["tokens"]))
     tokens = row["tokens"][-count:]
@@ -85,7 +87,7 @@ def _last(values: Mapping[str, Any], count: int) -> dict[str, Any]:
     return {"sources": values["sources"], **{name: [line[-count:] for line in values[name]] for name in ("top", "kl")}}
 
 
-def _caption(cell: Studied, told: Mapping[str, Any], row: Mapping[str, Any], count: int) -> str:
+def _caption(cell: CellResults, told: Mapping[str, Any], row: Mapping[str, Any], count: int) -> str:
     total = len(row["tokens"])
     which = "its last ones" if count == total else f"its last ones; the table has {total}"
     return (

@@ -7,10 +7,10 @@ import numpy as np
 
 from tasks.artifacts.study.weight_distances import WeightDistances, read_weight_distances, weights_summary
 from tasks.reports.curves import dressed, legend, style
-from tasks.reports.study.cells import Analysis, Drawn, Studied
+from tasks.reports.study.cells import Analysis, CellResults, DrawnFigure
 from tasks.reports.study.heatmaps import (
     MAX_CURVES,
-    Look,
+    HeatmapStyle,
     Panel,
     block_names,
     draw_heatmaps,
@@ -22,7 +22,7 @@ from tasks.reports.style import headed, panels, save
 from tasks.reports.table import write_table
 
 
-def draw_weights(cells: Sequence[Studied], out: Path) -> list[Drawn]:
+def draw_weights(cells: Sequence[CellResults], out: Path) -> list[DrawnFigure]:
     """Draw for every model distances between its blocks' matrices and their spread, and where known their change."""
     models: dict[str, Analysis] = {}
     moved: dict[str, Analysis] = {}
@@ -50,7 +50,7 @@ def _short_roles(analysis: Analysis) -> list[str]:
     return [role.removesuffix(".weight") for role in weights_summary(analysis)["roles"]]
 
 
-def _distances(title: str, number: int, analysis: Analysis, found: WeightDistances, out: Path) -> Drawn:
+def _distances(title: str, number: int, analysis: Analysis, found: WeightDistances, out: Path) -> DrawnFigure:
     """Draw the distances of every matrix relative to the norms; independent matrices have about 1."""
     relative = found["relative"]
     names = block_names(found["norm"].shape[1])
@@ -58,7 +58,7 @@ def _distances(title: str, number: int, analysis: Analysis, found: WeightDistanc
     shown = [Panel(role, one, names, names, hides_diagonal=True) for role, one in zip(roles, relative, strict=True)]
     between = relative[:, ~np.eye(len(names), dtype=bool)]
     between = between[np.isfinite(between)]
-    look = Look(
+    look = HeatmapStyle(
         name="weights-distance" + (f"-{number + 1}" if number else ""),
         title=f"How far apart are the blocks' matrices? {title}",
         caption=f"Frobenius distance of the matrices of every two blocks of {title}, without data, over the root of the"
@@ -74,7 +74,7 @@ def _distances(title: str, number: int, analysis: Analysis, found: WeightDistanc
     return draw_heatmaps(wrapped(shown), look, out)
 
 
-def _variance(found: dict[str, tuple[Analysis, WeightDistances]], out: Path) -> Drawn:
+def _variance(found: dict[str, tuple[Analysis, WeightDistances]], out: Path) -> DrawnFigure:
     rows = wrapped(list(found), MAX_CURVES)
     made, axes = panels(len(rows), len(rows[0]), max(5.8, 3.9 * len(rows[0])), 3.1 * len(rows) + 1.2)
     names = list(dict.fromkeys(role for analysis, _ in found.values() for role in _short_roles(analysis)))
@@ -105,13 +105,15 @@ def _variance(found: dict[str, tuple[Analysis, WeightDistances]], out: Path) -> 
     return drawn(out, "weights-variance", "Spread of the blocks' weights", caption)
 
 
-def _changes(found: dict[str, tuple[Analysis, WeightDistances]], cells: Sequence[Studied], out: Path) -> Drawn:
+def _changes(
+    found: dict[str, tuple[Analysis, WeightDistances]], cells: Sequence[CellResults], out: Path
+) -> DrawnFigure:
     shown = []
     for title, (analysis, one) in found.items():
         ratio = np.divide(one["change"], one["norm"], out=np.zeros_like(one["norm"]), where=one["norm"] != 0)
         roles = _short_roles(analysis)
         shown.append(Panel(title, 100 * ratio, roles, block_names(ratio.shape[1])))
-    look = Look(
+    look = HeatmapStyle(
         name="weights-change",
         title="How far did a tuning move each matrix?",
         caption="Frobenius norm of the change of each matrix in percent of its norm before; 0 in blocks that were not"

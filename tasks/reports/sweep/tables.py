@@ -137,7 +137,7 @@ def _spending(axes: list[str], rows: list[Row]) -> Section:
     for values, own in _by_cell(axes, rows):
         found = {(row["strategy"], row["setting"]): row["value"] for row in own}
         for name in ["full", *_strategies(own)]:
-            shown_figures = [spending.shown(key, found.get((name, key))) for key in figures]
+            shown_figures = [spending.format_amount(key, found.get((name, key))) for key in figures]
             # The full model's tuning belongs to no variant and appears once.
             where = ["" if axis == "variant" else value for axis, value in zip(axes, values, strict=True)]
             line = [*(where if name == "full" else values), name, *shown_figures]

@@ -19,7 +19,7 @@ CREATIONS = 3
 
 
 @dataclass(frozen=True)
-class Published:
+class RemoteManifest:
     """A valid manifest in the object store. files: the folder of its files."""
 
     ref: Ref
@@ -34,7 +34,7 @@ class PublishedArtifacts:
     def __init__(self, remote: Remote) -> None:
         self.remote = remote
 
-    def read(self, stage: str, key: str) -> Published | None:
+    def read(self, stage: str, key: str) -> RemoteManifest | None:
         """Read the manifest in the object store; an invalid one is moved to quarantine and counts as absent."""
         place = place_of(stage, key)
         content = self.remote.read(f"{place}/{MANIFEST}")
@@ -45,9 +45,9 @@ class PublishedArtifacts:
         except Damaged as damage:
             self.quarantine(stage, key, content, str(damage))
             return None
-        return Published(ref_of(stage, key, manifest), manifest, content, files_folder(place, content))
+        return RemoteManifest(ref_of(stage, key, manifest), manifest, content, files_folder(place, content))
 
-    def has_files(self, theirs: Published) -> bool:
+    def has_files(self, theirs: RemoteManifest) -> bool:
         """Return whether all files exist with their sizes, without downloading; if not, quarantine the manifest."""
         there = self.remote.entries(theirs.files)
         for name, facts in theirs.manifest["files"].items():
@@ -58,7 +58,7 @@ class PublishedArtifacts:
                 return False
         return True
 
-    def send(self, artifact: Artifact) -> Published | None:
+    def send(self, artifact: Artifact) -> RemoteManifest | None:
         """Upload the files, then create the manifest. Return the manifest that was there before, if there was one.
 
         Raises:
@@ -78,7 +78,7 @@ class PublishedArtifacts:
                 return theirs
         raise EnvironmentFault(f"{place}/{MANIFEST} in {self.remote.url} is damaged and cannot be replaced; delete it")
 
-    def download(self, theirs: Published, name: str, folder: Path) -> None:
+    def download(self, theirs: RemoteManifest, name: str, folder: Path) -> None:
         """Download one file and verify it, and try again once if it is damaged.
 
         Raises:

@@ -8,7 +8,7 @@ from tasks.store.gc import DAY_SECONDS, Removed, list_runs
 from tasks.store.manifests import MANIFEST
 from tasks.store.remote.artifacts import files_folder
 from tasks.store.remote.objects import Entry
-from tasks.store.remote.store import FrontedStore
+from tasks.store.remote.store import CachedRemoteStore
 
 # Longer than any upload takes until its manifest, and any lease until it is renewed: older ones are abandoned.
 ABANDONED_SECONDS = float(DAY_SECONDS)
@@ -24,7 +24,7 @@ class Waste:
     entries: Entries
 
 
-def collect_remote(store: FrontedStore, days: float, dry_run: bool = False) -> list[Removed]:
+def collect_remote(store: CachedRemoteStore, days: float, dry_run: bool = False) -> list[Removed]:
     """Remove artifacts that no run of the last `days` days refers to, and leftovers of dead workers.
 
     Artifacts that were made or found since the start of the oldest run in progress are kept, and so are checkpoints.
@@ -58,7 +58,7 @@ def collect_remote(store: FrontedStore, days: float, dry_run: bool = False) -> l
     return removed
 
 
-def _artifacts(store: FrontedStore, kept: set[tuple[str, str]], wanted: float, now: float) -> list[Waste]:
+def _artifacts(store: CachedRemoteStore, kept: set[tuple[str, str]], wanted: float, now: float) -> list[Waste]:
     """Return artifacts that no run needs, and files of unfinished ones."""
     waste = []
     for place, entries in _groups(store.remote.entries("artifacts"), depth=3).items():
@@ -74,7 +74,7 @@ def _artifacts(store: FrontedStore, kept: set[tuple[str, str]], wanted: float, n
     return waste
 
 
-def _other_writers(store: FrontedStore, name: str, place: str, entries: Entries, now: float) -> list[Waste]:
+def _other_writers(store: CachedRemoteStore, name: str, place: str, entries: Entries, now: float) -> list[Waste]:
     """Return folders of files that the manifest does not name, unless an upload to them may still be in progress."""
     folders = _groups({path: entry for path, entry in entries.items() if path.count("/") > 3}, depth=4)
     if len(folders) < 2:

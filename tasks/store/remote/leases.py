@@ -137,15 +137,15 @@ class _Beats:
         self._thread.join()
 
     def _run(self) -> None:
-        beat, told = 0, False
+        beat, has_logged = 0, False
         while not self._over.wait(self._seconds):
             beat += 1
             try:
                 self._remote.write(self._path, _note(self._token, "held", beat))
             except EnvironmentFault as fault:
-                if not told:
+                if not has_logged:
                     logger.warning("a lease could not be renewed, another worker may compute the same: %s", fault)
-                    told = True
+                    has_logged = True
 
 
 def _path(name: str, generation: int) -> str:

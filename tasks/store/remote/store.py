@@ -26,7 +26,7 @@ from tasks.store.files import flush_tree, write_flushed
 from tasks.store.locks import key_lock
 from tasks.store.manifests import MANIFEST, Damaged
 from tasks.store.metrics import METRICS_FILE
-from tasks.store.remote.artifacts import Published, PublishedArtifacts, place_of
+from tasks.store.remote.artifacts import PublishedArtifacts, RemoteManifest, place_of
 from tasks.store.remote.checkpoints import RemoteWork
 from tasks.store.remote.leases import Leases, LeaseTimes
 from tasks.store.remote.objects import Remote
@@ -37,7 +37,7 @@ Result = TypeVar("Result")
 PAUSE_SECONDS = 60.0
 
 
-class FrontedStore(Store):
+class CachedRemoteStore(Store):
     """Artifacts under a URL, shared by several machines, each with a local folder as its cache.
 
     times: of the leases.
@@ -194,7 +194,7 @@ class FrontedStore(Store):
             logger.warning("%s. Going on with what is in %s", fault, self.root)
             return None
 
-    def _artifact(self, theirs: Published) -> Artifact:
+    def _artifact(self, theirs: RemoteManifest) -> Artifact:
         return Artifact(theirs.ref, self.folder(theirs.ref.stage, theirs.ref.key), theirs.manifest)
 
     def _agreed(self, here: Artifact) -> Artifact:
@@ -202,7 +202,7 @@ class FrontedStore(Store):
         theirs = self.published.read(here.ref.stage, here.ref.key)
         return self._shared(here) if theirs is None else self._accepted(theirs, here)
 
-    def _accepted(self, theirs: Published, here: Artifact) -> Artifact:
+    def _accepted(self, theirs: RemoteManifest, here: Artifact) -> Artifact:
         """Return the artifact that was published first. A local one with the same content but other timings stays."""
         if theirs.ref.digest == here.ref.digest:
             return here
@@ -215,7 +215,7 @@ class FrontedStore(Store):
         theirs = self.published.send(artifact)
         return artifact if theirs is None else self._accepted(theirs, artifact)
 
-    def _fetched(self, theirs: Published) -> bool:
+    def _fetched(self, theirs: RemoteManifest) -> bool:
         """Download an artifact into its folder, complete or not at all; a damaged one goes to quarantine."""
         stage, key = theirs.ref.stage, theirs.ref.key
         with self.publishing(stage, key) as out:
@@ -244,7 +244,7 @@ class FrontedStore(Store):
             shutil.rmtree(waste, ignore_errors=True)
 
 
-_open_stores: dict[tuple[int, str, str], FrontedStore] = {}
+_open_stores: dict[tuple[int, str, str], CachedRemoteStore] = {}
 _opening = threading.Lock()
 
 
@@ -255,5 +255,5 @@ def open_store(root: Path | str, url: str | None = None) -> Store:
     with _opening:
         name = (os.getpid(), str(root), url)
         if name not in _open_stores:
-            _open_stores[name] = FrontedStore(Path(root), Remote(url))
+            _open_stores[name] = CachedRemoteStore(Path(root), Remote(url))
         return _open_stores[name]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.core.blocks.anatomy import get_stack
+from tasks.core.blocks.locate_blocks import get_stack
 from tasks.core.errors import EnvironmentFault
 from tasks.core.tuning.settings import TrainSettings
 from tests.core.tuning.test_train import SETTINGS, Kept, emulator, examples

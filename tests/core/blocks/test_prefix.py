@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tasks.core.blocks.anatomy import get_blocks
+from tasks.core.blocks.locate_blocks import get_blocks
 from tasks.core.blocks.prefix import PrefixStates, reusing
 from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, tiny_model, token_ids
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.llama import LlamaConfig
 
 from tasks.core.batching import Batch, Example
-from tasks.core.blocks.anatomy import get_blocks, get_stack
+from tasks.core.blocks.locate_blocks import get_blocks, get_stack
 from tasks.core.blocks.surgery import with_layout
 from tasks.core.capturing import capture_states
 from tasks.core.costs import operations

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.core.evaluation.paper_results import BUDGET, TABLE_1, Published, published
+from tasks.core.evaluation.paper_results import BUDGET, TABLE_1, PaperResult, published
 
 # The column "mean" of the paper's table, which the cells have to give.
 MEANS = {
@@ -37,5 +37,5 @@ def test_only_the_same_is_compared():
     assert published("facebook/opt-1.3b", "piqa", "acc", BUDGET, "crash", "emulator_zero_shot") is None
     assert published("facebook/opt-1.3b", "piqa", "acc", (24, 24, 24), "full", "full_zero_shot") is not None
     wikitext = published("facebook/opt-1.3b", "wikitext", "word_perplexity", BUDGET, "distilled", "plug_in")
-    assert wikitext == Published(13.15, None, "Offsite-Tuning")
+    assert wikitext == PaperResult(13.15, None, "Offsite-Tuning")
     assert wikitext.distance(13.0, None) is None

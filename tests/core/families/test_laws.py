@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.core.blocks.anatomy import get_blocks
+from tasks.core.blocks.locate_blocks import get_blocks
 from tasks.core.families.laws import LAWS
 from tasks.core.families.trial import random_model, try_model
 from tests.core.tiny_models import FAMILIES

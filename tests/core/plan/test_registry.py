@@ -12,7 +12,7 @@ from tasks.core import plan as plans
 from tasks.core.errors import InputError
 from tasks.core.plan.layout import SHARES, Plan, crash_plan, uniform_plan
 from tasks.core.plan.placement import PLACEMENTS, ends, spread
-from tasks.core.plan.registry import STRATEGIES, make_plan, rehearse
+from tasks.core.plan.registry import STRATEGIES, check_plan_possible, make_plan
 
 CHOSEN = [name for name in STRATEGIES if name != "fixed"]
 # Those of Offsite-Tuning's code tune the ends as it does; all others follow CRaSh.
@@ -134,7 +134,7 @@ def test_explicitly_tuned_blocks_must_be_centres(name: str) -> None:
     clusters = [[0, 1, 2], [3], [4, 5]]
     options = {"placement": "explicit", "tuned": (5, 3), "share": None}
     assert make_plan(name, clusters, options).tuned == (3, 5)
-    with pytest.raises(InputError, match=r"tuned block 4 is no centre of a cluster; the centres are \[1, 3, 5\]"):
+    with pytest.raises(InputError, match=r"tuned block 4 is not the centre of a cluster; the centres are \[1, 3, 5\]"):
         make_plan(name, clusters, options | {"tuned": (3, 4)})
 
 
@@ -156,7 +156,7 @@ def test_a_rehearsal_refuses_exactly_what_the_plan_refuses(name: str, placement:
         for num_tuned in range(5):
             options = {"num_blocks": 6, "num_kept": num_kept, "num_tuned": num_tuned, "share": None, "deviation": 0.3}
             options |= {"placement": placement, "tuned": tuned, "kept": tuple(range(num_kept))}
-            rehearsed = outcome(lambda options=options: rehearse(name, 6, options))
+            rehearsed = outcome(lambda options=options: check_plan_possible(name, 6, options))
             real = outcome(lambda options=options: made(name, options, placement, tuned))
             assert (rehearsed is None) == (real is None), (num_kept, num_tuned, rehearsed, real)
             refused += rehearsed is not None

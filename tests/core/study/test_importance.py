@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tasks.core.batching import Example
-from tasks.core.blocks.anatomy import get_blocks
+from tasks.core.blocks.locate_blocks import get_blocks
 from tasks.core.blocks.surgery import aliased, rearranged
 from tasks.core.errors import InputError
 from tasks.core.evaluation.likelihoods import score_tokens

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.core.blocks.anatomy import find_blocks, get_blocks
 from tasks.core.blocks.head import untie_head
+from tasks.core.blocks.locate_blocks import find_blocks, get_blocks
 from tasks.core.blocks.surgery import aliased
 from tasks.core.errors import InputError
 from tasks.core.study.interpolation import Mixture, differences, geometry, parameters_of, projected

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.core.blocks.anatomy import get_blocks
+from tasks.core.blocks.locate_blocks import get_blocks
 from tasks.core.errors import InputError
 from tasks.core.study.interpolation import Mixture, differences
 from tasks.core.study.landscape import Measured, barrier, grid, plane_order, survey

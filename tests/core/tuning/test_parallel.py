@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.core.batching import training_batch
-from tasks.core.blocks.anatomy import get_stack
+from tasks.core.blocks.locate_blocks import get_stack
 from tasks.core.blocks.surgery import get_blocks, tuned_state, with_layout
 from tasks.core.errors import CrashError
 from tasks.core.plan.layout import Plan

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.core.blocks.anatomy import get_stack
+from tasks.core.blocks.locate_blocks import get_stack
 from tasks.core.blocks.surgery import tuned_parameters
 from tests.core.blocks.test_out_of_memory import CUT, most_apart, tune
 from tests.core.tuning.test_parallel import MODES, SETTINGS, alone, require_close, run

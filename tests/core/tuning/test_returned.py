@@ -6,7 +6,7 @@ import torch
 from tasks.core.blocks.surgery import get_blocks, tuned_state, with_layout
 from tasks.core.errors import InputError
 from tasks.core.plan.layout import fixed_plan
-from tasks.core.tuning.returned import admit, distances
+from tasks.core.tuning.returned import distances, validate_returned
 from tests.core.tiny_models import NUM_BLOCKS, tiny_model
 
 PLAN = fixed_plan(NUM_BLOCKS, [0, 2, 5], [0, 5])
@@ -19,21 +19,21 @@ def returned(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def test_untouched_blocks_are_admitted_unchanged():
     model = tiny_model("llama")
-    for name, tensor in admit(returned(model), model, PLAN).items():
+    for name, tensor in validate_returned(returned(model), model, PLAN).items():
         block, _, parameter = name.partition(".")
         assert torch.equal(tensor, get_blocks(model)[int(block)].get_parameter(parameter))
 
 
 def test_values_are_cast_to_the_models_format():
     model = tiny_model("llama").bfloat16()
-    assert {tensor.dtype for tensor in admit(returned(model), model, PLAN).values()} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in validate_returned(returned(model), model, PLAN).values()} == {torch.bfloat16}
 
 
 def test_tensors_laid_out_otherwise_are_admitted_as_the_file_format_wants_them():
     model = tiny_model("llama")
     state = returned(model)
     name = next(name for name, tensor in state.items() if tensor.dim() == 2)
-    admitted = admit(state | {name: state[name].T.contiguous().T}, model, PLAN)
+    admitted = validate_returned(state | {name: state[name].T.contiguous().T}, model, PLAN)
     assert admitted[name].is_contiguous()
     assert torch.equal(admitted[name], state[name])
 
@@ -41,7 +41,7 @@ def test_tensors_laid_out_otherwise_are_admitted_as_the_file_format_wants_them()
 def test_admitting_leaves_the_model_as_it_was():
     model = tiny_model("llama")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    admit({name: tensor + 1 for name, tensor in returned(model).items()}, model, PLAN)
+    validate_returned({name: tensor + 1 for name, tensor in returned(model).items()}, model, PLAN)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
@@ -50,22 +50,22 @@ def test_refusals():
     state = returned(model)
     name = next(iter(sorted(state)))
     with pytest.raises(InputError, match=f"lack 1 tensors of the plan, first {name}"):
-        admit({key: value for key, value in state.items() if key != name}, model, PLAN)
+        validate_returned({key: value for key, value in state.items() if key != name}, model, PLAN)
     with pytest.raises(InputError, match=r"1 tensors outside the plan, first 2\.weight"):
-        admit(state | {"2.weight": torch.zeros(1)}, model, PLAN)
+        validate_returned(state | {"2.weight": torch.zeros(1)}, model, PLAN)
     with pytest.raises(InputError, match=f"{name}: expected shape"):
-        admit(state | {name: torch.zeros(1)}, model, PLAN)
+        validate_returned(state | {name: torch.zeros(1)}, model, PLAN)
     with pytest.raises(InputError, match=f"{name}: values are not finite"):
-        admit(state | {name: state[name] * float("nan")}, model, PLAN)
+        validate_returned(state | {name: state[name] * float("nan")}, model, PLAN)
 
 
 def test_a_value_that_overflows_the_models_format_is_refused():
     model = tiny_model("llama")
     state = returned(model)
     name = next(iter(sorted(state)))
-    admit(state | {name: torch.full_like(state[name], 1e5)}, model, PLAN)
+    validate_returned(state | {name: torch.full_like(state[name], 1e5)}, model, PLAN)
     with pytest.raises(InputError, match=r"not finite in torch\.float16"):
-        admit(state | {name: torch.full_like(state[name], 1e5)}, model.half(), PLAN)
+        validate_returned(state | {name: torch.full_like(state[name], 1e5)}, model.half(), PLAN)
 
 
 def test_distance_is_relative_to_the_original_block():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tasks.core.blocks.anatomy import get_blocks
+from tasks.core.blocks.locate_blocks import get_blocks
 from tasks.core.blocks.surgery import with_layout
 from tasks.core.errors import InputError, InterruptedRun
 from tasks.core.plan.layout import fixed_plan

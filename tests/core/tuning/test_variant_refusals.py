@@ -12,7 +12,7 @@ from tasks.core.plan.layout import fixed_plan
 from tasks.core.tuning.lora import linear_modules
 from tasks.core.tuning.method import TuningMethod
 from tasks.core.tuning.parts import require_trainable
-from tasks.core.tuning.returned import admit
+from tasks.core.tuning.returned import validate_returned
 from tasks.core.tuning.trainable import make_trained
 from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, WIDTH, tiny_model
 from tests.core.tuning.test_variants import LORA, PLAN, tuned
@@ -56,12 +56,12 @@ def test_what_does_not_fit_is_refused(variant: TuningMethod) -> None:
     state = tuned("gpt2", variant, num_steps=1)[1].state
     name = sorted(state)[-1]
     with pytest.raises(InputError, match="lack 1 tensors of the plan, first"):
-        admit({key: value for key, value in state.items() if key != name}, full, PLAN, variant)
+        validate_returned({key: value for key, value in state.items() if key != name}, full, PLAN, variant)
     with pytest.raises(InputError, match=r"1 tensors outside the plan, first 2\."):
-        admit(state | {"2.attn.c_attn.lora_A": torch.zeros(3, WIDTH)}, full, PLAN, variant)
+        validate_returned(state | {"2.attn.c_attn.lora_A": torch.zeros(3, WIDTH)}, full, PLAN, variant)
     with pytest.raises(InputError, match="expected shape"):
-        admit(state, full, PLAN, replace(variant, lora_rank=4, adapter_size=4))
+        validate_returned(state, full, PLAN, replace(variant, lora_rank=4, adapter_size=4))
     with pytest.raises(InputError, match="values are not finite"):
-        admit(state | {name: state[name] * float("nan")}, full, PLAN, variant)
+        validate_returned(state | {name: state[name] * float("nan")}, full, PLAN, variant)
     with pytest.raises(InputError, match="lack"):
-        admit(state, full, PLAN)
+        validate_returned(state, full, PLAN)

@@ -14,7 +14,7 @@ from tasks.core.plan.layout import fixed_plan
 from tasks.core.tuning.lora import insert_lora, linear_modules, live_factors
 from tasks.core.tuning.method import TuningMethod
 from tasks.core.tuning.parts import is_returned
-from tasks.core.tuning.returned import admit, load_parts, plug_in_parts
+from tasks.core.tuning.returned import load_parts, plug_in_parts, validate_returned
 from tasks.core.tuning.train import TrainResult, train
 from tasks.core.tuning.trainable import Trained, TunedBlocks, make_trained
 from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, WIDTH, tiny_model, token_ids
@@ -132,7 +132,7 @@ def test_only_what_belongs_to_tuned_blocks_and_head_is_plugged_in(family: str, v
     before, expected = values(full), logits(full)
     back = {name: tensor for name, tensor in result.state.items() if is_returned(name, PLAN)}
     assert {name.partition(".")[0] for name in back} <= {"0", "5", "lm_head"}
-    admitted = admit(back, full, PLAN, variant)
+    admitted = validate_returned(back, full, PLAN, variant)
     plugged = plug_in_parts(full, admitted, PLAN, variant.admitted)
     assert all(torch.equal(tensor, before[name]) for name, tensor in values(full).items())
     found = values(plugged)
@@ -143,7 +143,7 @@ def test_only_what_belongs_to_tuned_blocks_and_head_is_plugged_in(family: str, v
         assert same != moves, index
     assert torch.equal(logits(plugged), expected) == (not back)
     # What was admitted is admitted again, unchanged: that is what a plug-in hands on.
-    again = admit(admitted, full, PLAN, variant.admitted)
+    again = validate_returned(admitted, full, PLAN, variant.admitted)
     assert again.keys() == admitted.keys()
     assert all(torch.equal(again[name], tensor) for name, tensor in admitted.items())
 
@@ -159,7 +159,7 @@ def test_factors_that_are_active_equal_factors_that_are_merged(family: str) -> N
         for name, factor in live_factors(block).items():
             factor.data.copy_(result.state[f"{source}.{name}"])
     full = tiny_model(family)
-    merged = plug_in_parts(full, admit(result.state, full, PLAN, LORA), PLAN, LORA.admitted)
+    merged = plug_in_parts(full, validate_returned(result.state, full, PLAN, LORA), PLAN, LORA.admitted)
     expected = logits(active)
     assert (logits(merged) - expected).abs().max() <= 1e-5 * max(1.0, float(expected.abs().max()))
     assert not torch.allclose(logits(merged), logits(full), atol=1e-2), "the factors must matter"
@@ -204,7 +204,7 @@ def test_a_trained_head_leaves_the_embeddings_and_survives_a_plain_folder(family
     trained, result = tuned(family, variant)
     full = tiny_model(family)
     assert torch.equal(trained.model.get_input_embeddings().weight, full.get_input_embeddings().weight)
-    plugged = plug_in_parts(full, admit(result.state, full, PLAN, variant), PLAN, variant.admitted)
+    plugged = plug_in_parts(full, validate_returned(result.state, full, PLAN, variant), PLAN, variant.admitted)
     plugged.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(logits(loaded), logits(plugged))

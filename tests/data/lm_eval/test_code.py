@@ -257,7 +257,7 @@ def test_a_damaged_description_of_the_fields(tmp_path: Path, model: ModelSource,
     (tmp_path / "features.json").write_text(described)
     refuse(model, task, r"features\.json does not describe the fields of rows")
     (tmp_path / "features.json").write_text("{")
-    refuse(model, task, r"features\.json is no valid JSON")
+    refuse(model, task, r"features\.json is not valid JSON")
 
 
 def test_a_description_of_other_fields(tmp_path: Path, model: ModelSource) -> None:

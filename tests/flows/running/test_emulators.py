@@ -159,7 +159,7 @@ def test_another_compression_computes_nothing_twice_and_switching_off_needs_neit
         (["compress.method=low_rank", "compress.rank=0.01"], "that is rank 0; take at least"),
         (["distill.teacher={demo}/model"], r"distill\.teacher = .* has num_hidden_layers 12 \(blocks\), the model 6"),
         (["distill.data={folder}"], "has no data files"),
-        (["distill.data=/nowhere"], "there is no such folder, and it is no hub id"),
+        (["distill.data=/nowhere"], "there is no such folder, and it is not a hub id"),
         (["distill.data={folder}/short"], "fewer than one block of 48"),
     ],
 )

@@ -18,7 +18,7 @@ from flows.running.environment import (
     read_connection,
     written_connection,
 )
-from flows.service.choices import Choices, Secrets
+from flows.service.config import Secrets, ServiceConfig
 from flows.service.servers import Place, mlflow_server, prefect_server, worker_name
 from flows.settings.reading import read_settings
 from tasks.core.errors import EnvironmentFault
@@ -87,8 +87,8 @@ def test_servers_of_an_odd_folder_get_addresses_that_they_understand(tmp_path, m
     import configparser
 
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    choices = Choices(database="sqlite", auth=True, host="192.168.1.5")
-    place = Place(tmp_path / ODD, choices, Secrets(password="p", postgres="p", flask="p"), None)
+    config = ServiceConfig(database="sqlite", auth=True, host="192.168.1.5")
+    place = Place(tmp_path / ODD, config, Secrets(password="p", postgres="p", flask="p"), None)
     assert not set("/%?#'") & set(worker_name(place, "default"))
     environment = prefect_server(place)[1]
     assert sqlite_path(environment["PREFECT_API_DATABASE_CONNECTION_URL"]) == place.folder / "prefect.db"

@@ -122,9 +122,9 @@ def test_budgets_that_no_plan_meets_are_refused(strategy: str, plan: dict[str, A
     [
         (["plan.placement=middle"], "'auto', 'ends', 'centres' or 'explicit'"),
         (["plan.placement=explicit"], 'explicit" needs plan.tuned; or choose from auto, ends, centres'),
-        (["plan.share=some"], "'some' is no way to share; choose from auto, none, all, frozen_only"),
-        (["plan.share.crsh=all"], "crsh is no strategy; choose from crash, uniform"),
-        (["plan.share.crash=some"], "'some' is no way to share"),
+        (["plan.share=some"], "'some' is not a way to share; choose from auto, none, all, frozen_only"),
+        (["plan.share.crsh=all"], "crsh is not a strategy; choose from crash, uniform"),
+        (["plan.share.crash=some"], "'some' is not a way to share"),
         (["plan.deviation=1.0"], "less than 1"),
         (["strategy=normalish"], "'normal', 'left_normal'"),
     ],
@@ -159,7 +159,7 @@ def test_the_picture_shows_a_plan_of_every_strategy() -> None:
 
 
 def test_strategies_of_every_kind_run_side_by_side(tmp_path: Path) -> None:
-    """Drawn, from influence, from blocks alone and from blocks dropped: what is common is computed once."""
+    """DrawnFigure, from influence, from blocks alone and from blocks dropped: what is common is computed once."""
     path = small_settings(tmp_path)
     names = ["random", "block_influence", "single", "iterative_drop"]
     changes = [f"strategy={json.dumps(names)}", "full_tune.enabled=false", "tune.num_steps=2", "task.num_test=8"]

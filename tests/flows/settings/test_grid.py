@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.settings.grid import make_cells, shown, split_axes
+from flows.settings.grid import describe_values, make_cells, split_axes
 from flows.settings.model import Settings
 from flows.settings.reading import read_settings, read_sweep
 from tasks.core.errors import InputError
@@ -49,7 +49,7 @@ def test_every_combination_once_and_only_the_axes_differ(kept, steps):
     found = [(cell.plan.num_kept, cell.tune.num_steps) for _, cell in cells]
     assert found == [(one, other) for one in kept for other in steps]
     assert all(cell.plan.num_tuned == 4 for _, cell in cells)
-    assert len({shown(values) for values, _ in cells}) == len(cells)
+    assert len({describe_values(values) for values, _ in cells}) == len(cells)
 
 
 def test_what_was_not_set_stays_unset_in_every_cell():

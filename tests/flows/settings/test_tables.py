@@ -17,7 +17,7 @@ from flows.running.inputs import check_budget, check_variant
 from flows.settings.grid import make_cells
 from flows.settings.model import Settings
 from flows.settings.reading import read_sweep
-from tasks.core.blocks.anatomy import get_blocks, require_rebuildable, skeleton
+from tasks.core.blocks.locate_blocks import get_blocks, require_rebuildable, skeleton
 from tasks.core.blocks.surgery import with_layout
 from tasks.core.clustering import adjacent_clusters
 from tasks.core.costs.depths import Depth

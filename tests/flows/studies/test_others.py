@@ -10,7 +10,7 @@ from tasks.models.source import ModelSource
 from tasks.store.artifacts import Ref, Store
 from tasks.store.keys import stage_key
 from tasks.store.remote.objects import Remote
-from tasks.store.remote.store import FrontedStore
+from tasks.store.remote.store import CachedRemoteStore
 
 OWN, OTHER = "a" * 64, "b" * 64
 
@@ -77,12 +77,12 @@ def test_a_tuning_of_another_model_is_refused_however_it_was_made(store):
 def test_a_tuning_whose_emulator_is_gone_is_refused(store):
     gone = Ref(stage="emulate", key="c" * 64, digest="d" * 64)
     ref = made(store, "tune", emulator=gone, model=None)
-    with pytest.raises(InputError, match="which model was tuned cannot be told"):
+    with pytest.raises(InputError, match="which model was tuned is unknown"):
         find_tuned(store, "old", ref.key, source(OWN))
 
 
 def test_a_tuning_that_only_the_object_store_has_is_found(objects, tmp_path):
-    ref = made(FrontedStore(tmp_path / "theirs", Remote(objects.url)), "plug_in", model=source(OWN))
-    here = FrontedStore(tmp_path / "here", Remote(objects.url))
+    ref = made(CachedRemoteStore(tmp_path / "theirs", Remote(objects.url)), "plug_in", model=source(OWN))
+    here = CachedRemoteStore(tmp_path / "here", Remote(objects.url))
     assert find_tuned(here, "old", ref.key[:10], source(OWN)) == ref
     assert find_tuned(here, "old", str(here.folder("plug_in", ref.key)), source(OWN)) == ref

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from tasks.reports.study.cells import Analysis, Studied
+from tasks.reports.study.cells import Analysis, CellResults
 
 NUM_ROWS = 7
 
@@ -18,10 +18,10 @@ def analysis(folder: Path, name: str, tensors: dict[str, Any], **summary: Any) -
     return Analysis(folder, {"num_rows": NUM_ROWS, **summary})
 
 
-def studied(label: str, model: str = "opt", task: str = "people", **analyses: Analysis) -> Studied:
+def studied(label: str, model: str = "opt", task: str = "people", **analyses: Analysis) -> CellResults:
     """A cell; of an analysis with a label the name has two underscores before it."""
     named = {name.replace("__", " · "): each for name, each in analyses.items()}
-    return Studied(label, model, task, {"weights": model, "support_split": "train"}, named)
+    return CellResults(label, model, task, {"weights": model, "support_split": "train"}, named)
 
 
 def ramp(*shape: int, low: float = 0.0, high: float = 1.0) -> np.ndarray:

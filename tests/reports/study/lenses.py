@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from tasks.core.study.divergences import DISTANCES
-from tasks.reports.study.cells import Analysis, Drawn, Studied
+from tasks.reports.study.cells import Analysis, CellResults, DrawnFigure
 
 LENS_FACTS = {"num_positions": 70, "num_held_out_rows": 6, "num_steps": 5, "num_rows": 12}
 DISTANCE_FACTS = {"num_positions": 40, "num_rows": 8, "split": "validation"}
@@ -55,12 +55,12 @@ def trajectory(
     return Analysis(folder, {"lens": "tuned"})
 
 
-def cell(label: str, **analyses: Analysis) -> Studied:
-    return Studied(
+def cell(label: str, **analyses: Analysis) -> CellResults:
+    return CellResults(
         label, f"model of {label}", "people", {}, {name.replace("__", " · "): each for name, each in analyses.items()}
     )
 
 
-def lines(drawn: Drawn) -> list[dict[str, str]]:
+def lines(drawn: DrawnFigure) -> list[dict[str, str]]:
     with drawn.csv.open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))

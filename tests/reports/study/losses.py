@@ -9,14 +9,16 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from tasks.reports.study.cells import Analysis, Drawn, Studied
+from tasks.reports.study.cells import Analysis, CellResults, DrawnFigure
 
 NUM_BLOCKS, NUM_PLACES = 4, 5
 NAMES = ["initial", "crash", "full"]
 
 
-def studied(label: str, task: str = "people", **analyses: Analysis) -> Studied:
-    return Studied(label, "the model", task, {}, {name.replace("__", " · "): each for name, each in analyses.items()})
+def studied(label: str, task: str = "people", **analyses: Analysis) -> CellResults:
+    return CellResults(
+        label, "the model", task, {}, {name.replace("__", " · "): each for name, each in analyses.items()}
+    )
 
 
 def importance(folder: Path, scale: float = 1.0, with_all: bool = True) -> Analysis:
@@ -79,12 +81,12 @@ def landscape(
     return Analysis(folder, {"num_rows": 7})
 
 
-def rows(drawn: Drawn) -> list[dict[str, str]]:
+def rows(drawn: DrawnFigure) -> list[dict[str, str]]:
     with drawn.csv.open() as file:
         return list(csv.DictReader(file))
 
 
-def require_files(drawn: list[Drawn], out: Path) -> None:
+def require_files(drawn: list[DrawnFigure], out: Path) -> None:
     """Every figure is a picture, a table and a caption with data, rows and unit, and nothing else was written."""
     for each in drawn:
         assert each.png.read_bytes().startswith(b"\x89PNG")

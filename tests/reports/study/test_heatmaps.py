@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.reports.study.heatmaps import Look, Panel, block_names, draw_heatmaps, state_names
+from tasks.reports.study.heatmaps import HeatmapStyle, Panel, block_names, draw_heatmaps, state_names
 from tasks.reports.style import VERMILION
 from tests.reports.reading import colour, labels, require_cells, ticks, title, words
 from tests.reports.study.given import ramp
 
-LOOK = Look("one", "One", "A caption.", "nats", note="n = 7", xlabel="that", ylabel="this")
+LOOK = HeatmapStyle("one", "One", "A caption.", "nats", note="n = 7", xlabel="that", ylabel="this")
 ROWS, COLUMNS = ["a", "b"], ["c", "d", "e"]
 
 
@@ -38,7 +38,7 @@ def test_a_cell_has_its_row_and_column(saved: dict[str, Any], tmp_path: Path) ->
 
 @pytest.mark.parametrize(("colours", "on_low"), [("viridis", "white"), ("viridis_r", "black")])
 def test_numbers_are_light_on_dark(saved: dict[str, Any], tmp_path: Path, colours: str, on_low: str) -> None:
-    look = Look("one", "One", "A caption.", "nats", colours=colours)
+    look = HeatmapStyle("one", "One", "A caption.", "nats", colours=colours)
     draw_heatmaps([[Panel("left", ramp(2, 3), ROWS, COLUMNS)]], look, tmp_path)
     axes = saved["one"].axes[0]
     shades = {text.get_text(): text.get_color() for text in axes.texts}
@@ -86,7 +86,9 @@ def test_block_0_has_its_tick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setattr(Figure, "savefig", keep)
     for count in (6, 12, 33):
         names = state_names(count)
-        draw_heatmaps([[Panel("one", np.eye(count), names, names)]], Look("one", "One", "A caption", "unit"), tmp_path)
+        draw_heatmaps(
+            [[Panel("one", np.eye(count), names, names)]], HeatmapStyle("one", "One", "A caption", "unit"), tmp_path
+        )
         for axis in (seen[-1].axes[0].xaxis, seen[-1].axes[0].yaxis):
             words = [label.get_text().strip() for label in axis.get_ticklabels()]
             assert words[:2] == ["emb", "0"]
@@ -103,5 +105,5 @@ def test_panels_have_one_scale_of_colours(tmp_path: Path, monkeypatch: pytest.Mo
     )
     names = ["0", "1"]
     shown = [Panel(str(value), np.full((2, 2), value), names, names) for value in (0.25, 0.5)]
-    draw_heatmaps([shown], Look("one", "One", "A caption", "unit"), tmp_path)
+    draw_heatmaps([shown], HeatmapStyle("one", "One", "A caption", "unit"), tmp_path)
     assert {(words["vmin"], words["vmax"]) for words in seen} == {(0.25, 0.5)}

@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from tasks.engine.resources import Resources
-from tasks.engine.runtime import Runtime, Shared, sharing
-from tasks.reports.study.cells import Drawn, Studied
+from tasks.engine.runtime import RunContext, Runtime, sharing
+from tasks.reports.study.cells import CellResults, DrawnFigure
 from tasks.reports.study.datasets import draw_datasets
 from tasks.reports.study.heatmaps import placed
 from tasks.reports.study.models import model_titles
@@ -22,7 +22,7 @@ from tasks.reports.study.weights import draw_weights
 from tests.reports.reading import ticks, title, words
 from tests.store.study_cells import MODULES, ROWS, Cells
 
-Draw = Callable[[Sequence[Studied], Path], list[Drawn]]
+Draw = Callable[[Sequence[CellResults], Path], list[DrawnFigure]]
 PARTS: dict[str, tuple[Draw, list[str]]] = {
     "similarity": (
         draw_similarity,
@@ -66,22 +66,22 @@ UNITS = {
 
 
 @pytest.fixture(scope="module")
-def cells(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Studied]]:
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[CellResults]]:
     folder = tmp_path_factory.mktemp("figures")
     runtime = Runtime(store=str(folder / "store"), run_id=str(folder))
-    with sharing(runtime, Shared(Resources(2))):
+    with sharing(runtime, RunContext(Resources(2))):
         made = Cells(runtime, folder)
         yield [*made.all(), made.without_modules()]
 
 
-def table(figure: Drawn) -> list[dict[str, str]]:
+def table(figure: DrawnFigure) -> list[dict[str, str]]:
     with open(figure.csv, newline="") as file:
         return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_every_figure_is_a_picture_with_its_numbers_and_a_caption(
-    cells: list[Studied], part: str, tmp_path: Path
+    cells: list[CellResults], part: str, tmp_path: Path
 ) -> None:
     draw, names = PARTS[part]
     figures = draw(cells, tmp_path)
@@ -98,7 +98,7 @@ def test_every_figure_is_a_picture_with_its_numbers_and_a_caption(
 
 @pytest.mark.parametrize("part", PARTS)
 def test_every_picture_shows_its_matrices_under_its_title(
-    cells: list[Studied], part: str, tmp_path: Path, saved: dict[str, Any]
+    cells: list[CellResults], part: str, tmp_path: Path, saved: dict[str, Any]
 ) -> None:
     """The picture shows the values that a reader points at; other tests look at those."""
     for figure in PARTS[part][0](cells, tmp_path):
@@ -117,9 +117,9 @@ def test_every_picture_shows_its_matrices_under_its_title(
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_cells_without_the_part_are_skipped(cells: list[Studied], part: str, tmp_path: Path) -> None:
+def test_cells_without_the_part_are_skipped(cells: list[CellResults], part: str, tmp_path: Path) -> None:
     draw, names = PARTS[part]
-    bare = Studied("bare · questions", "bare", "questions", {}, {})
+    bare = CellResults("bare · questions", "bare", "questions", {}, {})
     assert draw([bare], tmp_path) == []
     assert not list(tmp_path.iterdir())
     found = {figure.name: figure for figure in draw([bare, cells[0]], tmp_path)}
@@ -127,7 +127,7 @@ def test_cells_without_the_part_are_skipped(cells: list[Studied], part: str, tmp
     assert not any("bare" in figure.csv.read_text() for figure in found.values())
 
 
-def test_the_table_of_a_heatmap_is_its_matrix(cells: list[Studied], tmp_path: Path) -> None:
+def test_the_table_of_a_heatmap_is_its_matrix(cells: list[CellResults], tmp_path: Path) -> None:
     figure = draw_similarity(cells, tmp_path)[1]
     cell = cells[2]
     stored = load_file(cell.analyses["similarity"].folder / "similarity.safetensors")["debiased_cka"]
@@ -139,7 +139,7 @@ def test_the_table_of_a_heatmap_is_its_matrix(cells: list[Studied], tmp_path: Pa
     assert "debiased" in figure.caption
 
 
-def test_planted_modules_are_in_the_tables(cells: list[Studied], tmp_path: Path) -> None:
+def test_planted_modules_are_in_the_tables(cells: list[CellResults], tmp_path: Path) -> None:
     figures = {figure.name: table(figure) for figure in draw_structure(cells[:4], tmp_path)}
     assert [int(row["num_modules"]) for row in figures["modularity"]] == [3, 3, 3, 3]
     for row in figures["modularity"]:
@@ -150,7 +150,7 @@ def test_planted_modules_are_in_the_tables(cells: list[Studied], tmp_path: Path)
 
 
 def test_a_score_that_chance_reaches_is_shown_as_it_is_and_named_no_module(
-    cells: list[Studied], tmp_path: Path
+    cells: list[CellResults], tmp_path: Path
 ) -> None:
     figures = {figure.name: figure for figure in draw_structure(cells, tmp_path)}
     row = table(figures["modularity"])[-1]
@@ -162,7 +162,7 @@ def test_a_score_that_chance_reaches_is_shown_as_it_is_and_named_no_module(
     assert float(row["stability"]) < 1.0
 
 
-def regrouped(cells: Sequence[Studied], names: Sequence[tuple[str, str, str, str]]) -> list[Studied]:
+def regrouped(cells: Sequence[CellResults], names: Sequence[tuple[str, str, str, str]]) -> list[CellResults]:
     """The cells as if they were others. names: label, model, task and digest of each."""
     return [
         replace(cell, label=label, model=model, task=task, facts={"weights": digest, "support_split": "train"})
@@ -170,7 +170,7 @@ def regrouped(cells: Sequence[Studied], names: Sequence[tuple[str, str, str, str
     ]
 
 
-def test_revisions_of_a_model_are_kept_apart(cells: list[Studied], tmp_path: Path) -> None:
+def test_revisions_of_a_model_are_kept_apart(cells: list[CellResults], tmp_path: Path) -> None:
     names = [(f"{rev} · {task}", "opt", task, rev) for rev in ("main", "v2") for task in ("people", "sciq")]
     grid = regrouped(cells[:4], names)
     figures = {figure.name: figure for figure in draw_structure(grid, tmp_path)}
@@ -187,14 +187,14 @@ def test_revisions_of_a_model_are_kept_apart(cells: list[Studied], tmp_path: Pat
     ]
 
 
-def test_models_of_one_name_are_told_apart_by_their_labels(cells: list[Studied], tmp_path: Path) -> None:
+def test_models_of_one_name_are_told_apart_by_their_labels(cells: list[CellResults], tmp_path: Path) -> None:
     grid = regrouped(cells[:2], [("a/opt · people", "opt", "people", "1"), ("b/opt · people", "opt", "people", "2")])
     assert model_titles(grid) == {"1": "opt · a/opt · people", "2": "opt · b/opt · people"}
     same = regrouped(cells[:4], [(f"{name} · x", "opt", "x", name[0]) for name in ("a1", "a2", "b1", "b2")])
     assert model_titles(same) == {"a": "a1 · x, a2 · x", "b": "b1 · x, b2 · x"}
 
 
-def test_one_data_set_seen_twice_is_no_comparison_of_data_sets(cells: list[Studied], tmp_path: Path) -> None:
+def test_one_data_set_seen_twice_is_no_comparison_of_data_sets(cells: list[CellResults], tmp_path: Path) -> None:
     grid = regrouped(cells[:2], [("bf16", "opt", "people", "1"), ("fp32", "opt", "people", "1")])
     assert "sensitivity-data" not in {figure.name for figure in draw_structure(grid, tmp_path)}
     names = [("short", "opt", "people", "1"), ("long", "opt", "people", "1"), ("other", "opt", "sciq", "1")]
@@ -203,7 +203,7 @@ def test_one_data_set_seen_twice_is_no_comparison_of_data_sets(cells: list[Studi
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_captions_say_data_and_split(cells: list[Studied], part: str, tmp_path: Path) -> None:
+def test_captions_say_data_and_split(cells: list[CellResults], part: str, tmp_path: Path) -> None:
     """Of every figure but those of weights, which no data has a part in."""
     names = [("questions", "opt", "people", "1"), ("weather", "opt", "sciq", "1")]
     for figure in PARTS[part][0](regrouped(cells[:2], names), tmp_path):
@@ -218,7 +218,7 @@ def test_captions_say_data_and_split(cells: list[Studied], part: str, tmp_path: 
             assert f"n = {ROWS}" in figure.caption
 
 
-def test_weights_are_of_a_model_and_their_change_of_a_cell(cells: list[Studied], tmp_path: Path) -> None:
+def test_weights_are_of_a_model_and_their_change_of_a_cell(cells: list[CellResults], tmp_path: Path) -> None:
     figures = {figure.name: figure for figure in draw_weights(cells, tmp_path)}
     assert {row["model"] for row in table(figures["weights-variance"])} == {"small", "large"}
     assert list(figures["weights-change"].matrices) == [cell.label for cell in cells[:4]]
@@ -227,7 +227,7 @@ def test_weights_are_of_a_model_and_their_change_of_a_cell(cells: list[Studied],
     np.testing.assert_allclose(figures["weights-change"].matrices[cells[0].label].values, percent, rtol=1e-6)
 
 
-def test_the_same_numbers_make_the_same_picture(cells: list[Studied], tmp_path: Path) -> None:
+def test_the_same_numbers_make_the_same_picture(cells: list[CellResults], tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         draw_structure(cells[:2], tmp_path / name)

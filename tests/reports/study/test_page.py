@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tasks.reports.study.answers import numbers
-from tasks.reports.study.cells import Analysis, Box, Drawn, Matrix, Studied
+from tasks.reports.study.cells import Analysis, Box, CellResults, DrawnFigure, Matrix
 from tasks.reports.study.page import flat, markdown, page
 from tasks.reports.study.sections import Section
 from tasks.reports.style import boxes_of, figure, save
@@ -20,14 +20,14 @@ VALUES = [[0.125, 2.0, float("nan")], [1.0, -3.5, 12345.678]]
 CAPTION = "Two <rows> & three columns."
 
 
-def studied(label: str, value: float | None) -> Studied:
+def studied(label: str, value: float | None) -> CellResults:
     summary = {} if value is None else {"lowest_adjacent": value, "estimator": "linear_cka"}
-    return Studied(
+    return CellResults(
         label, label, "people", {"num_blocks": 12, "precision": "float32"}, {"similarity": Analysis(Path(), summary)}
     )
 
 
-def heatmap(folder: Path, name: str, origin: str) -> Drawn:
+def heatmap(folder: Path, name: str, origin: str) -> DrawnFigure:
     """A picture of the values, as a part of a study would draw it."""
     made, axes = figure(6.0, 4.0)
     image = axes.imshow(VALUES, origin=origin, aspect="equal")
@@ -37,14 +37,14 @@ def heatmap(folder: Path, name: str, origin: str) -> Drawn:
     (folder / f"{name}.csv").write_text("row,column,value\n0,0,0.125\n")
     names = {"rows": ["upper", "</script>lower"], "columns": ["a", "b", "c"]}
     matrices = {"a heatmap": Matrix(**names, values=VALUES, unit="nats", box=box)}
-    return Drawn(name, "A title", CAPTION, folder / f"{name}.png", folder / f"{name}.csv", matrices)
+    return DrawnFigure(name, "A title", CAPTION, folder / f"{name}.png", folder / f"{name}.csv", matrices)
 
 
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
     """A page with two heatmaps, one of them upside down, and one picture that cannot be pointed at."""
     plain = heatmap(tmp_path, "plain", "upper")
-    plain = Drawn(plain.name, plain.title, plain.caption, plain.png, plain.csv, {})
+    plain = DrawnFigure(plain.name, plain.title, plain.caption, plain.png, plain.csv, {})
     figures = [heatmap(tmp_path, "matrix", "upper"), heatmap(tmp_path, "plane", "lower"), plain]
     cells = [studied("small", 0.5), studied("large", 0.25)]
     sections = [Section("similarity", "Similarity", "What it tells.", ("similarity",), figures)]

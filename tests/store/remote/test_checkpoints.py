@@ -10,7 +10,7 @@ from tasks.engine.work import Work
 from tasks.store.checkpoints import CHECKPOINT_FILE, CheckpointFile, checkpoint_step
 from tasks.store.metrics import read_metrics
 from tasks.store.remote.objects import Remote
-from tasks.store.remote.store import FrontedStore
+from tasks.store.remote.store import CachedRemoteStore
 from tests.store.sharer import QUICK
 
 KEY = "a" * 64
@@ -19,10 +19,10 @@ CHECKPOINT, METRICS = f"work/{KEY}/{CHECKPOINT_FILE}", f"work/{KEY}/metrics.json
 
 @pytest.fixture
 def machine(objects, tmp_path):
-    return lambda name: FrontedStore(tmp_path / name, Remote(objects.url, first_wait=0.02), QUICK)
+    return lambda name: CachedRemoteStore(tmp_path / name, Remote(objects.url, first_wait=0.02), QUICK)
 
 
-def work_on(store: FrontedStore, steps: range) -> Work:
+def work_on(store: CachedRemoteStore, steps: range) -> Work:
     """Some steps of a computation, each with a metric, with a checkpoint at the end."""
     work = Work(store.root / "out", store.work_folder(KEY), store)
     for step in steps:

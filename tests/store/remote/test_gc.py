@@ -6,7 +6,7 @@ from tasks.store.gc import finish_run, record_run
 from tasks.store.manifests import MANIFEST
 from tasks.store.remote.gc import collect_remote
 from tasks.store.remote.objects import Remote
-from tasks.store.remote.store import FrontedStore
+from tasks.store.remote.store import CachedRemoteStore
 from tests.store.sharer import QUICK, compute, key_of
 
 DAYS = 40
@@ -14,10 +14,10 @@ DAYS = 40
 
 @pytest.fixture
 def store(objects, tmp_path):
-    return FrontedStore(tmp_path / "a", Remote(objects.url, first_wait=0.02), QUICK)
+    return CachedRemoteStore(tmp_path / "a", Remote(objects.url, first_wait=0.02), QUICK)
 
 
-def publish(store: FrontedStore, objects, seed: int, days: float = DAYS):
+def publish(store: CachedRemoteStore, objects, seed: int, days: float = DAYS):
     """An artifact of some days ago."""
     artifact = compute(store, seed)
     objects.age(days, *objects.names(f"artifacts/sample/{artifact.ref.key}"))
@@ -29,7 +29,7 @@ def there(objects) -> set[int]:
     return {seed for seed in range(9) if f"artifacts/sample/{key_of(seed)[0]}/{MANIFEST}" in objects.names()}
 
 
-def removed(store: FrontedStore, **how) -> list[str]:
+def removed(store: CachedRemoteStore, **how) -> list[str]:
     return sorted(item.what.partition(" in ")[0] for item in collect_remote(store, **{"days": 30, **how}))
 
 

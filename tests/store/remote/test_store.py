@@ -15,7 +15,7 @@ from tasks.store.gc import finish_run, list_runs, record_run
 from tasks.store.manifests import MANIFEST
 from tasks.store.remote.artifacts import files_folder
 from tasks.store.remote.objects import Remote
-from tasks.store.remote.store import FrontedStore
+from tasks.store.remote.store import CachedRemoteStore
 from tests.store.objects import forbid_writing
 from tests.store.sharer import QUICK, compute, key_of
 
@@ -26,7 +26,7 @@ PLACE = f"artifacts/sample/{KEY}"
 @pytest.fixture
 def machine(objects, tmp_path):
     """`machine("a")` is the store as machine a sees it."""
-    return lambda name: FrontedStore(tmp_path / name, Remote(objects.url, first_wait=0.02), QUICK)
+    return lambda name: CachedRemoteStore(tmp_path / name, Remote(objects.url, first_wait=0.02), QUICK)
 
 
 def remote_file(objects, name: str) -> str:
@@ -34,7 +34,7 @@ def remote_file(objects, name: str) -> str:
     return f"{files_folder(PLACE, objects.read(f'{PLACE}/{MANIFEST}'))}/{name}"
 
 
-def content(store: FrontedStore, ref) -> dict[str, bytes]:
+def content(store: CachedRemoteStore, ref) -> dict[str, bytes]:
     folder = store.open(ref)
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -79,7 +79,7 @@ def test_racing_publishers_agree(machine):
     stores, results = [machine(name) for name in "abcdef"], []
     barrier = threading.Barrier(len(stores))
 
-    def publish(store: FrontedStore) -> None:
+    def publish(store: CachedRemoteStore) -> None:
         barrier.wait()
         # Not the same bits, as two kinds of GPU compute them.
         results.append(compute(store, 1, content=store.root.name))

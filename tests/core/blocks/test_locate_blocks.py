@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, BertConfig, GPT2Config, LlamaConfig, PreTrainedConfig
 
-from tasks.core.blocks.anatomy import (
+from tasks.core.blocks.locate_blocks import (
     BLOCK_PATHS,
     block_config,
     final_norm,
@@ -52,7 +52,7 @@ def test_the_table_and_the_search_agree(family: str, monkeypatch: pytest.MonkeyP
     model = tiny_model(family)
     path, blocks = find_blocks(model)
     assert path == BLOCK_PATHS[model.config.model_type]
-    monkeypatch.setattr("tasks.core.blocks.anatomy.BLOCK_PATHS", {})
+    monkeypatch.setattr("tasks.core.blocks.locate_blocks.BLOCK_PATHS", {})
     assert find_blocks(model) == (path, blocks)
     assert len(blocks) == NUM_BLOCKS
 
@@ -238,5 +238,5 @@ def test_tuned_tensors_that_misfit_are_refused_by_name_and_change_nothing() -> N
             load_tuned(emulator, changed, PLAN)
     with torch.no_grad():
         assert torch.equal(with_layout(model, PLAN)(token_ids()).logits, emulator(token_ids()).logits)
-    with pytest.raises(InputError, match="this is no emulator of the plan: 4 blocks, the plan lays out 6"):
+    with pytest.raises(InputError, match="this is not an emulator of the plan: 4 blocks, the plan lays out 6"):
         tuned_state(with_layout(model, fixed_plan(6, (0, 1, 3, 4), (0, 3))), PLAN)

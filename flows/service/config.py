@@ -1,4 +1,4 @@
-"""The choices with which a home folder's servers are started, kept for the next start, and their passwords."""
+"""The config with which a home folder's servers are started, kept for the next start, and their passwords."""
 
 import json
 import os
@@ -13,7 +13,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PASSWORD_BYTES = 24
 
 
-class Choices(BaseModel):
+class ServiceConfig(BaseModel):
     """Where the servers listen, and in which database they keep their data."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,15 +48,15 @@ class Secrets(BaseModel):
     flask: str
 
 
-def read_choices(folder: Path) -> Choices | None:
-    """Read the choices with which the servers under this folder were last started, if ever."""
+def read_config(folder: Path) -> ServiceConfig | None:
+    """Read the config with which the servers under this folder were last started, if ever."""
     path = folder / "choices.json"
-    return Choices.model_validate_json(path.read_text()) if path.exists() else None
+    return ServiceConfig.model_validate_json(path.read_text()) if path.exists() else None
 
 
-def write_choices(folder: Path, choices: Choices) -> None:
-    """Save the choices for the next start."""
-    write_private(folder / "choices.json", choices.model_dump_json(indent=1))
+def write_config(folder: Path, config: ServiceConfig) -> None:
+    """Save the config for the next start."""
+    write_private(folder / "choices.json", config.model_dump_json(indent=1))
 
 
 def own_secrets(folder: Path) -> Secrets:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tasks.core.errors import InputError
-from tasks.core.plan.measured import (
+from tasks.core.plan.by_similarity import (
     angular_plan,
     block_influence_plan,
     drop_iteratively,
