@@ -28,7 +28,7 @@ def cross(call: Priced) -> Cost:
     return Cost(call.name, flops, disk=disk + SMALL_BYTES, on_gpu=False)
 
 
-def datasets(call: Priced) -> Cost:
+def dataset_distances(call: Priced) -> Cost:
     """Distances between the rows of every two data sets, computed on the CPU."""
     num_rows = [_num_rows(states) for states in call.arguments["states"]]
     disk = 3 * costs.WIDE * sum(num_rows)
@@ -61,7 +61,7 @@ def _num_states(states: Priced) -> int:
 STUDY_COSTS: dict[str, CostOf] = {
     "structure": structure,
     "cross": cross,
-    "datasets": datasets,
+    "dataset_distances": dataset_distances,
     "weights": weights,
     "lens": passes.lens,
     "trajectory": passes.trajectory,

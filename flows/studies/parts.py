@@ -12,7 +12,7 @@ from tasks.capture import capture
 from tasks.core.tuning.settings import TrainSettings
 from tasks.similarity import similarity
 from tasks.study.cross_similarity import cross
-from tasks.study.dataset_distances import datasets
+from tasks.study.dataset_distances import dataset_distances
 from tasks.study.importance import importance
 from tasks.study.landscape import landscape
 from tasks.study.lens import lens
@@ -127,7 +127,7 @@ def _compare_data(cells: Sequence[StudyCell]) -> None:
             continue
         tasks = tuple(cell.task for cell in found)
         names = tasks if len(set(tasks)) == len(tasks) else tuple(cell.label for cell in found)
-        found[0](datasets, states=[captured(cell) for cell in found], names=names)
+        found[0](dataset_distances, states=[captured(cell) for cell in found], names=names)
 
 
 def point(cell: StudyCell, name: Any) -> Any:

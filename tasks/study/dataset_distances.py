@@ -3,7 +3,7 @@
 from typing import Any
 
 from tasks.artifacts.states import read_states
-from tasks.artifacts.study.dataset_distances import DatasetsSummary, write_dataset_distances
+from tasks.artifacts.study.dataset_distances import DatasetDistancesSummary, write_dataset_distances
 from tasks.core.errors import InputError
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
@@ -11,9 +11,9 @@ from tasks.store.artifacts import Ref
 
 
 @stage(packages=("torch", "safetensors"))
-def datasets(
+def dataset_distances(
     work: Work, states: list[Ref], *, names: tuple[str, ...], distance: str = "energy", seed: int = 0
-) -> DatasetsSummary:
+) -> DatasetDistancesSummary:
     """Compute distances between data sets, from the states behind the last block; rows need no pairing.
 
     states: captures of one model, one for each data set; names: of the data sets; distance: that of the map, one of
@@ -21,18 +21,19 @@ def datasets(
     halves of one data set are the effect of sampling.
 
     Raises:
-        InputError: when the distance is unknown, names and states differ in number, or as `dataset_distances`.
+        InputError: when the distance is unknown, names and states differ in number, or the states cannot be compared.
     """
     import torch
 
-    from tasks.core.study.dataset_distance import DISTANCES, classical_map, dataset_distances, principal_map
+    from tasks.core.study import dataset_distance
+    from tasks.core.study.dataset_distance import DISTANCES, classical_map, principal_map
 
     if distance not in DISTANCES:
         raise InputError(f"distance = {distance!r}; choose from {', '.join(DISTANCES)}")
     if len(names) != len(states):
         raise InputError(f"{len(states)} captures with {len(names)} names: give each data set's name, in order")
     clouds = [read_states(work.open(ref))["states"][-1] for ref in states]
-    found = dataset_distances(clouds, names, seed)
+    found = dataset_distance.dataset_distances(clouds, names, seed)
     places, map_share = classical_map(found.distances[distance])
     rows, rows_share = principal_map(clouds, names)
     tensors: dict[str, Any] = found.distances | {f"{name}_halves": found.halves[name] for name in DISTANCES}

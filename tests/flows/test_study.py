@@ -35,7 +35,7 @@ task = {{name = "biographies", kind = "text", data = "{DEMO / "text"}"}}
 study.parts = ["similarity", "datasets"]
 """
 # Of the first cell every stage; of the second its states, compared with those of its emulators, once for each pooling.
-STAGES = {"capture": 8, "structure": 4, "similarity": 2, "cross": 4, "datasets": 1, "weights": 1, "lens": 1}
+STAGES = {"capture": 8, "structure": 4, "similarity": 2, "cross": 4, "dataset_distances": 1, "weights": 1, "lens": 1}
 STAGES |= {"trajectory": 1, "distances": 2, "importance": 1, "landscape": 1, "findings": 1, "tune": 3, "plug_in": 2}
 
 # Some of the figures of every part that has heatmaps.

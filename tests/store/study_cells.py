@@ -12,7 +12,7 @@ from tasks.reports.study.cells import Analysis, CellResults
 from tasks.similarity import similarity
 from tasks.store.artifacts import Ref, Store
 from tasks.study.cross_similarity import cross
-from tasks.study.dataset_distances import datasets
+from tasks.study.dataset_distances import dataset_distances
 from tasks.study.modules import structure
 from tasks.study.weight_distances import weights
 from tests.core.tiny_models import NUM_BLOCKS, tiny_model
@@ -82,14 +82,14 @@ class Cells:
                 for place, task in enumerate(("questions", "weather"))
             }
             pooled = published_states(self.store, modular(lengths, 10 * number + 5, drift=0.3))
-            clouds = datasets.run(self.runtime, states=list(captured.values()), names=tuple(captured))
+            clouds = dataset_distances.run(self.runtime, states=list(captured.values()), names=tuple(captured))
             for task, states in captured.items():
                 analyses = {
                     "similarity": similarity.run(self.runtime, states=states, estimator="linear_cka"),
                     "structure": self.structure(states),
                     "structure · last": self.structure(pooled),
                     "cross · emulator": cross.run(self.runtime, first=states, second=pooled),
-                    "datasets": clouds,
+                    "dataset_distances": clouds,
                 }
                 done = {name: self.analysis(ref) for name, ref in analyses.items()} | {"weights": moved}
                 facts = {"weights": f"digest of {model}", "support_split": "train"}

@@ -6,7 +6,7 @@ from scipy.spatial.distance import cdist
 
 from tasks.core.errors import InputError
 from tasks.store.artifacts import Ref
-from tasks.study.dataset_distances import datasets
+from tasks.study.dataset_distances import dataset_distances
 from tests.tasks.chain import WIDTH, Chain
 from tests.tasks.states import published_states, random_states
 
@@ -24,7 +24,7 @@ def captures(chain: Chain) -> list[Ref]:
 
 
 def test_what_is_published(chain: Chain) -> None:
-    ref = datasets.run(chain.runtime, states=captures(chain), names=NAMES)
+    ref = dataset_distances.run(chain.runtime, states=captures(chain), names=NAMES)
     found = chain.tensors(ref, "datasets")
     clouds = [chain.tensors(one, "states")["states"][-1].double().numpy() for one in captures(chain)]
     means = [[cdist(first, second).mean() for second in clouds] for first in clouds]
@@ -44,7 +44,7 @@ def test_what_is_published(chain: Chain) -> None:
 
 @pytest.mark.parametrize("distance", ["mmd", "frechet"])
 def test_the_map_is_of_the_distance_that_was_asked_for(chain: Chain, distance: str) -> None:
-    ref = datasets.run(chain.runtime, states=captures(chain), names=NAMES, distance=distance)
+    ref = dataset_distances.run(chain.runtime, states=captures(chain), names=NAMES, distance=distance)
     found = chain.tensors(ref, "datasets")
     torch.testing.assert_close(torch.cdist(found["map"], found["map"]), found[distance], atol=1e-4, rtol=1e-4)
 
@@ -52,18 +52,19 @@ def test_the_map_is_of_the_distance_that_was_asked_for(chain: Chain, distance: s
 def test_refusals(chain: Chain) -> None:
     two = captures(chain)[:2]
     with pytest.raises(InputError, match="distance = 'cosine'; choose from energy, mmd, frechet"):
-        datasets.run(chain.runtime, states=two, names=NAMES[:2], distance="cosine")
+        dataset_distances.run(chain.runtime, states=two, names=NAMES[:2], distance="cosine")
     with pytest.raises(InputError, match="2 captures with 3 names"):
-        datasets.run(chain.runtime, states=two, names=NAMES)
+        dataset_distances.run(chain.runtime, states=two, names=NAMES)
     with pytest.raises(InputError, match="few: 1 rows are too few"):
-        datasets.run(chain.runtime, states=[two[0], chain.capture(num_rows=1)], names=("questions", "few"))
+        dataset_distances.run(chain.runtime, states=[two[0], chain.capture(num_rows=1)], names=("questions", "few"))
     wide = published_states(chain.store, random_states(width=WIDTH + 1))
     with pytest.raises(InputError, match=f"the states of wide have width {WIDTH + 1}, those of questions {WIDTH}"):
-        datasets.run(chain.runtime, states=[two[0], wide], names=("questions", "wide"))
+        dataset_distances.run(chain.runtime, states=[two[0], wide], names=("questions", "wide"))
     broken = random_states(width=WIDTH)
     broken[-1, 3, 3] = torch.nan
+    states = [two[0], published_states(chain.store, broken)]
     with pytest.raises(InputError, match="the states of broken hold NaN"):
-        datasets.run(chain.runtime, states=[two[0], published_states(chain.store, broken)], names=("a", "broken"))
+        dataset_distances.run(chain.runtime, states=states, names=("a", "broken"))
     same = published_states(chain.store, torch.ones(3, 9, WIDTH))
     with pytest.raises(InputError, match="the same for every row of every data set"):
-        datasets.run(chain.runtime, states=[same, same], names=("a", "b"))
+        dataset_distances.run(chain.runtime, states=[same, same], names=("a", "b"))

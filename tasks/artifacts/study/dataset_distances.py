@@ -1,4 +1,4 @@
-"""Distances between data sets in the states of one model, `datasets.safetensors`: the artifact of `datasets`."""
+"""Distances between data sets in one model's states, `datasets.safetensors`: the artifact of `dataset_distances`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict, cast
@@ -34,8 +34,11 @@ class DatasetDistances(TypedDict):
 DATASETS_FILE = TensorFile("datasets.safetensors", "distances between data sets", DatasetDistances)
 
 
-class DatasetsSummary(TypedDict):
-    """Summary of `datasets`. names, num_rows: of each data set; *_share: of the variance that the map or rows show."""
+class DatasetDistancesSummary(TypedDict):
+    """Summary of `dataset_distances`.
+
+    names, num_rows: of each data set; *_share: of the variance that the map or rows show.
+    """
 
     distance: str
     names: list[str]
@@ -60,6 +63,6 @@ def read_dataset_distances(folder: Path) -> "dict[str, np.ndarray]":
     return DATASETS_FILE.read(folder)
 
 
-def datasets_summary(result: HasSummary) -> DatasetsSummary:
-    """Return the summary of a result of `datasets`."""
-    return cast(DatasetsSummary, result.summary)
+def dataset_distances_summary(result: HasSummary) -> DatasetDistancesSummary:
+    """Return the summary of a result of `dataset_distances`."""
+    return cast(DatasetDistancesSummary, result.summary)

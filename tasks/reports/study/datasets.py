@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.artifacts.study.dataset_distances import datasets_summary, read_dataset_distances
+from tasks.artifacts.study.dataset_distances import dataset_distances_summary, read_dataset_distances
 from tasks.reports.curves import MARKERS, dressed
 from tasks.reports.study.cells import Analysis, Box, CellResults, DrawnFigure, Matrix
 from tasks.reports.study.heatmaps import drawn
@@ -26,17 +26,17 @@ def draw_datasets(cells: Sequence[CellResults], out: Path) -> list[DrawnFigure]:
     titles = model_titles(cells)
     found: dict[tuple[str, Path], Analysis] = {}
     for cell in cells:
-        for words, analysis in variants(cell, "datasets"):
+        for words, analysis in variants(cell, "dataset_distances"):
             found.setdefault((f"{titles[model_key(cell)]}{words}", analysis.folder), analysis)
     if not found:
         return []
     models = [(title, analysis, read_dataset_distances(analysis.folder)) for (title, _), analysis in found.items()]
     made, axes = panels(len(models), 3, 11.4, 3.7 * len(models) + 0.8)
-    distance = datasets_summary(models[0][1])["distance"]
-    high = max(float(one[datasets_summary(analysis)["distance"]].max()) for _, analysis, one in models)
+    distance = dataset_distances_summary(models[0][1])["distance"]
+    high = max(float(one[dataset_distances_summary(analysis)["distance"]].max()) for _, analysis, one in models)
     images = []
     for places, (title, analysis, one) in zip(axes, models, strict=True):
-        facts = datasets_summary(analysis)
+        facts = dataset_distances_summary(analysis)
         image = _matrix(places[0], title, facts["names"], one, facts["distance"], high)
         _map(places[1], facts, one["map"])
         _rows(places[2], facts, one["rows"], one["row_dataset"])
@@ -45,7 +45,11 @@ def draw_datasets(cells: Sequence[CellResults], out: Path) -> list[DrawnFigure]:
         made, "How far apart are the data sets?", f"{NAMES[distance]} of the states behind the last block; no pairing"
     )
     save(made, out / "datasets.png")
-    table = [row for title, analysis, one in models for row in _table(title, datasets_summary(analysis)["names"], one)]
+    table = [
+        row
+        for title, analysis, one in models
+        for row in _table(title, dataset_distances_summary(analysis)["names"], one)
+    ]
     write_table(out / "datasets.csv", ("model", "kind", "data set", "other", "x", "y"), table)
     return [
         drawn(
@@ -119,8 +123,8 @@ def _table(title: str, names: Sequence[str], one: dict[str, np.ndarray]) -> list
 
 
 def _caption(models: Sequence[tuple[str, Analysis, Any]], cells: Sequence[CellResults]) -> str:
-    facts = datasets_summary(models[0][1])
-    counts = {title: _counts(datasets_summary(analysis), cells) for title, analysis, _ in models}
+    facts = dataset_distances_summary(models[0][1])
+    counts = {title: _counts(dataset_distances_summary(analysis), cells) for title, analysis, _ in models}
     rows = "; ".join(f"{title}: {words}" for title, words in counts.items())
     rows = rows if len(set(counts.values())) > 1 else next(iter(counts.values()))
     splits = ", ".join(dict.fromkeys(str(split) for cell in cells if (split := cell.facts.get("support_split"))))
@@ -144,7 +148,7 @@ def _counts(facts: Any, cells: Sequence[CellResults]) -> str:
 def _matrices(models: Sequence[tuple[str, Analysis, dict[str, np.ndarray]]], boxes: Sequence[Box]) -> dict[str, Matrix]:
     found = {}
     for (title, analysis, one), box in zip(models, boxes, strict=True):
-        facts = datasets_summary(analysis)
+        facts = dataset_distances_summary(analysis)
         names, distance = facts["names"], facts["distance"]
         found[title] = Matrix(names, names, one[distance].tolist(), NAMES[distance], box)
     return found

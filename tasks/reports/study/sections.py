@@ -112,7 +112,7 @@ PARTS: tuple[Part, ...] = (
         "Data sets",
         "How far apart several data sets lie in one model's states. Their rows are not paired, so that CKA would mean"
         " nothing here.",
-        ("datasets",),
+        ("dataset_distances",),
         (draw_datasets,),
     ),
 )

@@ -27,7 +27,7 @@ def datasets(folder: Path) -> Analysis:
 
 def test_data_sets_are_told_apart_in_all_three_panels(saved: dict[str, Any], tmp_path: Path) -> None:
     given = datasets(tmp_path / "a")
-    cells = [studied(f"opt · {task}", task=task, datasets=given) for task in ("people", "sciq")]
+    cells = [studied(f"opt · {task}", task=task, dataset_distances=given) for task in ("people", "sciq")]
     [drawn] = draw_datasets(cells, tmp_path)
     matrix, places, rows = saved["datasets"].axes
     [image] = matrix.images
