@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -12,13 +11,8 @@ from pathlib import Path
 
 import httpx
 
+from flows.service.config import free_port
 from tests.flows.commands import clean_environment
-
-
-def free_port() -> int:
-    """A port on loopback that the kernel has just had free."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return found.getsockname()[1]
 
 
 class TrackingServer:

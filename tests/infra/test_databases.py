@@ -10,8 +10,8 @@ from pathlib import Path
 import pg8000.native
 import pytest
 
+from flows.service.config import free_port
 from tests.infra.dockerfiles import ROOT
-from tests.infra.test_mlflow_server import free_port
 
 SCRIPT = ROOT / "infra" / "kubernetes" / "postgres" / "databases.sh"
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))

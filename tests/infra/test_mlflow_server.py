@@ -1,7 +1,6 @@
 """The MLflow image's start script, with a real server on loopback."""
 
 import os
-import socket
 import stat
 import subprocess
 import sys
@@ -12,16 +11,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from flows.service.config import free_port
 from images.mlflow_server import NEEDED, write_auth_file
+from tests.places import ROOT
 
-SCRIPT = Path(__file__).resolve().parents[2] / "images" / "mlflow_server.py"
+SCRIPT = ROOT / "images" / "mlflow_server.py"
 USER = ("someone", "a-long-password")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
