@@ -121,12 +121,13 @@ def text(facts: dict[str, Any], cells: Sequence[Settings]) -> str:
     """Return the summary as a table with its assumptions."""
     total = facts["total"]
     device = "{name} at {utilisation:.0%} of {tflops:g} TFLOP/s".format(**facts["device"])
-    header = f"{'stage':<12} {'runs':>6} {'operations':>13} {'GPU hours':>10} {'peak memory':>12} {'disk':>11}"
+    width = max(12, *(len(row["stage"]) for row in facts["stages"]))
+    header = f"{'stage':<{width}} {'runs':>6} {'operations':>13} {'GPU hours':>10} {'peak memory':>12} {'disk':>11}"
     lines = [header, "-" * len(header)]
     for row in [*facts["stages"], total]:
         size = f"{_bytes(row['peak_memory_bytes']):>12} {_bytes(row['disk_bytes']):>11}"
         lines.append(
-            f"{row['stage']:<12} {row['count']:>6} {_flops(row['flops']):>13} {row['gpu_hours']:>10.2f} {size}"
+            f"{row['stage']:<{width}} {row['count']:>6} {_flops(row['flops']):>13} {row['gpu_hours']:>10.2f} {size}"
         )
     shared = facts["stages_asked_for"] - total["count"]
     names = ", ".join(dict.fromkeys(cell.model.name for cell in cells))
