@@ -307,7 +307,7 @@ def test_a_training_split_too_small_to_hold_rows_out(source: ModelSource, tmp_pa
 def test_a_row_that_is_no_json(source: ModelSource, tmp_path: Path) -> None:
     task = own_task(tmp_path, [question(), question(1)])
     (tmp_path / "train.jsonl").write_text(json.dumps(question()) + "\n" + '{"question": "What comes after', "utf-8")
-    refuse(source, task, r"train\.jsonl, row 2: no valid JSON")
+    refuse(source, task, r"train\.jsonl, row 2: not valid JSON")
 
 
 def test_a_row_that_is_no_object(source: ModelSource, tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_an_adapter_is_no_model(folder: Path) -> None:
     refuse(folder, "holds an adapter")
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "no valid JSON .line 1"), ("[]", "holds a list")])
+@pytest.mark.parametrize(("text", "message"), [("{", "not valid JSON .line 1"), ("[]", "holds a list")])
 def test_broken_config(folder: Path, text: str, message: str) -> None:
     (folder / "config.json").write_text(text)
     refuse(folder, message)

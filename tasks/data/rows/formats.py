@@ -77,7 +77,7 @@ def _listed(path: Path, first_line: int, text: str) -> Iterator[Row]:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         line = first_line + error.lineno - 1 if isinstance(error, json.JSONDecodeError) else first_line
-        raise InputError(f"{path}, line {line}: no valid JSON ({_problem(error)})") from None
+        raise InputError(f"{path}, line {line}: not valid JSON ({_problem(error)})") from None
     if path.suffix == ".jsonl" and values and not isinstance(values[0], dict):
         values = [values]  # JSON Lines whose only line is a list
     escaped = ESCAPED_SURROGATE.search(text) is not None
@@ -107,7 +107,7 @@ def _parsed(path: Path, number: int, line: str) -> Row:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
         place = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise InputError(f"{path}, row {number}: no valid JSON ({_problem(error)}{place})") from None
+        raise InputError(f"{path}, row {number}: not valid JSON ({_problem(error)}{place})") from None
     return _row(path, number, value, ESCAPED_SURROGATE.search(line) is not None)
 
 

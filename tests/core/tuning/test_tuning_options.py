@@ -103,7 +103,7 @@ def test_patience_counts_on_behind_an_interruption(stop: int | None) -> None:
 
 
 def test_patience_needs_validations() -> None:
-    with pytest.raises(InputError, match=r"patience counts validations: give tune.eval_steps"):
+    with pytest.raises(InputError, match=r"patience needs validation losses: give eval_steps"):
         replace(SETTINGS, patience=2)
 
 

@@ -13,7 +13,7 @@ from flows.cost.inputs import VALIDATING_TOKENS
 from flows.cost.priced import Cost
 from flows.running.arguments import Arguments
 from flows.settings.grid import make_cells
-from flows.settings.model import Settings
+from flows.settings.model import AllSettings
 from tasks.core.errors import InputError
 from tasks.store.artifacts import Ref
 from tasks.tune import tune
@@ -35,9 +35,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {name: str(root / name) for name in configs}
 
 
-def cells_of(model: str, axes: dict[str, list[Any]], **groups: Any) -> list[tuple[dict[str, Any], Settings]]:
+def cells_of(model: str, axes: dict[str, list[Any]], **groups: Any) -> list[tuple[dict[str, Any], AllSettings]]:
     values = {"model": {"name": model}, "task": {"name": "arc_easy"}, "plan": {"num_kept": 4, "num_tuned": 2}}
-    return make_cells(Settings.model_validate(values | {"strategy": "uniform"} | groups), axes)
+    return make_cells(AllSettings.model_validate(values | {"strategy": "uniform"} | groups), axes)
 
 
 def counts(model: str, axes: dict[str, list[Any]], **groups: Any) -> Counter:

@@ -12,6 +12,7 @@ from flows.cli.main import parser
 from flows.cost.estimates import estimate_search, estimate_study
 from flows.cost.priced import Cost
 from flows.settings.grid import make_cells
+from flows.settings.model import SearchSettings
 from flows.settings.reading import read_settings, read_sweep
 from tasks.core.errors import InputError
 from tests.flows.cost.test_cost_cells import cells_of
@@ -37,7 +38,7 @@ def search_file(model: str, folder: Path, search: str) -> Path:
 
 def test_a_search_is_priced_by_its_dearest_plans(model: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = search_file(model, tmp_path, "num_kept = [4, 6, 7, 9]\nmax_disclosed = 0.85\n")
-    settings = read_settings(path)
+    settings = read_settings(path, kind=SearchSettings)
     every = estimate_search(settings).stages.values()
     found = Counter(cost.stage for cost in every)
     # Seven of eight blocks disclose too much, nine are impossible.
