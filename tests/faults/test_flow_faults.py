@@ -21,7 +21,7 @@ from tests.store.folders import copied, edit
 pytestmark = [pytest.mark.usefixtures("one_prefect")]
 STAGES = ("check", "capture", "similarity", "cluster", "emulate", "tune", "plug_in", "evaluate", "report")
 # Those that are killed in `make test-nightly` alone.
-OTHERS = [stage for stage in STAGES if stage not in ("tune", "emulate")]
+OTHERS = [stage for stage in STAGES if stage != "tune"]
 LONG = ("--set", "tune.num_steps=200", "--set", "tune.checkpoint_steps=10", "--set", "full_tune.enabled=false")
 
 
@@ -67,8 +67,8 @@ def test_f1_f3_kill_while_tuning(settings, undisturbed):
     kill_and_rerun("tune", settings, undisturbed)
 
 
-@pytest.mark.slow_faults
-@pytest.mark.parametrize("stage", ["emulate", *(pytest.param(stage, marks=pytest.mark.nightly) for stage in OTHERS)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("stage", OTHERS)
 def test_f1_kill_in_each_stage(stage, settings, undisturbed):
     kill_and_rerun(stage, settings, undisturbed)
 
@@ -125,7 +125,10 @@ def steps_made(folders: Iterator[Path]) -> set[tuple[int, float]]:
     return found
 
 
-@pytest.mark.parametrize(("number", "code", "to"), [(signal.SIGTERM, 143, "all"), (signal.SIGINT, 130, "the group")])
+@pytest.mark.parametrize(
+    ("number", "code", "to"),
+    [(signal.SIGTERM, 143, "all"), pytest.param(signal.SIGINT, 130, "the group", marks=pytest.mark.nightly)],
+)
 def test_f20_f21_signals_checkpoint_and_exit_with_their_code(number, code, to, settings, undisturbed):
     assert code == 128 + number
     interrupted_and_finished(number, to, settings, undisturbed)

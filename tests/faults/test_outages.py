@@ -180,6 +180,7 @@ class Silent:
             caller.close()
 
 
+@pytest.mark.nightly
 def test_f7_a_server_that_never_answers(tmp_path):
     silent = Silent()
     pair = Pair(tmp_path, silent.uri, *SHORT)

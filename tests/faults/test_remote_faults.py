@@ -80,6 +80,7 @@ def test_a_store_that_goes_away_ends_the_run_and_nothing_is_computed_twice(setti
     assert len(sent) == 22
 
 
+@pytest.mark.nightly
 def test_credentials_that_only_read(settings, objects, monkeypatch, tmp_path):
     assert run(settings, objects.url).returncode == 0
     forbid_writing(monkeypatch)
