@@ -43,12 +43,12 @@ test-faults: $(READY) ## the slow sweeps over injected faults
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "slow_faults and not service and not bench and not nightly"
 
 test-service: $(READY) ## the service: real PostgreSQL, Prefect, MLflow and S3 servers on loopback
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "service and not alone and not nightly"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "service and alone and not nightly"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "service and not alone and not bench and not nightly"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "service and alone and not bench and not nightly"
 
 test-nightly: $(READY) ## the long simulations, whole: every kill, every clock, sweeps of 24 cells
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "nightly and not service"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "nightly and service"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "nightly and not service and not bench"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "nightly and service and not bench"
 
 lint: $(READY) ## style, types and import contracts
 	$(BIN)/ruff check --no-cache .
