@@ -49,12 +49,12 @@ class Sizes:
 
     @cached_property
     def trained(self) -> Trained:
-        """What is trained of an emulator."""
+        """Return the parts of an emulator that its tuning trains."""
         return trained_of(self.settings, self.shape)
 
     @property
     def all_trained(self) -> Trained:
-        """What is trained of the full model: every block."""
+        """Return the trained parts of the full model: every block."""
         tune = self.settings.tune
         return Trained(best=tune.eval_steps is not None, recompute=tune.gradient_checkpointing)
 
@@ -111,7 +111,7 @@ class Priced:
 
     @property
     def trained(self) -> Trained:
-        """What a tuning trains."""
+        """Return the parts that a tuning trains."""
         return self.sizes.all_trained if self.is_full else self.sizes.trained
 
 

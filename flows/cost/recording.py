@@ -67,7 +67,7 @@ class RecordingRun(BaseRun[Kind]):
         return part
 
     def with_empty_estimate(self) -> "RecordingRun[Kind]":
-        """Return this run with an estimate of its own."""
+        """Return this run with a new, empty estimate."""
         part = copy.copy(self)
         part.estimate = Estimate()
         return part

@@ -74,7 +74,7 @@ def scored(call: Priced, rows: workloads.Lengths) -> Cost:
 
 
 def tune(call: Priced) -> Cost:
-    """All steps and validations of one tuning; that of the full model has a row of its own."""
+    """All steps and validations of one tuning; that of the full model has its own row."""
     sizes, settings, depth, trained = call.sizes, call.arguments["settings"], call.depth, call.trained
     shape = sizes.shape
     epoch, per_epoch = workloads.training_passes(

@@ -1,4 +1,4 @@
-"""What the check found out about model, task and data, `facts.json`: the artifact of `check`."""
+"""The checked facts about model, task and data, `facts.json`: the artifact of `check`."""
 
 import json
 from pathlib import Path

@@ -6,7 +6,7 @@ from tasks.artifacts.files import HasSummary
 
 
 class EmulatorSizes(TypedDict):
-    """What every emulator's summary has: bytes of its weight files, and distinct parameters."""
+    """The fields of every emulator's summary: bytes of its weight files, and distinct parameters."""
 
     num_bytes: int
     num_parameters: int
@@ -20,7 +20,7 @@ class EmulatorSummary(EmulatorSizes):
 
 
 class CompressionFacts(TypedDict):
-    """What the compression did: the number of compressed weights, and for some methods zeros and pairs of factors."""
+    """Results of a compression: the number of compressed weights, and for some methods zeros and pairs of factors."""
 
     method: str
     num_compressed: int

@@ -36,7 +36,7 @@ class Report(TypedDict):
 
 
 class ReportSummary(TypedDict):
-    """Summary of `report`. efforts: by strategy, what its tunings cost, as `tasks.reports.spending.efforts`."""
+    """Summary of `report`. efforts: by strategy, what its tunings cost, as `tasks.reports.spending.tuning_cost`."""
 
     strategies: list[str]
     efforts: dict[str, dict[str, float]]

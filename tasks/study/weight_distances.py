@@ -98,7 +98,7 @@ def _changes(
         for block, before in zip(role.blocks, role.tensors, strict=True):
             found, what = after.get((block, role.name)), f"{role.name} of block {block}"
             if found is None and other is not None:
-                raise InputError(f"{other.name} has no {what}: it is no model of the same family")
+                raise InputError(f"{other.name} has no {what}: it is not a model of the same family")
             num_matched += found is not None
             change[names.index(role.name), block] = squared_change(before, found, what) ** 0.5 if found else 0.0
     if not num_matched:

@@ -37,7 +37,7 @@ def test_each_name_is_spelt_in_one_module() -> None:
     assert {"plan.json", "states.safetensors", "manifest.json", "lens.safetensors", "table.md"} <= names
     spelt: dict[str, set[str]] = defaultdict(set)
     for path in sources("tasks", "flows"):
-        # Rows and pictures of a study's figures have names of their own, such as importance.png.
+        # Rows and pictures of a study's figures have their own names, such as importance.png.
         for text in names.intersection(texts(path)):
             spelt[text].add(str(path.relative_to(ROOT)))
     assert {name: sorted(modules) for name, modules in spelt.items() if len(modules) > 1} == {}

@@ -33,12 +33,12 @@ class Running:
 
     @property
     def output(self) -> str:
-        """What the run has printed."""
+        """All output of the run so far."""
         return self._printed.read_text(errors="replace")
 
     @property
     def output_after_signal(self) -> str:
-        """What the run has printed since `end` sent its signal."""
+        """The output of the run since `end` sent its signal."""
         return self._printed.read_bytes()[self._size_at_signal :].decode(errors="replace")
 
     def wait(self, seconds: float) -> int:

@@ -17,7 +17,7 @@ import pytest
 from tests.flows.commands import BIN
 from tests.service.service import Service, kill, own_settings, wait_until
 
-# A second worker that really has a core of its own.
+# The second worker needs a core to itself.
 pytestmark = [pytest.mark.alone]
 # So many cells in `make test-service`, and in `make test-nightly`.
 NUM_CELLS = [6, pytest.param(24, marks=pytest.mark.nightly)]

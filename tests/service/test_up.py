@@ -143,7 +143,7 @@ def test_sqlite_works_with_a_warning(home):
 
 
 def test_a_home_folder_with_odd_characters(tmp_path):
-    """PostgreSQL, Prefect and MLflow are all given its path, each in an address or a command of its own."""
+    """PostgreSQL, Prefect and MLflow are all given its path, in an address or a command line."""
     home = tmp_path / "what? 50%2F & more" / "home"
     home.parent.mkdir()
     service = Service(home, "--no-worker")

@@ -31,7 +31,7 @@ CURVES_FILE = TensorFile("curves.safetensors", "curves of a lens", LensCurves)
 
 
 class LensFacts(TypedDict):
-    """What was measured on validation rows. mean_kl_*: means over all blocks but the last, nats."""
+    """Measurements on validation rows. mean_kl_*: means over all blocks but the last, nats."""
 
     num_positions: int
     mean_kl_logit: float

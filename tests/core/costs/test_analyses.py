@@ -35,7 +35,7 @@ LIMITS: Any = {"max_length": CONTEXT, "max_tokens": 96}
 
 
 def scoring_passes() -> Passes:
-    """Passes of scoring the rows: the last token is no input."""
+    """Passes of scoring the rows: the last token is not an input."""
     found = [(row.num_tokens - 1, len(row.answer_ids)) for row in rows()]
     return sorted_passes(Lengths.of(found), CONTEXT, 96)
 

@@ -1,4 +1,4 @@
-"""What searches and studies cost, and what the estimate of each assumes."""
+"""Estimates of searches and studies, and the assumptions that each names."""
 
 import json
 from collections import Counter
