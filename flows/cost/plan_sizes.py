@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from flows.running.arguments import make_variant
 from flows.settings.model import Settings
 from tasks.core.costs.block_shapes import BlockShape
 from tasks.core.costs.depths import Depth, Trained
@@ -60,7 +59,7 @@ def compressed(depth: Depth, settings: Settings) -> Depth:
 
 def trained_of(settings: Settings, shape: Shape) -> Trained:
     """Return what is trained of an emulator; an upper bound with `freeze_bottom`."""
-    variant, tune = make_variant(settings), settings.tune
+    variant, tune = settings.tune.tuning_method, settings.tune
     found = [_parts_of(block, shape.width, variant) for block in shape.blocks]
     return Trained(
         extra=None if variant.method == "blocks" else tuple(map(sum, found)),

@@ -7,7 +7,6 @@ from tasks.core.clustering import FREE_LINKAGES
 from tasks.core.errors import in_table
 from tasks.core.plan.placement import tuned_before_selection
 from tasks.core.plan.registry import STRATEGIES
-from tasks.core.tuning.method import TuningMethod
 from tasks.core.tuning.settings import TrainSettings
 
 
@@ -86,7 +85,7 @@ class Arguments:
 
     def tune(self, seed: int, rate: float | None = None) -> dict[str, Any]:
         """The training of the emulator; `variant` is left out for whole tuned blocks. rate: by default the first."""
-        variant = make_variant(self._settings)
+        variant = self._settings.tune.tuning_method
         with in_table("tune"):
             settings = self._train_settings(seed, rate, self.rates)
         return {
@@ -128,11 +127,6 @@ def grids(settings: Settings) -> tuple[tuple[float, ...], tuple[float, ...]]:
     rates = settings.tune.learning_rates or (settings.tune.learning_rate,)
     own = settings.full_tune.learning_rate
     return rates, (own,) if own else rates
-
-
-def make_variant(settings: Settings) -> TuningMethod:
-    """Return the tuning method of the emulator."""
-    return settings.tune.tuning_method
 
 
 def emulator_wishes(settings: Settings, teacher: Any, text: Any) -> dict[str, Any]:

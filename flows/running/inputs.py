@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from flows.running.arguments import emulator_wishes, grids, make_variant, plan_options
+from flows.running.arguments import emulator_wishes, grids, plan_options
 from flows.running.pass_limits import Limits, check_windows, run_limits
 from flows.settings.grid import describe_values, named_cell
 from flows.settings.model import Kind, Settings
@@ -156,7 +156,7 @@ def _check_frozen(settings: Settings) -> None:
 
 def _check_trained(settings: Settings, num_blocks: int) -> None:
     """Refuse to train blocks that no plan of these settings has."""
-    variant, plan = make_variant(settings), settings.plan
+    variant, plan = settings.tune.tuning_method, settings.plan
     if variant.trained != "tuned" and set(settings.strategy) != {"fixed"} and plan.num_tuned_blocks == plan.num_kept:
         raise InputError(
             f'tune.trained = "{variant.trained}", but plan.num_tuned = plan.num_kept = {plan.num_kept}: no kept'
@@ -174,7 +174,7 @@ def check_variant(settings: Settings, num_blocks: int, model_folder: Path) -> No
         InputError: when it does not, or when adapters would be exported.
     """
     _check_trained(settings, num_blocks)
-    variant = make_variant(settings)
+    variant = settings.tune.tuning_method
     if variant.method == "adapter" and settings.export.plugged_model:
         raise InputError(
             'export.plugged_model = true, but a Hugging Face folder cannot hold the modules of tune.method = "adapter";'

@@ -1,6 +1,5 @@
 """The row of the papers' tables to which a strategy of these settings corresponds, if any."""
 
-from flows.running.arguments import make_variant
 from flows.settings.model import Settings, Support
 from flows.settings.plan import Strategy
 
@@ -19,7 +18,7 @@ def published_as(settings: Settings) -> dict[str, str]:
 
 def _strategies(settings: Settings) -> dict[str, str]:
     plan, distill = settings.plan, settings.distill
-    if not make_variant(settings).is_default or settings.compress.method != "none" or plan.placement != "auto":
+    if not settings.tune.tuning_method.is_default or settings.compress.method != "none" or plan.placement != "auto":
         return {}
     unshared: tuple[Strategy, ...] = ("uniform", "uniform_spread")
     plain: dict[str, str] = {name: name for name in unshared if plan.share_of(name) in ("auto", "none")}

@@ -9,7 +9,6 @@ import torch
 from transformers import PreTrainedModel
 
 from flows.cost.plan_sizes import compressed, trained_of
-from flows.running.arguments import make_variant
 from flows.settings.model import Settings
 from tasks.core.batching import Example
 from tasks.core.blocks.factored import linear_shapes, put_factors
@@ -75,7 +74,7 @@ def num_parameters(module: torch.nn.Module) -> int:
 )
 def test_number_of_trained_parameters(family: str, words: str) -> None:
     chosen, shape = settings(tune=TUNES[words]), shape_of_family(family)
-    real = make_trained(with_layout(tiny_model(family), PLAN), PLAN, make_variant(chosen)).parameters()
+    real = make_trained(with_layout(tiny_model(family), PLAN), PLAN, chosen.tune.tuning_method).parameters()
     expected = costs.trained_parameters(shape, Depth.of(PLAN), trained_of(chosen, shape))
     assert expected == sum(parameter.numel() for parameter in real)
 
@@ -96,7 +95,7 @@ def test_operations_of_every_variant(words: str, plan: str) -> None:
     made, chosen, examples = PLANS[plan], settings(tune=TUNES[words]), rows()
     depth, how, passes = Depth.of(made), trained_of(chosen, shape), one_pass(examples)
     expected = costs.forward_flops(shape, depth, passes, how) + costs.backward_flops(shape, depth, passes, how)
-    real = tuning_flops(make_trained(with_layout(model, made), made, make_variant(chosen)), examples)
+    real = tuning_flops(make_trained(with_layout(model, made), made, chosen.tune.tuning_method), examples)
     # Where no norm is trained, nothing needs the gradient of the lowest trained block's input.
     assert real == pytest.approx(expected, rel=0.03 if how.extra is None else 0.1)
 
@@ -116,7 +115,9 @@ def test_an_emulator_in_two_factors(family: str, plan: str) -> None:
     for words in ("blocks", "all"):
         how = trained_of(settings(tune=TUNES[words]), shape)
         expected = costs.forward_flops(shape, depth, passes) + costs.backward_flops(shape, depth, passes, how)
-        trained = make_trained(factored_emulator(model, made, 0.25), made, make_variant(settings(tune=TUNES[words])))
+        trained = make_trained(
+            factored_emulator(model, made, 0.25), made, settings(tune=TUNES[words]).tune.tuning_method
+        )
         assert tuning_flops(trained, examples) == pytest.approx(expected, rel=0.03)
 
 

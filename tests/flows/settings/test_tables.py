@@ -12,7 +12,7 @@ from flows.cli.main import main
 from flows.cost.command import UTILISATION, choose_device, summary
 from flows.cost.estimates import estimate_cells
 from flows.cost.plan_sizes import trained_of
-from flows.running.arguments import Arguments, make_variant
+from flows.running.arguments import Arguments
 from flows.running.inputs import check_budget, check_variant
 from flows.settings.grid import make_cells
 from flows.settings.model import Settings
@@ -93,7 +93,7 @@ def test_every_cell_can_be_laid_out(table: tuple[str, Path, Path]) -> None:
         check_emulators(source, cell.compress.compression, None, None, None)
         for plan in plans_of(cell, num_blocks, seed):
             assert (len(plan.kept), len(plan.tuned)) == (cell.plan.num_kept, cell.plan.num_tuned)
-            if (wanted := (plan, make_variant(cell), cell.distill.enabled)) not in seen:
+            if (wanted := (plan, cell.tune.tuning_method, cell.distill.enabled)) not in seen:
                 seen.add(wanted)
                 lay_out(model, plan, cell)
 
@@ -104,7 +104,7 @@ def lay_out(model: PreTrainedModel, plan: Plan, cell: Settings) -> None:
     emulator = with_layout(model, plan)
     assert len(get_blocks(emulator)) == len(plan.layout)
     shape, depth = shape_of(model.config, cell.distill.block), Depth.of(plan)
-    trained = make_trained(emulator, plan, make_variant(cell)).parameters()
+    trained = make_trained(emulator, plan, cell.tune.tuning_method).parameters()
     expected = trained_parameters(shape, depth, trained_of(cell, shape))
     assert sum(parameter.numel() for parameter in trained) == expected
     if cell.distill.enabled:
