@@ -14,7 +14,7 @@ def compress(work: Work, emulator: Ref, *, how: Compression) -> CompressedSummar
     Raises:
         InputError: when the plan has no frozen block, or no weight can have the rank.
     """
-    from tasks.models.compressed_emulator import summary, write_compressed
+    from tasks.models.emulators.compressed_emulator import summary, write_compressed
     from tasks.models.folder_tensors import count_parameters
     from tasks.models.tensor_files import weight_bytes
 

@@ -62,7 +62,7 @@ def _distill(
     from tasks.core.tuning.train import train
     from tasks.data.windows import load_windows
     from tasks.engine.usage import Usage
-    from tasks.models.distilled_emulator import write_distilled
+    from tasks.models.emulators.distilled_emulator import write_distilled
     from tasks.models.folder_tensors import count_parameters
     from tasks.models.loading import load_tokenizer
     from tasks.models.resolving import resolve_model
@@ -115,8 +115,8 @@ def _frozen(work: Work, folder: Path, teacher: ModelSource, hidden_weight: float
     """
     from tasks.core.blocks.devices import EVERY
     from tasks.core.tuning.distilling import FrozenBlocks
-    from tasks.models.distilled_emulator import keeps_zeros, require_places
-    from tasks.models.emulator import load_emulator
+    from tasks.models.emulators.distilled_emulator import keeps_zeros, require_places
+    from tasks.models.emulators.emulator import load_emulator
     from tasks.models.loading import load_model
 
     narrow = precision == "bfloat16"

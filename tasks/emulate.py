@@ -16,7 +16,7 @@ def emulate(work: Work, model: ModelSource, plan: Ref) -> EmulatorSummary:
     """
     from pathlib import Path
 
-    from tasks.models.emulator import write_emulator
+    from tasks.models.emulators.emulator import write_emulator
     from tasks.models.folder_tensors import count_parameters
     from tasks.models.tensor_files import weight_bytes
 

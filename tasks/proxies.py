@@ -71,7 +71,7 @@ def _pair(
     """Return the full model and the emulator, which share tensors unless it has others or both are spread over GPUs."""
     from tasks.core.blocks.devices import EVERY, place
     from tasks.core.blocks.surgery import with_layout
-    from tasks.models.emulator import load_emulator
+    from tasks.models.emulators.emulator import load_emulator
     from tasks.models.loading import load_model
 
     if emulator is not None:

@@ -112,7 +112,7 @@ def _network(
 ) -> "tuple[PreTrainedModel, ModelSource]":
     """Return the network to train, and the source of its tokenizer and context length."""
     from tasks.core.blocks.surgery import with_layout
-    from tasks.models.emulator import load_emulator
+    from tasks.models.emulators.emulator import load_emulator
     from tasks.models.loading import load_model
     from tasks.models.resolving import resolve_model
 

@@ -1,4 +1,4 @@
-"""The summaries of the stages that write an emulator; `tasks.models.emulator` reads and writes the folder itself."""
+"""The summaries of the stages that write an emulator; `tasks.models.emulators` reads and writes the folder itself."""
 
 from typing import NotRequired, TypedDict, cast
 

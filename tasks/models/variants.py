@@ -21,7 +21,7 @@ def load_variant(
         InputError: when tuned blocks do not fit the model they are put into.
     """
     from tasks.core.blocks.devices import place
-    from tasks.models.emulator import load_emulator
+    from tasks.models.emulators.emulator import load_emulator
     from tasks.models.folder import quiet_transformers
     from tasks.models.loading import load_model
 

@@ -10,7 +10,7 @@ from tests.places import ROOT
 
 NAME = re.compile(r"[\w-]+\.(safetensors|jsonl?|md|csv|html|toml|png)")
 # The modules that say which files an artifact has.
-KINDS = ["tasks/artifacts", "tasks/models/lens_files.py", "tasks/models/compressed_emulator.py"]
+KINDS = ["tasks/artifacts", "tasks/models/lens_files.py", "tasks/models/emulators/compressed_emulator.py"]
 KINDS += ["tasks/store/manifests.py", "tasks/store/metrics.py"]
 # Files of every Hugging Face folder, which are not ours to name.
 FOREIGN = {"config.json"}

@@ -38,7 +38,7 @@ import torch, transformers
 from transformers.models.llama import modeling_llama
 from tasks.core.blocks import surgery
 from tasks.core.plan.layout import Plan
-from tasks.models.emulator import write_emulator
+from tasks.models.emulators.emulator import write_emulator
 
 def kilobytes(name):
     return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1])

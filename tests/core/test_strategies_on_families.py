@@ -17,7 +17,7 @@ from tasks.core.clustering import adjacent_clusters, similar_clusters
 from tasks.core.plan.layout import Plan
 from tasks.core.plan.registry import STRATEGIES, make_plan
 from tasks.core.study.states_of_variants import drop_blocks, states_alone
-from tasks.models.emulator import write_emulator
+from tasks.models.emulators.emulator import write_emulator
 from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, VOCABULARY, load_plain, tiny_model, token_ids
 
 NUM_KEPT, NUM_TUNED = 4, 2

@@ -14,7 +14,7 @@ from tasks.core.errors import InputError
 from tasks.core.plan.layout import fixed_plan
 from tasks.models import folder_rules
 from tasks.models.checks import check_model
-from tasks.models.emulator import write_emulator
+from tasks.models.emulators.emulator import write_emulator
 from tasks.models.folder import load_config, load_folder
 from tasks.models.folder_tensors import count_parameters
 from tasks.models.loading import load_model

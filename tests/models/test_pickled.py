@@ -9,7 +9,7 @@ import torch
 
 from tasks.core.errors import InputError, RefusedError
 from tasks.core.plan.layout import fixed_plan
-from tasks.models.emulator import to_safetensors, write_emulator
+from tasks.models.emulators.emulator import to_safetensors, write_emulator
 from tests.core.tiny_models import NUM_BLOCKS, cached_logits, load_plain, tiny_model
 
 SHARED = fixed_plan(NUM_BLOCKS, (0, 1, 3, 4), (0, 3), share="all")

@@ -8,7 +8,7 @@ import pytest
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from tasks.core.errors import InputError
-from tasks.models.emulator import write_emulator
+from tasks.models.emulators.emulator import write_emulator
 from tasks.models.loading import load_tokenizer, tokenizer_of
 from tasks.models.resolving import resolve_model
 from tasks.models.tensor_files import stored_tensors

@@ -9,7 +9,7 @@ import torch
 from tasks.core.errors import EnvironmentFault, InputError
 from tasks.core.plan.layout import fixed_plan
 from tasks.models import tensor_files
-from tasks.models.emulator import read_tensors, to_safetensors, write_emulator
+from tasks.models.emulators.emulator import read_tensors, to_safetensors, write_emulator
 from tasks.models.tensor_files import StoredTensor, read_header, stored_tensors, write_tensors
 from tests.core.tiny_models import NUM_BLOCKS, cached_logits, load_plain, tiny_model
 

@@ -13,7 +13,7 @@ from tasks.core.compression.settings import Compression
 from tasks.core.errors import InputError
 from tasks.emulate import emulate
 from tasks.evaluate import evaluate
-from tasks.models.emulator import load_emulator
+from tasks.models.emulators.emulator import load_emulator
 from tasks.plug_in import plug_in
 from tasks.store.artifacts import Ref
 from tasks.tune import tune

@@ -11,7 +11,7 @@ from tasks.core.blocks.surgery import with_layout
 from tasks.core.errors import InputError
 from tasks.core.plan.layout import fixed_plan
 from tasks.emulate import emulate
-from tasks.models.emulator import load_emulator
+from tasks.models.emulators.emulator import load_emulator
 from tasks.models.loading import load_tokenizer
 from tasks.models.resolving import resolve_model
 from tasks.store.artifacts import Ref

@@ -20,7 +20,7 @@ from tasks.data.scoring import score
 from tasks.data.sources import TaskSource
 from tasks.engine.work import Work
 from tasks.evaluate import evaluate
-from tasks.models.emulator import write_emulator
+from tasks.models.emulators.emulator import write_emulator
 from tasks.models.loading import load_model, load_tokenizer
 from tasks.models.source import ModelSource
 from tasks.store.artifacts import Ref, Store

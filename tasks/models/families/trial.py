@@ -103,7 +103,7 @@ def _check_on_disk(model: "PreTrainedModel") -> None:
 
     from tasks.core.blocks.surgery import get_blocks, with_layout
     from tasks.core.plan.layout import fixed_plan
-    from tasks.models.emulator import load_emulator, write_emulator
+    from tasks.models.emulators.emulator import load_emulator, write_emulator
 
     num_blocks = len(get_blocks(model))
     kept = [index for index in range(num_blocks) if index % 3 != 2]

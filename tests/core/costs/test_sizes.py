@@ -29,7 +29,7 @@ def test_the_share_is_that_of_the_emulators_own_tensors(family: str, share: str 
 
 def test_the_demos_emulator_on_disk_has_as_many(tmp_path: Path) -> None:
     from flows.cli.parser import DEMO
-    from tasks.models.emulator import write_emulator
+    from tasks.models.emulators.emulator import write_emulator
 
     folder = DEMO.parent / "model"
     sizes = model_sizes(load_config(folder))

@@ -2,8 +2,8 @@
 
 An emulator folder is a plain Hugging Face folder of the kept blocks, each stored once, with the plan beside it. It
 loads with `AutoModelForCausalLM.from_pretrained` as the short model (kept blocks in order, nothing repeated);
-`load_emulator` lays it out as the plan says. With weights in two factors (see `tasks.models.low_rank_files`) the former
-fails and names their shapes, while the latter runs them as factors.
+`load_emulator` lays it out as the plan says. With weights in two factors (see `low_rank_files` beside this module) the
+former fails and names their shapes, while the latter runs them as factors.
 """
 
 from collections import defaultdict
@@ -15,9 +15,9 @@ from tasks.artifacts.plan import PLAN_FILE, read_plan
 from tasks.core.errors import InputError
 from tasks.core.plan.layout import Plan
 from tasks.models.block_names import BlockNames
+from tasks.models.emulators.low_rank_files import load_with_factors, multiplied
 from tasks.models.folder import copy_companions, load_config
 from tasks.models.folder_tensors import NUM_PREDICTING_KEYS, tensors_of
-from tasks.models.low_rank_files import load_with_factors, multiplied
 from tasks.models.pickled import to_safetensors
 from tasks.models.tensor_files import TensorSource, read_tensors, write_tensors
 from tasks.store.files import flush, write_text

@@ -14,8 +14,8 @@ from tasks.core.blocks.surgery import get_blocks, with_layout
 from tasks.core.compression.settings import Compression
 from tasks.core.errors import InputError
 from tasks.core.plan.layout import fixed_plan
-from tasks.models.compressed_emulator import write_compressed
-from tasks.models.emulator import load_emulator, save_expanded, write_emulator
+from tasks.models.emulators.compressed_emulator import write_compressed
+from tasks.models.emulators.emulator import load_emulator, save_expanded, write_emulator
 from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, cached_logits, load_plain, tiny_model, token_ids
 
 PLAN = fixed_plan(NUM_BLOCKS, (0, 1, 3, 4), (0, 3), share="all")

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, Gemma3Config, PreTrainedModel
 from tasks.core.blocks.surgery import get_blocks, layout, with_layout
 from tasks.core.errors import InputError
 from tasks.core.plan.layout import Plan, fixed_plan
-from tasks.models.emulator import load_emulator, save_expanded, write_emulator
+from tasks.models.emulators.emulator import load_emulator, save_expanded, write_emulator
 from tasks.models.tensor_files import stored_tensors, write_tensors
 from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, cached_logits, load_plain, tiny_model
 

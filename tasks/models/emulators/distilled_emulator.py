@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tasks.artifacts.plan import read_plan
 from tasks.core.errors import InputError
 from tasks.models.block_names import BlockNames
-from tasks.models.compressed_emulator import COMPRESSION_FILE, copy_the_rest, read_compression
+from tasks.models.emulators.compressed_emulator import COMPRESSION_FILE, copy_the_rest, read_compression
 from tasks.models.tensor_files import TensorSource, stored_tensors, write_tensors
 from tasks.models.tensor_sources import DTYPES, ComputedTensor
 from tasks.store.files import flush

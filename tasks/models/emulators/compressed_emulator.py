@@ -17,8 +17,8 @@ from tasks.artifacts.plan import PLAN_FILE, read_plan
 from tasks.core.compression.settings import Compression, is_worth_two, rank_within
 from tasks.core.errors import InputError, in_table
 from tasks.models.block_names import BlockNames
+from tasks.models.emulators.low_rank_files import INNER, OUTER
 from tasks.models.folder import copy_companions, load_config
-from tasks.models.low_rank_files import INNER, OUTER
 from tasks.models.tensor_files import StoredTensor, TensorSource, stored_tensors, write_tensors
 from tasks.models.tensor_sources import FLOATS, ComputedTensor, read_stored
 from tasks.store.files import flush, write_text
