@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.artifacts.plan import read_plan
 from tasks.artifacts.tuning import TuningSummary, as_tuning_summary
-from tasks.core.errors import DivergedError
+from tasks.core.errors import DivergedError, in_table
 from tasks.core.tuning.method import WHOLE_BLOCKS, TuningMethod
 from tasks.core.tuning.settings import TrainSettings
 from tasks.data.sources import TaskSource
@@ -84,8 +84,10 @@ def _tune(
     rows = load_examples(task, "train", tokenizer, source.context)
     validation = load_examples(task, "validation", tokenizer, source.context) if settings.eval_steps else None
     usage = Usage(work.device, work.rank)
+    with in_table("tune"):
+        trained = make_trained(network, how, variant, settings.seed)
     result = train(
-        make_trained(network, how, variant, settings.seed),
+        trained,
         rows.rows,
         validation.rows if validation else [],
         settings,

@@ -20,7 +20,7 @@ from tasks.models.variants import load_variant
 from tasks.plug_in import plug_in
 from tasks.store.artifacts import Ref, Store
 from tasks.tune import tune
-from tests.tasks.chain import Chain, logits, plain
+from tests.tasks.chain import NUM_BLOCKS, Chain, logits, plain
 from tests.tasks.test_tune import LONG, disturb
 
 LORA = TuningMethod("lora", lora_rank=2)
@@ -88,6 +88,13 @@ def test_only_what_goes_back_is_in_the_file_that_goes_back(chain: Chain, variant
         found = {int(name.partition(".")[0]) for name in load_file(stays)}
         assert found == set(how.kept) - set(how.tuned)
     assert TuningMethod.from_json((folder / "variant.json").read_text()).cache_view() == variant.cache_view()
+
+
+def test_a_plan_that_leaves_nothing_to_train_is_refused_by_the_settings_names(chain: Chain) -> None:
+    low = chain.cluster(strategy="fixed", num_blocks=NUM_BLOCKS, kept=(0, 1, 5), tuned=(0, 1))
+    given = chain.tuning() | {"plan": low, "emulator": chain.emulate(low)}
+    with pytest.raises(InputError, match=r"tune\.freeze_bottom leaves nothing to train.*tune\.lm_head"):
+        tune.run(chain.runtime, **given, variant=TuningMethod(freeze_bottom=True))
 
 
 def test_factors_are_small(chain: Chain) -> None:

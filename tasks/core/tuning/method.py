@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal, get_args
 
 from tasks.core.bounds import Bounds, Count, check_fields
-from tasks.core.errors import InputError, SettingError
+from tasks.core.errors import InputError, SettingError, in_table
 from tasks.core.plan.layout import Plan
 
 MethodName = Literal["blocks", "lora", "adapter", "bitfit"]
@@ -125,7 +125,8 @@ class TuningMethod(MethodOptions):
             allowed = (float, int) if kinds[name] is float else (kinds[name],)
             if type(value) not in allowed:
                 raise InputError(f"variant: {name} must be a {allowed[0].__name__}, not {value!r}")
-        return TuningMethod(**values)
+        with in_table("variant"):
+            return TuningMethod(**values)
 
 
 WHOLE_BLOCKS = TuningMethod()

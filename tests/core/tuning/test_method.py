@@ -27,8 +27,11 @@ def test_what_is_written_is_read_back(method, trained):
         ("[]", "expected an object with method, trained"),
         ('{"method": "lora"}', "expected an object with method, trained"),
         ('{"method": "lora", "trained": "tuned", "code": "x"}', "expected an object with method, trained"),
-        ('{"method": "lara", "trained": "tuned"}', "method = 'lara'; choose from blocks, lora, adapter, bitfit"),
-        ('{"method": "lora", "trained": "none"}', "trained = 'none'; choose from tuned, frozen, all"),
+        (
+            '{"method": "lara", "trained": "tuned"}',
+            "variant.method = 'lara'; choose from blocks, lora, adapter, bitfit",
+        ),
+        ('{"method": "lora", "trained": "none"}', "variant.trained = 'none'; choose from tuned, frozen, all"),
         ('{"method": "lora", "trained": "tuned", "lora_rank": true}', "lora_rank must be a int, not True"),
         ('{"method": "lora", "trained": "tuned", "lora_rank": 0}', "lora_rank = 0; it must be larger than 0"),
         ('{"method": "lora", "trained": "tuned", "lm_head": 1}', "lm_head must be a bool, not 1"),
@@ -36,7 +39,7 @@ def test_what_is_written_is_read_back(method, trained):
         ('{"method": "lora", "trained": "tuned", "lora_dropout": 1.0}', "lora_dropout = 1.0; .* less than 1"),
         (
             '{"method": "blocks", "trained": "frozen", "freeze_bottom": true}',
-            'freeze_bottom has no effect with trained = "frozen"',
+            'variant.freeze_bottom has no effect with variant.trained = "frozen"',
         ),
     ],
 )
