@@ -58,8 +58,9 @@ class Dearest:
 
     def __call__(self, trials: list[Trial], search: Search) -> list[Trial]:
         left = [trial for trial in trials if not trial.reason]
-        dearest = sorted(left, key=price_of, reverse=True)
-        tried = dearest if search.by == "measured" else dearest[: search.num_measured]
+        tried = left
+        if search.by != "measured":
+            tried = sorted(left, key=price_of, reverse=True)[: search.num_measured]
         self.num_tried, self.num_left, self.num_left_out = len(tried), len(left), len(trials) - len(left)
         return tried
 

@@ -115,6 +115,11 @@ class Priced:
         return self.sizes.all_trained if self.is_full else self.sizes.trained
 
 
+def count_rows(states: Priced) -> int:
+    """Return the number of rows whose states were captured."""
+    return states.sizes.rows(states.arguments["split"], states.arguments["num_rows"]).num_rows
+
+
 def ran(model: Any, sizes: Sizes) -> Depth:
     """Return the blocks of a model that a stage is given: an emulator or a plug-in of this study, or the full model."""
     return model.depth if isinstance(model, Priced) and model.name != "plug_in" else sizes.whole

@@ -2,16 +2,13 @@
 
 import copy
 import hashlib
-import inspect
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 from flows.cost.priced import Cost, Priced, Sizes
 from flows.cost.search_costs import SEARCH_COSTS
 from flows.cost.stage_costs import FULL_TUNE, RUN_COSTS, CostOf
 from flows.cost.study_costs import STUDY_COSTS
-from flows.running.arguments import Arguments
 from flows.running.base_run import BaseRun
 from flows.settings.model import Kind
 from tasks.engine.stage import Stage
@@ -39,7 +36,8 @@ class Estimate:
     def record(self, stage: Stage, arguments: Mapping[str, Any], sizes: Sizes) -> Priced:
         """Count a stage if it is new. As in the store, its identity is its name and its arguments with defaults."""
         self.num_asked += 1
-        named = canonical_json(canonical({"stage": stage.name, **_defaults(stage), **arguments}))
+        given = stage.with_defaults(**arguments)
+        named = canonical_json(canonical({"stage": stage.name, "arguments": given}))
         call = Priced(stage.name, arguments, hashlib.sha256(named.encode()).hexdigest(), sizes)
         if call.key not in self.stages:
             self.stages[call.key] = COSTS[stage.name](call)
@@ -52,7 +50,8 @@ class RecordingRun(BaseRun[Kind]):
     def __init__(
         self, settings: Kind, sizes: Sizes, estimate: Estimate, model: ModelSource, teacher: ModelSource | None
     ) -> None:
-        parameters, text = sizes.shape.parameters, settings.distill.data
+        parameters, distill = sizes.shape.parameters, settings.distill
+        text = distill.data if distill.enabled else None
         super().__init__(settings, sizes.precision, model, parameters, settings.task, teacher, text)
         self.sizes = sizes
         self.estimate = estimate
@@ -61,8 +60,7 @@ class RecordingRun(BaseRun[Kind]):
         return self.estimate.record(stage, arguments, self.sizes)
 
     def changed(self, settings: Kind) -> "RecordingRun[Kind]":
-        part = copy.copy(self)
-        part.settings, part.arguments = settings, Arguments(settings, self.sizes.precision)
+        part = super().changed(settings)
         part.sizes = self.sizes.with_settings(settings)
         return part
 
@@ -77,10 +75,3 @@ class RecordingRun(BaseRun[Kind]):
 
     def as_model(self, made: Priced, subfolder: str = "") -> Priced:
         return made
-
-
-@cache
-def _defaults(stage: Stage) -> dict[str, Any]:
-    """Return the defaults of a stage's arguments."""
-    parameters = inspect.signature(stage.compute).parameters.values()
-    return {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}

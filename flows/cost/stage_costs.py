@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from flows.cost.priced import Cost, Priced, ran, without_head
+from flows.cost.priced import Cost, Priced, count_rows, ran, without_head
 from tasks.core.costs import totals as costs
 from tasks.core.costs import workloads
 from tasks.core.costs.depths import Depth, Trained
@@ -45,8 +45,7 @@ def iterative_drop(call: Priced) -> Cost:
 
 def similarity(call: Priced) -> Cost:
     """All measures between all states, computed on the CPU."""
-    shape, captured = call.sizes.shape, call.arguments["states"].arguments
-    count = call.sizes.rows(captured["split"], captured["num_rows"]).num_rows
+    shape, count = call.sizes.shape, count_rows(call.arguments["states"])
     disk = costs.WIDE * ((costs.NUM_CKA + 1) * (shape.num_blocks + 1) ** 2 + shape.num_blocks)
     return Cost(call.name, costs.similarity_flops(shape, count), 0.0, disk + SMALL_BYTES, on_gpu=False)
 
@@ -65,9 +64,8 @@ def evaluate(call: Priced) -> Cost:
 
 def scored(call: Priced, rows: workloads.Lengths) -> Cost:
     """Forward passes with logits at the answers, through the emulator or the full model."""
-    sizes, emulator = call.sizes, call.arguments.get("emulator")
+    sizes, depth = call.sizes, call.depth
     passes = sizes.passes(rows, call.arguments["max_tokens"])
-    depth = emulator.depth if emulator else sizes.whole
     flops = costs.forward_flops(sizes.shape, depth, passes)
     held = costs.emulator_parameters(sizes.shape, depth)
     return Cost(call.name, flops, costs.forward_bytes(sizes.shape, held, passes, sizes.precision), SMALL_BYTES)

@@ -60,10 +60,8 @@ def importance(call: Priced) -> Cost:
     flops = analyses.from_block_flops(shape, 0, passes) + analyses.deletion_flops(shape, passes)
     if given["pairs"]:
         flops += analyses.replacement_flops(shape, passes)
-    memory, tuned = (
-        _held(sizes, passes) + analyses.kept_bytes(shape, shape.num_blocks, passes, size),
-        given.get("tuned"),
-    )
+    memory = _held(sizes, passes) + analyses.kept_bytes(shape, shape.num_blocks, passes, size)
+    tuned = given.get("tuned")
     disk = 16.0 * shape.num_blocks * (1 + given["pairs"] * shape.num_blocks)
     if tuned is not None:
         flops += analyses.rewinding_flops(shape, tuned.depth.tuned, passes)
@@ -113,13 +111,7 @@ def _with_choices(sizes: Sizes, num_rows: int, max_tokens: int) -> Passes:
         return own
     per_row = sizes.workload.scored.num_rows / sizes.workload.num_scored
     choices = sizes.passes(sizes.workload.scored.limited(max(1, round(rows.num_rows * per_row))), max_tokens)
-    return Passes(
-        tokens=own.tokens + choices.tokens,
-        squares=own.squares + choices.squares,
-        answers=own.answers + choices.answers,
-        largest=max(own.largest, choices.largest),
-        largest_answers=max(own.largest_answers, choices.largest_answers),
-    )
+    return own.plus(choices)
 
 
 def _changed(sizes: Sizes, point: Any) -> set[int]:

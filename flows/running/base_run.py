@@ -1,5 +1,6 @@
 """The run as the functions that submit stages see it: the same for a run that computes and one that is only priced."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,9 +52,11 @@ class BaseRun(ABC, Generic[Kind]):
     def __call__(self, stage: Stage, label: str = "", **arguments: Any) -> Any:
         """Submit a stage; return its result, which other stages take as an argument."""
 
-    @abstractmethod
     def changed(self, settings: Kind) -> Self:
         """Return this run with other settings, for some of its stages; it waits only for these."""
+        part = copy.copy(self)
+        part.settings, part.arguments = settings, Arguments(settings, self.facts["precision"])
+        return part
 
     @abstractmethod
     def wait(self) -> None:

@@ -1,6 +1,5 @@
 """One run from start to end: resolve and check the inputs, open tracking and records, and close everything again."""
 
-import copy
 import logging
 import os
 import signal
@@ -10,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flows.running.arguments import Arguments
 from flows.running.base_run import BaseRun
 from flows.running.environment import local_database, prefect_page
 from flows.running.inputs import Inputs, take_inputs
@@ -67,8 +65,8 @@ class Run(BaseRun[Kind]):
         return future
 
     def changed(self, settings: Kind) -> "Run[Kind]":
-        part = copy.copy(self)
-        part.settings, part.arguments, part._futures = settings, Arguments(settings, self.facts["precision"]), []
+        part = super().changed(settings)
+        part._futures = []
         return part
 
     def wait(self) -> None:

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
@@ -229,7 +229,9 @@ def validated(values: dict[str, Any], kind: type[Kind]) -> Kind:
     Raises:
         ValidationError: when a setting of any table is invalid.
     """
-    AllSettings.model_validate(values)
+    whole = AllSettings.model_validate(values)
+    if kind is AllSettings:
+        return cast(Kind, whole)
     return kind.model_validate({name: value for name, value in values.items() if name in kind.model_fields})
 
 

@@ -8,6 +8,7 @@ torch is not imported, so that settings load without it.
 
 import types
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tasks.core.errors import SettingError
@@ -49,12 +50,13 @@ def check_fields(settings: Any) -> None:
     Raises:
         SettingError: for the first value that is out of bounds or not a choice.
     """
-    for name, hint in _hints(type(settings)):
+    for name, hint in _hints(type(settings)):  # type: ignore[arg-type]
         value = getattr(settings, name)
         if allowed := _allowed_instead(hint, value):
             raise SettingError(f"`{name}` = {value!r}; {allowed}")
 
 
+@cache
 def _hints(kind: Any) -> list[tuple[str, Any]]:
     hints = get_type_hints(kind, include_extras=True)
     return [(field.name, hints[field.name]) for field in fields(kind)]

@@ -34,10 +34,17 @@ class Stage:
 
     def key(self, **arguments: Any) -> tuple[str, dict]:
         """Return the key of the artifact for these arguments, and the key's inputs. Defaults count as if given."""
+        return stage_key(self.name, self.compute.__module__, self.with_defaults(**arguments), self.packages)
+
+    def with_defaults(self, **arguments: Any) -> dict[str, Any]:
+        """Return these arguments and the defaults of the others.
+
+        Raises:
+            TypeError: when an argument is missing or unknown.
+        """
         bound = inspect.signature(self.compute).bind(None, **arguments)
         bound.apply_defaults()
-        given = dict(list(bound.arguments.items())[1:])
-        return stage_key(self.name, self.compute.__module__, given, self.packages)
+        return dict(list(bound.arguments.items())[1:])
 
     def full_name(self, label: str) -> str:
         """Return the stage's name with its label, as both UIs and the log show it."""
@@ -96,10 +103,10 @@ class Stage:
         scratch = store.work_folder(key)
         try:
             with (
-                context.resources.take(cores, gpus, context.children.stopped, self.full_name(label)) as share,
+                context.resources.take(cores, gpus, context.children.stopped, self.full_name(label)) as allocation,
                 store.publishing(self.name, key) as out,
             ):
-                work = self._work(store, runtime, label, out, scratch, share)
+                work = self._work(store, runtime, label, out, scratch, allocation)
                 watch = lambda: context.tracking.stage_metrics(self.name, key, scratch / METRICS_FILE)  # noqa: E731
                 summary = context.children.run((self.compute.__module__, self.name), arguments, work, watch)
                 _keep_metrics(store, out, scratch)
@@ -112,9 +119,11 @@ class Stage:
         return artifact
 
     def _work(
-        self, store: Store, runtime: Runtime, label: str, out: Path, scratch: Path, share: Allocation
+        self, store: Store, runtime: Runtime, label: str, out: Path, scratch: Path, allocation: Allocation
     ) -> dict[str, Any]:
-        environment = share.environment() if share.gpus or not self.gpu else {"OMP_NUM_THREADS": str(share.cores)}
+        environment = (
+            allocation.environment() if allocation.gpus or not self.gpu else {"OMP_NUM_THREADS": str(allocation.cores)}
+        )
         if runtime.store_url:
             environment |= credentials()
         return {
@@ -123,11 +132,11 @@ class Stage:
             "store": str(store.root),
             "store_url": runtime.store_url,
             "label": f"{self.name} {label}".strip(),
-            "device": share.device,
-            "num_threads": share.cores,
+            "device": allocation.device,
+            "num_threads": allocation.cores,
             "parallel": runtime.parallel,
             # Without GPUs, use as many processes on the CPU.
-            "num_processes": 1 if runtime.parallel == "layers" else len(share.gpus) or runtime.gpus_per_stage,
+            "num_processes": 1 if runtime.parallel == "layers" else len(allocation.gpus) or runtime.gpus_per_stage,
             "show_progress": runtime.show_progress,
             "environment": environment,
         }

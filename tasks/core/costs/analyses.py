@@ -21,7 +21,7 @@ def lens_parameters(shape: Shape) -> int:
 
 def lens_reading_flops(shape: Shape, num_positions: float, num_blocks: int | None = None) -> float:
     """Operations of reading predictions behind every block: its translator, and the head."""
-    count = num_blocks or shape.num_blocks
+    count = shape.num_blocks if num_blocks is None else num_blocks
     return 2.0 * num_positions * ((count - 1) * shape.width**2 + count * shape.head)
 
 

@@ -52,6 +52,16 @@ class Passes:
             self.tokens * count, self.squares * count, self.answers * count, self.largest, self.largest_answers
         )
 
+    def plus(self, other: "Passes") -> "Passes":
+        """Return the totals of these passes and others."""
+        return Passes(
+            self.tokens + other.tokens,
+            self.squares + other.squares,
+            self.answers + other.answers,
+            max(self.largest, other.largest),
+            max(self.largest_answers, other.largest_answers),
+        )
+
 
 def forward_flops(shape: Shape, depth: Depth, passes: Passes, trained: Trained | None = None) -> float:
     """Operations of forward passes, with the head at answer positions only."""
