@@ -2,7 +2,7 @@
 
 import math
 
-from tasks.artifacts.tuning import TUNING_FILES, tuning_summary
+from tasks.artifacts.tuning import TUNING_FILES, peak_memory, tuning_summary
 from tasks.core.errors import DivergedError, InputError
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
@@ -32,15 +32,10 @@ def select(work: Work, *, tunings: list[Ref], learning_rates: list[float]) -> di
         **tuning_summary(tunings[best]),
         "learning_rate": learning_rates[best],
         "num_diverged": len(losses) - len(found),
-        **_most_memory(tunings),
+        **peak_memory(tunings),
         "all_seconds": round(sum(tuning_summary(ref)["seconds"] for ref in tunings), 3),
         **{f"validation_loss_at_{rate:g}": loss for rate, loss in found.items()},
     }
-
-
-def _most_memory(tunings: list[Ref]) -> dict[str, float]:
-    names = {name for ref in tunings for name in ref.summary if name.startswith("peak_")}
-    return {name: max(ref.summary.get(name, 0.0) for ref in tunings) for name in sorted(names)}
 
 
 def _validation_loss(rate: float, tuning: Ref) -> float:

@@ -87,7 +87,7 @@ def show_search(run: "Run", tracking: Tracking) -> None:
     assert run.report is not None
     folder = run.runtime.open_store().open(run.report)
     tracking.files([folder / FRONTIER_PICTURE], "figures")
-    tracking.files([folder / name for name in (LONG_TABLE, MARKDOWN_TABLE, SEARCH_FILE, BEST_FILE)], "search")
+    tracking.files([folder / name for name in (LONG_TABLE, MARKDOWN_TABLE, SEARCH_FILE.name, BEST_FILE)], "search")
     rows = read_search_table(folder)["rows"]
     shown = {f"{row['name']}/{name}": row[name] for row in rows for name in ("plug_in_loss", "gain", "privacy_gap")}
     tracking.values({name: float(value) for name, value in shown.items() if value is not None})
@@ -107,7 +107,7 @@ def show_study(run: "Run[StudySettings]", tracking: Tracking) -> None:
     page = PAGE_WITHOUT_WORDS if private else STUDY_PAGE
     for suffix, place in ((".png", "figures"), (".csv", "numbers")):
         tracking.files([path for path in sorted(folder.glob(f"*{suffix}")) if path.stem not in private], place)
-    tracking.files([folder / name for name in (page, STUDY_TABLE, STUDY_FILE)], "study")
+    tracking.files([folder / name for name in (page, STUDY_TABLE, STUDY_FILE.name)], "study")
     tracking.values({name: float(value) for name, value in run.report.summary.items()})
     table = read_study_table(folder)
     tracking.describe(table, {"findings.key": run.report.key})

@@ -1,12 +1,9 @@
 """The checked facts about model, task and data, `facts.json`: the artifact of `check`."""
 
-import json
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
-from tasks.artifacts.files import HasSummary, read_object
-
-FACTS_FILE = "facts.json"
+from tasks.artifacts.files import HasSummary, JsonFile
 
 
 class CheckFacts(TypedDict):
@@ -31,9 +28,12 @@ class CheckFacts(TypedDict):
     not_exact: NotRequired[dict[str, str]]
 
 
+FACTS_FILE = JsonFile("facts.json", "facts of a check", CheckFacts, indent=2, sort_keys=True)
+
+
 def write_facts(folder: Path, facts: dict[str, Any]) -> None:
     """Write the facts."""
-    (folder / FACTS_FILE).write_text(json.dumps(facts, indent=2, sort_keys=True))
+    FACTS_FILE.write(folder, cast(CheckFacts, facts))
 
 
 def read_facts(folder: Path) -> CheckFacts:
@@ -42,7 +42,7 @@ def read_facts(folder: Path) -> CheckFacts:
     Raises:
         InputError: when the file is missing or not valid.
     """
-    return cast(CheckFacts, read_object(folder, FACTS_FILE, "facts of a check", CheckFacts.__required_keys__))
+    return FACTS_FILE.read(folder)
 
 
 def check_summary(result: HasSummary) -> CheckFacts:

@@ -7,13 +7,14 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast
 
 from tasks.core.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+Content = TypeVar("Content")
 # A tensor's number format and sizes, such as "float32 [N+1, n, d]".
 LAYOUT = re.compile(r"(\w+) \[([^]]*)\]")
 
@@ -74,6 +75,39 @@ class TensorFile:
         return None
 
 
+class JsonFile(Generic[Content]):
+    """A file with one JSON object. name: of the file; what: what it holds, for messages; content: its TypedDict.
+
+    indent, sort_keys, end: how its text is written.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        what: str,
+        content: type[Content],
+        indent: int | None = None,
+        sort_keys: bool = False,
+        end: str = "",
+    ) -> None:
+        self.name, self.what = name, what
+        self._required: frozenset[str] = content.__required_keys__  # type: ignore[attr-defined]
+        self._indent, self._sort_keys, self._end = indent, sort_keys, end
+
+    def write(self, folder: Path, content: Content) -> None:
+        """Write the file into the folder of an artifact."""
+        text = json.dumps(content, indent=self._indent, sort_keys=self._sort_keys)
+        (folder / self.name).write_text(text + self._end)
+
+    def read(self, folder: Path) -> Content:
+        """Read the object.
+
+        Raises:
+            InputError: when the file is missing, is not one JSON object, or lacks a field.
+        """
+        return cast(Content, read_object(folder, self.name, self.what, self._required))
+
+
 def load_tensors(path: Path, framework: Literal["numpy", "torch"] = "numpy") -> dict[str, Any]:
     """Read all tensors of a safetensors file, as arrays or as tensors on the CPU.
 
@@ -124,7 +158,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error})") from error
 
 

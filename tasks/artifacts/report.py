@@ -1,16 +1,14 @@
 """The report of a run: its numbers, tables, page, pictures, and the plug-ins' outcomes. The artifact of `report`."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from tasks.artifacts.files import HasSummary, load_tensors, read_object, require_file
+from tasks.artifacts.files import HasSummary, JsonFile, load_tensors, require_file
 
 if TYPE_CHECKING:
     import numpy as np
 
-REPORT_FILE = "report.json"
 REPORT_PAGE = "report.html"
 OUTCOMES_FILE = "outcomes.safetensors"
 SCORES_PICTURE = "scores.png"
@@ -35,6 +33,9 @@ class Report(TypedDict):
     emulators: dict[str, str]
 
 
+REPORT_FILE = JsonFile("report.json", "report", Report, indent=1, sort_keys=True)
+
+
 class ReportSummary(TypedDict):
     """Summary of `report`. efforts: by strategy, what its tunings cost, as `tasks.reports.spending.tuning_cost`."""
 
@@ -44,7 +45,7 @@ class ReportSummary(TypedDict):
 
 def write_report(folder: Path, report: Report) -> None:
     """Write the numbers of a report."""
-    (folder / REPORT_FILE).write_text(json.dumps(report, indent=1, sort_keys=True))
+    REPORT_FILE.write(folder, report)
 
 
 def read_report(folder: Path) -> Report:
@@ -53,7 +54,7 @@ def read_report(folder: Path) -> Report:
     Raises:
         InputError: when the file is missing or not valid.
     """
-    return cast(Report, read_object(folder, REPORT_FILE, "report", Report.__required_keys__))
+    return REPORT_FILE.read(folder)
 
 
 def write_outcomes(folder: Path, outcomes: "Mapping[str, np.ndarray]") -> None:

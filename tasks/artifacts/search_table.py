@@ -1,12 +1,10 @@
 """The plans of a search, `search.json`, with tables, a picture and the best plan's settings: artifact of `frontier`."""
 
-import json
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict
 
-from tasks.artifacts.files import read_object
+from tasks.artifacts.files import JsonFile
 
-SEARCH_FILE = "search.json"
 BEST_FILE = "best.toml"
 FRONTIER_PICTURE = "frontier.png"
 
@@ -25,6 +23,9 @@ class SearchTable(TypedDict):
     best: str
 
 
+SEARCH_FILE = JsonFile("search.json", "table of a search", SearchTable, indent=1)
+
+
 class SearchSummary(TypedDict):
     """Summary of `frontier`: numbers of the best plan. Losses and their differences in nats per answer token."""
 
@@ -39,7 +40,7 @@ class SearchSummary(TypedDict):
 
 def write_search_table(folder: Path, found: SearchTable) -> None:
     """Write the numbers of a search."""
-    (folder / SEARCH_FILE).write_text(json.dumps(found, indent=1))
+    SEARCH_FILE.write(folder, found)
 
 
 def read_search_table(folder: Path) -> SearchTable:
@@ -48,4 +49,4 @@ def read_search_table(folder: Path) -> SearchTable:
     Raises:
         InputError: when the file is missing or not valid.
     """
-    return cast(SearchTable, read_object(folder, SEARCH_FILE, "table of a search", SearchTable.__required_keys__))
+    return SEARCH_FILE.read(folder)

@@ -1,12 +1,10 @@
 """The scores of every cell of a sweep, `sweep.json`, with tables and a page: the artifact of `collect`."""
 
-import json
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
-from tasks.artifacts.files import HasSummary, read_object
+from tasks.artifacts.files import HasSummary, JsonFile
 
-SWEEP_FILE = "sweep.json"
 SWEEP_PAGE = "table.html"
 
 
@@ -24,6 +22,9 @@ class SweepTable(TypedDict):
     num_done: int
 
 
+SWEEP_FILE = JsonFile("sweep.json", "table of a sweep", SweepTable, indent=1)
+
+
 class SweepSummary(TypedDict):
     """Summary of `collect`."""
 
@@ -33,7 +34,7 @@ class SweepSummary(TypedDict):
 
 def write_sweep_table(folder: Path, found: SweepTable) -> None:
     """Write the numbers of a sweep."""
-    (folder / SWEEP_FILE).write_text(json.dumps(found, indent=1))
+    SWEEP_FILE.write(folder, found)
 
 
 def read_sweep_table(folder: Path) -> SweepTable:
@@ -42,7 +43,7 @@ def read_sweep_table(folder: Path) -> SweepTable:
     Raises:
         InputError: when the file is missing or not valid.
     """
-    return cast(SweepTable, read_object(folder, SWEEP_FILE, "table of a sweep", SweepTable.__required_keys__))
+    return SWEEP_FILE.read(folder)
 
 
 def sweep_summary(result: HasSummary) -> SweepSummary:

@@ -3,6 +3,7 @@
 `tasks.models.tuned_blocks` reads and writes the files and says what is in them.
 """
 
+from collections.abc import Sequence
 from typing import Any, TypedDict, cast
 
 from tasks.artifacts.files import HasSummary
@@ -59,6 +60,12 @@ class PlugInSummary(TypedDict):
 def tuning_summary(result: HasSummary) -> TuningSummary:
     """Return the summary of a result of `tune` or `select`."""
     return cast(TuningSummary, result.summary)
+
+
+def peak_memory(results: Sequence[HasSummary]) -> dict[str, float]:
+    """Return the maximum over tunings of each known `peak_*`, in GiB."""
+    names = {name for result in results for name in result.summary if name.startswith("peak_")}
+    return {name: max(result.summary.get(name, 0.0) for result in results) for name in sorted(names)}
 
 
 def as_tuning_summary(values: dict[str, Any]) -> TuningSummary:

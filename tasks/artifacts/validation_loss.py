@@ -1,12 +1,9 @@
 """The loss of a model on the validation split, `loss.json`: the artifact of `validate`."""
 
-import json
 from pathlib import Path
 from typing import TypedDict, cast
 
-from tasks.artifacts.files import HasSummary, read_object
-
-LOSS_FILE = "loss.json"
+from tasks.artifacts.files import HasSummary, JsonFile
 
 
 class ValidationLoss(TypedDict):
@@ -23,9 +20,12 @@ class ValidationLoss(TypedDict):
     validation_digest: str
 
 
+LOSS_FILE = JsonFile("loss.json", "validation loss", ValidationLoss, indent=2, end="\n")
+
+
 def write_loss(folder: Path, found: ValidationLoss) -> None:
     """Write the loss of one model."""
-    (folder / LOSS_FILE).write_text(json.dumps(found, indent=2) + "\n")
+    LOSS_FILE.write(folder, found)
 
 
 def read_loss(folder: Path) -> ValidationLoss:
@@ -34,8 +34,7 @@ def read_loss(folder: Path) -> ValidationLoss:
     Raises:
         InputError: when the file is missing or not valid.
     """
-    fields = ValidationLoss.__required_keys__
-    return cast(ValidationLoss, read_object(folder, LOSS_FILE, "validation loss", fields))
+    return LOSS_FILE.read(folder)
 
 
 def loss_summary(result: HasSummary) -> ValidationLoss:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasks.artifacts.emulator import emulator_sizes
-from tasks.artifacts.tuning import TUNED_FILE, tuning_summary
+from tasks.artifacts.tuning import TUNED_FILE, peak_memory, tuning_summary
 from tasks.engine.work import Work
 from tasks.store.artifacts import Ref
 
@@ -36,8 +36,9 @@ def disclosure(work: Work, emulator: Ref | None, tunings: Sequence[Ref], num_par
     """
     figures: dict[str, Any] = {}
     if emulator is not None:
-        disclosed, num_bytes = emulator_sizes(emulator)["num_parameters"], emulator_sizes(emulator)["num_bytes"]
-        figures |= {"disclosed_parameters": disclosed, "disclosed_bytes": num_bytes}
+        sizes = emulator_sizes(emulator)
+        disclosed = sizes["num_parameters"]
+        figures |= {"disclosed_parameters": disclosed, "disclosed_bytes": sizes["num_bytes"]}
         figures |= {"disclosed_share": disclosed / num_parameters} if num_parameters else {}
     if tunings:
         figures["trained_parameters"] = tuning_summary(tunings[0])["num_parameters"]
@@ -52,12 +53,8 @@ def tuning_cost(tunings: Sequence[Ref]) -> dict[str, float]:
         return {}
     summaries = [tuning_summary(ref) for ref in tunings]
     # With several learning rates, all of them were tuned to find one.
-    found = {"tuning_seconds": sum(one.get("all_seconds", one["seconds"]) for one in summaries) / len(summaries)}
-    if known := [one["peak_memory_gib"] for one in summaries if "peak_memory_gib" in one]:
-        found["peak_memory_gib"] = max(known)
-    if known := [one["peak_gpu_memory_gib"] for one in summaries if "peak_gpu_memory_gib" in one]:
-        found["peak_gpu_memory_gib"] = max(known)
-    return found
+    seconds = sum(one.get("all_seconds", one["seconds"]) for one in summaries) / len(summaries)
+    return {"tuning_seconds": seconds, **peak_memory(tunings)}
 
 
 def unit(name: str) -> str:

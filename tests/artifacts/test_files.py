@@ -85,6 +85,9 @@ def test_missing_and_damaged_json_is_named(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(InputError, match=r"facts\.json is not valid JSON"):
         read_json(path)
+    path.write_text("[" * 100_000)
+    with pytest.raises(InputError, match=r"facts\.json is not valid JSON"):
+        read_json(path)
     path.write_text("[1]")
     with pytest.raises(InputError, match="expected one JSON object, found list"):
         read_object(tmp_path, "facts.json", "facts")

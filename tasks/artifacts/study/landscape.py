@@ -1,10 +1,9 @@
 """Loss and metric between tunings, `landscape.safetensors` and `landscape.json`: the artifact of `landscape`."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict, cast
 
-from tasks.artifacts.files import HasSummary, TensorFile, read_object
+from tasks.artifacts.files import HasSummary, JsonFile, TensorFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +30,6 @@ class Landscape(TypedDict):
 
 
 LANDSCAPE_FILE = TensorFile("landscape.safetensors", "landscape", Landscape)
-LANDSCAPE_FACTS = "landscape.json"
 
 
 class LandscapeFacts(TypedDict):
@@ -48,6 +46,9 @@ class LandscapeFacts(TypedDict):
     plane: NotRequired[dict[str, Any]]
 
 
+LANDSCAPE_FACTS = JsonFile("landscape.json", "landscape", LandscapeFacts, indent=2, end="\n")
+
+
 class LandscapeSummary(TypedDict):
     """Summary of `landscape`, which also has each line's barrier, by the names of its ends."""
 
@@ -61,7 +62,7 @@ class LandscapeSummary(TypedDict):
 def write_landscape(folder: Path, tensors: "Mapping[str, Tensor]", facts: LandscapeFacts) -> None:
     """Write the tensors of `Landscape`, and the facts."""
     LANDSCAPE_FILE.write(folder, tensors)
-    (folder / LANDSCAPE_FACTS).write_text(json.dumps(facts, indent=2) + "\n")
+    LANDSCAPE_FACTS.write(folder, facts)
 
 
 def read_landscape(folder: Path) -> "tuple[Landscape, LandscapeFacts]":
@@ -70,8 +71,8 @@ def read_landscape(folder: Path) -> "tuple[Landscape, LandscapeFacts]":
     Raises:
         InputError: when a file is missing or not valid.
     """
-    facts = read_object(folder, LANDSCAPE_FACTS, "landscape", LandscapeFacts.__required_keys__)
-    return cast(Landscape, LANDSCAPE_FILE.read(folder)), cast(LandscapeFacts, facts)
+    facts = LANDSCAPE_FACTS.read(folder)
+    return cast(Landscape, LANDSCAPE_FILE.read(folder)), facts
 
 
 def landscape_summary(result: HasSummary) -> LandscapeSummary:

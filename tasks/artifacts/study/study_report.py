@@ -1,12 +1,10 @@
 """The page and the numbers of a study, `study.json`: the artifact of `findings`, beside its figures as PNG and CSV."""
 
-import json
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict
 
-from tasks.artifacts.files import read_object, require_file
+from tasks.artifacts.files import JsonFile, require_file
 
-STUDY_FILE = "study.json"
 STUDY_PAGE = "study.html"
 # The page without the figures that show words of rows; only there if the study has such figures.
 PAGE_WITHOUT_WORDS = "study_without_words.html"
@@ -24,6 +22,9 @@ class StudyReport(TypedDict):
     private: list[str]
 
 
+STUDY_FILE = JsonFile("study.json", "report of a study", StudyReport, indent=1, sort_keys=True)
+
+
 class StudySummary(TypedDict):
     """Summary of `findings`, which also has the study's numbers by `stage.fact`."""
 
@@ -32,7 +33,7 @@ class StudySummary(TypedDict):
 
 def write_study_report(folder: Path, found: StudyReport) -> None:
     """Write the numbers of a study."""
-    (folder / STUDY_FILE).write_text(json.dumps(found, indent=1, sort_keys=True))
+    STUDY_FILE.write(folder, found)
 
 
 def read_study_report(folder: Path) -> StudyReport:
@@ -41,7 +42,7 @@ def read_study_report(folder: Path) -> StudyReport:
     Raises:
         InputError: when the file is missing or not valid.
     """
-    return cast(StudyReport, read_object(folder, STUDY_FILE, "report of a study", StudyReport.__required_keys__))
+    return STUDY_FILE.read(folder)
 
 
 def read_study_table(folder: Path) -> str:

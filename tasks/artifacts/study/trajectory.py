@@ -1,12 +1,9 @@
 """Predictions block by block, `trajectory.json`: the artifact of `trajectory`. It contains words of rows."""
 
-import json
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import TypedDict
 
-from tasks.artifacts.files import read_object
-
-TRAJECTORY_FILE = "trajectory.json"
+from tasks.artifacts.files import JsonFile
 
 
 class Variant(TypedDict):
@@ -38,6 +35,9 @@ class Trajectories(TypedDict):
     rows: list[Row]
 
 
+TRAJECTORY_FILE = JsonFile("trajectory.json", "trajectories", Trajectories)
+
+
 class TrajectorySummary(TypedDict):
     """Summary of `trajectory`. num_blocks: of each variant."""
 
@@ -48,7 +48,7 @@ class TrajectorySummary(TypedDict):
 
 def write_trajectories(folder: Path, found: Trajectories) -> None:
     """Write the predictions."""
-    (folder / TRAJECTORY_FILE).write_text(json.dumps(found))
+    TRAJECTORY_FILE.write(folder, found)
 
 
 def read_trajectories(folder: Path) -> Trajectories:
@@ -57,5 +57,4 @@ def read_trajectories(folder: Path) -> Trajectories:
     Raises:
         InputError: when the file is missing or not valid.
     """
-    fields = Trajectories.__required_keys__
-    return cast(Trajectories, read_object(folder, TRAJECTORY_FILE, "trajectories", fields))
+    return TRAJECTORY_FILE.read(folder)
