@@ -94,9 +94,10 @@ def _compare(full: dict[str, Any], strategies: list[dict[str, Any]], seeds: list
         return [score(ref, seed) for ref, seed in zip(refs, seeds, strict=True)]
 
     zero_shot = full["zero_shot"]
+    scored = scores_summary(zero_shot)
     return compare(
-        scores_summary(zero_shot)["metric"],
-        scores_summary(zero_shot)["higher_is_better"],
+        scored["metric"],
+        scored["higher_is_better"],
         score(zero_shot),
         by_seed(full["fine_tuned"]) if full["fine_tuned"] else [],
         {

@@ -1,5 +1,6 @@
 """Frontier: show every plan of a search in one table, how well proxies predicted gains, and which plans are best."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from tasks.artifacts.emulator import emulator_sizes
@@ -64,7 +65,7 @@ def _row(trial: dict[str, Any], zero_shot: float) -> dict[str, Any]:
 
     named = ("name", "strategy", "num_kept", "num_tuned", "share", "disclosed", "reason")
     emulator = trial.get("emulator")
-    proxies: dict[str, Any] = {**proxies_summary(trial["proxies"])} if trial.get("proxies") else {}
+    proxies: Mapping[str, Any] = proxies_summary(trial["proxies"]) if trial.get("proxies") else {}
     return {
         **{name: trial.get(name) for name in named},
         "num_bytes": emulator_sizes(emulator)["num_bytes"] if emulator else None,

@@ -39,11 +39,10 @@ def collect(work: Work, *, axes: list[str], cells: list[dict[str, Any]]) -> Swee
     tests = _tests(axes, done)
     table: SweepTable = {"axes": axes, "rows": rows, "tests": tests, "failed": failed, "num_done": len(done)}
     write_sweep_table(work.out, table)
-    found: dict[str, Any] = {**table}
-    (work.out / LONG_TABLE).write_text(sweep_pages.long_csv(found))
-    (work.out / WIDE_TABLE).write_text(sweep_pages.wide_csv(found))
-    (work.out / MARKDOWN_TABLE).write_text(sweep_pages.markdown(found))
-    (work.out / SWEEP_PAGE).write_text(sweep_pages.page(found))
+    (work.out / LONG_TABLE).write_text(sweep_pages.long_csv(table))
+    (work.out / WIDE_TABLE).write_text(sweep_pages.wide_csv(table))
+    (work.out / MARKDOWN_TABLE).write_text(sweep_pages.markdown(table))
+    (work.out / SWEEP_PAGE).write_text(sweep_pages.page(table))
     return {"num_cells": len(cells), "num_failed": len(failed)}
 
 

@@ -7,7 +7,6 @@ from flows.cost.priced import Cost, Priced, Sizes, without_head
 from flows.cost.stage_costs import SMALL_BYTES
 from tasks.core.costs import analyses, workloads
 from tasks.core.costs import totals as costs
-from tasks.core.costs.depths import Depth
 from tasks.core.costs.totals import Passes
 
 
@@ -37,7 +36,7 @@ def trajectory(call: Priced) -> Cost:
     kept = [sorted({source for source, _ in plan.depth.layout}) for plan in given["plans"].values()]
     flops, num_positions = 0.0, rows.num_rows * given["num_positions"]
     for blocks in (range(sizes.shape.num_blocks), *kept):
-        flops += costs.forward_flops(sizes.shape, Depth(tuple((block, False) for block in blocks)), passes)
+        flops += analyses.blocks_flops(sizes.shape, blocks, passes)
         flops += analyses.lens_reading_flops(sizes.shape, num_positions, len(blocks))
     return Cost(call.name, flops, _held(sizes, passes), SMALL_BYTES * len(kept) * max(1, rows.num_rows))
 

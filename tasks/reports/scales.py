@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 NUM_LEVELS = 18
 # A loss that grows by more than this factor over a plane is drawn on a logarithmic scale.
 WIDE_PLANE = 4.0
-# If the largest increase exceeds this multiple of the median one's power of ten, a linear scale shows little else.
+# If the largest value exceeds this multiple of the median one, rounded up, a linear scale shows little else.
 WIDE_INCREASES = 5.0
 # With fewer of 1, 2 and 5 times powers of ten in its range, an axis has ticks at equal steps.
 MIN_ROUND_NUMBERS = 3

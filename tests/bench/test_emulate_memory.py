@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tasks.core.plan.layout import fixed_plan
 from tasks.models.tensor_files import stored_tensors, write_tensors
+from tests.places import ROOT
 
 LIMIT_MB = 600
 NUM_BLOCKS = 18
@@ -84,7 +85,7 @@ def test_building_an_emulator_needs_little_memory(row: Callable[[str, str, str],
         write_checkpoint(source)
         size = sum(file.stat().st_size for file in source.glob("*.safetensors"))
         command = [sys.executable, "-c", MEASURE, str(source), PLAN.to_json(), str(out)]
-        run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+        run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
         assert run.returncode == 0, run.stderr
         seen = json.loads(run.stdout.splitlines()[-1])
         above = seen["peak"] - seen["before"]

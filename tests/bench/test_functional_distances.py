@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.places import ROOT
+
 LIMIT_MB = 1000
 NUM_BLOCKS = 12
 # Enough positions that all their logits at once, in float32, would break the bound by themselves.
@@ -51,7 +53,7 @@ print(json.dumps({
 def test_functional_distances_need_little_memory(vocabulary: int, row: Callable[[str, str, str], None]) -> None:
     wanted = POSITIONS[vocabulary]
     command = [sys.executable, "-c", MEASURE, str(vocabulary), str(wanted)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert run.returncode == 0, run.stderr
     seen = json.loads(run.stdout.splitlines()[-1])
     row(

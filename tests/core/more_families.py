@@ -1,7 +1,7 @@
 """Configs of tiny models of further families: 4 blocks of width 32, of every kind that a family has.
 
 Keyed by `model_type`, the name that a model folder's config.json has. Which of them can be used, and for what, is
-measured by `tests.core.support_matrix`.
+measured by `tests.store.support_matrix`.
 """
 
 from typing import Any

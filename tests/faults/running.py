@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ class Running:
         # A file, since what was printed before a signal is to be told from what came after it.
         descriptor, name = tempfile.mkstemp(prefix="run-")
         self._printed = Path(name)
+        weakref.finalize(self, self._printed.unlink, missing_ok=True)
         self._size_at_signal = 0
         self.process = subprocess.Popen(
             [str(CRASH), "run", *arguments],

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -18,7 +17,9 @@ from prefect.workers.process import ProcessWorker
 from prefect_docker.worker import DockerWorker
 from prefect_kubernetes.worker import KubernetesWorker
 
-POOLS = Path(__file__).resolve().parents[2] / "infra" / "pools"
+from tests.places import ROOT
+
+POOLS = ROOT / "infra" / "pools"
 WORKERS: dict[str, type[BaseWorker]] = {
     worker.type: worker for worker in (ProcessWorker, DockerWorker, KubernetesWorker)
 }

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from tests.flows.commands import BIN, clean_environment, crash
+from tests.places import ROOT
 from tests.service.service import Service, kill, wait_until
 
 NAMES = {"postgres", "prefect", "mlflow", "reaper", "worker", "sweeper"}
@@ -158,12 +159,11 @@ def test_a_home_folder_with_odd_characters(tmp_path):
 
 
 def test_plain_prefect_deploys_from_a_clone_of_the_sources(healthy, tmp_path):
-    root = Path(__file__).resolve().parents[2]
-    files = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True).stdout
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, files.split("\0")):
-        if (root / name).exists():
+        if (ROOT / name).exists():
             (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(root / name, tmp_path / "clone" / name)
+            shutil.copyfile(ROOT / name, tmp_path / "clone" / name)
     done = subprocess.run(
         [str(BIN / "prefect"), "deploy", "--all", "--no-prompt"],
         env=healthy.environment(PYTHONPATH=str(tmp_path / "clone")),

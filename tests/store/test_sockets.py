@@ -9,6 +9,7 @@ import pytest
 
 from tasks.core.errors import EnvironmentFault
 from tasks.store import sockets
+from tests.places import ROOT
 
 PROGRAM = """
 import tempfile
@@ -26,7 +27,7 @@ print(where, oct(where.parent.stat().st_mode & 0o777), where.parent.stat().st_ui
 def test_the_socket_is_short_private_and_removed_at_the_end(tmp_path, length):
     folder = tmp_path / ("x" * length)
     folder.mkdir()
-    told = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    told = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
     answer = subprocess.run([sys.executable, "-c", PROGRAM], env=told, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     socket, mode, owner, temporary = answer.stdout.split()

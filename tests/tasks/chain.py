@@ -24,8 +24,8 @@ from tasks.models.source import ModelSource
 from tasks.similarity import similarity
 from tasks.store.artifacts import Ref, Store
 from tasks.tune import tune
+from tests.places import DEMO
 
-DEMO = Path(__file__).resolve().parents[2] / "flows" / "demo"
 NUM_BLOCKS, WIDTH, VOCABULARY = 6, 32, 321
 NUM_ROWS = 12
 IDS = torch.arange(4, 24).unsqueeze(0)

@@ -3,8 +3,8 @@
 import hashlib
 
 import torch
-from safetensors.torch import save_file
 
+from tasks.artifacts.states import write_states
 from tasks.store.artifacts import Ref, Store
 from tasks.store.keys import canonical_json
 
@@ -16,7 +16,7 @@ def published_states(store: Store, states: torch.Tensor, **arguments: object) ->
     cosine = torch.nn.functional.cosine_similarity(states[:-1].nan_to_num(), states[1:].nan_to_num(), dim=-1)
     tensors = {"states": states, "last": states.clone(), "block_influence": 1 - cosine.mean(1)}
     with store.publishing("capture", key) as out:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, out / "states.safetensors")
+        write_states(out, tensors)
         return store.publish("capture", key, out, inputs).ref
 
 

@@ -193,13 +193,23 @@ def _rearranged_configs(model: nn.Module, arrangement: Arrangement) -> list[tupl
     return list(pairs.values())
 
 
-def _tuned_blocks(emulator: nn.Module, plan: Plan) -> dict[int, nn.Module]:
-    """Map the original index of each tuned block to the emulator's block object that is trained."""
-    blocks = get_blocks(emulator)
+def emulator_blocks(model: nn.Module, plan: Plan) -> nn.ModuleList:
+    """Return the blocks of an emulator, in the order of the plan's layout.
+
+    Raises:
+        InputError: when the model is not an emulator of the plan.
+    """
+    blocks = get_blocks(model)
     if len(blocks) != len(plan.layout):
         raise InputError(
             f"this is not an emulator of the plan: {len(blocks)} blocks, the plan lays out {len(plan.layout)}"
         )
+    return blocks
+
+
+def _tuned_blocks(emulator: nn.Module, plan: Plan) -> dict[int, nn.Module]:
+    """Map the original index of each tuned block to the emulator's block object that is trained."""
+    blocks = emulator_blocks(emulator, plan)
     return {source: blocks[position] for position, (source, is_tuned) in enumerate(plan.layout) if is_tuned}
 
 

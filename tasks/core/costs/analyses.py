@@ -5,7 +5,7 @@ d width, V vocabulary.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from tasks.core.blocks.prefix import MAX_BYTES
@@ -36,9 +36,14 @@ def lens_training_flops(shape: Shape, passes: Passes) -> float:
     return states + lens_reading_flops(shape, passes.answers) + back + translators
 
 
+def blocks_flops(shape: Shape, blocks: Iterable[int], passes: Passes) -> float:
+    """Operations of passes through these blocks, and the head."""
+    return forward_flops(shape, Depth(tuple((block, False) for block in blocks)), passes)
+
+
 def from_block_flops(shape: Shape, first: int, passes: Passes) -> float:
     """Operations of passes through the blocks from `first` on, and the head."""
-    return forward_flops(shape, Depth(tuple((block, False) for block in range(first, shape.num_blocks))), passes)
+    return blocks_flops(shape, range(first, shape.num_blocks), passes)
 
 
 def deletion_flops(shape: Shape, passes: Passes) -> float:

@@ -11,7 +11,6 @@ from tasks.core.plan.layout import Plan
 MethodName = Literal["blocks", "lora", "adapter", "bitfit"]
 TrainedBlocks = Literal["tuned", "frozen", "all"]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
-TRAINED: tuple[TrainedBlocks, ...] = get_args(TrainedBlocks)
 # The settings that only one method uses.
 OWN = {"lora": ("lora_rank", "lora_alpha", "lora_dropout"), "adapter": ("adapter_size",)}
 

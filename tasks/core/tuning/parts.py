@@ -6,7 +6,8 @@ from transformers import PreTrainedConfig
 from tasks.core.blocks.head import get_head, head_parameters, head_shapes, untie_head
 from tasks.core.blocks.locate_blocks import get_blocks, skeleton, text_config
 from tasks.core.blocks.memory import require_recomputable
-from tasks.core.errors import InputError, SettingError
+from tasks.core.blocks.surgery import emulator_blocks
+from tasks.core.errors import SettingError
 from tasks.core.plan.layout import Plan
 from tasks.core.tuning.adapters import adapter_shapes, insert_adapter, live_adapter
 from tasks.core.tuning.lora import factor_shapes, insert_lora, live_factors
@@ -23,11 +24,7 @@ def trained_block_copies(model: nn.Module, plan: Plan, variant: TuningMethod) ->
     Raises:
         InputError: when the model is not an emulator of the plan.
     """
-    blocks = get_blocks(model)
-    if len(blocks) != len(plan.layout):
-        raise InputError(
-            f"this is not an emulator of the plan: {len(blocks)} blocks, the plan lays out {len(plan.layout)}"
-        )
+    blocks = emulator_blocks(model, plan)
     found: dict[int, list[nn.Module]] = {}
     tuned, frozen = variant.returned_sources(plan), variant.frozen_sources(plan)
     for block, (source, is_tuned) in zip(blocks, plan.layout, strict=True):

@@ -11,7 +11,6 @@ from tasks.core.bounds import Bounds, Count, Positive, check_fields
 from tasks.core.errors import SettingError
 
 Schedule = Literal["cosine", "linear", "constant"]
-SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 # How several devices tune one model: its blocks one after another, a copy on each, or a shard of each block on each.
 # This is not a setting of a tuning and not part of any key. As with threads and kinds of device, only the order of sums
 # differs (and with dropout, the dropped values), and a result from one GPU is not computed again on eight.

@@ -37,7 +37,10 @@ def page(
     figures: Mapping[Path, str],
     spending: Mapping[str, Mapping[str, Any]],
 ) -> str:
-    """Return the report as a page without scripts or external files. figures: PNG to caption; spending: see `sizes`."""
+    """Return the report as a page without scripts or external files.
+
+    figures: PNG to caption; spending: by strategy, as `spending.disclosure` returns it.
+    """
     return render(
         "run.html.j2",
         title=caption(comparison, facts),

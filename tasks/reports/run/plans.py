@@ -45,8 +45,8 @@ def _box(axes: Any, column: float, row: float, text: str, kind: str) -> None:
             **_look(kind),
         )
     )
-    dark = kind in ("frozen",)
-    axes.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if dark else INK)
+    color = "white" if kind == "frozen" else INK
+    axes.text(column, row, text, ha="center", va="center", fontsize=9, color=color)
 
 
 def _look(kind: str) -> dict[str, Any]:

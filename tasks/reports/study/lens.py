@@ -128,7 +128,7 @@ def _draw_distances(shown: Sequence[tuple[str, CellResults, Analysis]], name: st
         made.colorbar(images[-1], ax=line, shrink=0.85, format="%.3g")
     headed(made, title)
     save(made, out / f"{name}.png")
-    _write_distances(shown, out / f"{name}.csv")
+    _write_distances(shown, values, out / f"{name}.csv")
     caption = (
         "Distances between the distributions over the next token that a lens reads behind every two blocks, means over"
         " positions, computed on probabilities; one scale of colours for each distance (by the square root for KL,"
@@ -146,16 +146,16 @@ def _draw_distances(shown: Sequence[tuple[str, CellResults, Analysis]], name: st
     return drawn(out, name, title, caption, matrices)
 
 
-def _write_distances(shown: Sequence[tuple[str, CellResults, Analysis]], file: Path) -> None:
+def _write_distances(
+    shown: Sequence[tuple[str, CellResults, Analysis]], values: Sequence[Mapping[str, Any]], file: Path
+) -> None:
     """Write a CSV file with one line for each cell, distance and pair of blocks."""
-    lines = []
-    for label, cell, analysis in shown:
-        tensors: Mapping[str, Any] = read_distances(analysis.folder)
-        lines += [
-            (label, cell.model, cell.task, distance, row, column, float(tensors[distance][row, column]))
-            for distance in DISTANCES
-            for row, column in product(range(len(tensors[distance])), repeat=2)
-        ]
+    lines = [
+        (label, cell.model, cell.task, distance, row, column, float(tensors[distance][row, column]))
+        for (label, cell, _), tensors in zip(shown, values, strict=True)
+        for distance in DISTANCES
+        for row, column in product(range(len(tensors[distance])), repeat=2)
+    ]
     write_table(file, ("cell", "model", "task", "distance", "row", "column", "value"), lines)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.artifacts.sweep_table import SweepTable
 from tasks.core.evaluation.comparison import Mean
 from tasks.reports import spending
 from tasks.reports.run.tables import COLUMNS, format_score
@@ -39,7 +40,7 @@ class Section:
     note: str
 
 
-def sections(found: dict[str, Any]) -> list[Section]:
+def sections(found: SweepTable) -> list[Section]:
     """Return every table that has rows. found: axes, rows (long), tests, failed."""
     axes, rows, failed = found["axes"], found["rows"], [each["values"] for each in found["failed"]]
     made = [_scores(axes, rows, failed), _by_task(axes, rows, failed), _tests(axes, found["tests"])]

@@ -2,15 +2,16 @@
 
 import json
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
 from tasks.core.errors import InputError
-from tasks.core.tuning.method import METHODS, TRAINED, TuningMethod
+from tasks.core.tuning.method import METHODS, TrainedBlocks, TuningMethod
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("trained", TRAINED)
+@pytest.mark.parametrize("trained", get_args(TrainedBlocks))
 def test_what_is_written_is_read_back(method, trained):
     variant = TuningMethod(method, trained, lm_head=True, freeze_bottom=trained != "frozen")
     assert TuningMethod.from_json(variant.to_json()) == variant

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from tasks.core.blocks.surgery import tuned_parameters, tuned_state, with_layout
 from tasks.core.errors import InputError
 from tasks.core.plan.layout import fixed_plan
 from tasks.core.tuning.losses import AnswerLoss, mean_loss
-from tasks.core.tuning.settings import SCHEDULES, TrainSettings
+from tasks.core.tuning.settings import Schedule, TrainSettings
 from tasks.core.tuning.train import learning_rate_factor, num_training_steps, train
 from tasks.core.tuning.trainable import TunedBlocks
 from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, VOCABULARY, tiny_model
@@ -108,7 +108,7 @@ def test_many_steps_equal_a_plain_loop():
         torch.testing.assert_close(found[name], tensor, atol=2e-4, rtol=1e-3, msg=name)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", get_args(Schedule))
 def test_schedules_by_formula(schedule):
     settings = replace(SETTINGS, schedule=schedule, warmup_steps=4)
     found = [learning_rate_factor(settings, step, 20) for step in range(20)]

@@ -24,10 +24,8 @@ from tasks.data.resolving import own_folder
 from tasks.models.shape import read_shape
 from tests.flows.published_shapes import write_config
 from tests.make_data.lengths import write_filler_rows
-from tests.places import ROOT
+from tests.places import DEMO
 from tests.store.inputs import QA_TASKS, own_task, question, real_task, write_rows
-
-DEMO = ROOT / "flows" / "demo"
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers.models.gpt2 import GPT2Config
 
 from flows.cli.main import parser
 from flows.cost.estimates import estimate_search, estimate_study
@@ -15,17 +14,15 @@ from flows.settings.grid import make_cells
 from flows.settings.model import SearchSettings
 from flows.settings.reading import read_settings, read_sweep
 from tasks.core.errors import InputError
-from tests.flows.cost.test_cost_cells import cells_of
+from tests.flows.cost.test_cost_cells import cells_of, models
+
+__all__ = ["models"]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+def model(models: dict[str, str]) -> str:
     """A folder with nothing but a config, of eight blocks."""
-    config = GPT2Config(vocab_size=1000, n_embd=64, n_layer=8, n_head=4, n_positions=256)
-    config.architectures = ["GPT2LMHeadModel"]
-    folder = tmp_path_factory.mktemp("model")
-    config.save_pretrained(folder)
-    return str(folder)
+    return models["gpt2"]
 
 
 def search_file(model: str, folder: Path, search: str) -> Path:

@@ -1,7 +1,6 @@
 """A run that records lists the stages that a real run submits, and every stage that a flow can submit has a cost."""
 
 import importlib
-import pkgutil
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,8 +8,6 @@ from typing import Any
 
 import pytest
 
-import tasks
-import tasks.study
 from flows import method
 from flows.cost.estimates import estimate_cells, estimate_study
 from flows.cost.recording import COSTS, Estimate
@@ -28,6 +25,7 @@ from tasks.models.resolving import resolve_model
 from tasks.models.source import ModelSource
 from tasks.store.artifacts import Ref
 from tests.flows.commands import DEMO
+from tests.store.stages import stage_modules
 
 DISTILL = [f"distill={{enabled=true, data='{DEMO / 'text'}', num_steps=8, warmup_steps=2, block=64}}"]
 CHANGES: dict[str, list[str]] = {
@@ -123,13 +121,8 @@ def test_a_recorded_study_has_the_stages_of_a_real_one(
 
 
 def all_stages() -> set[str]:
-    """Names of the stages of all modules that may hold one."""
-    modules = [
-        importlib.import_module(f"{package.__name__}.{found.name}")
-        for package in (tasks, tasks.study)
-        for found in pkgutil.iter_modules(package.__path__)
-        if not found.ispkg
-    ]
+    """Names of the stages of all modules that hold one."""
+    modules = map(importlib.import_module, stage_modules())
     return {value.name for module in modules for value in vars(module).values() if isinstance(value, Stage)}
 
 

@@ -159,7 +159,7 @@ def test_the_picture_shows_a_plan_of_every_strategy() -> None:
 
 
 def test_strategies_of_every_kind_run_side_by_side(tmp_path: Path) -> None:
-    """DrawnFigure, from influence, from blocks alone and from blocks dropped: what is common is computed once."""
+    """Drawn, from influence, from blocks alone and from blocks dropped: what is common is computed once."""
     path = small_settings(tmp_path)
     names = ["random", "block_influence", "single", "iterative_drop"]
     changes = [f"strategy={json.dumps(names)}", "full_tune.enabled=false", "tune.num_steps=2", "task.num_test=8"]

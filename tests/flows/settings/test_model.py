@@ -12,9 +12,7 @@ from flows.settings.grid import make_cells
 from flows.settings.model import AllSettings, SearchSettings, Settings, StudySettings
 from flows.settings.reading import read_settings, read_sweep
 from tasks.core.errors import InputError
-from tests.places import ROOT
-
-DEMO = ROOT / "flows" / "demo" / "settings.toml"
+from tests.places import DEMO, ROOT
 
 
 def write(folder: Path, text: str) -> Path:
@@ -27,7 +25,7 @@ MINIMAL = '[model]\nname = "m"\n[task]\nname = "t"\n[plan]\nnum_kept = 6\n'
 
 
 def test_the_demo_settings_are_valid_and_find_their_folders():
-    settings = read_settings(DEMO)
+    settings = read_settings(DEMO / "settings.toml")
     assert settings.strategy == ("uniform", "crash")
     assert Path(settings.model.name).is_dir()
     assert Path(settings.task.data or "").is_dir()
@@ -219,6 +217,6 @@ print(sorted({{"prefect", "mlflow", "torch"}} & set(sys.modules)))
 def test_reading_imports_nothing_that_looks_at_the_environment_of_home():
     """Prefect takes its settings when it is imported, and which home they are about is in the file."""
     done = subprocess.run(
-        [sys.executable, "-c", READERS.format(demo=DEMO.parent)], capture_output=True, text=True, cwd=ROOT, timeout=120
+        [sys.executable, "-c", READERS.format(demo=DEMO)], capture_output=True, text=True, cwd=ROOT, timeout=120
     )
     assert done.stdout == "[]\n", done.stderr
