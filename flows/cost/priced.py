@@ -67,6 +67,12 @@ class Sizes:
         """Return forward passes over these rows. longest: tokens to which a row is cut, by default the task's."""
         return workloads.sorted_passes(rows, longest or self.longest, max_tokens, self.shape.limits)
 
+    def scoring_passes(self, rows: Lengths, max_tokens: int) -> Passes:
+        """Return the forward passes of scoring, in which a prompt runs once for its choices where the family allows."""
+        if not self.shape.shares_prompts:
+            return self.passes(rows, max_tokens)
+        return workloads.scoring_passes(rows, self.longest, max_tokens, self.shape.limits)
+
     def with_settings(self, settings: Settings) -> "Sizes":
         """Return the sizes of a run of the same model and task with other settings."""
         return Sizes(settings, self.shape, self.workload, self.precision, self.num_validating)

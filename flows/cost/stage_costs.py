@@ -65,7 +65,7 @@ def evaluate(call: Priced) -> Cost:
 def scored(call: Priced, rows: workloads.Lengths) -> Cost:
     """Forward passes with logits at the answers, through the emulator or the full model."""
     sizes, depth = call.sizes, call.depth
-    passes = sizes.passes(rows, call.arguments["max_tokens"])
+    passes = sizes.scoring_passes(rows, call.arguments["max_tokens"])
     flops = costs.forward_flops(sizes.shape, depth, passes)
     held = costs.emulator_parameters(sizes.shape, depth)
     return Cost(call.name, flops, costs.forward_bytes(sizes.shape, held, passes, sizes.precision), SMALL_BYTES)

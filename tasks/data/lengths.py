@@ -51,12 +51,16 @@ def _scored(task: TaskSource, tokenizer: "PreTrainedTokenizerBase | None", conte
     """Lengths of the inputs of scoring: each distinct one once, without its last token, which predicts nothing."""
     sample, share = _sample(task, "scored")
     found: dict[object, Size] = {}
+    prompts = set[object]()
     for before, after, writes in _requests(sample):
         if before is None:
             length = _guess(after) if tokenizer is None else len(encode(tokenizer, after))
             pieces = _pieces(length, task.window(context))
             found |= {(after, at): (piece, piece) for at, piece in enumerate(pieces)}
-        elif writes:
+            prompts |= {(after, at) for at in range(len(pieces))}
+            continue
+        prompts.add(before)
+        if writes:
             length = _guess(before) if tokenizer is None else len(encode(tokenizer, before))
             found[before] = (length + round(generated), round(generated))
         elif tokenizer is None:
@@ -66,7 +70,8 @@ def _scored(task: TaskSource, tokenizer: "PreTrainedTokenizerBase | None", conte
             first, second = encode_pair(tokenizer, before, after)
             found[(*first, *second[:-1])] = (len(first) + len(second) - 1, len(second))
     bound = task.longest(context)
-    return Lengths.of([(min(bound, length), number) for length, number in found.values()], round(len(found) * share))
+    sizes = [(min(bound, length), number) for length, number in found.values()]
+    return Lengths.of(sizes, round(len(found) * share), len(found) / len(prompts))
 
 
 def _requests(task: TaskSource) -> Iterator[tuple[str | None, str, bool]]:

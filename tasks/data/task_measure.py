@@ -69,7 +69,8 @@ class TaskMeasure:
         from tasks.core.study.landscape import Measured
 
         every = [*self._answers, *(self._choices.requests if self._choices else [])]
-        found = score_tokens(model, every, self._max_length, self._max_tokens)
+        # A landscape keeps the states of lower blocks by the inputs of a whole pass.
+        found = score_tokens(model, every, self._max_length, self._max_tokens, share_prompts=False)
         split = len(self._answers)
         losses = torch.tensor([-likelihood for likelihood, _ in found[:split]], dtype=torch.float64)
         counts = torch.tensor([len(answer) for _, answer in self._answers])

@@ -38,7 +38,7 @@ class PaperTaskLengths:
         return Workload(
             Lengths(train, self.trained, self.answers[0]),
             Lengths(validation, self.trained, self.answers[0]),
-            Lengths(round(scored * self.requests), self.scored, self.answers[1]),
+            Lengths(round(scored * self.requests), self.scored, self.answers[1], self.requests),
             scored,
         )
 

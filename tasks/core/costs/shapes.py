@@ -13,6 +13,7 @@ from tasks.core.blocks.locate_blocks import find_blocks, get_stack, text_config
 from tasks.core.costs.block_shapes import BlockShape, block_shape, experts_of
 from tasks.core.costs.operations import Operations, count_operations
 from tasks.core.errors import InputError
+from tasks.core.evaluation.scoring_states import can_share_prompts
 
 STORED_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 # The data type of a config that names none: the default of transformers.
@@ -29,7 +30,8 @@ class Shape:
     logits of one position; head_vectors: elements added to them; around: elements multiplied for each token outside the
     blocks (projections of narrow embeddings); vocabulary: logits of one position; context: maximum tokens of a row;
     stored_bytes, loaded_bytes: bytes of one parameter, in files and in memory; limits: length limits that a pass does
-    not straddle; approximate: the reason why operations are approximate, empty when they are as torch counts them.
+    not straddle; approximate: the reason why operations are approximate, empty when they are as torch counts them;
+    shares_prompts: whether scoring runs a prompt once for all its choices.
     """
 
     width: int
@@ -44,6 +46,7 @@ class Shape:
     loaded_bytes: int
     limits: LengthLimits = NO_LIMITS
     approximate: str = ""
+    shares_prompts: bool = True
 
     @property
     def num_blocks(self) -> int:
@@ -104,6 +107,7 @@ def _measured(config: PreTrainedConfig, context: int) -> Shape:
         loaded_bytes=STORED_BYTES[_format(config)],
         limits=length_limits(config),
         approximate=approximate,
+        shares_prompts=can_share_prompts(model),
     )
 
 

@@ -37,7 +37,7 @@ class Passes:
 
     tokens: padded tokens; squares: sum of the squared padded lengths of rows; answers: positions whose logits are
     computed; largest: padded tokens of the largest pass; largest_answers: the largest number of such positions in one
-    pass.
+    pass; largest_kept: the largest number of tokens whose keys and values a pass keeps.
     """
 
     tokens: float
@@ -45,12 +45,11 @@ class Passes:
     answers: float
     largest: float
     largest_answers: float
+    largest_kept: float = 0.0
 
     def times(self, count: float) -> "Passes":
         """Return the totals of `count` repetitions of these passes."""
-        return Passes(
-            self.tokens * count, self.squares * count, self.answers * count, self.largest, self.largest_answers
-        )
+        return replace(self, tokens=self.tokens * count, squares=self.squares * count, answers=self.answers * count)
 
     def plus(self, other: "Passes") -> "Passes":
         """Return the totals of these passes and others."""
@@ -60,6 +59,7 @@ class Passes:
             self.answers + other.answers,
             max(self.largest, other.largest),
             max(self.largest_answers, other.largest_answers),
+            max(self.largest_kept, other.largest_kept),
         )
 
 
@@ -93,11 +93,15 @@ def similarity_flops(shape: Shape, num_rows: int) -> float:
 
 
 def forward_bytes(shape: Shape, num_parameters: float, passes: Passes, precision: str) -> float:
-    """Peak memory of scoring or capture: all weights, and the widest activations of a block in the largest pass."""
+    """Peak memory of scoring or capture: all weights, and the widest activations of a block in the largest pass.
+
+    The keys and values of prompts that several choices share are kept in all blocks.
+    """
     size = FORMATS[precision]
     widest = max(_widest(shape.width, block) for block in shape.blocks)
     head = 2 * WIDE * min(HEAD_ROWS, passes.largest) * shape.vocabulary if passes.answers else 0.0
-    return size * num_parameters + size * passes.largest * widest + head
+    kept = 2 * sum(block.key_width for block in shape.blocks) * passes.largest_kept
+    return size * (num_parameters + passes.largest * widest + kept) + head
 
 
 def tune_bytes(shape: Shape, depth: Depth, passes: Passes, precision: str, trained: Trained | None = None) -> float:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from tasks.core.batching import Example, token_batches
 from tasks.core.blocks.length_limits import NO_LIMITS, LengthLimits
 from tasks.core.costs.totals import Passes
+from tasks.core.evaluation.shared_prompts import MIN_SAVED, Group, ScoringPass, shared_passes
 
 # Number of quantiles of the sorted lengths in a shortened sample: the middles of as many equal parts.
 NUM_QUANTILES = 16
@@ -22,19 +23,21 @@ CACHED = 256
 class Lengths:
     """Lengths of rows.
 
-    num_rows: number of rows; tokens: tokens per row of a sample, ascending; answers: mean answer tokens per row.
+    num_rows: number of rows; tokens: tokens per row of a sample, ascending; answers: mean answer tokens per row;
+    per_prompt: mean number of rows with the same prompt.
     """
 
     num_rows: int
     tokens: tuple[int, ...]
     answers: float
+    per_prompt: float = 1.0
 
     @classmethod
-    def of(cls, rows: Sequence[tuple[int, int]], num_rows: int | None = None) -> "Lengths":
+    def of(cls, rows: Sequence[tuple[int, int]], num_rows: int | None = None, per_prompt: float = 1.0) -> "Lengths":
         """Make lengths from (tokens, answer tokens) of a sample of `num_rows` rows."""
         tokens = sorted(length for length, _ in rows)
         mean = sum(answers for _, answers in rows) / len(rows)
-        return cls(num_rows or len(rows), tuple(tokens), mean)
+        return cls(num_rows or len(rows), tuple(tokens), mean, per_prompt)
 
     def shortened(self) -> "Lengths":
         """Return the same lengths with a few quantiles in place of the sample."""
@@ -73,8 +76,43 @@ class Workload:
 
 @lru_cache(maxsize=CACHED)
 def sorted_passes(lengths: Lengths, context: int, max_tokens: int, limits: LengthLimits = NO_LIMITS) -> Passes:
-    """Passes of capture, validation and scoring: all rows, sorted by length."""
+    """Passes of capture and validation: all rows, sorted by length."""
     return _passes([lengths.rows(context)], lengths.answers, max_tokens, limits)
+
+
+@lru_cache(maxsize=CACHED)
+def scoring_passes(lengths: Lengths, context: int, max_tokens: int, limits: LengthLimits = NO_LIMITS) -> Passes:
+    """Passes of scoring, in which a prompt runs once for all rows that share it; these are taken to be as long."""
+    rows, answers = lengths.rows(context), lengths.answers
+    by_prompt: dict[int, list[int]] = {}
+    for place in range(len(rows)):
+        by_prompt.setdefault(int(place / lengths.per_prompt), []).append(place)
+    groups = []
+    for places in by_prompt.values():
+        most = max(1, max_tokens // rows[places[-1]])
+        for members in (places[start : start + most] for start in range(0, len(places), most)):
+            # The last token of an answer is no input.
+            groups.append(Group(tuple(members), round(rows[members[0]] - answers + 1)))
+    shared = [group for group in groups if (len(group.members) - 1) * group.shared >= MIN_SAVED]
+    found = Passes(0, 0, 0, 0, 0)
+    for chosen in shared_passes(rows, shared, max_tokens, limits):
+        found = found.plus(_two_parts(chosen, rows, answers))
+    grouped = {place for group in shared for place in group.members}
+    alone = [length for place, length in enumerate(rows) if place not in grouped]
+    return found.plus(_passes([alone], answers, max_tokens, limits))
+
+
+def _two_parts(chosen: ScoringPass, rows: Sequence[int], answers: float) -> Passes:
+    """Passes of the beginnings and of what follows them."""
+    start, count, num_begins = chosen.start, len(chosen.members), len(set(chosen.begins))
+    longest = max(rows[member] for member in chosen.members)
+    # Padding behind the answers runs too; a pass whose rows have one-token answers ends with its first part.
+    first, second = num_begins * start, count * (longest - start)
+    # The first token of every answer is predicted at the same position.
+    positions = answers * count - (count - num_begins)
+    squares = num_begins * start**2 + second * longest
+    kept = count * longest if second else 0
+    return Passes(first + second, squares, positions, max(first, second), positions, kept)
 
 
 @lru_cache(maxsize=CACHED)

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.core.batching import Example, token_batches
 from tasks.core.blocks.length_limits import LengthLimits, length_limits
 from tasks.core.blocks.surgery import base_model_and_head
 from tasks.core.errors import InputError
+from tasks.core.evaluation.scoring_states import can_share_prompts, states_at
+from tasks.core.evaluation.shared_prompts import Ids, ScoringPass, scoring_passes
 
 # Groups of rows in the jackknife of metrics that are not means over rows.
 JACKKNIFE_GROUPS = 50
@@ -28,12 +29,14 @@ def score_tokens(
     max_length: int,
     max_tokens: int,
     progress: Progress | None = None,
+    share_prompts: bool = True,
 ) -> list[tuple[float, bool]]:
     """Score each request (first ids, second ids): log-likelihood of the second, and whether greedy decoding gives them.
 
     When both together are longer than `max_length` + 1, the beginning of the first is cut off; the last token is not an
     input. Batches hold up to `max_tokens` padded tokens; requests that differ only in their last token share one
-    forward pass.
+    forward pass. share_prompts: run what several requests begin with once, where the family's cache allows it; the
+    results differ by rounding.
 
     Raises:
         InputError: when the second ids do not fit, or are empty, as their likelihood of 1 would be the best.
@@ -49,15 +52,13 @@ def score_tokens(
             f"an answer of {longest} tokens does not fit into the {max_length} that the model takes; leave its row"
             " out, or take a model with a longer context"
         )
-    shared = _by_inputs(requests, max_length)
-    inputs = list(shared)
-    examples = [Example(ids, ()) for ids in inputs]
-    batches: Iterable[list[int]] = list(token_batches(examples, max_tokens, length_limits(model.config)))
+    by_inputs = _by_inputs(requests, max_length)
+    inputs, share = list(by_inputs), share_prompts and can_share_prompts(model)
+    passes: Iterable[ScoringPass] = scoring_passes(inputs, max_tokens, length_limits(model.config), share)
     answers: dict[int, tuple[float, bool]] = {}
-    for batch in progress(batches, description="scoring") if progress else batches:
-        rows = [inputs[at] for at in batch]
-        wanted = [(row, number, requests[number][1]) for row, ids in enumerate(rows) for number in shared[ids]]
-        answers |= _score_batch(model, rows, wanted)
+    for chosen in progress(passes, description="scoring") if progress else passes:
+        wanted = [(at, number, requests[number][1]) for at in chosen.members for number in by_inputs[inputs[at]]]
+        answers |= _score_pass(model, inputs, chosen, wanted)
     return [answers[number] for number in range(len(requests))]
 
 
@@ -66,12 +67,13 @@ def request_batches(
 ) -> list[list[int]]:
     """Group the indices of requests as `score_tokens` does for a model with these limits, one list for each pass.
 
-    Scoring each list separately gives the same results as scoring all requests at once, bit for bit.
+    Without shared prompts, scoring each list separately gives the same results as scoring all requests at once, bit for
+    bit.
     """
-    shared = _by_inputs(requests, max_length)
-    inputs = list(shared)
-    batches = token_batches([Example(ids, ()) for ids in inputs], max_tokens, limits)
-    return [[number for at in batch for number in shared[inputs[at]]] for batch in batches]
+    by_inputs = _by_inputs(requests, max_length)
+    inputs = list(by_inputs)
+    passes = scoring_passes(inputs, max_tokens, limits, share=False)
+    return [[number for at in chosen.members for number in by_inputs[inputs[at]]] for chosen in passes]
 
 
 def mean_with_error(values: Sequence[float]) -> tuple[float, float | None]:
@@ -123,40 +125,32 @@ def jackknife_error(items: Sequence[Any], statistic: Callable[[list[Any]], float
     return math.sqrt((groups - 1) / groups * sum((value - mean) ** 2 for value in left))
 
 
-def _by_inputs(
-    requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int
-) -> dict[tuple[int, ...], list[int]]:
+def _by_inputs(requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int) -> dict[Ids, list[int]]:
     """Map each distinct model input to the indices of the requests that are scored with it."""
-    shared: dict[tuple[int, ...], list[int]] = {}
+    found: dict[Ids, list[int]] = {}
     for number, (before, scored) in enumerate(requests):
-        shared.setdefault((*before, *scored)[-(max_length + 1) : -1], []).append(number)
-    return shared
+        found.setdefault((*before, *scored)[-(max_length + 1) : -1], []).append(number)
+    return found
 
 
 @torch.inference_mode()
-def _score_batch(
-    model: nn.Module, rows: list[tuple[int, ...]], wanted: list[tuple[int, int, Sequence[int]]]
+def _score_pass(
+    model: nn.Module, inputs: Sequence[Ids], chosen: ScoringPass, wanted: list[tuple[int, int, Sequence[int]]]
 ) -> dict[int, tuple[float, bool]]:
-    """Score requests whose inputs are `rows`; wanted: (row, request index, ids of its last tokens).
+    """Score the requests of one pass; wanted: (index of the input, request index, ids of its last tokens).
 
     The head runs once for each scored position, however many requests use it; log-probabilities are float32 whatever
     the model's data type.
     """
     base, head = base_model_and_head(model)
-    padded = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-    for at, row_ids in enumerate(rows):
-        padded[at, : len(row_ids)] = torch.tensor(row_ids)
     tokens = [
-        ((row, len(rows[row]) - len(ids) + at), target) for row, _, ids in wanted for at, target in enumerate(ids)
+        ((at, len(inputs[at]) - len(ids) + step), target) for at, _, ids in wanted for step, target in enumerate(ids)
     ]
     places = sorted({place for place, _ in tokens})
-    index = {place: at for at, place in enumerate(places)}
-    # No mask is needed: padding is on the right, and scored positions attend only to the left.
-    device = next(model.parameters()).device
-    states = base(input_ids=padded.to(device), use_cache=False).last_hidden_state
-    where = torch.tensor(places, device=states.device).T
+    index = {place: row for row, place in enumerate(places)}
+    states = states_at(base, model.config, inputs, chosen, places, next(model.parameters()).device)
     at_place, targets = torch.tensor([(index[place], target) for place, target in tokens]).T
-    values, greedy = _at_targets(head, states[where[0], where[1]], at_place, targets)
+    values, greedy = _at_targets(head, states, at_place, targets)
     result, start = {}, 0
     for _, number, ids in wanted:
         part = slice(start, start + len(ids))

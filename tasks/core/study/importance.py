@@ -109,7 +109,9 @@ def row_losses(
     positions = {variation.position for variation in variations}
 
     def score(scored: nn.Module, numbers: Sequence[int]) -> Tensor:
-        found = score_tokens(scored, [requests[number] for number in numbers], max_length, max_tokens)
+        # States of lower blocks are kept by the inputs of a whole pass.
+        chosen = [requests[number] for number in numbers]
+        found = score_tokens(scored, chosen, max_length, max_tokens, share_prompts=False)
         return torch.tensor([-likelihood for likelihood, _ in found], dtype=torch.float64)
 
     def run_whole(numbers: list[int]) -> None:

@@ -68,7 +68,7 @@ def surveyed(mixture: Mixture, coordinates: list[tuple[float, ...]]) -> float:
     requests = [(row.prompt_ids, row.answer_ids) for row in rows()]
 
     def measure(model: nn.Module) -> Measured:
-        score_tokens(model, requests, CONTEXT, 96)
+        score_tokens(model, requests, CONTEXT, 96, share_prompts=False)
         return Measured(0.0, 0.0)
 
     return counted(lambda: survey(mixture, coordinates, measure))

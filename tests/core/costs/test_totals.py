@@ -19,7 +19,7 @@ from tasks.core.costs import totals as costs
 from tasks.core.costs.depths import Depth, Trained
 from tasks.core.costs.shapes import Shape, shape_of
 from tasks.core.costs.totals import Passes
-from tasks.core.costs.workloads import Lengths, sorted_passes, training_passes
+from tasks.core.costs.workloads import Lengths, scoring_passes, sorted_passes, training_passes
 from tasks.core.evaluation.likelihoods import score_tokens
 from tasks.core.plan.layout import Plan, fixed_plan, full_plan, uniform_plan
 from tasks.core.tuning.losses import AnswerLoss
@@ -30,6 +30,7 @@ from tests.core import more_families
 from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, VOCABULARY
 
 COUNTED = ("opt", "gpt2", "bloom", "gpt_neox", "llama", "qwen3", "gemma2", "phi3")
+WINDOWED = ("qwen3", "gemma2", "phi3")
 CONTEXT = 64
 
 
@@ -85,7 +86,29 @@ def test_operations_of_scoring(family: str) -> None:
     # The last token is no input.
     found = Lengths.of([(len(before) + len(scored) - 1, len(scored)) for before, scored in requests])
     expected = costs.forward_flops(shape, Depth.whole(NUM_BLOCKS), sorted_passes(found, CONTEXT, 96))
-    assert counted(lambda: score_tokens(model.eval(), requests, CONTEXT, 96)) == pytest.approx(expected, rel=0.02)
+    run = lambda: score_tokens(model.eval(), requests, CONTEXT, 96, share_prompts=False)  # noqa: E731
+    assert counted(run) == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("max_tokens", [96, 1000])
+@pytest.mark.parametrize("family", COUNTED)
+def test_operations_of_scoring_with_shared_prompts(family: str, max_tokens: int) -> None:
+    """Four choices of equal length behind each prompt, as the estimate assumes."""
+    model, shape = network(family)
+    generator = random.Random(2)
+    prompts = [[generator.randrange(3, VOCABULARY) for _ in range(length)] for length in (9, 20, 21, 30)]
+    requests = [(prompt, [first, 1, 2]) for prompt in prompts for first in range(4, 8)]
+    found = Lengths.of([(len(before) + len(scored) - 1, len(scored)) for before, scored in requests], per_prompt=4)
+    passes = scoring_passes(found, CONTEXT, max_tokens)
+    assert passes.tokens < sorted_passes(found, CONTEXT, max_tokens).tokens / 2
+    assert passes.largest_kept == (3 * 32 if max_tokens == 96 else 8 * 23)
+    expected = costs.forward_flops(shape, Depth.whole(NUM_BLOCKS), passes)
+    found_by_torch = counted(lambda: score_tokens(model.eval(), requests, CONTEXT, max_tokens))
+    if family in WINDOWED:
+        # Their blocks keep the keys of a few tokens only.
+        assert 0.9 * expected < found_by_torch < expected
+    else:
+        assert found_by_torch == pytest.approx(expected, rel=0.02)
 
 
 PLANS: dict[str, Plan] = {

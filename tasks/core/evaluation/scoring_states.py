@@ -1,0 +1,88 @@
+"""The last hidden states of a scoring pass at chosen positions; a common beginning runs once, with its keys and values.
+
+Shapes: M inputs, d width.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import LongTensor, Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
+
+from tasks.core.blocks.locate_blocks import get_stack, text_config
+from tasks.core.evaluation.shared_prompts import Ids, ScoringPass
+
+# (index of an input, position in it)
+Place = tuple[int, int]
+
+
+def can_share_prompts(model: Any) -> bool:
+    """Return whether every block keeps keys and values by token, so that a later pass can continue after them.
+
+    Recurrent blocks keep a state instead, which some families ignore when several tokens follow.
+    """
+    if "past_key_values" not in inspect.signature(get_stack(model).forward).parameters:
+        return False
+    layers = DynamicCache(config=text_config(model.config)).layers
+    return all(
+        isinstance(layer, DynamicLayer) and not isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers
+    )
+
+
+def states_at(
+    base: Callable[..., Any],
+    config: Any,
+    inputs: Sequence[Ids],
+    chosen: ScoringPass,
+    places: Sequence[Place],
+    device: torch.device,
+) -> Tensor:
+    """Run one pass and return the last hidden states [number of places, d] at these places of its members.
+
+    base: the stack, as `base_model_and_head` returns it; config: the model's.
+    """
+    if not chosen.start:
+        rows = [inputs[member] for member in chosen.members]
+        states = _run(base, rows, device)
+        index = {member: row for row, member in enumerate(chosen.members)}
+        return _picked(states, [(index[member], position) for member, position in places])
+    cache = DynamicCache(config=text_config(config))
+    first = _run(base, chosen.beginnings(inputs), device, cache)
+    begins = dict(zip(chosen.members, chosen.begins, strict=True))
+    longer = [member for member in chosen.members if len(inputs[member]) > chosen.start]
+    cache.reorder_cache(LongTensor([begins[member] for member in longer]))
+    second = _run(base, [inputs[member][chosen.start :] for member in longer], device, cache)
+    index = {member: row for row, member in enumerate(longer)}
+    in_first = [place for place in places if place[1] < chosen.start]
+    in_second = [place for place in places if place[1] >= chosen.start]
+    found = torch.cat(
+        [
+            _picked(first, [(begins[member], position) for member, position in in_first]),
+            _picked(second, [(index[member], position - chosen.start) for member, position in in_second]),
+        ]
+    )
+    order = {place: at for at, place in enumerate([*in_first, *in_second])}
+    return found[torch.tensor([order[place] for place in places], device=found.device)]
+
+
+def _run(
+    base: Callable[..., Any], rows: Sequence[Ids], device: torch.device, cache: DynamicCache | None = None
+) -> Tensor:
+    """Return the last hidden states [M, T, d] of rows, padded on the right to T tokens.
+
+    No mask is needed: what is read attends only to the left, where there is no padding.
+    """
+    padded = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+    for at, ids in enumerate(rows):
+        padded[at, : len(ids)] = torch.tensor(ids)
+    kept = {"past_key_values": cache, "use_cache": True} if cache is not None else {"use_cache": False}
+    return base(input_ids=padded.to(device), **kept).last_hidden_state
+
+
+def _picked(states: Tensor, where: Sequence[tuple[int, int]]) -> Tensor:
+    """Return the states [number of places, d] at (row, position)."""
+    rows, positions = torch.tensor(where, dtype=torch.long, device=states.device).reshape(-1, 2).T
+    return states[rows, positions]

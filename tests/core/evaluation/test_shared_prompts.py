@@ -1,0 +1,129 @@
+"""Prompts that several requests begin with run once: every family's numbers stay, and passes keep their bounds."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.core.blocks.length_limits import NO_LIMITS, LengthLimits, length_limits
+from tasks.core.blocks.surgery import with_layout
+from tasks.core.evaluation.likelihoods import score_tokens
+from tasks.core.evaluation.scoring_states import can_share_prompts
+from tasks.core.evaluation.shared_prompts import MIN_SAVED, Ids, scoring_passes
+from tasks.core.plan.layout import fixed_plan
+from tests.core.evaluation.test_batch_invariance import EVERY, ROTARY, network
+from tests.core.tiny_models import NUM_BLOCKS, tiny_model, token_ids
+
+CONTEXT = 64
+# Recurrent blocks keep no keys and values; the others have a cache of their own, or none.
+RECURRENT = {"bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "lfm2", "mamba", "mamba2"}
+RECURRENT |= {"qwen3_5_text", "qwen3_next", "recurrent_gemma"}
+OTHERS = {"gemma3n_text", "gemma4_text", "minimax", "openai-gpt"}
+# Answers of one and of several tokens behind prompts of lengths that fit in one pass, and others; one crosses the limit
+# of the rotary embeddings with its longest answer only.
+LENGTHS = {20: (1, 3, 5, 2), 21: (2, 2), 19: (1, 4, 4), 9: (1, 3, 5, 2), 30: (3, 1, 2), 12: (7, 1, 6)}
+
+
+def some_requests() -> list[tuple[Ids, Ids]]:
+    ids = iter(token_ids(1, 1000)[0].tolist())
+    take = lambda count: tuple(next(ids) for _ in range(count))  # noqa: E731
+    return [
+        (prompt, take(count)) for length, counts in LENGTHS.items() for prompt in [take(length)] for count in counts
+    ]
+
+
+def inputs_of(requests: list[tuple[Ids, Ids]]) -> list[Ids]:
+    return list(dict.fromkeys((*before, *scored)[:-1] for before, scored in requests))
+
+
+@pytest.mark.parametrize("family", [name for name, exact in EVERY.items() if "scoring" in exact])
+def test_shared_prompts_change_no_number(family: str) -> None:
+    model, requests = network(family), some_requests()
+    assert can_share_prompts(model) == (family not in RECURRENT | OTHERS)
+    apart = score_tokens(model, requests, CONTEXT, 1)
+    for max_tokens in (60, 200, 2000):
+        passes = scoring_passes(inputs_of(requests), max_tokens, length_limits(model.config))
+        assert any(each.start for each in passes)
+        shared = score_tokens(model, requests, CONTEXT, max_tokens)
+        assert [value for value, _ in shared] == pytest.approx([value for value, _ in apart], abs=1e-4)
+        assert [greedy for _, greedy in shared] == [greedy for _, greedy in apart]
+
+
+@pytest.mark.parametrize("share", ["all", "frozen_only"])
+def test_repeated_blocks_keep_keys_and_values_of_their_own(share: str) -> None:
+    emulator = with_layout(tiny_model("gemma3"), fixed_plan(NUM_BLOCKS, (0, 2, 5), (0, 5), share=share))
+    apart, shared = (score_tokens(emulator, some_requests(), CONTEXT, size) for size in (1, 2000))
+    assert [value for value, _ in shared] == pytest.approx([value for value, _ in apart], abs=1e-4)
+
+
+def test_in_bfloat16_the_numbers_differ_by_rounding() -> None:
+    model = tiny_model("llama").to(torch.bfloat16)
+    apart, shared = (score_tokens(model, some_requests(), CONTEXT, size) for size in (1, 2000))
+    assert [value for value, _ in shared] == pytest.approx([value for value, _ in apart], rel=0.05)
+
+
+def test_a_prompt_runs_once_for_its_choices() -> None:
+    prompt = tuple(range(20))
+    inputs = [(*prompt, 90), (*prompt, 91, 92), prompt, (7,) * 30]
+    shared, alone = scoring_passes(inputs, 1000, NO_LIMITS)
+    assert (set(shared.members), shared.start, shared.beginnings(inputs)) == ({0, 1, 2}, 20, [prompt])
+    assert (alone.members, alone.start, alone.beginnings(inputs)) == ((3,), 0, [])
+
+
+def test_prompts_of_nearly_one_length_share_a_pass_and_others_do_not() -> None:
+    inputs = [(*(first,) * length, answer) for first, length in ((1, 100), (2, 97), (3, 80)) for answer in (8, 9)]
+    long, short = scoring_passes(inputs, 10_000, NO_LIMITS)
+    assert (set(long.members), long.start) == ({0, 1, 2, 3}, 97)
+    assert long.beginnings(inputs) == [(1,) * 97, (2,) * 97]
+    assert (set(short.members), short.start) == ({4, 5}, 80)
+
+
+def test_choices_are_grouped_by_row_though_all_rows_begin_alike() -> None:
+    inputs = [(*(5,) * 10, *(row,) * 20, answer) for row in range(3) for answer in (8, 9)]
+    (only,) = scoring_passes(inputs, 10_000, NO_LIMITS)
+    assert (only.start, len(only.beginnings(inputs))) == (30, 3)
+
+
+def test_examples_before_every_question_run_once_for_all() -> None:
+    inputs = [(*(5,) * 600, row, 6, 7) for row in range(9)]
+    (only,) = scoring_passes(inputs, 10_000, NO_LIMITS)
+    assert (only.start, only.beginnings(inputs)) == (600, [(5,) * 600])
+
+
+def test_a_short_beginning_is_not_worth_a_pass() -> None:
+    few = MIN_SAVED - 1
+    assert [each.start for each in scoring_passes([(*(1,) * few, 2), (*(1,) * few, 3)], 100, NO_LIMITS)] == [0]
+    assert [
+        each.start for each in scoring_passes([(*(1,) * (few + 1), 2), (*(1,) * (few + 1), 3)], 100, NO_LIMITS)
+    ] == [few + 1]
+
+
+@pytest.mark.parametrize("family", ROTARY)
+def test_a_beginning_and_what_follows_are_on_one_side_of_a_limit(family: str) -> None:
+    inputs, limits = inputs_of(some_requests()), length_limits(network(family).config)
+    for each in scoring_passes(inputs, 2000, limits):
+        lengths = {len(inputs[member]) for member in each.members} | ({each.start} - {0})
+        assert len({limits.group(length) for length in lengths}) == 1
+
+
+rows = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=40).map(tuple), min_size=1, max_size=40, unique=True)
+
+
+@given(rows, st.integers(1, 200), st.builds(LengthLimits, st.frozensets(st.integers(1, 40), max_size=2)))
+def test_every_input_runs_once_within_the_bounds(inputs: list[Ids], max_tokens: int, limits: LengthLimits) -> None:
+    passes = scoring_passes(inputs, max_tokens, limits)
+    assert sorted(member for each in passes for member in each.members) == list(range(len(inputs)))
+    for each in passes:
+        longest = max(len(inputs[member]) for member in each.members)
+        assert len(each.members) == 1 or longest * len(each.members) <= max_tokens
+        if each.start:
+            beginnings = each.beginnings(inputs)
+            for member, row in zip(each.members, each.begins, strict=True):
+                assert inputs[member][: each.start] == beginnings[row]
+            assert len(beginnings) < len(each.members)
+
+
+def test_long_inputs_share_as_many_as_fit() -> None:
+    inputs = [(*(1,) * 50, answer) for answer in range(8)]
+    assert sorted(len(each.members) for each in scoring_passes(inputs, 51 * 4, NO_LIMITS)) == [4, 4]
+    assert [each.start for each in scoring_passes(inputs, 60, NO_LIMITS)] == [0] * 8
