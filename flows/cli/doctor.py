@@ -23,7 +23,7 @@ def doctor(
     inputs: list[Finding] | None = None,
 ) -> int:
     """Print every finding, those of `inputs` last; return exit code 0, or that of the first problem."""
-    findings = [*_versions(), *_devices(), *_disk(home, store), *_variables(), *_servers(home, mlflow)]
+    findings = [*_versions(), *_devices(home), *_disk(home, store), *_variables(), *_servers(home, mlflow)]
     if store_url:
         findings.append(_object_store(store_url))
     if verify:
@@ -51,14 +51,13 @@ def _wrong_version(name: str, version: str) -> str:
     return ""
 
 
-def _devices() -> Iterator[Finding]:
+def _devices(home: Path) -> Iterator[Finding]:
     import torch
 
-    from tasks.engine.precision import resolve_precision
     from tasks.engine.resources import usable_cores, visible_gpus
 
-    yield Finding("auto precision", resolve_precision("auto"))
     yield Finding("cpu", f"{usable_cores()} cores usable")
+    yield _precision(home)
     if not torch.cuda.is_available():
         found = visible_gpus()
         remedy = "the driver shows GPUs but this torch build cannot use them: install the CUDA build" if found else ""
@@ -68,6 +67,18 @@ def _devices() -> Iterator[Finding]:
         memory = properties.total_memory / 2**30
         capability = f"{properties.major}.{properties.minor}"
         yield Finding(f"gpu {index}", f"{properties.name}, {memory:.0f} GiB, compute capability {capability}")
+
+
+def _precision(home: Path) -> Finding:
+    from tasks.core.errors import EnvironmentFault
+    from tasks.engine.precision import describe_rates, faster_format, machine_rates
+
+    try:
+        rates = machine_rates(home)
+    except EnvironmentFault as error:
+        what, _, remedy = str(error).partition("; ")
+        return Finding("auto precision", what, remedy)
+    return Finding("auto precision", f"{faster_format(rates)} ({describe_rates(rates)})")
 
 
 def _disk(home: Path, store: Path) -> Iterator[Finding]:

@@ -69,7 +69,7 @@ class Inputs:
             store.check_writable(MIN_FREE_BYTES)
         if settings.tracking_uri:
             check_tracking(settings.tracking_uri, settings.tracking_named, settings.place.experiment)
-        self.precision = resolve_precision(settings.model.precision)
+        self.precision = resolve_precision(settings.model.precision, Path(settings.place.home))
         self.checked = check.run(runtime, "inputs", **inputs)
         require_exact(self.model.name, self.model.family, check_summary(self.checked).get("not_exact", {}), wanted)
         check_support(settings, self.checked.summary)

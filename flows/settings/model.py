@@ -23,7 +23,7 @@ class Model(Group, frozen=True):
     revision: str | None = None
     """Hub revision (commit, tag or branch); a folder has none."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of the computation; auto: bfloat16 where the hardware has matrix units for it, else float32."""
+    """Number format of the computation; auto: bfloat16 where this machine multiplies it faster, else float32."""
 
 
 class Task(Group, frozen=True):

@@ -1,39 +1,113 @@
-"""Choose the number format at which the hardware is fast, without loading torch."""
+"""Choose the number format in which this machine multiplies matrices fast: by measuring, once for each machine."""
 
-import re
+import hashlib
+import json
+import logging
+import platform
 import shutil
 import subprocess
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 
-from tasks.engine.resources import visible_gpus
+from tasks.engine import child_process
+from tasks.engine.resources import require_device, visible_gpus
+from tasks.store.files import replace_file
 
-# Lowest compute capability of NVIDIA GPUs that multiply bfloat16 matrices natively (Ampere).
-BFLOAT16_CAPABILITY = 8.0
+logger = logging.getLogger(__name__)
+
+RATES_FILE = "rates.json"
+# bfloat16 is less exact, so it must be clearly faster; near one, noise would decide.
+MIN_SPEEDUP = 1.2
+CPU_FACTS = Path("/proc/cpuinfo")
 
 
-def resolve_precision(wanted: str) -> str:
-    """Return `float32` or `bfloat16`; `auto` is bfloat16 on GPUs and CPUs with matrix units for it."""
+def resolve_precision(wanted: str, home: Path) -> str:
+    """Return `float32` or `bfloat16`; `auto` is the format in which this machine multiplies matrices faster.
+
+    home: the folder that keeps what was measured.
+
+    Raises:
+        EnvironmentFault: when a GPU is to be measured that torch cannot use.
+    """
     if wanted != "auto":
         return wanted
-    return "bfloat16" if has_bfloat16_units() else "float32"
+    rates = machine_rates(home)
+    chosen = faster_format(rates)
+    logger.info("model.precision = auto: %s (%s)", chosen, describe_rates(rates))
+    return chosen
 
 
-def has_bfloat16_units() -> bool:
-    """Return whether the visible GPUs, or else the CPU (AMX), have bfloat16 matrix units."""
-    if visible_gpus():
-        capability = _gpu_capability()
-        return capability is not None and capability >= BFLOAT16_CAPABILITY
+def faster_format(rates: dict[str, float]) -> str:
+    """Return bfloat16 where it is clearly faster than float32."""
+    return "bfloat16" if rates["bfloat16"] >= MIN_SPEEDUP * rates["float32"] else "float32"
+
+
+def describe_rates(rates: dict[str, float]) -> str:
+    """Return both rates as text, in units of 10^9 floating-point operations per second."""
+    return ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in rates.items())
+
+
+def machine_rates(home: Path) -> dict[str, float]:
+    """Return the rates of `tasks.core.rates` for the GPU that stages use or, without one, for one core of the CPU.
+
+    They are measured once for each kind of device and version of torch, and kept in a file in `home`.
+
+    Raises:
+        EnvironmentFault: when torch cannot use the GPU.
+    """
+    path, name = home.absolute() / RATES_FILE, f"{_device_name()}, torch {metadata.version('torch')}"
+    known = _read(path)
+    if name not in known:
+        child_process.warm_up()
+        with ProcessPoolExecutor(1, mp_context=child_process.context) as pool:
+            known[name] = pool.submit(_measure, "cuda:0" if visible_gpus() else "cpu").result()
+        # In a folder that cannot be written, every run measures.
+        with suppress(OSError):
+            replace_file(path, json.dumps(known, indent=1).encode())
+    return known[name]
+
+
+def _measure(device: str) -> dict[str, float]:
+    """Measure in a process of its own, with one thread, so that the process that orchestrates stays free of torch."""
+    import torch
+
+    from tasks.core.rates import measure_rates
+
+    require_device(device)
+    torch.set_num_threads(1)
+    return measure_rates(device)
+
+
+def _read(path: Path) -> dict[str, dict[str, float]]:
+    """Read the file of rates; whatever cannot be read is measured again."""
     try:
-        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {name: {key: float(rates[key]) for key in ("float32", "bfloat16")} for name, rates in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _device_name() -> str:
+    """Return the model of the first visible GPU or of the CPU, which names its instructions too.
+
+    Virtual machines of one model may differ in the instructions that they are given.
+    """
+    if gpus := visible_gpus():
+        return _gpu_name(gpus[0])
+    try:
+        facts = dict(line.split(":", 1) for line in CPU_FACTS.read_text().splitlines() if ":" in line)
     except OSError:
-        return False
+        return platform.processor() or platform.machine()
+    named = {key.strip(): value.strip() for key, value in facts.items()}
+    flags = " ".join(sorted(named.get("flags", named.get("Features", "")).split()))
+    return f"{named.get('model name', platform.machine())} {hashlib.sha256(flags.encode()).hexdigest()[:8]}"
 
 
-def _gpu_capability() -> float | None:
+def _gpu_name(number: str) -> str:
     program = shutil.which("nvidia-smi")
     if program is None:
-        return None
-    query = [program, f"--id={','.join(visible_gpus())}", "--query-gpu=compute_cap", "--format=csv,noheader"]
-    lines = subprocess.run(query, capture_output=True, text=True).stdout.split()
-    found = [float(line) for line in lines if re.fullmatch(r"\d+(\.\d+)?", line)]
-    return min(found, default=None)
+        return f"GPU {number}"
+    query = [program, f"--id={number}", "--query-gpu=name", "--format=csv,noheader"]
+    return subprocess.run(query, capture_output=True, text=True).stdout.strip() or f"GPU {number}"

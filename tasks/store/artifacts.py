@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict
 from tasks.core.errors import CrashError, EnvironmentFault
 from tasks.store import disk
 from tasks.store.digests import Digests, plain_digest
-from tasks.store.files import flush, flush_tree, list_files, write_flushed
+from tasks.store.files import flush, flush_tree, list_files, replace_file, write_flushed
 from tasks.store.locks import key_lock
 from tasks.store.manifests import (
     ALLOWED_SUFFIXES,
@@ -176,10 +176,7 @@ class Store:
         path = self.root / "runs" / f"{run_id}.json"
         # A read-only store still serves hits; the record is a convenience.
         with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".tmp")
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
+            replace_file(path, content)
 
     def read_record(self, run_id: str) -> bytes | None:
         """Read the record of a run of this machine; None if there is none."""

@@ -23,6 +23,14 @@ def write_text(path: Path, text: str) -> None:
     write_flushed(path, (text.rstrip("\n") + "\n").encode())
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file in one step, so that a reader sees the old content or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
 def flush(path: Path) -> None:
     """Flush a file's content or a folder's entries to the disk."""
     handle = os.open(path, os.O_RDONLY)

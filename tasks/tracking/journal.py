@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tasks.store.files import replace_file
+
 
 class Journal:
     """Events of one run in `<folder>/<run_id>.jsonl`; `.sent` beside it has the byte up to which they are delivered."""
@@ -81,9 +83,7 @@ class Journal:
 
     def acknowledge(self, offset: int) -> None:
         """Record that everything before this byte has been delivered."""
-        temporary = self.mark.with_suffix(".tmp")
-        temporary.write_text(str(offset))
-        os.replace(temporary, self.mark)
+        replace_file(self.mark, str(offset).encode())
 
     def everything_delivered(self) -> bool:
         """Return whether no event is left to deliver."""

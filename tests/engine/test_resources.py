@@ -9,7 +9,6 @@ import time
 import pytest
 
 from tasks.core.errors import EnvironmentFault, InterruptedRun
-from tasks.engine.precision import resolve_precision
 from tasks.engine.resources import Resources, machine_folder, require_device, visible_gpus
 
 
@@ -95,14 +94,6 @@ def test_places_of_another_user_are_refused(monkeypatch, tmp_path):
     monkeypatch.setattr("os.getuid", lambda: owner + 1)
     with pytest.raises(EnvironmentFault, match="belongs to another user"):
         machine_folder()
-
-
-def test_precision_is_what_was_asked_for_or_what_the_hardware_has(monkeypatch):
-    assert resolve_precision("float32") == "float32"
-    monkeypatch.setattr("tasks.engine.precision.has_bfloat16_units", lambda: True)
-    assert resolve_precision("auto") == "bfloat16"
-    monkeypatch.setattr("tasks.engine.precision.has_bfloat16_units", lambda: False)
-    assert resolve_precision("auto") == "float32"
 
 
 def hold(folder, gpus, ready, seconds):
