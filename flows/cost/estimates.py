@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from flows import method
-from flows.cost.inputs import Known
+from flows.cost.inputs import Known, Rows
 from flows.cost.priced import Sizes
 from flows.cost.recording import Estimate, RecordingRun
 from flows.running.arguments import emulator_wishes
@@ -18,13 +18,12 @@ from flows.studies import stages as study_stages
 from flows.studies.cells import StudyCell
 from flows.studies.checks import study_limits
 from tasks.check_inputs import check
-from tasks.core.costs.workloads import Workload
 
 # A run on a GPU, unless the settings name a format.
 PRECISION = "bfloat16"
 
 
-def estimate_cells(cells: Sequence[tuple[dict[str, Any], Settings]], rows: Workload | None = None) -> Estimate:
+def estimate_cells(cells: Sequence[tuple[dict[str, Any], Settings]], rows: Rows = None) -> Estimate:
     """Estimate all stages of the cells that `make_cells` returned; read each model's config and each task's rows once.
 
     Raises:
@@ -37,7 +36,7 @@ def estimate_cells(cells: Sequence[tuple[dict[str, Any], Settings]], rows: Workl
     return estimate
 
 
-def estimate_search(settings: SearchSettings, rows: Workload | None = None) -> Estimate:
+def estimate_search(settings: SearchSettings, rows: Rows = None) -> Estimate:
     """Estimate a search: every plan is made and compared, and of those that may be tuned the dearest are.
 
     Raises:
@@ -81,7 +80,7 @@ def price_of(trial: Trial) -> float:
     return sum(cost.flops for cost in aside.estimate.stages.values())
 
 
-def estimate_study(cells: Sequence[tuple[str, StudySettings]], rows: Workload | None = None) -> Estimate:
+def estimate_study(cells: Sequence[tuple[str, StudySettings]], rows: Rows = None) -> Estimate:
     """Estimate all parts of a study for the cells that `make_cells_of` returned.
 
     Raises:
@@ -91,6 +90,7 @@ def estimate_study(cells: Sequence[tuple[str, StudySettings]], rows: Workload | 
     for label, settings in cells:
         with named_cell(label if len(cells) > 1 else None):
             run = record(settings, known, estimate, study_limits)
+            run.prefix = label if len(cells) > 1 else ""
             made.append(StudyCell(label, run, settings.study.other))
     study_stages.submit_stages(made, made[0].run)
     estimate.notes += _study_notes([settings for _, settings in cells])

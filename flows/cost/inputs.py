@@ -24,10 +24,14 @@ VALIDATING_TOKENS = {"Salesforce/wikitext:wikitext-103-raw-v1": 217_646}
 UNCUT = 2**30
 
 
+# Lengths of rows: the same for all cells, of each cell, or to be measured.
+Rows = Workload | Callable[[Settings, Shape], Workload] | None
+
+
 class Known:
     """The inputs that cells have in common, read and checked once."""
 
-    def __init__(self, rows: Workload | None) -> None:
+    def __init__(self, rows: Rows) -> None:
         self._rows = rows
         self._found: dict[Any, Any] = {}
 
@@ -43,7 +47,10 @@ class Known:
     def workload(self, cell: Settings, shape: Shape) -> Workload:
         """Lengths of the cell's rows."""
         key = ("rows", cell.model.name, cell.task)
-        return self._once(key, lambda: self._rows or workload_of(cell, shape))
+        if isinstance(self._rows, Workload):
+            return self._rows
+        measured = self._rows or workload_of
+        return self._once(key, lambda: measured(cell, shape))
 
     def num_validating(self, cell: Settings) -> int | None:
         """Tokens of the text on which a distillation validates; None where it does not."""

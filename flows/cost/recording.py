@@ -23,17 +23,19 @@ ROWS = tuple(row for name in COSTS for row in ((name, FULL_TUNE) if name == "tun
 class Estimate:
     """Accumulates the stages of any number of runs; each is counted once.
 
-    num_asked: stages that the runs would submit; approximate: for each model whose operations are approximate, the
-    reason by its name; notes: sentences about what the estimate assumes.
+    num_asked: stages that the runs would submit; by_name: cost and sizes of a stage by the name that it has in its run;
+    approximate: for each model whose operations are approximate, the reason by its name; notes: sentences about what
+    the estimate assumes.
     """
 
     def __init__(self) -> None:
         self.stages: dict[str, Cost] = {}
+        self.by_name: dict[str, tuple[Cost, Sizes]] = {}
         self.num_asked = 0
         self.approximate: dict[str, str] = {}
         self.notes: list[str] = []
 
-    def record(self, stage: Stage, arguments: Mapping[str, Any], sizes: Sizes) -> Priced:
+    def record(self, stage: Stage, label: str, arguments: Mapping[str, Any], sizes: Sizes) -> Priced:
         """Count a stage if it is new. As in the store, its identity is its name and its arguments with defaults."""
         self.num_asked += 1
         given = stage.with_defaults(**arguments)
@@ -41,6 +43,7 @@ class Estimate:
         call = Priced(stage.name, arguments, hashlib.sha256(named.encode()).hexdigest(), sizes)
         if call.key not in self.stages:
             self.stages[call.key] = COSTS[stage.name](call)
+        self.by_name[stage.full_name(label)] = self.stages[call.key], sizes
         return call
 
 
@@ -57,7 +60,7 @@ class RecordingRun(BaseRun[Kind]):
         self.estimate = estimate
 
     def __call__(self, stage: Stage, label: str = "", **arguments: Any) -> Priced:
-        return self.estimate.record(stage, arguments, self.sizes)
+        return self.estimate.record(stage, self.labelled(label), arguments, self.sizes)
 
     def changed(self, settings: Kind) -> "RecordingRun[Kind]":
         part = super().changed(settings)

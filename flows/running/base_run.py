@@ -17,7 +17,8 @@ class BaseRun(ABC, Generic[Kind]):
     """One model and one task with their settings; `run(stage, label, **arguments)` submits a stage.
 
     model, task: as stages take them; teacher, text: of a distillation, else None; arguments: of every stage, from the
-    settings; facts: shown in the report beside the stages' results.
+    settings; facts: shown in the report beside the stages' results; prefix: precedes the labels of its stages, where a
+    flow has several models or tasks.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class BaseRun(ABC, Generic[Kind]):
         text: Any,
     ) -> None:
         self.settings = settings
+        self.prefix = ""
         self.model = model
         self.task = task
         self.teacher, self.text = teacher, text
@@ -51,6 +53,10 @@ class BaseRun(ABC, Generic[Kind]):
     @abstractmethod
     def __call__(self, stage: Stage, label: str = "", **arguments: Any) -> Any:
         """Submit a stage; return its result, which other stages take as an argument."""
+
+    def labelled(self, label: str) -> str:
+        """Return the label of a stage with the prefix of this run."""
+        return " · ".join(part for part in (self.prefix, label) if part)
 
     def changed(self, settings: Kind) -> Self:
         """Return this run with other settings, for some of its stages; it waits only for these."""

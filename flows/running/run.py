@@ -11,6 +11,7 @@ from typing import Any
 
 from flows.running.base_run import BaseRun
 from flows.running.environment import local_database, prefect_page
+from flows.running.expected_memory import ExpectedMemory
 from flows.running.inputs import Inputs, take_inputs
 from flows.running.logs import log_encoding, quiet_prefect
 from flows.running.parameters import digests_of, shown_parameters
@@ -54,13 +55,10 @@ class Run(BaseRun[Kind]):
             logger.warning("task %s: %s", inputs.task.name, note)
         # With several models and tasks in one flow run, all stages are waited for together.
         self._futures: list[Any] = [] if futures is None else futures
-        # Precedes the labels of its stages, where there are several models or tasks.
-        self.prefix = ""
         self.report: Ref | None = None
 
     def __call__(self, stage: Stage, label: str = "", **arguments: Any) -> Any:
-        label = " · ".join(part for part in (self.prefix, label) if part)
-        future = stage.submit(self.runtime, label, **arguments)
+        future = stage.submit(self.runtime, self.labelled(label), **arguments)
         self._futures.append(future)
         return future
 
@@ -112,6 +110,7 @@ def started(
     runtime = make_runtime(settings)
     context = make_run_context(settings, runtime)
     context.used.append(inputs.checked)
+    context.expected = ExpectedMemory(flow_name, [("", settings, inputs)])
     run = Run(settings, inputs, runtime, context)
     parameters = shown_parameters(settings, run.facts)
     with recorded(settings, flow_name, name or run_name(settings), runtime, context, parameters, digests_of(inputs)):
@@ -139,7 +138,7 @@ def make_run_context(settings: Settings, runtime: Runtime) -> RunContext:
     """Return what the stages of this run share: cores, GPUs and tracking."""
     from tasks.store.gc import UsedRefs
 
-    machine = Resources(usable_cores(), visible_gpus(), machine_folder())
+    machine = Resources(usable_cores(), visible_gpus(), machine_folder(), settings.place.num_bytes)
     used = UsedRefs(runtime.open_store(), runtime.run_id)
     return RunContext(machine, open_tracking(settings, runtime.run_id), used)
 

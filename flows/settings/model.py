@@ -11,6 +11,7 @@ from flows.settings.emulator import Compress, Distill
 from flows.settings.plan import PlanSettings, Share, Strategy
 from flows.settings.study import Pooling, Study
 from flows.settings.tune import FullTune, Tune
+from tasks.core.bounds import Positive
 from tasks.core.tuning.settings import Parallel
 from tasks.store.home import default_home
 
@@ -123,8 +124,15 @@ class Place(Group, frozen=True):
     """CPU threads of one tuning or evaluation; others run at the same time."""
     gpus_per_stage: PositiveInt = 1
     """GPUs of one tuning or evaluation."""
+    memory_gb: Positive | None = None
+    """Main memory (10^9 bytes) for all stages together; by default what this machine or its container has."""
     parallel: Parallel = "layers"
     """Tuning on several GPUs: blocks spread over them, a copy on each (DDP), or a share of each block (FSDP2)."""
+
+    @property
+    def num_bytes(self) -> int | None:
+        """Main memory for all stages together, in bytes, where it is given."""
+        return int(self.memory_gb * 1e9) if self.memory_gb else None
 
 
 class Settings(Group, frozen=True):

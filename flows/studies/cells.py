@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.running.base_run import BaseRun
+from flows.running.expected_memory import ExpectedMemory
 from flows.running.inputs import Inputs, take_inputs
 from flows.running.logs import log_encoding, quiet_prefect
 from flows.running.parameters import digests_of, shown_parameters
@@ -132,6 +133,9 @@ def opened(
     runtime = make_runtime(settings)
     context = make_run_context(settings, runtime)
     context.used.extend(each.checked for each, _ in inputs)
+    context.expected = ExpectedMemory(
+        "study", [(label, cell, found) for (label, cell), (found, _) in zip(made, inputs, strict=True)]
+    )
     log_encoding(each.checked.summary for each, _ in inputs)
     futures: list[Any] = []
     cells = []

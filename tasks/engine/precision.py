@@ -6,12 +6,11 @@ import logging
 import platform
 import shutil
 import subprocess
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
-from tasks.engine import child_process
+from tasks.engine.calls import call_in_child
 from tasks.engine.resources import require_device, visible_gpus
 from tasks.store.files import replace_file
 
@@ -60,17 +59,15 @@ def machine_rates(home: Path) -> dict[str, float]:
     path, name = home.absolute() / RATES_FILE, f"{_device_name()}, torch {metadata.version('torch')}"
     known = _read(path)
     if name not in known:
-        child_process.warm_up()
-        with ProcessPoolExecutor(1, mp_context=child_process.context) as pool:
-            known[name] = pool.submit(_measure, "cuda:0" if visible_gpus() else "cpu").result()
+        known[name] = call_in_child(__name__, "measure_alone", "cuda:0" if visible_gpus() else "cpu")
         # In a folder that cannot be written, every run measures.
         with suppress(OSError):
             replace_file(path, json.dumps(known, indent=1).encode())
     return known[name]
 
 
-def _measure(device: str) -> dict[str, float]:
-    """Measure in a process of its own, with one thread, so that the process that orchestrates stays free of torch."""
+def measure_alone(device: str) -> dict[str, float]:
+    """Measure with one thread, in a process of its own."""
     import torch
 
     from tasks.core.rates import measure_rates

@@ -20,6 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tasks.core.errors import EnvironmentFault, InterruptedRun
+from tasks.engine.memory import Memory
 from tasks.store.holders import leave_note, name_holder, read_note, take_note_away
 from tasks.store.patience import END_IT, Patience
 
@@ -38,11 +39,13 @@ class Resources:
 
     gpus: device numbers, as CUDA_VISIBLE_DEVICES names them; empty on a machine without GPUs. folder: of the locks; all
     processes that name the same one share cores and GPUs. Without it, only the threads of this process share them.
+    memory: most bytes of main memory that stages take together; by default what is free.
     """
 
     cores: int
     gpus: list[str] = field(default_factory=list)
     folder: Path | None = None
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         names = [str(number) for number in range(self.cores)]
@@ -50,10 +53,18 @@ class Resources:
         self._cores, self._gpus = _Places("core", names, self.folder), _Places("gpu", self.gpus, self.folder)
 
     @contextmanager
-    def take(self, cores: int = 1, gpus: int = 0, stopped: Stopped = never, label: str = "") -> Iterator["Allocation"]:
+    def take(
+        self,
+        cores: int = 1,
+        gpus: int = 0,
+        stopped: Stopped = never,
+        label: str = "",
+        num_bytes: int | None = None,
+    ) -> Iterator["Allocation"]:
         """Wait for that many cores and GPUs (never more than exist) and release them at the end of the block.
 
-        label: the purpose, shown to those who wait for them.
+        label: the purpose, shown to those who wait for them. num_bytes: main memory to wait for as well, with a folder.
+        Whoever holds memory has its cores already, so that no two wait for each other.
 
         Raises:
             InterruptedRun: when stopped() is true while waiting.
@@ -62,6 +73,8 @@ class Resources:
         with ExitStack() as held:
             taken = self._gpus.take(held, gpus, stopped, label)
             self._cores.take(held, cores, stopped, label)
+            if self.folder and num_bytes:
+                held.enter_context(Memory(self.folder, self.memory).take(num_bytes, stopped, label))
             yield Allocation(cores, taken)
 
 

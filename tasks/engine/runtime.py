@@ -1,7 +1,7 @@
 """The context that the stages of one run share: store, cores, tracking and processes."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,15 +50,24 @@ class NoTracking:
         """Report that a stage has its artifact, computed or found."""
 
 
+def unknown(name: str) -> int | None:
+    """Return None: the memory that a stage needs, where nobody has estimated it."""
+    return None
+
+
 @dataclass
 class RunContext:
-    """Objects that the stages of one run share inside this process."""
+    """Objects that the stages of one run share inside this process.
+
+    expected: returns the bytes of main memory that a stage needs, by its full name, or None.
+    """
 
     resources: Resources
     tracking: Any = field(default_factory=NoTracking)
     used: list[Ref] = field(default_factory=list)
     computed: list[Ref] = field(default_factory=list)
     children: Children = field(default_factory=Children)
+    expected: Callable[[str], int | None] = unknown
 
 
 _shared: dict[str, RunContext] = {}

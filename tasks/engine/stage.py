@@ -100,10 +100,12 @@ class Stage:
         context.tracking.stage_started(self.name, label, key)
         cores = context.resources.cores if self.cores == "all" else runtime.cores_per_stage
         gpus = runtime.gpus_per_stage if self.gpu else 0
+        name = self.full_name(label)
+        needed = context.expected(name)
         scratch = store.work_folder(key)
         try:
             with (
-                context.resources.take(cores, gpus, context.children.stopped, self.full_name(label)) as allocation,
+                context.resources.take(cores, gpus, context.children.stopped, name, needed) as allocation,
                 store.publishing(self.name, key) as out,
             ):
                 work = self._work(store, runtime, label, out, scratch, allocation)

@@ -26,7 +26,7 @@ def test_the_machine_is_measured_once_whatever_the_second_measurement_would_say(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     first = machine_rates(tmp_path)
     assert all(1e8 < rate < 1e14 for rate in first.values())
-    monkeypatch.setattr(precision, "_measure", lambda _: pytest.fail("measured again"))
+    monkeypatch.setattr(precision, "call_in_child", lambda *_: pytest.fail("measured again"))
     assert machine_rates(tmp_path) == first
     ((name, kept),) = json.loads((tmp_path / RATES_FILE).read_text()).items()
     assert kept == first
@@ -37,26 +37,8 @@ def test_the_machine_is_measured_once_whatever_the_second_measurement_would_say(
 def test_another_machine_or_a_broken_file_is_measured(monkeypatch, tmp_path, broken):
     measured = []
 
-    class Inline:
-        def __init__(self, *_, **__):
-            pass
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def submit(self, function, device):
-            measured.append(device)
-            return self
-
-        def result(self):
-            return FAST
-
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr(precision, "ProcessPoolExecutor", Inline)
-    monkeypatch.setattr(precision.child_process, "warm_up", lambda: None)
+    monkeypatch.setattr(precision, "call_in_child", lambda *given: measured.append(given[-1]) or FAST)
     (tmp_path / RATES_FILE).write_text(broken)
     assert machine_rates(tmp_path) == FAST
     monkeypatch.setattr(precision, "CPU_FACTS", tmp_path / "cpuinfo")

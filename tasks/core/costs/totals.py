@@ -130,26 +130,33 @@ def saved_bytes(shape: Shape, depth: Depth, size: int, trained: Trained | None =
     Every block keeps the inputs of its norms, the queries, keys, values (as wide as the queries, since heads that share
     them get copies) and output of the attention, the input of the activation, when gated also its result and the gate,
     and the outputs of its experts, which are weighted. A trained block also keeps the inputs of its matrices, and the
-    normalised input of an RMS norm.
+    normalised input of an RMS norm. In a narrow format, families compute RMS norms in float32, so that their inputs
+    are kept at twice the size, and each matrix behind one keeps its own narrow copy.
     """
     trained = trained or Trained()
-    above = [_kept_by_any(shape.blocks[source]) for source in trained.above(depth)]
+    above = [_kept_by_any(shape.blocks[source], size) for source in trained.above(depth)]
     is_whole = trained.extra is None
-    own = [_kept_by_trained(shape.blocks[source], is_whole) for source in trained.positions(depth)]
+    own = [_kept_by_trained(shape.blocks[source], is_whole, size) for source in trained.positions(depth)]
     if trained.recompute:
         return size * (len(above) * shape.width + max(above, default=0) + max(own, default=0))
     return size * (sum(above) + sum(own))
 
 
-def _kept_by_any(block: BlockShape) -> int:
+def _kept_by_any(block: BlockShape, size: int) -> int:
     inside = (block.activation_copies + 2 * block.is_gated) * block.hidden_width
-    return block.normed + 4 * block.attention_width + inside + block.gathered
+    return block.normed + _widened(block, size) + 4 * block.attention_width + inside + block.gathered
 
 
-def _kept_by_trained(block: BlockShape, is_whole: bool) -> int:
+def _kept_by_trained(block: BlockShape, is_whole: bool, size: int) -> int:
     if not is_whole:
         return block.normed
-    return block.normed + block.hidden_width + block.normed * (not block.has_layer_norms) + block.gathered
+    normalised = block.normed * (not block.has_layer_norms) + _widened(block, size)
+    return block.normed + block.hidden_width + normalised + block.gathered
+
+
+def _widened(block: BlockShape, size: int) -> int:
+    """Number of elements that enter RMS norms in a narrow format and are widened to float32."""
+    return block.normed if size < WIDE and not block.has_layer_norms else 0
 
 
 def trained_parameters(shape: Shape, depth: Depth, trained: Trained | None = None) -> int:

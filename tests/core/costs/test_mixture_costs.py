@@ -142,7 +142,7 @@ def test_saved_activations(family: str) -> None:
     ids = torch.randint(3, VOCABULARY, (4, 8), generator=torch.Generator().manual_seed(0))
     labels = torch.full_like(ids, -100)
     labels[:, -1] = 5
-    with kept_for_backward(known) as total:
+    with kept_for_backward(known, set()) as total:
         AnswerLoss(emulator)(Batch(ids, torch.ones_like(ids), labels, (1, 2, 3, 4)))
     expected = ids.numel() * costs.saved_bytes(shape(family), Depth.of(made), 4) + 8 * 4 * VOCABULARY
     assert expected == pytest.approx(total[0], rel=0.35)

@@ -50,12 +50,13 @@ class Submitted:
     """Stands in for Prefect: the keys under which the store would have the artifacts of the submitted stages."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.num_asked, self.found = 0, set[tuple[str, str]]()
-        monkeypatch.setattr(Stage, "submit", lambda stage, runtime, label="", **given: self.add(stage, given))
+        self.num_asked, self.found, self.names = 0, set[tuple[str, str]](), set[str]()
+        monkeypatch.setattr(Stage, "submit", lambda stage, runtime, label="", **given: self.add(stage, label, given))
         monkeypatch.setattr(Run, "as_model", lambda run, made, subfolder="": self.changed(run.model, made.key))
 
-    def add(self, stage: Stage, arguments: dict[str, Any]) -> Ref:
+    def add(self, stage: Stage, label: str, arguments: dict[str, Any]) -> Ref:
         self.num_asked += 1
+        self.names.add(stage.full_name(label))
         key = stage.key(**arguments)[0]
         self.found.add((stage.name, key))
         return Ref(stage=stage.name, key=key, digest=key)
@@ -99,6 +100,7 @@ def test_a_recorded_run_has_the_stages_of_a_real_one(
     estimate = estimate_cells([({}, settings)])
     assert recorded(estimate) == submitted.counts
     assert estimate.num_asked == submitted.num_asked + 1
+    assert estimate.by_name.keys() == submitted.names | {"check"}
 
 
 STUDIES: dict[str, list[str]] = {
@@ -114,10 +116,13 @@ def test_a_recorded_study_has_the_stages_of_a_real_one(
 ) -> None:
     made, submitted = make_cells_of(*read_study(DEMO / "study.toml", changes)), Submitted(monkeypatch)
     cells = [StudyCell(label, real_run(settings, tmp_path), {}) for label, settings in made]
+    for cell in cells:
+        cell.run.prefix = cell.label if len(cells) > 1 else ""
     study_stages.submit_stages(cells, cells[0].run)
     estimate = estimate_study(made)
     assert recorded(estimate) == submitted.counts
     assert estimate.num_asked == submitted.num_asked + len(cells)
+    assert {name for name in estimate.by_name if not name.startswith("check")} == submitted.names
 
 
 def all_stages() -> set[str]:
