@@ -41,7 +41,7 @@ def capture(
         examples.rows[:num_rows],
         pooling=pooling,
         with_final_norm=final_norm,
-        max_tokens=max_tokens,
+        max_tokens=work.pass_tokens(max_tokens, "support.max_tokens"),
         pad_id=tokenizer.pad_token_id or 0,
         progress=lambda batches: work.progress(batches, "batches"),
     )

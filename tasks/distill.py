@@ -1,5 +1,6 @@
 """Distill: train an emulator's frozen blocks on generic text to replace the blocks between the tuned ones."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,7 @@ def _distill(
     def on_metrics(step: int, values: dict[str, float]) -> None:
         work.metric(step, **({} if work.rank else values | trained.parts.take()), **usage.read())
 
+    settings = replace(settings, max_tokens=work.pass_tokens(settings.max_tokens, "distill.max_tokens"))
     result = train(
         trained,
         rows,

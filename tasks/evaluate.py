@@ -37,7 +37,7 @@ def evaluate(
         load_tokenizer(model),
         task,
         max_length=model.context,
-        max_tokens=max_tokens,
+        max_tokens=work.pass_tokens(max_tokens, "evaluate.max_tokens"),
         progress=work.progress,
     )
     write_scores(work.out, scores)

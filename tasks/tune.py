@@ -1,6 +1,7 @@
 """Tune: train the tuned blocks inside the emulator, on rows that never leave the data owner."""
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tasks.artifacts.plan import read_plan
@@ -86,6 +87,7 @@ def _tune(
     usage = Usage(work.device, work.rank)
     with in_table("tune"):
         trained = make_trained(network, how, variant, settings.seed)
+    settings = replace(settings, max_tokens=work.pass_tokens(settings.max_tokens, "tune.max_tokens"))
     result = train(
         trained,
         rows.rows,

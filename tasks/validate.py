@@ -34,6 +34,7 @@ def validate(
     emulator_folder, tuned_folder = (work.open(ref) if ref else None for ref in (emulator, tuned))
     variant = load_variant(model, emulator_folder, tuned_folder, precision, work.device)
     requests = [(row.prompt_ids, row.answer_ids) for row in examples.rows]
+    max_tokens = work.pass_tokens(max_tokens, "evaluate.max_tokens")
     scored = score_tokens(variant, requests, model.context, max_tokens, work.progress)
     weights = [len(row.answer_ids) for row in examples.rows]
     loss, stderr = rate_with_error([-likelihood for likelihood, _ in scored], weights)

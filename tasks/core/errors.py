@@ -60,6 +60,10 @@ class EnvironmentFault(CrashError):
     exit_code = 4
 
 
+class KilledStage(EnvironmentFault):
+    """The process of a stage was killed (signal 9)."""
+
+
 class DivergedError(CrashError):
     """A loss or gradient is no longer finite (exit code 5)."""
 

@@ -167,7 +167,7 @@ def _listen(process: Any, receiving: Connection, watch: Callable[[], None], labe
 def error_for_exit_code(exit_code: int, label: str) -> Exception:
     """Map the exit code of a process that sent no result to an error."""
     if exit_code == -signal.SIGKILL:
-        return errors.EnvironmentFault(
+        return errors.KilledStage(
             f"{label}: its process was killed (signal 9), most often for lack of memory. Free memory or lower"
             " tune.batch_size, then run the same command: finished stages are kept and tuning resumes."
         )

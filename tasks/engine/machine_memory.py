@@ -7,6 +7,7 @@ import psutil
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
+KERNEL_COUNTS = Path("/proc/vmstat")
 # The files of both versions of cgroups: the limit, what is used, and the statistics with the cache that can be dropped.
 VERSIONS = (
     ("memory.max", "memory.current", "inactive_file"),
@@ -34,6 +35,13 @@ def memory_of(pids: set[int]) -> int:
         except psutil.Error:
             continue
     return sum(map(_own_memory, found.values()))
+
+
+def num_memory_kills() -> int:
+    """Return how many processes the kernel has killed for lack of memory, in this container or on this machine."""
+    files = [folder / name for folder in _groups() for name in ("memory.events", "memory.oom_control")]
+    counted = [_statistic(path, "oom_kill") for path in files]
+    return max([_statistic(KERNEL_COUNTS, "oom_kill"), *counted])
 
 
 def _own_memory(process: psutil.Process) -> int:

@@ -8,8 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tasks.core.errors import KilledStage
+from tasks.engine.machine_memory import num_memory_kills
 from tasks.engine.resources import Allocation
 from tasks.engine.runtime import RunContext, Runtime, shared
+from tasks.engine.work import Work, note_kill
 from tasks.store.artifacts import Artifact, Ref, Store
 from tasks.store.keys import stage_key
 from tasks.store.metrics import METRICS_FILE
@@ -103,6 +106,7 @@ class Stage:
         name = self.full_name(label)
         needed = context.expected(name)
         scratch = store.work_folder(key)
+        kills = num_memory_kills()
         try:
             with (
                 context.resources.take(cores, gpus, context.children.stopped, name, needed) as allocation,
@@ -113,9 +117,11 @@ class Stage:
                 summary = context.children.run((self.compute.__module__, self.name), arguments, work, watch)
                 _keep_metrics(store, out, scratch)
                 artifact = store.publish(self.name, key, out, inputs, list(_parents(arguments)), summary)
-        except BaseException:
+        except BaseException as error:
             with suppress(OSError):
-                scratch.rmdir()  # fails, and so keeps the folder, if it has a checkpoint
+                if isinstance(error, KilledStage) and num_memory_kills() > kills:
+                    note_kill(scratch)
+                scratch.rmdir()  # fails, and so keeps the folder, if it has a checkpoint or the note
             raise
         store.forget_work(scratch)
         return artifact
@@ -155,8 +161,6 @@ def stage(*, packages: Sequence[str], cores: str = "one", gpu: bool = False) -> 
 
 
 def _keep_metrics(store: Store, out: Path, scratch: Path) -> None:
-    from tasks.engine.work import Work
-
     Work(out, scratch, store).keep_metrics()
 
 

@@ -1,6 +1,7 @@
 """A stage's view of its computation: where to write, where to report, when to stop."""
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,9 @@ from tasks.store.checkpoints import CHECKPOINT_FILE, CheckpointFile
 from tasks.store.metrics import METRICS_FILE, read_metrics
 
 Item = TypeVar("Item")
+logger = logging.getLogger(__name__)
+# In the scratch folder: how often the kernel killed this computation for lack of memory.
+KILLS_FILE = "memory_kills"
 
 
 @dataclass
@@ -48,6 +52,21 @@ class Work:
         """Return the file from which this computation continues after a kill, on any machine with the same store."""
         return CheckpointFile(self.scratch / CHECKPOINT_FILE, on_save=lambda: self.store.keep_work(self.scratch))
 
+    def pass_tokens(self, max_tokens: int, setting: str) -> int:
+        """Return the padded tokens of a pass: `max_tokens`, halved each time the kernel killed this for lack of memory.
+
+        setting: the name of max_tokens, for the log.
+        """
+        kills = read_kills(self.scratch)
+        smaller = max(1, max_tokens >> kills)
+        if kills:
+            logger.warning(
+                "killed for lack of memory %s before: continued with at most %d tokens in a forward pass instead of %d"
+                " (%s); results differ by rounding",
+                *("once" if kills == 1 else f"{kills} times", smaller, max_tokens, setting),
+            )
+        return smaller
+
     def metric(self, step: int | None = None, **values: float) -> None:
         """Append values to the metrics file, which the tracking reads, so that training never waits for a server."""
         line = json.dumps({"time": round(time.time(), 3), "step": step, **values})
@@ -78,3 +97,16 @@ class Work:
             place = (number,) if step is None else (step, *sorted(entry.keys() - {"time", "step"}))
             latest[place] = entry
         (self.out / METRICS_FILE).write_text("".join(json.dumps(entry) + "\n" for entry in latest.values()))
+
+
+def read_kills(scratch: Path) -> int:
+    """Return how often the kernel killed the computation with this scratch folder for lack of memory."""
+    try:
+        return int((scratch / KILLS_FILE).read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def note_kill(scratch: Path) -> None:
+    """Count one more such kill."""
+    (scratch / KILLS_FILE).write_text(str(read_kills(scratch) + 1))

@@ -43,6 +43,16 @@ def failing(work: Work, how: str) -> dict:
 
 
 @stage(packages=())
+def greedy(work: Work, size: int, fits: int) -> dict:
+    """Be killed unless a pass is small enough."""
+    tokens = work.pass_tokens(size, "tune.max_tokens")
+    if tokens > fits:
+        os.kill(os.getpid(), signal.SIGKILL)
+    (work.out / "tokens.json").write_text(str(tokens))
+    return {"tokens": tokens}
+
+
+@stage(packages=())
 def slow(work: Work, seconds: float, *, polls: bool = False) -> dict:
     """Take some time; with `polls` look for a request to stop, and leave a checkpoint then."""
     # Who has asked once has promised to listen, and only then is the stage said to have begun.

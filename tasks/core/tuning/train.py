@@ -186,7 +186,9 @@ class _Tuning:
         found = self.checkpoint.load() if self.checkpoint and self.team.rank == 0 else None
         if (saved := self.team.from_first(found)) is not None:
             self.progress = self.state.put(*saved)
-            self.division.max_tokens = self.progress.max_tokens or self.settings.max_tokens
+            self.division.max_tokens = min(
+                self.progress.max_tokens or self.settings.max_tokens, self.settings.max_tokens
+            )
             self._before = self.progress.seconds
 
     @property
