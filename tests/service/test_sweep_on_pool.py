@@ -17,8 +17,8 @@ import pytest
 from tests.flows.commands import BIN
 from tests.service.service import Service, kill, own_settings, wait_until
 
-# The second worker needs a core to itself.
-pytestmark = [pytest.mark.alone]
+# The second worker needs a core to itself. A sweep may take 900 s, before and after which servers start and stop.
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(1200)]
 # So many cells in `make test-service`, and in `make test-nightly`.
 NUM_CELLS = [6, pytest.param(24, marks=pytest.mark.nightly)]
 # What a worker may lose between two cells, asking for the next one, and at the end, when one of two has none left.
