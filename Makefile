@@ -19,7 +19,7 @@ export PYTHONHASHSEED = 0
 # Compiled modules are kept where the environment forbids it: without them, every process compiles them anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-faults test-service test-nightly lint format readme bench idea strategies docs images clean
+.PHONY: help setup demo test test-faults test-service test-nightly lint format readme bench bench-gpu idea strategies docs images clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s $$'\t'
@@ -85,6 +85,9 @@ docs: $(DOCS_READY) ## build the documentation into docs/_build/html; a warning 
 
 bench: $(READY) ## measurements, printed as a table
 	$(BIN)/python -m pytest -m bench -s -q tests/bench
+
+bench-gpu: ## the GPU benchmark; needs torch, transformers and accelerate alone (PYTHON=...)
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m tests.bench.gpu_bench
 
 # The engine that answers; override with `make images ENGINE=...`.
 ENGINE ?= $(shell for e in docker podman; do $$e info >/dev/null 2>&1 && { echo $$e; break; }; done)

@@ -11,7 +11,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.method import submit_stages
 from flows.running.run import run_name, started
 from flows.running.show import show_results
-from flows.settings.model import Settings
+from flows.settings.run import Settings
 from tasks.store.artifacts import Ref
 
 # Threads only wait: for parents, for a free core or GPU, or for the process that computes.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from flows.running.base_run import BaseRun
-from flows.settings.model import Strategy
+from flows.settings.run import Strategy
 from tasks.capture import capture
 from tasks.capture_single import single
 from tasks.cluster import cluster

@@ -15,7 +15,7 @@ from flows.running.inputs import check_cells
 from flows.running.progress import Progress
 from flows.running.run import make_run_context, make_runtime, recorded, run_name
 from flows.settings.grid import Grid, describe_values, make_cells
-from flows.settings.model import Settings
+from flows.settings.run import Settings
 from flows.settings.variants import NAME
 from flows.sweeps.cells import Cell, Outcome, on_pool, run_here, run_on_pool
 from tasks.artifacts.sweep_table import SWEEP_PAGE, sweep_summary

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from flows.settings.model import AllSettings, SearchSettings, Settings, StudySettings
+from flows.settings.run import AllSettings, SearchSettings, Settings, StudySettings
 from tasks.core.plan.registry import STRATEGIES
 
 BEGIN, END = "<!-- settings: begin (make readme) -->", "<!-- settings: end -->"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.cli.finding import Finding
-from flows.settings.model import Settings
+from flows.settings.run import Settings
 from tasks.core.errors import CrashError, InputError
 from tasks.reports.split_notes import split_notes
 

@@ -9,7 +9,7 @@ from typing import Any
 from flows.running import stopping
 from flows.running.environment import check_prefect, local_database, prepare_environment
 from flows.running.guard import start_temporary_server
-from flows.settings.model import SearchSettings, Settings, StudySettings
+from flows.settings.run import SearchSettings, Settings, StudySettings
 from tasks.artifacts.report import REPORT_PAGE
 from tasks.artifacts.search_table import FRONTIER_PICTURE
 from tasks.artifacts.study.study_report import STUDY_PAGE, STUDY_TABLE

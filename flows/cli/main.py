@@ -53,8 +53,8 @@ def _request(error: BaseException) -> int | None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from flows.settings.model import SearchSettings, Settings
     from flows.settings.reading import read_settings
+    from flows.settings.run import SearchSettings, Settings
 
     kind = SearchSettings if options.deployment == "search/run" else Settings
     settings = read_settings(options.settings, options.changes, kind)
@@ -70,8 +70,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from flows.settings.model import Settings
     from flows.settings.reading import read_sweep
+    from flows.settings.run import Settings
 
     settings, axes = read_sweep(options.settings, options.changes, Settings)
     from flows.cli.launch import launch_sweep
@@ -137,7 +137,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _store(options: argparse.Namespace) -> tuple[Path, str | None]:
-    from flows.settings.model import store_place
+    from flows.settings.run import store_place
 
     return store_place(options.store, options.home)
 

@@ -10,7 +10,7 @@ from flows.cost.estimates import estimate_cells, estimate_search, estimate_study
 from flows.cost.priced import Cost, Sizes
 from flows.cost.recording import Estimate
 from flows.running.pass_limits import DISTILL, EVALUATE, SUPPORT, TUNE
-from flows.settings.model import SearchSettings, Settings, StudySettings
+from flows.settings.run import SearchSettings, Settings, StudySettings
 from tasks.core.costs.shapes import Shape
 from tasks.core.costs.workloads import Workload
 from tasks.data.lengths import measure

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from flows.settings.model import Settings
+from flows.settings.run import Settings
 from tasks.core.costs.block_shapes import BlockShape
 from tasks.core.costs.depths import Depth, Trained
 from tasks.core.costs.shapes import Shape

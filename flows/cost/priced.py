@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from flows.cost.plan_sizes import compressed, depth_of, trained_of
-from flows.settings.model import Settings
+from flows.settings.run import Settings
 from tasks.core.costs import workloads
 from tasks.core.costs.depths import Depth, Trained
 from tasks.core.costs.shapes import Shape

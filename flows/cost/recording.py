@@ -10,7 +10,7 @@ from flows.cost.search_costs import SEARCH_COSTS
 from flows.cost.stage_costs import FULL_TUNE, RUN_COSTS, CostOf
 from flows.cost.study_costs import STUDY_COSTS
 from flows.running.base_run import BaseRun
-from flows.settings.model import Kind
+from flows.settings.run import Kind
 from tasks.engine.stage import Stage
 from tasks.models.source import ModelSource
 from tasks.store.keys import canonical, canonical_json

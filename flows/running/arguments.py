@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flows.settings.model import Settings, Strategy
+from flows.settings.run import Settings, Strategy
 from tasks.core.clustering import FREE_LINKAGES
 from tasks.core.errors import in_table
 from tasks.core.plan.placement import tuned_before_selection

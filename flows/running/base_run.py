@@ -8,7 +8,7 @@ from typing import Any, Generic, Self
 
 from flows.running.arguments import Arguments
 from flows.running.published_as import published_as
-from flows.settings.model import Kind
+from flows.settings.run import Kind
 from tasks.engine.stage import Stage
 from tasks.models.source import ModelSource
 

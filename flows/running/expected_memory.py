@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flows.running.inputs import Inputs
-from flows.settings.model import Settings
+from flows.settings.run import Settings
 from tasks.core.errors import EnvironmentFault
 from tasks.engine.calls import call_in_child
 from tasks.engine.machine_memory import total_memory

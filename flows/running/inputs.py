@@ -7,7 +7,7 @@ from typing import Any
 from flows.running.arguments import emulator_wishes, grids, plan_options
 from flows.running.pass_limits import Limits, check_windows, run_limits
 from flows.settings.grid import describe_values, named_cell
-from flows.settings.model import Kind, Settings
+from flows.settings.run import Kind, Settings
 from tasks.artifacts.check_facts import check_summary
 from tasks.core.errors import InputError, in_table
 from tasks.core.plan.layout import fixed_plan

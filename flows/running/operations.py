@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.running.arguments import plan_options
-from flows.settings.model import Settings
+from flows.settings.run import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

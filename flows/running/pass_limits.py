@@ -1,6 +1,6 @@
 """The rows that each flow runs in passes of limited size; a row that is too long for a pass is refused at the start."""
 
-from flows.settings.model import Settings
+from flows.settings.run import Settings
 from tasks.core.errors import InputError
 from tasks.data.pass_limits import PassLimit
 

@@ -1,7 +1,8 @@
 """The row of the papers' tables to which a strategy of these settings corresponds, if any."""
 
-from flows.settings.model import Settings, Support
 from flows.settings.plan import Strategy
+from flows.settings.run import Settings
+from flows.settings.tables import Support
 
 # Settings of the support set that change no plan, or follow from the task.
 FREE_SUPPORT = {"max_tokens", "split"}

@@ -14,11 +14,11 @@ from flows.running.environment import local_database, prefect_page
 from flows.running.expected_memory import ExpectedMemory
 from flows.running.inputs import Inputs, take_inputs
 from flows.running.logs import log_encoding, quiet_prefect
-from flows.running.parameters import digests_of, shown_parameters
 from flows.running.pass_limits import Limits, run_limits
 from flows.running.progress import Progress
+from flows.running.shown_parameters import digests_of, shown_parameters
 from flows.running.stopping import in_order, is_request, seconds_since_request
-from flows.settings.model import Kind, Settings
+from flows.settings.run import Kind, Settings
 from tasks.engine.resources import Resources, machine_folder, usable_cores, visible_gpus
 from tasks.engine.runtime import RunContext, Runtime, sharing
 from tasks.engine.stage import Stage

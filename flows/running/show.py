@@ -21,7 +21,7 @@ from tasks.tracking.tracking import Tracking
 
 if TYPE_CHECKING:
     from flows.running.run import Run
-    from flows.settings.model import StudySettings
+    from flows.settings.run import StudySettings
 
 logger = logging.getLogger(__name__)
 LINK_SECONDS = 3.0

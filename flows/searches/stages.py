@@ -10,7 +10,8 @@ from flows.method import emulator_of, planned, plugged_of, tunings_of
 from flows.running.base_run import BaseRun
 from flows.searches.candidates import make_candidates, sizes_of
 from flows.searches.trials import Trial, require_one
-from flows.settings.model import Search, SearchSettings
+from flows.settings.run import SearchSettings
+from flows.settings.tables import Search
 from tasks.capture import capture
 from tasks.proxies import proxies
 from tasks.search_report import frontier

@@ -12,9 +12,9 @@ from uuid import UUID
 from flows.running.environment import check_prefect, prefect_page
 from flows.service.paging import pages
 from flows.service.reaper import GIVEN_UP
-from flows.settings.base import FOLDERS
-from flows.settings.model import Settings
+from flows.settings.group import FOLDERS
 from flows.settings.reading import each_folder
+from flows.settings.run import Settings
 from flows.settings.variants import AXIS, NAME, overrides
 from tasks.core import errors
 from tasks.core.errors import EnvironmentFault, InputError

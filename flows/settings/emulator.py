@@ -2,7 +2,7 @@
 
 from pydantic import model_validator
 
-from flows.settings.base import Group
+from flows.settings.group import Group
 from tasks.core.compression.settings import Compression, CompressOptions
 from tasks.core.tuning.settings import Distillation, DistillOptions
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from flows.settings import variants
-from flows.settings.model import AllSettings, Kind, validated
+from flows.settings.run import AllSettings, Kind, validated
 from tasks.core.errors import CrashError, InputError
 
 MAX_CELLS = 10_000

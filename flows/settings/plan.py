@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from flows.settings.base import Group
+from flows.settings.group import Group
 from tasks.core.plan.layout import Sharing
 from tasks.core.plan.placement import Placement
 from tasks.core.plan.registry import STRATEGIES

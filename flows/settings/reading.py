@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from flows.settings.base import FOLDERS
 from flows.settings.grid import split_axes
-from flows.settings.model import AllSettings, Kind, Settings, validated
+from flows.settings.group import FOLDERS
+from flows.settings.run import AllSettings, Kind, Settings, validated
 from flows.settings.variants import TABLE
 from tasks.core.errors import InputError
 from tasks.data.sources import NAME_PLACE

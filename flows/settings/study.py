@@ -4,7 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from flows.settings.base import Group
+from flows.settings.group import Group
 
 Part = Literal["similarity", "lens", "importance", "landscape", "weights", "datasets"]
 Pooling = Literal["mean_weighted", "mean", "mean_all", "max", "max_nonpad", "min", "last"]

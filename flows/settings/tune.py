@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from flows.settings.base import Group
+from flows.settings.group import Group
 from tasks.core.bounds import Positive
 from tasks.core.tuning.method import MethodOptions, TuningMethod
 from tasks.core.tuning.settings import TrainOptions, TrainSettings

@@ -9,12 +9,12 @@ from flows.running.base_run import BaseRun
 from flows.running.expected_memory import ExpectedMemory
 from flows.running.inputs import Inputs, take_inputs
 from flows.running.logs import log_encoding, quiet_prefect
-from flows.running.parameters import digests_of, shown_parameters
 from flows.running.run import Run, make_run_context, make_runtime, recorded
+from flows.running.shown_parameters import digests_of, shown_parameters
 from flows.settings import variants
 from flows.settings.grid import Grid, describe_values, make_cells, named_cell
-from flows.settings.model import StudySettings
 from flows.settings.reading import read_sweep
+from flows.settings.run import StudySettings
 from flows.studies.checks import check_study, require_something, study_bytes, study_limits
 from flows.studies.operations import study_operations
 from flows.studies.others import Others, find_others

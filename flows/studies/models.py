@@ -11,7 +11,7 @@ from tasks.plug_in import plug_in
 from tasks.similarity import similarity
 
 if TYPE_CHECKING:
-    from flows.settings.model import Strategy
+    from flows.settings.run import Strategy
 
 
 def captured(cell: StudyCell) -> Any:

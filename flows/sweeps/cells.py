@@ -15,7 +15,7 @@ from uuid import UUID
 from flows.running.stopping import in_order, is_request
 from flows.service.submit import AWAY, WORKER, Settled, Waiting, has_worker, portable
 from flows.settings.grid import describe_values
-from flows.settings.model import Settings
+from flows.settings.run import Settings
 from tasks.core.errors import CrashError
 from tasks.engine.runtime import everything_stopped
 from tasks.store.artifacts import Ref

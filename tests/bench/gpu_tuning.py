@@ -1,134 +1,134 @@
-"""Tuning speed and memory on a GPU: OPT-1.3B's shape with random weights, one row of 512 tokens a step.
+"""Tuning speed and memory: the four ways of Offsite-Tuning's throughput table, for models with random weights."""
 
-    python -m tests.bench.gpu_tuning [--tiny] [--json FILE]
-
-Needs torch and transformers only (and peft for the two rows with LoRA, which are left out without it). Prints a table:
-tokens per second, peak memory, and model FLOPs utilisation, beside what Offsite-Tuning (arXiv 2302.04870) prints.
-"""
-
-import argparse
 import importlib.util
-import json
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import torch
-from transformers import OPTConfig, OPTForCausalLM
+from transformers import PreTrainedConfig
 
 from tasks.core.batching import Example
 from tasks.core.blocks.surgery import with_layout
+from tasks.core.costs import totals
+from tasks.core.costs.depths import Depth, Trained
+from tasks.core.costs.totals import Passes
 from tasks.core.plan.layout import Plan, full_plan, uniform_plan
 from tasks.core.tuning.method import TuningMethod
 from tasks.core.tuning.settings import TrainSettings
 from tasks.core.tuning.train import train
 from tasks.core.tuning.trainable import make_trained
+from tests.bench.gpu_passes import random_ids
+from tests.bench.gpu_shapes import (
+    Measured,
+    begin_peak,
+    network,
+    peak_memory,
+    share_of_peak,
+    sizes,
+    total_memory,
+    wait,
+)
 
-SHAPE = {"hidden_size": 2048, "ffn_dim": 8192, "num_hidden_layers": 24, "num_attention_heads": 32}
-TINY = {"hidden_size": 64, "ffn_dim": 256, "num_hidden_layers": 24, "num_attention_heads": 4, "vocab_size": 512}
 NUM_TOKENS, WARMUP_STEPS, TIMED_STEPS = 512, 5, 30
 # Enough to see that it runs.
 TINY_TOKENS, TINY_STEPS = 32, 2
-# Dense bfloat16 peak in FLOP/s, from the vendors' data sheets.
-PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
-# Tokens per second and memory in MB, batch 1, block 512, one GPU (not named in the paper's table).
+LORA_RANK = 4
+# Tokens per second and memory in MB, OPT-1.3B, batch 1, block 512, one GPU (not named in the paper's table).
 PUBLISHED = {"full": (1316, 30458), "LoRA": (3379, 12470), "OFT": (5207, 9336), "OFT + LoRA": (8525, 6192)}
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One way to tune. flops: of one step, forward and backward, counted by torch; utilisation: share of the peak."""
-
-    name: str
-    tokens_per_second: float
-    peak_memory_mb: float
-    trained_parameters: int
-    flops: float
-    utilisation: float | None
+# Rows of a step: one as published, and as many as keep a large GPU busy.
+BATCHES = (1, 16)
 
 
 def ways(num_blocks: int) -> dict[str, tuple[Plan, TuningMethod]]:
-    """The published four: all blocks or Offsite-Tuning's plan (8 middle blocks and 4 tuned), whole or by LoRA."""
+    """The published four: all blocks or Offsite-Tuning's plan (half of the blocks, 4 tuned), whole or by LoRA."""
     full, offsite = full_plan(num_blocks), uniform_plan(num_blocks, num_blocks // 2, 4)
     found = {"full": (full, TuningMethod()), "OFT": (offsite, TuningMethod())}
     if importlib.util.find_spec("peft"):
-        lora = TuningMethod(method="lora", lora_rank=4)
+        lora = TuningMethod(method="lora", lora_rank=LORA_RANK)
         found |= {"LoRA": (full, lora), "OFT + LoRA": (offsite, lora)}
     return {name: found[name] for name in PUBLISHED if name in found}
 
 
-def measure(
+def tunings(name: str, config: PreTrainedConfig, device: str, tiny: bool) -> Iterator[Measured]:
+    """Measure all ways of one shape; one that does not fit is left out, with what it would need."""
+    size = (TINY_TOKENS, TINY_STEPS) if tiny else (NUM_TOKENS, TIMED_STEPS)
+    for way, (plan, method) in ways(config.num_hidden_layers).items():
+        for batch_size in BATCHES[:1] if tiny else BATCHES:
+            expected = expected_memory(config, plan, method, size[0] * batch_size)
+            what = f"tuning, {way}, {batch_size} x {size[0]} tokens"
+            if expected > total_memory(device):
+                yield Measured(what, name, 0.0, "tokens", expected_memory=expected, note="does not fit")
+            else:
+                yield tuned(what, name, config, plan, method, device, batch_size, *size)
+
+
+def tuned(
+    what: str,
     name: str,
-    shape: dict[str, int],
+    config: PreTrainedConfig,
     plan: Plan,
-    variant: TuningMethod,
+    method: TuningMethod,
     device: str,
-    num_tokens: int = NUM_TOKENS,
-    num_steps: int = TIMED_STEPS,
+    batch_size: int,
+    num_tokens: int,
+    num_steps: int,
 ) -> Measured:
     """Tune on rows that are all answer, and time the steps behind the first few."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    torch.manual_seed(0)
-    config = OPTConfig(**shape, word_embed_proj_dim=shape["hidden_size"], max_position_embeddings=2048)
-    full = OPTForCausalLM(config).to(device, torch.bfloat16)
-    trained = make_trained(with_layout(full, plan), plan, variant)
+    begin_peak(device)
+    full = network(config, device)
+    trained = make_trained(with_layout(full, plan), plan, method)
     del full
-    generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(4, config.vocab_size, (WARMUP_STEPS + num_steps, num_tokens), generator=generator).tolist()
-    rows = [Example((row[0],), tuple(row[1:]), number) for number, row in enumerate(ids)]
-    settings = TrainSettings(learning_rate=1e-5, num_steps=len(rows), batch_size=1, max_tokens=num_tokens)
+    count = (WARMUP_STEPS + num_steps) * batch_size
+    rows = [Example(ids[:1], ids[1:], number) for number, ids in enumerate(random_ids(config, count, num_tokens))]
+    steps, most = WARMUP_STEPS + num_steps, batch_size * num_tokens
+    settings = TrainSettings(learning_rate=1e-5, num_steps=steps, batch_size=batch_size, max_tokens=most)
     moments: list[float] = []
 
     def note(step: int, _: dict[str, float]) -> None:
-        if device != "cpu":
-            torch.cuda.synchronize()
+        wait(device)
         moments.append(time.perf_counter())
 
-    if device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
     result = train(trained, rows, [], settings, device=device, precision="bfloat16", on_metrics=note)
     seconds = (moments[-1] - moments[WARMUP_STEPS - 1]) / num_steps
-    memory = torch.cuda.max_memory_allocated() / 2**20 if device != "cpu" else float("nan")
-    once = TrainSettings(learning_rate=1e-5, num_steps=1, batch_size=1, max_tokens=num_tokens)
-    with FlopCounterMode(display=False) as counter:
-        train(trained, rows[:1], [], once, device=device, precision="bfloat16")
-    peak = next((PEAKS[kind] for kind in PEAKS if device != "cpu" and kind in torch.cuda.get_device_name()), None)
-    flops = float(counter.get_total_flops())
-    utilisation = flops / seconds / peak if peak else None
-    return Measured(name, num_tokens / seconds, memory, result.num_parameters, flops, utilisation)
+    flops = step_flops(config, plan, method, most, num_tokens)
+    return Measured(
+        what,
+        name,
+        most / seconds,
+        "tokens",
+        flops,
+        share_of_peak(flops, seconds, device),
+        peak_memory(device),
+        expected_memory(config, plan, method, most),
+        f"{result.num_parameters:,} trained",
+    )
 
 
-def table(found: list[Measured]) -> str:
-    """Ours beside the published numbers."""
-    header = "| tuning | tokens/s | peak MB | trained | MFU | published tokens/s | published MB |"
-    lines = [header, "|---|---:|---:|---:|---:|---:|---:|"]
-    for each in found:
-        speed, memory = PUBLISHED[each.name]
-        used = "" if each.utilisation is None else f"{each.utilisation:.1%}"
-        ours = f"{each.tokens_per_second:.0f} | {each.peak_memory_mb:.0f} | {each.trained_parameters:,}"
-        lines.append(f"| {each.name} | {ours} | {used} | {speed} | {memory} |")
-    return "\n".join(lines)
+def trained_parts(config: PreTrainedConfig, method: TuningMethod) -> Trained:
+    """What a way trains, for the formulas of costs."""
+    if method.method == "blocks":
+        return Trained()
+    matrices = tuple(method.lora_rank * block.sides for block in sizes(config).blocks)
+    return Trained(extra=matrices, products=matrices)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tiny", action="store_true", help="a tiny shape, to try the program without a GPU")
-    parser.add_argument("--json", type=Path, help="also write the numbers here")
-    options = parser.parse_args()
-    device = "cuda:0" if torch.cuda.is_available() else "cpu"
-    shape: dict[str, Any] = TINY if options.tiny else SHAPE
-    found, size = [], (TINY_TOKENS, TINY_STEPS) if options.tiny else (NUM_TOKENS, TIMED_STEPS)
-    for name, (plan, variant) in ways(shape["num_hidden_layers"]).items():
-        found.append(measure(name, shape, plan, variant, device, *size))
-        if device != "cpu":
-            torch.cuda.empty_cache()
-    print(f"{torch.cuda.get_device_name() if device != 'cpu' else 'CPU'}, torch {torch.__version__}\n")
-    print(table(found))
-    if options.json:
-        options.json.write_text(json.dumps([asdict(each) for each in found], indent=1))
+def step_passes(num_tokens: int, length: int) -> Passes:
+    """The passes of one step."""
+    return Passes(num_tokens, num_tokens * length, num_tokens, num_tokens, num_tokens)
 
 
-if __name__ == "__main__":
-    main()
+def step_flops(config: PreTrainedConfig, plan: Plan, method: TuningMethod, num_tokens: int, length: int) -> float:
+    """Operations of one step, forward and backward."""
+    given = (sizes(config), Depth.of(plan), step_passes(num_tokens, length), trained_parts(config, method))
+    return totals.forward_flops(*given) + totals.backward_flops(*given)
+
+
+def expected_memory(config: PreTrainedConfig, plan: Plan, method: TuningMethod, num_tokens: int) -> float:
+    """Peak bytes by the formula of `crash plan-cost`."""
+    shape, passes = sizes(config), step_passes(num_tokens, num_tokens)
+    return totals.tune_bytes(shape, Depth.of(plan), passes, "bfloat16", trained_parts(config, method))
+
+
+def is_busy(device: str) -> bool:
+    """Whether another process uses the GPU, so that timings would mean little."""
+    return device != "cpu" and torch.cuda.mem_get_info()[0] < 0.9 * total_memory(device)

@@ -80,10 +80,17 @@ def check_capture(subject: Subject) -> None:
 
 
 def check_scoring(subject: Subject) -> None:
-    """Check that log-likelihoods of answers are those of a separate pass of each row through the whole model."""
-    requests = [(each.prompt_ids, each.answer_ids) for each in subject.examples]
+    """Check that log-likelihoods of answers are those of a separate pass of each row through the whole model.
+
+    Each prompt has several answers, so that they share it where the family's cache allows that.
+    """
+    requests = [
+        (each.prompt_ids, answer)
+        for each in subject.examples
+        for answer in (each.answer_ids, each.answer_ids[::-1], each.answer_ids[1:] + each.answer_ids[:1])
+    ]
     scores = [score for score, _ in score_tokens(subject.model, requests, 64, 1024)]
-    expected = [-float(row_loss(subject.model, row).detach()) for row in subject.rows]
+    expected = [-float(row_loss(subject.model, (*before, *answer)).detach()) for before, answer in requests]
     require_close(torch.tensor(scores), torch.tensor(expected), "log-likelihoods differ from those of the plain model")
 
 

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from flows.cost.plan_sizes import compressed, trained_of
-from flows.settings.model import Settings
+from flows.settings.run import Settings
 from tasks.core.batching import Example
 from tasks.core.blocks.factored import linear_shapes, put_factors
 from tasks.core.blocks.surgery import get_blocks, with_layout

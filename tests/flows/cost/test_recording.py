@@ -13,8 +13,8 @@ from flows.cost.estimates import estimate_cells, estimate_study
 from flows.cost.recording import COSTS, Estimate
 from flows.cost.stage_costs import FULL_TUNE
 from flows.running.run import Run
-from flows.settings.model import Settings
 from flows.settings.reading import read_settings
+from flows.settings.run import Settings
 from flows.studies import stages as study_stages
 from flows.studies.cells import StudyCell, make_cells_of, read_study
 from tasks.data.resolving import resolve_task

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from flows.running.arguments import Arguments
-from flows.settings.model import Settings
+from flows.settings.run import Settings
 from tasks.core.errors import InputError
 from tasks.core.tuning.settings import TrainSettings
 

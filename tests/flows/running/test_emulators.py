@@ -7,8 +7,8 @@ import pytest
 
 from flows.running.arguments import Arguments
 from flows.running.inputs import Inputs, check_budget
-from flows.settings.model import Settings
 from flows.settings.reading import read_settings
+from flows.settings.run import Settings
 from tasks.core.errors import InputError
 from tasks.data.emulator_checks import require_same_shape
 from tests.flows.commands import DEMO, artifacts, crash, stages

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from flows.running.published_as import published_as
-from flows.settings.model import Settings
+from flows.settings.run import Settings
 
 
 @pytest.mark.parametrize(

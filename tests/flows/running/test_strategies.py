@@ -11,8 +11,8 @@ from flows.running.arguments import Arguments, plan_options
 from flows.running.inputs import check_budget
 from flows.running.published_as import published_as
 from flows.settings.grid import make_cells, split_axes
-from flows.settings.model import Settings
 from flows.settings.reading import read_settings
+from flows.settings.run import Settings
 from tasks.core.errors import InputError
 from tasks.core.plan.placement import ends
 from tasks.core.plan.registry import STRATEGIES

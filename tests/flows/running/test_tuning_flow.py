@@ -8,7 +8,7 @@ import pytest
 
 from flows.running.arguments import Arguments
 from flows.running.inputs import check_variant
-from flows.settings.model import Settings
+from flows.settings.run import Settings
 from tasks.core.errors import InputError
 from tests.core.tiny_models import FAMILIES, NUM_BLOCKS
 from tests.flows.commands import artifacts, crash, small_settings, stages

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from flows.cli.main import parser
-from flows.settings.model import Settings
+from flows.settings.run import Settings
 from tests.places import ROOT
 
 CONTENT = yaml.safe_load((ROOT / "prefect.yaml").read_text())

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.settings.grid import describe_values, make_cells, split_axes
-from flows.settings.model import Settings
 from flows.settings.reading import read_settings, read_sweep
+from flows.settings.run import Settings
 from tasks.core.errors import InputError
 
 BASE = {"model": {"name": "m"}, "task": {"name": "t"}, "plan": {"num_kept": 6}}

@@ -9,8 +9,8 @@ import pytest
 
 from docs.generate.settings_reference import updated
 from flows.settings.grid import make_cells
-from flows.settings.model import AllSettings, SearchSettings, Settings, StudySettings
 from flows.settings.reading import read_settings, read_sweep
+from flows.settings.run import AllSettings, SearchSettings, Settings, StudySettings
 from tasks.core.errors import InputError
 from tests.places import DEMO, ROOT
 

@@ -1,16 +1,12 @@
-"""Settings of each flow: the same pydantic models for flow parameters, the form in the Prefect UI, and TOML files."""
+"""Tables of settings that need no file of their own."""
 
-import os
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt
 
-from flows.settings.base import Group
-from flows.settings.emulator import Compress, Distill
-from flows.settings.plan import PlanSettings, Share, Strategy
-from flows.settings.study import Pooling, Study
-from flows.settings.tune import FullTune, Tune
+from flows.settings.group import Group
+from flows.settings.plan import Share, Strategy
+from flows.settings.study import Pooling
 from tasks.core.bounds import Positive
 from tasks.core.tuning.settings import Parallel
 from tasks.store.home import default_home
@@ -133,119 +129,3 @@ class Place(Group, frozen=True):
     def num_bytes(self) -> int | None:
         """Main memory for all stages together, in bytes, where it is given."""
         return int(self.memory_gb * 1e9) if self.memory_gb else None
-
-
-class Settings(Group, frozen=True):
-    """Settings of a run (`crash run`) and of each cell of a sweep: one model, one task, one or several strategies."""
-
-    model: Model
-    task: Task
-    strategy: Annotated[tuple[Strategy, ...], Field(min_length=1)] = ("crash",)
-    """Strategies to choose blocks, run side by side; common stages are computed once."""
-    support: Support = Support()
-    similarity: Similarity = Similarity()
-    plan: PlanSettings
-    compress: Compress = Compress()
-    distill: Distill = Distill()
-    tune: Tune = Tune()
-    full_tune: FullTune = FullTune()
-    evaluate: Evaluate = Evaluate()
-    export: Export = Export()
-    place: Place = Place()
-
-    @field_validator("strategy", mode="before")
-    @classmethod
-    def _one_is_a_list(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _fixed_needs_blocks(self) -> "Settings":
-        if len(set(self.strategy)) < len(self.strategy):
-            raise ValueError(f"strategy = {list(self.strategy)} names one twice")
-        if "fixed" in self.strategy and not (self.plan.kept and self.plan.tuned):
-            raise ValueError("strategy fixed needs plan.kept and plan.tuned")
-        return self
-
-    @model_validator(mode="after")
-    def _training_leaves_no_levels(self) -> "Settings":
-        if self.distill.enabled and self.compress.method == "quantise":
-            raise ValueError(
-                'compress.method = "quantise" with distill.enabled: training would take the weights off their levels;'
-                " choose one of them, or prune or low_rank"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _tuning_leaves_what_was_compressed(self) -> "Settings":
-        compressed, tune = self.compress.method, self.tune
-        if tune.trained == "tuned" or compressed == "none":
-            return self
-        where = f'tune.trained = "{tune.trained}" with compress.method = "{compressed}"'
-        if compressed in ("prune", "quantise"):
-            undone = "fill what was pruned" if compressed == "prune" else "take the weights off their levels"
-            raise ValueError(f'{where}: training frozen blocks would {undone}; train "tuned", or choose low_rank')
-        if tune.method == "lora":
-            raise ValueError(
-                f"{where}: LoRA has no place on weights in two factors; choose tune.method from blocks, adapter, bitfit"
-                ' or train "tuned"'
-            )
-        return self
-
-    @property
-    def store_root(self) -> Path:
-        """Folder of the artifact store, or of the local copies in front of an object store."""
-        return store_place(self.place.store, Path(self.place.home))[0]
-
-    @property
-    def store_url(self) -> str | None:
-        """URL of the object store, where the settings or the environment name one."""
-        return store_place(self.place.store, Path(self.place.home))[1]
-
-    @property
-    def tracking_uri(self) -> str | None:
-        """Address of the tracking server, if there is one."""
-        return (self.place.mlflow or os.environ.get("MLFLOW_TRACKING_URI") or "").strip() or None
-
-    @property
-    def tracking_named(self) -> str:
-        """The setting or variable that gives the tracking server's address, for messages."""
-        return "place.mlflow" if self.place.mlflow else "MLFLOW_TRACKING_URI"
-
-
-class SearchSettings(Settings, frozen=True):
-    """Settings of a search (`crash search`): those of a run, and the table `[search]`."""
-
-    search: Search = Search()
-
-
-class StudySettings(Settings, frozen=True):
-    """Settings of a study (`crash study`), and of each of its cells: those of a run, and the table `[study]`."""
-
-    study: Study = Study()
-
-
-class AllSettings(StudySettings, SearchSettings, frozen=True):
-    """A settings file may have the tables of all flows. Each command checks them all, and its flow gets its own."""
-
-
-Kind = TypeVar("Kind", bound=Settings)
-
-
-def validated(values: dict[str, Any], kind: type[Kind]) -> Kind:
-    """Return the settings that a kind of flow takes from a file's values, of which every table is checked.
-
-    Raises:
-        ValidationError: when a setting of any table is invalid.
-    """
-    whole = AllSettings.model_validate(values)
-    if kind is AllSettings:
-        return cast(Kind, whole)
-    return kind.model_validate({name: value for name, value in values.items() if name in kind.model_fields})
-
-
-def store_place(chosen: str | None, home: Path) -> tuple[Path, str | None]:
-    """Return the store's folder and URL. The environment is that of the machine on which a run starts."""
-    chosen = chosen or os.environ.get("CRASH_STORE") or None
-    if chosen and "://" in chosen:
-        return (home / "store").absolute(), chosen
-    return Path(chosen or home / "store").absolute(), None

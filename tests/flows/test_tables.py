@@ -15,8 +15,8 @@ from flows.cost.plan_sizes import trained_of
 from flows.running.arguments import Arguments
 from flows.running.inputs import check_budget, check_variant
 from flows.settings.grid import make_cells
-from flows.settings.model import Settings
 from flows.settings.reading import read_sweep
+from flows.settings.run import Settings
 from tasks.core.blocks.locate_blocks import get_blocks, require_rebuildable, skeleton
 from tasks.core.blocks.surgery import with_layout
 from tasks.core.clustering import adjacent_clusters

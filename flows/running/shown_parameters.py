@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.settings.base import FOLDERS
-from flows.settings.model import Settings
+from flows.settings.group import FOLDERS
+from flows.settings.run import Settings
 
 # Prefixes and suffixes of the names of the facts that are shown.
 BEGINNINGS, ENDINGS = ("num_", "precision"), ("_digest", "_from")
