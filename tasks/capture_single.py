@@ -38,7 +38,7 @@ def single(
         examples.rows[:num_rows],
         device=work.device,
         pooling=pooling,
-        max_tokens=max_tokens,
+        max_tokens=work.pass_tokens(max_tokens, "support.max_tokens"),
         pad_id=tokenizer.pad_token_id or 0,
         progress=lambda blocks: work.progress(blocks, "blocks"),
     )

@@ -80,7 +80,8 @@ def _distill(
     def on_metrics(step: int, values: dict[str, float]) -> None:
         work.metric(step, **({} if work.rank else values | trained.parts.take()), **usage.read())
 
-    settings = replace(settings, max_tokens=work.pass_tokens(settings.max_tokens, "distill.max_tokens"))
+    largest = settings.batch_size * length
+    settings = replace(settings, max_tokens=work.pass_tokens(settings.max_tokens, "distill.max_tokens", largest))
     result = train(
         trained,
         rows,

@@ -46,7 +46,7 @@ def iterative_drop(
         device=work.device,
         pooling=pooling,
         with_final_norm=final_norm,
-        max_tokens=max_tokens,
+        max_tokens=work.pass_tokens(max_tokens, "support.max_tokens"),
         pad_id=tokenizer.pad_token_id or 0,
         progress=lambda passes: work.progress(passes, "passes"),
     )

@@ -50,7 +50,7 @@ def proxies(
         *_pair(work, model, emulator, how, precision),
         how,
         examples.rows[:num_rows],
-        max_tokens=max_tokens,
+        max_tokens=work.pass_tokens(max_tokens, "support.max_tokens"),
         pad_id=tokenizer.pad_token_id or 0,
         progress=lambda batches: work.progress(batches, "batches"),
     )

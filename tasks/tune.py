@@ -87,7 +87,8 @@ def _tune(
     usage = Usage(work.device, work.rank)
     with in_table("tune"):
         trained = make_trained(network, how, variant, settings.seed)
-    settings = replace(settings, max_tokens=work.pass_tokens(settings.max_tokens, "tune.max_tokens"))
+    largest = settings.batch_size * max(row.num_tokens for row in rows.rows)
+    settings = replace(settings, max_tokens=work.pass_tokens(settings.max_tokens, "tune.max_tokens", largest))
     result = train(
         trained,
         rows.rows,

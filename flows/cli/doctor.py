@@ -70,14 +70,14 @@ def _devices(home: Path) -> Iterator[Finding]:
 
 
 def _precision(home: Path) -> Finding:
-    from tasks.core.errors import EnvironmentFault
+    from tasks.core.errors import CrashError
     from tasks.engine.precision import describe_rates, faster_format, machine_rates
 
     try:
         rates = machine_rates(home)
-    except EnvironmentFault as error:
+    except CrashError as error:
         what, _, remedy = str(error).partition("; ")
-        return Finding("auto precision", what, remedy)
+        return Finding("auto precision", what.splitlines()[0], remedy or "see whether other work fills the GPU")
     return Finding("auto precision", f"{faster_format(rates)} ({describe_rates(rates)})")
 
 

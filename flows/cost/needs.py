@@ -4,7 +4,8 @@ A run asks for it in a process of its own, before its first stage computes.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from flows.cost.estimates import estimate_cells, estimate_search, estimate_study
 from flows.cost.priced import Cost, Sizes
@@ -12,6 +13,7 @@ from flows.cost.recording import Estimate
 from flows.running.pass_limits import DISTILL, EVALUATE, SUPPORT, TUNE
 from flows.settings.run import SearchSettings, Settings, StudySettings
 from tasks.core.costs.shapes import Shape
+from tasks.core.costs.totals import NUM_CHECKPOINTS
 from tasks.core.costs.workloads import Workload
 from tasks.data.lengths import measure
 from tasks.data.sources import TaskSource
@@ -26,8 +28,9 @@ PASSES = {
     "evaluate": EVALUATE,
     "validate": EVALUATE,
     **dict.fromkeys(("capture", "single", "iterative_drop", "proxies"), SUPPORT),
+    **dict.fromkeys(("lens", "trajectory", "distances", "importance", "landscape"), EVALUATE),
 }
-OTHERS = 'model.precision = "bfloat16", tune.gradient_checkpointing = true, or a machine with more memory'
+OTHERS = 'model.precision = "bfloat16" or tune.gradient_checkpointing = true if they are not set, or more memory'
 
 # (label, settings) of each model and task of a flow
 Cells = Sequence[tuple[str, Settings]]
@@ -39,46 +42,46 @@ FLOWS: dict[str, tuple[type[Settings], Callable[..., Estimate]]] = {
 }
 
 
-@dataclass(frozen=True)
-class Needs:
-    """Bytes of main memory by the full name of each stage; too_large, advice: a stage that never fits, what to do."""
-
-    by_name: dict[str, float]
-    too_large: str | None = None
-    advice: str = ""
-
-
-def find_needs(flow: str, cells: Sequence[tuple[str, str, TaskSource]], limit: float, on_gpu: bool) -> Needs:
-    """Estimate the needs of a flow's stages.
+def find_needs(
+    flow: str, cells: Sequence[tuple[str, str, TaskSource]], limit: float, on_gpu: bool
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Estimate the needs of a flow's stages; return bytes by full name, and advice for each that needs more than limit.
 
     cells: label, settings as JSON, and checked task of each model and task; limit: bytes of main memory that there are;
     on_gpu: whether stages compute on a GPU where they can.
+
+    Raises:
+        InputError: when a model or a text cannot be priced.
     """
     kind, estimate = FLOWS[flow]
     made = [(label, kind.model_validate_json(values)) for label, values, _ in cells]
     checked = {settings.task: task for (_, settings), (_, _, task) in zip(made, cells, strict=True)}
 
+    @cache
+    def measured(task: Any, model: str, context: int) -> Workload:
+        return measure(checked[task], own_tokenizer(model), context)
+
     def lengths(settings: Settings, shape: Shape) -> Workload:
-        return measure(checked[settings.task], own_tokenizer(settings.model.name), shape.context)
+        return measured(settings.task, settings.model.name, shape.context)
+
+    def need_of(changed: Cells, name: str) -> float:
+        return _need(*estimate(changed, lengths).by_name[name], on_gpu)
 
     needs = {name: _need(*priced, on_gpu) for name, priced in estimate(made, lengths).by_name.items()}
-    largest = max(needs, key=needs.__getitem__)
-    if needs[largest] <= limit:
-        return Needs(needs)
-    again = lambda changed: _need(*estimate(changed, lengths).by_name[largest], on_gpu)  # noqa: E731
-    return Needs(needs, largest, _advice(made, largest.split(" · ")[0], limit, again))
+    too_large = [name for name, need in needs.items() if need > limit]
+    return needs, {name: _advice(made, name, limit, need_of) for name in too_large}
 
 
 def _need(cost: Cost, sizes: Sizes, on_gpu: bool) -> float:
     if on_gpu and cost.on_gpu:
-        # The weights pass through main memory; everything else is on the GPU.
-        return PROCESS_BYTES + sizes.shape.loaded_bytes * sizes.shape.parameters
+        # The weights pass through main memory, and checkpoints; everything else is on the GPU.
+        return PROCESS_BYTES + sizes.shape.loaded_bytes * sizes.shape.parameters + cost.working_disk / NUM_CHECKPOINTS
     return PROCESS_BYTES + cost.memory
 
 
-def _advice(cells: Cells, stage: str, limit: float, need_of: Callable[[Cells], float]) -> str:
-    """Name the setting to lower and a value that fits, found by halving. need_of: the stage's need with other cells."""
-    setting = PASSES.get(stage)
+def _advice(cells: Cells, name: str, limit: float, need_of: Callable[[Cells, str], float]) -> str:
+    """Name the setting to lower and a value that fits, found by halving. need_of: a stage's need with other cells."""
+    setting = PASSES.get(name.split(" · ")[0])
     if setting is None:
         return f"take {OTHERS}"
     group, key = setting.split(".")
@@ -86,7 +89,7 @@ def _advice(cells: Cells, stage: str, limit: float, need_of: Callable[[Cells], f
     while value > 1:
         value //= 2
         lowered = [(label, _changed(settings, group, key, value)) for label, settings in cells]
-        if need_of(lowered) <= limit:
+        if need_of(lowered, name) <= limit:
             return f"lower {setting} to {value}, which fits, or take {OTHERS}"
     return f"no value of {setting} fits: take {OTHERS}"
 

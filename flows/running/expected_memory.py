@@ -3,17 +3,18 @@
 import logging
 import threading
 from collections.abc import Sequence
-from typing import Any
 
 from flows.running.inputs import Inputs
 from flows.settings.run import Settings
-from tasks.core.errors import EnvironmentFault
+from tasks.core.errors import EnvironmentFault, InterruptedRun
 from tasks.engine.calls import call_in_child
 from tasks.engine.machine_memory import total_memory
-from tasks.engine.resources import visible_gpus
+from tasks.engine.resources import Stopped, never, visible_gpus
+from tasks.store.patience import watched
 
 logger = logging.getLogger(__name__)
 ESTIMATE = ("flows.cost.needs", "find_needs")
+POLL_SECONDS = 0.5
 
 
 class ExpectedMemory:
@@ -25,45 +26,61 @@ class ExpectedMemory:
     def __init__(self, flow: str, cells: Sequence[tuple[str, Settings, Inputs]]) -> None:
         self._flow = flow
         self._cells = [
-            (label, _with_precision(settings, inputs.precision).model_dump_json(), inputs.task)
-            for label, settings, inputs in cells
+            (label, _resolved(settings, inputs).model_dump_json(), inputs.task) for label, settings, inputs in cells
         ]
         self._total = cells[0][1].place.num_bytes or total_memory()
-        self._found: Any = None
+        self._found: tuple[dict[str, float], dict[str, str]] | None = None
         self._lock = threading.Lock()
 
-    def __call__(self, name: str) -> int | None:
-        """Return the need of a stage.
+    def __call__(self, name: str, stopped: Stopped = never) -> int | None:
+        """Return the need of a stage; of one that was not foreseen, that of the largest stage of its kind.
 
         Raises:
-            EnvironmentFault: when a stage of the flow needs more than there is, whichever stage asks.
+            EnvironmentFault: when it needs more than there is.
+            InterruptedRun: when stopped() is true meanwhile.
         """
-        with self._lock:
+        while not self._lock.acquire(timeout=POLL_SECONDS):
+            if stopped():
+                raise InterruptedRun("interrupted while its memory was estimated")
+        try:
             if self._found is None:
-                self._found = self._estimate()
-        if isinstance(self._found, EnvironmentFault):
-            raise self._found
-        need = self._found.get(name)
+                self._found = self._estimate(stopped)
+        finally:
+            self._lock.release()
+        needs, advice = self._found
+        kind = name.split(" · ")[0]
+        need = needs.get(name, max((each for key, each in needs.items() if key.split(" · ")[0] == kind), default=None))
+        if need is not None and need > self._total:
+            raise EnvironmentFault(self._refusal(name, need, advice.get(name, "")))
         return None if need is None else int(need)
 
-    def _estimate(self) -> dict[str, float] | EnvironmentFault:
+    def _estimate(self, stopped: Stopped) -> tuple[dict[str, float], dict[str, str]]:
+        given = self._flow, self._cells, float(self._total), bool(visible_gpus())
         try:
-            found = call_in_child(*ESTIMATE, self._flow, self._cells, float(self._total), bool(visible_gpus()))
+            with watched("the estimate of the memory of all stages"):
+                needs, advice = call_in_child(*ESTIMATE, *given, stopped=stopped)
+        except InterruptedRun:
+            raise
         except Exception as error:
             # A run must not fail because its memory is not known.
             what = " ".join(str(error).split())
             logger.warning(
                 "the memory of stages is not known, so none is reserved (%s: %s)", type(error).__name__, what
             )
-            return {}
-        if found.too_large is None:
-            return dict(found.by_name)
-        needed = found.by_name[found.too_large]
-        return EnvironmentFault(
-            f"{found.too_large} needs about {needed / 1e9:.1f} GB of main memory, and stages here have"
-            f" {self._total / 1e9:.1f} GB (place.memory_gb, or this machine or its container): {found.advice}"
+            return {}, {}
+        for name, text in advice.items():
+            # A stage that is in the store already is never computed, so that the run may go on.
+            logger.warning("%s", self._refusal(name, needs[name], text))
+        return needs, advice
+
+    def _refusal(self, name: str, need: float, advice: str) -> str:
+        return (
+            f"{name} needs about {need / 1e9:.1f} GB of main memory, and stages here have {self._total / 1e9:.1f} GB"
+            f" (place.memory_gb, or this machine or its container){': ' if advice else ''}{advice}"
         )
 
 
-def _with_precision(settings: Settings, precision: str) -> Settings:
-    return settings.model_copy(update={"model": settings.model.model_copy(update={"precision": precision})})
+def _resolved(settings: Settings, inputs: Inputs) -> Settings:
+    """Return the settings with what was found out about the model: its folder and the number format."""
+    found = {"name": inputs.model.path, "revision": None, "precision": inputs.precision}
+    return settings.model_copy(update={"model": settings.model.model_copy(update=found)})

@@ -7,7 +7,6 @@ from pydantic import Field, PositiveInt
 from flows.settings.group import Group
 from flows.settings.plan import Share, Strategy
 from flows.settings.study import Pooling
-from tasks.core.bounds import Positive
 from tasks.core.tuning.settings import Parallel
 from tasks.store.home import default_home
 
@@ -120,7 +119,7 @@ class Place(Group, frozen=True):
     """CPU threads of one tuning or evaluation; others run at the same time."""
     gpus_per_stage: PositiveInt = 1
     """GPUs of one tuning or evaluation."""
-    memory_gb: Positive | None = None
+    memory_gb: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """Main memory (10^9 bytes) for all stages together; by default what this machine or its container has."""
     parallel: Parallel = "layers"
     """Tuning on several GPUs: blocks spread over them, a copy on each (DDP), or a share of each block (FSDP2)."""

@@ -60,7 +60,7 @@ class EnvironmentFault(CrashError):
     exit_code = 4
 
 
-class KilledStage(EnvironmentFault):
+class StageKilledError(EnvironmentFault):
     """The process of a stage was killed (signal 9)."""
 
 

@@ -73,10 +73,11 @@ class Children:
         arguments: dict[str, Any],
         work: dict[str, Any],
         watch: Callable[[], None] = lambda: None,
+        started: Callable[[int], None] = lambda pid: None,
     ) -> dict[str, Any]:
         """Run `module.stage.compute` with a Work in a child; return its summary, or raise the error that it raised.
 
-        watch is called about twice a second while the child computes.
+        watch is called about twice a second while the child computes; started, once, with the child's process id.
 
         Raises:
             InterruptedRun: when the run was stopped.
@@ -89,6 +90,7 @@ class Children:
             self._refuse_when_stopped(label)
             process.start()
             self._running.add(process)
+        started(process.pid or 0)
         sending.close()
         try:
             return _listen(process, receiving, watch, label)
@@ -167,9 +169,10 @@ def _listen(process: Any, receiving: Connection, watch: Callable[[], None], labe
 def error_for_exit_code(exit_code: int, label: str) -> Exception:
     """Map the exit code of a process that sent no result to an error."""
     if exit_code == -signal.SIGKILL:
-        return errors.KilledStage(
+        return errors.StageKilledError(
             f"{label}: its process was killed (signal 9), most often for lack of memory. Free memory or lower"
-            " tune.batch_size, then run the same command: finished stages are kept and tuning resumes."
+            " tune.max_tokens or evaluate.max_tokens, then run the same command: finished stages are kept and tuning"
+            " resumes."
         )
     if exit_code - 128 in STOPPING:
         return errors.InterruptedRun(f"{label} was interrupted", exit_code - 128)
@@ -200,7 +203,7 @@ def compute(sending: Connection, function: tuple[str, str], arguments: dict[str,
     os.environ.update(spec.pop("environment", {}))
     spec["store"] = open_store(spec["store"], spec.pop("store_url", None))
     work = Work(**spec)
-    _die_with_parent()
+    die_with_parent()
     project = logging.getLogger("tasks")
     project.handlers, project.propagate = [_ForwardLogs(sending)], False
     project.setLevel(logging.INFO)
@@ -241,7 +244,7 @@ def _disk_fault(error: BaseException) -> BaseException:
     return OSError(int(found[1]), os.strerror(int(found[1])))
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """End this process as soon as its parent is gone, for whatever reason."""
     parent = multiprocessing.parent_process()
     assert parent is not None

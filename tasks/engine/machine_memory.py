@@ -25,32 +25,30 @@ def free_memory() -> int:
     return min([psutil.virtual_memory().available, *(max(0, limit - used) for limit, used in _limits())])
 
 
-def memory_of(pids: set[int]) -> int:
-    """Return the bytes that these processes and all their descendants use; shared pages count in parts."""
-    found: dict[int, psutil.Process] = {}
-    for pid in pids:
-        try:
-            process = psutil.Process(pid)
-            found |= {each.pid: each for each in (process, *process.children(recursive=True))}
-        except psutil.Error:
-            continue
-    return sum(map(_own_memory, found.values()))
+def memory_of(pid: int) -> int:
+    """Return the bytes that a process and its descendants use and share with no other process."""
+    try:
+        process = psutil.Process(pid)
+        every = [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return 0
+    return sum(map(_own_memory, every))
 
 
 def num_memory_kills() -> int:
     """Return how many processes the kernel has killed for lack of memory, in this container or on this machine."""
     files = [folder / name for folder in _groups() for name in ("memory.events", "memory.oom_control")]
-    counted = [_statistic(path, "oom_kill") for path in files]
-    return max([_statistic(KERNEL_COUNTS, "oom_kill"), *counted])
+    own = [path for path in files if path.exists()]
+    # Those of the group of this process alone, where they are counted: elsewhere others are killed too.
+    return _statistic(own[0] if own else KERNEL_COUNTS, "oom_kill")
 
 
 def _own_memory(process: psutil.Process) -> int:
     try:
-        # Only Linux tells how many processes share a page.
-        full = process.memory_full_info()
-        return int(getattr(full, "pss", full.rss))
+        found = process.memory_info()
     except psutil.Error:
         return 0
+    return int(found.rss - getattr(found, "shared", 0))
 
 
 def _limits() -> Iterator[tuple[int, int]]:

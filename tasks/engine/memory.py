@@ -6,10 +6,9 @@ A reservation is a file that its stage holds locked, as with cores and GPUs: the
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -18,93 +17,123 @@ from tasks.engine import machine_memory
 from tasks.store.holders import leave_note, name_holder, read_note, take_note_away
 from tasks.store.patience import END_IT, Patience
 
-# Reading what every process uses takes a few milliseconds for each.
-POLL_SECONDS = 0.5
+POLL_SECONDS = 1.0
 PREFIX, SUFFIX = "memory-", ".lock"
 
 
 @dataclass(frozen=True)
-class _Reservation:
+class Reservation:
+    """Bytes that one stage holds; path: of its lock file, beside which lie the holder's note and its child's id."""
+
     num_bytes: int
     path: Path
 
+    def started(self, pid: int) -> None:
+        """Note the process that computes, whose use of memory counts as part of the reservation."""
+        with suppress(OSError):
+            self.path.with_suffix(".pid").write_text(str(pid))
+
     @property
-    def note(self) -> dict[str, Any]:
-        return read_note(self.path)
+    def used(self) -> int:
+        """Bytes of the reservation that its process uses already."""
+        try:
+            pid = int(self.path.with_suffix(".pid").read_text())
+        except (OSError, ValueError):
+            return 0
+        return min(self.num_bytes, machine_memory.memory_of(pid))
+
+    def remove(self) -> None:
+        """Remove its files."""
+        take_note_away(self.path)
+        for path in (self.path.with_suffix(".pid"), self.path):
+            path.unlink(missing_ok=True)
 
 
 class Memory:
     """Reservations of main memory, shared by all processes that name the same folder.
 
-    most: bytes that stages take together at most; by default what is free.
+    limit: bytes that stages take together at most; by default what is free.
     """
 
-    def __init__(self, folder: Path, most: int | None = None) -> None:
-        self._folder, self._most = folder, most
+    def __init__(self, folder: Path, limit: int | None = None) -> None:
+        self._folder, self._limit = folder, limit
 
     @contextmanager
-    def take(self, num_bytes: int, stopped: Callable[[], bool], label: str = "") -> Iterator[None]:
+    def take(self, num_bytes: int, stopped: Callable[[], bool], label: str = "") -> Iterator[Reservation]:
         """Wait until that many bytes are free beside all other reservations, and hold them until the end of the block.
 
-        The only stage on the machine never waits: other programs may hold what it needs for ever. label: the purpose,
-        shown to those who wait.
+        Stages wait in a queue, so that a large one is not passed by small ones for ever. The only stage on the machine
+        never waits: other programs may hold what it needs for ever. label: the purpose, shown to those who wait.
 
         Raises:
             InterruptedRun: when stopped() is true while waiting.
         """
         patience = Patience(lambda: self._awaited(num_bytes), END_IT)
-        while (held := self._try(num_bytes, label)) is None:
+
+        def pause() -> None:
             patience.tick()
             if stopped():
                 raise InterruptedRun("interrupted while waiting for free memory")
-            time.sleep(POLL_SECONDS)
-        patience.over()
+
+        with ExitStack() as held:
+            with self._first_in_line(pause):
+                while not self._fits(num_bytes):
+                    pause()
+                    time.sleep(POLL_SECONDS)
+                reservation = self._reserve(num_bytes, label, held)
+            patience.over()
+            yield reservation
+
+    @contextmanager
+    def _first_in_line(self, pause: Callable[[], None]) -> Iterator[None]:
+        queue = FileLock(self._folder / "memory.queue", thread_local=False)
+        while True:
+            with suppress(Timeout):
+                queue.acquire(timeout=POLL_SECONDS)
+                break
+            pause()
         try:
             yield
         finally:
-            take_note_away(Path(held.lock_file))
-            Path(held.lock_file).unlink(missing_ok=True)
-            held.release()
+            queue.release()
 
-    def _try(self, num_bytes: int, label: str) -> FileLock | None:
-        """Reserve if there is room, and return the lock that holds the reservation."""
-        with FileLock(self._folder / "memory.turn"):
-            others = self._others()
-            if others and sum(each.num_bytes for each in others) + num_bytes > self._for_stages(others):
-                return None
-            path = self._folder / f"{PREFIX}{num_bytes}-{uuid.uuid4().hex}{SUFFIX}"
-            lock = FileLock(path, thread_local=False)
-            lock.acquire(timeout=0)
-            leave_note(path, label)
-            return lock
+    def _fits(self, num_bytes: int) -> bool:
+        others = self._others()
+        if not others:
+            return True
+        for_stages = machine_memory.free_memory() + sum(each.used for each in others)
+        if self._limit is not None:
+            for_stages = min(for_stages, self._limit)
+        return sum(each.num_bytes for each in others) + num_bytes <= for_stages
 
-    def _others(self) -> list[_Reservation]:
+    def _reserve(self, num_bytes: int, label: str, held: ExitStack) -> Reservation:
+        reservation = Reservation(num_bytes, self._folder / f"{PREFIX}{num_bytes}-{uuid.uuid4().hex}{SUFFIX}")
+        lock = FileLock(reservation.path, thread_local=False)
+        lock.acquire(timeout=0)
+        held.callback(lock.release)
+        held.callback(reservation.remove)
+        leave_note(reservation.path, label)
+        return reservation
+
+    def _others(self) -> list[Reservation]:
         """Return the reservations of living processes, and remove what dead ones left."""
         found = []
-        for path in sorted(self._folder.glob(f"{PREFIX}*{SUFFIX}")):
+        for reservation in self._listed():
             try:
-                with FileLock(path, timeout=0):
-                    take_note_away(path)
-                    path.unlink(missing_ok=True)
+                with FileLock(reservation.path, timeout=0):
+                    reservation.remove()
             except Timeout:
-                found.append(_Reservation(int(path.name.split("-")[1]), path))
+                found.append(reservation)
         return found
 
-    def _for_stages(self, others: list[_Reservation]) -> int:
-        """Return the bytes that all stages may use together: what is free, and what the running stages use already."""
-        reserved: dict[int, int] = {}
-        for each in others:
-            if "pid" in (note := each.note):
-                reserved[note["pid"]] = reserved.get(note["pid"], 0) + each.num_bytes
-        used = sum(min(num_bytes, machine_memory.memory_of({pid})) for pid, num_bytes in reserved.items())
-        free = machine_memory.free_memory() + used
-        return free if self._most is None else min(free, self._most)
+    def _listed(self) -> list[Reservation]:
+        paths = sorted(self._folder.glob(f"{PREFIX}*{SUFFIX}"))
+        return [Reservation(int(path.name.split("-")[1]), path) for path in paths]
 
     def _awaited(self, num_bytes: int) -> str:
         """Name what is waited for, and who holds it."""
-        with FileLock(self._folder / "memory.turn"):
-            others = self._others()
-        names = ", ".join(dict.fromkeys(name_holder(each.note) for each in others))
+        others = self._listed()
+        names = ", ".join(dict.fromkeys(name_holder(read_note(each.path)) for each in others))
         reserved = sum(each.num_bytes for each in others)
         return (
             f"{num_bytes / 1e9:.1f} GB of memory ({reserved / 1e9:.1f} GB reserved by {names or 'nobody'};"

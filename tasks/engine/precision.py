@@ -10,6 +10,7 @@ from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
+from tasks.core.errors import CrashError, EnvironmentFault
 from tasks.engine.calls import call_in_child
 from tasks.engine.resources import require_device, visible_gpus
 from tasks.store.files import replace_file
@@ -20,6 +21,7 @@ RATES_FILE = "rates.json"
 # bfloat16 is less exact, so it must be clearly faster; near one, noise would decide.
 MIN_SPEEDUP = 1.2
 CPU_FACTS = Path("/proc/cpuinfo")
+_measured: dict[str, dict[str, float]] = {}
 
 
 def resolve_precision(wanted: str, home: Path) -> str:
@@ -32,7 +34,15 @@ def resolve_precision(wanted: str, home: Path) -> str:
     """
     if wanted != "auto":
         return wanted
-    rates = machine_rates(home)
+    try:
+        rates = machine_rates(home)
+    except EnvironmentFault:
+        raise
+    except CrashError as error:
+        # A GPU that other work fills: the next run measures.
+        chosen = "bfloat16" if visible_gpus() else "float32"
+        logger.warning("model.precision = auto: %s, as the rates cannot be measured now (%s)", chosen, error)
+        return chosen
     chosen = faster_format(rates)
     logger.info("model.precision = auto: %s (%s)", chosen, describe_rates(rates))
     return chosen
@@ -57,10 +67,11 @@ def machine_rates(home: Path) -> dict[str, float]:
         EnvironmentFault: when torch cannot use the GPU.
     """
     path, name = home.absolute() / RATES_FILE, f"{_device_name()}, torch {metadata.version('torch')}"
-    known = _read(path)
+    known = _read(path) | _measured
     if name not in known:
         known[name] = call_in_child(__name__, "measure_alone", "cuda:0" if visible_gpus() else "cpu")
-        # In a folder that cannot be written, every run measures.
+        # Kept in this process too, so that all cells of a study decide alike where the folder cannot be written.
+        _measured[name] = known[name]
         with suppress(OSError):
             replace_file(path, json.dumps(known, indent=1).encode())
     return known[name]

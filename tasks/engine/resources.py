@@ -73,9 +73,11 @@ class Resources:
         with ExitStack() as held:
             taken = self._gpus.take(held, gpus, stopped, label)
             self._cores.take(held, cores, stopped, label)
-            if self.folder and num_bytes:
-                held.enter_context(Memory(self.folder, self.memory).take(num_bytes, stopped, label))
-            yield Allocation(cores, taken)
+            if not (self.folder and num_bytes):
+                yield Allocation(cores, taken)
+                return
+            reservation = held.enter_context(Memory(self.folder, self.memory).take(num_bytes, stopped, label))
+            yield Allocation(cores, taken, reservation.started)
 
 
 class _Places:
@@ -214,12 +216,17 @@ def _refuse(stopped: Stopped) -> None:
         raise InterruptedRun("interrupted while waiting for a free core or GPU")
 
 
+def ignore(pid: int) -> None:
+    """Do nothing with the id of a process that has started."""
+
+
 @dataclass(frozen=True)
 class Allocation:
-    """The cores and GPUs that one stage was given."""
+    """The cores and GPUs that one stage was given. started: to be called with the id of the process that computes."""
 
     cores: int
     gpus: list[str]
+    started: Callable[[int], None] = ignore
 
     @property
     def device(self) -> str:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.core.errors import InterruptedRun
 from tasks.engine.child_process import Children
-from tasks.engine.resources import Resources, usable_cores, visible_gpus
+from tasks.engine.resources import Resources, Stopped, usable_cores, visible_gpus
 from tasks.store.artifacts import Artifact, Ref, Store
 from tasks.store.remote.store import open_store
 
@@ -50,7 +50,7 @@ class NoTracking:
         """Report that a stage has its artifact, computed or found."""
 
 
-def unknown(name: str) -> int | None:
+def no_estimate(name: str, stopped: Stopped) -> int | None:
     """Return None: the memory that a stage needs, where nobody has estimated it."""
     return None
 
@@ -59,7 +59,8 @@ def unknown(name: str) -> int | None:
 class RunContext:
     """Objects that the stages of one run share inside this process.
 
-    expected: returns the bytes of main memory that a stage needs, by its full name, or None.
+    expected: returns the bytes of main memory that a stage needs, by its full name, or None; takes whether the run was
+    stopped as well, since the first call estimates.
     """
 
     resources: Resources
@@ -67,7 +68,7 @@ class RunContext:
     used: list[Ref] = field(default_factory=list)
     computed: list[Ref] = field(default_factory=list)
     children: Children = field(default_factory=Children)
-    expected: Callable[[str], int | None] = unknown
+    expected: Callable[[str, Stopped], int | None] = no_estimate
 
 
 _shared: dict[str, RunContext] = {}

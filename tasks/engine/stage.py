@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tasks.core.errors import KilledStage
+from tasks.core.errors import StageKilledError
 from tasks.engine.machine_memory import num_memory_kills
 from tasks.engine.resources import Allocation
 from tasks.engine.runtime import RunContext, Runtime, shared
@@ -104,22 +104,24 @@ class Stage:
         cores = context.resources.cores if self.cores == "all" else runtime.cores_per_stage
         gpus = runtime.gpus_per_stage if self.gpu else 0
         name = self.full_name(label)
-        needed = context.expected(name)
+        needed = context.expected(name, context.children.stopped)
         scratch = store.work_folder(key)
-        kills = num_memory_kills()
+        kills = 0
         try:
             with (
                 context.resources.take(cores, gpus, context.children.stopped, name, needed) as allocation,
                 store.publishing(self.name, key) as out,
             ):
+                kills = num_memory_kills()
                 work = self._work(store, runtime, label, out, scratch, allocation)
                 watch = lambda: context.tracking.stage_metrics(self.name, key, scratch / METRICS_FILE)  # noqa: E731
-                summary = context.children.run((self.compute.__module__, self.name), arguments, work, watch)
+                function = self.compute.__module__, self.name
+                summary = context.children.run(function, arguments, work, watch, allocation.started)
                 _keep_metrics(store, out, scratch)
                 artifact = store.publish(self.name, key, out, inputs, list(_parents(arguments)), summary)
         except BaseException as error:
             with suppress(OSError):
-                if isinstance(error, KilledStage) and num_memory_kills() > kills:
+                if isinstance(error, StageKilledError) and num_memory_kills() > kills:
                     note_kill(scratch)
                 scratch.rmdir()  # fails, and so keeps the folder, if it has a checkpoint or the note
             raise

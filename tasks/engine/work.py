@@ -52,19 +52,20 @@ class Work:
         """Return the file from which this computation continues after a kill, on any machine with the same store."""
         return CheckpointFile(self.scratch / CHECKPOINT_FILE, on_save=lambda: self.store.keep_work(self.scratch))
 
-    def pass_tokens(self, max_tokens: int, setting: str) -> int:
+    def pass_tokens(self, max_tokens: int, setting: str, largest: int | None = None) -> int:
         """Return the padded tokens of a pass: `max_tokens`, halved each time the kernel killed this for lack of memory.
 
-        setting: the name of max_tokens, for the log.
+        setting: the name of max_tokens, for the log. largest: tokens of the largest pass, where they may be fewer.
         """
         kills = read_kills(self.scratch)
-        smaller = max(1, max_tokens >> kills)
-        if kills:
-            logger.warning(
-                "killed for lack of memory %s before: continued with at most %d tokens in a forward pass instead of %d"
-                " (%s); results differ by rounding",
-                *("once" if kills == 1 else f"{kills} times", smaller, max_tokens, setting),
-            )
+        if not kills:
+            return max_tokens
+        smaller = max(1, min(max_tokens, largest or max_tokens) >> kills)
+        logger.warning(
+            "killed for lack of memory %s before: continued with at most %d tokens in a forward pass instead of %d"
+            " (%s); results differ by rounding",
+            *("once" if kills == 1 else f"{kills} times", smaller, max_tokens, setting),
+        )
         return smaller
 
     def metric(self, step: int | None = None, **values: float) -> None:

@@ -50,7 +50,7 @@ def importance(
     examples = load_examples(limited(task, split, num_rows), split, load_tokenizer(model), model.context)
     require_several(examples.num_rows, task, split)
     network = load_model(model, precision, "cuda:0" if work.device == EVERY else work.device)
-    options: Any = {"max_length": model.context, "max_tokens": max_tokens}
+    options: Any = {"max_length": model.context, "max_tokens": work.pass_tokens(max_tokens, "evaluate.max_tokens")}
     options["progress"] = lambda variations: work.progress(variations, "variations")
     tensors, num_tokens = _changed(network, examples.rows, pairs, options)
     if tuned is not None:

@@ -58,7 +58,11 @@ def landscape(
     _require_points(points, order)
     network = load_model(model, precision, "cpu" if work.device == EVERY else work.device)
     states = load_points(network, {name: None if (ref := points[name]) is None else work.open(ref) for name in order})
-    limits: Any = {"num_rows": num_rows, "max_length": model.context, "max_tokens": max_tokens}
+    limits: Any = {
+        "num_rows": num_rows,
+        "max_length": model.context,
+        "max_tokens": work.pass_tokens(max_tokens, "evaluate.max_tokens"),
+    }
     measure = TaskMeasure(network, load_tokenizer(model), task, split, **limits)
     tensors, lines = _lines(work, network, states, measure, resolution_line)
     facts: LandscapeFacts = {

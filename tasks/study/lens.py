@@ -1,5 +1,6 @@
 """Lens: train an affine map from each block's states to the last block's, so that the model's head can read them."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tasks.artifacts.study.lens import LensFacts, LensSummary, write_curves
@@ -48,6 +49,8 @@ def lens(
         every_token(load_examples(task, split, tokenizer, length, limit=num_rows).rows[:num_rows])
         for split in ("train", "validation")
     )
+    largest = settings.batch_size * max(row.num_tokens for row in rows)
+    settings = replace(settings, max_tokens=work.pass_tokens(settings.max_tokens, "evaluate.max_tokens", largest))
     result = train(
         TrainedLens(load_model(model, "stored" if precision == "bfloat16" else precision)),
         rows,

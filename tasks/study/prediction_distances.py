@@ -40,7 +40,10 @@ def distances(
     tokenizer = load_tokenizer(model)
     rows = every_token(load_examples(task, split, tokenizer, model.context, limit=num_rows).rows[:num_rows])
     network = load_model(model, precision, work.device)
-    options: Any = {"max_tokens": max_tokens, "pad_id": tokenizer.pad_token_id or 0}
+    options: Any = {
+        "max_tokens": work.pass_tokens(max_tokens, "evaluate.max_tokens"),
+        "pad_id": tokenizer.pad_token_id or 0,
+    }
     options["progress"] = lambda batches: work.progress(batches, "batches")
     reader = chosen_lens(work.open(lens) if lens else None, model, network)
     found = functional_distances(network, reader, rows, num_tokens, **options)

@@ -31,7 +31,7 @@ with Memory(Path(sys.argv[1])).take(int(sys.argv[2]), lambda: False, "tune · se
 def ten_free(monkeypatch):
     """Ten gigabytes for all stages together, of which none has used any yet."""
     monkeypatch.setattr(machine_memory, "free_memory", lambda: 10 * GB)
-    monkeypatch.setattr(machine_memory, "memory_of", lambda pids: 0)
+    monkeypatch.setattr(machine_memory, "memory_of", lambda pid: 0)
     monkeypatch.setattr("tasks.engine.memory.POLL_SECONDS", 0.02)
 
 
@@ -39,7 +39,8 @@ def stage(folder: Path, num_bytes: int, seen: list[str], name: str, seconds: flo
     """A thread that holds memory for a while."""
 
     def run() -> None:
-        with Memory(folder).take(num_bytes, never, name):
+        with Memory(folder).take(num_bytes, never, name) as reservation:
+            reservation.started(os.getpid())
             seen.append(f"{name} begins")
             time.sleep(seconds)
             seen.append(f"{name} ends")
@@ -72,11 +73,41 @@ def test_what_running_stages_use_already_counts_as_theirs(tmp_path, monkeypatch)
     first = stage(tmp_path, 6 * GB, seen, "a")
     # It has come to use 5 of its 6; of the 5 that are left free, 4 are for the second.
     monkeypatch.setattr(machine_memory, "free_memory", lambda: 5 * GB)
-    monkeypatch.setattr(machine_memory, "memory_of", lambda pids: 5 * GB)
+    monkeypatch.setattr(machine_memory, "memory_of", lambda pid: 5 * GB)
     second = stage(tmp_path, 4 * GB, seen, "b")
     assert seen == ["a begins", "b begins"]
     first.join()
     second.join()
+
+
+def test_a_stage_that_uses_more_than_it_reserved_takes_nothing_of_the_others(tmp_path, monkeypatch):
+    seen: list[str] = []
+    threads = [stage(tmp_path, 3 * GB, seen, "a"), stage(tmp_path, 3 * GB, seen, "b")]
+    # The first has come to use 6, the second nothing yet.
+    used = iter([6 * GB, 0] * 1000)
+    monkeypatch.setattr(machine_memory, "free_memory", lambda: 4 * GB)
+    monkeypatch.setattr(machine_memory, "memory_of", lambda pid: next(used))
+    threads.append(stage(tmp_path, 2 * GB, seen, "c"))
+    assert seen == ["a begins", "b begins"]
+    for thread in threads:
+        thread.join()
+
+
+def test_a_large_stage_is_not_passed_by_small_ones(tmp_path):
+    seen: list[str] = []
+    threads = [stage(tmp_path, 6 * GB, seen, "a"), stage(tmp_path, 9 * GB, seen, "b"), stage(tmp_path, GB, seen, "c")]
+    for thread in threads:
+        thread.join()
+    assert [word for word in seen if word.endswith("begins")] == ["a begins", "b begins", "c begins"]
+
+
+def test_stages_take_no_more_than_they_are_given(tmp_path):
+    with Memory(tmp_path, 2 * GB).take(GB, never):
+        calls = iter([False, False, True])
+        with pytest.raises(InterruptedRun), Memory(tmp_path, 2 * GB).take(2 * GB, lambda: next(calls)):
+            pass
+        with Memory(tmp_path, 2 * GB).take(GB, never):
+            pass
 
 
 def test_the_memory_of_a_killed_process_is_free_at_once(tmp_path, caplog, monkeypatch):
@@ -155,7 +186,7 @@ def test_limits_of_the_first_version(cgroups):
 
 def test_memory_of_processes_counts_their_children(monkeypatch):
     monkeypatch.undo()
-    here = machine_memory.memory_of({os.getpid()})
+    here = machine_memory.memory_of(os.getpid())
     child = subprocess.Popen(
         [sys.executable, "-c", "x = b'1' * 100_000_000; print(1, flush=True); input()"],
         stdin=subprocess.PIPE,
@@ -164,7 +195,18 @@ def test_memory_of_processes_counts_their_children(monkeypatch):
     )
     assert child.stdout is not None
     child.stdout.readline()
-    grown = machine_memory.memory_of({os.getpid()}) - here
+    grown = machine_memory.memory_of(os.getpid()) - here
     child.communicate("\n")
     assert 95_000_000 < grown < 200_000_000
-    assert machine_memory.memory_of({2**22 + 1}) == 0
+    assert machine_memory.memory_of(2**22 + 1) == 0
+
+
+def test_kills_are_counted_where_this_process_is(cgroups, monkeypatch):
+    monkeypatch.setattr(machine_memory, "KERNEL_COUNTS", cgroups / "vmstat")
+    group(cgroups, {"vmstat": "pgfault 1\noom_kill 7", "own": "0::/job"})
+    assert machine_memory.num_memory_kills() == 7
+    group(cgroups / "job", {"memory.events": "low 0\noom_kill 2"})
+    assert machine_memory.num_memory_kills() == 2
+    group(cgroups, {"own": "4:memory:/job"})
+    group(cgroups / "memory" / "job", {"memory.oom_control": "under_oom 0\noom_kill 3"})
+    assert machine_memory.num_memory_kills() == 3

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.errors import CrashError, DivergedError, EnvironmentFault, InputError, InterruptedRun, KilledStage
+from tasks.core.errors import CrashError, DivergedError, EnvironmentFault, InputError, InterruptedRun, StageKilledError
 from tasks.engine.resources import Resources
 from tasks.engine.runtime import RunContext, Runtime, everything_stopped, sharing
 from tasks.store.artifacts import Ref, Store
@@ -70,7 +70,7 @@ def test_an_argument_that_does_not_exist_is_refused(runtime, own):
         ("diverged", DivergedError, "^the loss is bad$"),
         ("disk", EnvironmentFault, "No space left on device"),
         ("memory", EnvironmentFault, "out of memory"),
-        ("killed", KilledStage, "its process was killed.*lack of memory"),
+        ("killed", StageKilledError, "its process was killed.*lack of memory"),
         ("exit", CrashError, "ended with exit code 7"),
         ("bug", CrashError, "(?s)failed: KeyError: 'surprise'.*sample_stages.py"),
     ],
@@ -86,13 +86,13 @@ def test_errors_come_back_as_what_they_are_and_publish_nothing(runtime, own, how
 def test_killed_for_lack_of_memory_it_continues_with_half_the_pass_and_killed_by_someone_it_does_not(
     runtime, own, monkeypatch, caplog
 ):
-    with pytest.raises(KilledStage):
+    with pytest.raises(StageKilledError):
         greedy.run(runtime, size=8, fits=3)
     assert not list(Path(runtime.store).glob("work/*")), "nothing says that memory was the reason"
     kills = iter(range(100))
     monkeypatch.setattr("tasks.engine.stage.num_memory_kills", lambda: next(kills))
     for _ in range(2):
-        with pytest.raises(KilledStage):
+        with pytest.raises(StageKilledError):
             greedy.run(runtime, size=8, fits=3)
     caplog.set_level("WARNING")
     assert greedy.run(runtime, size=8, fits=3).summary["tokens"] == 2

@@ -1,5 +1,7 @@
 """What a stage sees while it computes: metrics that survive kills, progress that is quiet, requests to stop."""
 
+import importlib
+import inspect
 import json
 import os
 import sys
@@ -9,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import EnvironmentFault
-from tasks.engine.work import Work
+from tasks.core.tuning.settings import TrainSettings
+from tasks.engine.stage import Stage
+from tasks.engine.work import Work, note_kill
 from tasks.store.artifacts import Store
 from tasks.store.keys import stage_key
 from tasks.store.metrics import METRICS_FILE, read_metrics
+from tests.store.stages import stage_modules
 
 
 @pytest.fixture
@@ -118,3 +123,23 @@ def test_a_parent_is_opened_verified(work):
     os.truncate(work.open(ref) / "value.json", 1)
     with pytest.raises(EnvironmentFault, match="run the same command again"):
         work.open(ref)
+
+
+def test_after_a_kill_for_lack_of_memory_passes_are_half_of_the_largest(work: Work) -> None:
+    assert work.pass_tokens(8192, "tune.max_tokens", 3000) == 8192
+    note_kill(work.scratch)
+    assert work.pass_tokens(8192, "tune.max_tokens", 3000) == 1500
+    assert work.pass_tokens(8192, "tune.max_tokens") == 4096
+    note_kill(work.scratch)
+    assert work.pass_tokens(3, "tune.max_tokens") == 1
+
+
+@pytest.mark.parametrize("name", stage_modules())
+def test_every_stage_whose_passes_a_setting_bounds_makes_them_smaller_after_a_kill(name: str) -> None:
+    module = importlib.import_module(name)
+    (stage,) = [
+        value for value in vars(module).values() if isinstance(value, Stage) and value.compute.__module__ == name
+    ]
+    parameters = inspect.signature(stage.compute).parameters.values()
+    bounded = any(each.name == "max_tokens" or each.annotation is TrainSettings for each in parameters)
+    assert bounded == ("work.pass_tokens(" in inspect.getsource(module))

@@ -37,7 +37,7 @@ class Passes:
 
     tokens: padded tokens; squares: sum of the squared padded lengths of rows; answers: positions whose logits are
     computed; largest: padded tokens of the largest pass; largest_answers: the largest number of such positions in one
-    pass; largest_kept: the largest number of tokens whose keys and values a pass keeps.
+    pass; largest_kept: the largest number of tokens whose keys and values a pass keeps in all blocks.
     """
 
     tokens: float
@@ -100,7 +100,9 @@ def forward_bytes(shape: Shape, num_parameters: float, passes: Passes, precision
     size = FORMATS[precision]
     widest = max(_widest(shape.width, block) for block in shape.blocks)
     head = 2 * WIDE * min(HEAD_ROWS, passes.largest) * shape.vocabulary if passes.answers else 0.0
-    kept = 2 * sum(block.key_width for block in shape.blocks) * passes.largest_kept
+    # A block copies its own while it adds tokens, and widens them to its queries.
+    copied = max(block.key_width + block.attention_width for block in shape.blocks)
+    kept = 2 * (sum(block.key_width for block in shape.blocks) + copied) * passes.largest_kept
     return size * (num_parameters + passes.largest * widest + kept) + head
 
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 from tasks.core.batching import Example, token_batches
 from tasks.core.blocks.length_limits import NO_LIMITS, LengthLimits
 from tasks.core.costs.totals import Passes
-from tasks.core.evaluation.shared_prompts import MIN_SAVED, Group, ScoringPass, shared_passes
+from tasks.core.evaluation.shared_prompts import Group, ScoringPass, pays, shared_passes
 
 # Number of quantiles of the sorted lengths in a shortened sample: the middles of as many equal parts.
 NUM_QUANTILES = 16
@@ -93,7 +93,11 @@ def scoring_passes(lengths: Lengths, context: int, max_tokens: int, limits: Leng
         for members in (places[start : start + most] for start in range(0, len(places), most)):
             # The last token of an answer is no input.
             groups.append(Group(tuple(members), round(rows[members[0]] - answers + 1)))
-    shared = [group for group in groups if (len(group.members) - 1) * group.shared >= MIN_SAVED]
+    shared = [
+        group
+        for group in groups
+        if pays((len(group.members) - 1) * group.shared, sum(rows[member] for member in group.members))
+    ]
     found = Passes(0, 0, 0, 0, 0)
     for chosen in shared_passes(rows, shared, max_tokens, limits):
         found = found.plus(_two_parts(chosen, rows, answers))

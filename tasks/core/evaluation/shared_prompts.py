@@ -14,12 +14,15 @@ from tasks.core.blocks.length_limits import LengthLimits
 
 Ids = tuple[int, ...]
 
-# The fewest tokens that a group has to save: below this, a second part costs more than it saves.
+# What a group has to save, in tokens and as a share of those of its inputs: below, a second part costs more.
 MIN_SAVED = 16
+MIN_SAVED_SHARE = 1 / 8
 # Most inputs of a group, which bounds the search for groups.
 MAX_MEMBERS = 64
 # Largest part of a beginning that may run with each member instead, so that beginnings of other lengths fit in a pass.
 MAX_REPEATED = 1 / 16
+# How many times as many tokens the second part of a pass may have, padded, as those of its groups apart.
+MAX_PADDING = 1.25
 
 
 @dataclass(frozen=True)
@@ -77,21 +80,29 @@ def shared_passes(
     lengths: those of all inputs.
     """
     batch: list[Group] = []
-    longest = count = 0
+    longest = count = apart = 0
     for group in sorted(groups, key=lambda group: -group.shared):
-        length = max(lengths[member] for member in group.members)
-        fits = batch and (
-            max(longest, length) * (count + len(group.members)) <= max_tokens
+        size, length = len(group.members), max(lengths[member] for member in group.members)
+        following = size * (length - group.shared)
+        together, longest_with = count + size, max(longest, length)
+        fits = bool(batch) and (
+            longest_with * together <= max_tokens
             and group.shared >= batch[0].shared * (1 - MAX_REPEATED)
-            and limits.group(max(longest, length)) == limits.group(group.shared)
+            and together * (longest_with - group.shared) <= MAX_PADDING * (apart + following) + MIN_SAVED
+            and limits.group(longest_with) == limits.group(group.shared)
         )
         if batch and not fits:
             yield _pass_of(batch)
-            batch, longest, count = [], 0, 0
+            batch, longest, count, apart = [], 0, 0, 0
         batch.append(group)
-        longest, count = max(longest, length), count + len(group.members)
+        longest, count, apart = max(longest, length), count + size, apart + following
     if batch:
         yield _pass_of(batch)
+
+
+def pays(saved: int, total: int) -> bool:
+    """Return whether saving so many of a group's tokens is worth a second part."""
+    return saved >= max(MIN_SAVED, MIN_SAVED_SHARE * total)
 
 
 def _groups(inputs: Sequence[Ids], max_tokens: int, limits: LengthLimits) -> Iterator[Group]:
@@ -105,14 +116,16 @@ def _groups(inputs: Sequence[Ids], max_tokens: int, limits: LengthLimits) -> Ite
     best, begun = [0] * (len(order) + 1), list(range(-1, len(order)))
     for end in range(1, len(order) + 1):
         best[end] = best[end - 1]
-        shared, longest = len(inputs[order[end - 1]]), len(inputs[order[end - 1]])
+        shared = longest = total = len(inputs[order[end - 1]])
         for begin in range(end - 2, max(-1, end - 1 - MAX_MEMBERS), -1):
-            shared, longest = min(shared, common[begin]), max(longest, len(inputs[order[begin]]))
+            length = len(inputs[order[begin]])
+            shared, longest, total = min(shared, common[begin]), max(longest, length), total + length
             count = end - begin
             if shared == 0 or count * longest > max_tokens:
                 break
-            saved = (count - 1) * shared
-            if saved >= MIN_SAVED and best[begin] + saved > best[end] and limits.group(shared) == limits.group(longest):
+            # What follows the common beginning is padded to the longest.
+            saved = (count - 1) * shared - (count * longest - total)
+            if best[begin] + saved > best[end] and pays(saved, total) and limits.group(shared) == limits.group(longest):
                 best[end], begun[end] = best[begin] + saved, begin
     end = len(order)
     while end > 0:
