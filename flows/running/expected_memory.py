@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 from flows.running.inputs import Inputs
 from flows.settings.run import Settings
@@ -10,11 +11,14 @@ from tasks.core.errors import EnvironmentFault, InterruptedRun
 from tasks.engine.calls import call_in_child
 from tasks.engine.machine_memory import total_memory
 from tasks.engine.resources import Stopped, never, visible_gpus
+from tasks.models.folder_tensors import count_parameters
 from tasks.store.patience import watched
 
 logger = logging.getLogger(__name__)
 ESTIMATE = ("flows.cost.needs", "find_needs")
 POLL_SECONDS = 0.5
+# Stages of a model with so few parameters need at most some gigabytes: on a machine with more no estimate is worth it.
+SMALL_PARAMETERS, SMALL_TOTAL = 10_000_000, 8 * 10**9
 
 
 class ExpectedMemory:
@@ -28,7 +32,10 @@ class ExpectedMemory:
         self._cells = [
             (label, _resolved(settings, inputs).model_dump_json(), inputs.task) for label, settings, inputs in cells
         ]
-        self._total = cells[0][1].place.num_bytes or total_memory()
+        given = cells[0][1].place.num_bytes
+        self._total = given or total_memory()
+        sizes = [count_parameters(Path(inputs.model.path)) for _, _, inputs in cells]
+        self._needs_none = given is None and self._total >= SMALL_TOTAL and max(sizes) <= SMALL_PARAMETERS
         self._found: tuple[dict[str, float], dict[str, str]] | None = None
         self._lock = threading.Lock()
 
@@ -39,6 +46,8 @@ class ExpectedMemory:
             EnvironmentFault: when it needs more than there is.
             InterruptedRun: when stopped() is true meanwhile.
         """
+        if self._needs_none:
+            return None
         while not self._lock.acquire(timeout=POLL_SECONDS):
             if stopped():
                 raise InterruptedRun("interrupted while its memory was estimated")

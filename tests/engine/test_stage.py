@@ -293,3 +293,23 @@ def test_the_process_that_orchestrates_loads_no_heavy_package(attempt, tmp_path_
     store = tmp_path_factory.getbasetemp() / "light-store"
     done = subprocess.run([sys.executable, "-c", SCRIPT, str(store)], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
+def test_two_stages_that_do_not_fit_together_compute_one_after_another(runtime, tmp_path):
+    places = tmp_path / "places"
+    places.mkdir()
+    context = RunContext(Resources(2, [], places, memory=10**9), expected=lambda name, stopped: 6 * 10**8)
+    most = 0
+    with sharing(runtime, context):
+        threads = [
+            threading.Thread(target=slow.run, args=(runtime, label), kwargs={"seconds": wait})
+            for label, wait in (("a", 0.8), ("b", 0.9))
+        ]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            most = max(most, len(list(places.glob("memory-*.lock"))))
+            time.sleep(0.02)
+    assert most == 1
+    assert len(context.computed) == 2
+    assert not list(places.glob("memory-*"))

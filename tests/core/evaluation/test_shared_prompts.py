@@ -1,5 +1,7 @@
 """Prompts that several requests begin with run once: every family's numbers stay, and passes keep their bounds."""
 
+import random
+
 import pytest
 import torch
 from hypothesis import given
@@ -104,6 +106,17 @@ def test_a_beginning_and_what_follows_are_on_one_side_of_a_limit(family: str) ->
     for each in scoring_passes(inputs, 2000, limits):
         lengths = {len(inputs[member]) for member in each.members} | ({each.start} - {0})
         assert len({limits.group(length) for length in lengths}) == 1
+
+
+def test_inputs_that_only_begin_alike_are_cut_by_length_as_without_sharing() -> None:
+    lengths = random.Random(0).choices(range(4, 80), k=60)
+    inputs = [(1, row + 2, *(7,) * length) for row, length in enumerate(lengths)]
+    assert scoring_passes(inputs, 500, NO_LIMITS) == scoring_passes(inputs, 500, NO_LIMITS, share=False)
+
+
+def test_groups_with_long_and_short_answers_do_not_share_a_pass() -> None:
+    inputs = [(*(1,) * 40, *(answer,) * 50) for answer in (8, 9)] + [(*(2,) * 40, answer) for answer in range(20, 40)]
+    assert [len(each.members) for each in scoring_passes(inputs, 10_000, NO_LIMITS)] == [2, 20]
 
 
 rows = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=40).map(tuple), min_size=1, max_size=40, unique=True)

@@ -91,7 +91,7 @@ def test_a_run_asks_once_and_refuses_what_never_fits(tmp_path: Path, monkeypatch
 def test_without_an_estimate_nothing_is_reserved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = read_settings(small_settings(tmp_path), [])
+    settings = read_settings(small_settings(tmp_path), ["place.memory_gb=9"])
 
     def failing(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no such family")
@@ -100,6 +100,19 @@ def test_without_an_estimate_nothing_is_reserved(
     inputs: Any = Checked(settings)
     assert ExpectedMemory("crash", [("", settings, inputs)])("report") is None
     assert "so none is reserved (RuntimeError: no such family)" in caplog.text
+
+
+def test_a_small_model_on_a_large_machine_needs_no_estimate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = read_settings(small_settings(tmp_path), [])
+    calls = []
+    monkeypatch.setattr(
+        "flows.running.expected_memory.call_in_child", lambda *given, **_: calls.append(given) or ({}, {})
+    )
+    inputs: Any = Checked(settings)
+    for total, expected in ((64e9, 0), (4e9, 1)):
+        monkeypatch.setattr("flows.running.expected_memory.total_memory", lambda found=total: int(found))
+        assert ExpectedMemory("crash", [("", settings, inputs)])("report") is None
+        assert len(calls) == expected
 
 
 def test_a_run_that_never_fits_ends_before_anything_is_computed(tmp_path: Path) -> None:
