@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tasks.core.errors import CrashError, EnvironmentFault, InterruptedRun
+from tasks.core.errors import CrashError, EnvironmentFault, InterruptedRun, StageKilledError
 from tasks.engine.child_process import Children
 from tasks.store.artifacts import Store
 from tests.places import ROOT
@@ -143,7 +143,7 @@ def test_f1_a_killed_child_is_said_with_what_to_do_and_the_next_one_runs(tmp_pat
     call = Call(children, tmp_path / "first", seconds=60)
     os.kill(only_child(children), signal.SIGKILL)
     error = call.result()
-    assert type(error) is EnvironmentFault
+    assert type(error) is StageKilledError
     assert "run the same command: finished stages are kept" in str(error)
     assert children.run((STAGES, "slow"), {"seconds": 0}, spec(tmp_path / "second")) == {}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tasks.core.errors import CrashError, DivergedError, EnvironmentFault
+from tasks.core.errors import CrashError, DivergedError, StageKilledError
 from tasks.engine.ranks import run_ranks
 from tasks.engine.work import Work
 from tasks.store.artifacts import Store
@@ -51,7 +51,7 @@ def test_the_first_one_answers_and_is_the_only_one_heard(work: Work, caplog: pyt
         ("diverged", DivergedError, r"^the loss of one part is bad$"),
         ("sleeps", DivergedError, r"^the loss of one part is bad$"),
         ("bug", CrashError, r"(?s)process 2 of 2 failed: KeyError: .surprise.*Traceback"),
-        ("killed", EnvironmentFault, r"process 2 of 2: its process was killed \(signal 9\)"),
+        ("killed", StageKilledError, r"process 2 of 2: its process was killed \(signal 9\)"),
         ("exit", CrashError, r"process 2 of 2: its process ended with exit code 7"),
     ],
 )
@@ -99,5 +99,5 @@ def test_they_end_with_the_process_that_started_them(work: Work) -> None:
     [process] = children._running
     os.kill(process.pid, 9)
     thread.join(30)
-    assert type(raised[0]) is EnvironmentFault
+    assert type(raised[0]) is StageKilledError
     wait_for(lambda: none_left(work), 20)

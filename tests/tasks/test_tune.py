@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.core.errors import CrashError, DivergedError, EnvironmentFault, InterruptedRun
+from tasks.core.errors import CrashError, DivergedError, InterruptedRun, StageKilledError
 from tasks.engine.resources import Resources
 from tasks.engine.runtime import RunContext, Runtime, sharing
 from tasks.engine.stage import Stage
@@ -96,7 +96,7 @@ def before_and_after(elsewhere: Runtime, arguments: dict[str, Any]) -> tuple[lis
 
 @pytest.mark.parametrize(
     ("number", "kind"),
-    [(signal.SIGKILL, EnvironmentFault), (signal.SIGTERM, InterruptedRun), (signal.SIGINT, InterruptedRun)],
+    [(signal.SIGKILL, StageKilledError), (signal.SIGTERM, InterruptedRun), (signal.SIGINT, InterruptedRun)],
 )
 def test_disturbed_in_the_middle_it_goes_on_to_the_same_digest(
     chain: Chain, undisturbed: Ref, elsewhere: Runtime, number: int, kind: type[CrashError]

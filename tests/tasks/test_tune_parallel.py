@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks.core.errors import CrashError, DivergedError, EnvironmentFault, InterruptedRun
+from tasks.core.errors import CrashError, DivergedError, InterruptedRun, StageKilledError
 from tasks.core.tuning.losses import LossModule
 from tasks.engine.resources import Resources
 from tasks.engine.runtime import RunContext, Runtime, sharing
@@ -144,7 +144,7 @@ def test_a_killed_process_ends_the_stage_and_the_next_run_goes_on_to_the_same_bi
         os.kill(second.pid, signal.SIGKILL)
     assert time.monotonic() - began < 30
     [error] = raised
-    assert type(error) is EnvironmentFault
+    assert type(error) is StageKilledError
     assert "process 2 of 2: its process was killed (signal 9)" in str(error)
     assert not first.is_running()
     assert not list(place.store.root.glob("artifacts/tune/*"))
