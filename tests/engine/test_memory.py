@@ -82,7 +82,7 @@ def test_what_running_stages_use_already_counts_as_theirs(tmp_path, monkeypatch)
 
 def test_a_stage_that_uses_more_than_it_reserved_takes_nothing_of_the_others(tmp_path, monkeypatch):
     seen: list[str] = []
-    threads = [stage(tmp_path, 3 * GB, seen, "a"), stage(tmp_path, 3 * GB, seen, "b")]
+    threads = [stage(tmp_path, 3 * GB, seen, name, seconds=2.0) for name in ("a", "b")]
     # The first has come to use 6, the second nothing yet.
     used = iter([6 * GB, 0] * 1000)
     monkeypatch.setattr(machine_memory, "free_memory", lambda: 4 * GB)

@@ -45,7 +45,8 @@ def test_shared_prompts_change_no_number(family: str) -> None:
     apart = score_tokens(model, requests, CONTEXT, 1)
     for max_tokens in (60, 200, 2000):
         passes = scoring_passes(inputs_of(requests), max_tokens, length_limits(model.config))
-        assert any(each.start for each in passes)
+        # With dynamic scaling, every length above the limit is computed in its own way.
+        assert any(each.start for each in passes) != family.startswith("dynamic")
         shared = score_tokens(model, requests, CONTEXT, max_tokens)
         assert [value for value, _ in shared] == pytest.approx([value for value, _ in apart], abs=1e-4)
         assert [greedy for _, greedy in shared] == [greedy for _, greedy in apart]
@@ -116,7 +117,7 @@ def test_inputs_that_only_begin_alike_are_cut_by_length_as_without_sharing() -> 
 
 def test_groups_with_long_and_short_answers_do_not_share_a_pass() -> None:
     inputs = [(*(1,) * 40, *(answer,) * 50) for answer in (8, 9)] + [(*(2,) * 40, answer) for answer in range(20, 40)]
-    assert [len(each.members) for each in scoring_passes(inputs, 10_000, NO_LIMITS)] == [2, 20]
+    assert sorted(len(each.members) for each in scoring_passes(inputs, 10_000, NO_LIMITS)) == [2, 20]
 
 
 rows = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=40).map(tuple), min_size=1, max_size=40, unique=True)

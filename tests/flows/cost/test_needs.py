@@ -78,7 +78,8 @@ def test_a_run_asks_once_and_refuses_what_never_fits(tmp_path: Path, monkeypatch
     expected = ExpectedMemory("crash", [("", settings, inputs)])
     assert expected("report") == int(PROCESS_BYTES)
     assert expected("no such stage") is None
-    largest = max(name for name in find_needs("crash", cells(settings), ENOUGH, False)[0] if name.startswith("tune"))
+    needs, _ = find_needs("crash", cells(settings), ENOUGH, on_gpu=False)
+    largest = max((name for name in needs if name.startswith("tune")), key=needs.__getitem__)
     assert expected("tune · of a plan that was not foreseen") == expected(largest)
     assert calls == ["find_needs"]
     tight = read_settings(small_settings(tmp_path), ["place.memory_gb=0.5001"])
