@@ -1,6 +1,6 @@
 """The main memory that each stage of a flow needs at most, by the estimates of `crash plan-cost`, and advice.
 
-A run asks for it in a process of its own, before its first stage computes.
+A run calls this in a separate process, before its first stage computes.
 """
 
 from collections.abc import Callable, Sequence

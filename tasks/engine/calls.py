@@ -11,8 +11,6 @@ from tasks.core.errors import EnvironmentFault, InterruptedRun
 from tasks.engine import child_process
 from tasks.engine.resources import never
 
-POLL_SECONDS = 0.2
-
 
 def call_in_child(
     module: str, function: str, *arguments: Any, seconds: float = 600.0, stopped: Callable[[], bool] = never
@@ -29,32 +27,21 @@ def call_in_child(
     process = child_process.context.Process(target=_serve, args=(sending, module, function, arguments), daemon=False)
     process.start()
     sending.close()
+    deadline = time.monotonic() + seconds
+
+    def watch() -> None:
+        if stopped():
+            raise InterruptedRun(f"interrupted in {function}")
+        if time.monotonic() > deadline:
+            raise EnvironmentFault(f"{function} takes too long on this machine; see whether a file or a server hangs")
+
     try:
-        outcome = _received(receiving, function, time.monotonic() + seconds, stopped)
-        if outcome is None:
-            process.join()
-            raise child_process.error_for_exit_code(process.exitcode or 0, function)
+        return child_process.listen(process, receiving, watch, function)
     finally:
         process.kill()
         process.join()
         process.close()
         receiving.close()
-    if outcome[0] == "error":
-        raise child_process.error_from_message(function, *outcome[1:])
-    return outcome[1]
-
-
-def _received(receiving: Connection, function: str, deadline: float, stopped: Callable[[], bool]) -> tuple | None:
-    """Return the child's message, or None when it ended without one."""
-    while not receiving.poll(POLL_SECONDS):
-        if stopped():
-            raise InterruptedRun(f"interrupted in {function}")
-        if time.monotonic() > deadline:
-            raise EnvironmentFault(f"{function} takes too long on this machine; see whether a file or a server hangs")
-    try:
-        return receiving.recv()
-    except EOFError:
-        return None
 
 
 def _serve(sending: Connection, module: str, function: str, arguments: tuple) -> None:

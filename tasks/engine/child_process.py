@@ -93,7 +93,7 @@ class Children:
         started(process.pid or 0)
         sending.close()
         try:
-            return _listen(process, receiving, watch, label)
+            return listen(process, receiving, watch, label)
         except errors.CrashError:
             # A child that received the signal before it had its handlers ends by the signal itself.
             self._refuse_when_stopped(label)
@@ -141,7 +141,11 @@ class Children:
             raise errors.InterruptedRun(f"{label} was interrupted", self._stop_signal)
 
 
-def _listen(process: Any, receiving: Connection, watch: Callable[[], None], label: str) -> dict[str, Any]:
+def listen(process: Any, receiving: Connection, watch: Callable[[], None], label: str) -> Any:
+    """Log what a child says until it has ended; return its result, or raise the error that it raised or died of.
+
+    watch is called about twice a second meanwhile; what it raises ends the wait.
+    """
     outcome: tuple | None = None
     while outcome is None:
         ready = wait([receiving, process.sentinel], timeout=POLL_SECONDS)

@@ -78,7 +78,7 @@ def machine_rates(home: Path) -> dict[str, float]:
 
 
 def measure_alone(device: str) -> dict[str, float]:
-    """Measure with one thread, in a process of its own."""
+    """Measure with one thread; to be called in a separate process."""
     import torch
 
     from tasks.core.rates import measure_rates

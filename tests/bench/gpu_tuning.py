@@ -105,7 +105,7 @@ def tuned(
 
 
 def trained_parts(config: PreTrainedConfig, method: TuningMethod) -> Trained:
-    """What a way trains, for the formulas of costs."""
+    """Return the trained parts of a way, for the formulas of costs."""
     if method.method == "blocks":
         return Trained()
     matrices = tuple(method.lora_rank * block.sides for block in sizes(config).blocks)

@@ -1,4 +1,4 @@
-"""A function called in a process of its own: its result, its errors, and no process left behind."""
+"""A function called in a separate process: its result, its errors, and no process left behind."""
 
 import os
 import signal

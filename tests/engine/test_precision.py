@@ -12,7 +12,7 @@ from tasks.engine.precision import RATES_FILE, faster_format, machine_rates, res
 
 @pytest.fixture(autouse=True)
 def nothing_measured(monkeypatch):
-    """What this process has measured before does not count."""
+    """Forget the rates that this process has measured before."""
     monkeypatch.setattr(precision, "_measured", {})
 
 

@@ -91,7 +91,7 @@ def scoring_passes(lengths: Lengths, context: int, max_tokens: int, limits: Leng
     for places in by_prompt.values():
         most = max(1, max_tokens // rows[places[-1]])
         for members in (places[start : start + most] for start in range(0, len(places), most)):
-            # The last token of an answer is no input.
+            # The model does not read the last token of an answer.
             groups.append(Group(tuple(members), round(rows[members[0]] - answers + 1)))
     shared = [
         group

@@ -73,7 +73,7 @@ def _run(
 ) -> Tensor:
     """Return the last hidden states [M, T, d] of rows, padded on the right to T tokens.
 
-    No mask is needed: what is read attends only to the left, where there is no padding.
+    The pass needs no mask: the positions that are read attend to the left only, where there is no padding.
     """
     padded = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
     for at, ids in enumerate(rows):
