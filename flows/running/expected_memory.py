@@ -3,7 +3,6 @@
 import logging
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 from flows.running.inputs import Inputs
 from flows.settings.run import Settings
@@ -11,7 +10,6 @@ from tasks.core.errors import EnvironmentFault, InterruptedRun
 from tasks.engine.calls import call_in_child
 from tasks.engine.machine_memory import total_memory
 from tasks.engine.resources import Stopped, never, visible_gpus
-from tasks.models.folder_tensors import count_parameters
 from tasks.store.patience import watched
 
 logger = logging.getLogger(__name__)
@@ -34,8 +32,8 @@ class ExpectedMemory:
         ]
         given = cells[0][1].place.num_bytes
         self._total = given or total_memory()
-        sizes = [count_parameters(Path(inputs.model.path)) for _, _, inputs in cells]
-        self._needs_none = given is None and self._total >= SMALL_TOTAL and max(sizes) <= SMALL_PARAMETERS
+        largest = max(inputs.num_parameters for _, _, inputs in cells)
+        self._needs_none = given is None and self._total >= SMALL_TOTAL and largest <= SMALL_PARAMETERS
         self._found: tuple[dict[str, float], dict[str, str]] | None = None
         self._lock = threading.Lock()
 

@@ -1,6 +1,7 @@
 """The inputs of a run: resolved to their contents, and checked before anything is computed."""
 
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tasks.data.wording import checked_task
 from tasks.engine.precision import resolve_precision
 from tasks.engine.runtime import Runtime
 from tasks.models.families.known import failed_operations, require_exact
+from tasks.models.folder_tensors import count_parameters
 from tasks.models.tensor_files import weight_bytes
 from tasks.tracking.address import check_tracking
 
@@ -74,6 +76,11 @@ class Inputs:
         require_exact(self.model.name, self.model.family, check_summary(self.checked).get("not_exact", {}), wanted)
         check_support(settings, self.checked.summary)
         self.task = checked_task(self.task, self.checked.summary)
+
+    @cached_property
+    def num_parameters(self) -> int:
+        """Number of parameters of the model, read from the headers of its files once."""
+        return count_parameters(Path(self.model.path))
 
     def _distilling(self, settings: Settings, store: Any) -> tuple[Any, Any]:
         """Resolve the teacher and the text, where emulators are distilled."""

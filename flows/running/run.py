@@ -22,7 +22,6 @@ from flows.settings.run import Kind, Settings
 from tasks.engine.resources import Resources, machine_folder, usable_cores, visible_gpus
 from tasks.engine.runtime import RunContext, Runtime, sharing
 from tasks.engine.stage import Stage
-from tasks.models.folder_tensors import count_parameters
 from tasks.models.source import ModelSource
 from tasks.reports.split_notes import split_notes
 from tasks.store.artifacts import Ref
@@ -45,9 +44,8 @@ class Run(BaseRun[Kind]):
     def __init__(
         self, settings: Kind, inputs: Inputs, runtime: Runtime, context: RunContext, futures: list[Any] | None = None
     ) -> None:
-        num_parameters, facts = count_parameters(Path(inputs.model.path)), inputs.checked.summary
-        distilling = inputs.teacher, inputs.text
-        super().__init__(settings, inputs.precision, inputs.model, num_parameters, inputs.task, *distilling)
+        facts, distilling = inputs.checked.summary, (inputs.teacher, inputs.text)
+        super().__init__(settings, inputs.precision, inputs.model, inputs.num_parameters, inputs.task, *distilling)
         self.runtime = runtime
         self.context = context
         self.facts |= facts

@@ -11,6 +11,7 @@ from flows.running.expected_memory import ExpectedMemory
 from flows.settings.reading import read_settings
 from tasks.core.errors import EnvironmentFault
 from tasks.data.resolving import resolve_task
+from tasks.models.folder_tensors import count_parameters
 from tests.flows.commands import crash, small_settings
 
 ENOUGH = 1e15
@@ -63,6 +64,7 @@ class Checked:
     def __init__(self, settings: Any) -> None:
         self.precision, self.task = "float32", resolve_task(settings.task.model_dump())
         self.model = SimpleNamespace(path=settings.model.name)
+        self.num_parameters = count_parameters(Path(settings.model.name))
 
 
 def test_a_run_asks_once_and_refuses_what_never_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

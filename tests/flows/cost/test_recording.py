@@ -78,6 +78,7 @@ def real_run(settings: Settings, folder: Path) -> Run:
         teacher=model if distill.enabled else None,
         text=resolve_text(distill.data) if distill.data else None,
         precision="float32",
+        num_parameters=0,
         checked=SimpleNamespace(summary={}),
     )
     own: Any = None
