@@ -17,7 +17,7 @@ from flows.running.logs import log_encoding, quiet_prefect
 from flows.running.pass_limits import Limits, run_limits
 from flows.running.progress import Progress
 from flows.running.shown_parameters import digests_of, shown_parameters
-from flows.running.stopping import in_order, is_request, seconds_since_request
+from flows.running.stopping import deliver_lost_requests, in_order, is_request, seconds_since_request
 from flows.settings.run import Kind, Settings
 from tasks.engine.resources import Resources, machine_folder, usable_cores, visible_gpus
 from tasks.engine.runtime import RunContext, Runtime, sharing
@@ -155,6 +155,8 @@ def recorded(
     from tasks.store.gc import record_run
 
     store, tracking = runtime.open_store(), context.tracking
+    # On a worker, no command has asked for it.
+    deliver_lost_requests()
     record_run(store, runtime.run_id, flow_name, name, _recorded(settings))
     state = "failed"
     try:

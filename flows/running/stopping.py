@@ -60,6 +60,8 @@ class _Requests:
 
 
 _requests = _Requests()
+# Time after which a request is delivered again: whatever swallowed it is over by then.
+AGAIN_SECONDS = 0.2
 
 
 def listen(also_when_ignored: bool = False) -> None:
@@ -67,11 +69,38 @@ def listen(also_when_ignored: bool = False) -> None:
 
     also_when_ignored: whether to listen to SIGINT where it is ignored, as in a process that a script starts with `&`.
     """
+    deliver_lost_requests()
     _requests.at, _requests.noticed, _requests.has_terminal = None, None, _is_terminal()
     for number in STOPPING:
         # `nohup` ignores the signal of a closed terminal, and so do we.
         if signal.getsignal(number) != signal.SIG_IGN or (also_when_ignored and number == signal.SIGINT):
             signal.signal(number, _raise)
+
+
+def deliver_lost_requests() -> None:
+    """Deliver a request again whose exception Python could only report.
+
+    A signal may arrive while Python runs a callback of the import system or of the garbage collector. What the handler
+    raises there, ours or Prefect's, is reported as ignored, and the run would go on.
+    """
+    report = sys.unraisablehook
+    if getattr(report, "delivers_requests", False):
+        return
+
+    def hook(unraisable: Any) -> None:
+        error = unraisable.exc_value
+        if not is_request(error):
+            report(unraisable)
+            return
+        # It was not answered, so what follows is no repetition.
+        _requests.at = None
+        number = getattr(error, "number", None) or getattr(error, "signal", signal.SIGINT)
+        again = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+
+    hook.delivers_requests = True  # type: ignore[attr-defined]
+    sys.unraisablehook = hook
 
 
 def is_request(error: BaseException | None) -> bool:

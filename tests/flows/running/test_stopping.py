@@ -111,3 +111,46 @@ def _handles(pid: int, number: int) -> bool:
     status = Path(f"/proc/{pid}/status").read_text()
     caught = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")), 16)
     return bool(caught >> (signal.SIGTERM - 1) & 1) and bool(caught >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize("handler", ["ours", "prefect's"])
+def test_a_request_that_python_can_only_report_is_delivered_again(handler):
+    """It arrives in a callback, as the import system and the garbage collector run them."""
+    code = """
+import weakref
+if {prefect}:
+    from prefect.utilities.engine import _prefect_sigterm_handler
+    signal.signal(signal.SIGTERM, _prefect_sigterm_handler)
+class Thing: pass
+thing = Thing()
+watched = weakref.ref(thing, lambda _: os.kill(me, signal.SIGTERM))
+print("ready", flush=True)
+try:
+    del thing
+    print("swallowed", flush=True)
+    time.sleep(20)
+    print("never")
+except BaseException as error:
+    assert stopping.is_request(error)
+    print("closing", flush=True)
+    sys.exit(143)
+""".format(prefect=handler != "ours")
+    began = time.monotonic()
+    assert run(code) == (143, ["ready", "swallowed", "closing"])
+    assert time.monotonic() - began < 15
+
+
+def test_other_errors_in_callbacks_are_reported_as_ever():
+    code = """
+import weakref
+class Thing: pass
+thing = Thing()
+watched = weakref.ref(thing, lambda _: 1 / 0)
+print("ready", flush=True)
+sys.stderr = sys.stdout
+del thing
+print("over")
+"""
+    status, lines = run(code)
+    assert (status, lines[0], lines[-1]) == (0, "ready", "over")
+    assert any(line.startswith("ZeroDivisionError") for line in lines)
