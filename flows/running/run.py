@@ -5,7 +5,7 @@ import os
 import signal
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class Run(BaseRun[Kind]):
             logger.warning("task %s: %s", inputs.task.name, note)
         # With several models and tasks in one flow run, all stages are waited for together.
         self._futures: list[Any] = [] if futures is None else futures
+        self._before: list[Any] = []
         self.report: Ref | None = None
 
     def __call__(self, stage: Stage, label: str = "", **arguments: Any) -> Any:
@@ -62,18 +63,18 @@ class Run(BaseRun[Kind]):
 
     def changed(self, settings: Kind) -> "Run[Kind]":
         part = super().changed(settings)
-        part._futures = []
+        part._futures, part._before = [], [*self._before, *self._futures]
         return part
 
     def wait(self) -> None:
         for future in self._futures:
-            future.result()
+            self._result(future)
 
     def as_model(self, made: Any, subfolder: str = "") -> ModelSource:
         from tasks.models.resolving import resolve_model
 
         store = self.runtime.open_store()
-        return resolve_model(str(store.open(made.result()) / subfolder), store=store)
+        return resolve_model(str(store.open(self._result(made)) / subfolder), store=store)
 
     def finish(self, last: Any) -> Ref:
         """Wait for all stages and return the result of `last`; raise the error of the first stage that fails."""
@@ -81,10 +82,25 @@ class Run(BaseRun[Kind]):
 
         progress, total = Progress(), len(self._futures)
         for done, future in enumerate(as_completed(self._futures), start=1):
-            future.result()
+            self._result(future)
             progress.show(done, total)
-        self.report = last.result()
+        self.report = self._result(last)
         return self.report
+
+    def _result(self, future: Any) -> Any:
+        """Return the result of a stage; where it never started, raise the error of the stage that it needs."""
+        from prefect.exceptions import UnfinishedRun
+        from prefect.futures import as_completed
+
+        try:
+            return future.result()
+        except UnfinishedRun:
+            # The stages of this run first: others may have failed in parts of the run that this one does not need.
+            for futures in (self._futures, self._before):
+                for other in as_completed(futures):
+                    with suppress(UnfinishedRun):
+                        other.result()
+            raise
 
 
 @contextmanager
