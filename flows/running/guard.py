@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from flows.service.config import free_port
 from tasks.store.patience import watched
 from tasks.store.signals import shielded
 
@@ -30,33 +31,49 @@ def start_temporary_server() -> None:
     """Start the server that Prefect would start, out of reach of signals; do nothing where one is configured."""
     if os.environ.get("PREFECT_API_URL"):
         return
-    from prefect.server.api.server import SubprocessASGIServer
-    from prefect.settings import PREFECT_API_URL, get_current_settings
+    from prefect.settings import PREFECT_API_URL
 
     if PREFECT_API_URL.value():
         return
+    port = free_port()
+    process = _serve(port)
+    # The class is in the module of the server itself, whose import takes seconds: the process needs them as well.
+    from prefect.server.api.server import SubprocessASGIServer
 
     class Shielded(SubprocessASGIServer):
         """The server that Prefect finds when it looks for this process's temporary server."""
 
         def _run_uvicorn_command(self) -> subprocess.Popen:
-            own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-            environment = {**os.environ, **own, **get_current_settings().to_environment_variables(exclude_unset=True)}
-            # -P: modules beside the script have names that other packages use as well.
-            command = [sys.executable, "-P", str(SCRIPT), str(self.port)]
-            with shielded():
-                return _Server(command, env=environment, stdin=subprocess.PIPE, start_new_session=True)
+            assert self.port is not None
+            # Prefect asks again with another port where another process has taken the first one meanwhile.
+            return process if self.port == port else _serve(self.port)
 
+    server = Shielded()
+    server.port = port
     with watched("the temporary Prefect server to start"):
-        Shielded().start()
+        server.start()
+
+
+def _serve(port: int) -> _Server:
+    """Start the process of a temporary server, with the variables that Prefect would give it."""
+    from prefect.settings import get_current_settings
+
+    own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+    environment = {**os.environ, **own, **get_current_settings().to_environment_variables(exclude_unset=True)}
+    # -P: modules beside the script have names that other packages use as well.
+    command = [sys.executable, "-P", str(SCRIPT), str(port)]
+    with shielded():
+        return _Server(command, env=environment, stdin=subprocess.PIPE, start_new_session=True)
 
 
 def guard_temporary_servers() -> None:
     """Start a guard for every server that Prefect has started for this process and that has none yet."""
-    from prefect.server.api.server import SubprocessASGIServer
-
+    server_module = sys.modules.get("prefect.server.api.server")
+    if server_module is None:
+        # Prefect has started none. Importing its server takes seconds, also where one is configured.
+        return
     watching = {guard.args[-1] for guard in _guards}  # type: ignore[index]
-    for server in SubprocessASGIServer._instances.values():
+    for server in server_module.SubprocessASGIServer._instances.values():
         process = server.server_process
         if process is None or isinstance(process, _Server) or str(process.pid) in watching:
             continue

@@ -70,6 +70,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """After ten seconds otherwise."""
     monkeypatch.setattr("tasks.store.patience.FIRST_SECONDS", 0.1)
     monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: True)
+    monkeypatch.setattr("flows.running.guard._serve", lambda port: None)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
 
 
