@@ -30,7 +30,9 @@ $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found: apt-get install python3.11-venv, or make PYTHON=/path/to/python3" >&2; exit 4; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot create environments: apt-get install python3-venv" >&2; exit 4; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[service,docker,kubernetes,dev]'
+	@# Compiling every module of every package takes minutes: Python compiles those that are used, when they are.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt \
+		-e '.[service,docker,kubernetes,dev,docs]'
 	touch $@
 
 demo: $(READY) ## the whole method on the embedded model and task, in minutes on a laptop
@@ -70,13 +72,7 @@ idea: $(READY) ## draw the README's picture anew
 strategies: $(READY) ## draw the picture of all strategies anew
 	$(BIN)/python -m docs.generate.strategy_picture docs/strategies.png
 
-DOCS_READY := $(VENV)/.docs-ready
-
-$(DOCS_READY): $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
-	touch $@
-
-docs: $(DOCS_READY) ## build the documentation into docs/_build/html; a warning is an error
+docs: $(READY) ## build the documentation into docs/_build/html; a warning is an error
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --write-all --quiet docs docs/_build/html
 	@echo "Documentation: docs/_build/html/index.html"
 
