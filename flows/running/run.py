@@ -17,7 +17,7 @@ from flows.running.logs import log_encoding, quiet_prefect
 from flows.running.pass_limits import Limits, run_limits
 from flows.running.progress import Progress
 from flows.running.shown_parameters import digests_of, shown_parameters
-from flows.running.stopping import deliver_lost_requests, in_order, is_request, seconds_since_request
+from flows.running.stopping import deliver_lost_requests, in_order, is_request, put_off_prefect, seconds_since_request
 from flows.settings.run import Kind, Settings
 from tasks.engine.resources import Resources, machine_folder, usable_cores, visible_gpus
 from tasks.engine.runtime import RunContext, Runtime, sharing
@@ -144,6 +144,7 @@ def make_runtime(settings: Settings) -> Runtime:
         cores_per_stage=settings.place.cores_per_stage,
         gpus_per_stage=settings.place.gpus_per_stage,
         parallel=settings.place.parallel,
+        stream_blocks=settings.place.stream_blocks,
         show_progress=True,
     )
 
@@ -173,6 +174,7 @@ def recorded(
     store, tracking = runtime.open_store(), context.tracking
     # On a worker, no command has asked for it.
     deliver_lost_requests()
+    put_off_prefect()
     record_run(store, runtime.run_id, flow_name, name, _recorded(settings))
     state = "failed"
     try:

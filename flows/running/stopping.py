@@ -64,17 +64,69 @@ _requests = _Requests()
 AGAIN_SECONDS = 0.2
 
 
+# Time for which an import may put a request off. Longer than any takes, shorter than batch systems wait.
+IMPORT_SECONDS = 15.0
+IMPORT_SYSTEM = "<frozen importlib._bootstrap>"
+
+
 def listen(also_when_ignored: bool = False) -> None:
     """Raise `Stopped` in the main thread at the first request.
 
     also_when_ignored: whether to listen to SIGINT where it is ignored, as in a process that a script starts with `&`.
     """
     deliver_lost_requests()
+    put_off_prefect()
     _requests.at, _requests.noticed, _requests.has_terminal = None, None, _is_terminal()
     for number in STOPPING:
         # `nohup` ignores the signal of a closed terminal, and so do we.
         if signal.getsignal(number) != signal.SIG_IGN or (also_when_ignored and number == signal.SIGINT):
-            signal.signal(number, _raise)
+            signal.signal(number, _answer)
+
+
+def outside_imports(handler: Callable[[int, FrameType | None], None]) -> Callable[[int, FrameType | None], None]:
+    """Return a handler that runs when no import is under way in the main thread.
+
+    An exception in the middle of an import can leave its lock locked: no other thread could import anything then, and a
+    run that waits for such a thread would never end.
+    """
+    since: dict[int, float] = {}
+
+    def answer(number: int, frame: FrameType | None) -> None:
+        first = since.setdefault(number, time.monotonic())
+        if _is_importing(frame) and time.monotonic() - first < IMPORT_SECONDS:
+            _send_again(number)
+            return
+        del since[number]
+        handler(number, frame)
+
+    return answer
+
+
+def put_off_prefect() -> None:
+    """Let Prefect's handler of SIGTERM, which raises, run outside imports too; do nothing before its import."""
+    engine = sys.modules.get("prefect.utilities.engine")
+    handler = getattr(engine, "_prefect_sigterm_handler", None)
+    if engine is None or handler is None or getattr(handler, "is_put_off", False):
+        return
+    answer = outside_imports(handler)
+    answer.is_put_off = True  # type: ignore[attr-defined]
+    engine._prefect_sigterm_handler = answer  # type: ignore[attr-defined]
+    if signal.getsignal(signal.SIGTERM) is handler and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, answer)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == IMPORT_SYSTEM:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _send_again(number: int) -> None:
+    again = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
 
 
 def deliver_lost_requests() -> None:
@@ -94,10 +146,7 @@ def deliver_lost_requests() -> None:
             return
         # It was not answered, so what follows is no repetition.
         _requests.at = None
-        number = getattr(error, "number", None) or getattr(error, "signal", signal.SIGINT)
-        again = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), number))
-        again.daemon = True
-        again.start()
+        _send_again(getattr(error, "number", 0) or getattr(error, "signal", signal.SIGINT))
 
     hook.delivers_requests = True  # type: ignore[attr-defined]
     sys.unraisablehook = hook
@@ -154,6 +203,9 @@ def ending() -> None:
 def _raise(number: int, _frame: FrameType | None) -> None:
     if _requests.is_first(number):
         raise Stopped(number)
+
+
+_answer = outside_imports(_raise)
 
 
 def _exchange(number: int, handler: Any) -> Any:

@@ -31,7 +31,8 @@ def run(code: str, *signals: tuple[float, int], before: tuple[str, ...] = ()) ->
     process = subprocess.Popen(
         [*before, sys.executable, "-c", BEGIN + code],
         stdout=subprocess.PIPE,
-        text=True,
+        # A buffer could take the following lines along, which `communicate` would not see.
+        bufsize=0,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert process.stdout is not None
@@ -40,7 +41,7 @@ def run(code: str, *signals: tuple[float, int], before: tuple[str, ...] = ()) ->
         time.sleep(pause)
         process.send_signal(number)
     rest = process.communicate(timeout=30)[0]
-    return process.returncode, (first + rest).splitlines()
+    return process.returncode, (first + rest).decode().splitlines()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -138,6 +139,59 @@ except BaseException as error:
     began = time.monotonic()
     assert run(code) == (143, ["ready", "swallowed", "closing"])
     assert time.monotonic() - began < 15
+
+
+@pytest.mark.parametrize("handler", ["ours", "prefect's"])
+def test_a_request_during_an_import_is_answered_behind_it(tmp_path, handler):
+    """An exception in the import system could leave a lock behind, on which other threads would wait for ever."""
+    (tmp_path / "slow.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(1)\n")
+    code = """
+sys.path.append({folder!r})
+if {prefect}:
+    from prefect.utilities import engine
+    stopping.put_off_prefect()
+    signal.signal(signal.SIGTERM, engine._prefect_sigterm_handler)
+print("ready", flush=True)
+try:
+    import slow
+    print("imported", flush=True)
+    time.sleep(20)
+    print("never")
+except BaseException as error:
+    assert stopping.is_request(error)
+    print("closing", flush=True)
+    sys.exit(143)
+""".format(folder=str(tmp_path), prefect=handler != "ours")
+    assert run(code) == (143, ["ready", "imported", "closing"])
+
+
+def test_prefects_own_handler_is_put_off_where_it_is_installed_already():
+    code = """
+from prefect.utilities.engine import _prefect_sigterm_handler, capture_sigterm
+with capture_sigterm():
+    assert signal.getsignal(signal.SIGTERM) is _prefect_sigterm_handler
+    stopping.put_off_prefect()
+    stopping.put_off_prefect()
+    assert signal.getsignal(signal.SIGTERM).is_put_off
+    print("ready")
+assert not hasattr(signal.getsignal(signal.SIGTERM), "is_put_off")
+print("over")
+"""
+    assert run(code) == (0, ["ready", "over"])
+
+
+def test_a_request_does_not_wait_for_an_import_without_end(tmp_path):
+    (tmp_path / "endless.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
+    code = f"""
+sys.path.append({str(tmp_path)!r})
+stopping.IMPORT_SECONDS = 1.0
+try:
+    import endless
+except stopping.Stopped:
+    print("closing")
+    sys.exit(143)
+"""
+    assert run(code, (0, signal.SIGTERM)) == (143, ["ready", "closing"])
 
 
 def test_other_errors_in_callbacks_are_reported_as_ever():
