@@ -54,7 +54,7 @@ def client(uri: str) -> Any:
 @pytest.fixture(scope="session")
 def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a Prefect server that serves as long as this process tests."""
-    from flows.service.config import free_port
+    from tasks.store.loopback import free_port
     from tests.prefect_server import prefect_server
 
     with prefect_server(tmp_path_factory.mktemp("prefect"), free_port()) as address:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from flows.service.config import free_port
+from tasks.store.loopback import free_port
 from tasks.store.patience import watched
 from tasks.store.signals import shielded
 

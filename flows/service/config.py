@@ -77,13 +77,6 @@ def write_private(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def free_port() -> int:
-    """Return a loopback port on which nothing listens now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def port_taken(host: str, port: int) -> bool:
     """Whether the port is in use already."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:

@@ -19,7 +19,6 @@ from flows.running.environment import check_home, check_variables, connection_fi
 from flows.service import servers
 from flows.service.config import (
     ServiceConfig,
-    free_port,
     own_secrets,
     port_taken,
     read_config,
@@ -30,6 +29,7 @@ from flows.service.postgres import Postgres
 from flows.service.processes import Processes
 from flows.service.servers import Place, answers
 from tasks.core.errors import EnvironmentFault, InputError
+from tasks.store.loopback import free_port
 from tasks.store.patience import watched
 
 # A new database on two busy cores takes 20 s; a slow disk may take several times that.

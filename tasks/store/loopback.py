@@ -1,14 +1,15 @@
-"""Proxy variables of the environment: never apply them to servers on this machine, and keep only those that work.
+"""Servers on this machine: a free port for one, and no proxy between them and us.
 
-Every HTTP client reads them in its own way, and httpx builds a transport for each proxy when a client is made: a proxy
-that it cannot use (SOCKS without its package, an unknown scheme, a malformed address) fails all requests, also those to
-127.0.0.1. Such a variable is set aside. Code that needs another machine calls `require_proxy` first, so that no request
-bypasses the proxy that the user asked for.
+Every HTTP client reads the proxy variables of the environment in its own way, and httpx builds a transport for each
+proxy when a client is made: a proxy that it cannot use (SOCKS without its package, an unknown scheme, a malformed
+address) fails all requests, also those to 127.0.0.1. Such a variable is set aside. Code that needs another machine
+calls `require_proxy` first, so that no request bypasses the proxy that the user asked for.
 """
 
 import ipaddress
 import logging
 import os
+import socket
 import urllib.request
 from collections.abc import Iterable, Mapping, MutableMapping
 from urllib.parse import urlsplit
@@ -21,6 +22,13 @@ PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 # Variable with the names of those that were set aside and the reasons: `ALL_PROXY=reason;HTTPS_PROXY=reason`.
 SET_ASIDE = "CRASH_PROXIES_SET_ASIDE"
 SOCKS_PACKAGES = "pip install socksio PySocks"
+
+
+def free_port() -> int:
+    """Return a loopback port on which nothing listens now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def keep_loopback_direct(environment: MutableMapping[str, str], own_hosts: Iterable[str] = ()) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from flows.service.config import free_port
+from tasks.store.loopback import free_port
 from tests.flows.commands import clean_environment
 
 

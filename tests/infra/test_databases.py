@@ -10,7 +10,7 @@ from pathlib import Path
 import pg8000.native
 import pytest
 
-from flows.service.config import free_port
+from tasks.store.loopback import free_port
 from tests.infra.dockerfiles import ROOT
 
 SCRIPT = ROOT / "infra" / "kubernetes" / "postgres" / "databases.sh"

@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.service.config import free_port
 from images.mlflow_server import NEEDED, write_auth_file
+from tasks.store.loopback import free_port
 from tests.places import ROOT
 
 SCRIPT = ROOT / "images" / "mlflow_server.py"
