@@ -28,10 +28,13 @@ def evaluate(
     """
     from tasks.data.scoring import score
     from tasks.models.loading import load_tokenizer
-    from tasks.models.variants import load_variant
+    from tasks.models.variants import load_variant, open_variant_streamed
 
     emulator_folder, tuned_folder = (work.open(ref) if ref else None for ref in (emulator, tuned))
-    variant = load_variant(model, emulator_folder, tuned_folder, precision, work.device)
+    if work.streamed and emulator is None:
+        variant, tensors = open_variant_streamed(model, tuned_folder, precision, work.first_device, work.scratch)
+    else:
+        variant, tensors = load_variant(model, emulator_folder, tuned_folder, precision, work.device), None
     scores = score(
         variant,
         load_tokenizer(model),
@@ -39,6 +42,7 @@ def evaluate(
         max_length=model.context,
         max_tokens=work.pass_tokens(max_tokens, "evaluate.max_tokens"),
         progress=work.progress,
+        tensors=tensors,
     )
     write_scores(work.out, scores)
     work.metric(None, **{scores.metric: scores.value})

@@ -1,8 +1,9 @@
-"""The main memory that each stage of a flow needs at most, by the estimates of `crash plan-cost`, and advice.
+"""The memory that each stage of a flow needs at most, by the estimates of `crash plan-cost`, and advice.
 
 A run calls this in a separate process, before its first stage computes.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -17,10 +18,13 @@ from tasks.core.costs.totals import NUM_CHECKPOINTS
 from tasks.core.costs.workloads import Workload
 from tasks.data.lengths import measure
 from tasks.data.sources import TaskSource
+from tasks.engine.memory import Need
 from tasks.models.shape import own_tokenizer
 
 # What a process takes before it has a model: Python, torch and the packages of a stage.
 PROCESS_BYTES = 0.5e9
+# What CUDA and its libraries take of a GPU before there is a tensor.
+CONTEXT_BYTES = 0.5e9
 # The setting that bounds the passes of a stage.
 PASSES = {
     "tune": TUNE,
@@ -43,12 +47,12 @@ FLOWS: dict[str, tuple[type[Settings], Callable[..., Estimate]]] = {
 
 
 def find_needs(
-    flow: str, cells: Sequence[tuple[str, str, TaskSource]], limit: float, on_gpu: bool
-) -> tuple[dict[str, float], dict[str, str]]:
-    """Estimate the needs of a flow's stages; return bytes by full name, and advice for each that needs more than limit.
+    flow: str, cells: Sequence[tuple[str, str, TaskSource]], main: float, num_gpus: int
+) -> tuple[dict[str, Need], Need, dict[str, str]]:
+    """Estimate what a flow's stages need, by full name; return also what there is, and advice where it is too little.
 
-    cells: label, settings as JSON, and checked task of each model and task; limit: bytes of main memory that there are;
-    on_gpu: whether stages compute on a GPU where they can.
+    cells: label, settings as JSON, and checked task of each model and task; main: bytes of main memory that there are;
+    num_gpus: how many GPUs a stage takes where it can compute on one.
 
     Raises:
         InputError: when a model or a text cannot be priced.
@@ -64,22 +68,51 @@ def find_needs(
     def lengths(settings: Settings, shape: Shape) -> Workload:
         return measured(settings.task, settings.model.name, shape.context)
 
-    def need_of(changed: Cells, name: str) -> float:
-        return _need(*estimate(changed, lengths).by_name[name], on_gpu)
+    total = Need(main, gpu_memory(num_gpus) if num_gpus else 0.0)
+    may_stream = made[0][1].place.stream_blocks != "never"
 
-    needs = {name: _need(*priced, on_gpu) for name, priced in estimate(made, lengths).by_name.items()}
-    too_large = [name for name, need in needs.items() if need > limit]
-    return needs, {name: _advice(made, name, limit, need_of) for name in too_large}
+    def need(cost: Cost, sizes: Sizes) -> Need:
+        whole = _need(cost, sizes, num_gpus > 0)
+        return whole if whole.fits(total) or not may_stream else _streamed(cost, num_gpus > 0) or whole
+
+    def need_of(changed: Cells, name: str) -> Need:
+        return need(*estimate(changed, lengths).by_name[name])
+
+    needs = {name: need(*priced) for name, priced in estimate(made, lengths).by_name.items()}
+    too_large = [name for name, need in needs.items() if not need.fits(total)]
+    return needs, total, {name: _advice(made, name, total, need_of) for name in too_large}
 
 
-def _need(cost: Cost, sizes: Sizes, on_gpu: bool) -> float:
+def gpu_memory(count: int) -> float:
+    """Return the bytes of memory of a stage's GPUs: together, and of those here the smallest, as it may get any.
+
+    Infinite where torch finds none: each stage that needs one refuses that by itself.
+    """
+    import torch
+
+    places = range(torch.cuda.device_count())
+    sizes = sorted(torch.cuda.get_device_properties(place).total_memory for place in places)
+    return float(sum(sizes[:count])) if sizes else math.inf
+
+
+def _need(cost: Cost, sizes: Sizes, on_gpu: bool) -> Need:
     if on_gpu and cost.on_gpu:
         # The weights pass through main memory, and checkpoints; everything else is on the GPU.
-        return PROCESS_BYTES + sizes.shape.loaded_bytes * sizes.shape.parameters + cost.working_disk / NUM_CHECKPOINTS
-    return PROCESS_BYTES + cost.memory
+        passing = sizes.shape.loaded_bytes * sizes.shape.parameters + cost.working_disk / NUM_CHECKPOINTS
+        return Need(PROCESS_BYTES + passing, CONTEXT_BYTES + cost.memory)
+    return Need(PROCESS_BYTES + cost.memory)
 
 
-def _advice(cells: Cells, name: str, limit: float, need_of: Callable[[Cells, str], float]) -> str:
+def _streamed(cost: Cost, on_gpu: bool) -> Need | None:
+    """Return the need of a stage that loads blocks one at a time; None of one that cannot."""
+    if cost.streamed is None:
+        return None
+    if on_gpu:
+        return Need(PROCESS_BYTES + cost.streamed.states, CONTEXT_BYTES + cost.streamed.device, streamed=True)
+    return Need(PROCESS_BYTES + sum(cost.streamed), streamed=True)
+
+
+def _advice(cells: Cells, name: str, total: Need, need_of: Callable[[Cells, str], Need]) -> str:
     """Name the setting to lower and a value that fits, found by halving. need_of: a stage's need with other cells."""
     setting = PASSES.get(name.split(" · ")[0])
     if setting is None:
@@ -89,7 +122,7 @@ def _advice(cells: Cells, name: str, limit: float, need_of: Callable[[Cells, str
     while value > 1:
         value //= 2
         lowered = [(label, _changed(settings, group, key, value)) for label, settings in cells]
-        if need_of(lowered, name) <= limit:
+        if need_of(lowered, name).fits(total):
             return f"lower {setting} to {value}, which fits, or take {OTHERS}"
     return f"no value of {setting} fits: take {OTHERS}"
 

@@ -10,7 +10,7 @@ from flows.settings.run import Settings
 from tasks.core.costs import workloads
 from tasks.core.costs.depths import Depth, Trained
 from tasks.core.costs.shapes import Shape
-from tasks.core.costs.totals import Passes
+from tasks.core.costs.totals import Passes, Streamed
 from tasks.core.costs.workloads import Lengths, Workload
 
 
@@ -20,7 +20,7 @@ class Cost:
 
     stage: the row of the table in which it is counted; flops: operations; memory: peak of bytes on the device; disk:
     bytes of the artifact; working_disk: bytes on disk only while the stage runs; on_gpu: whether it computes on a GPU
-    where there is one.
+    where there is one; streamed: memory where the stage can load a model's blocks one at a time.
     """
 
     stage: str
@@ -29,6 +29,7 @@ class Cost:
     disk: float = 0.0
     working_disk: float = 0.0
     on_gpu: bool = True
+    streamed: Streamed | None = None
 
 
 class Sizes:

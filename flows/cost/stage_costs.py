@@ -33,6 +33,7 @@ def capture(call: Priced) -> Cost:
         costs.forward_flops(sizes.shape, depth, passes),
         costs.forward_bytes(sizes.shape, costs.emulator_parameters(sizes.shape, depth), passes, sizes.precision),
         costs.states_bytes(sizes.shape, rows.num_rows, len(depth.layout)) + SMALL_BYTES,
+        streamed=costs.streamed_bytes(sizes.shape, passes, sizes.precision) if call.name == "capture" else None,
     )
 
 
@@ -68,7 +69,10 @@ def scored(call: Priced, rows: workloads.Lengths) -> Cost:
     passes = sizes.scoring_passes(rows, call.arguments["max_tokens"])
     flops = costs.forward_flops(sizes.shape, depth, passes)
     held = costs.emulator_parameters(sizes.shape, depth)
-    return Cost(call.name, flops, costs.forward_bytes(sizes.shape, held, passes, sizes.precision), SMALL_BYTES)
+    memory = costs.forward_bytes(sizes.shape, held, passes, sizes.precision)
+    of_full_model = call.name == "evaluate" and not call.arguments.get("emulator")
+    streamed = costs.streamed_bytes(sizes.shape, passes, sizes.precision) if of_full_model else None
+    return Cost(call.name, flops, memory, SMALL_BYTES, streamed=streamed)
 
 
 def tune(call: Priced) -> Cost:

@@ -1,6 +1,7 @@
-"""The main memory that each stage of a flow is expected to need, estimated once, before the first stage computes."""
+"""The memory that each stage of a flow is expected to need, estimated once, before the first stage computes."""
 
 import logging
+import math
 import threading
 from collections.abc import Sequence
 
@@ -9,7 +10,9 @@ from flows.settings.run import Settings
 from tasks.core.errors import EnvironmentFault, InterruptedRun
 from tasks.engine.calls import call_in_child
 from tasks.engine.machine_memory import total_memory
-from tasks.engine.resources import Stopped, never, visible_gpus
+from tasks.engine.memory import Need
+from tasks.engine.places import Stopped, never
+from tasks.engine.resources import visible_gpus
 from tasks.store.patience import watched
 
 logger = logging.getLogger(__name__)
@@ -20,7 +23,7 @@ SMALL_PARAMETERS, SMALL_TOTAL = 10_000_000, 8 * 10**9
 
 
 class ExpectedMemory:
-    """Returns the bytes that a stage needs, by its full name; None where that is not known.
+    """Returns what a stage needs, by its full name; None where that is not known.
 
     flow: "crash", "search" or "study"; cells: label, settings and checked inputs of each model and task.
     """
@@ -30,18 +33,20 @@ class ExpectedMemory:
         self._cells = [
             (label, _resolved(settings, inputs).model_dump_json(), inputs.task) for label, settings, inputs in cells
         ]
-        given = cells[0][1].place.num_bytes
-        self._total = given or total_memory()
+        place = cells[0][1].place
+        given = place.num_bytes
+        self._total = Need(given or total_memory(), math.inf)
+        self._num_gpus = min(place.gpus_per_stage, len(visible_gpus()))
         largest = max(inputs.num_parameters for _, _, inputs in cells)
-        self._needs_none = given is None and self._total >= SMALL_TOTAL and largest <= SMALL_PARAMETERS
-        self._found: tuple[dict[str, float], dict[str, str]] | None = None
+        self._needs_none = given is None and self._total.main >= SMALL_TOTAL and largest <= SMALL_PARAMETERS
+        self._found: tuple[dict[str, Need], dict[str, str]] | None = None
         self._lock = threading.Lock()
 
-    def __call__(self, name: str, stopped: Stopped = never) -> int | None:
+    def __call__(self, name: str, stopped: Stopped = never) -> Need | None:
         """Return the need of a stage; of one that was not foreseen, that of the largest stage of its kind.
 
         Raises:
-            EnvironmentFault: when it needs more than there is.
+            EnvironmentFault: when it needs more main memory, or more memory of its GPUs, than there is.
             InterruptedRun: when stopped() is true meanwhile.
         """
         if self._needs_none:
@@ -56,16 +61,19 @@ class ExpectedMemory:
             self._lock.release()
         needs, advice = self._found
         kind = name.split(" · ")[0]
-        need = needs.get(name, max((each for key, each in needs.items() if key.split(" · ")[0] == kind), default=None))
-        if need is not None and need > self._total:
+        alike = (each for key, each in needs.items() if key.split(" · ")[0] == kind)
+        need = needs.get(name, max(alike, default=None))
+        if need is None:
+            return None
+        if not need.fits(self._total):
             raise EnvironmentFault(self._refusal(name, need, advice.get(name, "")))
-        return None if need is None else int(need)
+        return need
 
-    def _estimate(self, stopped: Stopped) -> tuple[dict[str, float], dict[str, str]]:
-        given = self._flow, self._cells, float(self._total), bool(visible_gpus())
+    def _estimate(self, stopped: Stopped) -> tuple[dict[str, Need], dict[str, str]]:
+        given = self._flow, self._cells, float(self._total.main), self._num_gpus
         try:
             with watched("the estimate of the memory of all stages"):
-                needs, advice = call_in_child(*ESTIMATE, *given, stopped=stopped)
+                needs, self._total, advice = call_in_child(*ESTIMATE, *given, stopped=stopped)
         except InterruptedRun:
             raise
         except Exception as error:
@@ -80,10 +88,15 @@ class ExpectedMemory:
             logger.warning("%s", self._refusal(name, needs[name], text))
         return needs, advice
 
-    def _refusal(self, name: str, need: float, advice: str) -> str:
+    def _refusal(self, name: str, need: Need, advice: str) -> str:
+        if need.main > self._total.main:
+            needed, there, where = need.main, self._total.main, " (place.memory_gb, or this machine or its container)"
+            kind = "main memory"
+        else:
+            needed, there, where, kind = need.gpu, self._total.gpu, "", "memory of its GPU"
         return (
-            f"{name} needs about {need / 1e9:.1f} GB of main memory, and stages here have {self._total / 1e9:.1f} GB"
-            f" (place.memory_gb, or this machine or its container){': ' if advice else ''}{advice}"
+            f"{name} needs about {needed / 1e9:.1f} GB of {kind}, and stages here have {there / 1e9:.1f} GB{where}"
+            f"{': ' if advice else ''}{advice}"
         )
 
 

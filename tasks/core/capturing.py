@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tasks.core.batching import Example, collate, token_batches
+from tasks.core.batching import Batch, Example, collate, token_batches
 from tasks.core.blocks.length_limits import length_limits
+from tasks.core.blocks.streaming import StoredTensors, run_streamed
 from tasks.core.blocks.surgery import capture_blocks, final_norm, get_blocks
 from tasks.core.cka import BlockInfluence
 from tasks.core.errors import InputError
@@ -28,6 +29,10 @@ class States:
     num_tokens: int
 
 
+# What is kept of every state of a batch: (pooled, last), [B, d] each.
+Pairs = list[tuple[Tensor, Tensor]]
+
+
 @torch.inference_mode()
 def capture_states(
     model: torch.nn.Module,
@@ -39,34 +44,60 @@ def capture_states(
     pad_id: int = 0,
     progress: Callable[[list], Iterable] = iter,
     blocks: Sequence[int] | None = None,
+    tensors: StoredTensors | None = None,
 ) -> States:
     """Capture pooled states in length-sorted batches of at most `max_tokens` padded tokens; reduce in float32.
 
     Nothing after the last block is run, so no language-model head, and at most two full states are in memory at a time.
     with_final_norm: apply the model's final norm to the last state, as the published code does. blocks: the numbers of
-    a rearranged model's blocks for error messages. Source: CRaSh, EMNLP 2023, section 3.1.
+    a rearranged model's blocks for error messages. tensors: of the blocks, where these are on disk and loaded one at a
+    time (`run_streamed`); one state of every batch is then in memory. Source: CRaSh, EMNLP 2023, section 3.1.
 
     Raises:
         InputError: when a state is not finite; the message names the first one.
     """
     model.eval()
-    device = next(model.parameters()).device
+    device = model.get_input_embeddings().weight.device  # type: ignore[operator]
     norm = final_norm(model) if with_final_norm else None
     influence = BlockInfluence()
-    pooled, last, order = [], [], []
-    for indices in progress(list(token_batches(examples, max_tokens, length_limits(model.config)))):
+    batches = list(token_batches(examples, max_tokens, length_limits(model.config)))
+
+    def made(indices: list[int]) -> tuple[Batch, _Reduce]:
         batch = collate([examples[index] for index in indices], pad_id).to(device)
-        reduce = _Reduce(batch.attention_mask, pooling, influence, norm, len(get_blocks(model)))
-        with capture_blocks(model, reduce) as run:
-            pairs = run(batch.input_ids, batch.attention_mask)
-        pooled.append([pair[0] for pair in pairs])
-        last.append([pair[1] for pair in pairs])
-        order.extend(indices)
-    back = torch.tensor(order).argsort()
-    stacked = _stack(pooled)[:, back]
-    _check_finite(stacked, blocks or range(len(stacked) - 1))
-    num_tokens = sum(example.num_tokens for example in examples)
-    return States(stacked, _stack(last)[:, back], influence.result(), num_tokens)
+        return batch, _Reduce(batch.attention_mask, pooling, influence, norm, len(get_blocks(model)))
+
+    if tensors is None:
+        found = [_through_all_blocks(model, *made(indices)) for indices in progress(batches)]
+    else:
+        found = _block_by_block(model, tensors, [made(indices) for indices in batches], progress)
+    back = torch.tensor([index for indices in batches for index in indices]).argsort()
+    pooled, last = (_stack([[pair[part] for pair in pairs] for pairs in found])[:, back] for part in (0, 1))
+    _check_finite(pooled, blocks or range(len(pooled) - 1))
+    return States(pooled, last, influence.result(), sum(example.num_tokens for example in examples))
+
+
+def _through_all_blocks(model: torch.nn.Module, batch: Batch, reduce: "_Reduce") -> Pairs:
+    with capture_blocks(model, reduce) as run:
+        return run(batch.input_ids, batch.attention_mask)
+
+
+def _block_by_block(
+    model: torch.nn.Module,
+    tensors: StoredTensors,
+    batches: list[tuple[Batch, "_Reduce"]],
+    progress: Callable[[list], Iterable],
+) -> list[Pairs]:
+    found: list[Pairs] = [[] for _ in batches]
+
+    def see(number: int, index: int, state: Tensor) -> None:
+        reduce = batches[number][1]
+        found[number].append(reduce(index, state))
+        # On a GPU, there is room for the states of one batch.
+        reduce.before = state.cpu()
+
+    inputs = [(batch.input_ids, batch.attention_mask) for batch, _ in batches]
+    run_streamed(model, tensors, inputs, see, progress=lambda indices: progress(list(indices)))
+    return found
 
 
 class _Reduce:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from tasks.core.blocks.streaming import StoredTensors
     from tasks.core.evaluation.scores import Scores
 
 # The first of these that a task has is its main metric (CRaSh reports `acc`, OFT word perplexity on WikiText).
@@ -28,15 +29,17 @@ def score(
     max_length: int,
     max_tokens: int = 8192,
     progress: Progress | None = None,
+    tensors: "StoredTensors | None" = None,
 ) -> "Scores":
     """Score a model, zero-shot, on the task's scored split.
 
-    max_length: tokens that the model takes; max_tokens: padded tokens in one forward pass.
+    max_length: tokens that the model takes; max_tokens: padded tokens in one forward pass. tensors: of the model's
+    blocks, where these are on disk.
     """
     from tasks.data.lm_eval.model import language_model
 
     scorer = language_model(
-        model, tokenizer, task.longest(max_length), max_tokens, progress or _silent, task.window(max_length)
+        model, tokenizer, task.longest(max_length), max_tokens, progress or _silent, task.window(max_length), tensors
     )
     if task.kind == "lm_eval":
         return _score_lm_eval(scorer, task)

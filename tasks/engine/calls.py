@@ -9,7 +9,7 @@ from typing import Any
 
 from tasks.core.errors import EnvironmentFault, InterruptedRun
 from tasks.engine import child_process
-from tasks.engine.resources import never
+from tasks.engine.places import never
 
 
 def call_in_child(

@@ -9,16 +9,31 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-from filelock import FileLock, Timeout
+from typing import NamedTuple
 
 from tasks.core.errors import InterruptedRun
 from tasks.engine import machine_memory
-from tasks.store.holders import leave_note, name_holder, read_note, take_note_away
+from tasks.engine.places import Place, Stopped
+from tasks.store.holders import name_holder, read_note, take_note_away
 from tasks.store.patience import END_IT, Patience
 
 POLL_SECONDS = 1.0
 PREFIX, SUFFIX = "memory-", ".lock"
+
+
+class Need(NamedTuple):
+    """Bytes of memory that a stage needs at most, or that there are: main memory, and that of its GPUs.
+
+    streamed: whether it needs only so much because it loads a model's blocks one at a time.
+    """
+
+    main: float
+    gpu: float = 0.0
+    streamed: bool = False
+
+    def fits(self, total: "Need") -> bool:
+        """Return whether both are no more than there is."""
+        return self.main <= total.main and self.gpu <= total.gpu
 
 
 @dataclass(frozen=True)
@@ -59,7 +74,7 @@ class Memory:
         self._folder, self._limit = folder, limit
 
     @contextmanager
-    def take(self, num_bytes: int, stopped: Callable[[], bool], label: str = "") -> Iterator[Reservation]:
+    def take(self, num_bytes: int, stopped: Stopped, label: str = "") -> Iterator[Reservation]:
         """Wait until that many bytes are free beside all other reservations, and hold them until the end of the block.
 
         Stages wait in a queue, so that a large one is not passed by small ones for ever. The only stage on the machine
@@ -76,7 +91,7 @@ class Memory:
                 raise InterruptedRun("interrupted while waiting for free memory")
 
         with ExitStack() as held:
-            with self._first_in_line(pause):
+            with self._first_in_line(pause, label):
                 while not self._fits(num_bytes):
                     pause()
                     time.sleep(POLL_SECONDS)
@@ -85,17 +100,15 @@ class Memory:
             yield reservation
 
     @contextmanager
-    def _first_in_line(self, pause: Callable[[], None]) -> Iterator[None]:
-        queue = FileLock(self._folder / "memory.queue", thread_local=False)
-        while True:
-            with suppress(Timeout):
-                queue.acquire(timeout=POLL_SECONDS)
-                break
+    def _first_in_line(self, pause: Callable[[], None], label: str) -> Iterator[None]:
+        queue = Place(self._folder / "memory.queue")
+        while not queue.try_take(label):
             pause()
+            time.sleep(POLL_SECONDS)
         try:
             yield
         finally:
-            queue.release()
+            queue.give_back()
 
     def _fits(self, num_bytes: int) -> bool:
         others = self._others()
@@ -108,21 +121,22 @@ class Memory:
 
     def _reserve(self, num_bytes: int, label: str, held: ExitStack) -> Reservation:
         reservation = Reservation(num_bytes, self._folder / f"{PREFIX}{num_bytes}-{uuid.uuid4().hex}{SUFFIX}")
-        lock = FileLock(reservation.path, thread_local=False)
-        lock.acquire(timeout=0)
-        held.callback(lock.release)
+        place = Place(reservation.path)
+        # No other process has a reason to hold a file with this name.
+        assert place.try_take(label)
+        held.callback(place.give_back)
         held.callback(reservation.remove)
-        leave_note(reservation.path, label)
         return reservation
 
     def _others(self) -> list[Reservation]:
         """Return the reservations of living processes, and remove what dead ones left."""
         found = []
         for reservation in self._listed():
-            try:
-                with FileLock(reservation.path, timeout=0):
-                    reservation.remove()
-            except Timeout:
+            place = Place(reservation.path)
+            if place.try_take():
+                reservation.remove()
+                place.give_back()
+            else:
                 found.append(reservation)
         return found
 

@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.core.errors import InterruptedRun
 from tasks.engine.child_process import Children
-from tasks.engine.resources import Resources, Stopped, usable_cores, visible_gpus
+from tasks.engine.memory import Need
+from tasks.engine.places import Stopped
+from tasks.engine.resources import Resources, usable_cores, visible_gpus
 from tasks.store.artifacts import Artifact, Ref, Store
 from tasks.store.remote.store import open_store
 
@@ -30,6 +32,7 @@ class Runtime(BaseModel):
     cores_per_stage: int = 1
     gpus_per_stage: int = 1
     parallel: str = "layers"
+    stream_blocks: str = "auto"
     show_progress: bool = False
 
     def open_store(self) -> Store:
@@ -50,8 +53,8 @@ class NoTracking:
         """Report that a stage has its artifact, computed or found."""
 
 
-def no_estimate(name: str, stopped: Stopped) -> int | None:
-    """Return None: the memory that a stage needs, where nobody has estimated it."""
+def no_estimate(name: str, stopped: Stopped) -> Need | None:
+    """Return None: what a stage needs, where nobody has estimated it."""
     return None
 
 
@@ -59,8 +62,8 @@ def no_estimate(name: str, stopped: Stopped) -> int | None:
 class RunContext:
     """Objects that the stages of one run share inside this process.
 
-    expected: returns the bytes of main memory that a stage needs, by its full name, or None; takes whether the run was
-    stopped as well, since the first call estimates.
+    expected: returns the memory that a stage needs, by its full name, or None; takes whether the run was stopped as
+    well, since the first call estimates.
     """
 
     resources: Resources
@@ -68,7 +71,7 @@ class RunContext:
     used: list[Ref] = field(default_factory=list)
     computed: list[Ref] = field(default_factory=list)
     children: Children = field(default_factory=Children)
-    expected: Callable[[str, Stopped], int | None] = no_estimate
+    expected: Callable[[str, Stopped], Need | None] = no_estimate
 
 
 _shared: dict[str, RunContext] = {}

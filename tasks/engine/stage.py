@@ -105,15 +105,17 @@ class Stage:
         gpus = runtime.gpus_per_stage if self.gpu else 0
         name = self.full_name(label)
         needed = context.expected(name, context.children.stopped)
+        reserved = int(needed.main) if needed else None
+        streamed = runtime.stream_blocks == "always" or bool(needed and needed.streamed)
         scratch = store.work_folder(key)
         kills = 0
         try:
             with (
-                context.resources.take(cores, gpus, context.children.stopped, name, needed) as allocation,
+                context.resources.take(cores, gpus, context.children.stopped, name, reserved) as allocation,
                 store.publishing(self.name, key) as out,
             ):
                 kills = num_memory_kills()
-                work = self._work(store, runtime, label, out, scratch, allocation)
+                work = self._work(store, runtime, label, out, scratch, allocation) | {"streamed": streamed}
                 watch = lambda: context.tracking.stage_metrics(self.name, key, scratch / METRICS_FILE)  # noqa: E731
                 function = self.compute.__module__, self.name
                 summary = context.children.run(function, arguments, work, watch, allocation.started)

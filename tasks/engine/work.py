@@ -28,6 +28,7 @@ class Work:
     device: "cpu", "cuda:0", or "auto" to spread one model over all visible GPUs.
     num_processes: how many may tune one model together, as `parallel` says; rank: which of them this is, from 0, None
     for the process that starts them; meeting: file by which they find one another.
+    streamed: whether to load the model's blocks one at a time, for lack of memory, where the stage can.
     """
 
     out: Path
@@ -40,6 +41,7 @@ class Work:
     num_processes: int = 1
     rank: int | None = None
     meeting: str = ""
+    streamed: bool = False
     show_progress: bool = False
     stop_signal: int | None = None
     polls_for_stop: bool = False
@@ -51,6 +53,11 @@ class Work:
     def checkpoint(self) -> CheckpointFile:
         """Return the file from which this computation continues after a kill, on any machine with the same store."""
         return CheckpointFile(self.scratch / CHECKPOINT_FILE, on_save=lambda: self.store.keep_work(self.scratch))
+
+    @property
+    def first_device(self) -> str:
+        """The device, or the first one where a model would be spread over several."""
+        return "cuda:0" if self.device == "auto" else self.device
 
     def pass_tokens(self, max_tokens: int, setting: str, largest: int | None = None) -> int:
         """Return the padded tokens of a pass: `max_tokens`, halved each time the kernel killed this for lack of memory.

@@ -7,6 +7,7 @@ from tasks.core.batching import Example
 from tasks.core.blocks.surgery import get_blocks
 from tasks.core.capturing import capture_states
 from tasks.core.errors import InputError
+from tests.core.blocks.test_streaming import on_disk
 from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, VOCABULARY, WIDTH, tiny_model
 
 LENGTHS = (9, 3, 12, 5, 7)
@@ -53,6 +54,19 @@ def test_batch_size_and_padding_do_not_matter(pooling):
     together = capture_states(model, examples(), pooling=pooling, max_tokens=1000)
     torch.testing.assert_close(alone.pooled, together.pooled, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(alone.block_influence, together.block_influence, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("final_norm", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_with_blocks_on_disk_nothing_differs(family, final_norm):
+    model = tiny_model(family)
+    options = {"with_final_norm": final_norm, "max_tokens": 24}
+    expected = capture_states(model, examples(), **options)
+    emptied, tensors = on_disk(model)
+    found = capture_states(emptied, examples(), **options, tensors=tensors)
+    assert torch.equal(found.pooled, expected.pooled)
+    assert torch.equal(found.last, expected.last)
+    assert torch.equal(found.block_influence, expected.block_influence)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "min"])

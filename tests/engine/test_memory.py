@@ -13,7 +13,7 @@ import pytest
 from tasks.core.errors import InterruptedRun
 from tasks.engine import machine_memory
 from tasks.engine.memory import Memory
-from tasks.engine.resources import never
+from tasks.engine.places import never
 from tests.places import ROOT
 
 GB = 10**9

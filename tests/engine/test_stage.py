@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import CrashError, DivergedError, EnvironmentFault, InputError, InterruptedRun, StageKilledError
+from tasks.engine.memory import Need
 from tasks.engine.resources import Resources
 from tasks.engine.runtime import RunContext, Runtime, everything_stopped, sharing
 from tasks.store.artifacts import Ref, Store
@@ -298,7 +299,7 @@ def test_the_process_that_orchestrates_loads_no_heavy_package(attempt, tmp_path_
 def test_two_stages_that_do_not_fit_together_compute_one_after_another(runtime, tmp_path):
     places = tmp_path / "places"
     places.mkdir()
-    context = RunContext(Resources(2, [], places, memory=10**9), expected=lambda name, stopped: 6 * 10**8)
+    context = RunContext(Resources(2, [], places, memory=10**9), expected=lambda name, stopped: Need(6e8))
     most = 0
     with sharing(runtime, context):
         threads = [

@@ -137,3 +137,9 @@ def test_the_key_knows_the_model_by_its_weights_not_by_its_folder(chain: Chain, 
     assert chain.num_computed == count
     _, other = write_model(tmp_path / "other", init_std=0.1)
     assert capture.key(model=other, task=chain.task, **SUPPORT)[0] != first.key
+
+
+def test_with_blocks_loaded_one_at_a_time_the_artifact_is_the_same(chain: Chain, tmp_path: Path) -> None:
+    other = Chain(tmp_path)
+    other.runtime = other.runtime.model_copy(update={"stream_blocks": "always"})
+    assert other.capture().digest == chain.capture().digest

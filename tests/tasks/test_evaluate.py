@@ -16,6 +16,7 @@ from tasks.core.blocks.surgery import load_tuned, plug_in, tuned_state, with_lay
 from tasks.core.errors import InputError
 from tasks.core.evaluation.scores import Scores
 from tasks.core.plan.layout import Plan, fixed_plan
+from tasks.data.lm_eval.model import language_model
 from tasks.data.scoring import score
 from tasks.data.sources import TaskSource
 from tasks.engine.work import Work
@@ -89,11 +90,13 @@ def by_hand(model: ModelSource, emulator: bool, tuned: bool) -> Any:
     return laid_out
 
 
+@pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("emulator", [False, True])
 @pytest.mark.parametrize("tuned", [False, True])
 def test_a_variant_scores_as_the_one_made_by_hand(
-    work: Folders, model: ModelSource, task: TaskSource, emulator: bool, tuned: bool
+    work: Folders, model: ModelSource, task: TaskSource, emulator: bool, tuned: bool, streamed: bool
 ) -> None:
+    work.streamed = streamed
     summary = evaluate.compute(work, model, task, EMULATOR if emulator else None, TUNED if tuned else None)
     expected = plain_scores(model, task, by_hand(model, emulator, tuned))
     assert summary["value"] == pytest.approx(expected.value, rel=1e-6)
@@ -119,11 +122,23 @@ def test_a_task_with_accuracy(work: Folders, model: ModelSource, real_data: Path
     assert len(json.loads((work.out / "scores.json").read_text())["per_row"]) == summary["num_rows"] == 12
 
 
-def test_tuned_blocks_of_another_model_are_refused(work: Folders, model: ModelSource, task: TaskSource) -> None:
+@pytest.mark.parametrize("streamed", [False, True])
+def test_tuned_blocks_of_another_model_are_refused(
+    work: Folders, model: ModelSource, task: TaskSource, streamed: bool
+) -> None:
+    work.streamed = streamed
     other = Plan.from_json(fixed_plan(6, kept=(0, 1, 4), tuned=(1, 4)).to_json())
     (work.parents["tune"] / "plan.json").write_text(other.to_json())
     with pytest.raises(InputError, match=r"of a model with 6 blocks, .* has 5"):
         evaluate.compute(work, model, task, None, TUNED)
+
+
+def test_generated_text_needs_the_whole_model(model: ModelSource) -> None:
+    scorer = language_model(
+        load_model(model), load_tokenizer(model), 64, 64, lambda items, **_: iter(items), tensors={}
+    )
+    with pytest.raises(InputError, match=r"generated text needs the whole model in memory"):
+        scorer.generate_until([])
 
 
 def test_the_model_of_the_key_is_its_content(model: ModelSource, task: TaskSource) -> None:

@@ -14,6 +14,7 @@ code does write these squares (BLOOM, Gemma 2) keeps more, 1.7 times as much on 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from tasks.core.costs.block_shapes import BlockShape
 from tasks.core.costs.depths import Depth, Trained
@@ -29,6 +30,13 @@ FORMATS = {"float32": 4, "bfloat16": 2}
 NUM_CKA = 3
 # While a checkpoint is written, the previous one still exists.
 NUM_CHECKPOINTS = 2
+
+
+class Streamed(NamedTuple):
+    """Peak bytes of passes for which blocks are loaded one at a time: where they compute, and the states between."""
+
+    device: float
+    states: float
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,15 @@ def forward_bytes(shape: Shape, num_parameters: float, passes: Passes, precision
     copied = max(block.key_width + block.attention_width for block in shape.blocks)
     kept = 2 * (sum(block.key_width for block in shape.blocks) + copied) * passes.largest_kept
     return size * (num_parameters + passes.largest * widest + kept) + head
+
+
+def streamed_bytes(shape: Shape, passes: Passes, precision: str) -> Streamed:
+    """Peak memory of capture with blocks on disk: one block computes while the next is read, beside all else."""
+    size = FORMATS[precision]
+    largest = max(block.parameters for block in shape.blocks)
+    widest = max(_widest(shape.width, block) for block in shape.blocks)
+    device = shape.outside + 2 * largest + passes.largest * widest
+    return Streamed(float(size * device), float(size * passes.tokens * shape.width))
 
 
 def tune_bytes(shape: Shape, depth: Depth, passes: Passes, precision: str, trained: Trained | None = None) -> float:

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tasks.core.blocks.length_limits import LengthLimits, length_limits
+from tasks.core.blocks.streaming import StoredTensors
 from tasks.core.blocks.surgery import base_model_and_head
 from tasks.core.errors import InputError
-from tasks.core.evaluation.scoring_states import can_share_prompts, states_at
+from tasks.core.evaluation.scoring_states import Place, can_share_prompts, score_streamed, states_at
 from tasks.core.evaluation.shared_prompts import Ids, ScoringPass, scoring_passes
 
 # Groups of rows in the jackknife of metrics that are not means over rows.
@@ -30,13 +32,15 @@ def score_tokens(
     max_tokens: int,
     progress: Progress | None = None,
     share_prompts: bool = True,
+    tensors: StoredTensors | None = None,
 ) -> list[tuple[float, bool]]:
     """Score each request (first ids, second ids): log-likelihood of the second, and whether greedy decoding gives them.
 
     When both together are longer than `max_length` + 1, the beginning of the first is cut off; the last token is not an
     input. Batches hold up to `max_tokens` padded tokens; requests that differ only in their last token share one
     forward pass. share_prompts: run what several requests begin with once, where the family's cache allows it; the
-    results differ by rounding.
+    results differ by rounding. tensors: of the blocks, where these are on disk and loaded one at a time
+    (`run_streamed`); prompts are not shared then.
 
     Raises:
         InputError: when the second ids do not fit, or are empty, as their likelihood of 1 would be the best.
@@ -53,12 +57,21 @@ def score_tokens(
             " out, or take a model with a longer context"
         )
     by_inputs = _by_inputs(requests, max_length)
-    inputs, share = list(by_inputs), share_prompts and can_share_prompts(model)
+    inputs, share = list(by_inputs), share_prompts and tensors is None and can_share_prompts(model)
     passes: Iterable[ScoringPass] = scoring_passes(inputs, max_tokens, length_limits(model.config), share)
     answers: dict[int, tuple[float, bool]] = {}
-    for chosen in progress(passes, description="scoring") if progress else passes:
+    base, head = base_model_and_head(model)
+    device = model.get_input_embeddings().weight.device  # type: ignore[operator]
+
+    def score(chosen: ScoringPass, states_of: Callable[[Sequence[Place]], Tensor]) -> None:
         wanted = [(at, number, requests[number][1]) for at in chosen.members for number in by_inputs[inputs[at]]]
-        answers |= _score_pass(model, inputs, chosen, wanted)
+        answers.update(_score_pass(head, inputs, wanted, states_of))
+
+    if tensors is not None:
+        score_streamed(model, tensors, inputs, list(passes), score, progress)
+        return [answers[number] for number in range(len(requests))]
+    for chosen in progress(passes, description="scoring") if progress else passes:
+        score(chosen, partial(states_at, base, model.config, inputs, chosen, device=device))
     return [answers[number] for number in range(len(requests))]
 
 
@@ -135,20 +148,22 @@ def _by_inputs(requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_leng
 
 @torch.inference_mode()
 def _score_pass(
-    model: nn.Module, inputs: Sequence[Ids], chosen: ScoringPass, wanted: list[tuple[int, int, Sequence[int]]]
+    head: Callable[[Tensor], Tensor],
+    inputs: Sequence[Ids],
+    wanted: list[tuple[int, int, Sequence[int]]],
+    states_of: Callable[[Sequence[Place]], Tensor],
 ) -> dict[int, tuple[float, bool]]:
     """Score the requests of one pass; wanted: (index of the input, request index, ids of its last tokens).
 
-    The head runs once for each scored position, however many requests use it; log-probabilities are float32 whatever
-    the model's data type.
+    states_of: returns the last hidden states [number of places, d] at places of the pass. The head runs once for each
+    scored position, however many requests use it; log-probabilities are float32 whatever the model's data type.
     """
-    base, head = base_model_and_head(model)
     tokens = [
         ((at, len(inputs[at]) - len(ids) + step), target) for at, _, ids in wanted for step, target in enumerate(ids)
     ]
     places = sorted({place for place, _ in tokens})
     index = {place: row for row, place in enumerate(places)}
-    states = states_at(base, model.config, inputs, chosen, places, next(model.parameters()).device)
+    states = states_of(places)
     at_place, targets = torch.tensor([(index[place], target) for place, target in tokens]).T
     values, greedy = _at_targets(head, states, at_place, targets)
     result, start = {}, 0

@@ -4,17 +4,21 @@ Shapes: M inputs, d width.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import LongTensor, Tensor
+from torch import LongTensor, Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 from tasks.core.blocks.locate_blocks import get_stack, text_config
+from tasks.core.blocks.streaming import StoredTensors, run_streamed
 from tasks.core.evaluation.shared_prompts import Ids, ScoringPass
 
+# Of the states that passes through blocks on disk keep between two blocks.
+MAX_BYTES = 4 << 30
+WIDE = 4
 # (index of an input, position in it)
 Place = tuple[int, int]
 
@@ -68,6 +72,48 @@ def states_at(
     return found[torch.tensor([order[place] for place in places], device=found.device)]
 
 
+def score_streamed(
+    model: nn.Module,
+    tensors: StoredTensors,
+    inputs: Sequence[Ids],
+    passes: Sequence[ScoringPass],
+    score: Callable[[ScoringPass, Callable[[Sequence[Place]], Tensor]], None],
+    progress: Callable[..., Iterator[Any]] | None = None,
+) -> None:
+    """Run passes without shared prompts through blocks that are on disk, as many passes at once as states fit.
+
+    tensors: of the blocks. score: called for each pass, with a function that returns its last hidden states [number of
+    places, d] at places of its members.
+    """
+    device = model.get_input_embeddings().weight.device  # type: ignore[operator]
+    width = text_config(model.config).hidden_size
+    for chosen in _parts(inputs, passes, width):
+        rows = [_padded([inputs[member] for member in each.members]).to(device) for each in chosen]
+
+        def see(number: int, states: Tensor, chosen: Sequence[ScoringPass] = chosen) -> None:
+            index = {member: row for row, member in enumerate(chosen[number].members)}
+            score(chosen[number], lambda places: _picked(states, [(index[at], position) for at, position in places]))
+
+        show = (lambda blocks: progress(blocks, description="scoring, blocks")) if progress else iter
+        with torch.inference_mode():
+            run_streamed(model, tensors, [(ids, None) for ids in rows], see_last=see, progress=show)
+
+
+def _parts(inputs: Sequence[Ids], passes: Sequence[ScoringPass], width: int) -> Iterator[list[ScoringPass]]:
+    """Yield runs of passes whose states, in float32, take at most `MAX_BYTES`, or one pass."""
+    part: list[ScoringPass] = []
+    held = 0
+    for each in passes:
+        size = WIDE * width * len(each.members) * max(len(inputs[member]) for member in each.members)
+        if part and held + size > MAX_BYTES:
+            yield part
+            part, held = [], 0
+        part.append(each)
+        held += size
+    if part:
+        yield part
+
+
 def _run(
     base: Callable[..., Any], rows: Sequence[Ids], device: torch.device, cache: DynamicCache | None = None
 ) -> Tensor:
@@ -75,11 +121,16 @@ def _run(
 
     The pass needs no mask: the positions that are read attend to the left only, where there is no padding.
     """
+    kept = {"past_key_values": cache, "use_cache": True} if cache is not None else {"use_cache": False}
+    return base(input_ids=_padded(rows).to(device), **kept).last_hidden_state
+
+
+def _padded(rows: Sequence[Ids]) -> Tensor:
+    """Return ids [M, T] of rows, padded on the right to T tokens."""
     padded = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
     for at, ids in enumerate(rows):
         padded[at, : len(ids)] = torch.tensor(ids)
-    kept = {"past_key_values": cache, "use_cache": True} if cache is not None else {"use_cache": False}
-    return base(input_ids=padded.to(device), **kept).last_hidden_state
+    return padded
 
 
 def _picked(states: Tensor, where: Sequence[tuple[int, int]]) -> Tensor:

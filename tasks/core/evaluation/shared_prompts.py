@@ -6,6 +6,7 @@ As no token of the first part is padding, no mask or position has to be correcte
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,10 +20,8 @@ MIN_SAVED = 16
 MIN_SAVED_SHARE = 1 / 8
 # Most inputs of a group, which bounds the search for groups.
 MAX_MEMBERS = 64
-# Largest part of a beginning that may run with each member instead, so that beginnings of other lengths fit in a pass.
-MAX_REPEATED = 1 / 16
-# How many times as many tokens the second part of a pass may have, padded, as those of its groups apart.
-MAX_PADDING = 1.25
+# What each part of a pass costs beside its tokens, in tokens: reading all weights, and starting all operations.
+PART_COST = 256
 
 
 @dataclass(frozen=True)
@@ -75,29 +74,35 @@ def scoring_passes(
 def shared_passes(
     lengths: Sequence[int], groups: Sequence[Group], max_tokens: int, limits: LengthLimits
 ) -> Iterator[ScoringPass]:
-    """Yield passes of whole groups, longest beginnings first; each pass begins at its shortest beginning.
+    """Yield passes of whole groups, longest beginnings first, with the lowest cost in all.
 
-    lengths: those of all inputs.
+    Each pass begins at its shortest beginning; what longer ones have more runs with each member. best[end]: cost of the
+    best passes of the first `end` sorted groups; begun[end]: where the last of these passes begins. lengths: those of
+    all inputs.
     """
-    batch: list[Group] = []
-    longest = count = apart = 0
-    for group in sorted(groups, key=lambda group: -group.shared):
-        size, length = len(group.members), max(lengths[member] for member in group.members)
-        following = size * (length - group.shared)
-        together, longest_with = count + size, max(longest, length)
-        fits = bool(batch) and (
-            longest_with * together <= max_tokens
-            and group.shared >= batch[0].shared * (1 - MAX_REPEATED)
-            and together * (longest_with - group.shared) <= MAX_PADDING * (apart + following) + MIN_SAVED
-            and limits.group(longest_with) == limits.group(group.shared)
-        )
-        if batch and not fits:
-            yield _pass_of(batch)
-            batch, longest, count, apart = [], 0, 0, 0
-        batch.append(group)
-        longest, count, apart = max(longest, length), count + size, apart + following
-    if batch:
-        yield _pass_of(batch)
+    order = sorted(groups, key=lambda group: -group.shared)
+    best, begun = [0.0], [0]
+    for end in range(1, len(order) + 1):
+        start = order[end - 1].shared
+        count = longest = 0
+        lowest, chosen = math.inf, end - 1
+        for begin in range(end - 1, -1, -1):
+            members = order[begin].members
+            count, longest = count + len(members), max(longest, *(lengths[member] for member in members))
+            fits = longest * count <= max_tokens and limits.group(longest) == limits.group(start)
+            if begin < end - 1 and not fits:
+                break
+            cost = best[begin] + 2 * PART_COST + (end - begin) * start + count * (longest - start)
+            if cost < lowest:
+                lowest, chosen = cost, begin
+        best.append(lowest)
+        begun.append(chosen)
+    passes = []
+    end = len(order)
+    while end > 0:
+        passes.append(_pass_of(order[begun[end] : end]))
+        end = begun[end]
+    yield from reversed(passes)
 
 
 def pays(saved: int, total: int) -> bool:

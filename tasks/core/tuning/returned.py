@@ -51,8 +51,7 @@ def plug_in_parts(model: Model, admitted: State, plan: Plan, variant: TuningMeth
 
     variant: the `admitted` property of the tuned variant.
     """
-    head = {name: tensor for name, tensor in admitted.items() if name.startswith(f"{HEAD}.")}
-    rest = {name: tensor for name, tensor in admitted.items() if name not in head}
+    head, rest = _parted(admitted)
     if variant.method == "adapter":
         plugged = aliased(model)
         for source in variant.returned_sources(plan):
@@ -61,6 +60,19 @@ def plug_in_parts(model: Model, admitted: State, plan: Plan, variant: TuningMeth
         plugged = plug_in_blocks(model, rest, plan)
     _put_head(plugged, head)
     return plugged
+
+
+def plug_in_head(model: nn.Module, admitted: State) -> State:
+    """Put a returned head into the model itself, if there is one; return the tensors of blocks, by "{block}.{name}"."""
+    head, rest = _parted(admitted)
+    _put_head(model, head)
+    return rest
+
+
+def _parted(admitted: State) -> tuple[State, State]:
+    """Return the tensors of the head, and all others."""
+    head = {name: tensor for name, tensor in admitted.items() if name.startswith(f"{HEAD}.")}
+    return head, {name: tensor for name, tensor in admitted.items() if name not in head}
 
 
 @torch.no_grad()

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from tasks.core.blocks.streaming import StoredTensors
+
 # (text or None, ids before, ids to score)
 Request = tuple[Any, list[int], list[int]]
 
@@ -28,11 +30,13 @@ def language_model(
     max_tokens: int,
     progress: Callable[..., Iterator[Any]],
     window: int | None = None,
+    tensors: "StoredTensors | None" = None,
 ) -> "HFLM":
     """Return the model for `lm_eval.evaluate`; its method `score_tokens` takes token ids.
 
     max_length: most tokens of a prompt and its answer; max_tokens: padded tokens of a pass; window: tokens of a
-    window of a document, by default max_length.
+    window of a document, by default max_length. tensors: of the model's blocks, where these are on disk; then it
+    generates no text.
     """
     from tasks.data.lm_eval.task import quiet
 
@@ -43,6 +47,7 @@ def language_model(
     made.max_tokens = max_tokens
     made.progress = progress
     made.window = window or max_length
+    made.tensors = tensors
     return made
 
 
@@ -58,6 +63,7 @@ def _quiet_class() -> type:
 
         max_tokens: int
         window: int
+        tensors: "StoredTensors | None"
         progress: Callable[..., Iterator[Any]]
 
         def tok_encode(
@@ -110,7 +116,8 @@ def _quiet_class() -> type:
         def score_tokens(self, requests: list[Request]) -> list[tuple[float, bool]]:
             """Return (log-likelihood, whether greedy decoding gives them) of each request's ids to score, in order."""
             pairs = [(before, scored) for _, before, scored in requests]
-            return score_tokens(self.model, pairs, self.max_length, self.max_tokens, self.progress)
+            given = self.max_length, self.max_tokens, self.progress
+            return score_tokens(self.model, pairs, *given, tensors=self.tensors)
 
     return QuietModel
 
@@ -120,7 +127,15 @@ def _generated(scorer: Any, requests: list[Any], generate: Callable[[list[Any]],
 
     For a model whose rotary embeddings depend on the length of a batch, the prompts of a batch have one length, so that
     generated tokens lengthen them together. For other models lm-eval makes the batches.
+
+    Raises:
+        InputError: when the model's blocks are on disk.
     """
+    if scorer.tensors is not None:
+        raise InputError(
+            "generated text needs the whole model in memory, but its blocks are on disk (place.stream_blocks); take a"
+            " larger machine, or a task of choices or of given text"
+        )
     from tasks.core.blocks.length_limits import forget_lengths, length_limits
 
     if not length_limits(scorer.model.config):

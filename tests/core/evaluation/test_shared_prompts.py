@@ -1,5 +1,6 @@
 """Prompts that several requests begin with run once: every family's numbers stay, and passes keep their bounds."""
 
+import itertools
 import random
 
 import pytest
@@ -11,7 +12,15 @@ from tasks.core.blocks.length_limits import NO_LIMITS, LengthLimits, length_limi
 from tasks.core.blocks.surgery import with_layout
 from tasks.core.evaluation.likelihoods import score_tokens
 from tasks.core.evaluation.scoring_states import can_share_prompts
-from tasks.core.evaluation.shared_prompts import MIN_SAVED, Ids, scoring_passes
+from tasks.core.evaluation.shared_prompts import (
+    MIN_SAVED,
+    PART_COST,
+    Group,
+    Ids,
+    ScoringPass,
+    scoring_passes,
+    shared_passes,
+)
 from tasks.core.plan.layout import fixed_plan
 from tests.core.evaluation.test_batch_invariance import EVERY, ROTARY, network
 from tests.core.tiny_models import NUM_BLOCKS, tiny_model, token_ids
@@ -74,11 +83,57 @@ def test_a_prompt_runs_once_for_its_choices() -> None:
 
 
 def test_prompts_of_nearly_one_length_share_a_pass_and_others_do_not() -> None:
-    inputs = [(*(first,) * length, answer) for first, length in ((1, 100), (2, 97), (3, 80)) for answer in (8, 9)]
+    lengths = ((1, 1000), (2, 970), (3, 500))
+    inputs = [(*(first,) * length, answer) for first, length in lengths for answer in (8, 9)]
     long, short = scoring_passes(inputs, 10_000, NO_LIMITS)
-    assert (set(long.members), long.start) == ({0, 1, 2, 3}, 97)
-    assert long.beginnings(inputs) == [(1,) * 97, (2,) * 97]
-    assert (set(short.members), short.start) == ({4, 5}, 80)
+    assert (set(long.members), long.start) == ({0, 1, 2, 3}, 970)
+    assert long.beginnings(inputs) == [(1,) * 970, (2,) * 970]
+    assert (set(short.members), short.start) == ({4, 5}, 500)
+
+
+def test_short_prompts_share_a_pass_though_a_part_of_each_runs_with_every_choice() -> None:
+    inputs = [(*(length,) * length, answer) for length in range(20, 30) for answer in (80, 81, 82)]
+    (only,) = scoring_passes(inputs, 10_000, NO_LIMITS)
+    assert (only.start, len(only.beginnings(inputs))) == (20, 10)
+
+
+def cost(passes: list[ScoringPass], inputs: list[Ids]) -> float:
+    """Tokens of all passes, padded, with what each of their two parts costs beside."""
+    following = lambda each: max(len(inputs[member]) for member in each.members) - each.start  # noqa: E731
+    return sum(
+        2 * PART_COST + each.start * len(each.beginnings(inputs)) + len(each.members) * following(each)
+        for each in passes
+    )
+
+
+def test_no_other_cut_of_the_sorted_groups_costs_less() -> None:
+    draw = random.Random(1)
+    lengths = sorted((draw.randint(20, 900) for _ in range(9)), reverse=True)
+    groups = [Group(tuple(range(3 * place, 3 * place + 3)), length) for place, length in enumerate(lengths)]
+    inputs: list[Ids] = [
+        (*(place,) * length, *(7,) * draw.randint(1, 60)) for place, length in enumerate(lengths) for _ in range(3)
+    ]
+    given = [len(ids) for ids in inputs]
+    found = cost(list(shared_passes(given, groups, 10_000, NO_LIMITS)), inputs)
+    every = []
+    for cuts in itertools.product((False, True), repeat=len(groups) - 1):
+        places = [0, *(place for place, cut in enumerate(cuts, start=1) if cut), len(groups)]
+        parts = [groups[begin:end] for begin, end in itertools.pairwise(places)]
+        fitting = [part for part in parts if len(part) == 1 or padded(part, given) <= 10_000]
+        if len(fitting) == len(parts):
+            every.append(cost([whole_pass(part) for part in parts], inputs))
+    assert found == min(every) < max(every)
+
+
+def padded(groups: list[Group], lengths: list[int]) -> int:
+    members = [member for group in groups for member in group.members]
+    return len(members) * max(lengths[member] for member in members)
+
+
+def whole_pass(groups: list[Group]) -> ScoringPass:
+    members = tuple(member for group in groups for member in group.members)
+    begins = tuple(row for row, group in enumerate(groups) for _ in group.members)
+    return ScoringPass(members, min(group.shared for group in groups), begins)
 
 
 def test_choices_are_grouped_by_row_though_all_rows_begin_alike() -> None:

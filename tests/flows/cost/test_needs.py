@@ -1,20 +1,23 @@
 """The memory that a flow expects of its stages: for every stage that it submits, and advice where it cannot be had."""
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from flows.cost.needs import PROCESS_BYTES, find_needs
+from flows.cost.needs import CONTEXT_BYTES, PROCESS_BYTES, find_needs, gpu_memory
 from flows.running.expected_memory import ExpectedMemory
 from flows.settings.reading import read_settings
 from tasks.core.errors import EnvironmentFault
 from tasks.data.resolving import resolve_task
+from tasks.engine.memory import Need
 from tasks.models.folder_tensors import count_parameters
 from tests.flows.commands import crash, small_settings
 
 ENOUGH = 1e15
+ENOUGH_TOTAL = Need(ENOUGH)
 
 
 def cells(settings: Any) -> list[tuple[str, str, Any]]:
@@ -23,39 +26,96 @@ def cells(settings: Any) -> list[tuple[str, str, Any]]:
 
 def test_every_stage_of_a_run_has_its_need(tmp_path: Path) -> None:
     settings = read_settings(small_settings(tmp_path), ["model.precision=float32"])
-    needs, advice = find_needs("crash", cells(settings), ENOUGH, on_gpu=False)
+    needs, _, advice = find_needs("crash", cells(settings), ENOUGH, num_gpus=0)
     assert not advice
     assert {name.split(" · ")[0] for name in needs} >= {"capture", "cluster", "tune", "evaluate", "report"}
-    assert all(need >= PROCESS_BYTES for need in needs.values())
+    assert all(need.main >= PROCESS_BYTES and need.gpu == 0 for need in needs.values())
     tune = next(need for name, need in needs.items() if name.startswith("tune"))
-    assert tune > needs["report"]
+    assert tune.main > needs["report"].main
 
 
 def test_on_a_gpu_only_the_weights_pass_through_main_memory(tmp_path: Path) -> None:
     settings = read_settings(small_settings(tmp_path), ["model.precision=float32"])
-    here, there = (find_needs("crash", cells(settings), ENOUGH, on_gpu)[0] for on_gpu in (False, True))
-    weights = there["capture"]
-    assert PROCESS_BYTES < weights < max(here.values())
-    assert all(need == weights for name, need in there.items() if name.startswith("evaluate"))
-    assert all(need > weights for name, need in there.items() if name.startswith("tune")), "checkpoints"
+    here, there = (find_needs("crash", cells(settings), ENOUGH, num_gpus)[0] for num_gpus in (0, 1))
+    weights = there["capture"].main
+    assert PROCESS_BYTES < weights < max(need.main for need in here.values())
+    assert all(need.main == weights for name, need in there.items() if name.startswith("evaluate"))
+    assert all(need.main > weights for name, need in there.items() if name.startswith("tune")), "checkpoints"
     assert there["report"] == here["report"]
+    assert all(
+        need.gpu - CONTEXT_BYTES == pytest.approx(here[name].main - PROCESS_BYTES)
+        for name, need in there.items()
+        if need.gpu
+    )
+
+
+class Gpu:
+    """Properties of a GPU as torch gives them."""
+
+    def __init__(self, total_memory: int) -> None:
+        self.total_memory = total_memory
+
+
+def test_a_stage_may_get_the_smallest_gpu_and_several_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [80, 24, 40]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: len(sizes))
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda place: Gpu(sizes[place]))
+    assert [gpu_memory(count) for count in (1, 2, 3)] == [24, 64, 144]
+    sizes.clear()
+    assert gpu_memory(1) == math.inf
+
+
+def test_what_fits_no_gpu_is_refused_with_a_value_that_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = read_settings(small_settings(tmp_path), ["model.precision=float32"])
+    whole, _, _ = find_needs("crash", cells(settings), ENOUGH, num_gpus=1)
+    name = max(whole, key=lambda each: whole[each].gpu)
+    monkeypatch.setattr("flows.cost.needs.gpu_memory", lambda count: whole[name].gpu - 1)
+    monkeypatch.setattr("flows.running.expected_memory.visible_gpus", lambda: ["0"])
+    monkeypatch.setattr("flows.running.expected_memory.SMALL_PARAMETERS", 0)
+    monkeypatch.setattr(
+        "flows.running.expected_memory.call_in_child",
+        lambda module, function, *arguments, stopped: find_needs(*arguments),
+    )
+    inputs: Any = Checked(settings)
+    expected = ExpectedMemory("crash", [("", settings, inputs)])
+    assert expected("report") == Need(PROCESS_BYTES), "what fits is computed"
+    with pytest.raises(EnvironmentFault, match=r"needs about .* GB of memory of its GPU, .*: lower .*, which fits"):
+        expected(name)
 
 
 def test_what_never_fits_is_named_with_a_value_that_fits(tmp_path: Path) -> None:
     path = small_settings(tmp_path)
     settings = read_settings(path, ["model.precision=float32"])
-    whole, _ = find_needs("crash", cells(settings), ENOUGH, on_gpu=False)
+    whole, _, _ = find_needs("crash", cells(settings), ENOUGH, num_gpus=0)
     name = max(whole, key=whole.__getitem__)
-    limit = whole[name] - 1
-    _, advice = find_needs("crash", cells(settings), limit, on_gpu=False)
+    limit = whole[name].main - 1
+    _, _, advice = find_needs("crash", cells(settings), limit, num_gpus=0)
     assert name in advice
     assert advice[name].startswith("lower ")
     setting, value = advice[name].split()[1], int(advice[name].split()[3].rstrip(","))
     lowered = read_settings(path, ["model.precision=float32", f"{setting}={value}"])
-    again, _ = find_needs("crash", cells(lowered), limit, on_gpu=False)
-    assert again[name] <= limit
-    _, nothing = find_needs("crash", cells(settings), PROCESS_BYTES + 1, on_gpu=False)
+    again, _, _ = find_needs("crash", cells(lowered), limit, num_gpus=0)
+    assert again[name].main <= limit
+    _, _, nothing = find_needs("crash", cells(settings), PROCESS_BYTES + 1, num_gpus=0)
     assert nothing[name].startswith("no value of ")
+
+
+def test_a_capture_that_does_not_fit_loads_its_blocks_one_at_a_time(tmp_path: Path) -> None:
+    path = small_settings(tmp_path)
+    settings = read_settings(path, ["model.precision=float32"])
+    whole, _, _ = find_needs("crash", cells(settings), ENOUGH, num_gpus=0)
+    limit = whole["capture"].main - 1
+    needs, _, advice = find_needs("crash", cells(settings), limit, num_gpus=0)
+    assert needs["capture"].streamed
+    assert needs["capture"].main < limit
+    assert "capture" not in advice
+    streamed = {name for name, need in needs.items() if need.streamed}
+    assert streamed <= {name for name in needs if name == "capture" or name.startswith("evaluate")}
+    assert not any("emulator" in name for name in streamed)
+    never = read_settings(path, ["model.precision=float32", "place.stream_blocks=never"])
+    needs, _, advice = find_needs("crash", cells(never), limit, num_gpus=0)
+    assert needs["capture"] == whole["capture"]
+    assert "capture" in advice
 
 
 class Checked:
@@ -78,15 +138,15 @@ def test_a_run_asks_once_and_refuses_what_never_fits(tmp_path: Path, monkeypatch
     monkeypatch.setattr("flows.running.expected_memory.call_in_child", inline)
     inputs: Any = Checked(settings)
     expected = ExpectedMemory("crash", [("", settings, inputs)])
-    assert expected("report") == int(PROCESS_BYTES)
+    assert expected("report") == Need(PROCESS_BYTES)
     assert expected("no such stage") is None
-    needs, _ = find_needs("crash", cells(settings), ENOUGH, on_gpu=False)
+    needs, _, _ = find_needs("crash", cells(settings), ENOUGH, num_gpus=0)
     largest = max((name for name in needs if name.startswith("tune")), key=needs.__getitem__)
     assert expected("tune · of a plan that was not foreseen") == expected(largest)
     assert calls == ["find_needs"]
     tight = read_settings(small_settings(tmp_path), ["place.memory_gb=0.5001"])
     refusing = ExpectedMemory("crash", [("", tight, inputs)])
-    assert refusing("report") == int(PROCESS_BYTES), "what fits is computed"
+    assert refusing("report") == Need(PROCESS_BYTES), "what fits is computed"
     with pytest.raises(EnvironmentFault, match=r"needs about 0\.5 GB of main memory, and stages here have 0\.5 GB"):
         refusing(largest)
 
@@ -109,7 +169,7 @@ def test_a_small_model_on_a_large_machine_needs_no_estimate(tmp_path: Path, monk
     settings = read_settings(small_settings(tmp_path), [])
     calls = []
     monkeypatch.setattr(
-        "flows.running.expected_memory.call_in_child", lambda *given, **_: calls.append(given) or ({}, {})
+        "flows.running.expected_memory.call_in_child", lambda *given, **_: calls.append(given) or ({}, ENOUGH_TOTAL, {})
     )
     inputs: Any = Checked(settings)
     for total, expected in ((64e9, 0), (4e9, 1)):

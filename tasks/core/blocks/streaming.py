@@ -1,0 +1,172 @@
+"""Forward passes of a model whose blocks stay on disk: each block is loaded once and run on all batches.
+
+Memory holds two blocks (one computes while the next is read), what surrounds the blocks, and one state per batch. Other
+ways to run a model that does not fit load every block for every batch. Each pass through a block is one pass of the
+family's code, so that masks, rotary embeddings and kinds of attention are its own: the blocks below hand their input
+on, and the pass ends behind the block. The states are therefore those of a pass in memory, bit for bit.
+Shapes: B rows, T tokens, d width.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tasks.core.blocks.length_limits import forget_lengths
+from tasks.core.blocks.locate_blocks import find_blocks, get_stack, text_config
+from tasks.core.blocks.partial_passes import state_of
+
+# Reads a tensor from disk when it is asked for, by its name in the model.
+StoredTensors = Mapping[str, Tensor]
+# (input_ids, attention_mask), [B, T] each
+Inputs = tuple[Tensor, Tensor | None]
+
+
+class _BlockRanError(Exception):
+    """Signal that ends a forward pass behind the block that was asked for."""
+
+
+class _Pass:
+    """The running pass: the block that computes, and the state that enters it and then the one that leaves it.
+
+    Block -1 stands for what is before the blocks, block N for what is behind all N.
+    """
+
+    def __init__(self, num_blocks: int) -> None:
+        self.num_blocks, self.block = num_blocks, -1
+        self.state: Tensor | None = None
+        # How many items blocks return beside the state; None for those that return the state alone.
+        self.num_others: int | None = None
+
+
+def can_stream(model: nn.Module) -> bool:
+    """Return whether each block needs nothing of the blocks below it but their state: no keys and values (Gemma 4)."""
+    return not getattr(text_config(model.config), "num_kv_shared_layers", 0)
+
+
+def run_streamed(
+    model: nn.Module,
+    tensors: StoredTensors,
+    batches: Sequence[Inputs],
+    see: Callable[[int, int, Tensor], None] = lambda batch, index, state: None,
+    see_last: Callable[[int, Tensor], None] | None = None,
+    progress: Callable[[Sequence[int]], Iterable[int]] = iter,
+) -> None:
+    """Run all batches through block after block.
+
+    model: with its blocks on the meta device and everything else where it computes; tensors: of the blocks. see: called
+    with the number of a batch, the index of a state and the state [B, T, d], as soon as it is computed: state 0 enters
+    block 0, state i + 1 leaves block i, before any final norm. see_last: called with the number of a batch and its last
+    hidden state, after the final norm; without it, nothing after the last block runs. progress: wraps the sequence of
+    blocks. The states between two blocks are kept in main memory.
+    """
+    path, blocks = find_blocks(model)
+    device = model.get_input_embeddings().weight.device  # type: ignore[operator]
+    states: list[Tensor] = []
+    with _only_one_block(model) as run:
+        for number, inputs in enumerate(batches):
+            state = run(-1, None, inputs)
+            see(number, 0, state)
+            states.append(state.cpu())
+        loaded = _loaded(path, blocks, tensors, device)
+        for index in progress(range(len(blocks))):
+            with _placed(blocks[index], next(loaded)):
+                for number, inputs in enumerate(batches):
+                    state = run(index, states[number].to(device), inputs)
+                    see(number, index + 1, state)
+                    states[number] = state.cpu()
+        if see_last is not None:
+            for number, inputs in enumerate(batches):
+                see_last(number, run(len(blocks), states[number].to(device), inputs))
+
+
+@contextmanager
+def _only_one_block(model: nn.Module) -> Iterator[Callable[[int, Tensor | None, Inputs], Tensor]]:
+    """Yield a function (index, state, inputs) that returns what block `index` makes of a state.
+
+    For index -1, it returns the state that enters block 0; for the number of blocks, the last hidden state.
+    """
+    _, blocks = find_blocks(model)
+    stack, current = get_stack(model), _Pass(len(blocks))
+
+    def run(index: int, state: Tensor | None, inputs: Inputs) -> Tensor:
+        current.block, current.state = index, state
+        forget_lengths(model)
+        try:
+            output = stack(input_ids=inputs[0], attention_mask=inputs[1], use_cache=False)
+        except _BlockRanError:
+            assert current.state is not None
+            return current.state
+        assert index == len(blocks), f"{type(stack).__name__} returned before block {index} ran"
+        return output.last_hidden_state
+
+    for index, block in enumerate(blocks):
+        # An instance attribute overrides the method of the class and leaves the rest of the block unchanged.
+        vars(block)["forward"] = partial(_forward, block.forward, index, current)
+    try:
+        yield run
+    finally:
+        for block in blocks:
+            del vars(block)["forward"]
+
+
+def _forward(own: Callable[..., Any], index: int, current: _Pass, *args: Any, **kwargs: Any) -> Any:
+    """Run the block that was asked for; hand the state through the blocks below it."""
+    entering = args[0] if args else kwargs["hidden_states"]
+    if current.block < 0:
+        current.state = entering
+        raise _BlockRanError
+    if index < current.block:
+        if index == current.num_blocks - 1:
+            entering = current.state
+        return entering if current.num_others is None else (entering, *[None] * current.num_others)
+    assert current.state is not None
+    output = own(current.state, *args[1:], **kwargs) if args else own(**(kwargs | {"hidden_states": current.state}))
+    current.num_others = len(output) - 1 if isinstance(output, tuple | list) else None
+    current.state = state_of(output)
+    raise _BlockRanError
+
+
+def _loaded(
+    path: str, blocks: nn.ModuleList, tensors: StoredTensors, device: torch.device
+) -> Iterator[dict[str, Tensor]]:
+    """Yield the tensors of each block on the device, by their names in the block; the next ones are read meanwhile."""
+
+    def read(index: int) -> dict[str, Tensor]:
+        names = [name for name, tensor in blocks[index].state_dict(keep_vars=True).items() if tensor.is_meta]
+        # Copied: what is mapped from the file would be read when it is first used.
+        return {name: tensors[f"{path}.{index}.{name}"].to(device, copy=True) for name in names}
+
+    with ThreadPoolExecutor(1) as reader:
+        following = reader.submit(read, 0)
+        for index in range(len(blocks)):
+            found = following.result()
+            if index + 1 < len(blocks):
+                following = reader.submit(read, index + 1)
+            yield found
+            del found
+
+
+@contextmanager
+def _placed(block: nn.Module, found: dict[str, Tensor]) -> Iterator[None]:
+    """Give the block its tensors within the context, and leave it without memory behind."""
+    _set(block, found)
+    try:
+        yield
+    finally:
+        _set(block, {name: tensor.to("meta") for name, tensor in found.items()})
+        found.clear()
+
+
+def _set(block: nn.Module, tensors: dict[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        path, _, leaf = name.rpartition(".")
+        module = block.get_submodule(path)
+        if leaf in module._parameters:
+            module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+        else:
+            module._buffers[leaf] = tensor

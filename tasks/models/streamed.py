@@ -1,0 +1,65 @@
+"""Open a model that does not fit into memory: its blocks stay in their files, everything else is loaded."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.core.errors import InputError
+from tasks.models.folder import load_config, read_model
+from tasks.models.source import ModelSource
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+CPU, DISK = "cpu", "disk"
+
+
+def open_streamed(
+    source: ModelSource, precision: str, device: str, scratch: Path
+) -> tuple["PreTrainedModel", Mapping[str, "Tensor"]]:
+    """Return the model with its blocks on the meta device, and their tensors, each read when it is asked for.
+
+    precision: number format; device: of everything outside the blocks. scratch: folder for tensors whose form in memory
+    is another than in the files (experts that are fused); others are read from the model's own files.
+
+    Raises:
+        InputError: when weights are missing, or blocks use keys and values of the blocks below them.
+    """
+    from accelerate.hooks import remove_hook_from_module
+
+    from tasks.core.blocks.locate_blocks import find_blocks, skeleton
+    from tasks.core.blocks.streaming import can_stream
+
+    empty = skeleton(load_config(Path(source.path)))
+    path, blocks = find_blocks(empty)
+    if not can_stream(empty):
+        raise InputError(
+            f"{source.name}: its upper blocks use keys and values of lower ones, so that its blocks cannot be loaded"
+            " one at a time: take a machine with memory for the whole model"
+        )
+    around = {name.rpartition(".")[0] for name in empty.state_dict() if not name.startswith(f"{path}.")}
+    places = dict.fromkeys(around, CPU) | {f"{path}.{index}": DISK for index in range(len(blocks))}
+    model, report = read_model(
+        Path(source.path), source.name, dtype=precision, device_map=places, offload_folder=str(scratch)
+    )
+    if missing := sorted(report["missing_keys"]):
+        raise InputError(f"{source.name}: {len(missing)} weights of the model are not in its files, first {missing[0]}")
+    tensors = _offloaded(model, Path(source.path), scratch)
+    # transformers' own hooks would load each module of a block anew for every batch.
+    remove_hook_from_module(model, recurse=True)
+    model._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(device))
+    return model.eval(), tensors
+
+
+def _offloaded(model: Any, folder: Path, scratch: Path) -> Mapping[str, "Tensor"]:
+    """Return the tensors on disk by their names in the model, as accelerate has indexed them."""
+    weights = (getattr(getattr(module, "_hf_hook", None), "weights_map", None) for module in model.modules())
+    # Each module has a view of one index for the whole model.
+    found: Any = next(each for each in weights if each is not None).dataset
+    for entry in found.index.values():
+        file = Path(entry["safetensors_file"])
+        if file.parent != scratch:
+            # The model was loaded through links that are gone (`folder_view.only`).
+            entry["safetensors_file"] = str(folder / file.name)
+    return found
