@@ -22,6 +22,7 @@ def plug_in(work: Work, model: ModelSource, plan: Ref, tuned: Ref, *, export: bo
     from tasks.core.errors import InputError
     from tasks.core.tuning.returned import distances, plug_in_parts, validate_returned
     from tasks.models.loading import load_model, load_tokenizer
+    from tasks.models.streamed import open_blocks
     from tasks.models.tuned_blocks import read_returned, write_returned
 
     how = read_plan(work.open(plan))
@@ -29,7 +30,8 @@ def plug_in(work: Work, model: ModelSource, plan: Ref, tuned: Ref, *, export: bo
     admitted = returned.variant.admitted
     if export and admitted.method == "adapter":
         raise InputError("export.plugged_model: a Hugging Face folder cannot hold adapters; use another tune.method")
-    network = load_model(model, "stored")
+    # Only what changes has to be in memory, unless the whole model is written.
+    network = load_model(model, "stored") if export else open_blocks(model, how.tuned, work.scratch)
     state = validate_returned(returned.tuned, network, how, returned.variant)
     moved = distances(state, network, how) if admitted.method == "blocks" else {}
     write_returned(work.out, how, admitted, state)

@@ -34,6 +34,8 @@ PASSES = {
     **dict.fromkeys(("capture", "single", "iterative_drop", "proxies"), SUPPORT),
     **dict.fromkeys(("lens", "trajectory", "distances", "importance", "landscape"), EVALUATE),
 }
+# Padded tokens below which smaller passes save next to nothing.
+SMALLEST_PASS = 64
 OTHERS = 'model.precision = "bfloat16" or tune.gradient_checkpointing = true if they are not set, or more memory'
 
 # (label, settings) of each model and task of a flow
@@ -50,6 +52,9 @@ def find_needs(
     flow: str, cells: Sequence[tuple[str, str, TaskSource]], main: float, num_gpus: int
 ) -> tuple[dict[str, Need], Need, dict[str, str]]:
     """Estimate what a flow's stages need, by full name; return also what there is, and advice where it is too little.
+
+    Where a stage does not fit with passes as large as its setting allows, it gets the largest half, quarter and so on
+    that fits; where none does, blocks that are loaded one at a time.
 
     cells: label, settings as JSON, and checked task of each model and task; main: bytes of main memory that there are;
     num_gpus: how many GPUs a stage takes where it can compute on one.
@@ -68,19 +73,30 @@ def find_needs(
     def lengths(settings: Settings, shape: Shape) -> Workload:
         return measured(settings.task, settings.model.name, shape.context)
 
+    @cache
+    def priced(setting: str | None, value: int) -> dict[str, tuple[Cost, Sizes]]:
+        return estimate(_lowered(made, setting, value) if setting else made, lengths).by_name
+
     total = Need(main, gpu_memory(num_gpus) if num_gpus else 0.0)
-    may_stream = made[0][1].place.stream_blocks != "never"
+    ways = (_need,) if made[0][1].place.stream_blocks == "never" else (_need, _streamed)
 
-    def need(cost: Cost, sizes: Sizes) -> Need:
-        whole = _need(cost, sizes, num_gpus > 0)
-        return whole if whole.fits(total) or not may_stream else _streamed(cost, num_gpus > 0) or whole
+    def need_of(name: str) -> Need:
+        whole = _need(*priced(None, 0)[name], num_gpus > 0)
+        setting = PASSES.get(kind_of(name))
+        for way in ways:
+            for value in [0, *_smaller(made, setting)]:
+                need = way(*priced(setting if value else None, value)[name], num_gpus > 0)
+                if need is not None and need.fits(total):
+                    return need._replace(pass_tokens=value)
+        return whole
 
-    def need_of(changed: Cells, name: str) -> Need:
-        return need(*estimate(changed, lengths).by_name[name])
+    needs = {name: need_of(name) for name in priced(None, 0)}
+    return needs, total, {name: _advice(name) for name, need in needs.items() if not need.fits(total)}
 
-    needs = {name: need(*priced) for name, priced in estimate(made, lengths).by_name.items()}
-    too_large = [name for name, need in needs.items() if not need.fits(total)]
-    return needs, total, {name: _advice(made, name, total, need_of) for name in too_large}
+
+def kind_of(name: str) -> str:
+    """Return the stage of a full name."""
+    return name.split(" · ")[0]
 
 
 def gpu_memory(count: int) -> float:
@@ -103,7 +119,7 @@ def _need(cost: Cost, sizes: Sizes, on_gpu: bool) -> Need:
     return Need(PROCESS_BYTES + cost.memory)
 
 
-def _streamed(cost: Cost, on_gpu: bool) -> Need | None:
+def _streamed(cost: Cost, sizes: Sizes, on_gpu: bool) -> Need | None:
     """Return the need of a stage that loads blocks one at a time; None of one that cannot."""
     if cost.streamed is None:
         return None
@@ -112,19 +128,26 @@ def _streamed(cost: Cost, on_gpu: bool) -> Need | None:
     return Need(PROCESS_BYTES + sum(cost.streamed), streamed=True)
 
 
-def _advice(cells: Cells, name: str, total: Need, need_of: Callable[[Cells, str], Need]) -> str:
-    """Name the setting to lower and a value that fits, found by halving. need_of: a stage's need with other cells."""
-    setting = PASSES.get(name.split(" · ")[0])
+def _smaller(cells: Cells, setting: str | None) -> list[int]:
+    """Return sizes of passes below the setting's, each half of the one before."""
     if setting is None:
-        return f"take {OTHERS}"
+        return []
     group, key = setting.split(".")
-    value = max(getattr(getattr(settings, group), key) for _, settings in cells)
-    while value > 1:
-        value //= 2
-        lowered = [(label, _changed(settings, group, key, value)) for label, settings in cells]
-        if need_of(lowered, name).fits(total):
-            return f"lower {setting} to {value}, which fits, or take {OTHERS}"
-    return f"no value of {setting} fits: take {OTHERS}"
+    largest = max(getattr(getattr(settings, group), key) for _, settings in cells)
+    return [largest >> halvings for halvings in range(1, largest.bit_length()) if largest >> halvings >= SMALLEST_PASS]
+
+
+def _lowered(cells: Cells, setting: str, value: int) -> Cells:
+    group, key = setting.split(".")
+    return [
+        (label, _changed(settings, group, key, min(value, getattr(getattr(settings, group), key))))
+        for label, settings in cells
+    ]
+
+
+def _advice(name: str) -> str:
+    setting = PASSES.get(kind_of(name))
+    return f"no smaller {setting} fits: take {OTHERS}" if setting else f"take {OTHERS}"
 
 
 def _changed(settings: Settings, group: str, key: str, value: int) -> Settings:

@@ -140,7 +140,14 @@ def plug_in(call: Priced) -> Cost:
     exported = shape.parameters if call.arguments["export"] else 0
     blocks = sum(shape.blocks[source].parameters for source in call.depth.tuned) * trained.tuned
     tuned = blocks + trained.head * shape.head
-    return Cost(call.name, disk=shape.loaded_bytes * (tuned + exported) + SMALL_BYTES, on_gpu=False)
+    # Two of every tuned block: the model's, and the one that is plugged in.
+    held = exported + blocks if exported else shape.outside + 2 * blocks
+    return Cost(
+        call.name,
+        memory=shape.loaded_bytes * held,
+        disk=shape.loaded_bytes * (tuned + exported) + SMALL_BYTES,
+        on_gpu=False,
+    )
 
 
 def select(call: Priced) -> Cost:

@@ -57,7 +57,7 @@ class Support(Group, frozen=True):
     final_norm: bool = False
     """Take the last state after the final norm, as the published code does."""
     max_tokens: PositiveInt = 4096
-    """Padded tokens in one forward pass of capture."""
+    """Most padded tokens in one forward pass of capture; fewer where these do not fit into memory."""
 
 
 class Similarity(Group, frozen=True):
@@ -71,7 +71,7 @@ class Evaluate(Group, frozen=True):
     """Scoring of the five settings."""
 
     max_tokens: PositiveInt = 8192
-    """Padded tokens in one forward pass of scoring."""
+    """Most padded tokens in one forward pass of scoring; fewer where these do not fit into memory."""
 
 
 class Search(Group, frozen=True):

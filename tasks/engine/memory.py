@@ -24,12 +24,14 @@ PREFIX, SUFFIX = "memory-", ".lock"
 class Need(NamedTuple):
     """Bytes of memory that a stage needs at most, or that there are: main memory, and that of its GPUs.
 
-    streamed: whether it needs only so much because it loads a model's blocks one at a time.
+    streamed: whether it needs only so much because it loads a model's blocks one at a time; pass_tokens: because its
+    forward passes have at most so many padded tokens, 0 where its setting holds.
     """
 
     main: float
     gpu: float = 0.0
     streamed: bool = False
+    pass_tokens: int = 0
 
     def fits(self, total: "Need") -> bool:
         """Return whether both are no more than there is."""

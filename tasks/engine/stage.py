@@ -106,7 +106,10 @@ class Stage:
         name = self.full_name(label)
         needed = context.expected(name, context.children.stopped)
         reserved = int(needed.main) if needed else None
-        streamed = runtime.stream_blocks == "always" or bool(needed and needed.streamed)
+        fitting = {
+            "streamed": runtime.stream_blocks == "always" or bool(needed and needed.streamed),
+            "fitting_tokens": needed.pass_tokens if needed else 0,
+        }
         scratch = store.work_folder(key)
         kills = 0
         try:
@@ -115,7 +118,7 @@ class Stage:
                 store.publishing(self.name, key) as out,
             ):
                 kills = num_memory_kills()
-                work = self._work(store, runtime, label, out, scratch, allocation) | {"streamed": streamed}
+                work = self._work(store, runtime, label, out, scratch, allocation) | fitting
                 watch = lambda: context.tracking.stage_metrics(self.name, key, scratch / METRICS_FILE)  # noqa: E731
                 function = self.compute.__module__, self.name
                 summary = context.children.run(function, arguments, work, watch, allocation.started)

@@ -28,7 +28,8 @@ class Work:
     device: "cpu", "cuda:0", or "auto" to spread one model over all visible GPUs.
     num_processes: how many may tune one model together, as `parallel` says; rank: which of them this is, from 0, None
     for the process that starts them; meeting: file by which they find one another.
-    streamed: whether to load the model's blocks one at a time, for lack of memory, where the stage can.
+    streamed: whether to load the model's blocks one at a time, for lack of memory, where the stage can;
+    fitting_tokens: padded tokens of the largest pass that fits into memory, 0 where the setting's does.
     """
 
     out: Path
@@ -42,6 +43,7 @@ class Work:
     rank: int | None = None
     meeting: str = ""
     streamed: bool = False
+    fitting_tokens: int = 0
     show_progress: bool = False
     stop_signal: int | None = None
     polls_for_stop: bool = False
@@ -60,10 +62,18 @@ class Work:
         return "cuda:0" if self.device == "auto" else self.device
 
     def pass_tokens(self, max_tokens: int, setting: str, largest: int | None = None) -> int:
-        """Return the padded tokens of a pass: `max_tokens`, halved each time the kernel killed this for lack of memory.
+        """Return the padded tokens of a pass: `max_tokens`, or as many as fit into memory.
+
+        They are halved each time the kernel killed this computation for lack of memory.
 
         setting: the name of max_tokens, for the log. largest: tokens of the largest pass, where they may be fewer.
         """
+        if 0 < self.fitting_tokens < max_tokens:
+            logger.info(
+                "at most %d tokens in a forward pass instead of %d (%s), by its estimated memory",
+                *(self.fitting_tokens, max_tokens, setting),
+            )
+            max_tokens = self.fitting_tokens
         kills = read_kills(self.scratch)
         if not kills:
             return max_tokens

@@ -1,6 +1,6 @@
 """Open a model that does not fit into memory: its blocks stay in their files, everything else is loaded."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,18 +26,40 @@ def open_streamed(
     Raises:
         InputError: when weights are missing, or blocks use keys and values of the blocks below them.
     """
-    from accelerate.hooks import remove_hook_from_module
-
-    from tasks.core.blocks.locate_blocks import find_blocks, skeleton
     from tasks.core.blocks.streaming import can_stream
 
-    empty = skeleton(load_config(Path(source.path)))
-    path, blocks = find_blocks(empty)
-    if not can_stream(empty):
+    model, tensors = _open(source, precision, scratch)
+    if not can_stream(model):
         raise InputError(
             f"{source.name}: its upper blocks use keys and values of lower ones, so that its blocks cannot be loaded"
             " one at a time: take a machine with memory for the whole model"
         )
+    model._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(device))
+    return model, tensors
+
+
+def open_blocks(source: ModelSource, indices: Iterable[int], scratch: Path) -> "PreTrainedModel":
+    """Return the model with these of its blocks in memory, in the number format of its files, and no others.
+
+    scratch: as for `open_streamed`.
+
+    Raises:
+        InputError: when weights are missing, or the model has no such block.
+    """
+    from tasks.core.blocks.streaming import load_blocks
+
+    model, tensors = _open(source, "auto", scratch)
+    load_blocks(model, tensors, indices)
+    return model
+
+
+def _open(source: ModelSource, precision: str, scratch: Path) -> tuple["PreTrainedModel", Mapping[str, "Tensor"]]:
+    from accelerate.hooks import remove_hook_from_module
+
+    from tasks.core.blocks.locate_blocks import find_blocks, skeleton
+
+    empty = skeleton(load_config(Path(source.path)))
+    path, blocks = find_blocks(empty)
     around = {name.rpartition(".")[0] for name in empty.state_dict() if not name.startswith(f"{path}.")}
     places = dict.fromkeys(around, CPU) | {f"{path}.{index}": DISK for index in range(len(blocks))}
     model, report = read_model(
@@ -48,7 +70,6 @@ def open_streamed(
     tensors = _offloaded(model, Path(source.path), scratch)
     # transformers' own hooks would load each module of a block anew for every batch.
     remove_hook_from_module(model, recurse=True)
-    model._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(device))
     return model.eval(), tensors
 
 

@@ -1,21 +1,18 @@
 """Building an emulator from a 2 GB checkpoint: peak memory above what the process uses after its imports."""
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import LlamaConfig
 
 from tasks.core.plan.layout import fixed_plan
-from tasks.models.tensor_files import stored_tensors, write_tensors
+from tasks.models.tensor_files import stored_tensors
+from tests.bench.checkpoints import write_checkpoint
 from tests.places import ROOT
 
 LIMIT_MB = 600
@@ -52,38 +49,13 @@ print(json.dumps({"before": before / 1024, "peak": kilobytes("VmHWM") / 1024, "s
 """
 
 
-@dataclass(frozen=True)
-class RandomTensor:
-    """Random bytes made while they are written."""
-
-    shape: tuple[int, ...]
-    dtype: str = "BF16"
-
-    @property
-    def num_bytes(self) -> int:
-        return 2 * torch.Size(self.shape).numel()
-
-    def write_to(self, target: BinaryIO) -> None:
-        for start in range(0, self.num_bytes, 1 << 20):
-            target.write(os.urandom(min(1 << 20, self.num_bytes - start)))
-
-
-def write_checkpoint(folder: Path) -> None:
-    """A sharded model of 2 GB, no more than a megabyte of which is ever in memory."""
-    with torch.device("meta"):
-        shapes = {name: tuple(t.shape) for name, t in AutoModelForCausalLM.from_config(CONFIG).state_dict().items()}
-    write_tensors([(name, RandomTensor(shape)) for name, shape in shapes.items()], folder, max_shard_bytes=500_000_000)
-    CONFIG.save_pretrained(folder)
-
-
 @pytest.mark.bench
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
 def test_building_an_emulator_needs_little_memory(row: Callable[[str, str, str], None]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         source, out = Path(scratch, "model"), Path(scratch, "emulator")
         source.mkdir()
-        write_checkpoint(source)
-        size = sum(file.stat().st_size for file in source.glob("*.safetensors"))
+        size = write_checkpoint(source, CONFIG)
         command = [sys.executable, "-c", MEASURE, str(source), PLAN.to_json(), str(out)]
         run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
         assert run.returncode == 0, run.stderr

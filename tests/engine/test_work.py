@@ -125,6 +125,19 @@ def test_a_parent_is_opened_verified(work):
         work.open(ref)
 
 
+def test_passes_are_as_large_as_fit_into_memory(work: Work, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    work.fitting_tokens = 2048
+    assert work.pass_tokens(1024, "tune.max_tokens") == 1024
+    assert not caplog.messages
+    assert work.pass_tokens(8192, "tune.max_tokens") == 2048
+    assert caplog.messages == [
+        "at most 2048 tokens in a forward pass instead of 8192 (tune.max_tokens), by its estimated memory"
+    ]
+    note_kill(work.scratch)
+    assert work.pass_tokens(8192, "tune.max_tokens") == 1024
+
+
 def test_after_a_kill_for_lack_of_memory_passes_are_half_of_the_largest(work: Work) -> None:
     assert work.pass_tokens(8192, "tune.max_tokens", 3000) == 8192
     note_kill(work.scratch)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tasks.core.blocks.length_limits import forget_lengths
 from tasks.core.blocks.locate_blocks import find_blocks, get_stack, text_config
 from tasks.core.blocks.partial_passes import state_of
+from tasks.core.errors import InputError
 
 # Reads a tensor from disk when it is asked for, by its name in the model.
 StoredTensors = Mapping[str, Tensor]
@@ -84,6 +85,19 @@ def run_streamed(
                 see_last(number, run(len(blocks), states[number].to(device), inputs))
 
 
+def load_blocks(model: nn.Module, tensors: StoredTensors, indices: Iterable[int]) -> None:
+    """Load some of the blocks that are on disk into the model itself, to stay.
+
+    Raises:
+        InputError: when the model has no such block.
+    """
+    path, blocks = find_blocks(model)
+    for index in indices:
+        if not 0 <= index < len(blocks):
+            raise InputError(f"no block {index} to load: the model has blocks 0 to {len(blocks) - 1}")
+        _set(blocks[index], _read(path, index, blocks[index], tensors, torch.device("cpu")))
+
+
 @contextmanager
 def _only_one_block(model: nn.Module) -> Iterator[Callable[[int, Tensor | None, Inputs], Tensor]]:
     """Yield a function (index, state, inputs) that returns what block `index` makes of a state.
@@ -136,19 +150,20 @@ def _loaded(
 ) -> Iterator[dict[str, Tensor]]:
     """Yield the tensors of each block on the device, by their names in the block; the next ones are read meanwhile."""
 
-    def read(index: int) -> dict[str, Tensor]:
-        names = [name for name, tensor in blocks[index].state_dict(keep_vars=True).items() if tensor.is_meta]
-        # Copied: what is mapped from the file would be read when it is first used.
-        return {name: tensors[f"{path}.{index}.{name}"].to(device, copy=True) for name in names}
-
     with ThreadPoolExecutor(1) as reader:
-        following = reader.submit(read, 0)
+        following = reader.submit(_read, path, 0, blocks[0], tensors, device)
         for index in range(len(blocks)):
             found = following.result()
             if index + 1 < len(blocks):
-                following = reader.submit(read, index + 1)
+                following = reader.submit(_read, path, index + 1, blocks[index + 1], tensors, device)
             yield found
             del found
+
+
+def _read(path: str, index: int, block: nn.Module, tensors: StoredTensors, device: torch.device) -> dict[str, Tensor]:
+    names = [name for name, tensor in block.state_dict(keep_vars=True).items() if tensor.is_meta]
+    # Copied: what is mapped from the file would be read when it is first used.
+    return {name: tensors[f"{path}.{index}.{name}"].to(device, copy=True) for name in names}
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def scoring_passes(lengths: Lengths, context: int, max_tokens: int, limits: Leng
         most = max(1, max_tokens // rows[places[-1]])
         for members in (places[start : start + most] for start in range(0, len(places), most)):
             # The model does not read the last token of an answer.
-            groups.append(Group(tuple(members), round(rows[members[0]] - answers + 1)))
+            groups.append(Group(tuple(members), _prompt(rows[members[0]], answers)))
     shared = [
         group
         for group in groups
@@ -112,11 +112,17 @@ def _two_parts(chosen: ScoringPass, rows: Sequence[int], answers: float) -> Pass
     longest = max(rows[member] for member in chosen.members)
     # Padding behind the answers runs too; a pass whose rows have one-token answers ends with its first part.
     first, second = num_begins * start, count * (longest - start)
-    # The first token of every answer is predicted at the same position.
-    positions = answers * count - (count - num_begins)
+    # The first tokens of all answers are predicted at one position, where their whole prompt is in the first part.
+    begun = [row for at, row in zip(chosen.members, chosen.begins, strict=True) if _prompt(rows[at], answers) == start]
+    positions = answers * count - len(begun) + len(set(begun))
     squares = num_begins * start**2 + second * longest
     kept = count * longest if second else 0
     return Passes(first + second, squares, positions, max(first, second), positions, kept)
+
+
+def _prompt(length: int, answers: float) -> int:
+    """Number of tokens of a prompt in an input of this length, of which the last token of the answer is no part."""
+    return round(length - answers + 1)
 
 
 @lru_cache(maxsize=CACHED)

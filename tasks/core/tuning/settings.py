@@ -32,7 +32,7 @@ class StepOptions:
     batch_size: Count = 32
     """Rows of one optimizer step."""
     max_tokens: Count = 8192
-    """Padded tokens in one forward pass; a larger batch is accumulated."""
+    """Most padded tokens in one forward pass; a larger batch is accumulated."""
     warmup_steps: Annotated[int, Bounds(ge=0)] = 0
     """Steps of linear warm-up."""
     eval_steps: Count | None = None
