@@ -1,10 +1,13 @@
 """Batches: nothing is lost, nothing is padded more than it must be, order is a function of seed and step."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.core.batching import (
     IGNORED,
+    PASS_COST,
     Example,
     collate,
     epoch_order,
@@ -35,6 +38,31 @@ def test_every_row_once_and_within_the_bound(sizes, max_tokens):
     for batch in batches:
         padded = len(batch) * max(examples[index].num_tokens for index in batch)
         assert padded <= max_tokens or len(batch) == 1
+
+
+def cost(batches, lengths):
+    return sum(PASS_COST + len(batch) * max(lengths[index] for index in batch) for batch in batches)
+
+
+@given(st.lists(st.integers(1, 900), min_size=1, max_size=9), st.integers(600, 3000))
+def test_no_other_cut_of_the_sorted_rows_costs_less(lengths, max_tokens):
+    examples = [example(length, 0) for length in lengths]
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    found = list(token_batches(examples, max_tokens, NO_LIMITS))
+    assert [index for batch in found for index in batch] == order
+    every = []
+    for cuts in itertools.product((False, True), repeat=len(lengths) - 1):
+        places = [0, *(place for place, cut in enumerate(cuts, start=1) if cut), len(lengths)]
+        batches = [order[begin:end] for begin, end in itertools.pairwise(places)]
+        if all(len(batch) == 1 or len(batch) * lengths[batch[0]] <= max_tokens for batch in batches):
+            every.append(cost(batches, lengths))
+    assert cost(found, lengths) == min(every)
+
+
+def test_one_long_row_does_not_pad_all_others():
+    lengths = [900, *[50] * 20]
+    batches = list(token_batches([example(length, 0) for length in lengths], 100_000, NO_LIMITS))
+    assert batches == [[0], list(range(1, 21))]
 
 
 @given(st.integers(1, 50), st.integers(1, 20), st.integers(0, 5))

@@ -99,9 +99,11 @@ def scoring_passes(lengths: Lengths, context: int, max_tokens: int, limits: Leng
         if pays((len(group.members) - 1) * group.shared, sum(rows[member] for member in group.members))
     ]
     found = Passes(0, 0, 0, 0, 0)
+    grouped: set[int] = set()
     for chosen in shared_passes(rows, shared, max_tokens, limits):
-        found = found.plus(_two_parts(chosen, rows, answers))
-    grouped = {place for group in shared for place in group.members}
+        if chosen.start:
+            found = found.plus(_two_parts(chosen, rows, answers))
+            grouped |= set(chosen.members)
     alone = [length for place, length in enumerate(rows) if place not in grouped]
     return found.plus(_passes([alone], answers, max_tokens, limits))
 

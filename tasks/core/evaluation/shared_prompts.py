@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tasks.core.batching import Example, token_batches
+from tasks.core.batching import PASS_COST, Example, token_batches
 from tasks.core.blocks.length_limits import LengthLimits
 
 Ids = tuple[int, ...]
@@ -20,8 +20,6 @@ MIN_SAVED = 16
 MIN_SAVED_SHARE = 1 / 8
 # Most inputs of a group, which bounds the search for groups.
 MAX_MEMBERS = 64
-# What each part of a pass costs beside its tokens, in tokens: reading all weights, and starting all operations.
-PART_COST = 256
 
 
 @dataclass(frozen=True)
@@ -60,49 +58,87 @@ def scoring_passes(
     limits: those of the model (`length_limits`); all inputs of a pass are on the same side of each. share: whether
     common beginnings run once. Passes are sorted by length, those with shared beginnings first.
     """
+    lengths = [len(ids) for ids in inputs]
     groups = list(_groups(inputs, max_tokens, limits)) if share else []
-    shared = list(shared_passes([len(ids) for ids in inputs], groups, max_tokens, limits))
-    grouped = {member for group in groups for member in group.members}
+    shared = [each for each in shared_passes(lengths, groups, max_tokens, limits) if each.start]
+    grouped = {member for each in shared for member in each.members}
     alone = [index for index in range(len(inputs)) if index not in grouped]
-    examples = [Example(inputs[index], ()) for index in alone]
-    plain = [
-        ScoringPass(tuple(alone[place] for place in batch)) for batch in token_batches(examples, max_tokens, limits)
-    ]
-    return shared + plain
+    return shared + _plain_passes(lengths, alone, max_tokens, limits)
 
 
 def shared_passes(
     lengths: Sequence[int], groups: Sequence[Group], max_tokens: int, limits: LengthLimits
-) -> Iterator[ScoringPass]:
-    """Yield passes of whole groups, longest beginnings first, with the lowest cost in all.
+) -> list[ScoringPass]:
+    """Return passes of whole groups with the lowest cost in all, longest beginnings first.
 
-    Each pass begins at its shortest beginning; what longer ones have more runs with each member. best[end]: cost of the
-    best passes of the first `end` sorted groups; begun[end]: where the last of these passes begins. lengths: those of
-    all inputs.
+    Each pass begins at its shortest beginning; what longer ones have more runs with each member. Members that cost less
+    without sharing are in passes without a beginning. lengths: those of all inputs.
     """
-    order = sorted(groups, key=lambda group: -group.shared)
+    orders = (
+        sorted(groups, key=lambda group: -group.shared),
+        sorted(groups, key=lambda group: group.shared - max(lengths[member] for member in group.members)),
+    )
+    cuts = [_cut(lengths, order, max_tokens, limits) for order in orders]
+    _, parts = min(cuts, key=lambda cut: cut[0])
+    found: list[ScoringPass] = []
+    for part in sorted(parts, key=lambda part: -min(group.shared for group in part)):
+        members = [member for group in part for member in group.members]
+        plain = _plain_passes(lengths, members, max_tokens, limits)
+        found += plain if _plain_cost(lengths, plain) <= _shared_cost(lengths, part) else [_pass_of(part)]
+    return found
+
+
+def _cut(
+    lengths: Sequence[int], order: Sequence[Group], max_tokens: int, limits: LengthLimits
+) -> tuple[float, list[Sequence[Group]]]:
+    """Cut sorted groups into passes with the lowest cost in all; return the cost, and the groups of each pass.
+
+    best[end]: cost of the best passes of the first `end` groups; begun[end]: where the last of these passes begins.
+    """
     best, begun = [0.0], [0]
     for end in range(1, len(order) + 1):
-        start = order[end - 1].shared
         count = longest = 0
+        start = order[end - 1].shared
         lowest, chosen = math.inf, end - 1
         for begin in range(end - 1, -1, -1):
             members = order[begin].members
+            start = min(start, order[begin].shared)
             count, longest = count + len(members), max(longest, *(lengths[member] for member in members))
             fits = longest * count <= max_tokens and limits.group(longest) == limits.group(start)
             if begin < end - 1 and not fits:
                 break
-            cost = best[begin] + 2 * PART_COST + (end - begin) * start + count * (longest - start)
+            cost = best[begin] + 2 * PASS_COST + (end - begin) * start + count * (longest - start)
             if cost < lowest:
                 lowest, chosen = cost, begin
         best.append(lowest)
         begun.append(chosen)
-    passes = []
+    parts = []
     end = len(order)
     while end > 0:
-        passes.append(_pass_of(order[begun[end] : end]))
+        parts.append(order[begun[end] : end])
         end = begun[end]
-    yield from reversed(passes)
+    return best[-1], parts
+
+
+def _shared_cost(lengths: Sequence[int], part: Sequence[Group]) -> int:
+    members = [member for group in part for member in group.members]
+    start = min(group.shared for group in part)
+    following = len(members) * (max(lengths[member] for member in members) - start)
+    return 2 * PASS_COST + len(part) * start + following
+
+
+def _plain_cost(lengths: Sequence[int], passes: Sequence[ScoringPass]) -> int:
+    padded = (len(each.members) * max(lengths[member] for member in each.members) for each in passes)
+    return len(passes) * PASS_COST + sum(padded)
+
+
+def _plain_passes(
+    lengths: Sequence[int], chosen: Sequence[int], max_tokens: int, limits: LengthLimits
+) -> list[ScoringPass]:
+    examples = [Example((0,) * lengths[index], ()) for index in chosen]
+    return [
+        ScoringPass(tuple(chosen[place] for place in batch)) for batch in token_batches(examples, max_tokens, limits)
+    ]
 
 
 def pays(saved: int, total: int) -> bool:
@@ -150,4 +186,4 @@ def _common(first: Ids, second: Ids) -> int:
 def _pass_of(groups: Sequence[Group]) -> ScoringPass:
     members = tuple(member for group in groups for member in group.members)
     begins = tuple(row for row, group in enumerate(groups) for _ in group.members)
-    return ScoringPass(members, groups[-1].shared, begins)
+    return ScoringPass(members, min(group.shared for group in groups), begins)

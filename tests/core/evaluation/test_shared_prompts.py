@@ -8,16 +8,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.core.batching import PASS_COST
 from tasks.core.blocks.length_limits import NO_LIMITS, LengthLimits, length_limits
 from tasks.core.blocks.surgery import with_layout
 from tasks.core.evaluation.likelihoods import score_tokens
 from tasks.core.evaluation.scoring_states import can_share_prompts
 from tasks.core.evaluation.shared_prompts import (
     MIN_SAVED,
-    PART_COST,
     Group,
     Ids,
     ScoringPass,
+    pays,
     scoring_passes,
     shared_passes,
 )
@@ -47,6 +48,7 @@ def inputs_of(requests: list[tuple[Ids, Ids]]) -> list[Ids]:
     return list(dict.fromkeys((*before, *scored)[:-1] for before, scored in requests))
 
 
+@pytest.mark.usefixtures("cheap_passes")
 @pytest.mark.parametrize("family", [name for name, exact in EVERY.items() if "scoring" in exact])
 def test_shared_prompts_change_no_number(family: str) -> None:
     model, requests = network(family), some_requests()
@@ -61,6 +63,7 @@ def test_shared_prompts_change_no_number(family: str) -> None:
         assert [greedy for _, greedy in shared] == [greedy for _, greedy in apart]
 
 
+@pytest.mark.usefixtures("cheap_passes")
 @pytest.mark.parametrize("share", ["all", "frozen_only"])
 def test_repeated_blocks_keep_keys_and_values_of_their_own(share: str) -> None:
     emulator = with_layout(tiny_model("gemma3"), fixed_plan(NUM_BLOCKS, (0, 2, 5), (0, 5), share=share))
@@ -68,12 +71,14 @@ def test_repeated_blocks_keep_keys_and_values_of_their_own(share: str) -> None:
     assert [value for value, _ in shared] == pytest.approx([value for value, _ in apart], abs=1e-4)
 
 
+@pytest.mark.usefixtures("cheap_passes")
 def test_in_bfloat16_the_numbers_differ_by_rounding() -> None:
     model = tiny_model("llama").to(torch.bfloat16)
     apart, shared = (score_tokens(model, some_requests(), CONTEXT, size) for size in (1, 2000))
     assert [value for value, _ in shared] == pytest.approx([value for value, _ in apart], rel=0.05)
 
 
+@pytest.mark.usefixtures("cheap_passes")
 def test_a_prompt_runs_once_for_its_choices() -> None:
     prompt = tuple(range(20))
     inputs = [(*prompt, 90), (*prompt, 91, 92), prompt, (7,) * 30]
@@ -84,45 +89,52 @@ def test_a_prompt_runs_once_for_its_choices() -> None:
 
 def test_prompts_of_nearly_one_length_share_a_pass_and_others_do_not() -> None:
     lengths = ((1, 1000), (2, 970), (3, 500))
-    inputs = [(*(first,) * length, answer) for first, length in lengths for answer in (8, 9)]
+    inputs = [(*(first,) * length, answer) for first, length in lengths for answer in (8, 9, 10)]
     long, short = scoring_passes(inputs, 10_000, NO_LIMITS)
-    assert (set(long.members), long.start) == ({0, 1, 2, 3}, 970)
+    assert (set(long.members), long.start) == (set(range(6)), 970)
     assert long.beginnings(inputs) == [(1,) * 970, (2,) * 970]
-    assert (set(short.members), short.start) == ({4, 5}, 500)
+    assert (set(short.members), short.start) == ({6, 7, 8}, 500)
 
 
 def test_short_prompts_share_a_pass_though_a_part_of_each_runs_with_every_choice() -> None:
-    inputs = [(*(length,) * length, answer) for length in range(20, 30) for answer in (80, 81, 82)]
+    inputs = [(*(length,) * length, answer) for length in range(200, 210) for answer in (80, 81, 82)]
     (only,) = scoring_passes(inputs, 10_000, NO_LIMITS)
-    assert (only.start, len(only.beginnings(inputs))) == (20, 10)
+    assert (only.start, len(only.beginnings(inputs))) == (200, 10)
 
 
 def cost(passes: list[ScoringPass], inputs: list[Ids]) -> float:
-    """Tokens of all passes, padded, with what each of their two parts costs beside."""
-    following = lambda each: max(len(inputs[member]) for member in each.members) - each.start  # noqa: E731
-    return sum(
-        2 * PART_COST + each.start * len(each.beginnings(inputs)) + len(each.members) * following(each)
-        for each in passes
-    )
+    """Tokens of all passes, padded, with what each of their parts costs beside."""
+    total = 0
+    for each in passes:
+        begins = len(each.beginnings(inputs)) if each.start else 0
+        following = max(len(inputs[member]) for member in each.members) - each.start
+        total += (1 + bool(begins)) * PASS_COST + each.start * begins + len(each.members) * following
+    return total
 
 
-def test_no_other_cut_of_the_sorted_groups_costs_less() -> None:
-    draw = random.Random(1)
-    lengths = sorted((draw.randint(20, 900) for _ in range(9)), reverse=True)
-    groups = [Group(tuple(range(3 * place, 3 * place + 3)), length) for place, length in enumerate(lengths)]
+@given(st.lists(st.tuples(st.integers(20, 900), st.integers(1, 60)), min_size=1, max_size=7))
+def test_no_other_cut_of_the_sorted_groups_costs_less(sizes: list[tuple[int, int]]) -> None:
+    sizes = sorted(sizes, reverse=True)
+    groups = [Group(tuple(range(3 * place, 3 * place + 3)), prompt) for place, (prompt, _) in enumerate(sizes)]
     inputs: list[Ids] = [
-        (*(place,) * length, *(7,) * draw.randint(1, 60)) for place, length in enumerate(lengths) for _ in range(3)
+        (*(place,) * prompt, *(7,) * answer) for place, (prompt, answer) in enumerate(sizes) for _ in range(3)
     ]
-    given = [len(ids) for ids in inputs]
-    found = cost(list(shared_passes(given, groups, 10_000, NO_LIMITS)), inputs)
+    given_lengths = [len(ids) for ids in inputs]
+    found = shared_passes(given_lengths, groups, 10_000, NO_LIMITS)
+    assert sorted(member for each in found for member in each.members) == list(range(len(inputs)))
     every = []
     for cuts in itertools.product((False, True), repeat=len(groups) - 1):
         places = [0, *(place for place, cut in enumerate(cuts, start=1) if cut), len(groups)]
         parts = [groups[begin:end] for begin, end in itertools.pairwise(places)]
-        fitting = [part for part in parts if len(part) == 1 or padded(part, given) <= 10_000]
-        if len(fitting) == len(parts):
+        if all(len(part) == 1 or padded(part, given_lengths) <= 10_000 for part in parts):
             every.append(cost([whole_pass(part) for part in parts], inputs))
-    assert found == min(every) < max(every)
+    assert cost(found, inputs) <= min(every)
+
+
+def test_choices_that_are_longer_than_their_prompts_run_whole_where_that_costs_less() -> None:
+    inputs = [(*(row,) * 18, *(90 + choice,) * 40) for row in range(20) for choice in range(2)]
+    (only,) = scoring_passes(inputs, 10_000, NO_LIMITS)
+    assert (only.start, len(only.members)) == (0, 40)
 
 
 def padded(groups: list[Group], lengths: list[int]) -> int:
@@ -137,9 +149,9 @@ def whole_pass(groups: list[Group]) -> ScoringPass:
 
 
 def test_choices_are_grouped_by_row_though_all_rows_begin_alike() -> None:
-    inputs = [(*(5,) * 10, *(row,) * 20, answer) for row in range(3) for answer in (8, 9)]
-    (only,) = scoring_passes(inputs, 10_000, NO_LIMITS)
-    assert (only.start, len(only.beginnings(inputs))) == (30, 3)
+    inputs = [(*(5,) * 100, *(row,) * 2000, answer) for row in range(3) for answer in (8, 9)]
+    (only,) = scoring_passes(inputs, 100_000, NO_LIMITS)
+    assert (only.start, len(only.beginnings(inputs))) == (2100, 3)
 
 
 def test_examples_before_every_question_run_once_for_all() -> None:
@@ -149,13 +161,11 @@ def test_examples_before_every_question_run_once_for_all() -> None:
 
 
 def test_a_short_beginning_is_not_worth_a_pass() -> None:
-    few = MIN_SAVED - 1
-    assert [each.start for each in scoring_passes([(*(1,) * few, 2), (*(1,) * few, 3)], 100, NO_LIMITS)] == [0]
-    assert [
-        each.start for each in scoring_passes([(*(1,) * (few + 1), 2), (*(1,) * (few + 1), 3)], 100, NO_LIMITS)
-    ] == [few + 1]
+    assert [pays(saved, 100) for saved in (MIN_SAVED - 1, MIN_SAVED)] == [False, True]
+    assert [pays(MIN_SAVED, total) for total in (8 * MIN_SAVED, 8 * MIN_SAVED + 1)] == [True, False]
 
 
+@pytest.mark.usefixtures("cheap_passes")
 @pytest.mark.parametrize("family", ROTARY)
 def test_a_beginning_and_what_follows_are_on_one_side_of_a_limit(family: str) -> None:
     inputs, limits = inputs_of(some_requests()), length_limits(network(family).config)
@@ -171,13 +181,15 @@ def test_inputs_that_only_begin_alike_are_cut_by_length_as_without_sharing() -> 
 
 
 def test_groups_with_long_and_short_answers_do_not_share_a_pass() -> None:
-    inputs = [(*(1,) * 40, *(answer,) * 50) for answer in (8, 9)] + [(*(2,) * 40, answer) for answer in range(20, 40)]
-    assert sorted(len(each.members) for each in scoring_passes(inputs, 10_000, NO_LIMITS)) == [2, 20]
+    long = [(*(1,) * 2000, *(answer,) * 500) for answer in (8, 9)]
+    short = [(*(2,) * 2000, answer) for answer in range(20, 40)]
+    assert sorted(len(each.members) for each in scoring_passes(long + short, 100_000, NO_LIMITS)) == [2, 20]
 
 
 rows = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=40).map(tuple), min_size=1, max_size=40, unique=True)
 
 
+@pytest.mark.usefixtures("cheap_passes")
 @given(rows, st.integers(1, 200), st.builds(LengthLimits, st.frozensets(st.integers(1, 40), max_size=2)))
 def test_every_input_runs_once_within_the_bounds(inputs: list[Ids], max_tokens: int, limits: LengthLimits) -> None:
     passes = scoring_passes(inputs, max_tokens, limits)

@@ -178,9 +178,9 @@ def test_the_table_of_published_tasks_is_what_its_rows_measure(real_lengths: Pat
 def test_padded_passes_are_those_that_the_code_makes() -> None:
     lengths = Lengths.of([(length, 2) for length in (10, 20, 30, 40)])
     passes = sorted_passes(lengths, 35, 60)
-    # 40 is cut to 35; [35] and [30, 20] and [10], as two of 35 or three of 30 are too many.
-    assert (passes.tokens, passes.squares) == (35 + 60 + 10, 35**2 + 2 * 30**2 + 10**2)
-    assert (passes.answers, passes.largest) == (8, 60)
+    # 40 is cut to 35; [35] and [30] and [20, 10], as two of 35 or three of 30 are too many.
+    assert (passes.tokens, passes.squares) == (35 + 30 + 40, 35**2 + 30**2 + 2 * 20**2)
+    assert (passes.answers, passes.largest) == (8, 40)
     epoch, num_steps = training_passes(replace(lengths, num_rows=9), 100, 4, 1000)
     assert num_steps == 3
     assert epoch.largest <= 160
