@@ -39,10 +39,10 @@ demo: $(READY) ## the whole method on the embedded model and task, in minutes on
 	$(BIN)/crash demo
 
 test: $(READY) ## the tests (what the README names and CI runs)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow_faults and not service and not bench and not nightly"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow_faults and not service and not bench and not nightly"
 
 test-faults: $(READY) ## the slow sweeps over injected faults
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "slow_faults and not service and not bench and not nightly"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile -m "slow_faults and not service and not bench and not nightly"
 
 test-service: $(READY) ## the service: real PostgreSQL, Prefect, MLflow and S3 servers on loopback
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "service and not alone and not bench and not nightly"

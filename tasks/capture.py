@@ -26,31 +26,28 @@ def capture(
     Writes `tasks.artifacts.states.States`.
 
     Raises:
-        InputError: when a state is not finite.
+        InputError: when a state is not finite, or as `open_model`.
     """
     import torch
 
     from tasks.core.capturing import capture_states
     from tasks.data.tokenize import load_examples
-    from tasks.models.loading import load_model, load_tokenizer
-    from tasks.models.streamed import open_streamed
+    from tasks.models.loading import load_tokenizer
+    from tasks.models.streamed import open_model
 
     tokenizer = load_tokenizer(model)
     examples = load_examples(task, split, tokenizer, model.context, limit=num_rows, part=part)
-    if work.streamed:
-        network, tensors = open_streamed(model, precision, work.first_device, work.scratch)
-    else:
-        network, tensors = load_model(model, precision, work.device), None
-    states = capture_states(
-        network,
-        examples.rows[:num_rows],
-        pooling=pooling,
-        with_final_norm=final_norm,
-        max_tokens=work.pass_tokens(max_tokens, "support.max_tokens"),
-        pad_id=tokenizer.pad_token_id or 0,
-        progress=lambda parts: work.progress(parts, "blocks" if work.streamed else "batches"),
-        tensors=tensors,
-    )
+    with open_model(model, precision, *work.place) as (network, stored):
+        states = capture_states(
+            network,
+            examples.rows[:num_rows],
+            pooling=pooling,
+            with_final_norm=final_norm,
+            max_tokens=work.pass_tokens(max_tokens, "support.max_tokens"),
+            pad_id=tokenizer.pad_token_id or 0,
+            progress=lambda parts: work.progress(parts, "batches" if stored is None else "blocks"),
+            tensors=stored,
+        )
     tensors = {"states": states.pooled, "last": states.last, "block_influence": states.block_influence}
     write_states(work.out, tensors)
     num_states, rows, width = states.pooled.shape

@@ -24,18 +24,21 @@ def validate(
     emulator: validate it instead of the full model. tuned: blocks to put into the full model or the emulator.
     precision: number format of the computation; max_tokens: padded tokens in one forward pass. Writes
     `tasks.artifacts.validation_loss.ValidationLoss`.
+
+    Raises:
+        InputError: as `open_variant`.
     """
     from tasks.core.evaluation.likelihoods import rate_with_error, score_tokens
     from tasks.data.tokenize import load_examples
     from tasks.models.loading import load_tokenizer
-    from tasks.models.variants import load_variant
+    from tasks.models.variants import open_variant
 
     examples = load_examples(task, "validation", load_tokenizer(model), model.context)
     emulator_folder, tuned_folder = (work.open(ref) if ref else None for ref in (emulator, tuned))
-    variant = load_variant(model, emulator_folder, tuned_folder, precision, work.device)
     requests = [(row.prompt_ids, row.answer_ids) for row in examples.rows]
     max_tokens = work.pass_tokens(max_tokens, "evaluate.max_tokens")
-    scored = score_tokens(variant, requests, model.context, max_tokens, work.progress)
+    with open_variant(model, emulator_folder, tuned_folder, precision, *work.place) as (variant, tensors):
+        scored = score_tokens(variant, requests, model.context, max_tokens, work.progress, tensors=tensors)
     weights = [len(row.answer_ids) for row in examples.rows]
     loss, stderr = rate_with_error([-likelihood for likelihood, _ in scored], weights)
     found: ValidationLoss = {

@@ -11,6 +11,7 @@ from typing import Any
 from flows.cost.estimates import estimate_cells, estimate_search, estimate_study
 from flows.cost.priced import Cost, Sizes
 from flows.cost.recording import Estimate
+from flows.cost.stage_costs import FULL_TUNE
 from flows.running.pass_limits import DISTILL, EVALUATE, SUPPORT, TUNE
 from flows.settings.run import SearchSettings, Settings, StudySettings
 from tasks.core.costs.shapes import Shape
@@ -19,6 +20,7 @@ from tasks.core.costs.workloads import Workload
 from tasks.data.lengths import measure
 from tasks.data.sources import TaskSource
 from tasks.engine.memory import Need
+from tasks.engine.stage import stage_of
 from tasks.models.shape import own_tokenizer
 
 # What a process takes before it has a model: Python, torch and the packages of a stage.
@@ -36,7 +38,8 @@ PASSES = {
 }
 # Padded tokens below which smaller passes save next to nothing.
 SMALLEST_PASS = 64
-OTHERS = 'model.precision = "bfloat16" or tune.gradient_checkpointing = true if they are not set, or more memory'
+OTHERS = 'model.precision = "bfloat16" if it is not set, or more memory (a larger machine, or place.gpus_per_stage)'
+TUNINGS = ("tune", FULL_TUNE, "distill")
 
 # (label, settings) of each model and task of a flow
 Cells = Sequence[tuple[str, Settings]]
@@ -51,7 +54,7 @@ FLOWS: dict[str, tuple[type[Settings], Callable[..., Estimate]]] = {
 def find_needs(
     flow: str, cells: Sequence[tuple[str, str, TaskSource]], main: float, num_gpus: int
 ) -> tuple[dict[str, Need], Need, dict[str, str]]:
-    """Estimate what a flow's stages need, by full name; return also what there is, and advice where it is too little.
+    """Estimate what a flow's stages need, by full name; also return what is available, and advice for what exceeds it.
 
     Where a stage does not fit with passes as large as its setting allows, it gets the largest half, quarter and so on
     that fits; where none does, blocks that are loaded one at a time.
@@ -77,26 +80,22 @@ def find_needs(
     def priced(setting: str | None, value: int) -> dict[str, tuple[Cost, Sizes]]:
         return estimate(_lowered(made, setting, value) if setting else made, lengths).by_name
 
+    place = made[0][1].place
     total = Need(main, gpu_memory(num_gpus) if num_gpus else 0.0)
-    ways = (_need,) if made[0][1].place.stream_blocks == "never" else (_need, _streamed)
+    ways = WAYS[place.stream_blocks]
 
     def need_of(name: str) -> Need:
-        whole = _need(*priced(None, 0)[name], num_gpus > 0)
-        setting = PASSES.get(kind_of(name))
+        setting = PASSES.get(stage_of(name))
         for way in ways:
             for value in [0, *_smaller(made, setting)]:
-                need = way(*priced(setting if value else None, value)[name], num_gpus > 0)
+                found = priced(setting if value else None, value).get(name)
+                need = way(*found, num_gpus, place.parallel) if found else None
                 if need is not None and need.fits(total):
                     return need._replace(pass_tokens=value)
-        return whole
+        return _whole(*priced(None, 0)[name], num_gpus, place.parallel)
 
     needs = {name: need_of(name) for name in priced(None, 0)}
     return needs, total, {name: _advice(name) for name, need in needs.items() if not need.fits(total)}
-
-
-def kind_of(name: str) -> str:
-    """Return the stage of a full name."""
-    return name.split(" · ")[0]
 
 
 def gpu_memory(count: int) -> float:
@@ -111,21 +110,33 @@ def gpu_memory(count: int) -> float:
     return float(sum(sizes[:count])) if sizes else math.inf
 
 
-def _need(cost: Cost, sizes: Sizes, on_gpu: bool) -> Need:
-    if on_gpu and cost.on_gpu:
-        # The weights pass through main memory, and checkpoints; everything else is on the GPU.
-        passing = sizes.shape.loaded_bytes * sizes.shape.parameters + cost.working_disk / NUM_CHECKPOINTS
-        return Need(PROCESS_BYTES + passing, CONTEXT_BYTES + cost.memory)
-    return Need(PROCESS_BYTES + cost.memory)
+def _whole(cost: Cost, sizes: Sizes, num_gpus: int, parallel: str) -> Need:
+    if not (num_gpus and cost.on_gpu):
+        return Need(PROCESS_BYTES + cost.memory)
+    # The weights pass through main memory, and checkpoints; everything else is on the GPUs.
+    passing = sizes.shape.loaded_bytes * sizes.shape.parameters + cost.working_disk / NUM_CHECKPOINTS
+    copies = num_gpus if cost.stage in TUNINGS and (parallel == "data" or cost.stage == "distill") else 1
+    return Need(PROCESS_BYTES + passing, num_gpus * CONTEXT_BYTES + copies * cost.memory)
 
 
-def _streamed(cost: Cost, sizes: Sizes, on_gpu: bool) -> Need | None:
-    """Return the need of a stage that loads blocks one at a time; None of one that cannot."""
+def _streamed(cost: Cost, sizes: Sizes, num_gpus: int, parallel: str) -> Need | None:
+    """Return the need of a stage that loads blocks one at a time, on one GPU; None of one that cannot."""
     if cost.streamed is None:
         return None
-    if on_gpu:
-        return Need(PROCESS_BYTES + cost.streamed.states, CONTEXT_BYTES + cost.streamed.device, streamed=True)
-    return Need(PROCESS_BYTES + sum(cost.streamed), streamed=True)
+    if not num_gpus:
+        return Need(PROCESS_BYTES + sum(cost.streamed), streamed=True)
+    loaded = sizes.shape.loaded_bytes * sizes.shape.outside
+    # Compared with the memory of all: as much on each of them.
+    on_gpus = num_gpus * (CONTEXT_BYTES + cost.streamed.device)
+    return Need(PROCESS_BYTES + loaded + cost.streamed.states, on_gpus, streamed=True)
+
+
+# What is tried, in order, by `place.stream_blocks`.
+WAYS: dict[str, tuple[Callable[[Cost, Sizes, int, str], Need | None], ...]] = {
+    "auto": (_whole, _streamed),
+    "always": (_streamed, _whole),
+    "never": (_whole,),
+}
 
 
 def _smaller(cells: Cells, setting: str | None) -> list[int]:
@@ -146,7 +157,9 @@ def _lowered(cells: Cells, setting: str, value: int) -> Cells:
 
 
 def _advice(name: str) -> str:
-    setting = PASSES.get(kind_of(name))
+    setting = PASSES.get(stage_of(name))
+    if setting == TUNE:
+        return f"no smaller {setting} fits: take tune.gradient_checkpointing = true or {OTHERS}"
     return f"no smaller {setting} fits: take {OTHERS}" if setting else f"take {OTHERS}"
 
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from flows.cost.priced import Cost, Priced, count_rows, ran, without_head
+from flows.cost.priced import Cost, Priced, Sizes, count_rows, ran, without_head
 from tasks.core.costs import totals as costs
 from tasks.core.costs import workloads
 from tasks.core.costs.depths import Depth, Trained
-from tasks.core.costs.totals import Passes
+from tasks.core.costs.totals import Passes, Streamed
 
 CostOf = Callable[[Priced], Cost]
 # Bytes of manifest, plan, scores and the like beside an artifact's tensors; of a report with its pictures; and of a
@@ -33,8 +33,17 @@ def capture(call: Priced) -> Cost:
         costs.forward_flops(sizes.shape, depth, passes),
         costs.forward_bytes(sizes.shape, costs.emulator_parameters(sizes.shape, depth), passes, sizes.precision),
         costs.states_bytes(sizes.shape, rows.num_rows, len(depth.layout)) + SMALL_BYTES,
-        streamed=costs.streamed_bytes(sizes.shape, passes, sizes.precision) if call.name == "capture" else None,
+        streamed=_streamed_capture(sizes, passes, rows.num_rows) if call.name == "capture" else None,
     )
+
+
+def _streamed_capture(sizes: Sizes, passes: Passes, num_rows: int) -> Streamed | None:
+    if not sizes.shape.streams:
+        return None
+    found = costs.streamed_bytes(sizes.shape, passes, sizes.precision)
+    # Pooled states of the batches, of all rows, and in the order of the rows.
+    results = 3 * costs.states_bytes(sizes.shape, num_rows, sizes.shape.num_blocks)
+    return found._replace(states=found.states + results)
 
 
 def iterative_drop(call: Priced) -> Cost:
@@ -70,9 +79,17 @@ def scored(call: Priced, rows: workloads.Lengths) -> Cost:
     flops = costs.forward_flops(sizes.shape, depth, passes)
     held = costs.emulator_parameters(sizes.shape, depth)
     memory = costs.forward_bytes(sizes.shape, held, passes, sizes.precision)
-    of_full_model = call.name == "evaluate" and not call.arguments.get("emulator")
-    streamed = costs.streamed_bytes(sizes.shape, passes, sizes.precision) if of_full_model else None
-    return Cost(call.name, flops, memory, SMALL_BYTES, streamed=streamed)
+    return Cost(call.name, flops, memory, SMALL_BYTES, streamed=_streamed_scoring(call, rows))
+
+
+def _streamed_scoring(call: Priced, rows: workloads.Lengths) -> Streamed | None:
+    """Return the memory of scoring the full model or a plug-in block by block, where that is possible and of use."""
+    sizes, tuned = call.sizes, call.arguments.get("tuned")
+    every_block = tuned is not None and tuned.name != "plug_in"
+    if not sizes.shape.streams or call.arguments.get("emulator") or every_block:
+        return None
+    passes = sizes.passes(rows, call.arguments["max_tokens"])
+    return costs.streamed_bytes(sizes.shape, passes, sizes.precision, tuned.depth.tuned if tuned else ())
 
 
 def tune(call: Priced) -> Cost:

@@ -13,6 +13,7 @@ from tasks.engine.machine_memory import total_memory
 from tasks.engine.memory import Need
 from tasks.engine.places import Stopped, never
 from tasks.engine.resources import visible_gpus
+from tasks.engine.stage import stage_of
 from tasks.store.patience import watched
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,8 @@ class ExpectedMemory:
         self._total = Need(given or total_memory(), math.inf)
         self._num_gpus = min(place.gpus_per_stage, len(visible_gpus()))
         largest = max(inputs.num_parameters for _, _, inputs in cells)
-        self._needs_none = given is None and self._total.main >= SMALL_TOTAL and largest <= SMALL_PARAMETERS
+        may_skip = given is None and place.stream_blocks != "always"
+        self._needs_none = may_skip and self._total.main >= SMALL_TOTAL and largest <= SMALL_PARAMETERS
         self._found: tuple[dict[str, Need], dict[str, str]] | None = None
         self._lock = threading.Lock()
 
@@ -60,9 +62,7 @@ class ExpectedMemory:
         finally:
             self._lock.release()
         needs, advice = self._found
-        kind = name.split(" · ")[0]
-        alike = (each for key, each in needs.items() if key.split(" · ")[0] == kind)
-        need = needs.get(name, max(alike, default=None))
+        need = needs.get(name) or _largest([each for key, each in needs.items() if stage_of(key) == stage_of(name)])
         if need is None:
             return None
         if not need.fits(self._total):
@@ -93,11 +93,19 @@ class ExpectedMemory:
             needed, there, where = need.main, self._total.main, " (place.memory_gb, or this machine or its container)"
             kind = "main memory"
         else:
-            needed, there, where, kind = need.gpu, self._total.gpu, "", "memory of its GPU"
+            needed, there, where, kind = need.gpu, self._total.gpu, "", "GPU memory"
         return (
             f"{name} needs about {needed / 1e9:.1f} GB of {kind}, and stages here have {there / 1e9:.1f} GB{where}"
             f"{': ' if advice else ''}{advice}"
         )
+
+
+def _largest(needs: list[Need]) -> Need | None:
+    """Return a need that is enough for a stage that was not foreseen, from those of the same kind."""
+    if not needs:
+        return None
+    largest = max(needs, key=lambda need: (need.gpu, need.main))
+    return largest._replace(pass_tokens=min((need.pass_tokens for need in needs if need.pass_tokens), default=0))
 
 
 def _resolved(settings: Settings, inputs: Inputs) -> Settings:

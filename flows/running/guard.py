@@ -33,12 +33,16 @@ def start_temporary_server() -> None:
         return
     from prefect.settings import PREFECT_API_URL
 
-    if PREFECT_API_URL.value():
+    if PREFECT_API_URL.value() or _has_server():
         return
     port = free_port()
     process = _serve(port)
-    # The class is in the module of the server itself, whose import takes seconds: the process needs them as well.
-    from prefect.server.api.server import SubprocessASGIServer
+    try:
+        # The class is in the module of the server itself, whose import takes seconds: the process needs them as well.
+        from prefect.server.api.server import SubprocessASGIServer
+    except BaseException:
+        process.terminate()
+        raise
 
     class Shielded(SubprocessASGIServer):
         """The server that Prefect finds when it looks for this process's temporary server."""
@@ -52,6 +56,14 @@ def start_temporary_server() -> None:
     server.port = port
     with watched("the temporary Prefect server to start"):
         server.start()
+
+
+def _has_server() -> bool:
+    """Return whether this process has started a server already."""
+    server_module = sys.modules.get("prefect.server.api.server")
+    return server_module is not None and any(
+        server.running for server in server_module.SubprocessASGIServer._instances.values()
+    )
 
 
 def _serve(port: int) -> _Server:

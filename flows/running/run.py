@@ -53,7 +53,8 @@ class Run(BaseRun[Kind]):
             logger.warning("task %s: %s", inputs.task.name, note)
         # With several models and tasks in one flow run, all stages are waited for together.
         self._futures: list[Any] = [] if futures is None else futures
-        self._before: list[Any] = []
+        # Those of the runs that this one is a part of; they may submit stages later than it is made.
+        self._before: list[list[Any]] = []
         self.report: Ref | None = None
 
     def __call__(self, stage: Stage, label: str = "", **arguments: Any) -> Any:
@@ -63,7 +64,7 @@ class Run(BaseRun[Kind]):
 
     def changed(self, settings: Kind) -> "Run[Kind]":
         part = super().changed(settings)
-        part._futures, part._before = [], [*self._before, *self._futures]
+        part._futures, part._before = [], [*self._before, self._futures]
         return part
 
     def wait(self) -> None:
@@ -90,16 +91,15 @@ class Run(BaseRun[Kind]):
     def _result(self, future: Any) -> Any:
         """Return the result of a stage; where it never started, raise the error of the stage that it needs."""
         from prefect.exceptions import UnfinishedRun
-        from prefect.futures import as_completed
 
         try:
             return future.result()
         except UnfinishedRun:
             # The stages of this run first: others may have failed in parts of the run that this one does not need.
-            for futures in (self._futures, self._before):
-                for other in as_completed(futures):
-                    with suppress(UnfinishedRun):
-                        other.result()
+            for other in [each for futures in (self._futures, *self._before) for each in futures]:
+                # The stage that failed has ended; others may still run.
+                with suppress(UnfinishedRun, TimeoutError):
+                    other.result(timeout=0)
             raise
 
 
@@ -118,6 +118,7 @@ def started(
     from flows.running.guard import guard_temporary_servers
 
     guard_temporary_servers()
+    put_off_prefect()
     quiet_prefect()
     inputs = take_inputs(settings, limits=limits)
     log_encoding([inputs.checked.summary])
@@ -174,7 +175,6 @@ def recorded(
     store, tracking = runtime.open_store(), context.tracking
     # On a worker, no command has asked for it.
     deliver_lost_requests()
-    put_off_prefect()
     record_run(store, runtime.run_id, flow_name, name, _recorded(settings))
     state = "failed"
     try:

@@ -60,10 +60,10 @@ class _Requests:
 
 
 _requests = _Requests()
+# Signals that this process is sending to itself at this moment.
+_sending: set[int] = set()
 # Time after which a request is delivered again: whatever swallowed it is over by then.
 AGAIN_SECONDS = 0.2
-
-
 # Time for which an import may put a request off. Longer than any takes, shorter than batch systems wait.
 IMPORT_SECONDS = 15.0
 IMPORT_SYSTEM = "<frozen importlib._bootstrap>"
@@ -77,40 +77,50 @@ def listen(also_when_ignored: bool = False) -> None:
     deliver_lost_requests()
     put_off_prefect()
     _requests.at, _requests.noticed, _requests.has_terminal = None, None, _is_terminal()
+    _answer.since.clear()
     for number in STOPPING:
         # `nohup` ignores the signal of a closed terminal, and so do we.
         if signal.getsignal(number) != signal.SIG_IGN or (also_when_ignored and number == signal.SIGINT):
             signal.signal(number, _answer)
 
 
-def outside_imports(handler: Callable[[int, FrameType | None], None]) -> Callable[[int, FrameType | None], None]:
-    """Return a handler that runs when no import is under way in the main thread.
+class OutsideImports:
+    """A handler that runs when no import is under way in the main thread.
 
     An exception in the middle of an import can leave its lock locked: no other thread could import anything then, and a
-    run that waits for such a thread would never end.
+    run that waits for such a thread would never end. A second request during the import ends this process at once.
     """
-    since: dict[int, float] = {}
 
-    def answer(number: int, frame: FrameType | None) -> None:
-        first = since.setdefault(number, time.monotonic())
-        if _is_importing(frame) and time.monotonic() - first < IMPORT_SECONDS:
+    def __init__(self, handler: Callable[[int, FrameType | None], None]) -> None:
+        self.handler = handler
+        # When each signal was first put off.
+        self.since: dict[int, float] = {}
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal, or put it off."""
+        is_own, now = number in _sending, time.monotonic()
+        _sending.discard(number)
+        waited = now - self.since.setdefault(number, now)
+        if not _is_importing(frame) or waited >= IMPORT_SECONDS:
+            self.since.pop(number, None)
+            self.handler(number, frame)
+        elif is_own or not waited:
             _send_again(number)
-            return
-        del since[number]
-        handler(number, frame)
-
-    return answer
+        elif waited >= SAME_REQUEST_SECONDS[signal.Signals(number)]:
+            os._exit(128 + number)
 
 
 def put_off_prefect() -> None:
-    """Let Prefect's handler of SIGTERM, which raises, run outside imports too; do nothing before its import."""
-    engine = sys.modules.get("prefect.utilities.engine")
-    handler = getattr(engine, "_prefect_sigterm_handler", None)
-    if engine is None or handler is None or getattr(handler, "is_put_off", False):
+    """Let Prefect's handler of SIGTERM, which raises, run outside imports too; do nothing before Prefect's import."""
+    if "prefect" not in sys.modules:
         return
-    answer = outside_imports(handler)
-    answer.is_put_off = True  # type: ignore[attr-defined]
-    engine._prefect_sigterm_handler = answer  # type: ignore[attr-defined]
+    from prefect.utilities import engine
+
+    handler: Any = engine._prefect_sigterm_handler
+    if isinstance(handler, OutsideImports):
+        return
+    answer: Any = OutsideImports(handler)
+    engine._prefect_sigterm_handler = answer
     if signal.getsignal(signal.SIGTERM) is handler and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, answer)
 
@@ -124,7 +134,13 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 
 def _send_again(number: int) -> None:
-    again = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), number))
+    """Send a signal to this process once more, a moment later."""
+
+    def send() -> None:
+        _sending.add(number)
+        os.kill(os.getpid(), number)
+
+    again = threading.Timer(AGAIN_SECONDS, send)
     again.daemon = True
     again.start()
 
@@ -205,7 +221,7 @@ def _raise(number: int, _frame: FrameType | None) -> None:
         raise Stopped(number)
 
 
-_answer = outside_imports(_raise)
+_answer = OutsideImports(_raise)
 
 
 def _exchange(number: int, handler: Any) -> Any:

@@ -122,7 +122,7 @@ class Place(Group, frozen=True):
     memory_gb: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """Main memory (10^9 bytes) for all stages together; by default what this machine or its container has."""
     stream_blocks: Literal["auto", "always", "never"] = "auto"
-    """Load a model's blocks one at a time while its states are captured; "auto" where it does not fit into memory."""
+    """Load the full model's blocks one at a time to capture and to score; "auto" where it does not fit into memory."""
     parallel: Parallel = "layers"
     """Tuning on several GPUs: blocks spread over them, a copy on each (DDP), or a share of each block (FSDP2)."""
 

@@ -11,6 +11,7 @@ from flows.running.inputs import Inputs, take_inputs
 from flows.running.logs import log_encoding, quiet_prefect
 from flows.running.run import Run, make_run_context, make_runtime, recorded
 from flows.running.shown_parameters import digests_of, shown_parameters
+from flows.running.stopping import put_off_prefect
 from flows.settings import variants
 from flows.settings.grid import Grid, describe_values, make_cells, named_cell
 from flows.settings.reading import read_sweep
@@ -127,6 +128,7 @@ def opened(
     from flows.running.guard import guard_temporary_servers
 
     guard_temporary_servers()
+    put_off_prefect()
     quiet_prefect()
     made = make_cells_of(settings, grid)
     inputs = open_inputs(made)

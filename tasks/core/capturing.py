@@ -29,7 +29,7 @@ class States:
     num_tokens: int
 
 
-# What is kept of every state of a batch: (pooled, last), [B, d] each.
+# Pooled and last states of one batch, one pair for each state, [B, d] each.
 Pairs = list[tuple[Tensor, Tensor]]
 
 
@@ -50,8 +50,8 @@ def capture_states(
 
     Nothing after the last block is run, so no language-model head, and at most two full states are in memory at a time.
     with_final_norm: apply the model's final norm to the last state, as the published code does. blocks: the numbers of
-    a rearranged model's blocks for error messages. tensors: of the blocks, where these are on disk and loaded one at a
-    time (`run_streamed`); one state of every batch is then in memory. Source: CRaSh, EMNLP 2023, section 3.1.
+    a rearranged model's blocks for error messages. tensors: the stored tensors of the blocks, where these are on
+    disk (`run_streamed`); one state of every batch is then in memory. Source: CRaSh, EMNLP 2023, section 3.1.
 
     Raises:
         InputError: when a state is not finite; the message names the first one.
@@ -89,11 +89,12 @@ def _block_by_block(
 ) -> list[Pairs]:
     found: list[Pairs] = [[] for _ in batches]
 
-    def see(number: int, index: int, state: Tensor) -> None:
+    def see(number: int, index: int, before: Tensor | None, state: Tensor) -> None:
         reduce = batches[number][1]
+        reduce.before = before
         found[number].append(reduce(index, state))
-        # On a GPU, there is room for the states of one batch.
-        reduce.before = state.cpu()
+        # On a GPU, there is room for the state of one batch.
+        reduce.before = None
 
     inputs = [(batch.input_ids, batch.attention_mask) for batch, _ in batches]
     run_streamed(model, tensors, inputs, see, progress=lambda indices: progress(list(indices)))

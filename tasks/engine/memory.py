@@ -17,12 +17,13 @@ from tasks.engine.places import Place, Stopped
 from tasks.store.holders import name_holder, read_note, take_note_away
 from tasks.store.patience import END_IT, Patience
 
-POLL_SECONDS = 1.0
+# To look for free memory; and for the place at the front of the queue, which most stages hold for a moment.
+POLL_SECONDS, QUEUE_SECONDS = 1.0, 0.05
 PREFIX, SUFFIX = "memory-", ".lock"
 
 
 class Need(NamedTuple):
-    """Bytes of memory that a stage needs at most, or that there are: main memory, and that of its GPUs.
+    """Memory that a stage needs, or that is available, in bytes: main memory, and that of all its GPUs together.
 
     streamed: whether it needs only so much because it loads a model's blocks one at a time; pass_tokens: because its
     forward passes have at most so many padded tokens, 0 where its setting holds.
@@ -106,7 +107,7 @@ class Memory:
         queue = Place(self._folder / "memory.queue")
         while not queue.try_take(label):
             pause()
-            time.sleep(POLL_SECONDS)
+            time.sleep(QUEUE_SECONDS)
         try:
             yield
         finally:
@@ -124,8 +125,8 @@ class Memory:
     def _reserve(self, num_bytes: int, label: str, held: ExitStack) -> Reservation:
         reservation = Reservation(num_bytes, self._folder / f"{PREFIX}{num_bytes}-{uuid.uuid4().hex}{SUFFIX}")
         place = Place(reservation.path)
-        # No other process has a reason to hold a file with this name.
-        assert place.try_take(label)
+        is_taken = place.try_take(label)
+        assert is_taken, "no other process has a reason to hold a file with this name"
         held.callback(place.give_back)
         held.callback(reservation.remove)
         return reservation

@@ -1,4 +1,4 @@
-"""Places on this machine, each with one holder at a time: a core, a GPU, or a turn to choose among them.
+"""Places on this machine, each with one holder at a time: a core, a GPU, reserved memory, or a turn to choose.
 
 A place is a file that its holder keeps locked: the kernel frees it when the holder dies, in whatever way.
 """
@@ -98,7 +98,7 @@ class Places:
 
 
 class Place:
-    """One core or GPU: free or taken, among threads and, with a file, among processes."""
+    """One place: free or taken, among threads and, with a file, among processes."""
 
     def __init__(self, path: Path | None) -> None:
         self._mine = threading.Lock()

@@ -107,7 +107,7 @@ class Stage:
         needed = context.expected(name, context.children.stopped)
         reserved = int(needed.main) if needed else None
         fitting = {
-            "streamed": runtime.stream_blocks == "always" or bool(needed and needed.streamed),
+            "streamed": needed.streamed if needed else runtime.stream_blocks == "always",
             "fitting_tokens": needed.pass_tokens if needed else 0,
         }
         scratch = store.work_folder(key)
@@ -155,6 +155,11 @@ class Stage:
             "show_progress": runtime.show_progress,
             "environment": environment,
         }
+
+
+def stage_of(full_name: str) -> str:
+    """Return the name of the stage in a full name."""
+    return full_name.split(" · ")[0]
 
 
 def stage(*, packages: Sequence[str], cores: str = "one", gpu: bool = False) -> Callable[[Callable], Stage]:

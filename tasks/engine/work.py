@@ -57,9 +57,14 @@ class Work:
         return CheckpointFile(self.scratch / CHECKPOINT_FILE, on_save=lambda: self.store.keep_work(self.scratch))
 
     @property
-    def first_device(self) -> str:
-        """The device, or the first one where a model would be spread over several."""
-        return "cuda:0" if self.device == "auto" else self.device
+    def place(self) -> tuple[str, Path | None]:
+        """The device of a model, and the folder for what its blocks on disk need, if they are loaded one at a time.
+
+        Then it computes on one device, also where it would be spread over several.
+        """
+        if not self.streamed:
+            return self.device, None
+        return "cuda:0" if self.device == "auto" else self.device, self.scratch
 
     def pass_tokens(self, max_tokens: int, setting: str, largest: int | None = None) -> int:
         """Return the padded tokens of a pass: `max_tokens`, or as many as fit into memory.

@@ -36,9 +36,18 @@ def load_model(
     options: dict[str, Any] = {"attn_implementation": attn} if attn else {}
     dtype = "auto" if precision == "stored" else precision
     model, report = read_model(Path(source.path), source.name, dtype=dtype, **options)
+    require_weights(source, report)
+    return place(model, device).eval()
+
+
+def require_weights(source: ModelSource, report: dict[str, Any]) -> None:
+    """Check that all weights were in the model's files. report: transformers' of loading them.
+
+    Raises:
+        InputError: when some were not.
+    """
     if missing := sorted(report["missing_keys"]):
         raise InputError(f"{source.name}: {len(missing)} weights of the model are not in its files, first {missing[0]}")
-    return place(model, device).eval()
 
 
 def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":

@@ -1,8 +1,9 @@
 """Load one form of a model: the full model, the plug-in, or its emulator before or after tuning."""
 
-from collections import ChainMap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from tasks.core.errors import InputError
 from tasks.models.source import ModelSource
@@ -35,42 +36,31 @@ def load_variant(
     return place(variant, device).eval()
 
 
-def open_variant_streamed(
-    model: ModelSource, tuned: Path | None, precision: str, device: str, scratch: Path
-) -> tuple["PreTrainedModel", "StoredTensors"]:
-    """Open the full model or the plug-in with its blocks on disk; return it and the tensors of its blocks.
+@contextmanager
+def open_variant(
+    model: ModelSource, emulator: Path | None, tuned: Path | None, precision: str, device: str, scratch: Path | None
+) -> Iterator[tuple["PreTrainedModel", "StoredTensors | None"]]:
+    """Yield the model that is scored, as `load_variant`, with None.
 
-    tuned: folder of blocks that are plugged in; scratch: as for `open_streamed`.
+    Where a folder `scratch` is given, all but the tuned blocks of the full model or the plug-in stay on disk, and the
+    stored tensors of its blocks come along (`open_streamed`); emulators are loaded whole.
 
     Raises:
-        InputError: when tuned blocks do not fit, or are adapters, which are modules of their own.
+        InputError: when tuned blocks do not fit, or as `open_streamed`.
     """
-    from tasks.core.blocks.locate_blocks import find_blocks
-    from tasks.core.tuning.returned import plug_in_head, validate_returned
+    if scratch is None or emulator is not None:
+        yield load_variant(model, emulator, tuned, precision, device), None
+        return
+    from tasks.core.blocks.streaming import load_blocks
     from tasks.models.streamed import open_streamed
     from tasks.models.tuned_blocks import read_returned
 
-    variant, tensors = open_streamed(model, precision, device, scratch)
-    if tuned is None:
-        return variant, tensors
-    returned = read_returned(tuned)
-    _require_same_depth(returned.plan.num_blocks, model)
-    if returned.variant.method == "adapter":
-        raise InputError(
-            f'{model.name} with adapters cannot be loaded block by block; set place.stream_blocks = "never" on a'
-            " machine with memory for the whole model"
-        )
-    admitted = validate_returned(returned.tuned, variant, returned.plan, returned.variant)
-    blocks = plug_in_head(variant, admitted)
-    path, _ = find_blocks(variant)
-    return variant, ChainMap({f"{path}.{name}": tensor for name, tensor in blocks.items()}, cast(Any, tensors))
-
-
-def _require_same_depth(num_blocks: int, model: ModelSource) -> None:
-    if num_blocks != model.num_blocks:
-        raise InputError(
-            f"the tuned blocks are of a model with {num_blocks} blocks, {model.name} has {model.num_blocks}"
-        )
+    with open_streamed(model, precision, device, scratch) as (variant, tensors):
+        if tuned is not None:
+            load_blocks(variant, tensors, read_returned(tuned).plan.tuned)
+            variant = _with_tuned(variant, tuned, model, in_emulator=False)
+            variant._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(device))
+        yield variant, tensors
 
 
 def _with_tuned(variant: "PreTrainedModel", folder: Path, model: ModelSource, in_emulator: bool) -> "PreTrainedModel":
@@ -79,7 +69,10 @@ def _with_tuned(variant: "PreTrainedModel", folder: Path, model: ModelSource, in
 
     returned = read_returned(folder)
     plan, how = returned.plan, returned.variant
-    _require_same_depth(plan.num_blocks, model)
+    if plan.num_blocks != model.num_blocks:
+        raise InputError(
+            f"the tuned blocks are of a model with {plan.num_blocks} blocks, {model.name} has {model.num_blocks}"
+        )
     if not in_emulator:
         return plug_in_parts(variant, validate_returned(returned.tuned, variant, plan, how), plan, how.admitted)
     load_parts(variant, returned.tuned | returned.kept, plan, how)

@@ -21,8 +21,7 @@ from transformers import LlamaConfig
 from tasks.core.batching import Example
 from tasks.core.capturing import capture_states
 from tasks.engine.resources import usable_cores
-from tasks.models.loading import load_model
-from tasks.models.streamed import open_streamed
+from tasks.models.streamed import open_model
 
 WIDTH, HIDDEN, VOCABULARY, TOKENS = 2048, 8192, 32000, 60
 # Parameters of a block: four square matrices of the attention, and three of the gated feed-forward part.
@@ -63,11 +62,8 @@ def main(folder: Path, way: str, num_rows: int) -> dict[str, Any]:
     ids = torch.randint(3, VOCABULARY, (num_rows, TOKENS), generator=torch.Generator().manual_seed(1)).tolist()
     examples = [Example(tuple(row[:-1]), tuple(row[-1:]), number) for number, row in enumerate(ids)]
     peak, begun = Peak(), time.monotonic()
-    if way == "streamed":
-        model, tensors = open_streamed(source, "bfloat16", "cpu", folder / "scratch")
-    else:
-        model, tensors = load_model(source, "bfloat16"), None
-    states = capture_states(model, examples, max_tokens=2048, tensors=tensors)
+    with open_model(source, "bfloat16", "cpu", folder if way == "streamed" else None) as (model, tensors):
+        states = capture_states(model, examples, max_tokens=2048, tensors=tensors)
     return {
         "seconds": time.monotonic() - begun,
         "peak": peak.most,

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tasks.capture import capture
 from tasks.core.errors import InputError
 from tasks.data.tokenize import load_examples
+from tasks.engine.work import Work
 from tasks.models.loading import load_tokenizer
 from tasks.models.resolving import resolve_model
 from tests.tasks.chain import NUM_BLOCKS, NUM_ROWS, SUPPORT, WIDTH, Chain, people, write_model
@@ -139,7 +141,21 @@ def test_the_key_knows_the_model_by_its_weights_not_by_its_folder(chain: Chain, 
     assert capture.key(model=other, task=chain.task, **SUPPORT)[0] != first.key
 
 
-def test_with_blocks_loaded_one_at_a_time_the_artifact_is_the_same(chain: Chain, tmp_path: Path) -> None:
+def test_with_blocks_loaded_one_at_a_time_the_artifact_is_the_same(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = chain.tensors(chain.capture(), "states")
+    for name in ("out", "scratch"):
+        (tmp_path / name).mkdir()
+    work = Work(tmp_path / "out", tmp_path / "scratch", chain.store, streamed=True)
+    monkeypatch.setattr("tasks.models.loading.load_model", None)
+    summary = capture.compute(work, chain.model, chain.task, **SUPPORT)
+    assert summary["num_blocks"] == NUM_BLOCKS
+    found = load_file(tmp_path / "out" / "states.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_run_that_is_told_to_loads_blocks_one_at_a_time(chain: Chain, tmp_path: Path) -> None:
     other = Chain(tmp_path)
     other.runtime = other.runtime.model_copy(update={"stream_blocks": "always"})
     assert other.capture().digest == chain.capture().digest

@@ -94,10 +94,19 @@ def by_hand(model: ModelSource, emulator: bool, tuned: bool) -> Any:
 @pytest.mark.parametrize("emulator", [False, True])
 @pytest.mark.parametrize("tuned", [False, True])
 def test_a_variant_scores_as_the_one_made_by_hand(
-    work: Folders, model: ModelSource, task: TaskSource, emulator: bool, tuned: bool, streamed: bool
+    work: Folders,
+    model: ModelSource,
+    task: TaskSource,
+    emulator: bool,
+    tuned: bool,
+    streamed: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     work.streamed = streamed
-    summary = evaluate.compute(work, model, task, EMULATOR if emulator else None, TUNED if tuned else None)
+    with monkeypatch.context() as patch:
+        if streamed:
+            patch.setattr("tasks.models.loading.load_model", None)
+        summary = evaluate.compute(work, model, task, EMULATOR if emulator else None, TUNED if tuned else None)
     expected = plain_scores(model, task, by_hand(model, emulator, tuned))
     assert summary["value"] == pytest.approx(expected.value, rel=1e-6)
     written = json.loads((work.out / "scores.json").read_text())

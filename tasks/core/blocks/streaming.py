@@ -10,6 +10,7 @@ Shapes: B rows, T tokens, d width.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,27 +26,30 @@ from tasks.core.errors import InputError
 StoredTensors = Mapping[str, Tensor]
 # (input_ids, attention_mask), [B, T] each
 Inputs = tuple[Tensor, Tensor | None]
+# (state that entered a block in main memory, state that left it on the device), [B, T, d] each
+Seen = Callable[[int, int, Tensor | None, Tensor], None]
 
 
 class _BlockRanError(Exception):
     """Signal that ends a forward pass behind the block that was asked for."""
 
 
+@dataclass
 class _Pass:
-    """The running pass: the block that computes, and the state that enters it and then the one that leaves it.
+    """The running pass: the block that computes, the state that enters it, and what leaves it.
 
-    Block -1 stands for what is before the blocks, block N for what is behind all N.
+    Block -1 stands for what is before the blocks, block N for what is behind all N. others: what a block returns beside
+    its state; None in families whose blocks return the state alone.
     """
 
-    def __init__(self, num_blocks: int) -> None:
-        self.num_blocks, self.block = num_blocks, -1
-        self.state: Tensor | None = None
-        # How many items blocks return beside the state; None for those that return the state alone.
-        self.num_others: int | None = None
+    num_blocks: int
+    block: int = -1
+    state: Tensor | None = None
+    others: tuple[Any, ...] | None = None
 
 
 def can_stream(model: nn.Module) -> bool:
-    """Return whether each block needs nothing of the blocks below it but their state: no keys and values (Gemma 4)."""
+    """Return whether blocks get nothing of the blocks below but what these return: no keys and values (Gemma 4)."""
     return not getattr(text_config(model.config), "num_kv_shared_layers", 0)
 
 
@@ -53,14 +57,15 @@ def run_streamed(
     model: nn.Module,
     tensors: StoredTensors,
     batches: Sequence[Inputs],
-    see: Callable[[int, int, Tensor], None] = lambda batch, index, state: None,
+    see: Seen = lambda batch, index, before, state: None,
     see_last: Callable[[int, Tensor], None] | None = None,
     progress: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> None:
     """Run all batches through block after block.
 
-    model: with its blocks on the meta device and everything else where it computes; tensors: of the blocks. see: called
-    with the number of a batch, the index of a state and the state [B, T, d], as soon as it is computed: state 0 enters
+    model: with blocks on the meta device and everything else where it computes; blocks that are in memory stay there.
+    tensors: the stored tensors of the blocks, by name in the model. see: called as soon as a state is computed, with
+    the number of the batch, the index of the state, the state before (None for state 0) and the state; state 0 enters
     block 0, state i + 1 leaves block i, before any final norm. see_last: called with the number of a batch and its last
     hidden state, after the final norm; without it, nothing after the last block runs. progress: wraps the sequence of
     blocks. The states between two blocks are kept in main memory.
@@ -68,25 +73,28 @@ def run_streamed(
     path, blocks = find_blocks(model)
     device = model.get_input_embeddings().weight.device  # type: ignore[operator]
     states: list[Tensor] = []
+    others: list[tuple[Any, ...] | None] = [None] * len(batches)
     with _only_one_block(model) as run:
         for number, inputs in enumerate(batches):
-            state = run(-1, None, inputs)
-            see(number, 0, state)
+            state, _ = run(-1, None, None, inputs)
+            see(number, 0, None, state)
             states.append(state.cpu())
         loaded = _loaded(path, blocks, tensors, device)
         for index in progress(range(len(blocks))):
             with _placed(blocks[index], next(loaded)):
                 for number, inputs in enumerate(batches):
-                    state = run(index, states[number].to(device), inputs)
-                    see(number, index + 1, state)
+                    state, others[number] = run(index, states[number].to(device), others[number], inputs)
+                    see(number, index + 1, states[number], state)
                     states[number] = state.cpu()
         if see_last is not None:
             for number, inputs in enumerate(batches):
-                see_last(number, run(len(blocks), states[number].to(device), inputs))
+                see_last(number, run(len(blocks), states[number].to(device), others[number], inputs)[0])
 
 
 def load_blocks(model: nn.Module, tensors: StoredTensors, indices: Iterable[int]) -> None:
-    """Load some of the blocks that are on disk into the model itself, to stay.
+    """Load some of the blocks that are on disk into the model itself, on the CPU, to stay.
+
+    tensors: the stored tensors of the blocks, by name in the model.
 
     Raises:
         InputError: when the model has no such block.
@@ -98,25 +106,31 @@ def load_blocks(model: nn.Module, tensors: StoredTensors, indices: Iterable[int]
         _set(blocks[index], _read(path, index, blocks[index], tensors, torch.device("cpu")))
 
 
-@contextmanager
-def _only_one_block(model: nn.Module) -> Iterator[Callable[[int, Tensor | None, Inputs], Tensor]]:
-    """Yield a function (index, state, inputs) that returns what block `index` makes of a state.
+_Run = Callable[[int, Tensor | None, tuple[Any, ...] | None, Inputs], tuple[Tensor, tuple[Any, ...] | None]]
 
-    For index -1, it returns the state that enters block 0; for the number of blocks, the last hidden state.
+
+@contextmanager
+def _only_one_block(model: nn.Module) -> Iterator[_Run]:
+    """Yield a function (index, state, others, inputs) that returns what block `index` makes of a state, and its others.
+
+    others: what the block below returned beside the state. For index -1, it returns the state that enters block 0; for
+    the number of blocks, the last hidden state.
     """
     _, blocks = find_blocks(model)
     stack, current = get_stack(model), _Pass(len(blocks))
 
-    def run(index: int, state: Tensor | None, inputs: Inputs) -> Tensor:
-        current.block, current.state = index, state
+    def run(
+        index: int, state: Tensor | None, others: tuple[Any, ...] | None, inputs: Inputs
+    ) -> tuple[Tensor, tuple[Any, ...] | None]:
+        current.block, current.state, current.others = index, state, others
         forget_lengths(model)
         try:
             output = stack(input_ids=inputs[0], attention_mask=inputs[1], use_cache=False)
         except _BlockRanError:
             assert current.state is not None
-            return current.state
+            return current.state, current.others
         assert index == len(blocks), f"{type(stack).__name__} returned before block {index} ran"
-        return output.last_hidden_state
+        return output.last_hidden_state, None
 
     for index, block in enumerate(blocks):
         # An instance attribute overrides the method of the class and leaves the rest of the block unchanged.
@@ -137,10 +151,10 @@ def _forward(own: Callable[..., Any], index: int, current: _Pass, *args: Any, **
     if index < current.block:
         if index == current.num_blocks - 1:
             entering = current.state
-        return entering if current.num_others is None else (entering, *[None] * current.num_others)
+        return entering if current.others is None else (entering, *current.others)
     assert current.state is not None
     output = own(current.state, *args[1:], **kwargs) if args else own(**(kwargs | {"hidden_states": current.state}))
-    current.num_others = len(output) - 1 if isinstance(output, tuple | list) else None
+    current.others = tuple(output[1:]) if isinstance(output, tuple | list) else None
     current.state = state_of(output)
     raise _BlockRanError
 

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from tasks.core.blocks.length_limits import NO_LIMITS, LengthLimits, length_limits
 from tasks.core.blocks.locate_blocks import find_blocks, get_stack, text_config
+from tasks.core.blocks.streaming import can_stream
 from tasks.core.costs.block_shapes import BlockShape, block_shape, experts_of
 from tasks.core.costs.operations import Operations, count_operations
 from tasks.core.errors import InputError
@@ -31,7 +32,8 @@ class Shape:
     blocks (projections of narrow embeddings); vocabulary: logits of one position; context: maximum tokens of a row;
     stored_bytes, loaded_bytes: bytes of one parameter, in files and in memory; limits: length limits that a pass does
     not straddle; approximate: the reason why operations are approximate, empty when they are as torch counts them;
-    shares_prompts: whether scoring runs a prompt once for all its choices.
+    shares_prompts: whether scoring runs a prompt once for all its choices; streams: whether blocks can be loaded one at
+    a time.
     """
 
     width: int
@@ -47,6 +49,7 @@ class Shape:
     limits: LengthLimits = NO_LIMITS
     approximate: str = ""
     shares_prompts: bool = True
+    streams: bool = True
 
     @property
     def num_blocks(self) -> int:
@@ -108,6 +111,7 @@ def _measured(config: PreTrainedConfig, context: int) -> Shape:
         limits=length_limits(config),
         approximate=approximate,
         shares_prompts=can_share_prompts(model),
+        streams=can_stream(model),
     )
 
 

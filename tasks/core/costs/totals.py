@@ -20,6 +20,7 @@ from tasks.core.costs.block_shapes import BlockShape
 from tasks.core.costs.depths import Depth, Trained
 from tasks.core.costs.shapes import Shape
 from tasks.core.evaluation.likelihoods import HEAD_ROWS
+from tasks.core.evaluation.scoring_states import MAX_BYTES
 
 # Value, gradient and AdamW's two moments, all in float32.
 TRAINED_BYTES = 16
@@ -33,7 +34,10 @@ NUM_CHECKPOINTS = 2
 
 
 class Streamed(NamedTuple):
-    """Peak bytes of passes for which blocks are loaded one at a time: where they compute, and the states between."""
+    """Peak bytes of passes for which blocks are loaded one at a time.
+
+    device: where they compute; states: in main memory, between two blocks and as results.
+    """
 
     device: float
     states: float
@@ -114,13 +118,21 @@ def forward_bytes(shape: Shape, num_parameters: float, passes: Passes, precision
     return size * (num_parameters + passes.largest * widest + kept) + head
 
 
-def streamed_bytes(shape: Shape, passes: Passes, precision: str) -> Streamed:
-    """Peak memory of capture with blocks on disk: one block computes while the next is read, beside all else."""
+def streamed_bytes(shape: Shape, passes: Passes, precision: str, resident: Iterable[int] = ()) -> Streamed:
+    """Peak memory of capture or scoring with blocks on disk: one block computes while the next is read.
+
+    resident: blocks that stay in memory beside these two. Scoring runs in parts, whose states have a bound.
+    """
     size = FORMATS[precision]
     largest = max(block.parameters for block in shape.blocks)
     widest = max(_widest(shape.width, block) for block in shape.blocks)
-    device = shape.outside + 2 * largest + passes.largest * widest
-    return Streamed(float(size * device), float(size * passes.tokens * shape.width))
+    held = sum(shape.blocks[index].parameters for index in resident)
+    device = size * (shape.outside + held + 2 * largest + passes.largest * widest)
+    states = size * passes.tokens * shape.width
+    if passes.answers:
+        device += 2 * WIDE * min(HEAD_ROWS, passes.largest) * shape.vocabulary
+        states = min(states, max(MAX_BYTES, size * passes.largest * shape.width))
+    return Streamed(float(device), float(states))
 
 
 def tune_bytes(shape: Shape, depth: Depth, passes: Passes, precision: str, trained: Trained | None = None) -> float:

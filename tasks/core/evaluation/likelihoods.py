@@ -40,7 +40,7 @@ def score_tokens(
     When both together are longer than `max_length` + 1, the beginning of the first is cut off; the last token is not an
     input. Batches hold up to `max_tokens` padded tokens; requests that differ only in their last token share one
     forward pass. share_prompts: run what several requests begin with once, where the family's cache allows it; the
-    results differ by rounding. tensors: of the blocks, where these are on disk and loaded one at a time
+    results differ by rounding. tensors: the stored tensors of the blocks, where these are on disk
     (`run_streamed`); prompts are not shared then.
 
     Raises:

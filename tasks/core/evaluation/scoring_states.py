@@ -16,8 +16,9 @@ from tasks.core.blocks.locate_blocks import get_stack, text_config
 from tasks.core.blocks.streaming import StoredTensors, run_streamed
 from tasks.core.evaluation.shared_prompts import Ids, ScoringPass
 
-# Of the states that passes through blocks on disk keep between two blocks.
+# Most bytes of hidden states that are kept between two blocks, where blocks are on disk.
 MAX_BYTES = 4 << 30
+# Bytes of a number in float32, the widest format of a state.
 WIDE = 4
 # (index of an input, position in it)
 Place = tuple[int, int]
@@ -80,11 +81,12 @@ def score_streamed(
     score: Callable[[ScoringPass, Callable[[Sequence[Place]], Tensor]], None],
     progress: Callable[..., Iterator[Any]] | None = None,
 ) -> None:
-    """Run passes without shared prompts through blocks that are on disk, as many passes at once as states fit.
+    """Run passes through blocks that are on disk, as many passes at once as states fit. None shares a prompt.
 
-    tensors: of the blocks. score: called for each pass, with a function that returns its last hidden states [number of
-    places, d] at places of its members.
+    tensors: the stored tensors of the blocks, by name in the model. score: called for each pass, with a function that
+    returns its last hidden states [number of places, d] at places of its members.
     """
+    assert not any(each.start for each in passes)
     device = model.get_input_embeddings().weight.device  # type: ignore[operator]
     width = text_config(model.config).hidden_size
     for chosen in _parts(inputs, passes, width):

@@ -69,10 +69,10 @@ def scoring_passes(
 def shared_passes(
     lengths: Sequence[int], groups: Sequence[Group], max_tokens: int, limits: LengthLimits
 ) -> list[ScoringPass]:
-    """Return passes of whole groups with the lowest cost in all, longest beginnings first.
+    """Return passes of whole groups, longest beginnings first, with the lower cost of two orders of the groups.
 
-    Each pass begins at its shortest beginning; what longer ones have more runs with each member. Members that cost less
-    without sharing are in passes without a beginning. lengths: those of all inputs.
+    Each pass begins at its shortest beginning; the rest of a longer beginning runs with each of its members. Members
+    that cost less without sharing are in passes without a beginning. lengths: those of all inputs.
     """
     orders = (
         sorted(groups, key=lambda group: -group.shared),

@@ -62,13 +62,6 @@ def plug_in_parts(model: Model, admitted: State, plan: Plan, variant: TuningMeth
     return plugged
 
 
-def plug_in_head(model: nn.Module, admitted: State) -> State:
-    """Put a returned head into the model itself, if there is one; return the tensors of blocks, by "{block}.{name}"."""
-    head, rest = _parted(admitted)
-    _put_head(model, head)
-    return rest
-
-
 def _parted(admitted: State) -> tuple[State, State]:
     """Return the tensors of the head, and all others."""
     head = {name: tensor for name, tensor in admitted.items() if name.startswith(f"{HEAD}.")}

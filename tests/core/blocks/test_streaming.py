@@ -64,7 +64,7 @@ def streamed(model: nn.Module) -> list[list[Tensor]]:
         emptied,
         tensors,
         BATCHES,
-        lambda *place: seen.update({place[:2]: place[2].clone()}),
+        lambda number, index, before, state: seen.update({(number, index): state.clone()}),
         lambda number, state: last.append(state),
     )
     places = range(len(get_blocks(model)) + 1)
@@ -93,7 +93,7 @@ def test_each_block_is_read_once_and_given_back() -> None:
     emptied, tensors = on_disk(model)
     held = []
 
-    def see(number: int, index: int, state: Tensor) -> None:
+    def see(number: int, index: int, before: Tensor | None, state: Tensor) -> None:
         held.append(sum(not parameter.is_meta for block in get_blocks(emptied) for parameter in block.parameters()))
 
     with torch.inference_mode():

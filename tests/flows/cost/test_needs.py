@@ -84,7 +84,7 @@ def test_what_fits_no_gpu_gets_smaller_passes_or_is_refused(tmp_path: Path, monk
     monkeypatch.setattr("flows.cost.needs.gpu_memory", lambda count: CONTEXT_BYTES + 1)
     expected = ExpectedMemory("crash", [("", settings, inputs)])
     assert expected("report") == Need(PROCESS_BYTES), "what fits is computed"
-    with pytest.raises(EnvironmentFault, match=r"needs about .* GB of memory of its GPU, .*: no smaller tune\.max_tok"):
+    with pytest.raises(EnvironmentFault, match=r"needs about .* GB of GPU memory, .*: no smaller tune\.max_tok"):
         expected(name)
 
 

@@ -29,10 +29,19 @@ def not_ready() -> PrefectConcurrentFuture[Any]:
     return ended(Pending(name="NotReady"))
 
 
-def run_of(*futures: Any, before: tuple[Any, ...] = ()) -> Run[Any]:
+def run_of(*futures: Any) -> Run[Any]:
     run: Run[Any] = Run.__new__(Run)
-    run._futures, run._before = list(futures), list(before)
+    run._futures, run._before = list(futures), []
+    run.facts = {"precision": "float32"}
     return run
+
+
+def part_of(run: Run[Any], *futures: Any) -> Run[Any]:
+    """A part with these stages, as a search makes one for each plan."""
+    settings: Any = None
+    part = run.changed(settings)
+    part._futures.extend(futures)
+    return part
 
 
 def test_finish_raises_the_error_of_the_stage_that_failed_in_any_order() -> None:
@@ -63,15 +72,24 @@ def test_finish_does_not_wait_for_a_stage_that_still_runs() -> None:
 
 
 def test_a_part_names_the_failed_stage_of_the_run_it_belongs_to() -> None:
-    done = ended(Completed(data=1))
+    whole = run_of(ended(Completed(data=1)))
+    part = part_of(part_of(whole), not_ready())
+    # A search makes its parts first.
+    whole._futures.append(failed())
     with pytest.raises(EnvironmentFault, match="read-only"):
-        run_of(done, not_ready(), before=(failed(),)).wait()
+        part.wait()
 
 
 def test_a_part_prefers_its_own_failed_stage() -> None:
     other = ended(Failed(data=EnvironmentFault("another part")))
     with pytest.raises(EnvironmentFault, match="read-only"):
-        run_of(not_ready(), failed(), before=(other,)).wait()
+        part_of(run_of(other), not_ready(), failed()).wait()
+
+
+def test_a_part_does_not_wait_for_stages_that_still_run() -> None:
+    still_running: PrefectConcurrentFuture[Any] = PrefectConcurrentFuture(uuid4(), Future())
+    with pytest.raises(EnvironmentFault, match="read-only"):
+        part_of(run_of(still_running, failed()), not_ready(), still_running).wait()
 
 
 def test_a_stage_without_a_failed_one_before_it_is_said_as_prefect_does() -> None:

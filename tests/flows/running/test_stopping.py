@@ -172,12 +172,20 @@ with capture_sigterm():
     assert signal.getsignal(signal.SIGTERM) is _prefect_sigterm_handler
     stopping.put_off_prefect()
     stopping.put_off_prefect()
-    assert signal.getsignal(signal.SIGTERM).is_put_off
+    assert isinstance(signal.getsignal(signal.SIGTERM), stopping.OutsideImports)
     print("ready")
-assert not hasattr(signal.getsignal(signal.SIGTERM), "is_put_off")
+assert signal.getsignal(signal.SIGTERM) is stopping._answer
 print("over")
 """
     assert run(code) == (0, ["ready", "over"])
+
+
+def test_a_second_interrupt_during_an_import_ends_the_process_at_once(tmp_path):
+    (tmp_path / "endless.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
+    code = f"sys.path.append({str(tmp_path)!r})\nimport endless\n"
+    began = time.monotonic()
+    assert run(code, (0, signal.SIGINT), (1, signal.SIGINT)) == (130, ["ready"])
+    assert time.monotonic() - began < 10
 
 
 def test_a_request_does_not_wait_for_an_import_without_end(tmp_path):
