@@ -14,8 +14,8 @@ from tests.places import ROOT
 
 BEGIN = "import os, signal, sys, time; from flows.running import stopping; me = os.getpid(); stopping.listen()\n"
 WAIT = """
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     time.sleep(60)
 except KeyboardInterrupt as error:
     with stopping.in_order(stopping.is_request(error)):
@@ -23,6 +23,15 @@ except KeyboardInterrupt as error:
         time.sleep({seconds})
     print("closed", flush=True)
     sys.exit(128 + error.number)
+"""
+# The end of a `try` block in which the request has to arrive.
+ANSWERED = """
+    time.sleep(20)
+    print("never")
+except BaseException as error:
+    assert stopping.is_request(error)
+    print("closing", flush=True)
+    sys.exit(143)
 """
 
 
@@ -129,13 +138,8 @@ print("ready", flush=True)
 try:
     del thing
     print("swallowed", flush=True)
-    time.sleep(20)
-    print("never")
-except BaseException as error:
-    assert stopping.is_request(error)
-    print("closing", flush=True)
-    sys.exit(143)
 """.format(prefect=handler != "ours")
+    code += ANSWERED
     began = time.monotonic()
     assert run(code) == (143, ["ready", "swallowed", "closing"])
     assert time.monotonic() - began < 15
@@ -155,13 +159,8 @@ print("ready", flush=True)
 try:
     import slow
     print("imported", flush=True)
-    time.sleep(20)
-    print("never")
-except BaseException as error:
-    assert stopping.is_request(error)
-    print("closing", flush=True)
-    sys.exit(143)
 """.format(folder=str(tmp_path), prefect=handler != "ours")
+    code += ANSWERED
     assert run(code) == (143, ["ready", "imported", "closing"])
 
 
