@@ -19,6 +19,9 @@ export PYTHONHASHSEED = 0
 # Compiled modules are kept where the environment forbids it: without them, every process compiles them anew.
 unexport PYTHONDONTWRITEBYTECODE
 
+# Files run in their order, not those with most tests first, which would leave the longest runs for the end.
+BY_FILE := --dist loadfile --no-loadscope-reorder
+
 .PHONY: help setup demo test test-faults test-service test-nightly lint format readme bench bench-gpu idea strategies docs images clean
 
 help: ## list the targets
@@ -38,19 +41,18 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## the whole method on the embedded model and task, in minutes on a laptop
 	$(BIN)/crash demo
 
-# Files run in their order, not those with most tests first, which would leave the longest runs for the end.
 test: $(READY) ## the tests (what the README names and CI runs)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow_faults and not service and not bench and not nightly"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 $(BY_FILE) -m "not slow_faults and not service and not bench and not nightly"
 
 test-faults: $(READY) ## the slow sweeps over injected faults
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "slow_faults and not service and not bench and not nightly"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 $(BY_FILE) -m "slow_faults and not service and not bench and not nightly"
 
 test-service: $(READY) ## the service: real PostgreSQL, Prefect, MLflow and S3 servers on loopback
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "service and not alone and not bench and not nightly"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(BY_FILE) -m "service and not alone and not bench and not nightly"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "service and alone and not bench and not nightly"
 
 test-nightly: $(READY) ## the long simulations, whole: every kill, every clock, sweeps of 24 cells
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "nightly and not service and not bench"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(BY_FILE) -m "nightly and not service and not bench"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "nightly and service and not bench"
 
 lint: $(READY) ## style, types and import contracts

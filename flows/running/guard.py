@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from tasks.store.loopback import free_port
 from tasks.store.patience import watched
@@ -33,7 +34,7 @@ def start_temporary_server() -> None:
         return
     from prefect.settings import PREFECT_API_URL
 
-    if PREFECT_API_URL.value() or _has_server():
+    if PREFECT_API_URL.value() or any(server.running for server in _servers()):
         return
     port = free_port()
     process = _serve(port)
@@ -58,12 +59,13 @@ def start_temporary_server() -> None:
         server.start()
 
 
-def _has_server() -> bool:
-    """Return whether this process has started a server already."""
-    server_module = sys.modules.get("prefect.server.api.server")
-    return server_module is not None and any(
-        server.running for server in server_module.SubprocessASGIServer._instances.values()
-    )
+def _servers() -> list[Any]:
+    """Return the temporary servers of this process, as Prefect keeps them.
+
+    Where its module is not imported, it has started none; importing it takes seconds.
+    """
+    module = sys.modules.get("prefect.server.api.server")
+    return list(module.SubprocessASGIServer._instances.values()) if module else []
 
 
 def _serve(port: int) -> _Server:
@@ -80,12 +82,8 @@ def _serve(port: int) -> _Server:
 
 def guard_temporary_servers() -> None:
     """Start a guard for every server that Prefect has started for this process and that has none yet."""
-    server_module = sys.modules.get("prefect.server.api.server")
-    if server_module is None:
-        # Prefect has started none. Importing its server takes seconds, also where one is configured.
-        return
     watching = {guard.args[-1] for guard in _guards}  # type: ignore[index]
-    for server in server_module.SubprocessASGIServer._instances.values():
+    for server in _servers():
         process = server.server_process
         if process is None or isinstance(process, _Server) or str(process.pid) in watching:
             continue

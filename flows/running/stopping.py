@@ -160,7 +160,7 @@ def deliver_lost_requests() -> None:
         if not is_request(error):
             report(unraisable)
             return
-        # It was not answered, so what follows is no repetition.
+        # It was not answered, so what follows counts as the first.
         _requests.at = None
         _send_again(getattr(error, "number", 0) or getattr(error, "signal", signal.SIGINT))
 

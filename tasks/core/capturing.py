@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tasks.core.batching import Batch, Example, collate, token_batches
+from tasks.core.blocks.devices import input_device
 from tasks.core.blocks.length_limits import length_limits
 from tasks.core.blocks.streaming import StoredTensors, run_streamed
 from tasks.core.blocks.surgery import capture_blocks, final_norm, get_blocks
@@ -57,7 +58,7 @@ def capture_states(
         InputError: when a state is not finite; the message names the first one.
     """
     model.eval()
-    device = model.get_input_embeddings().weight.device  # type: ignore[operator]
+    device = input_device(model)
     norm = final_norm(model) if with_final_norm else None
     influence = BlockInfluence()
     batches = list(token_batches(examples, max_tokens, length_limits(model.config)))

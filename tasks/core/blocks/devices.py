@@ -7,6 +7,11 @@ import torch
 EVERY = "auto"
 
 
+def input_device(model: Any) -> torch.device:
+    """Return the device of the embeddings, where the inputs of a pass have to be."""
+    return model.get_input_embeddings().weight.device
+
+
 def place(model: Any, device: str | torch.device) -> Any:
     """Move the model to `device`; "auto" spreads whole blocks evenly over the GPUs, and the rest over main memory.
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tasks.core.blocks.devices import input_device
 from tasks.core.blocks.length_limits import forget_lengths
 from tasks.core.blocks.locate_blocks import find_blocks, get_stack, text_config
 from tasks.core.blocks.partial_passes import state_of
@@ -71,7 +72,7 @@ def run_streamed(
     blocks. The states between two blocks are kept in main memory.
     """
     path, blocks = find_blocks(model)
-    device = model.get_input_embeddings().weight.device  # type: ignore[operator]
+    device = input_device(model)
     states: list[Tensor] = []
     others: list[tuple[Any, ...] | None] = [None] * len(batches)
     with _only_one_block(model) as run:

@@ -101,9 +101,8 @@ def scoring_passes(lengths: Lengths, context: int, max_tokens: int, limits: Leng
     found = Passes(0, 0, 0, 0, 0)
     grouped: set[int] = set()
     for chosen in shared_passes(rows, shared, max_tokens, limits):
-        if chosen.start:
-            found = found.plus(_two_parts(chosen, rows, answers))
-            grouped |= set(chosen.members)
+        found = found.plus(_two_parts(chosen, rows, answers))
+        grouped |= set(chosen.members)
     alone = [length for place, length in enumerate(rows) if place not in grouped]
     return found.plus(_passes([alone], answers, max_tokens, limits))
 
@@ -123,7 +122,7 @@ def _two_parts(chosen: ScoringPass, rows: Sequence[int], answers: float) -> Pass
 
 
 def _prompt(length: int, answers: float) -> int:
-    """Number of tokens of a prompt in an input of this length, of which the last token of the answer is no part."""
+    """Number of tokens of a prompt in an input of this length, which lacks the last token of the answer."""
     return round(length - answers + 1)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tasks.core.blocks.devices import input_device
 from tasks.core.blocks.length_limits import LengthLimits, length_limits
 from tasks.core.blocks.streaming import StoredTensors
 from tasks.core.blocks.surgery import base_model_and_head
@@ -62,7 +63,7 @@ def score_tokens(
     passes: Iterable[ScoringPass] = scoring_passes(inputs, max_tokens, length_limits(model.config), share)
     answers: dict[int, tuple[float, bool]] = {}
     base, head = base_model_and_head(model)
-    device = model.get_input_embeddings().weight.device  # type: ignore[operator]
+    device = input_device(model)
 
     def score(chosen: ScoringPass, states_of: Callable[[Sequence[Place]], Tensor]) -> None:
         wanted = [(at, number, requests[number][1]) for at in chosen.members for number in by_inputs[inputs[at]]]

@@ -12,6 +12,7 @@ from torch import LongTensor, Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
+from tasks.core.blocks.devices import input_device
 from tasks.core.blocks.locate_blocks import get_stack, text_config
 from tasks.core.blocks.streaming import StoredTensors, run_streamed
 from tasks.core.evaluation.shared_prompts import Ids, ScoringPass
@@ -87,7 +88,7 @@ def score_streamed(
     returns its last hidden states [number of places, d] at places of its members.
     """
     assert not any(each.start for each in passes)
-    device = model.get_input_embeddings().weight.device  # type: ignore[operator]
+    device = input_device(model)
     width = text_config(model.config).hidden_size
     for chosen in _parts(inputs, passes, width):
         rows = [_padded([inputs[member] for member in each.members]).to(device) for each in chosen]
@@ -121,7 +122,7 @@ def _run(
 ) -> Tensor:
     """Return the last hidden states [M, T, d] of rows, padded on the right to T tokens.
 
-    The pass needs no mask: the positions that are read attend to the left only, where there is no padding.
+    The pass needs no mask: the positions that are read attend to the left only, and padding is on the right.
     """
     kept = {"past_key_values": cache, "use_cache": True} if cache is not None else {"use_cache": False}
     return base(input_ids=_padded(rows).to(device), **kept).last_hidden_state

@@ -60,7 +60,7 @@ def scoring_passes(
     """
     lengths = [len(ids) for ids in inputs]
     groups = list(_groups(inputs, max_tokens, limits)) if share else []
-    shared = [each for each in shared_passes(lengths, groups, max_tokens, limits) if each.start]
+    shared = shared_passes(lengths, groups, max_tokens, limits)
     grouped = {member for each in shared for member in each.members}
     alone = [index for index in range(len(inputs)) if index not in grouped]
     return shared + _plain_passes(lengths, alone, max_tokens, limits)
@@ -72,7 +72,7 @@ def shared_passes(
     """Return passes of whole groups, longest beginnings first, with the lower cost of two orders of the groups.
 
     Each pass begins at its shortest beginning; the rest of a longer beginning runs with each of its members. Members
-    that cost less without sharing are in passes without a beginning. lengths: those of all inputs.
+    that cost less without sharing are left out. lengths: those of all inputs.
     """
     orders = (
         sorted(groups, key=lambda group: -group.shared),
@@ -84,7 +84,8 @@ def shared_passes(
     for part in sorted(parts, key=lambda part: -min(group.shared for group in part)):
         members = [member for group in part for member in group.members]
         plain = _plain_passes(lengths, members, max_tokens, limits)
-        found += plain if _plain_cost(lengths, plain) <= _shared_cost(lengths, part) else [_pass_of(part)]
+        if _shared_cost(lengths, part) < _plain_cost(lengths, plain):
+            found.append(_pass_of(part))
     return found
 
 

@@ -18,6 +18,7 @@ from tasks.core.evaluation.shared_prompts import (
     Group,
     Ids,
     ScoringPass,
+    _plain_passes,
     pays,
     scoring_passes,
     shared_passes,
@@ -121,6 +122,9 @@ def test_no_other_cut_of_the_sorted_groups_costs_less(sizes: list[tuple[int, int
     ]
     given_lengths = [len(ids) for ids in inputs]
     found = shared_passes(given_lengths, groups, 10_000, NO_LIMITS)
+    shared = {member for each in found for member in each.members}
+    alone = [index for index in range(len(inputs)) if index not in shared]
+    found += _plain_passes(given_lengths, alone, 10_000, NO_LIMITS)
     assert sorted(member for each in found for member in each.members) == list(range(len(inputs)))
     every = []
     for cuts in itertools.product((False, True), repeat=len(groups) - 1):
