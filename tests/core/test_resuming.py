@@ -60,6 +60,17 @@ def test_stopped_after_every_step_gives_the_same_bits(precision):
     assert replace(result, seconds=0.0) == replace(expected, seconds=0.0)
 
 
+def test_a_step_is_reported_once_its_caller_was_asked_to_stop():
+    # A stage answers its first request by a checkpoint only after it was asked: a step that is seen can be kept.
+    order: list[str] = []
+    tune(
+        emulator(),
+        should_stop=lambda: order.append("asked") is not None,
+        on_metrics=lambda step, values: order.append("reported"),
+    )
+    assert order == ["asked", "reported"] * SETTINGS.num_steps
+
+
 def test_a_tuning_killed_after_its_last_checkpoint_only_hands_over_its_state():
     settings = replace(SETTINGS, eval_steps=2)
     kept = Kept()

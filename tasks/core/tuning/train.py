@@ -89,9 +89,11 @@ def _all_steps(
         # Checked before each step, so that a tuning resumed after its end stops again.
         if run.is_over:
             break
-        values = run.step(step)
-        on_metrics(step + 1, values | run.validate(step))
-        if run.team.any(should_stop()) and not run.is_over:
+        values = run.step(step) | run.validate(step)
+        # Asked before the step is reported: once a caller has been asked, its requests wait for a checkpoint.
+        stops = run.team.any(should_stop())
+        on_metrics(step + 1, values)
+        if stops and not run.is_over:
             run.save()
             raise InterruptedRun(f"stopped after step {step + 1} of {run.num_steps}; run again to continue")
         if (step + 1) % run.settings.checkpoint_steps == 0:
