@@ -1,10 +1,12 @@
 """Tokenised examples, and batches with little padding."""
 
-import math
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tasks.core.blocks.length_limits import LengthLimits
@@ -57,38 +59,53 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     return Batch(input_ids, attention_mask, labels, tuple(example.row for example in examples))
 
 
-def token_batches(examples: Sequence[Example], max_tokens: int, limits: LengthLimits) -> Iterator[list[int]]:
-    """Yield the indices of batches of at most max_tokens padded tokens (a single longer row forms its own batch).
+def lengths_of(examples: Sequence[Example]) -> list[int]:
+    """Tokens of each row."""
+    return [example.num_tokens for example in examples]
+
+
+def token_batches(lengths: Sequence[int], max_tokens: int, limits: LengthLimits) -> list[list[int]]:
+    """Return the indices of batches of at most max_tokens padded tokens (a single longer row forms its own batch).
 
     The batches are those of sorted rows with the fewest padded tokens in all, where each batch counts as `PASS_COST`
-    more. They come longest first, so that a batch too large for the memory fails at once. limits: those of the model
-    that runs the batches (`length_limits`). All rows of a batch are on the same side of each limit, so that the model
-    computes each row as it would alone.
+    more. They come longest first, so that a batch too large for the memory fails at once. lengths: tokens of each row;
+    limits: those of the model that runs the batches (`length_limits`). All rows of a batch are on the same side of each
+    limit, so that the model computes each row as it would alone.
     """
-    order = sorted(range(len(examples)), key=lambda index: -examples[index].num_tokens)
-    lengths = [examples[index].num_tokens for index in order]
-    # best[end]: lowest cost of batches of the first `end` rows; begun[end]: where the last of these batches begins.
-    best, begun = [0.0, *[math.inf] * len(order)], [0] * (len(order) + 1)
-    for begin, longest in enumerate(lengths):
-        for end in _ends(lengths, begin, max_tokens, limits):
-            cost = best[begin] + PASS_COST + (end - begin) * longest
-            if cost < best[end]:
-                best[end], begun[end] = cost, begin
-    batches = []
-    end = len(order)
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    _, parts = cheapest_parts(_batch_costs([lengths[index] for index in order], max_tokens, limits))
+    return [order[part] for part in parts]
+
+
+def _batch_costs(lengths: Sequence[int], max_tokens: int, limits: LengthLimits) -> Iterator[NDArray[np.float64]]:
+    """Yield the costs of the batches that end with each row, as `cheapest_parts` takes them."""
+    longest, groups = np.array(lengths, dtype=float), [limits.group(length) for length in lengths]
+    counts = np.arange(len(lengths), 0, -1.0)
+    first = 0
+    for last in range(len(lengths)):
+        while first < last and ((last - first + 1) * lengths[first] > max_tokens or groups[first] != groups[last]):
+            first += 1
+        yield PASS_COST + counts[len(counts) - (last - first + 1) :] * longest[first : last + 1]
+
+
+def cheapest_parts(costs: Iterable[Sequence[float] | NDArray[np.float64]]) -> tuple[float, list[slice]]:
+    """Cut items into parts of neighbours with the lowest cost in all; return that cost, and the parts.
+
+    costs: for each item, those of the parts that end with it, from the longest possible one to the item alone. Of cuts
+    that cost the same, the one with the longer last part is taken.
+    """
+    # best[end]: cost of the best parts of the first `end` items; begun[end]: where the last of these parts begins.
+    best, begun = array("d", [0.0]), [0]
+    for end, ending in enumerate(costs, start=1):
+        totals = np.array(best[end - len(ending) :]) + ending
+        chosen = int(totals.argmin())
+        best.append(totals[chosen])
+        begun.append(end - len(ending) + chosen)
+    parts, end = [], len(begun) - 1
     while end > 0:
-        batches.append(order[begun[end] : end])
+        parts.append(slice(begun[end], end))
         end = begun[end]
-    yield from reversed(batches)
-
-
-def _ends(lengths: Sequence[int], begin: int, max_tokens: int, limits: LengthLimits) -> Iterator[int]:
-    """Yield where a batch that begins there may end."""
-    longest = max(1, lengths[begin])
-    for end in range(begin + 1, min(len(lengths), begin + max(1, max_tokens // longest)) + 1):
-        yield end
-        if end < len(lengths) and limits.group(lengths[end]) != limits.group(longest):
-            return
+    return best[-1], parts[::-1]
 
 
 def padded_size(examples: Sequence[Example]) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tasks.core.batching import Batch, Example, collate, token_batches
+from tasks.core.batching import Batch, Example, collate, lengths_of, token_batches
 from tasks.core.blocks.devices import input_device
 from tasks.core.blocks.length_limits import length_limits
 from tasks.core.blocks.streaming import StoredTensors, run_streamed
@@ -61,7 +61,7 @@ def capture_states(
     device = input_device(model)
     norm = final_norm(model) if with_final_norm else None
     influence = BlockInfluence()
-    batches = list(token_batches(examples, max_tokens, length_limits(model.config)))
+    batches = token_batches(lengths_of(examples), max_tokens, length_limits(model.config))
 
     def made(indices: list[int]) -> tuple[Batch, _Reduce]:
         batch = collate([examples[index] for index in indices], pad_id).to(device)

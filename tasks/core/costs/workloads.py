@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from tasks.core.batching import Example, token_batches
+from tasks.core.batching import token_batches
 from tasks.core.blocks.length_limits import NO_LIMITS, LengthLimits
 from tasks.core.costs.totals import Passes
 from tasks.core.evaluation.shared_prompts import Group, ScoringPass, pays, shared_passes
@@ -139,11 +139,9 @@ def training_passes(
 
 def _passes(batches: Iterable[Sequence[int]], answers: float, max_tokens: int, limits: LengthLimits) -> Passes:
     tokens, squares, num_rows, largest, most_answers = 0, 0, 0, 0, 0.0
-    known: dict[int, Example] = {}
     for batch in batches:
-        examples = [known.setdefault(length, Example((0,) * length, ())) for length in batch]
-        for chosen in token_batches(examples, max_tokens, limits):
-            longest = max(examples[index].num_tokens for index in chosen)
+        for chosen in token_batches(batch, max_tokens, limits):
+            longest = max(batch[index] for index in chosen)
             tokens += longest * len(chosen)
             squares += longest**2 * len(chosen)
             largest = max(largest, longest * len(chosen))

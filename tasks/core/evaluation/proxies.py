@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from tasks.core.batching import Example, collate, token_batches
+from tasks.core.batching import Example, collate, lengths_of, token_batches
 from tasks.core.blocks.length_limits import length_limits
 from tasks.core.blocks.surgery import get_blocks
 from tasks.core.errors import InputError
@@ -63,7 +63,7 @@ def measure_proxies(
     right = Side(emulator, {index: emulator_blocks[place[index]] for index in plan.tuned})
     device = next(full.parameters()).device
     errors, divergence, num_answers = StateErrors(plan.tuned), 0.0, 0
-    for indices in progress(list(token_batches(examples, max_tokens, length_limits(full.config)))):
+    for indices in progress(token_batches(lengths_of(examples), max_tokens, length_limits(full.config))):
         batch = collate([examples[index] for index in indices], pad_id).to(device)
         expected = left.run(batch)
         found = right.run(batch, expected)

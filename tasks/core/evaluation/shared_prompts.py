@@ -6,11 +6,10 @@ As no token of the first part is padding, no mask or position has to be correcte
 """
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tasks.core.batching import PASS_COST, Example, token_batches
+from tasks.core.batching import PASS_COST, cheapest_parts, token_batches
 from tasks.core.blocks.length_limits import LengthLimits
 
 Ids = tuple[int, ...]
@@ -81,51 +80,43 @@ def shared_passes(
     cuts = [_cut(lengths, order, max_tokens, limits) for order in orders]
     _, parts = min(cuts, key=lambda cut: cut[0])
     found: list[ScoringPass] = []
-    for part in sorted(parts, key=lambda part: -min(group.shared for group in part)):
-        members = [member for group in part for member in group.members]
-        plain = _plain_passes(lengths, members, max_tokens, limits)
-        if _shared_cost(lengths, part) < _plain_cost(lengths, plain):
-            found.append(_pass_of(part))
+    for each in sorted((_pass_of(part) for part in parts), key=lambda each: -each.start):
+        plain = _plain_passes(lengths, each.members, max_tokens, limits)
+        longest = max(lengths[member] for member in each.members)
+        cost = _shared_cost(len(set(each.begins)), each.start, len(each.members), longest)
+        if cost < _plain_cost(lengths, plain):
+            found.append(each)
     return found
 
 
 def _cut(
     lengths: Sequence[int], order: Sequence[Group], max_tokens: int, limits: LengthLimits
 ) -> tuple[float, list[Sequence[Group]]]:
-    """Cut sorted groups into passes with the lowest cost in all; return the cost, and the groups of each pass.
+    """Cut sorted groups into passes with the lowest cost in all; return the cost, and the groups of each pass."""
+    cost, parts = cheapest_parts(_pass_costs(lengths, order, max_tokens, limits))
+    return cost, [order[part] for part in parts]
 
-    best[end]: cost of the best passes of the first `end` groups; begun[end]: where the last of these passes begins.
-    """
-    best, begun = [0.0], [0]
-    for end in range(1, len(order) + 1):
+
+def _pass_costs(
+    lengths: Sequence[int], order: Sequence[Group], max_tokens: int, limits: LengthLimits
+) -> Iterator[list[int]]:
+    """Yield the costs of the passes that end with each group, as `cheapest_parts` takes them."""
+    longest_of = [max(lengths[member] for member in group.members) for group in order]
+    for last in range(len(order)):
+        costs: list[int] = []
         count = longest = 0
-        start = order[end - 1].shared
-        lowest, chosen = math.inf, end - 1
-        for begin in range(end - 1, -1, -1):
-            members = order[begin].members
-            start = min(start, order[begin].shared)
-            count, longest = count + len(members), max(longest, *(lengths[member] for member in members))
-            fits = longest * count <= max_tokens and limits.group(longest) == limits.group(start)
-            if begin < end - 1 and not fits:
+        start = order[last].shared
+        for group, its_longest in zip(order[last::-1], longest_of[last::-1], strict=True):
+            start, longest, count = min(start, group.shared), max(longest, its_longest), count + len(group.members)
+            if costs and (longest * count > max_tokens or limits.group(longest) != limits.group(start)):
                 break
-            cost = best[begin] + 2 * PASS_COST + (end - begin) * start + count * (longest - start)
-            if cost < lowest:
-                lowest, chosen = cost, begin
-        best.append(lowest)
-        begun.append(chosen)
-    parts = []
-    end = len(order)
-    while end > 0:
-        parts.append(order[begun[end] : end])
-        end = begun[end]
-    return best[-1], parts
+            costs.append(_shared_cost(len(costs) + 1, start, count, longest))
+        yield costs[::-1]
 
 
-def _shared_cost(lengths: Sequence[int], part: Sequence[Group]) -> int:
-    members = [member for group in part for member in group.members]
-    start = min(group.shared for group in part)
-    following = len(members) * (max(lengths[member] for member in members) - start)
-    return 2 * PASS_COST + len(part) * start + following
+def _shared_cost(num_groups: int, start: int, count: int, longest: int) -> int:
+    """Cost of a pass of groups with `count` members: their beginnings of `start` tokens, and what follows these."""
+    return 2 * PASS_COST + num_groups * start + count * (longest - start)
 
 
 def _plain_cost(lengths: Sequence[int], passes: Sequence[ScoringPass]) -> int:
@@ -136,10 +127,8 @@ def _plain_cost(lengths: Sequence[int], passes: Sequence[ScoringPass]) -> int:
 def _plain_passes(
     lengths: Sequence[int], chosen: Sequence[int], max_tokens: int, limits: LengthLimits
 ) -> list[ScoringPass]:
-    examples = [Example((0,) * lengths[index], ()) for index in chosen]
-    return [
-        ScoringPass(tuple(chosen[place] for place in batch)) for batch in token_batches(examples, max_tokens, limits)
-    ]
+    batches = token_batches([lengths[index] for index in chosen], max_tokens, limits)
+    return [ScoringPass(tuple(chosen[place] for place in batch)) for batch in batches]
 
 
 def pays(saved: int, total: int) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tasks.core.batching import IGNORED, Batch, Example, collate, token_batches
+from tasks.core.batching import IGNORED, Batch, Example, collate, lengths_of, token_batches
 from tasks.core.blocks.length_limits import length_limits
 from tasks.core.blocks.locate_blocks import final_norm, get_blocks, get_stack, text_config
 from tasks.core.blocks.partial_passes import base_model_and_head, capture_blocks
@@ -183,7 +183,7 @@ def measure_curves(
     read, device = read_out(model), next(model.parameters()).device
     kl, agreement = (torch.zeros(lens.num_blocks, dtype=torch.float64) for _ in range(2))
     num_positions = 0
-    for indices in progress(list(token_batches(examples, max_tokens, length_limits(model.config)))):
+    for indices in progress(token_batches(lengths_of(examples), max_tokens, length_limits(model.config))):
         batch = collate([examples[index] for index in indices], pad_id).to(device)
         for found in lens_predictions(lens, read, states_at(model, batch, predicting(batch))):
             kl += torch.stack([kl_divergence(found[-1], each).clamp_min(0).double().sum() for each in found]).cpu()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tasks.core.batching import Batch, Example, collate, token_batches
+from tasks.core.batching import Batch, Example, collate, lengths_of, token_batches
 from tasks.core.blocks.length_limits import length_limits
 from tasks.core.blocks.surgery import get_blocks
 from tasks.core.errors import InputError
@@ -42,7 +42,7 @@ def functional_distances(
     read, device = read_out(model), next(model.parameters()).device
     wanted = spread_positions([len(example.answer_ids) for example in examples], num_tokens)
     distances = Distances(lens.num_blocks)
-    for indices in progress(list(token_batches(examples, max_tokens, length_limits(model.config)))):
+    for indices in progress(token_batches(lengths_of(examples), max_tokens, length_limits(model.config))):
         if not any(wanted[index] for index in indices):
             continue
         batch = collate([examples[index] for index in indices], pad_id).to(device)

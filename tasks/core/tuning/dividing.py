@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from tasks.core.batching import Batch, Example, collate, padded_size, token_batches
+from tasks.core.batching import Batch, Example, collate, lengths_of, padded_size, token_batches
 from tasks.core.blocks.length_limits import NO_LIMITS, LengthLimits
 from tasks.core.tuning.parallel import Team
 
@@ -38,6 +38,9 @@ class Division:
         """Cut the rows into passes, by process."""
         parts = self.team.divide(rows)
         return [
-            [[part[index] for index in chosen] for chosen in token_batches(part, self.max_tokens, self.limits)]
+            [
+                [part[index] for index in chosen]
+                for chosen in token_batches(lengths_of(part), self.max_tokens, self.limits)
+            ]
             for part in parts
         ]

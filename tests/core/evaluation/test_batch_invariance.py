@@ -14,7 +14,7 @@ from transformers.models.gemma3 import Gemma3TextConfig
 from transformers.models.llama import LlamaConfig
 from transformers.models.phi3 import Phi3Config
 
-from tasks.core.batching import Example, token_batches
+from tasks.core.batching import Example, lengths_of, token_batches
 from tasks.core.blocks.length_limits import NO_LIMITS, LengthLimits, length_limits
 from tasks.core.blocks.surgery import with_layout
 from tasks.core.capturing import capture_states
@@ -186,7 +186,7 @@ def test_limits_are_read_from_every_kind_of_config() -> None:
 )
 def test_batches_do_not_mix_groups(lengths: list[int], max_tokens: int, limits: LengthLimits) -> None:
     examples = [Example((1,) * length, ()) for length in lengths]
-    batches = list(token_batches(examples, max_tokens, limits))
+    batches = token_batches(lengths_of(examples), max_tokens, limits)
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len({limits.group(lengths[index]) for index in batch}) == 1
