@@ -35,7 +35,7 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@# Compiling every module of every package takes minutes: Python compiles those that are used, when they are.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt \
-		-e '.[service,docker,kubernetes,dev,docs]'
+		-e '.[service,gguf,docker,kubernetes,dev,docs]'
 	touch $@
 
 demo: $(READY) ## the whole method on the embedded model and task, in minutes on a laptop
@@ -48,12 +48,12 @@ test-faults: $(READY) ## the slow sweeps over injected faults
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 $(BY_FILE) -m "slow_faults and not service and not bench and not nightly"
 
 test-service: $(READY) ## the service: real PostgreSQL, Prefect, MLflow and S3 servers on loopback
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(BY_FILE) -m "service and not alone and not bench and not nightly"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "service and alone and not bench and not nightly"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(BY_FILE) -m "not alone and not nightly" tests/service
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "alone and not nightly" tests/service
 
 test-nightly: $(READY) ## the long simulations, whole: every kill, every clock, sweeps of 24 cells
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(BY_FILE) -m "nightly and not service and not bench"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "nightly and service and not bench"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly tests/service
 
 lint: $(READY) ## style, types and import contracts
 	$(BIN)/ruff check --no-cache .

@@ -17,7 +17,7 @@ ARG TORCH_INDEX=""
 # The packages are installed around empty folders, so that a change of the code does not install them anew.
 RUN mkdir flows tasks && touch README.md flows/__init__.py tasks/__init__.py \
     && /opt/venv/bin/python -m pip install --no-cache-dir ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} \
-        --constraint constraints.txt --editable '.[service]'
+        --constraint constraints.txt --editable '.[service,gguf]'
 
 FROM ${BASE}
 # hadolint ignore=DL3008

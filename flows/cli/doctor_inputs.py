@@ -7,7 +7,7 @@ from typing import Any
 from flows.cli.finding import Finding
 from flows.settings.run import Settings
 from tasks.core.errors import CrashError, InputError
-from tasks.reports.split_notes import split_notes
+from tasks.reports.input_notes import input_notes
 
 # Without a plan in a settings file: half of the blocks are kept, and as many tuned as in both papers.
 KEPT_SHARE = 2
@@ -107,8 +107,8 @@ def _together(settings: Settings) -> Iterator[Finding]:
     )
     for split in ("train", "validation", "scored"):
         yield Finding(f"{split} rows", _rows(facts, split))
-    for note in split_notes(facts):
-        yield Finding("splits", note)
+    for note in input_notes(facts):
+        yield Finding("inputs", note)
     for line in encoding_lines(facts):
         yield Finding("token ids", line)
     yield Finding("precision", inputs.precision)

@@ -23,7 +23,7 @@ from tasks.engine.resources import Resources, machine_folder, usable_cores, visi
 from tasks.engine.runtime import RunContext, Runtime, sharing
 from tasks.engine.stage import Stage
 from tasks.models.source import ModelSource
-from tasks.reports.split_notes import split_notes
+from tasks.reports.input_notes import input_notes
 from tasks.store.artifacts import Ref
 from tasks.tracking.servers import redact_url
 from tasks.tracking.tracking import Tracking
@@ -49,7 +49,7 @@ class Run(BaseRun[Kind]):
         self.runtime = runtime
         self.context = context
         self.facts |= facts
-        for note in split_notes(facts):
+        for note in input_notes(facts):
             logger.warning("task %s: %s", inputs.task.name, note)
         # With several models and tasks in one flow run, all stages are waited for together.
         self._futures: list[Any] = [] if futures is None else futures
@@ -218,7 +218,7 @@ def open_tracking(settings: Settings, run_id: str) -> Tracking:
     """Open tracking at the configured server, or in an SQLite file under home."""
     folder = Path(settings.place.home).absolute() / "mlflow"
     uri = settings.tracking_uri or local_database(Path(settings.place.home))
-    return Tracking(uri, settings.place.experiment, folder / "journal", run_id)
+    return Tracking(uri, settings.place.experiment, folder / "journal", run_id, settings.tracked_later)
 
 
 def run_name(settings: Settings) -> str:

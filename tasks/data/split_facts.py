@@ -14,7 +14,7 @@ NUM_TWICE = 32
 
 
 def split_facts(task: TaskSource, found: dict[Split, Examples]) -> dict[str, Any]:
-    """Return facts about a task's splits, as `tasks.reports.split_notes` shows them. found: the examples of each split.
+    """Return facts about a task's splits, as `tasks.reports.input_notes` shows them. found: the examples of each split.
 
     Raises:
         InputError: when the task's own code words the same rows differently in two calls.

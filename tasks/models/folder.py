@@ -1,5 +1,6 @@
 """A local Hugging Face model folder: its config, its model, and the other files that are copied with the weights."""
 
+import logging
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,10 +94,12 @@ def load_config(folder: Path) -> "PreTrainedConfig":
 
 def quiet_transformers() -> None:
     """Turn off the progress bars and advice of loading: all that matters is checked and raised here."""
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    # Blocks on disk are our choice (`tasks.models.streamed`), of which accelerate warns.
+    logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
 
 
 def copy_companions(folder: Path, out: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import EnvironmentFault, InputError
-from tasks.models import folder_facts, folder_rules
+from tasks.models import folder_facts, folder_rules, gguf_files
 from tasks.models.folder_facts import FileDigest
 from tasks.models.folder_tensors import predicting_tensors, require_depth
 from tasks.models.source import ModelSource
@@ -30,18 +30,20 @@ HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model"]
 def resolve_model(name: str, revision: str | None = None, store: "Store | None" = None) -> ModelSource:
     """Find a model by folder or hub id, check it, and identify it by content; reads files, loads no tensors.
 
-    store: remembers digests of files, and keeps pickled weights as safetensors, converted once.
+    store: remembers digests of files, and keeps pickled weights and GGUF files as safetensors, converted once.
 
     Raises:
         InputError: when anything cannot be used.
         EnvironmentFault: when the hub cannot be reached.
     """
     file_digest = store.digests if store else plain_digest
-    folder = _local_folder(name, revision) or _fetched(name, revision)
+    converted = copies_folder(store) / "converted"
+    place = _local_place(name, revision) or _fetched(name, revision)
+    folder = _restored(place, converted, file_digest) or place
     config, num_blocks = read_usable_config(folder)
     tokenizer = folder_facts.tokenizer_digest(folder, file_digest)
     if not folder_facts.has_safetensors(folder):
-        folder = _converted(folder, copies_folder(store) / "converted", file_digest, tokenizer)
+        folder = _converted(folder, converted, file_digest, tokenizer)
     _tell_left_out(folder, config)
     return ModelSource(
         path=str(folder),
@@ -91,19 +93,21 @@ def _tell_left_out(folder: Path, config: dict[str, Any]) -> None:
         )
 
 
-def _local_folder(name: str, revision: str | None) -> Path | None:
-    """Return the folder that `name` is, or None if it must be a hub id.
+def _local_place(name: str, revision: str | None) -> Path | None:
+    """Return the folder or GGUF file that `name` is, or None if it must be a hub id.
 
     Raises:
         InputError: when it can be neither.
     """
     path = Path(name).expanduser()
-    if path.is_dir():
+    if path.is_dir() or (path.is_file() and path.suffix == gguf_files.SUFFIX):
         if revision is not None:
-            raise InputError(f"model.revision = {revision!r}, but {name} is a folder: revisions are for hub ids")
+            raise InputError(f"model.revision = {revision!r}, but {name} is on this machine: revisions are for hub ids")
         return path.resolve()
     if path.exists():
-        raise InputError(f"model.name = {name!r} is a file: give the folder that holds config.json and the weights")
+        raise InputError(
+            f"model.name = {name!r} is a file: give the folder that holds config.json and the weights, or a .gguf file"
+        )
     if not HUB_ID.fullmatch(name):
         raise InputError(f"model.name = {name!r}: there is no such folder, and it is not a hub id (owner/name)")
     return None
@@ -143,6 +147,20 @@ def _snapshot(name: str, revision: str | None) -> Path:
             f" model where there is a network (hf download {name}) and give the folder as model.name"
         ) from None
     return folder
+
+
+def _restored(place: Path, root: Path, file_digest: FileDigest) -> Path | None:
+    """Convert a GGUF file, or a folder that holds no other weights, to a safetensors folder, once for each content."""
+    if place.is_dir() and (folder_facts.has_safetensors(place) or folder_facts.has_pickled(place)):
+        return None
+    if not (parts := gguf_files.find_parts(place)):
+        return None
+    target = root / folder_facts.json_digest({part.name: file_digest(part) for part in parts})[:32]
+    if not target.is_dir():
+        folder_rules.say(f"{parts[0]}: restoring the tensors of this GGUF model as float32 once, in {target}")
+        with made_once(target) as partial:
+            gguf_files.to_safetensors(parts, partial)
+    return target
 
 
 def _converted(folder: Path, root: Path, file_digest: FileDigest, tokenizer: str) -> Path:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.evaluation.comparison import Comparison
+from tasks.reports.input_notes import input_notes, split_table
 from tasks.reports.run.tables import caption, footnote, settings_table, spending_table
 from tasks.reports.spending import NOTE as SPENDING_NOTE
-from tasks.reports.split_notes import split_notes, split_table
 from tasks.reports.table import Table
 from tasks.reports.templates import render
 
@@ -25,7 +25,7 @@ def wide_csv(comparison: Comparison) -> str:
 def markdown(comparison: Comparison, facts: Mapping[str, Any]) -> str:
     """Return the table as Markdown, aligned so that it can be read as plain text too."""
     parts = [caption(comparison, facts), settings_table(comparison).markdown(), footnote(comparison)]
-    parts += split_notes(facts)
+    parts += input_notes(facts)
     if "train_digest" in facts:
         parts.append(split_table(facts).markdown())
     return "\n\n".join(parts) + "\n"
@@ -46,7 +46,7 @@ def page(
         title=caption(comparison, facts),
         settings=settings_table(comparison),
         footnote=footnote(comparison),
-        notes=split_notes(facts),
+        notes=input_notes(facts),
         splits=split_table(facts) if "train_digest" in facts else None,
         spending=spending_table(spending),
         spending_note=SPENDING_NOTE,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks.reports.split_notes import split_notes
+from tasks.reports.input_notes import input_notes
 from tasks.reports.table import Table
 
 NAMES = {
@@ -42,7 +42,7 @@ def markdown(
     seeds = len(facts["tuning_seeds"])
     errors = f" ± is the standard error over {seeds} tuning seeds." if seeds > 1 else ""
     parts = [title, "", _plans(tried).markdown(), "", NOTE + errors, ""]
-    parts += [line for note in split_notes(facts) for line in (note, "")]
+    parts += [line for note in input_notes(facts) for line in (note, "")]
     parts += _agreement(agreements, len(measured))
     if left_out:
         parts += ["", "Left out:", "", *left_out]

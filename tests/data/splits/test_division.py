@@ -13,7 +13,7 @@ from tasks.data.resolving import resolve_task
 from tasks.data.resolving_text import resolve_text
 from tasks.data.sources import Split, TaskSource
 from tasks.data.splits.division import overlaps, split_rows
-from tasks.reports.split_notes import split_notes, split_table
+from tasks.reports.input_notes import input_notes, split_table
 from tests.store.inputs import write_rows
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "scored")
@@ -222,11 +222,13 @@ def test_what_a_reader_is_told() -> None:
     facts = {"scored_split": "test", "scored_from": "test", "validation_from": "validation"}
     facts |= {f"num_{split}_rows": count for split, count in (("train", 5), ("validation", 3), ("scored", 4))}
     facts |= {f"{split}_digest": "4:00ff" for split in SPLITS}
-    assert split_notes(facts) == []
+    assert input_notes(facts) == []
     facts |= {"num_train_scored_duplicates": 2, "num_train_validation_duplicates": 0}
-    assert split_notes(facts) == ["Rows of train left out because a scored row says the same: 2."]
-    [note] = split_notes(facts | {"scored_from": "train", "num_train_scored_duplicates": 0})
+    assert input_notes(facts) == ["Rows of train left out because a scored row says the same: 2."]
+    [note] = input_notes(facts | {"scored_from": "train", "num_train_scored_duplicates": 0})
     assert "4 are scored, 3 validate, 5 are trained on; the scores are not those of the whole benchmark" in note
+    [note] = input_notes({"quantisation": {"Q4_1": 210, "F32": 61}})
+    assert "restored from a GGUF file, whose tensors are quantised (Q4_1: 210, F32: 61)" in note
     table = split_table(facts)
     assert table.rows[0] == ["train", 5, "train", 2, 0, "4:00ff"]
     assert len(table.rows) == 3

@@ -1,4 +1,4 @@
-"""Notes on the splits for readers of scores, as sentences and as a table, from the facts of the check."""
+"""Notes on model and splits for readers of scores, as sentences and as a table, from the facts of the check."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,9 +8,15 @@ from tasks.reports.table import Table
 HEADER = ["", "rows", "taken from", "left out, as scored", "left out, as validating", "digest"]
 
 
-def split_notes(facts: Mapping[str, Any]) -> list[str]:
-    """Return sentences about scores that are not those of the published benchmark, and about rows left out."""
+def input_notes(facts: Mapping[str, Any]) -> list[str]:
+    """Return sentences about scores that are not those of the published model or benchmark, and about rows left out."""
     notes = []
+    if types := facts.get("quantisation"):
+        counts = ", ".join(f"{name}: {count}" for name, count in types.items())
+        notes.append(
+            f"The model was restored from a GGUF file, whose tensors are quantised ({counts}): these are the scores of"
+            " the model after quantisation."
+        )
     if facts.get("scored_from") == "train":
         notes.append(
             "One file is scored and trained on. Its rows were parted:"
