@@ -101,7 +101,8 @@ def _start(settings: Settings) -> None:
     _make_home(Path(settings.place.home))
     stopping.listen(also_when_ignored=True)
     fix_string_hashes()
-    warm_up()
+    if not settings.tracked_later:
+        warm_up()
     start_temporary_server()
 
 
@@ -123,6 +124,9 @@ def _print_summary(settings: Settings, table: Path, result: Path, seconds: float
     print("\n" + table.read_text())
     print(f"\nFinished in {seconds:.0f} s.")
     print(f"Report:  {result}")
+    if settings.tracked_later:
+        print('MLflow:  the next run of this home without place.mlflow = "later" sends this one\'s results')
+        return
     command = mlflow_command(settings)
     print(f"MLflow:  {command}")
     if not command.startswith("open "):

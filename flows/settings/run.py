@@ -10,7 +10,17 @@ from flows.settings.emulator import Compress, Distill
 from flows.settings.group import Group
 from flows.settings.plan import PlanSettings, Strategy
 from flows.settings.study import Study
-from flows.settings.tables import Evaluate, Export, Model, Place, Search, Similarity, Support, Task
+from flows.settings.tables import (
+    TRACKED_LATER,
+    Evaluate,
+    Export,
+    Model,
+    Place,
+    Search,
+    Similarity,
+    Support,
+    Task,
+)
 from flows.settings.tune import FullTune, Tune
 
 
@@ -83,7 +93,14 @@ class Settings(Group, frozen=True):
     @property
     def tracking_uri(self) -> str | None:
         """Address of the tracking server, if there is one."""
+        if self.tracked_later:
+            return None
         return (self.place.mlflow or os.environ.get("MLFLOW_TRACKING_URI") or "").strip() or None
+
+    @property
+    def tracked_later(self) -> bool:
+        """Whether this run leaves its journal to the next one, and does not call MLflow."""
+        return self.place.mlflow == TRACKED_LATER
 
     @property
     def tracking_named(self) -> str:

@@ -10,14 +10,17 @@ from flows.settings.study import Pooling
 from tasks.core.tuning.settings import Parallel
 from tasks.store.home import default_home
 
+# Of place.mlflow.
+TRACKED_LATER = "later"
+
 
 class Model(Group, frozen=True):
     """The full model, whose blocks are captured, removed, shared and tuned."""
 
     name: str
-    """Folder of a decoder-only Hugging Face model, or a hub id."""
+    """Folder of a decoder-only Hugging Face model, a GGUF file, or a hub id."""
     revision: str | None = None
-    """Hub revision (commit, tag or branch); a folder has none."""
+    """Hub revision (commit, tag or branch); files on this machine have none."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the computation; auto: bfloat16 where this machine multiplies it faster, else float32."""
 
@@ -108,7 +111,7 @@ class Place(Group, frozen=True):
     store: str | None = None
     """Folder of the artifact store, or a URL (s3://bucket/prefix); by default CRASH_STORE, else `store` in home."""
     mlflow: str | None = None
-    """MLflow tracking URI; by default the server of `crash up`, else an SQLite file in home."""
+    """MLflow tracking URI, by default of `crash up`, else a file in home; "later": the home's next run sends all."""
     experiment: str = "crash-flow"
     """MLflow experiment."""
     label: str | None = None

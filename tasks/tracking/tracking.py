@@ -31,8 +31,9 @@ def now() -> int:
 class Tracking:
     """Events of one flow run. Methods return at once; `close` waits a bounded time for delivery."""
 
-    def __init__(self, uri: str, experiment: str, folder: Path, run_id: str) -> None:
-        self.run_id = run_id
+    def __init__(self, uri: str, experiment: str, folder: Path, run_id: str, later: bool = False) -> None:
+        """Claim the run's journal. later: leave it to the next run with the same folder to deliver it."""
+        self.run_id, self.later = run_id, later
         self.journal = Journal(folder, run_id)
         self.journal.claim()
         self._read: dict[str, int] = {}
@@ -46,7 +47,8 @@ class Tracking:
     def start(self, name: str, parameters: dict[str, str], tags: dict[str, str], inputs: dict[str, str]) -> None:
         """Open the run. inputs: name of a data set or model to its digest."""
         self.journal.write("start", run="", name=name, time=now(), tags=tags, parameters=parameters, inputs=inputs)
-        self._delivery.start()
+        if not self.later:
+            self._delivery.start()
 
     def stage_started(self, stage: str, label: str, key: str) -> None:
         """Note that a stage computes; its child run starts with its first metric, so that curves are live."""
@@ -127,6 +129,9 @@ class Tracking:
         for key in self._opened - self._ended:
             self.journal.write("end", run=key, time=now(), status=status, tags={})
         self.journal.write("end", run="", time=now(), status=status, tags={})
+        if self.later:
+            self.journal.release()
+            return True
         done = self._delivery.finish(seconds, is_stopping)
         if not done:
             logger.warning("MLflow did not take everything in time; the next run delivers %s", self.journal.path)

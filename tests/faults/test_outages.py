@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.running import Running, tunes
 from tests.faults.tracking_server import TrackingServer, shown_points, shown_runs, shown_status, written_points
-from tests.flows.commands import artifacts, crash, small_settings
+from tests.flows.commands import TRACKED, artifacts, crash, small_settings
 
 pytestmark = [pytest.mark.usefixtures("one_prefect"), pytest.mark.slow_faults]
 OUTAGE_SECONDS = 60
@@ -40,6 +40,7 @@ class Pair:
         for home in self.homes.values():
             home.parent.mkdir(parents=True)
         self.commands = {name: (str(small_settings(home.parent)), *options) for name, home in self.homes.items()}
+        self.commands["undisturbed"] += TRACKED
         self.commands["disturbed"] += ("--set", f"place.mlflow={uri}")
         self.runs = {name: Running(*command) for name, command in self.commands.items()}
         self._waits: dict[str, dict[int, tuple[float, float]]] = {name: {} for name in self.runs}

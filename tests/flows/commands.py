@@ -35,7 +35,10 @@ num_steps = 4
 batch_size = 8
 [place]
 home = "{home}"
+mlflow = "later"
 """
+# What runs of these settings spare, since importing MLflow takes longer than all that they compute.
+TRACKED = ("--set", "place.mlflow=")
 
 
 def small_settings(folder: Path, **changes: str) -> Path:

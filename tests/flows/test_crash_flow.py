@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.commands import artifacts, crash, run_module, small_settings, stages
+from tests.flows.commands import TRACKED, artifacts, crash, run_module, small_settings, stages
 
 pytestmark = pytest.mark.usefixtures("one_prefect")
 
@@ -19,7 +19,8 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     alone = crash("run", str(small_settings(folder)), "--set", "strategy=uniform")
     assert alone.returncode == 0, alone.stdout + alone.stderr
     before = artifacts(folder / "home/store")
-    done = crash("run", str(folder / "settings.toml"))
+    assert "sends this one's results" in alone.stdout
+    done = crash("run", str(folder / "settings.toml"), *TRACKED)
     added = artifacts(folder / "home/store").keys() - before.keys()
     (folder / "added").write_text(json.dumps(stages(added)))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -99,6 +100,8 @@ def test_mlflow_has_parameters_curves_scores_and_pictures(first):
     assert parameters["fact.scored_from"] == "test"
     statuses = {status for (status,) in database.execute("select status from runs")}
     assert statuses == {"FINISHED"}
+    runs = {name for (name,) in database.execute("select name from runs") if name.startswith("model")}
+    assert runs == {"model · people · uniform", "model · people · uniform + crash"}, "the first was left to the second"
     steps = database.execute("select max(step) from metrics where key = 'loss'").fetchone()
     assert steps == (4,)
     assert list((first / "home/mlflow/artifacts").rglob("figures/similarity.png"))
@@ -106,7 +109,7 @@ def test_mlflow_has_parameters_curves_scores_and_pictures(first):
 
 def test_the_same_command_again_computes_nothing_and_shows_everything(first):
     before = artifacts(first / "home/store")
-    again = crash("run", str(first / "settings.toml"))
+    again = crash("run", str(first / "settings.toml"), *TRACKED)
     assert again.returncode == 0, again.stderr
     assert artifacts(first / "home/store") == before
     finished = [line for line in again.stderr.splitlines() if "Task run" in line and "Finished in state" in line]

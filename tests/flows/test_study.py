@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.commands import DEMO, artifacts, crash, small_settings, stages
+from tests.flows.commands import DEMO, TRACKED, artifacts, crash, small_settings, stages
 from tests.store.browsing import browsing
 from tests.tasks.chain import write_model
 
@@ -66,7 +66,7 @@ def page_of(settings: Path) -> Path:
 
 def test_every_part_of_a_study_is_on_its_page_and_found_again(settings, tmp_path):
     store = settings.parent / "home/store"
-    first = crash("study", str(settings))
+    first = crash("study", str(settings), *TRACKED)
     assert first.returncode == 0, first.stdout + first.stderr
     kept = artifacts(store)
     made = stages(set(kept))

@@ -23,7 +23,7 @@ from flows.service.servers import Place, mlflow_server, prefect_server, worker_n
 from flows.settings.reading import read_settings
 from tasks.core.errors import EnvironmentFault
 from tasks.store.databases import sqlite_path
-from tests.flows.commands import ROOT, crash, small_settings
+from tests.flows.commands import ROOT, TRACKED, crash, small_settings
 
 ODD = "what? 50%2F it's #1 grün"
 SETTLE = """
@@ -41,7 +41,7 @@ def test_a_run_in_an_odd_folder_behind_a_proxy_with_a_long_temporary_folder(tmp_
     settings = small_settings(tmp_path, home=str(home))
     proxies = dict.fromkeys(("ALL_PROXY", "all_proxy", "HTTP_PROXY"), "socks5://127.0.0.1:9")
     changes = ['strategy=["uniform"]', "full_tune.enabled=false", "tune.num_steps=1", "task.num_test=8"]
-    options = [part for change in changes for part in ("--set", change)]
+    options = [*TRACKED, *(part for change in changes for part in ("--set", change))]
     ended = crash(
         "run", str(settings), *options, TMPDIR=str(scratch), NO_PROXY="[::1]", LC_ALL="C", PYTHONUTF8="0", **proxies
     )
@@ -62,7 +62,7 @@ def test_a_run_in_an_odd_folder_behind_a_proxy_with_a_long_temporary_folder(tmp_
 
 @pytest.mark.parametrize("uri", ["./mlruns", "sqlite:///:memory:"])
 def test_a_tracking_address_without_use_ends_the_run_before_it_begins(tmp_path, uri):
-    ended = crash("run", str(small_settings(tmp_path)), MLFLOW_TRACKING_URI=uri)
+    ended = crash("run", str(small_settings(tmp_path)), *TRACKED, MLFLOW_TRACKING_URI=uri)
     assert ended.returncode == 4
     (line,) = ended.stderr.splitlines()
     assert line.startswith(f"crash: MLFLOW_TRACKING_URI = {uri}")

@@ -13,10 +13,12 @@ from tests.flows.commands import CRASH, clean_environment, small_settings
 from tests.places import ROOT
 
 BEGIN = "import os, signal, sys, time; from flows.running import stopping; me = os.getpid(); stopping.listen()\n"
+# Python handles a signal that arrives just before a sleep only behind it, so sleeps are short.
 WAIT = """
 try:
     print("ready", flush=True)
-    time.sleep(60)
+    for _ in range(600):
+        time.sleep(0.1)
 except KeyboardInterrupt as error:
     with stopping.in_order(stopping.is_request(error)):
         print("closing", flush=True)
@@ -26,13 +28,15 @@ except KeyboardInterrupt as error:
 """
 # The end of a `try` block in which the request has to arrive.
 ANSWERED = """
-    time.sleep(20)
+    for _ in range(200):
+        time.sleep(0.1)
     print("never")
 except BaseException as error:
     assert stopping.is_request(error)
     print("closing", flush=True)
     sys.exit(143)
 """
+ENDLESS = "import time\nprint('ready', flush=True)\nfor _ in range(600):\n    time.sleep(0.1)\n"
 
 
 def run(code: str, *signals: tuple[float, int], before: tuple[str, ...] = ()) -> tuple[int, list[str]]:
@@ -180,7 +184,7 @@ print("over")
 
 
 def test_a_second_interrupt_during_an_import_ends_the_process_at_once(tmp_path):
-    (tmp_path / "endless.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
+    (tmp_path / "endless.py").write_text(ENDLESS)
     code = f"sys.path.append({str(tmp_path)!r})\nimport endless\n"
     began = time.monotonic()
     assert run(code, (0, signal.SIGINT), (1, signal.SIGINT)) == (130, ["ready"])
@@ -188,7 +192,7 @@ def test_a_second_interrupt_during_an_import_ends_the_process_at_once(tmp_path):
 
 
 def test_a_request_does_not_wait_for_an_import_without_end(tmp_path):
-    (tmp_path / "endless.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
+    (tmp_path / "endless.py").write_text(ENDLESS)
     code = f"""
 sys.path.append({str(tmp_path)!r})
 stopping.IMPORT_SECONDS = 1.0
