@@ -1,5 +1,6 @@
 """`crash up` and `crash down`: database, servers, work pool and workers on one machine, without containers."""
 
+import hashlib
 import shlex
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 from filelock import FileLock
@@ -38,6 +40,8 @@ SECONDS = 180.0
 POSTGRES, PREFECT, MLFLOW, REAPER, WORKER, SWEEPER = "postgres", "prefect", "mlflow", "reaper", "worker", "sweeper"
 # A sweep only waits; its process takes little memory and no GPU.
 SWEEPS_AT_ONCE = 4
+# In the service's folder: from which sources the deployments were made, and their ids.
+DEPLOYED_FILE = "deployed"
 MLFLOW_PAGE = "/#/experiments?workflowType=machine_learning"
 
 
@@ -165,12 +169,39 @@ def _start_servers(place: Place, processes: Processes) -> None:
 
 
 def _deploy(place: Place) -> None:
-    """Deploy in a separate process, which has to see the servers' addresses before it imports Prefect."""
+    """Deploy, unless the server still has what was last deployed from the same sources.
+
+    In a separate process, which has to see the servers' addresses before it imports Prefect, and takes seconds.
+    """
+    record, sources = place.folder / DEPLOYED_FILE, _sources_digest()
+    if record.exists() and record.read_text() == f"{sources} {_deployed(place)}":
+        return
     command = [str(servers.BIN / "crash"), "deploy", "--pool", place.config.pool]
     done = subprocess.run(command, env=place.environment(), cwd=servers.CODE, capture_output=True, text=True)
     if done.returncode:
         sys.stderr.write(done.stdout)
         raise EnvironmentFault(f"the deployments could not be made: {done.stderr.strip()}")
+    record.write_text(f"{sources} {_deployed(place)}")
+
+
+def _sources_digest() -> str:
+    """SHA-256 of all that deployments are made of: their list, the pools' templates, and the flows with their forms."""
+    digest = hashlib.sha256()
+    for pattern in ("prefect.yaml", "infra/pools/*.json", "flows/**/*.py"):
+        for path in sorted(servers.CODE.glob(pattern)):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _deployed(place: Place) -> list[str]:
+    """Return the ids of the server's work pools and deployments."""
+    return sorted(found["id"] for kind in ("work_pools", "deployments") for found in _ask(place, f"{kind}/filter"))
+
+
+def _ask(place: Place, path: str) -> list[dict[str, Any]]:
+    """Return what the Prefect server lists under a path of its API."""
+    login = (place.secrets.user, place.secrets.password) if place.config.auth else None
+    return httpx.post(f"{place.prefect_url}/api/{path}", json={}, auth=login, timeout=5, trust_env=False).json()
 
 
 def _start_clients(place: Place, processes: Processes, options: UpOptions) -> None:
@@ -195,10 +226,8 @@ def _start_clients(place: Place, processes: Processes, options: UpOptions) -> No
 
 def _polls(place: Place, queue: str, since: float) -> bool:
     """Whether this machine's worker for the queue has asked for work since then."""
-    address = f"{place.prefect_url}/api/work_pools/{place.config.pool}/workers/filter"
-    login = (place.secrets.user, place.secrets.password) if place.config.auth else None
     with suppress(httpx.HTTPError, ValueError):
-        for found in httpx.post(address, json={}, auth=login, timeout=5, trust_env=False).json():
+        for found in _ask(place, f"work_pools/{place.config.pool}/workers/filter"):
             seen = datetime.fromisoformat(found["last_heartbeat_time"])
             if found["name"] == servers.worker_name(place, queue) and seen.timestamp() >= since:
                 return True

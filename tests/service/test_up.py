@@ -43,6 +43,15 @@ def test_up_again_changes_nothing_and_prints_the_addresses(healthy):
     assert healthy.connection["PREFECT_API_URL"].removesuffix("/api") in again.stdout
 
 
+def test_a_deployment_that_was_deleted_is_made_again(healthy):
+    before = {found["name"]: found["id"] for found in healthy.ask("/deployments/filter")}
+    httpx.delete(f"{healthy.connection['PREFECT_API_URL']}/deployments/{before['weekly']}").raise_for_status()
+    assert healthy.up().returncode == 0
+    after = {found["name"]: found["id"] for found in healthy.ask("/deployments/filter")}
+    assert after.keys() == before.keys()
+    assert after["weekly"] != before["weekly"]
+
+
 def test_what_died_is_started_again_with_its_data(healthy):
     deployments = {found["id"] for found in healthy.ask("/deployments/filter")}
     before = healthy.pids
