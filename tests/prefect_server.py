@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flows.running.guard import SCRIPT
 from tasks.tracking.servers import unreachable
 
 # Address of the server that commands of tests use, unless a test names another one.
@@ -20,13 +21,18 @@ START_SECONDS = 240
 
 @contextmanager
 def prefect_server(folder: Path, port: int) -> Iterator[str]:
-    """Serve until the block ends, with the database under `folder`. Gives the address."""
+    """Serve until the block ends, with the database under `folder`. Gives the address.
+
+    As a run's temporary server: a whole one uses a tenth of a core for services that no test of these needs.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment |= {"PREFECT_HOME": str(folder), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "true"}
-    environment |= {"PREFECT_SERVER_API_HOST": "127.0.0.1", "PREFECT_SERVER_API_PORT": str(port)}
+    environment |= {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+    command = [sys.executable, "-P", str(SCRIPT), str(port)]
     with open(folder / "log", "wb") as log:
-        command = [str(Path(sys.executable).parent / "prefect"), "server", "start"]
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        server = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
     try:
         address = f"http://127.0.0.1:{port}/api"
         deadline = time.monotonic() + START_SECONDS
@@ -37,4 +43,4 @@ def prefect_server(folder: Path, port: int) -> Iterator[str]:
         yield address
     finally:
         os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+        server.communicate()

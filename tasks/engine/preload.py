@@ -1,6 +1,7 @@
 """Slow imports that most stages need, done once by the server from which stages are forked."""
 
 import atexit
+import gc
 import os
 
 import accelerate  # noqa: F401
@@ -22,3 +23,6 @@ logging.disable_progress_bar()
 # The server has nothing to clean up. Without this the interpreter needs seconds to tear down these imports, long after
 # the server's run has ended.
 atexit.register(os._exit, 0)
+# A collection in a stage would touch all these objects, and so copy the memory that it shares with the server.
+gc.collect()
+gc.freeze()

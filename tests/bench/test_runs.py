@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.test_flow_faults import kill_and_rerun, undisturbed
+from tests.faults.test_flow_faults import checkpoints, kill_and_rerun, undisturbed
 from tests.flows.commands import artifacts, crash, small_settings, stages
 from tests.flows.test_real_inputs import run, values
 
@@ -40,5 +40,5 @@ def test_what_a_change_computes_again(tmp_path: Path, row: Row) -> None:
 
 
 def test_killed_while_tuning(tmp_path: Path, undisturbed: dict[str, str], row: Row) -> None:
-    kill_and_rerun("tune", small_settings(tmp_path), undisturbed)
+    kill_and_rerun(checkpoints, small_settings(tmp_path), undisturbed)
     row("kill -9 while tuning, then the same command", "digests equal", "to an undisturbed run's")

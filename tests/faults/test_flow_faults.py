@@ -5,8 +5,9 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,9 +21,8 @@ from tests.store.folders import copied, edit
 
 pytestmark = [pytest.mark.usefixtures("one_prefect")]
 STAGES = ("check", "capture", "similarity", "cluster", "emulate", "tune", "plug_in", "evaluate", "report")
-# Those that are killed in `make test-nightly` alone.
-OTHERS = [stage for stage in STAGES if stage != "tune"]
-LONG = ("--set", "tune.num_steps=200", "--set", "tune.checkpoint_steps=10", "--set", "full_tune.enabled=false")
+LONG = ("--set", "strategy=crash", "--set", "full_tune.enabled=false")
+LONG += ("--set", "tune.num_steps=200", "--set", "tune.checkpoint_steps=10")
 
 
 @pytest.fixture(scope="module")
@@ -50,38 +50,34 @@ def finish(settings: Path, undisturbed: dict[str, str], before: dict[str, str]) 
     assert not list(store.glob("quarantine/*"))
 
 
-def kill_and_rerun(stage: str, settings: Path, undisturbed: dict[str, str]) -> None:
+def checkpoints(home: Path) -> list[Path]:
+    """Checkpoints of tunings that are not finished."""
+    return list(home.glob("store/work/*/checkpoint.safetensors"))
+
+
+def kill_and_rerun(when: Callable[[Path], Any], settings: Path, undisturbed: dict[str, str]) -> None:
+    """A run that is killed as soon as `when(home)` holds, and run again."""
     home = settings.parent / "home"
     run = Running(str(settings), *LONG, **TEMPORARY)
-    run.wait_until(lambda: being_written(home, stage), f"start of {stage}")
+    run.wait_until(lambda: bool(when(home)), "the moment to kill it")
     assert run.end(signal.SIGKILL) == -signal.SIGKILL
     assert run.no_survivors(), run.survivors()
-    before = artifacts(home / "store")
+    before, saved = artifacts(home / "store"), checkpoints(home)
     assert before.keys() < undisturbed.keys()
     finish(settings, undisturbed, before)
+    assert not any(path.exists() for path in saved), "the scratch of a finished tuning is removed"
     assert crash("gc", "--home", str(home), "--days", "0.0001").returncode == 0
     assert not list((home / "store").glob("tmp/*"))
 
 
-def test_f1_f3_kill_while_tuning(settings, undisturbed):
-    kill_and_rerun("tune", settings, undisturbed)
+def test_f1_f3_f17_a_tuning_that_is_killed_goes_on_from_its_checkpoint(settings, undisturbed):
+    kill_and_rerun(checkpoints, settings, undisturbed)
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("stage", OTHERS)
+@pytest.mark.parametrize("stage", STAGES)
 def test_f1_kill_in_each_stage(stage, settings, undisturbed):
-    kill_and_rerun(stage, settings, undisturbed)
-
-
-def test_f17_tuning_resumes_at_its_checkpoint(settings, undisturbed):
-    home = settings.parent / "home"
-    run = Running(str(settings), *LONG, **TEMPORARY)
-    run.wait_until(lambda: any(home.glob("store/work/*/checkpoint.safetensors")), "first checkpoint")
-    run.end(signal.SIGKILL)
-    saved = {path: path.read_bytes() for path in home.glob("store/work/*/checkpoint.safetensors")}
-    assert saved
-    finish(settings, undisturbed, artifacts(home / "store"))
-    assert not any(path.exists() for path in saved), "the scratch of a finished tuning is removed"
+    kill_and_rerun(lambda home: being_written(home, stage), settings, undisturbed)
 
 
 # What each process of a run would say of a server that is gone.
@@ -105,7 +101,7 @@ def interrupted_and_finished(number: int, to: str, settings: Path, undisturbed: 
     run = Running(str(settings), *LONG, **TEMPORARY)
     run.wait_until(lambda: tunes(home), "first step")
     end_job(run, number, to)
-    assert any(home.glob("store/work/*/checkpoint.safetensors")), run.output
+    assert checkpoints(home), run.output
     made = steps_made(home.glob("store/work/*"))
     assert made
     finish(settings, undisturbed, artifacts(home / "store"))

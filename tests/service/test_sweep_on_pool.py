@@ -3,7 +3,6 @@
 import json
 import subprocess
 import time
-import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -143,17 +142,3 @@ def test_a_worker_killed_in_the_middle_costs_one_stage(healthy, second_worker, t
     assert computed(store)["all"] <= num_artifacts(store)
     killed = [run for run in healthy.runs(tmp_path.name) if run["run_count"] > 1]
     assert len(killed) == 1
-
-
-def test_a_sweep_from_the_form_leaves_the_workers_to_its_cells(healthy, tmp_path):
-    values = tomllib.loads(own_settings(tmp_path, tmp_path.name).read_text())
-    values |= {"strategy": ["crash"], "full_tune": {"enabled": False}}
-    given = {"settings": values, "grid": {"tune.learning_rate": [1e-4, 5e-4]}}
-    done = healthy.prefect("deployment", "run", "sweep/run", "--params", json.dumps(given), "--watch")
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = healthy.runs(tmp_path.name)
-    queues = sorted((run["work_queue_name"], run["state_name"]) for run in found)
-    assert queues == [("default", "Completed"), ("default", "Completed"), ("sweeps", "Completed")]
-    parent = next(run for run in found if run["work_queue_name"] == "sweeps")
-    shown = healthy.ask("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [parent["id"]]}}})
-    assert {each["key"] for each in shown} == {"table", "progress"}
