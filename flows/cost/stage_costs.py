@@ -69,7 +69,10 @@ def emulate(call: Priced) -> Cost:
 
 def evaluate(call: Priced) -> Cost:
     """The scored rows through the emulator, or through the full model where there is none."""
-    return scored(call, call.sizes.workload.scored)
+    workload = call.sizes.workload
+    cost = scored(call, workload.scored)
+    # Each generated token needs all blocks again, so the model is loaded whole.
+    return replace(cost, streamed=None) if workload.writes else cost
 
 
 def scored(call: Priced, rows: workloads.Lengths) -> Cost:

@@ -29,10 +29,10 @@ def measure(task: TaskSource, tokenizer: "PreTrainedTokenizerBase | None", conte
     train, validation = (_trained(task, split, tokenizer, context) for split in ("train", "validation"))
     num_scored = len(split_rows(task, "scored"))
     if task.kind == "lm_eval":
-        scored = _scored(task, tokenizer, context, train.answers)
+        scored, writes = _scored(task, tokenizer, context, train.answers)
     else:
-        scored = _trained(task, "scored", tokenizer, context)
-    return Workload(train, validation, scored, num_scored)
+        scored, writes = _trained(task, "scored", tokenizer, context), False
+    return Workload(train, validation, scored, num_scored, writes)
 
 
 def _trained(task: TaskSource, split: Split, tokenizer: "PreTrainedTokenizerBase | None", context: int) -> Lengths:
@@ -47,9 +47,15 @@ def _trained(task: TaskSource, split: Split, tokenizer: "PreTrainedTokenizerBase
     return Lengths.of(sizes, round(len(sizes) * share))
 
 
-def _scored(task: TaskSource, tokenizer: "PreTrainedTokenizerBase | None", context: int, generated: float) -> Lengths:
-    """Lengths of the inputs of scoring: each distinct one once, without its last token, which predicts nothing."""
+def _scored(
+    task: TaskSource, tokenizer: "PreTrainedTokenizerBase | None", context: int, generated: float
+) -> tuple[Lengths, bool]:
+    """Return the lengths of the inputs of scoring, and whether the model generates text.
+
+    Each distinct input counts once, without its last token, which predicts nothing.
+    """
     sample, share = _sample(task, "scored")
+    any_writes = False
     found: dict[object, Size] = {}
     prompts = set[object]()
     for before, after, writes in _requests(sample):
@@ -61,6 +67,7 @@ def _scored(task: TaskSource, tokenizer: "PreTrainedTokenizerBase | None", conte
             continue
         prompts.add(before)
         if writes:
+            any_writes = True
             length = _guess(before) if tokenizer is None else len(encode(tokenizer, before))
             found[before] = (length + round(generated), round(generated))
         elif tokenizer is None:
@@ -71,7 +78,7 @@ def _scored(task: TaskSource, tokenizer: "PreTrainedTokenizerBase | None", conte
             found[(*first, *second[:-1])] = (len(first) + len(second) - 1, len(second))
     bound = task.longest(context)
     sizes = [(min(bound, length), number) for length, number in found.values()]
-    return Lengths.of(sizes, round(len(found) * share), len(found) / len(prompts))
+    return Lengths.of(sizes, round(len(found) * share), len(found) / len(prompts)), any_writes
 
 
 def _requests(task: TaskSource) -> Iterator[tuple[str | None, str, bool]]:

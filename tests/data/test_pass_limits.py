@@ -150,6 +150,7 @@ def test_a_model_that_writes_needs_room_for_a_prompt(source: ModelSource, tmp_pa
         write_rows(tmp_path / f"{split}.jsonl", [{"question": f"{split} {at}?", "answer": "I"} for at in range(4)])
     settings = {"name": "write", "data": str(tmp_path)}
     assert check_inputs(source, resolve_task(settings | {"max_length": 41}))
+    assert measure(resolve_task(settings), None, LONG_CONTEXT).writes
     with pytest.raises(InputError, match=r"'write' lets the model write up to 40 tokens, but task.max_length = 40"):
         check_inputs(source, resolve_task(settings | {"max_length": 40}))
 
@@ -163,4 +164,5 @@ def test_costs_are_those_of_the_same_windows(books: dict[str, Any], tmp_path: Pa
             assert max(lengths.tokens) == DOCUMENT_WINDOW
             assert len(lengths.tokens) == (6 if with_tokenizer else 3)
     cut = measure(questions(tmp_path, max_length=120), made, LONG_CONTEXT)
+    assert not cut.writes
     assert max(*cut.train.tokens, *cut.scored.tokens) <= 120

@@ -59,19 +59,22 @@ class Workload:
     """Lengths of a task: its training rows, its validation rows, and each pass of scoring.
 
     One row of `scored` is one forward pass of a prompt and a choice; choices that differ in their last token share one.
-    num_scored: number of rows that these passes score.
+    num_scored: number of rows that these passes score; writes: whether the model generates text for them.
     """
 
     train: Lengths
     validation: Lengths
     scored: Lengths
     num_scored: int
+    writes: bool = False
 
     def limited(self, num_train: int | None, num_validation: int | None, num_test: int | None) -> "Workload":
         """Return the workload with at most these numbers of rows of each split."""
         count = min(self.num_scored, num_test or self.num_scored)
         scored = self.scored.limited(max(1, round(self.scored.num_rows * count / self.num_scored)))
-        return Workload(self.train.limited(num_train), self.validation.limited(num_validation), scored, count)
+        return Workload(
+            self.train.limited(num_train), self.validation.limited(num_validation), scored, count, self.writes
+        )
 
 
 @lru_cache(maxsize=CACHED)

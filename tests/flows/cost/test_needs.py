@@ -1,6 +1,7 @@
 """The memory that a flow expects of its stages: for every stage that it submits, and advice where it cannot be had."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from flows.cost.needs import CONTEXT_BYTES, PROCESS_BYTES, SMALLEST_PASS, find_n
 from flows.running.expected_memory import ExpectedMemory
 from flows.settings.reading import read_settings
 from tasks.core.errors import EnvironmentFault
+from tasks.data.lengths import measure
 from tasks.data.resolving import resolve_task
 from tasks.engine.memory import Need
 from tasks.models.folder_tensors import count_parameters
@@ -123,6 +125,16 @@ def test_a_capture_that_does_not_fit_loads_its_blocks_one_at_a_time(tmp_path: Pa
     needs, _, advice = find_needs("crash", cells(never), limit, num_gpus=0)
     assert needs["capture"].main > limit
     assert "capture" in advice
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_model_that_writes_text_is_loaded_whole(writes, tmp_path, monkeypatch):
+    settings = read_settings(small_settings(tmp_path), ["model.precision=float32", "place.stream_blocks=always"])
+    monkeypatch.setattr("flows.cost.needs.measure", lambda *given: replace(measure(*given), writes=writes))
+    needs, _, _ = find_needs("crash", cells(settings), ENOUGH, num_gpus=0)
+    streamed = {name for name, need in needs.items() if need.streamed}
+    assert "capture" in streamed
+    assert any(name.startswith("evaluate") for name in streamed) != writes
 
 
 class Checked:
