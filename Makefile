@@ -68,6 +68,7 @@ format: $(READY) ## rewrite the sources in the house format
 readme: $(READY) ## make the settings and command references of the documentation anew
 	$(BIN)/python -m docs.generate.settings_reference docs/reference/settings.md
 	$(BIN)/python -m docs.generate.commands_reference docs/reference/commands.md
+	$(BIN)/python -m docs.generate.large_models docs/how-to/cost.md
 
 idea: $(READY) ## draw the README's picture anew
 	$(BIN)/python -m docs.generate.idea docs/idea.png

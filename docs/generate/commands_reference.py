@@ -7,6 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from docs.generate.markers import made_anew
 from docs.project import parser
 
 BEGIN, END = "<!-- commands: begin (make readme) -->", "<!-- commands: end -->"
@@ -25,9 +26,7 @@ def commands() -> list[tuple[str, argparse.ArgumentParser, str]]:
 
 def updated(text: str) -> str:
     """The text with the part between the two markers made anew."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{reference()}\n\n{END}{after}"
+    return made_anew(text, BEGIN, END, reference())
 
 
 def _section(name: str, command: argparse.ArgumentParser, line: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from docs.generate.markers import made_anew
 from flows.settings.run import AllSettings, SearchSettings, Settings, StudySettings
 from tasks.core.plan.registry import STRATEGIES
 
@@ -50,9 +51,7 @@ def strategies() -> str:
 
 def updated(text: str) -> str:
     """The text with the part between the two markers made anew."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{reference()}\n\n{END}{after}"
+    return made_anew(text, BEGIN, END, reference())
 
 
 def _top_row(name: str) -> str:

@@ -92,7 +92,7 @@ def find_needs(
                 need = way(*found, num_gpus, place.parallel) if found else None
                 if need is not None and need.fits(total):
                     return need._replace(pass_tokens=value)
-        return _whole(*priced(None, 0)[name], num_gpus, place.parallel)
+        return whole_need(*priced(None, 0)[name], num_gpus, place.parallel)
 
     needs = {name: need_of(name) for name in priced(None, 0)}
     return needs, total, {name: _advice(name) for name, need in needs.items() if not need.fits(total)}
@@ -110,7 +110,8 @@ def gpu_memory(count: int) -> float:
     return float(sum(sizes[:count])) if sizes else math.inf
 
 
-def _whole(cost: Cost, sizes: Sizes, num_gpus: int, parallel: str) -> Need:
+def whole_need(cost: Cost, sizes: Sizes, num_gpus: int, parallel: str) -> Need:
+    """Return the need of a stage that loads its model whole; on GPUs, of all that it takes together."""
     if not (num_gpus and cost.on_gpu):
         return Need(PROCESS_BYTES + cost.memory)
     # The weights pass through main memory, and checkpoints; everything else is on the GPUs.
@@ -119,7 +120,7 @@ def _whole(cost: Cost, sizes: Sizes, num_gpus: int, parallel: str) -> Need:
     return Need(PROCESS_BYTES + passing, num_gpus * CONTEXT_BYTES + copies * cost.memory)
 
 
-def _streamed(cost: Cost, sizes: Sizes, num_gpus: int, parallel: str) -> Need | None:
+def streamed_need(cost: Cost, sizes: Sizes, num_gpus: int, parallel: str) -> Need | None:
     """Return the need of a stage that loads blocks one at a time, on one GPU; None of one that cannot."""
     if cost.streamed is None:
         return None
@@ -133,9 +134,9 @@ def _streamed(cost: Cost, sizes: Sizes, num_gpus: int, parallel: str) -> Need | 
 
 # What is tried, in order, by `place.stream_blocks`.
 WAYS: dict[str, tuple[Callable[[Cost, Sizes, int, str], Need | None], ...]] = {
-    "auto": (_whole, _streamed),
-    "always": (_streamed, _whole),
-    "never": (_whole,),
+    "auto": (whole_need, streamed_need),
+    "always": (streamed_need, whole_need),
+    "never": (whole_need,),
 }
 
 

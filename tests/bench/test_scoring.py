@@ -4,50 +4,30 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM, PreTrainedModel
+from transformers import AutoTokenizer
 
 from tasks.data.lm_eval.model import _encoded, language_model
 from tasks.data.lm_eval_rows import harness_task, without_bars
 from tasks.data.resolving import resolve_task
 from tasks.engine.resources import usable_cores
+from tests.bench.real_rows import CONTEXT, DATA, MISSING, MODELS, network
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 # Rows, and how many times as fast as lm-eval's own model scoring has to be.
 TASKS = {"hellaswag": (60, 3.0), "race": (12, 3.0), "sciq": (60, 3.0), "arc_easy": (60, 2.0), "piqa": (60, 2.0)}
 # Rows that lm-eval's model runs together; the better one counts.
 STOCK_BATCHES = (1, 16)
-CONTEXT = 2048
 Row = Callable[[str, str, str], None]
 
 pytestmark = [
     pytest.mark.bench,
     pytest.mark.timeout(2400),
-    pytest.mark.skipif(not DATA.is_dir(), reason=f"needs rows of real tasks and tokenizers in {DATA}"),
+    pytest.mark.skipif(not DATA.is_dir(), reason=MISSING),
 ]
-
-
-def smollm2() -> PreTrainedModel:
-    """SmolLM2-135M's shape."""
-    heads = {"num_attention_heads": 9, "num_key_value_heads": 3}
-    sizes = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "vocab_size": 50257}
-    return LlamaForCausalLM(LlamaConfig(**heads, **sizes, max_position_embeddings=CONTEXT, tie_word_embeddings=True))
-
-
-MODELS = {
-    "SmolLM2": (smollm2, "gpt2"),
-    "OPT-125m": (lambda: OPTForCausalLM(OPTConfig(max_position_embeddings=CONTEXT)), "opt"),
-}
-
-
-def network(name: str) -> PreTrainedModel:
-    torch.manual_seed(0)
-    return MODELS[name][0]().eval()
 
 
 @pytest.mark.parametrize("task", TASKS)
