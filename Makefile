@@ -48,7 +48,7 @@ test-faults: $(READY) ## the slow sweeps over injected faults
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 $(BY_FILE) -m "slow_faults and not service and not bench and not nightly"
 
 test-service: $(READY) ## the service: real PostgreSQL, Prefect, MLflow and S3 servers on loopback
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(BY_FILE) -m "not alone and not nightly" tests/service
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 $(BY_FILE) -m "not alone and not nightly" tests/service
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "alone and not nightly" tests/service
 
 test-nightly: $(READY) ## the long simulations, whole: every kill, every clock, sweeps of 24 cells

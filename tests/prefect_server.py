@@ -23,7 +23,7 @@ START_SECONDS = 240
 def prefect_server(folder: Path, port: int) -> Iterator[str]:
     """Serve until the block ends, with the database under `folder`. Gives the address.
 
-    As a run's temporary server: a whole one uses a tenth of a core for services that no test of these needs.
+    Like a run's temporary server: a full one uses a tenth of a core for services that none of these tests needs.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment |= {"PREFECT_HOME": str(folder), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "true"}

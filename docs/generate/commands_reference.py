@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from docs.generate.markers import made_anew
+from docs.generate.markers import replace_between
 from docs.project import parser
 
 BEGIN, END = "<!-- commands: begin (make readme) -->", "<!-- commands: end -->"
@@ -26,7 +26,7 @@ def commands() -> list[tuple[str, argparse.ArgumentParser, str]]:
 
 def updated(text: str) -> str:
     """The text with the part between the two markers made anew."""
-    return made_anew(text, BEGIN, END, reference())
+    return replace_between(text, BEGIN, END, reference())
 
 
 def _section(name: str, command: argparse.ArgumentParser, line: str) -> str:

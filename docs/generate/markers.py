@@ -1,7 +1,7 @@
-"""Pages of which a part between two markers is made from the code."""
+"""Replace the generated part of a page."""
 
 
-def made_anew(text: str, begin: str, end: str, content: str) -> str:
+def replace_between(text: str, begin: str, end: str, content: str) -> str:
     """Return the page with other content between the markers.
 
     Raises:

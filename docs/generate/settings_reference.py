@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from docs.generate.markers import made_anew
+from docs.generate.markers import replace_between
 from flows.settings.run import AllSettings, SearchSettings, Settings, StudySettings
 from tasks.core.plan.registry import STRATEGIES
 
@@ -51,7 +51,7 @@ def strategies() -> str:
 
 def updated(text: str) -> str:
     """The text with the part between the two markers made anew."""
-    return made_anew(text, BEGIN, END, reference())
+    return replace_between(text, BEGIN, END, reference())
 
 
 def _top_row(name: str) -> str:

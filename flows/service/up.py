@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from flows.service.postgres import Postgres
 from flows.service.processes import Processes
 from flows.service.servers import Place, answers
 from tasks.core.errors import EnvironmentFault, InputError
+from tasks.store.files import replace_file
 from tasks.store.loopback import free_port
 from tasks.store.patience import watched
 
@@ -172,36 +174,52 @@ def _deploy(place: Place) -> None:
     """Deploy, unless the server still has what was last deployed from the same sources.
 
     In a separate process, which has to see the servers' addresses before it imports Prefect, and takes seconds.
+
+    Raises:
+        EnvironmentFault: when the deployments cannot be made.
     """
-    record, sources = place.folder / DEPLOYED_FILE, _sources_digest()
-    if record.exists() and record.read_text() == f"{sources} {_deployed(place)}":
-        return
+    record, sources = place.folder / DEPLOYED_FILE, sources_digest(servers.CODE)
+    with suppress(httpx.HTTPError):
+        if record.exists() and record.read_text() == f"{sources} {_deployed(place)}":
+            return
+    record.unlink(missing_ok=True)
     command = [str(servers.BIN / "crash"), "deploy", "--pool", place.config.pool]
     done = subprocess.run(command, env=place.environment(), cwd=servers.CODE, capture_output=True, text=True)
     if done.returncode:
         sys.stderr.write(done.stdout)
         raise EnvironmentFault(f"the deployments could not be made: {done.stderr.strip()}")
-    record.write_text(f"{sources} {_deployed(place)}")
+    with suppress(httpx.HTTPError):
+        replace_file(record, f"{sources} {_deployed(place)}".encode())
 
 
-def _sources_digest() -> str:
-    """SHA-256 of all that deployments are made of: their list, the pools' templates, and the flows with their forms."""
-    digest = hashlib.sha256()
-    for pattern in ("prefect.yaml", "infra/pools/*.json", "flows/**/*.py"):
-        for path in sorted(servers.CODE.glob(pattern)):
+def sources_digest(code: Path) -> str:
+    """SHA-256 of everything that deployments are made of: their list and version, the pools' templates, and all code.
+
+    The forms of the flows take names, bounds and texts from the settings of the core.
+    """
+    digest = hashlib.sha256(version("prefect").encode())
+    digest.update(subprocess.run(["sh", "infra/version.sh"], cwd=code, capture_output=True).stdout)
+    for pattern in ("prefect.yaml", "infra/pools/*.json", "flows/**/*.py", "tasks/**/*.py"):
+        for path in sorted(code.glob(pattern)):
             digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
 def _deployed(place: Place) -> list[str]:
-    """Return the ids of the server's work pools and deployments."""
-    return sorted(found["id"] for kind in ("work_pools", "deployments") for found in _ask(place, f"{kind}/filter"))
+    """Return the server's work pools and deployments by their ids, with the versions of the deployments."""
+    found = [each for kind in ("work_pools", "deployments") for each in _ask(place, f"{kind}/filter")]
+    return sorted(f"{each['id']} {each.get('version')}" for each in found)
 
 
 def _ask(place: Place, path: str) -> list[dict[str, Any]]:
-    """Return what the Prefect server lists under a path of its API."""
+    """Return the items that the Prefect server lists under a path of its API.
+
+    Raises:
+        httpx.HTTPError: when it does not answer, or refuses.
+    """
     login = (place.secrets.user, place.secrets.password) if place.config.auth else None
-    return httpx.post(f"{place.prefect_url}/api/{path}", json={}, auth=login, timeout=5, trust_env=False).json()
+    answer = httpx.post(f"{place.prefect_url}/api/{path}", json={}, auth=login, timeout=5, trust_env=False)
+    return answer.raise_for_status().json()
 
 
 def _start_clients(place: Place, processes: Processes, options: UpOptions) -> None:

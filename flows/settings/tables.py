@@ -10,7 +10,7 @@ from flows.settings.study import Pooling
 from tasks.core.tuning.settings import Parallel
 from tasks.store.home import default_home
 
-# Of place.mlflow.
+# Value of place.mlflow that leaves delivery to the next run.
 TRACKED_LATER = "later"
 
 
@@ -111,7 +111,7 @@ class Place(Group, frozen=True):
     store: str | None = None
     """Folder of the artifact store, or a URL (s3://bucket/prefix); by default CRASH_STORE, else `store` in home."""
     mlflow: str | None = None
-    """MLflow tracking URI, by default of `crash up`, else a file in home; "later": the home's next run sends all."""
+    """MLflow tracking URI; by default that of `crash up`, else a file in home. "later": the next run sends this one."""
     experiment: str = "crash-flow"
     """MLflow experiment."""
     label: str | None = None

@@ -13,8 +13,8 @@ class CheckFacts(TypedDict):
     (tokens), `num_S_apart` and `S_digest`. context: tokens that the model takes; end_tokens: special tokens that the
     tokenizer appends and that are left out; window: tokens of a window of a document, for tasks with documents;
     scored_split: name of the scored split; scored_from, validation_from: splits that these rows are from; has_prompts:
-    whether every row has a prompt; not_exact: operations that the family cannot do exactly, with reasons; quantisation:
-    of a model from a GGUF file, its number of tensors of each type.
+    whether every row has a prompt; not_exact: operations that the family cannot do exactly, with reasons; gguf_types:
+    of a model from GGUF files, their number of tensors of each type.
     """
 
     context: int
@@ -27,7 +27,7 @@ class CheckFacts(TypedDict):
     validation_from: str
     has_prompts: bool
     not_exact: NotRequired[dict[str, str]]
-    quantisation: NotRequired[dict[str, int]]
+    gguf_types: NotRequired[dict[str, int]]
 
 
 FACTS_FILE = JsonFile("facts.json", "facts of a check", CheckFacts, indent=2, sort_keys=True)

@@ -11,8 +11,7 @@ from tasks.data.sources import Split, TaskSource
 from tasks.data.split_facts import split_facts
 from tasks.data.token_ids import end_tokens
 from tasks.data.tokenize import Examples, load_examples
-from tasks.models.folder_facts import read_config
-from tasks.models.gguf_files import GGUF_TYPES
+from tasks.models.folder_facts import gguf_types, read_config
 from tasks.models.loading import load_tokenizer
 from tasks.models.source import ModelSource
 
@@ -37,8 +36,8 @@ def check_inputs(model: ModelSource, task: TaskSource, limits: Sequence[PassLimi
         "num_blocks": model.num_blocks,
         "family": model.family,
     }
-    if quantisation := read_config(Path(model.path)).get(GGUF_TYPES):
-        facts["quantisation"] = quantisation
+    if types := gguf_types(read_config(Path(model.path))):
+        facts["gguf_types"] = types
     largest, has_prompts = 0, True
     found: dict[Split, Examples] = {}
     facts |= _encoding_facts(model, task, tokenizer)

@@ -98,7 +98,7 @@ def quiet_transformers() -> None:
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    # Blocks on disk are our choice (`tasks.models.streamed`), of which accelerate warns.
+    # accelerate warns about blocks on disk, which are intended (`tasks.models.streamed`).
     logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
 
 

@@ -16,6 +16,8 @@ from tasks.store.keys import canonical_json
 FileDigest = Callable[[Path], str]
 
 # Rewritten by every save or download; they have no effect on what the model computes.
+# In the config of a model that was converted from GGUF files.
+GGUF_TYPES = "crash_gguf_types"
 VOLATILE = {"_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "_from_model_config"}
 
 TOKENIZER_FILES = (
@@ -226,6 +228,12 @@ def read_tokenizer_config(folder: Path) -> dict[str, Any]:
     """Read the tokenizer's settings; empty if it has none."""
     path = folder / "tokenizer_config.json"
     return read_object(path) if path.is_file() else {}
+
+
+def gguf_types(config: dict[str, Any]) -> dict[str, int]:
+    """Return how many tensors of each type the GGUF files of a converted model had; of another model, none."""
+    found = config.get(GGUF_TYPES)
+    return found if isinstance(found, dict) else {}
 
 
 def has_safetensors(folder: Path) -> bool:

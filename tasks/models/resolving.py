@@ -1,6 +1,8 @@
 """Find a model by folder or hub id, check it, and identify it by content. No code here affects what is computed."""
 
 import re
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +105,8 @@ def _local_place(name: str, revision: str | None) -> Path | None:
     if path.is_dir() or (path.is_file() and path.suffix == gguf_files.SUFFIX):
         if revision is not None:
             raise InputError(f"model.revision = {revision!r}, but {name} is on this machine: revisions are for hub ids")
-        return path.resolve()
+        # The target of a link, as in the hub's cache, may have a name without its ending, and lie apart from its parts.
+        return path.resolve() if path.is_dir() else path.parent.resolve() / path.name
     if path.exists():
         raise InputError(
             f"model.name = {name!r} is a file: give the folder that holds config.json and the weights, or a .gguf file"
@@ -150,17 +153,40 @@ def _snapshot(name: str, revision: str | None) -> Path:
 
 
 def _restored(place: Path, root: Path, file_digest: FileDigest) -> Path | None:
-    """Convert a GGUF file, or a folder that holds no other weights, to a safetensors folder, once for each content."""
-    if place.is_dir() and (folder_facts.has_safetensors(place) or folder_facts.has_pickled(place)):
+    """Convert a GGUF file, or a folder that holds no other weights, once for each content; None for another model.
+
+    Raises:
+        InputError: as `gguf_files.to_safetensors`.
+    """
+    if not (parts := gguf_parts(place)):
         return None
-    if not (parts := gguf_files.find_parts(place)):
-        return None
-    target = root / folder_facts.json_digest({part.name: file_digest(part) for part in parts})[:32]
+    target = root / gguf_digest(parts, file_digest)
     if not target.is_dir():
-        folder_rules.say(f"{parts[0]}: restoring the tensors of this GGUF model as float32 once, in {target}")
+        folder_rules.say(
+            f"{parts[0]}: restoring the tensors of this GGUF model as float32, four bytes a parameter, once, in"
+            f" {target}; the folder can be removed when no run needs the model any more"
+        )
         with made_once(target) as partial:
             gguf_files.to_safetensors(parts, partial)
     return target
+
+
+def gguf_parts(place: Path) -> list[Path]:
+    """Return the GGUF files from which a model is taken; none for a folder with weights of another kind.
+
+    Raises:
+        InputError: as `gguf_files.find_parts`.
+    """
+    if place.is_dir() and (folder_facts.has_safetensors(place) or folder_facts.has_pickled(place)):
+        return []
+    return gguf_files.find_parts(place)
+
+
+def gguf_digest(parts: list[Path], file_digest: FileDigest) -> str:
+    """Return the name of the folder converted from these files by this code and these packages."""
+    packages = [version(name) for name in ("transformers", "gguf") if find_spec(name)]
+    content = [*map(file_digest, parts), plain_digest(Path(gguf_files.__file__)), *packages]
+    return folder_facts.json_digest(content)[:32]
 
 
 def _converted(folder: Path, root: Path, file_digest: FileDigest, tokenizer: str) -> Path:

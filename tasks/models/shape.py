@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 from tasks.core.errors import EnvironmentFault, InputError
 from tasks.models import folder_facts
 from tasks.models.folder import load_config, quiet_transformers
-from tasks.models.resolving import HUB_ID, read_usable_config
+from tasks.models.gguf_files import write_config
+from tasks.models.resolving import HUB_ID, gguf_digest, gguf_parts, read_usable_config
 from tasks.models.tensor_files import weight_bytes
 from tasks.store.boundary import translated
+from tasks.store.digests import plain_digest
 from tasks.store.disk import DISK_ERRORS
+from tasks.store.files import made_once
+from tasks.store.home import copies_folder
 from tasks.store.loopback import require_hub
 from tasks.store.patience import watched
 
@@ -45,6 +49,8 @@ def own_tokenizer(name: str) -> "PreTrainedTokenizerBase | None":
     from tasks.models.loading import tokenizer_of
 
     folder = Path(name).expanduser()
+    if folder.exists() and (parts := gguf_parts(folder)):
+        folder = _described(parts)
     there = folder.is_dir() and any(
         all((folder / part).is_file() for part in vocabulary) for vocabulary in folder_facts.VOCABULARIES
     )
@@ -54,12 +60,23 @@ def own_tokenizer(name: str) -> "PreTrainedTokenizerBase | None":
 def config_folder(name: str, revision: str | None) -> Path:
     """Return the folder that holds the model's config.json, fetched if `name` is a hub id."""
     path = Path(name).expanduser()
+    if path.exists() and (parts := gguf_parts(path)):
+        return _described(parts)
     if path.is_dir():
         return path.resolve()
     if path.exists() or not HUB_ID.fullmatch(name):
         raise InputError(f"model.name = {name!r}: neither a folder with a config.json nor a hub id (owner/name)")
     with translated(f"{name}: the model hub's copy cannot be used"):
         return _fetched(name, revision)
+
+
+def _described(parts: list[Path]) -> Path:
+    """Return a folder with config and tokenizer of a model in GGUF files, made once; it has no tensors."""
+    target = copies_folder(None) / "described" / gguf_digest(parts, plain_digest)
+    if not target.is_dir():
+        with made_once(target) as partial:
+            write_config(parts, partial)
+    return target
 
 
 def _fetched(name: str, revision: str | None) -> Path:

@@ -5,17 +5,19 @@ from typing import Any
 
 from tasks.reports.table import Table
 
+UNQUANTISED = {"F64", "F32", "F16", "BF16"}
 HEADER = ["", "rows", "taken from", "left out, as scored", "left out, as validating", "digest"]
 
 
 def input_notes(facts: Mapping[str, Any]) -> list[str]:
     """Return sentences about scores that are not those of the published model or benchmark, and about rows left out."""
     notes = []
-    if types := facts.get("quantisation"):
+    if types := facts.get("gguf_types"):
         counts = ", ".join(f"{name}: {count}" for name, count in types.items())
+        lossy = not types.keys() <= UNQUANTISED
         notes.append(
-            f"The model was restored from a GGUF file, whose tensors are quantised ({counts}): these are the scores of"
-            " the model after quantisation."
+            f"The model was restored from GGUF files (tensors by type: {counts})"
+            + ("; the scores are those of the model after quantisation." if lossy else ".")
         )
     if facts.get("scored_from") == "train":
         notes.append(

@@ -131,7 +131,7 @@ class Tracking:
         self.journal.write("end", run="", time=now(), status=status, tags={})
         if self.later:
             self.journal.release()
-            return True
+            return False
         done = self._delivery.finish(seconds, is_stopping)
         if not done:
             logger.warning("MLflow did not take everything in time; the next run delivers %s", self.journal.path)

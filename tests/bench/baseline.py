@@ -1,4 +1,4 @@
-"""What published scripts of these methods do, re-created for its cost: the yardstick of our own speed.
+"""The cost of published implementations, re-created from their description: the yardstick of our own speed.
 
 Every row is padded to the longest of the data set, logits are computed at every position, numbers are float32, and
 AdamW updates one tensor after another.

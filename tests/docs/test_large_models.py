@@ -3,7 +3,7 @@
 import pytest
 
 from docs.generate.large_models import updated
-from docs.generate.markers import made_anew
+from docs.generate.markers import replace_between
 from tests.docs.pages import DOCS
 
 
@@ -14,4 +14,4 @@ def test_the_page_has_the_numbers_of_the_formulas() -> None:
 
 def test_a_page_without_its_markers_is_left_alone() -> None:
     with pytest.raises(ValueError, match="no part between BEGIN and END"):
-        made_anew("a page with BEGIN alone", "BEGIN", "END", "numbers")
+        replace_between("a page with BEGIN alone", "BEGIN", "END", "numbers")

@@ -55,23 +55,26 @@ def checkpoints(home: Path) -> list[Path]:
     return list(home.glob("store/work/*/checkpoint.safetensors"))
 
 
-def kill_and_rerun(when: Callable[[Path], Any], settings: Path, undisturbed: dict[str, str]) -> None:
-    """A run that is killed as soon as `when(home)` holds, and run again."""
+def kill_and_rerun(when: Callable[[Path], Any], settings: Path, undisturbed: dict[str, str]) -> set[tuple[int, float]]:
+    """A run that is killed as soon as `when(home)` holds, and run again; the steps that it had saved."""
     home = settings.parent / "home"
     run = Running(str(settings), *LONG, **TEMPORARY)
     run.wait_until(lambda: bool(when(home)), "the moment to kill it")
     assert run.end(signal.SIGKILL) == -signal.SIGKILL
     assert run.no_survivors(), run.survivors()
     before, saved = artifacts(home / "store"), checkpoints(home)
+    made = steps_made(home.glob("store/work/*"))
     assert before.keys() < undisturbed.keys()
     finish(settings, undisturbed, before)
+    assert made <= steps_made(home.glob("store/artifacts/tune/*")), "no step was made again"
     assert not any(path.exists() for path in saved), "the scratch of a finished tuning is removed"
     assert crash("gc", "--home", str(home), "--days", "0.0001").returncode == 0
     assert not list((home / "store").glob("tmp/*"))
+    return made
 
 
 def test_f1_f3_f17_a_tuning_that_is_killed_goes_on_from_its_checkpoint(settings, undisturbed):
-    kill_and_rerun(checkpoints, settings, undisturbed)
+    assert kill_and_rerun(checkpoints, settings, undisturbed), "some steps were saved"
 
 
 @pytest.mark.nightly

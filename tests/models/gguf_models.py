@@ -59,7 +59,7 @@ def _write_settings(writer: gguf.GGUFWriter, config: Any, architecture: str) -> 
             # Of two kinds of blocks, llama.cpp's settings have the one of full attention.
             value = rope.get("full_attention", rope)["rope_theta"]
         else:
-            value = getattr(config, ours or "", None)
+            value = config.max_position_embeddings if key == "context_length" else getattr(config, ours or "", None)
         if isinstance(value, float):
             writer.add_float32(f"{architecture}.{key}", value)
         elif value is not None:
@@ -72,6 +72,7 @@ def _write_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase
     special = set(tokenizer.all_special_ids)
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list([token for token, _ in tokens])
+    writer.add_add_bos_token(True)
     writer.add_token_types([3 if number in special else 1 for _, number in tokens])
     writer.add_token_merges([" ".join(pair) for pair in state["merges"]])
     for name in ("bos", "eos"):

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ from transformers.models.qwen2 import Qwen2Config
 from transformers.models.qwen3 import Qwen3Config
 
 from tasks.core.errors import InputError
-from tasks.models.gguf_files import ARCHITECTURES, GGUF_TYPES, find_parts, to_safetensors
+from tasks.models.folder_facts import GGUF_TYPES
+from tasks.models.gguf_files import ARCHITECTURES, find_parts, to_safetensors
 from tasks.models.loading import load_model
 from tasks.models.resolving import resolve_model
+from tasks.models.shape import own_tokenizer, read_shape
 from tasks.store.artifacts import Store
-from tests.core.more_families import LLAMA, WITH_HEADS
+from tests.core.more_families import LLAMA
 from tests.core.tiny_models import cached_logits, load_plain
 from tests.models.gguf_models import Type, write_gguf
 from tests.places import ROOT
@@ -35,10 +38,9 @@ CONFIGS: dict[str, Any] = {
     "llama": lambda size: LlamaConfig(**LLAMA | size),
     "qwen2": lambda size: Qwen2Config(**LLAMA | size),
     "qwen3": lambda size: Qwen3Config(**LLAMA | size, head_dim=128),
-    "gemma2": lambda size: Gemma2Config(**WITH_HEADS | size, sliding_window=4, query_pre_attn_scalar=256),
-    "gemma3": lambda size: Gemma3TextConfig(**WITH_HEADS | size, sliding_window=4, query_pre_attn_scalar=256),
-    # transformers reads no number of positions from a GPT-2 file, and takes the published models'.
-    "gpt2": lambda size: GPT2Config(**LLAMA | {"max_position_embeddings": 1024} | size),
+    "gemma2": lambda size: Gemma2Config(**LLAMA | {"head_dim": 256} | size, sliding_window=4),
+    "gemma3": lambda size: Gemma3TextConfig(**LLAMA | {"head_dim": 256} | size, sliding_window=4),
+    "gpt2": lambda size: GPT2Config(**LLAMA | size),
 }
 
 
@@ -114,13 +116,26 @@ def test_texts_are_split_as_the_file_says(way, architecture, make, tokenizer, tm
 
 def test_a_tokenizer_that_transformers_would_replace_is_refused(make, tokenizer, tmp_path):
     write_gguf(make("qwen2"), tokenizer, tmp_path / "model.gguf", "qwen2", texts={"tokenizer.ggml.pre": "gpt-2"})
-    with pytest.raises(InputError, match="would not split texts as this file's tokenizer does"):
+    with pytest.raises(InputError, match="would not encode texts as this file's tokenizer does"):
         to_safetensors([tmp_path / "model.gguf"], tmp_path / "out")
 
 
 def test_an_unknown_way_to_split_is_named(make, tokenizer, tmp_path):
-    write_gguf(make("qwen2"), tokenizer, tmp_path / "model.gguf", "qwen2", texts={"tokenizer.ggml.pre": "tekken"})
-    with pytest.raises(InputError, match="splits texts as tekken; known are default, gpt-2, smollm, qwen2, llama-bpe"):
+    write_gguf(make("qwen2"), tokenizer, tmp_path / "model.gguf", "qwen2", texts={"tokenizer.ggml.pre": "newest"})
+    with pytest.raises(InputError, match="splits texts as newest, which transformers does not know"):
+        to_safetensors([tmp_path / "model.gguf"], tmp_path / "out")
+
+
+def test_a_begin_token_is_put_where_the_file_says(make, tokenizer, tmp_path):
+    write_gguf(make("llama"), tokenizer, tmp_path / "model.gguf", "llama")
+    to_safetensors([tmp_path / "model.gguf"], tmp_path / "out")
+    assert AutoTokenizer.from_pretrained(tmp_path / "out")(TEXT).input_ids == tokenizer(TEXT).input_ids
+
+
+def test_a_scale_that_the_file_does_not_hold_is_refused(make, tokenizer, tmp_path):
+    """As of Gemma 2 27B, whose queries are scaled by another number than its width of a head."""
+    write_gguf(make("gemma2", head_dim=128), tokenizer, tmp_path / "model.gguf", "gemma2")
+    with pytest.raises(InputError, match="heads of 128 numbers scales its queries by a number that the file does not"):
         to_safetensors([tmp_path / "model.gguf"], tmp_path / "out")
 
 
@@ -176,6 +191,34 @@ def test_a_model_is_converted_once_and_found_by_its_file_and_its_folder(make, to
     assert all(torch.equal(loaded[name], torch.from_numpy(values.copy())) for name, values in expected.items())
 
 
+def test_a_link_is_read_by_its_own_name(parts, tmp_path):
+    """As the hub's cache keeps files: links to files with other names elsewhere."""
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    for number, part in enumerate(parts):
+        part.rename(blobs / str(number))
+        part.symlink_to(blobs / str(number))
+    assert resolve_model(str(parts[1]), store=Store(tmp_path / "store")).num_blocks == 6
+
+
+def test_the_estimate_of_a_model_needs_no_tensors(make, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("CRASH_HOME", str(tmp_path / "home"))
+    file, model = tmp_path / "model.gguf", make("llama")
+    write_gguf(model, tokenizer, file, "llama", Type.Q4_1)
+    assert read_shape(str(file)).parameters == sum(parameter.numel() for parameter in model.parameters())
+    read = own_tokenizer(str(file))
+    assert read is not None
+    assert read.get_vocab().items() >= tokenizer.get_vocab().items()
+    assert not list((tmp_path / "home").rglob("*.safetensors"))
+
+
+def test_without_the_package_it_is_said_how_to_get_it(make, tokenizer, tmp_path, monkeypatch):
+    write_gguf(make("qwen2"), tokenizer, tmp_path / "model.gguf", "qwen2")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(InputError, match=r"gguf.* pip install 'crash-flow\[gguf\]'"):
+        resolve_model(str(tmp_path / "model.gguf"))
+
+
 def test_other_weights_in_the_folder_come_first(make, tokenizer, tmp_path):
     model = make("qwen2")
     model.save_pretrained(tmp_path)
@@ -196,13 +239,13 @@ def test_a_damaged_file_is_named(size, make, tokenizer, tmp_path):
     write_gguf(make("qwen2"), tokenizer, file, "qwen2")
     content = file.read_bytes()
     file.write_bytes(content[: int(len(content) * size) if size < 1 else size])
-    with pytest.raises(InputError, match=r"model.gguf cannot be read.*fetch it again"):
+    with pytest.raises(InputError, match=r"model.gguf cannot be read.*not a GGUF file: fetch it again"):
         to_safetensors([file], tmp_path / "out")
 
 
 def test_what_is_no_gguf_file_is_named(tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"PK" + bytes(5000))
-    with pytest.raises(InputError, match=r"model.gguf cannot be read.*fetch it again"):
+    with pytest.raises(InputError, match=r"model.gguf cannot be read.*not a GGUF file: fetch it again"):
         resolve_model(str(tmp_path / "model.gguf"))
 
 
@@ -218,17 +261,20 @@ def test_another_architecture_is_named(make, tokenizer, tmp_path):
 def test_scaled_positions_are_refused(make, tokenizer, tmp_path):
     scaled = {"llama.rope.scaling.type": "yarn"}
     write_gguf(make("llama"), tokenizer, tmp_path / "model.gguf", "llama", texts=scaled)
-    with pytest.raises(InputError, match=r"rope.scaling.type is yarn"):
+    with pytest.raises(InputError, match=r"llama.rope.scaling.type scales the positions"):
         to_safetensors([tmp_path / "model.gguf"], tmp_path / "out")
 
 
 def test_tensors_that_have_no_place_or_are_missing_are_named(make, tokenizer, tmp_path):
     model = make("llama")
     tensors = dict(model.named_parameters())
-    more = {**tensors, "rope_freqs.weight": torch.ones(4)}
-    write_gguf(model, tokenizer, tmp_path / "more.gguf", "llama", tensors=more)
-    with pytest.raises(InputError, match=r"no place for \['rope_freqs.weight'\]"):
-        to_safetensors([tmp_path / "more.gguf"], tmp_path / "out")
+    for name, message in (
+        ("rope_freqs.weight", "rope_freqs.weight scales the positions"),
+        ("blk.0.odd.weight", r"no place for \['blk.0.odd.weight'\]. Give the model's folder"),
+    ):
+        write_gguf(model, tokenizer, tmp_path / "more.gguf", "llama", tensors={**tensors, name: torch.ones(4)})
+        with pytest.raises(InputError, match=message):
+            to_safetensors([tmp_path / "more.gguf"], tmp_path / "out")
     fewer = {name: tensor for name, tensor in tensors.items() if name != "model.layers.2.mlp.up_proj.weight"}
     write_gguf(model, tokenizer, tmp_path / "fewer.gguf", "llama", tensors=fewer)
     with pytest.raises(InputError, match=r"lacks \['blk.2.ffn_up.weight'\]"):

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import time
+import tomllib
 from pathlib import Path
 
 import httpx
@@ -12,7 +13,7 @@ import pytest
 
 from tests.flows.commands import BIN, clean_environment, crash
 from tests.places import ROOT
-from tests.service.service import Service, kill, wait_until
+from tests.service.service import Service, kill, own_settings, wait_until
 
 NAMES = {"postgres", "prefect", "mlflow", "reaper", "worker", "sweeper"}
 
@@ -35,7 +36,10 @@ def test_everything_answers_and_listens_on_loopback_only(healthy):
 
 def test_up_again_changes_nothing_and_prints_the_addresses(healthy):
     before, began = healthy.pids, time.monotonic()
+    record = healthy.home / "service" / "deployed"
+    written = record.stat().st_mtime_ns
     again = healthy.up()
+    assert record.stat().st_mtime_ns == written, "what is deployed is not deployed again"
     assert again.returncode == 0, again.stderr
     assert healthy.pids == before
     assert time.monotonic() - began < 30
@@ -198,3 +202,17 @@ def test_a_number_that_was_used_again_harms_nobody(home):
     finally:
         stranger.kill()
         stranger.wait()
+
+
+def test_a_sweep_from_the_form_leaves_the_workers_to_its_cells(healthy, tmp_path):
+    values = tomllib.loads(own_settings(tmp_path, tmp_path.name).read_text())
+    values |= {"strategy": ["crash"], "full_tune": {"enabled": False}}
+    given = {"settings": values, "grid": {"tune.learning_rate": [1e-4, 5e-4]}}
+    done = healthy.prefect("deployment", "run", "sweep/run", "--params", json.dumps(given), "--watch")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = healthy.runs(tmp_path.name)
+    queues = sorted((run["work_queue_name"], run["state_name"]) for run in found)
+    assert queues == [("default", "Completed"), ("default", "Completed"), ("sweeps", "Completed")]
+    parent = next(run for run in found if run["work_queue_name"] == "sweeps")
+    shown = healthy.ask("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [parent["id"]]}}})
+    assert {each["key"] for each in shown} == {"table", "progress"}

@@ -14,7 +14,7 @@ from tasks.core.blocks.locate_blocks import find_blocks, get_stack
 from tasks.core.errors import InputError
 
 
-class PassOverError(Exception):
+class EndOfPassError(Exception):
     """Signal that ends a forward pass behind the last block that was asked for."""
 
 
@@ -53,14 +53,14 @@ def capture_blocks(
     def after_each(_: nn.Module, args: tuple, output: Tensor | tuple | list) -> None:
         see(state_of(output))
         if len(states) == last + 2:
-            raise PassOverError
+            raise EndOfPassError
 
     def run(input_ids: Tensor, attention_mask: Tensor | None = None) -> list[Any]:
         states.clear()
         forget_lengths(model)
         try:
             stack(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        except PassOverError:
+        except EndOfPassError:
             return list(states)
         finally:
             states.clear()
@@ -125,14 +125,14 @@ def run_through(
     def keep(_: nn.Module, args: tuple, output: Tensor | tuple | list) -> None:
         left.append(state_of(output))
         if len(left) == len(runs):
-            raise PassOverError
+            raise EndOfPassError
 
     handles = [blocks[first].register_forward_pre_hook(replace, with_kwargs=True) for first, _ in runs]
     handles += [blocks[last].register_forward_hook(keep) for _, last in runs]
     forget_lengths(model)
     try:
         get_stack(model)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-    except PassOverError:
+    except EndOfPassError:
         return left
     finally:
         for handle in handles:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tasks.core.blocks.devices import input_device
 from tasks.core.blocks.length_limits import forget_lengths
 from tasks.core.blocks.locate_blocks import find_blocks, get_stack, text_config
-from tasks.core.blocks.partial_passes import PassOverError, state_of
+from tasks.core.blocks.partial_passes import EndOfPassError, state_of
 from tasks.core.errors import InputError
 
 # Reads a tensor from disk when it is asked for, by its name in the model.
@@ -123,7 +123,7 @@ def _only_one_block(model: nn.Module) -> Iterator[_Run]:
         forget_lengths(model)
         try:
             output = stack(input_ids=inputs[0], attention_mask=inputs[1], use_cache=False)
-        except PassOverError:
+        except EndOfPassError:
             assert current.state is not None
             return current.state, current.others
         assert index == len(blocks), f"{type(stack).__name__} returned before block {index} ran"
@@ -144,7 +144,7 @@ def _forward(own: Callable[..., Any], index: int, current: _Pass, *args: Any, **
     entering = args[0] if args else kwargs["hidden_states"]
     if current.block < 0:
         current.state = entering
-        raise PassOverError
+        raise EndOfPassError
     if index < current.block:
         if index == current.num_blocks - 1:
             entering = current.state
@@ -153,7 +153,7 @@ def _forward(own: Callable[..., Any], index: int, current: _Pass, *args: Any, **
     output = own(current.state, *args[1:], **kwargs) if args else own(**(kwargs | {"hidden_states": current.state}))
     current.others = tuple(output[1:]) if isinstance(output, tuple | list) else None
     current.state = state_of(output)
-    raise PassOverError
+    raise EndOfPassError
 
 
 def _loaded(

@@ -90,7 +90,7 @@ def _all_steps(
         if run.is_over:
             break
         values = run.step(step) | run.validate(step)
-        # Asked before the step is reported: once a caller has been asked, its requests wait for a checkpoint.
+        # Poll before reporting: from the first poll on, a request to stop makes the stage save a checkpoint.
         stops = run.team.any(should_stop())
         on_metrics(step + 1, values)
         if stops and not run.is_over:

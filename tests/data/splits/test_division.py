@@ -227,8 +227,10 @@ def test_what_a_reader_is_told() -> None:
     assert input_notes(facts) == ["Rows of train left out because a scored row says the same: 2."]
     [note] = input_notes(facts | {"scored_from": "train", "num_train_scored_duplicates": 0})
     assert "4 are scored, 3 validate, 5 are trained on; the scores are not those of the whole benchmark" in note
-    [note] = input_notes({"quantisation": {"Q4_1": 210, "F32": 61}})
-    assert "restored from a GGUF file, whose tensors are quantised (Q4_1: 210, F32: 61)" in note
+    [note] = input_notes({"gguf_types": {"Q4_1": 210, "F32": 61}})
+    assert note.endswith("(tensors by type: Q4_1: 210, F32: 61); the scores are those of the model after quantisation.")
+    [note] = input_notes({"gguf_types": {"BF16": 210, "F32": 61}})
+    assert note.endswith("(tensors by type: BF16: 210, F32: 61).")
     table = split_table(facts)
     assert table.rows[0] == ["train", 5, "train", 2, 0, "4:00ff"]
     assert len(table.rows) == 3
