@@ -22,7 +22,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Files run in their order, not those with most tests first, which would leave the longest runs for the end.
 BY_FILE := --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test test-faults test-service test-nightly lint format readme bench bench-gpu idea strategies docs images clean
+.PHONY: help setup demo test test-faults test-service test-service-shared test-service-alone test-nightly lint format readme bench bench-gpu idea strategies docs images clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s $$'\t'
@@ -48,7 +48,14 @@ test-faults: $(READY) ## the slow sweeps over injected faults
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 $(BY_FILE) -m "slow_faults and not service and not bench and not nightly"
 
 test-service: $(READY) ## the service: real PostgreSQL, Prefect, MLflow and S3 servers on loopback
+	$(MAKE) test-service-shared
+	$(MAKE) test-service-alone
+
+test-service-shared: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 $(BY_FILE) -m "not alone and not nightly" tests/service
+
+# With bounds on time, which hold where nothing else takes the cores.
+test-service-alone: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "alone and not nightly" tests/service
 
 test-nightly: $(READY) ## the long simulations, whole: every kill, every clock, sweeps of 24 cells
