@@ -24,5 +24,4 @@ logging.disable_progress_bar()
 # the server's run has ended.
 atexit.register(os._exit, 0)
 # A collection in a stage would touch all these objects, and so copy the memory that it shares with the server.
-gc.collect()
 gc.freeze()

@@ -11,7 +11,7 @@ from tasks.models.gguf_files import write_config
 from tasks.models.resolving import HUB_ID, gguf_digest, gguf_parts, read_usable_config
 from tasks.models.tensor_files import weight_bytes
 from tasks.store.boundary import translated
-from tasks.store.digests import plain_digest
+from tasks.store.digests import Digests
 from tasks.store.disk import DISK_ERRORS
 from tasks.store.files import made_once
 from tasks.store.home import copies_folder
@@ -72,7 +72,10 @@ def config_folder(name: str, revision: str | None) -> Path:
 
 def _described(parts: list[Path]) -> Path:
     """Return a folder with config and tokenizer of a model in GGUF files, made once; it has no tensors."""
-    target = copies_folder(None) / "described" / gguf_digest(parts, plain_digest)
+    root = copies_folder(None) / "described"
+    root.mkdir(parents=True, exist_ok=True)
+    # An estimate asks once for each cell; without a memory, each time would read the whole files.
+    target = root / gguf_digest(parts, Digests(root / "digests.jsonl"))
     if not target.is_dir():
         with made_once(target) as partial:
             write_config(parts, partial)

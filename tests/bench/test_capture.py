@@ -17,6 +17,7 @@ from tasks.core.rates import measure_rates
 from tasks.engine.resources import usable_cores
 from tests.bench import baseline
 from tests.bench.real_rows import CONTEXT, DATA, MISSING, network, training_rows
+from tests.bench.timing import fastest
 
 NUM_ROWS, MAX_TOKENS = 512, 4096
 # Times as fast as the published way, and share of the rate of matrix products. The factor in bfloat16 is for a CPU with
@@ -25,16 +26,6 @@ BOUNDS = {"float32": (14.0, 0.9), "bfloat16": (50.0, 0.65)}
 Row = Callable[[str, str, str], None]
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800), pytest.mark.skipif(not DATA.is_dir(), reason=MISSING)]
-
-
-def fastest(run: Callable[[], object], times: int = 3) -> float:
-    """Seconds of the fastest of some runs."""
-    found = []
-    for _ in range(times):
-        began = time.perf_counter()
-        run()
-        found.append(time.perf_counter() - began)
-    return min(found)
 
 
 def test_capture_of_real_rows(row: Row) -> None:

@@ -1,7 +1,6 @@
 """How the time of each stage grows with blocks, width, rows and vocabulary: no faster than its operations do."""
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,8 +18,8 @@ from tasks.core.plan.layout import fixed_plan
 from tasks.core.tuning.settings import TrainSettings
 from tasks.core.tuning.train import train
 from tasks.core.tuning.trainable import TunedBlocks
+from tests.bench.timing import fastest
 
-REPEATS = 3
 TOKENS, CONTEXT = 32, 64
 # What noise and the shapes of matrices add to a slope.
 TOLERANCE = 0.25
@@ -102,17 +101,6 @@ CASES: dict[str, tuple[Callable[[Size], Callable[[], object]], str, Sequence[int
     "tune, rows": (tune, "rows", (32, 64, 128, 256), 1),
     "tune, vocabulary": (tune, "vocabulary", (4096, 8192, 16384, 32768), 1),
 }
-
-
-def fastest(call: Callable[[], object]) -> float:
-    """Seconds of the fastest of some calls, the first of which chooses kernels and is not counted."""
-    call()
-    times = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return min(times)
 
 
 def slope(values: Sequence[int], seconds: Sequence[float]) -> float:

@@ -3,43 +3,41 @@
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tasks.store.loopback import free_port
-from tests.flows.commands import CRASH, clean_environment, crash, small_settings
+from tests.bench.timing import fastest
+from tests.flows.commands import CRASH, TRACKED, clean_environment, crash, small_settings
 from tests.prefect_server import TEMPORARY, prefect_server
 
 MOST_HELP, MOST_FOUND, MOST_ABOVE_SERVER = 0.5, 3.0, 8.0
-TIMES = 3
 Row = Callable[[str, str, str], None]
 
 pytestmark = pytest.mark.bench
 
 
-def fastest(*arguments: str, **environment: str) -> float:
-    """Seconds of the fastest of some runs of the command."""
-    found = []
-    for _ in range(TIMES):
-        began = time.perf_counter()
-        command = [str(CRASH), *arguments]
-        subprocess.run(command, env=clean_environment(**environment), check=True, capture_output=True)
-        found.append(time.perf_counter() - began)
-    return min(found)
+def seconds(*arguments: str, **environment: str) -> float:
+    """Seconds of the command."""
+    command = [str(CRASH), *arguments]
+    return fastest(
+        partial(subprocess.run, command, env=clean_environment(**environment), check=True, capture_output=True)
+    )
 
 
 def test_the_warm_path(tmp_path: Path, row: Row) -> None:
     settings = str(small_settings(tmp_path))
     assert crash("run", settings).returncode == 0
-    shown = fastest("--help")
+    shown = seconds("--help")
     (tmp_path / "server").mkdir()
     began = time.perf_counter()
     with prefect_server(tmp_path / "server", free_port()) as address:
         started = time.perf_counter() - began
-        found = fastest("run", settings, PREFECT_API_URL=address)
-        tracked = fastest("run", settings, "--set", "place.mlflow=", PREFECT_API_URL=address)
-    alone = fastest("run", settings, **TEMPORARY)
+        found = seconds("run", settings, PREFECT_API_URL=address)
+        tracked = seconds("run", settings, *TRACKED, PREFECT_API_URL=address)
+    alone = seconds("run", settings, **TEMPORARY)
     row("crash --help", f"{shown:.2f} s", f"<= {MOST_HELP} s")
     row("a run of 22 found stages, Prefect server there", f"{found:.1f} s", f"<= {MOST_FOUND:.0f} s")
     row("  with MLflow's tracking in a local file", f"{tracked:.1f} s", "beside it")

@@ -33,7 +33,7 @@ from tests.models.gguf_models import Type, write_gguf
 from tests.places import ROOT
 
 TEXT = "In 1984, there were  12 people; none of them'd said: naïve!\n"
-# What a file says of a model: no blocks with windows where the family's default has none.
+# Configs as a file describes them: blocks have windows only where the family's default has them.
 CONFIGS: dict[str, Any] = {
     "llama": lambda size: LlamaConfig(**LLAMA | size),
     "qwen2": lambda size: Qwen2Config(**LLAMA | size),
@@ -141,7 +141,7 @@ def test_a_scale_that_the_file_does_not_hold_is_refused(make, tokenizer, tmp_pat
 
 @pytest.fixture
 def parts(make: Callable[..., PreTrainedModel], tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> list[Path]:
-    """A model with a head of its own, which is in the last of several parts."""
+    """A model in several parts whose head is untied and in the last one."""
     folder = tmp_path / "parts"
     folder.mkdir()
     write_gguf(make("llama", tie_word_embeddings=False), tokenizer, folder / "model.gguf", "llama", most_tensors=20)
