@@ -9,6 +9,7 @@ from typing import Any
 from flows.running import stopping
 from flows.running.environment import check_prefect, local_database, prepare_environment
 from flows.running.guard import start_temporary_server
+from flows.running.logs import quiet_prefect
 from flows.settings.run import SearchSettings, Settings, StudySettings
 from tasks.artifacts.report import REPORT_PAGE
 from tasks.artifacts.search_table import FRONTIER_PICTURE
@@ -103,6 +104,7 @@ def _start(settings: Settings) -> None:
     fix_string_hashes()
     if not settings.tracked_later:
         warm_up()
+    quiet_prefect()
     start_temporary_server()
 
 

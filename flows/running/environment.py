@@ -13,6 +13,8 @@ from tasks.store.loopback import keep_loopback_direct, require_proxy
 
 # Prefixes of the variables with which the user may choose the temporary server's database.
 OWN_DATABASE = ("PREFECT_API_DATABASE_", "PREFECT_SERVER_DATABASE_")
+# Where a run has started a Prefect server for itself: the address, as PREFECT_API_URL has it.
+TEMPORARY_SERVER = "CRASH_TEMPORARY_SERVER"
 # The file that httpx reads whenever a client is made, for any address.
 CERTIFICATES = "SSL_CERT_FILE"
 
@@ -21,7 +23,7 @@ def prepare_environment(home: Path) -> None:
     """Set the variables that are not set yet. Call it before prefect or mlflow is imported.
 
     Runs use the server that the user named (PREFECT_API_URL), else the servers that `crash up` started for this home;
-    otherwise Prefect starts a temporary one for the run, with its database under `home`.
+    otherwise a run starts a temporary one for itself, with its database under `home`.
 
     Raises:
             EnvironmentFault: when a variable names a folder or a file that cannot be used, or as `check_home`.
@@ -169,5 +171,8 @@ def check_prefect() -> None:
 
 def prefect_page(run_id: str) -> str | None:
     """Return the address of a flow run in the configured Prefect server's UI; None for a temporary server."""
-    url = os.environ.get("PREFECT_UI_URL") or os.environ.get("PREFECT_API_URL", "").rstrip("/").removesuffix("/api")
+    api = os.environ.get("PREFECT_API_URL", "")
+    if api == os.environ.get(TEMPORARY_SERVER):
+        return None
+    url = os.environ.get("PREFECT_UI_URL") or api.rstrip("/").removesuffix("/api")
     return f"{url}/runs/flow-run/{run_id}" if url else None

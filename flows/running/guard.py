@@ -5,18 +5,25 @@ for ever, and Ctrl-C in a terminal or the end of a batch job, which signal every
 the run still reports to it.
 """
 
+import atexit
 import os
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from tasks.store.loopback import free_port
+from flows.running.environment import TEMPORARY_SERVER
+from tasks.core.errors import EnvironmentFault
+from tasks.store.loopback import free_port, listens
 from tasks.store.patience import watched
 from tasks.store.signals import shielded
+from tasks.tracking.servers import unreachable
 
 _guards: list[subprocess.Popen] = []
 SCRIPT = Path(__file__).with_name("temporary_server.py")
+POLL_SECONDS = 0.1
+END_SECONDS = 5.0
 
 
 class _Server(subprocess.Popen):
@@ -29,43 +36,55 @@ class _Server(subprocess.Popen):
 
 
 def start_temporary_server() -> None:
-    """Start the server that Prefect would start, out of reach of signals; do nothing where one is configured."""
+    """Start a server for this process, out of reach of signals; do nothing where one is configured.
+
+    Prefect would start one itself, by a class in the module of the server, whose import takes seconds: to this
+    process's Prefect, ours is a server like any other.
+
+    Raises:
+        EnvironmentFault: when the server ends or does not answer in time.
+    """
     if os.environ.get("PREFECT_API_URL"):
         return
-    from prefect.settings import PREFECT_API_URL
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS
 
-    if PREFECT_API_URL.value() or any(server.running for server in _servers()):
+    if PREFECT_API_URL.value():
         return
-    port = free_port()
-    process = _serve(port)
-    try:
-        # The class is in the module of the server itself, whose import takes seconds: the process needs them as well.
-        from prefect.server.api.server import SubprocessASGIServer
-    except BaseException:
-        process.terminate()
-        raise
-
-    class Shielded(SubprocessASGIServer):
-        """The server that Prefect finds when it looks for this process's temporary server."""
-
-        def _run_uvicorn_command(self) -> subprocess.Popen:
-            assert self.port is not None
-            # Prefect asks again with another port where another process has taken the first one meanwhile.
-            return process if self.port == port else _serve(self.port)
-
-    server = Shielded()
-    server.port = port
     with watched("the temporary Prefect server to start"):
-        server.start()
+        server, url = _answering(time.monotonic() + PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value())
+    atexit.register(_end, server)
+    # No page of it can be looked at: it ends with this process, and serves none.
+    os.environ.update({PREFECT_API_URL.name: url, TEMPORARY_SERVER: url})
+    refresh_global_settings_context()
 
 
-def _servers() -> list[Any]:
-    """Return the temporary servers of this process, as Prefect keeps them.
+def _answering(deadline: float) -> tuple["_Server", str]:
+    """Start a server and wait until it answers; once more where another process took the port meanwhile."""
+    for _ in range(2):
+        port = free_port()
+        url = f"http://127.0.0.1:{port}/api"
+        server = _serve(port)
+        try:
+            while server.poll() is None and time.monotonic() < deadline:
+                # Asked over HTTP only once it listens: each such question costs as much as a hundred of these.
+                if listens(port) and not unreachable(f"{url}/health"):
+                    return server, url
+                time.sleep(POLL_SECONDS)
+        except BaseException:
+            server.terminate()
+            raise
+        if server.poll() is None:
+            server.terminate()
+            raise EnvironmentFault("the temporary Prefect server did not answer in time; see what it printed above")
+    raise EnvironmentFault(f"the temporary Prefect server ended with exit code {server.returncode}, see above")
 
-    Where its module is not imported, it has started none; importing it takes seconds.
-    """
-    module = sys.modules.get("prefect.server.api.server")
-    return list(module.SubprocessASGIServer._instances.values()) if module else []
+
+def _end(server: "_Server") -> None:
+    """Let the server shut down in order, before this process is gone."""
+    server.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        server.wait(END_SECONDS)
 
 
 def _serve(port: int) -> _Server:
@@ -83,11 +102,12 @@ def _serve(port: int) -> _Server:
 def guard_temporary_servers() -> None:
     """Start a guard for every server that Prefect has started for this process and that has none yet."""
     watching = {guard.args[-1] for guard in _guards}  # type: ignore[index]
-    for server in _servers():
+    # Where its module is not imported, Prefect has started none; importing it takes seconds.
+    module = sys.modules.get("prefect.server.api.server")
+    for server in module.SubprocessASGIServer._instances.values() if module else ():
         process = server.server_process
-        if process is None or isinstance(process, _Server) or str(process.pid) in watching:
-            continue
-        _guards.append(_guard(process.pid))
+        if process is not None and str(process.pid) not in watching:
+            _guards.append(_guard(process.pid))
 
 
 def _guard(pid: int) -> subprocess.Popen:

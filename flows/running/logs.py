@@ -5,22 +5,29 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from flows.running.environment import TEMPORARY_SERVER
 from tasks.core.errors import CrashError
 
 logger = logging.getLogger(__name__)
 # Messages that Prefect logs for tasks that could not run because the run was over.
 CONSEQUENCES = ("cancelled by the task runner", "NotReady(", "InterruptedRun")
+# How Prefect's line with the address of the run's page begins.
+PAGE = "View at "
 LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.flow_engine", "prefect.task_engine")
 
 
 class OneLine(logging.Filter):
     """Filter that logs our errors for users as one line, without a traceback.
 
-    It drops the messages of tasks that were still waiting when the run ended: the cause is logged once.
+    It drops the messages of tasks that were still waiting when the run ended: the cause is logged once. It drops the
+    address of the run's page, too, where the server ends with the run.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if any(words in record.getMessage() for words in CONSEQUENCES):
+        message = record.getMessage()
+        if any(words in message for words in CONSEQUENCES):
+            return False
+        if message.startswith(PAGE) and TEMPORARY_SERVER in os.environ:
             return False
         error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
         if isinstance(error, CrashError) and error.exit_code != 1:

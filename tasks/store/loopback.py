@@ -31,6 +31,12 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def listens(port: int) -> bool:
+    """Whether a program on this machine accepts connections at this loopback port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def keep_loopback_direct(environment: MutableMapping[str, str], own_hosts: Iterable[str] = ()) -> None:
     """Change proxy variables so that servers on this machine are reached directly; no change if none is set.
 

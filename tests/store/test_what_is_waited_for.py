@@ -47,7 +47,7 @@ WAITS: dict[str, tuple[str, Callable[[Path], object]]] = {
         lambda folder: text_files("some/text", folder),
     ),
     "the temporary Prefect server to start": (
-        "prefect.server.api.server.SubprocessASGIServer.start",
+        "flows.running.guard._serve",
         lambda _: start_temporary_server(),
     ),
     "the download of a/b from the store s3://bucket/place": (
@@ -70,7 +70,6 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """After ten seconds otherwise."""
     monkeypatch.setattr("tasks.store.patience.FIRST_SECONDS", 0.1)
     monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: True)
-    monkeypatch.setattr("flows.running.guard._serve", lambda port: None)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
 
 

@@ -46,6 +46,8 @@ def test_a_run_in_an_odd_folder_behind_a_proxy_with_a_long_temporary_folder(tmp_
         "run", str(settings), *options, TMPDIR=str(scratch), NO_PROXY="[::1]", LC_ALL="C", PYTHONUTF8="0", **proxies
     )
     assert ended.returncode == 0, ended.stderr
+    assert "Beginning flow run" in ended.stderr
+    assert "View at" not in ended.stderr
     # A slow machine may wait for the temporary server for so long that it says so.
     assert not [line for line in ended.stderr.splitlines() if "WARNING" in line and "store.patience" not in line]
     database = sqlite3.connect(home / "mlflow" / "mlflow.db")
