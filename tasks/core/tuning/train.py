@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from tasks.core.batching import Example, training_batch
 from tasks.core.blocks.devices import EVERY, place
 from tasks.core.blocks.memory import is_memory_fault, recomputing, release
 from tasks.core.errors import DivergedError, EnvironmentFault, InputError, InterruptedRun
+from tasks.core.tuning.attention import float32_attention
 from tasks.core.tuning.dividing import Division
 from tasks.core.tuning.failures import Names, diverged, not_finite, out_of_memory
 from tasks.core.tuning.losses import summed_loss
@@ -70,7 +72,11 @@ def train(
     run = _Tuning(trained, examples, validation, settings, accelerator, team, pad_id, checkpoint, names)
     run.resume()
     try:
-        with recomputing(trained.model, settings.gradient_checkpointing):
+        wide = accelerator.device.type == "cpu" and precision == "bfloat16"
+        with (
+            recomputing(trained.model, settings.gradient_checkpointing),
+            float32_attention(trained.model) if wide else nullcontext(),
+        ):
             _all_steps(run, on_metrics, should_stop, progress)
     except (RuntimeError, MemoryError) as error:
         if not is_memory_fault(error):

@@ -216,7 +216,7 @@ def test_a_trained_head_leaves_the_embeddings_and_survives_a_plain_folder(family
     "variant", [LORA, TuningMethod("adapter"), TuningMethod("bitfit", lm_head=True)], ids=lambda v: v.method
 )
 def test_narrow_computing_keeps_what_is_trained_wide(variant: TuningMethod) -> None:
-    trained, result = tuned("opt", variant, num_steps=20, precision="bfloat16")
+    trained, result = tuned("opt", variant, num_steps=80, precision="bfloat16")
     chosen = {id(parameter) for parameter in trained.parameters()}
     for name, parameter in trained.model.named_parameters():
         wide = id(parameter) in chosen or parameter.dim() < 2
