@@ -65,7 +65,11 @@ def importance(call: Priced) -> Cost:
     if tuned is not None:
         flops += analyses.rewinding_flops(shape, tuned.depth.tuned, passes)
         memory += size * sum(shape.blocks[block].parameters for block in tuned.depth.tuned)
-    return Cost(call.name, flops, memory, disk + SMALL_BYTES)
+    streamed = None
+    if shape.streams and tuned is None and not given["pairs"]:
+        # Passes without a block keep states beside those of the model.
+        streamed = costs.streamed_bytes(shape, passes, sizes.precision, variants=1 + shape.num_blocks)
+    return Cost(call.name, flops, memory, disk + SMALL_BYTES, streamed=streamed)
 
 
 def landscape(call: Priced) -> Cost:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from tasks.core.batching import Example
+    from tasks.core.blocks.streaming import StoredTensors
     from tasks.core.study.importance import RowLosses
 
 
@@ -35,7 +36,7 @@ def importance(
     """Compute losses over answer tokens, in nats, of a model whose blocks are changed one at a time.
 
     tuned: a tuning (of `tune` or `plug_in`) whose blocks are also rewound one at a time; pairs: also run every block at
-    every other block's position. Of several GPUs the first is used.
+    every other block's position. With neither, blocks may be loaded one at a time. Of several GPUs the first is used.
 
     Raises:
         InputError: when there are fewer than two rows, the model's own loss is not finite, or the tuning is of another
@@ -44,19 +45,35 @@ def importance(
     from tasks.core.blocks.devices import EVERY
     from tasks.data.task_measure import limited, require_several
     from tasks.data.tokenize import load_examples
-    from tasks.models.loading import load_model, load_tokenizer
+    from tasks.models.loading import load_tokenizer
     from tasks.models.points import load_tuned_model
+    from tasks.models.streamed import open_model
 
     examples = load_examples(limited(task, split, num_rows), split, load_tokenizer(model), model.context)
     require_several(examples.num_rows, task, split)
-    network = load_model(model, precision, "cuda:0" if work.device == EVERY else work.device)
+    device, scratch = work.place
     options: Any = {"max_length": model.context, "max_tokens": work.pass_tokens(max_tokens, "evaluate.max_tokens")}
-    options["progress"] = lambda variations: work.progress(variations, "variations")
-    tensors, num_tokens = _changed(network, examples.rows, pairs, options)
-    if tuned is not None:
-        tensors |= _rewound(network, *load_tuned_model(network, work.open(tuned), "tuned"), examples.rows, options)
+    options["progress"] = lambda parts: work.progress(parts, "variations" if scratch is None else "blocks")
+    with open_model(model, precision, "cuda:0" if device == EVERY else device, scratch) as (network, stored):
+        if stored is not None:
+            tensors, num_tokens = _deleted(network, stored, examples.rows, options)
+        else:
+            tensors, num_tokens = _changed(network, examples.rows, pairs, options)
+        if tuned is not None:
+            tensors |= _rewound(network, *load_tuned_model(network, work.open(tuned), "tuned"), examples.rows, options)
     write_importance(work.out, tensors)
     return {"num_rows": examples.num_rows, "num_tokens": num_tokens, "split": split, **_facts(tensors)}
+
+
+def _deleted(
+    network: "PreTrainedModel", stored: "StoredTensors", rows: "Sequence[Example]", options: "Mapping[str, Any]"
+) -> "tuple[dict[str, Tensor], int]":
+    """Return losses of the model unchanged and without each block, and the answer tokens; blocks are on disk."""
+    from tasks.core.study.importance import streamed_losses
+
+    found = streamed_losses(network, stored, rows, **options)
+    tensors = {"loss": _mean(found, found.whole), **_with_errors("deleted", found, found.varied)}
+    return tensors, int(found.num_tokens.sum())
 
 
 def _changed(

@@ -81,3 +81,19 @@ def test_bad_input(chain: Chain) -> None:
     broken = chain.saved("broken")
     with pytest.raises(InputError, match="the loss of the model is not finite before any block is changed"):
         importance.run(chain.runtime, model=broken, task=chain.task)
+
+
+def test_blocks_on_disk_give_the_same_artifact(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for streamed in (False, True):
+        folder = tmp_path / str(streamed)
+        (folder / "scratch").mkdir(parents=True)
+        if streamed:
+            monkeypatch.setattr("tasks.models.loading.load_model", None)
+        work = Work(folder, folder / "scratch", chain.store, streamed=streamed)
+        summary = importance.compute(work, chain.model, chain.task, max_tokens=100)
+        found.append((summary, load_file(folder / "importance.safetensors")))
+    (whole, expected), (summary, tensors) = found
+    assert summary == whole
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)

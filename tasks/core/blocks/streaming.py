@@ -57,6 +57,7 @@ def run_streamed(
     see: Seen = lambda batch, index, before, state: None,
     see_last: Callable[[int, Tensor], None] | None = None,
     progress: Callable[[Sequence[int]], Iterable[int]] = iter,
+    without: Sequence[tuple[int, int]] = (),
 ) -> None:
     """Run all batches through block after block.
 
@@ -65,27 +66,40 @@ def run_streamed(
     the number of the batch, the index of the state, the state before (None for state 0) and the state; state 0 enters
     block 0, state i + 1 leaves block i, before any final norm. see_last: called with the number of a batch and its last
     hidden state, after the final norm; without it, nothing after the last block runs. progress: wraps the sequence of
-    blocks. The states between two blocks are kept in main memory.
+    blocks. The states between two blocks are kept in main memory. without: further passes, numbered after the batches:
+    (number of a batch, block that is left out); they begin at that block, with the batch's state.
     """
     path, blocks = find_blocks(model)
     device = input_device(model)
-    states: list[Tensor] = []
-    others: list[tuple[Any, ...] | None] = [None] * len(batches)
+    inputs = [*batches, *(batches[number] for number, _ in without)]
+    states: list[Tensor | None] = [None] * len(inputs)
+    others: list[tuple[Any, ...] | None] = [None] * len(inputs)
     with _only_one_block(model) as run:
-        for number, inputs in enumerate(batches):
-            state, _ = run(-1, None, None, inputs)
+        for number, batch in enumerate(batches):
+            state, _ = run(-1, None, None, batch)
             see(number, 0, None, state)
-            states.append(state.cpu())
+            states[number] = state.cpu()
         loaded = _loaded(path, blocks, tensors, device)
         for index in progress(range(len(blocks))):
             with _placed(blocks[index], next(loaded)):
-                for number, inputs in enumerate(batches):
-                    state, others[number] = run(index, states[number].to(device), others[number], inputs)
-                    see(number, index + 1, states[number], state)
+                running = [number for number, state in enumerate(states) if state is not None]
+                for place, (number, left_out) in enumerate(without, len(batches)):
+                    if left_out == index:
+                        # Some families add to the state in place.
+                        states[place], others[place] = _known(states[number]).clone(), others[number]
+                for number in running:
+                    before = _known(states[number])
+                    state, others[number] = run(index, before.to(device), others[number], inputs[number])
+                    see(number, index + 1, before, state)
                     states[number] = state.cpu()
         if see_last is not None:
-            for number, inputs in enumerate(batches):
-                see_last(number, run(len(blocks), states[number].to(device), others[number], inputs)[0])
+            for number, each in enumerate(states):
+                see_last(number, run(len(blocks), _known(each).to(device), others[number], inputs[number])[0])
+
+
+def _known(state: Tensor | None) -> Tensor:
+    assert state is not None, "a pass that leaves out a block begins at that block"
+    return state
 
 
 def load_blocks(model: nn.Module, tensors: StoredTensors, indices: Iterable[int]) -> None:

@@ -118,10 +118,13 @@ def forward_bytes(shape: Shape, num_parameters: float, passes: Passes, precision
     return size * (num_parameters + passes.largest * widest + kept) + head
 
 
-def streamed_bytes(shape: Shape, passes: Passes, precision: str, resident: Iterable[int] = ()) -> Streamed:
+def streamed_bytes(
+    shape: Shape, passes: Passes, precision: str, resident: Iterable[int] = (), variants: int = 1
+) -> Streamed:
     """Peak memory of capture or scoring with blocks on disk: one block computes while the next is read.
 
-    resident: blocks that stay in memory beside these two. Scoring runs in parts, whose states have a bound.
+    resident: blocks that stay in memory beside these two; variants: models that are scored by the same passes. Scoring
+    runs in parts, whose states have a bound.
     """
     size = FORMATS[precision]
     largest = max(block.parameters for block in shape.blocks)
@@ -131,7 +134,7 @@ def streamed_bytes(shape: Shape, passes: Passes, precision: str, resident: Itera
     states = size * passes.tokens * shape.width
     if passes.answers:
         device += 2 * WIDE * min(HEAD_ROWS, passes.largest) * shape.vocabulary
-        states = min(states, max(MAX_BYTES, size * passes.largest * shape.width))
+        states = min(variants * states, max(MAX_BYTES, variants * size * passes.largest * shape.width))
     return Streamed(float(device), float(states))
 
 

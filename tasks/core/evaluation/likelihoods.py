@@ -47,34 +47,40 @@ def score_tokens(
     Raises:
         InputError: when the second ids do not fit, or are empty, as their likelihood of 1 would be the best.
     """
-    if empty := [number for number, (_, scored) in enumerate(requests, start=1) if not scored]:
-        raise InputError(
-            f"request {empty[0]} of {len(requests)} has no token to score; leave out rows with an answer or a choice"
-            " without tokens"
-        )
-    longest = max((len(scored) for _, scored in requests), default=0)
-    if longest > max_length:
-        raise InputError(
-            f"an answer of {longest} tokens does not fit into the {max_length} that the model takes; leave its row"
-            " out, or take a model with a longer context"
-        )
-    by_inputs = _by_inputs(requests, max_length)
-    inputs, share = list(by_inputs), share_prompts and tensors is None and can_share_prompts(model)
-    passes: Iterable[ScoringPass] = scoring_passes(inputs, max_tokens, length_limits(model.config), share)
-    answers: dict[int, tuple[float, bool]] = {}
-    base, head = base_model_and_head(model)
-    device = input_device(model)
-
-    def score(chosen: ScoringPass, states_of: Callable[[Sequence[Place]], Tensor]) -> None:
-        wanted = [(at, number, requests[number][1]) for at in chosen.members for number in by_inputs[inputs[at]]]
-        answers.update(_score_pass(head, inputs, wanted, states_of))
-
     if tensors is not None:
-        score_streamed(model, tensors, inputs, list(passes), score, progress)
-        return [answers[number] for number in range(len(requests))]
+        return score_without_blocks(model, requests, max_length, max_tokens, tensors, (), progress)[0]
+    _require_scorable(requests, max_length)
+    by_inputs = _by_inputs(requests, max_length)
+    inputs, share = list(by_inputs), share_prompts and can_share_prompts(model)
+    passes: Iterable[ScoringPass] = scoring_passes(inputs, max_tokens, length_limits(model.config), share)
+    base, head = base_model_and_head(model)
+    answers = _Answers(head, requests, by_inputs)
+    device = input_device(model)
     for chosen in progress(passes, description="scoring") if progress else passes:
-        score(chosen, partial(states_at, base, model.config, inputs, chosen, device=device))
-    return [answers[number] for number in range(len(requests))]
+        answers.score(chosen, partial(states_at, base, model.config, inputs, chosen, device=device))
+    return answers.in_order()
+
+
+def score_without_blocks(
+    model: nn.Module,
+    requests: Sequence[tuple[Sequence[int], Sequence[int]]],
+    max_length: int,
+    max_tokens: int,
+    tensors: StoredTensors,
+    blocks: Sequence[int],
+    progress: Progress | None = None,
+) -> list[list[tuple[float, bool]]]:
+    """Score each request with the model, and without each of these blocks; blocks are on disk and loaded once.
+
+    Arguments, results and errors as those of `score_tokens`: the first list is the model's own.
+    """
+    _require_scorable(requests, max_length)
+    by_inputs = _by_inputs(requests, max_length)
+    inputs, (_, head) = list(by_inputs), base_model_and_head(model)
+    passes = scoring_passes(inputs, max_tokens, length_limits(model.config), share=False)
+    answers = [_Answers(head, requests, by_inputs) for _ in range(1 + len(blocks))]
+    score_streamed(model, tensors, inputs, passes, [each.score for each in answers], progress, blocks)
+    return [each.in_order() for each in answers]
 
 
 def request_batches(
@@ -140,12 +146,52 @@ def jackknife_error(items: Sequence[Any], statistic: Callable[[list[Any]], float
     return math.sqrt((groups - 1) / groups * sum((value - mean) ** 2 for value in left))
 
 
+def _require_scorable(requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int) -> None:
+    if empty := [number for number, (_, scored) in enumerate(requests, start=1) if not scored]:
+        raise InputError(
+            f"request {empty[0]} of {len(requests)} has no token to score; leave out rows with an answer or a choice"
+            " without tokens"
+        )
+    longest = max((len(scored) for _, scored in requests), default=0)
+    if longest > max_length:
+        raise InputError(
+            f"an answer of {longest} tokens does not fit into the {max_length} that the model takes; leave its row"
+            " out, or take a model with a longer context"
+        )
+
+
 def _by_inputs(requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int) -> dict[Ids, list[int]]:
     """Map each distinct model input to the indices of the requests that are scored with it."""
     found: dict[Ids, list[int]] = {}
     for number, (before, scored) in enumerate(requests):
         found.setdefault((*before, *scored)[-(max_length + 1) : -1], []).append(number)
     return found
+
+
+class _Answers:
+    """The scores of requests, filled pass by pass. by_inputs: requests by distinct input."""
+
+    def __init__(
+        self,
+        head: Callable[[Tensor], Tensor],
+        requests: Sequence[tuple[Sequence[int], Sequence[int]]],
+        by_inputs: dict[Ids, list[int]],
+    ) -> None:
+        self._head, self._requests, self._by_inputs = head, requests, by_inputs
+        self._inputs = list(by_inputs)
+        self._found: dict[int, tuple[float, bool]] = {}
+
+    def score(self, chosen: ScoringPass, states_of: Callable[[Sequence[Place]], Tensor]) -> None:
+        """Score the requests of a pass. states_of: returns its last hidden states [number of places, d] at places."""
+        inputs = self._inputs
+        wanted = [
+            (at, number, self._requests[number][1]) for at in chosen.members for number in self._by_inputs[inputs[at]]
+        ]
+        self._found.update(_score_pass(self._head, inputs, wanted, states_of))
+
+    def in_order(self) -> list[tuple[float, bool]]:
+        """Return the scores of all requests."""
+        return [self._found[number] for number in range(len(self._requests))]
 
 
 @torch.inference_mode()

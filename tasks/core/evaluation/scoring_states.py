@@ -23,6 +23,8 @@ MAX_BYTES = 4 << 30
 WIDE = 4
 # (index of an input, position in it)
 Place = tuple[int, int]
+# Gets a pass, and a function that returns its last hidden states [number of places, d] at places of its members.
+Score = Callable[[ScoringPass, Callable[[Sequence[Place]], Tensor]], None]
 
 
 def can_share_prompts(model: Any) -> bool:
@@ -79,27 +81,33 @@ def score_streamed(
     tensors: StoredTensors,
     inputs: Sequence[Ids],
     passes: Sequence[ScoringPass],
-    score: Callable[[ScoringPass, Callable[[Sequence[Place]], Tensor]], None],
+    scores: Sequence[Score],
     progress: Callable[..., Iterator[Any]] | None = None,
+    without: Sequence[int] = (),
 ) -> None:
     """Run passes through blocks that are on disk, as many passes at once as states fit. None shares a prompt.
 
-    tensors: the stored tensors of the blocks, by name in the model. score: called for each pass, with a function that
-    returns its last hidden states [number of places, d] at places of its members.
+    tensors: the stored tensors of the blocks, by name in the model. without: blocks each of which is left out in
+    further runs, for which nothing more is loaded. scores: called for each pass, the first one for the model, the
+    others for the model without each of these blocks.
     """
     assert not any(each.start for each in passes)
     device = input_device(model)
     width = text_config(model.config).hidden_size
-    for chosen in _parts(inputs, passes, width):
+    for chosen in _parts(inputs, passes, width * (1 + len(without))):
+        further = [(number, block) for block in without for number in range(len(chosen))]
         rows = [_padded([inputs[member] for member in each.members]).to(device) for each in chosen]
 
         def see(number: int, states: Tensor, chosen: Sequence[ScoringPass] = chosen) -> None:
-            index = {member: row for row, member in enumerate(chosen[number].members)}
-            score(chosen[number], lambda places: _picked(states, [(index[at], position) for at, position in places]))
+            variant, place = divmod(number, len(chosen))
+            index = {member: row for row, member in enumerate(chosen[place].members)}
+            scores[variant](
+                chosen[place], lambda places: _picked(states, [(index[at], position) for at, position in places])
+            )
 
         show = (lambda blocks: progress(blocks, description="scoring, blocks")) if progress else iter
         with torch.inference_mode():
-            run_streamed(model, tensors, [(ids, None) for ids in rows], see_last=see, progress=show)
+            run_streamed(model, tensors, [(ids, None) for ids in rows], see_last=see, progress=show, without=further)
 
 
 def _parts(inputs: Sequence[Ids], passes: Sequence[ScoringPass], width: int) -> Iterator[list[ScoringPass]]:

@@ -16,9 +16,10 @@ from tasks.core.batching import Example
 from tasks.core.blocks.length_limits import length_limits
 from tasks.core.blocks.locate_blocks import get_blocks
 from tasks.core.blocks.prefix import MAX_BYTES, PrefixStates, reusing
+from tasks.core.blocks.streaming import StoredTensors
 from tasks.core.blocks.surgery import aliased, rearranged
 from tasks.core.errors import InputError
-from tasks.core.evaluation.likelihoods import request_batches, score_tokens
+from tasks.core.evaluation.likelihoods import request_batches, score_tokens, score_without_blocks
 
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
@@ -50,10 +51,7 @@ def deletions(model: nn.Module) -> list[Variation]:
     Raises:
         InputError: when the model has a single block.
     """
-    num_blocks = len(get_blocks(model))
-    if num_blocks < 2:
-        raise InputError("the model has a single block: nothing is left when it is deleted")
-    every = range(num_blocks)
+    every = range(_several_blocks(model))
     return [
         _rearrangement(model, f"without block {index}", index, [other for other in every if other != index])
         for index in every
@@ -117,11 +115,7 @@ def row_losses(
     def run_whole(numbers: list[int]) -> None:
         with reusing(model, states, positions):
             whole[numbers] = score(model, numbers)
-        if not whole[numbers].isfinite().all():
-            raise InputError(
-                "the loss of the model is not finite before any block is changed: look for NaN in its weights, or"
-                ' compute in model.precision = "float32"'
-            )
+        _require_finite(whole[numbers])
 
     every = request_batches(requests, max_length, max_tokens, length_limits(model.config))
     for batches in _groups(every, run_whole, states, max_bytes):
@@ -133,6 +127,50 @@ def row_losses(
         for position in positions:
             states.forget(position)
     return RowLosses(whole, varied, torch.tensor([len(row.answer_ids) for row in rows]))
+
+
+def streamed_losses(
+    model: nn.Module,
+    tensors: StoredTensors,
+    rows: Sequence[Example],
+    *,
+    max_length: int,
+    max_tokens: int,
+    progress: Progress = iter,
+) -> RowLosses:
+    """Compute the losses of a model whose blocks are on disk, and without each block, loading every block once.
+
+    The results are those of `row_losses` with `deletions`, bit for bit. tensors: the stored tensors of the blocks, by
+    name in the model.
+
+    Raises:
+        InputError: when the model has a single block, or the loss of the unchanged model is not finite.
+    """
+    requests = [(row.prompt_ids, row.answer_ids) for row in rows]
+    every = range(_several_blocks(model))
+
+    def show(blocks: Sequence[int], description: str) -> Iterator[int]:
+        return iter(progress(blocks))
+
+    found = score_without_blocks(model, requests, max_length, max_tokens, tensors, every, show)
+    whole, *varied = (torch.tensor([-value for value, _ in scores], dtype=torch.float64) for scores in found)
+    _require_finite(whole)
+    return RowLosses(whole, torch.stack(varied), torch.tensor([len(row.answer_ids) for row in rows]))
+
+
+def _several_blocks(model: nn.Module) -> int:
+    num_blocks = len(get_blocks(model))
+    if num_blocks < 2:
+        raise InputError("the model has a single block: nothing is left when it is deleted")
+    return num_blocks
+
+
+def _require_finite(losses: Tensor) -> None:
+    if not losses.isfinite().all():
+        raise InputError(
+            "the loss of the model is not finite before any block is changed: look for NaN in its weights, or"
+            ' compute in model.precision = "float32"'
+        )
 
 
 def _groups(

@@ -9,7 +9,8 @@ from tasks.core.blocks.locate_blocks import get_blocks
 from tasks.core.blocks.surgery import aliased, rearranged
 from tasks.core.errors import InputError
 from tasks.core.evaluation.likelihoods import score_tokens
-from tasks.core.study.importance import deletions, replacements, rewindings, row_losses
+from tasks.core.study.importance import deletions, replacements, rewindings, row_losses, streamed_losses
+from tests.core.blocks.test_streaming import on_disk
 from tests.core.rows import rows as different_rows
 from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, tiny_model
 
@@ -102,3 +103,32 @@ def test_bad_input() -> None:
         get_blocks(model)[2].mlp.down_proj.weight[0, 0] = float("nan")
     with pytest.raises(InputError, match="not finite before any block is changed"):
         row_losses(model, deletions(model), rows(), **LIMITS)
+
+
+@pytest.mark.parametrize("most", [4 << 30, 1], ids=["one sweep", "a sweep for each pass"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_blocks_on_disk_give_the_same_losses(family: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(family)
+    expected = row_losses(model, deletions(model), rows(), **LIMITS)
+    emptied, tensors = on_disk(model)
+    monkeypatch.setattr("tasks.core.evaluation.scoring_states.MAX_BYTES", most)
+    sweeps: list[list[int]] = []
+    found = streamed_losses(
+        emptied, tensors, rows(), **LIMITS, progress=lambda blocks: sweeps.append([*blocks]) or blocks
+    )
+    assert torch.equal(found.whole, expected.whole)
+    assert torch.equal(found.varied, expected.varied)
+    assert torch.equal(found.num_tokens, expected.num_tokens)
+    assert sweeps == [list(range(NUM_BLOCKS))] * len(sweeps)
+    assert (len(sweeps) == 1) == (most > 1)
+    assert len(tensors.asked) == len(sweeps) * len(tensors), "every block is read once in a sweep"
+
+
+def test_blocks_on_disk_with_bad_input() -> None:
+    emptied, tensors = on_disk(tiny_model("llama"))
+    tensors.tensors = {name: tensor * float("nan") for name, tensor in tensors.tensors.items()}
+    with pytest.raises(InputError, match="not finite before any block is changed"):
+        streamed_losses(emptied, tensors, rows(), **LIMITS)
+    alone, tensors = on_disk(rearranged(tiny_model("llama"), [(0, False)]))
+    with pytest.raises(InputError, match="a single block"):
+        streamed_losses(alone, tensors, rows(), **LIMITS)

@@ -11,6 +11,7 @@ import pytest
 from flows.cost.needs import CONTEXT_BYTES, PROCESS_BYTES, SMALLEST_PASS, find_needs, gpu_memory
 from flows.running.expected_memory import ExpectedMemory
 from flows.settings.reading import read_settings
+from flows.settings.run import StudySettings
 from tasks.core.errors import EnvironmentFault
 from tasks.data.lengths import measure
 from tasks.data.resolving import resolve_task
@@ -204,3 +205,14 @@ def test_a_run_that_never_fits_ends_before_anything_is_computed(tmp_path: Path) 
     assert "Traceback" not in done.stderr
     artifacts = {path.parent.parent.name for path in tmp_path.rglob("manifest.json")}
     assert artifacts == {"check"}
+
+
+@pytest.mark.parametrize(("pairs", "streams"), [(False, True), (True, False)])
+def test_the_importance_of_blocks_on_disk(pairs: bool, streams: bool, tmp_path: Path) -> None:
+    changes = ["model.precision=float32", 'study.parts=["importance"]', f"study.pairs={str(pairs).lower()}"]
+    changes += [f"study.rewound={str(pairs).lower()}", 'place.stream_blocks="always"']
+    settings = read_settings(small_settings(tmp_path), changes, StudySettings)
+    needs, _, _ = find_needs("study", cells(settings), ENOUGH, num_gpus=0)
+    found = [need for name, need in needs.items() if name.startswith("importance")]
+    assert [need.streamed for need in found] == [streams] * len(found)
+    assert found
