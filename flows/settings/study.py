@@ -49,10 +49,7 @@ class Study(Group, frozen=True):
     pairs: bool = True
     """Also run every block at every other one's position (N x N evaluations)."""
     rewound: bool = True
-    """Also undo the tuning of one block at a time, for which a model is tuned.
-
-    Without this and `pairs`, a model that does not fit into memory is loaded block by block.
-    """
+    """Also undo the tuning of one block at a time. Without this and `pairs`, blocks can be loaded one at a time."""
     points: tuple[str, ...] = ()
     """Models on the landscape: `initial`, `full`, a strategy, or a name of `other`; empty: all of them."""
     other: dict[str, str] = Field(default_factory=dict)
