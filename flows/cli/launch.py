@@ -17,7 +17,7 @@ from tasks.artifacts.study.study_report import STUDY_PAGE, STUDY_TABLE
 from tasks.artifacts.sweep_table import SWEEP_PAGE
 from tasks.artifacts.tables import MARKDOWN_TABLE
 from tasks.core.errors import EnvironmentFault
-from tasks.engine.child_process import fix_string_hashes
+from tasks.engine.child_process import fix_environment
 from tasks.store.databases import sqlite_path, sqlite_url
 from tasks.store.remote.store import open_store
 from tasks.tracking.mlflow_sender import warm_up
@@ -101,7 +101,7 @@ def _start(settings: Settings) -> None:
     """Start what takes seconds, once the input is known to be valid."""
     _make_home(Path(settings.place.home))
     stopping.listen(also_when_ignored=True)
-    fix_string_hashes()
+    fix_environment()
     if not settings.tracked_later:
         warm_up()
     quiet_prefect()

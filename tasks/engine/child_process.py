@@ -29,23 +29,31 @@ from tasks.store.sockets import short_temporary_folder
 
 CHECKPOINT_SECONDS = 25.0
 POLL_SECONDS = 0.5
+# A task's own code that iterates over a set of texts orders its rows by their hashes.
+STRING_HASHES = {"PYTHONHASHSEED": "0"}
+# oneDNN keeps a compiled kernel for each shape of a product, nearly a megabyte in bfloat16, by default 1024 of them.
+# Passes of varying shapes seldom use one again, and kernels between tensors keep memory from being used again.
+KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
 logger = logging.getLogger(__name__)
 context = multiprocessing.get_context("forkserver")
 
 
-def fix_string_hashes() -> None:
-    """Give every process that this one starts from here on the same string hashes.
+def fix_environment() -> None:
+    """Set the variables of every process that this one starts from here on.
 
-    A task's own code that iterates over a set of texts orders its rows by their hashes. To be called before other
-    threads run: the C library's setenv moves the environment while a getenv of another thread may read it.
+    To be called before other threads run: the C library's setenv moves the environment while a getenv of another thread
+    may read it.
     """
-    if os.environ.get("PYTHONHASHSEED") != "0":
-        os.environ["PYTHONHASHSEED"] = "0"
+    if os.environ.get("PYTHONHASHSEED") != STRING_HASHES["PYTHONHASHSEED"]:
+        os.environ |= STRING_HASHES
+    for name, value in KERNELS.items():
+        if name not in os.environ:
+            os.environ[name] = value
 
 
 def warm_up() -> None:
     """Start the server from which stages are forked, with the slow imports done once."""
-    fix_string_hashes()
+    fix_environment()
     context.set_forkserver_preload(["tasks.engine.preload"])
     from multiprocessing import forkserver, resource_tracker
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tasks.core.errors import CrashError, EnvironmentFault, InterruptedRun, StageKilledError
-from tasks.engine.child_process import Children
+from tasks.engine.child_process import KERNELS, Children, fix_environment
 from tasks.store.artifacts import Store
 from tests.places import ROOT
 
@@ -263,3 +263,15 @@ def test_every_stage_hashes_a_text_to_the_same_number(tmp_path: Path, monkeypatc
     printed = subprocess.run([sys.executable, "-c", "print(hash('a choice'))"], env=environment, capture_output=True)
     found = Children().run((STAGES, "hashing"), {"text": "a choice"}, spec(tmp_path))
     assert found == {"hash": int(printed.stdout)}
+
+
+@pytest.mark.parametrize(("given", "kept"), [(None, "64"), ("256", "256")])
+def test_a_stage_keeps_few_compiled_kernels_unless_told(
+    given: str | None, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (name,) = KERNELS
+    monkeypatch.setenv(name, given or "")
+    if given is None:
+        monkeypatch.delenv(name)
+    fix_environment()
+    assert os.environ[name] == kept
