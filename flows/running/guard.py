@@ -1,7 +1,7 @@
-"""Keep the temporary Prefect server alive for exactly as long as this process, however the process ends.
+"""Keep a temporary Prefect server alive for exactly as long as this process, however the process ends.
 
-At a normal end, Prefect stops the server that it started for the run. After `kill -9` of the run the server would stay
-for ever, and Ctrl-C in a terminal or the end of a batch job, which signal every process of the run, would stop it while
+The command starts one; for a flow that Python code calls, Prefect does. After `kill -9` of the run, Prefect's would
+stay for ever, and Ctrl-C in a terminal or the end of a batch job, which signal every process of the run, would stop it while
 the run still reports to it.
 """
 
