@@ -1,8 +1,8 @@
 """Keep a temporary Prefect server alive for exactly as long as this process, however the process ends.
 
 The command starts one; for a flow that Python code calls, Prefect does. After `kill -9` of the run, Prefect's would
-stay for ever, and Ctrl-C in a terminal or the end of a batch job, which signal every process of the run, would stop it while
-the run still reports to it.
+stay for ever, and Ctrl-C in a terminal or the end of a batch job, which signal every process of the run, would stop it
+while the run still reports to it.
 """
 
 import atexit
