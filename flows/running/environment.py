@@ -171,8 +171,7 @@ def check_prefect() -> None:
 
 def prefect_page(run_id: str) -> str | None:
     """Return the address of a flow run in the configured Prefect server's UI; None for a temporary server."""
-    api = os.environ.get("PREFECT_API_URL", "")
-    if api == os.environ.get(TEMPORARY_SERVER):
+    if TEMPORARY_SERVER in os.environ:
         return None
-    url = os.environ.get("PREFECT_UI_URL") or api.rstrip("/").removesuffix("/api")
+    url = os.environ.get("PREFECT_UI_URL") or os.environ.get("PREFECT_API_URL", "").rstrip("/").removesuffix("/api")
     return f"{url}/runs/flow-run/{run_id}" if url else None

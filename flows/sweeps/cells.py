@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from flows.running.environment import TEMPORARY_SERVER
 from flows.running.stopping import in_order, is_request
 from flows.service.submit import AWAY, WORKER, Settled, Waiting, has_worker, portable
 from flows.settings.grid import describe_values
@@ -79,8 +80,8 @@ def run_on_pool(cells: Sequence[Cell], sweep_id: str, at_once: int | None) -> It
 
 
 def on_pool() -> bool:
-    """Whether the configured Prefect server, if any, has the deployment for cells."""
-    if not os.environ.get("PREFECT_API_URL"):
+    """Whether a configured Prefect server has the deployment for cells; a temporary one has no workers."""
+    if not os.environ.get("PREFECT_API_URL") or TEMPORARY_SERVER in os.environ:
         return False
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound

@@ -29,8 +29,6 @@ from tasks.store.sockets import short_temporary_folder
 
 CHECKPOINT_SECONDS = 25.0
 POLL_SECONDS = 0.5
-# A task's own code that iterates over a set of texts orders its rows by their hashes.
-STRING_HASHES = {"PYTHONHASHSEED": "0"}
 # oneDNN keeps a compiled kernel for each shape of a product, nearly a megabyte in bfloat16, by default 1024 of them.
 # Passes of varying shapes seldom use one again, and kernels between tensors keep memory from being used again.
 KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
@@ -44,11 +42,11 @@ def fix_environment() -> None:
     To be called before other threads run: the C library's setenv moves the environment while a getenv of another thread
     may read it.
     """
-    if os.environ.get("PYTHONHASHSEED") != STRING_HASHES["PYTHONHASHSEED"]:
-        os.environ |= STRING_HASHES
+    # A task's own code that iterates over a set of texts orders its rows by their hashes.
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        os.environ["PYTHONHASHSEED"] = "0"
     for name, value in KERNELS.items():
-        if name not in os.environ:
-            os.environ[name] = value
+        os.environ.setdefault(name, value)
 
 
 def warm_up() -> None:

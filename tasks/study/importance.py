@@ -51,7 +51,8 @@ def importance(
 
     examples = load_examples(limited(task, split, num_rows), split, load_tokenizer(model), model.context)
     require_several(examples.num_rows, task, split)
-    device, scratch = work.place
+    # Other changes need several blocks at a time.
+    device, scratch = (work.device, None) if pairs or tuned is not None else work.place
     options: Any = {"max_length": model.context, "max_tokens": work.pass_tokens(max_tokens, "evaluate.max_tokens")}
     options["progress"] = lambda parts: work.progress(parts, "variations" if scratch is None else "blocks")
     with open_model(model, precision, "cuda:0" if device == EVERY else device, scratch) as (network, stored):

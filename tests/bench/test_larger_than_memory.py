@@ -1,18 +1,15 @@
 """Capture of a checkpoint that is larger than the memory that it takes, against capture in memory."""
 
-import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.bench.apart import measured
 from tests.bench.checkpoints import write_checkpoint
 from tests.bench.larger_than_memory import config_of
-from tests.places import ROOT
 
 SIZE = 6e9
 NUM_ROWS = 256
@@ -22,11 +19,7 @@ Row = Callable[[str, str, str], None]
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
 
 
-def capture(folder: Path, way: str, num_rows: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.bench.larger_than_memory", str(folder), way, str(num_rows)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+capture = partial(measured, "larger_than_memory")
 
 
 def test_capture_block_by_block(tmp_path: Path, row: Row) -> None:

@@ -1,17 +1,12 @@
 """Memory of a tuning whose passes vary in shape: it stays flat over fifty steps, and is what the estimate says."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from tasks.engine.child_process import KERNELS
+from tests.bench.apart import measured
 from tests.bench.real_rows import DATA, MISSING
-from tests.places import ROOT
 
 STEPS, EARLY = 50, 10
 MOST_GROWTH, TOLERANCE = 1.10, 0.15
@@ -20,18 +15,11 @@ Row = Callable[[str, str, str], None]
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600), pytest.mark.skipif(not DATA.is_dir(), reason=MISSING)]
 
 
-def tuning(*arguments: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.bench.memory_of_tuning", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | KERNELS)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 @pytest.mark.parametrize("what", ["tuned", "full"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["OPT-125m", "SmolLM2"])
 def test_memory_stays_flat(name: str, precision: str, what: str, row: Row) -> None:
-    found = tuning(name, precision, what, str(STEPS))
+    found = measured("memory_of_tuning", name, precision, what, STEPS, **KERNELS)
     early, last = found["peaks"][EARLY - 1], found["peaks"][-1]
     row(
         f"memory of tuning, {name}'s shape, {precision}, {what} blocks: after {STEPS} steps / {EARLY} steps",

@@ -97,3 +97,12 @@ def test_blocks_on_disk_give_the_same_artifact(chain: Chain, tmp_path: Path, mon
     assert summary == whole
     assert tensors.keys() == expected.keys()
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+
+
+def test_what_needs_several_blocks_is_loaded_whole(chain: Chain, tmp_path: Path) -> None:
+    tuned = plug_in.run(chain.runtime, model=chain.model, plan=chain.plan, tuned=chain.tune(learning_rate=1e-2))
+    for name, options in {"pairs": {"pairs": True}, "rewound": {"tuned": tuned}}.items():
+        (tmp_path / name / "scratch").mkdir(parents=True)
+        work = Work(tmp_path / name, tmp_path / name / "scratch", chain.store, streamed=True)
+        importance.compute(work, chain.model, chain.task, **options, max_tokens=100)
+        assert name in load_file(tmp_path / name / "importance.safetensors")

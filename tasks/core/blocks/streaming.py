@@ -72,7 +72,8 @@ def run_streamed(
     path, blocks = find_blocks(model)
     device = input_device(model)
     inputs = [*batches, *(batches[number] for number, _ in without)]
-    states: list[Tensor | None] = [None] * len(inputs)
+    # Of the passes that have begun.
+    states: dict[int, Tensor] = {}
     others: list[tuple[Any, ...] | None] = [None] * len(inputs)
     with _only_one_block(model) as run:
         for number, batch in enumerate(batches):
@@ -82,24 +83,18 @@ def run_streamed(
         loaded = _loaded(path, blocks, tensors, device)
         for index in progress(range(len(blocks))):
             with _placed(blocks[index], next(loaded)):
-                running = [number for number, state in enumerate(states) if state is not None]
+                running = list(states)
                 for place, (number, left_out) in enumerate(without, len(batches)):
                     if left_out == index:
                         # Some families add to the state in place.
-                        states[place], others[place] = _known(states[number]).clone(), others[number]
+                        states[place], others[place] = states[number].clone(), others[number]
                 for number in running:
-                    before = _known(states[number])
-                    state, others[number] = run(index, before.to(device), others[number], inputs[number])
-                    see(number, index + 1, before, state)
+                    state, others[number] = run(index, states[number].to(device), others[number], inputs[number])
+                    see(number, index + 1, states[number], state)
                     states[number] = state.cpu()
         if see_last is not None:
-            for number, each in enumerate(states):
-                see_last(number, run(len(blocks), _known(each).to(device), others[number], inputs[number])[0])
-
-
-def _known(state: Tensor | None) -> Tensor:
-    assert state is not None, "a pass that leaves out a block begins at that block"
-    return state
+            for number, last in states.items():
+                see_last(number, run(len(blocks), last.to(device), others[number], inputs[number])[0])
 
 
 def load_blocks(model: nn.Module, tensors: StoredTensors, indices: Iterable[int]) -> None:

@@ -22,9 +22,9 @@ MOST_TOKENS = 256
 
 
 @contextmanager
-def float32_attention(model: Any) -> Iterator[None]:
+def float32_attention(model: Any, enabled: bool = True) -> Iterator[None]:
     """Compute attention of short rows in float32 within the context, where the model uses torch's fused kernels."""
-    if getattr(model.config, "_attn_implementation", None) != "sdpa":
+    if not enabled or getattr(model.config, "_attn_implementation", None) != "sdpa":
         yield
         return
     AttentionInterface.register(NAME, _attention)

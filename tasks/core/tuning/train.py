@@ -4,7 +4,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -73,10 +72,7 @@ def train(
     run.resume()
     try:
         wide = accelerator.device.type == "cpu" and precision == "bfloat16"
-        with (
-            recomputing(trained.model, settings.gradient_checkpointing),
-            float32_attention(trained.model) if wide else nullcontext(),
-        ):
+        with recomputing(trained.model, settings.gradient_checkpointing), float32_attention(trained.model, wide):
             _all_steps(run, on_metrics, should_stop, progress)
     except (RuntimeError, MemoryError) as error:
         if not is_memory_fault(error):

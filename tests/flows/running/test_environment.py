@@ -12,8 +12,10 @@ import pytest
 
 from flows.cli.launch import mlflow_command
 from flows.running.environment import (
+    TEMPORARY_SERVER,
     check_variables,
     connection_file,
+    prefect_page,
     prepare_environment,
     read_connection,
     written_connection,
@@ -21,6 +23,7 @@ from flows.running.environment import (
 from flows.service.config import Secrets, ServiceConfig
 from flows.service.servers import Place, mlflow_server, prefect_server, worker_name
 from flows.settings.reading import read_settings
+from flows.sweeps.cells import on_pool
 from tasks.core.errors import EnvironmentFault
 from tasks.store.databases import sqlite_path
 from tests.flows.commands import ROOT, TRACKED, crash, small_settings
@@ -153,3 +156,15 @@ def test_a_relative_database_is_shown_by_its_whole_path(tmp_path, monkeypatch):
     settings = read_settings(small_settings(tmp_path), ['place.mlflow="sqlite:///runs.db"'])
     command = shlex.split(mlflow_command(settings))
     assert sqlite_path(command[command.index("--backend-store-uri") + 1]) == Path(tmp_path / "runs.db")
+
+
+def test_a_temporary_server_has_no_pages_and_is_not_asked_for_workers(monkeypatch):
+    for name in ("PREFECT_API_URL", TEMPORARY_SERVER):
+        monkeypatch.setenv(name, "http://127.0.0.1:9/api")
+    monkeypatch.setattr("prefect.client.orchestration.get_client", None)
+    assert prefect_page("a-run") is None
+    assert not on_pool()
+    monkeypatch.delenv(TEMPORARY_SERVER)
+    assert prefect_page("a-run") == "http://127.0.0.1:9/runs/flow-run/a-run"
+    with pytest.raises(TypeError):
+        on_pool()
