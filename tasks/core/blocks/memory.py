@@ -1,15 +1,20 @@
 """Recognise out-of-memory errors, free cached memory, and save memory by gradient checkpointing."""
 
-from collections.abc import Iterator
+import ctypes
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import torch
 
 from tasks.core.errors import SettingError
 
 # Torch's allocator for the CPU raises a plain RuntimeError; its message contains this name.
 CPU_ALLOCATOR = "DefaultCPUAllocator"
+TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)
+# Growth from which on free memory is given back.
+MOST_GROWTH = 1.1
 
 
 def is_memory_fault(error: BaseException) -> bool:
@@ -23,6 +28,39 @@ def release() -> None:
     """Free the memory that the allocator still holds after a failed computation, before a retry with another split."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def resident_bytes() -> int:
+    """Return the resident memory of this process."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def give_back() -> None:
+    """Give the memory that is free between tensors on the CPU back to the system, where the C library is glibc."""
+    if TRIM is not None:
+        TRIM(0)
+
+
+class FlatMemory:
+    """Keeps the memory of a process from growing over steps whose tensors vary in size.
+
+    Tensors of one step seldom fit into the gaps that those of another leave. To give all gaps back after every step
+    would have the system clear as many pages in the next one, for 6% more time with a model of 135M parameters and 45%
+    with a tiny one: they are given back when the process has grown since the last time.
+    """
+
+    def __init__(self, resident: Callable[[], int] = resident_bytes, give_back: Callable[[], None] = give_back) -> None:
+        self._resident, self._give_back = resident, give_back
+        self._largest, self._is_fresh = 0, True
+
+    def after_step(self) -> None:
+        """Give free memory back if the process is larger than after any step that began without gaps."""
+        resident = self._resident()
+        if self._is_fresh:
+            self._largest = max(self._largest, resident)
+        self._is_fresh = resident > MOST_GROWTH * self._largest
+        if self._is_fresh:
+            self._give_back()
 
 
 def require_recomputable(model: Any) -> None:

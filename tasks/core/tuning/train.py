@@ -10,7 +10,7 @@ import torch
 
 from tasks.core.batching import Example, training_batch
 from tasks.core.blocks.devices import EVERY, place
-from tasks.core.blocks.memory import is_memory_fault, recomputing, release
+from tasks.core.blocks.memory import FlatMemory, is_memory_fault, recomputing, release
 from tasks.core.errors import DivergedError, EnvironmentFault, InputError, InterruptedRun
 from tasks.core.tuning.attention import float32_attention
 from tasks.core.tuning.dividing import Division
@@ -87,11 +87,14 @@ def _all_steps(
     should_stop: Callable[[], bool],
     progress: Callable[[Iterable[int]], Iterable[int]],
 ) -> None:
+    memory = FlatMemory() if run.accelerator.device.type == "cpu" else None
     for step in progress(range(run.progress.step, run.num_steps)):
         # Checked before each step, so that a tuning resumed after its end stops again.
         if run.is_over:
             break
         values = run.step(step) | run.validate(step)
+        if memory:
+            memory.after_step()
         # Poll before reporting: from the first poll on, a request to stop makes the stage save a checkpoint.
         stops = run.team.any(should_stop())
         on_metrics(step + 1, values)
