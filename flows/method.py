@@ -3,8 +3,9 @@
 model, task ─ capture ─ similarity ─ cluster ─ emulate ─ (compress) ─ (distill) ─┬─ tune ─ (select) ─ plug_in ─┐
                                                                                  └─ evaluate ──────────────────┴─ report
 
-The strategies `single` and `iterative_drop` need runs of the model that only they use: the stages of the same names,
-which come before `cluster`. A run that computes and one that is only priced call the same functions.
+The strategies `single`, `iterative_drop` and `spans` need runs of the model that only they use: the stages of the same
+names and `stand_in_errors`, which come before `cluster`. Plans with linear stand-ins have these fitted before `emulate`
+by the stage `stand_ins`. A run that computes and one that is only priced call the same functions.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ from tasks.plug_in import plug_in
 from tasks.report import report
 from tasks.select_rate import select
 from tasks.similarity import similarity
+from tasks.stand_in_errors import stand_in_errors
+from tasks.stand_ins import stand_ins
 from tasks.tune import tune
 
 
@@ -76,6 +79,8 @@ def planned(run: BaseRun, name: Strategy, similar: Any, label: str | None = None
         evidence["similarity"] = run(similarity, "single", states=states, **run.arguments.similarity)
     elif needs == "dropped":
         evidence["dropped"] = run(iterative_drop, **inputs, **run.arguments.iterative_drop(num_blocks))
+    elif needs == "stand_in_errors":
+        evidence["stand_in_errors"] = run(stand_in_errors, **inputs, **run.arguments.stand_in_errors(num_blocks))
     elif needs != "num_blocks":
         evidence["similarity"] = similar
     return run(cluster, label or name, **run.arguments.cluster(name, num_blocks, evidence))
@@ -108,14 +113,24 @@ def one_strategy(run: BaseRun, name: Strategy, similar: Any) -> dict[str, Any]:
     }
 
 
-def emulator_of(run: BaseRun, name: str, plan: Any) -> Any:
-    """Build the emulator: the kept blocks, compressed and distilled where the settings ask for it."""
-    emulator = run(emulate, name, model=run.model, plan=plan)
+def emulator_of(run: BaseRun, strategy: Strategy, plan: Any, label: str | None = None) -> Any:
+    """Build the emulator: the kept blocks; where the settings say so, with stand-ins, compressed and distilled."""
+    name, inputs = label or strategy, {"model": run.model, "plan": plan}
+    if run.arguments.is_linear(strategy):
+        inputs["stand_ins"] = run(stand_ins, name, task=run.task, **inputs, **run.arguments.stand_ins)
+    emulator = run(emulate, name, **inputs)
     if run.settings.compress.method != "none":
         emulator = run(compress, name, emulator=emulator, **run.arguments.compress)
     if run.settings.distill.enabled:
         emulator = run(distill, name, emulator=emulator, teacher=run.teacher, text=run.text, **run.arguments.distill)
     return emulator
+
+
+def has_weights_of_its_own(run: BaseRun, strategy: Strategy) -> bool:
+    """Return whether weights of an emulator's frozen blocks are others than the full model's."""
+    settings = run.settings
+    changed = settings.compress.method != "none" or settings.distill.enabled
+    return changed or run.arguments.is_linear(strategy)
 
 
 def tunings_of(run: BaseRun, name: str, plan: Any, emulator: Any) -> list[Any]:

@@ -6,6 +6,7 @@ from tasks.artifacts.clusters import write_clusters
 from tasks.artifacts.dropped_blocks import read_dropped
 from tasks.artifacts.plan import PlanSummary, summarise_plan, write_plan
 from tasks.artifacts.similarity import read_similarity
+from tasks.artifacts.stand_in_errors import read_stand_in_errors
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
 from tasks.store.artifacts import Ref
@@ -19,6 +20,7 @@ def cluster(
     num_blocks: int,
     similarity: Ref | None = None,
     dropped: Ref | None = None,
+    stand_in_errors: Ref | None = None,
     estimator: str | None = None,
     num_kept: int | None = None,
     num_tuned: int | None = None,
@@ -33,7 +35,8 @@ def cluster(
 ) -> PlanSummary:
     """Make the plan of one strategy. Arguments that the strategy does not use are left out, so that they are in no key.
 
-    similarity: of the support set's states, or for `single` of those of each block alone; dropped: of iterative_drop.
+    similarity: of the support set's states, or for `single` of those of each block alone; dropped, stand_in_errors: of
+    the stages that give `iterative_drop` and `spans` their evidence.
     Writes `plan.json` and, where adjacent blocks are clustered, `clusters.json`; for `single`, `single_clusters.json`.
 
     Raises:
@@ -45,7 +48,8 @@ def cluster(
     if strategy == "full":
         plan = full_plan(num_blocks)
     else:
-        evidence = _evidence(work, strategy, num_blocks, similarity, dropped, estimator, num_kept or 0, linkage)
+        made = similarity or dropped or stand_in_errors
+        evidence = _evidence(work, strategy, num_blocks, made, estimator, num_kept or 0, linkage)
         options: dict[str, Any] = {
             "num_blocks": num_blocks,
             "num_kept": num_kept,
@@ -62,24 +66,24 @@ def _evidence(
     work: Work,
     strategy: str,
     num_blocks: int,
-    similarity: Ref | None,
-    dropped: Ref | None,
+    made: Ref | None,
     estimator: str | None,
     num_kept: int,
     linkage: str | None,
 ) -> Any:
-    """Return the evidence that the strategy's plan is made from."""
+    """Return the evidence that the strategy's plan is made from. made: the artifact of the stage that gives it."""
     from tasks.core.clustering import adjacent_clusters, similar_clusters
     from tasks.core.plan.registry import needed
 
     needs = needed(strategy)
     if needs == "num_blocks":
         return num_blocks
+    assert made is not None
     if needs == "dropped":
-        assert dropped is not None
-        return read_dropped(work.open(dropped))
-    assert similarity is not None
-    matrices = read_similarity(work.open(similarity))
+        return read_dropped(work.open(made))
+    if needs == "stand_in_errors":
+        return read_stand_in_errors(work.open(made))["errors"]
+    matrices = read_similarity(work.open(made))
     if needs in ("block_influence", "angular_distance"):
         return matrices[needs]
     # Without state 0, the embeddings, which is not the output of a block.

@@ -2,6 +2,7 @@
 
 from tasks.artifacts.emulator import EmulatorSummary
 from tasks.artifacts.plan import read_plan
+from tasks.artifacts.stand_ins import read_stand_ins
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
 from tasks.models.source import ModelSource
@@ -9,10 +10,11 @@ from tasks.store.artifacts import Ref
 
 
 @stage(packages=("transformers", "safetensors"))
-def emulate(work: Work, model: ModelSource, plan: Ref) -> EmulatorSummary:
+def emulate(work: Work, model: ModelSource, plan: Ref, stand_ins: Ref | None = None) -> EmulatorSummary:
     """Write a Hugging Face folder with the kept blocks, each stored once, and `plan.json`, which says where they run.
 
     Tensors are copied from the model's shards as bytes, with one buffer in memory whatever the size of the model.
+    stand_ins: of a plan whose removed blocks have linear stand-ins, which are folded into weights of frozen blocks.
     """
     from pathlib import Path
 
@@ -21,7 +23,7 @@ def emulate(work: Work, model: ModelSource, plan: Ref) -> EmulatorSummary:
     from tasks.models.tensor_files import weight_bytes
 
     how = read_plan(work.open(plan))
-    write_emulator(Path(model.path), how, work.out)
+    write_emulator(Path(model.path), how, work.out, read_stand_ins(work.open(stand_ins)) if stand_ins else None)
     num_bytes = weight_bytes(work.out)
     num_parameters = count_parameters(work.out)
     return {

@@ -33,7 +33,7 @@ PASSES = {
     "distill": DISTILL,
     "evaluate": EVALUATE,
     "validate": EVALUATE,
-    **dict.fromkeys(("capture", "single", "iterative_drop", "proxies"), SUPPORT),
+    **dict.fromkeys(("capture", "single", "iterative_drop", "stand_in_errors", "stand_ins", "proxies"), SUPPORT),
     **dict.fromkeys(("lens", "trajectory", "distances", "importance", "landscape"), EVALUATE),
 }
 # Padded tokens below which smaller passes save next to nothing.

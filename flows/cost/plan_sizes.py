@@ -8,6 +8,7 @@ from flows.settings.run import Settings
 from tasks.core.costs.block_shapes import BlockShape
 from tasks.core.costs.depths import Depth, Trained
 from tasks.core.costs.shapes import Shape
+from tasks.core.plan.layout import REPEATING
 from tasks.core.plan.registry import STRATEGIES, make_plan
 from tasks.core.tuning.method import TuningMethod
 
@@ -31,7 +32,7 @@ def depth_of(chosen: Mapping[str, Any], shape: Shape) -> Depth:
         largest = tuned + [block for block in largest if block not in tuned]
     kept = sorted(largest[: chosen["num_kept"]])
     tuned = sorted(chosen["tuned"] if "tuned" in chosen else largest[: chosen["num_tuned"]])
-    if shares is None:
+    if shares not in REPEATING:
         return Depth(tuple((source, source in tuned) for source in kept))
     lowest = min(tuned) if "tuned" in chosen else 0
     return Depth(_shared_layout(num_blocks, kept, tuned, shares == "all"), lowest)

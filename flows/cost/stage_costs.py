@@ -1,6 +1,6 @@
 """The cost of each stage of a run, from the arguments with which the flow calls it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from flows.cost.priced import Cost, Priced, Sizes, count_rows, ran, without_head
@@ -8,6 +8,7 @@ from tasks.core.costs import totals as costs
 from tasks.core.costs import workloads
 from tasks.core.costs.depths import Depth, Trained
 from tasks.core.costs.totals import Passes, Streamed
+from tasks.core.plan.spans import runs_up_to
 
 CostOf = Callable[[Priced], Cost]
 # Bytes of manifest, plan, scores and the like beside an artifact's tensors; of a report with its pictures; and of a
@@ -51,6 +52,37 @@ def iterative_drop(call: Priced) -> Cost:
     once, num_blocks = capture(call), call.sizes.shape.num_blocks
     runs = sum(range(call.arguments["num_kept"], num_blocks + 1)) / num_blocks
     return Cost(call.name, once.flops * runs, once.memory, SMALL_BYTES)
+
+
+def stand_in_errors(call: Priced) -> Cost:
+    """The support set once through the full model, with the stand-ins of all runs of blocks."""
+    num_blocks = call.sizes.shape.num_blocks
+    return _fitted(
+        call, runs_up_to(num_blocks, call.arguments["longest"]), SMALL_BYTES + 2 * costs.WIDE * num_blocks**2
+    )
+
+
+def stand_ins(call: Priced) -> Cost:
+    """The same with the stand-ins of one plan: at most one behind each frozen block, and one for each removed one."""
+    depth, shape = call.arguments["plan"].depth, call.sizes.shape
+    count = min(len(depth.frozen), shape.num_blocks - len(depth.layout))
+    runs = [(front, front + 1) for front in depth.frozen[:count]]
+    return _fitted(call, runs, SMALL_BYTES + costs.WIDE * count * shape.width**2)
+
+
+def _fitted(call: Priced, runs: Sequence[tuple[int, int]], disk: float) -> Cost:
+    sizes, given = call.sizes, call.arguments
+    rows = without_head(sizes.rows(given["split"], given["num_rows"]))
+    passes = sizes.passes(rows, given["max_tokens"])
+    counts = len({front for front, _ in runs}), len(runs)
+    return Cost(
+        call.name,
+        costs.forward_flops(sizes.shape, sizes.whole, passes)
+        + costs.stand_in_flops(sizes.shape, passes.tokens, *counts),
+        costs.forward_bytes(sizes.shape, sizes.shape.parameters, passes, sizes.precision)
+        + costs.stand_in_bytes(sizes.shape, passes.largest, *counts),
+        disk,
+    )
 
 
 def similarity(call: Priced) -> Cost:
@@ -184,7 +216,9 @@ RUN_COSTS: dict[str, CostOf] = {
     "single": capture,
     "iterative_drop": iterative_drop,
     "similarity": similarity,
+    "stand_in_errors": stand_in_errors,
     "cluster": fixed(SMALL_BYTES),
+    "stand_ins": stand_ins,
     "emulate": emulate,
     # A second copy of the emulator, made on the CPU one weight at a time.
     "compress": emulate,

@@ -5,6 +5,7 @@ from typing import Any
 from flows.settings.run import Settings, Strategy
 from tasks.core.clustering import FREE_LINKAGES
 from tasks.core.errors import in_table
+from tasks.core.plan.layout import LINEAR
 from tasks.core.plan.placement import tuned_before_selection
 from tasks.core.plan.registry import STRATEGIES
 from tasks.core.tuning.settings import TrainSettings
@@ -54,6 +55,19 @@ class Arguments:
         placement = chosen.get("placement") or STRATEGIES["iterative_drop"].placement or ""
         protected = tuned_before_selection(num_blocks, chosen.get("num_tuned", 0), placement, chosen.get("tuned", ()))
         return {**self.capture, **self.similarity, "num_kept": chosen["num_kept"], "protected": protected}
+
+    def is_linear(self, strategy: Strategy) -> bool:
+        """Whether linear maps stand in for the blocks that this strategy removes."""
+        return plan_options(self._settings, strategy)["share"] == LINEAR
+
+    @property
+    def stand_ins(self) -> dict[str, Any]:
+        """The support set whose states linear stand-ins are fitted to, without what concerns pooled states alone."""
+        return {name: value for name, value in self.single.items() if name != "pooling"}
+
+    def stand_in_errors(self, num_blocks: int) -> dict[str, Any]:
+        """The support set, and the length of the longest run that a plan with this budget can remove."""
+        return {**self.stand_ins, "longest": num_blocks - self._settings.plan.num_kept}
 
     def cluster(self, strategy: Strategy, num_blocks: int, evidence: dict[str, Any] | None = None) -> dict[str, Any]:
         """The strategy, its options, and the results of earlier stages (`evidence`) that its plan is made from."""

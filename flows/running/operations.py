@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from flows.running.arguments import plan_options
 from flows.settings.run import Settings
+from tasks.core.plan.layout import LINEAR
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,9 +28,14 @@ def run_operations(settings: Settings, task: "TaskSource") -> Wanted:
 
 
 def sharing_operations(settings: Settings, strategies: "Sequence[Strategy]") -> Wanted:
-    """Return the operations that strategies which share blocks need."""
-    sharing = [name for name in strategies if plan_options(settings, name)["share"] is not None]
-    return {"sharing": f"plan.share of {sharing[0]}"} if sharing else {}
+    """Return the operations that strategies need whose removed blocks have stand-ins."""
+    shares = {name: plan_options(settings, name)["share"] for name in strategies}
+    # The first strategy that needs an operation is named.
+    return {
+        "stand_ins" if share == LINEAR else "sharing": f"plan.share of {name}"
+        for name, share in reversed(shares.items())
+        if share is not None
+    }
 
 
 def norm_operations(settings: Settings) -> Wanted:

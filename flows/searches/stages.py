@@ -6,7 +6,7 @@ model, task ─ capture ─ similarity ─ cluster ─ proxies ─ emulate ─ t
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from flows.method import emulator_of, planned, plugged_of, tunings_of
+from flows.method import emulator_of, has_weights_of_its_own, planned, plugged_of, tunings_of
 from flows.running.base_run import BaseRun
 from flows.searches.candidates import make_candidates, sizes_of
 from flows.searches.trials import Trial, require_one
@@ -61,17 +61,19 @@ def make_plan(trial: Trial, similar: Any) -> Any:
 def compare(trial: Trial) -> Any:
     """Compare the emulator that would be handed out with the full model, on the model owner's text."""
     run, plan = trial.run, trial.found["plan"]
+    (strategy,) = run.settings.strategy
     inputs = {"model": run.model, "task": run.task, "plan": plan}
-    if run.settings.compress.method != "none" or run.settings.distill.enabled:
-        inputs["emulator"] = emulator_of(run, trial.name, plan)
+    if has_weights_of_its_own(run, strategy):
+        inputs["emulator"] = emulator_of(run, strategy, plan, trial.name)
     return run(proxies, trial.name, **inputs, **run.arguments.proxies)
 
 
 def measure(trial: Trial) -> dict[str, Any]:
     """Tune the emulator, plug its blocks in, and compute the validation loss of both for each tuning seed."""
     run, name, plan = trial.run, trial.name, trial.found["plan"]
+    (strategy,) = run.settings.strategy
     inputs = {"model": run.model, "task": run.task, **run.arguments.evaluate}
-    emulator = emulator_of(run, name, plan)
+    emulator = emulator_of(run, strategy, plan, name)
     tuned = tunings_of(run, name, plan, emulator)
     plugged = plugged_of(run, name, plan, tuned)
     emulator_tuned = [

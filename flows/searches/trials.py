@@ -11,6 +11,7 @@ from tasks.artifacts.plan import read_plan
 from tasks.artifacts.proxies import proxies_summary
 from tasks.core.errors import DivergedError, InputError
 from tasks.core.evaluation.ranking import best_by_proxies
+from tasks.core.plan.layout import LINEAR
 from tasks.store.artifacts import Ref, Store
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def take_plans(store: Store, trials: list[Trial], sizes: "Sizes", limit: float) 
         plan = read_plan(store.open(ref))
         # Blocks may differ in size, so that only the plan determines what is disclosed.
         trial.disclosed = sizes.disclosed(plan.kept)
-        same = first.setdefault((plan.kept, plan.tuned, plan.layout), trial.name)
+        same = first.setdefault((plan.kept, plan.tuned, plan.layout, plan.share == LINEAR), trial.name)
         if same != trial.name:
             trial.leave_out(f"the same plan as {same}")
         elif trial.disclosed > limit:

@@ -29,7 +29,7 @@ class PlanSettings(Group, frozen=True):
     linkage: Literal["boundary", "average", "complete", "optimal"] = "boundary"
     """Rule by which clusters merge; boundary is the published one. `single` has average (its default) and complete."""
     share: Share | dict[Strategy, Share] = "auto"
-    """Stand-in for a removed block: nothing, or the nearest kept or frozen one; auto: each strategy's default."""
+    """Stand-in for removed blocks: nothing, the nearest kept or frozen one, or a linear map; auto: by strategy."""
     keep_ends: bool = False
     """Make the first and the last block the centres of their clusters (crash)."""
     deviation: Annotated[float, Field(gt=-1, lt=1)] = 0.0

@@ -17,6 +17,8 @@ from tasks.artifacts import (
     scores,
     search_table,
     similarity,
+    stand_in_errors,
+    stand_ins,
     states,
     sweep_table,
     tables,
@@ -88,6 +90,11 @@ OBJECTS = {
 TENSORS = {
     "states": (states.STATES_FILE, states.write_states, states.read_states),
     "similarity": (similarity.SIMILARITY_FILE, similarity.write_similarity, similarity.read_similarity),
+    "stand-in errors": (
+        stand_in_errors.STAND_IN_ERRORS_FILE,
+        stand_in_errors.write_stand_in_errors,
+        stand_in_errors.read_stand_in_errors,
+    ),
     "structure": (modules.STRUCTURE_FILE, modules.write_structure, modules.read_structure),
     "cross": (cross_similarity.CROSS_FILE, cross_similarity.write_cross, cross_similarity.read_cross),
     "distances": (
@@ -153,6 +160,18 @@ def test_a_landscape_is_read_with_its_facts(tmp_path: Path) -> None:
     found, read = landscape.read_landscape(tmp_path)
     assert read == facts
     assert found["plane_loss"].tolist() == tensors["plane_loss"].tolist()
+
+
+def test_stand_ins_are_read_by_the_block_in_front(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no runs of linear stand-ins: it has no stand_ins\.json"):
+        stand_ins.read_stand_ins(tmp_path)
+    errors = {"errors": [0.1, 0.2], "errors_without": [0.3, 0.4]}
+    runs: stand_ins.Runs = {"fronts": [1, 5], "lasts": [3, 6], "paths": ["a", "b"], **errors}  # type: ignore[typeddict-item]
+    matrices = torch.arange(8.0).view(2, 2, 2)
+    stand_ins.write_stand_ins(tmp_path, runs, matrices)
+    found = stand_ins.read_stand_ins(tmp_path)
+    assert {front: each.path for front, each in found.items()} == {1: "a", 5: "b"}
+    assert torch.equal(found[5].matrix, matrices[1])
 
 
 @pytest.mark.parametrize("evidence", clusters.CLUSTER_FILES)

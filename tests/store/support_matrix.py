@@ -37,6 +37,7 @@ what it measures.
 | surgery | an emulator without some blocks is the model that steps over them, in memory and on disk |
 | cache | such an emulator gives the same logits with a cache, in one pass and token by token |
 | sharing | a block at two positions is two copies of it |
+| stand_ins | a map folded into the last linear module of a block is the map behind this module, in memory and on disk |
 | tuning | gradients reach the tuned blocks alone and do not depend on the batch; what is plugged in is what was tuned |
 | lens | the final norm and the head make the model's logits of the last state |
 | generation | greedy tokens of padded batches with a cache are those of each row alone without |
@@ -59,19 +60,20 @@ def measure(config: PreTrainedConfig) -> dict[str, str]:
 def page(failed_by_family: dict[str, dict[str, str]]) -> str:
     """The page, from the operations that are not exact in each family, and why."""
     lines = [HEAD, f"| family | {' | '.join(OPERATIONS)} |", f"|---|{'---|' * len(OPERATIONS)}"]
-    reasons: dict[str, list[str]] = {}
+    families: dict[tuple[str, str], list[str]] = {}
     for family, failed in sorted(failed_by_family.items()):
         cells = " | ".join("no" if operation in failed else "yes" for operation in OPERATIONS)
         lines.append(f"| {family} | {cells} |")
-        for operation, reason in failed.items():
-            reasons.setdefault(f"**{family}**: {reason}", []).append(WORDS[operation])
-    notes = [f"- {reason} (not exact: {', '.join(words)})." for reason, words in reasons.items()]
+        for reason in dict.fromkeys(failed.values()):
+            words = ", ".join(WORDS[operation] for operation in failed if failed[operation] == reason)
+            families.setdefault((reason, words), []).append(family)
+    notes = [f"- **{', '.join(names)}**: {reason} (not exact: {words})." for (reason, words), names in families.items()]
     return "\n".join([*lines, "", "What is not exact, and why:", "", *notes, ""])
 
 
 def known() -> dict[str, dict[str, str]]:
     """The product's table, with the families whose own config decides as their tiny model has it."""
-    table = {family: {} for family in EXACT} | LIMITED
+    table = {family: dict(failed_operations(family) or {}) for family in EXACT | LIMITED.keys()}
     return table | {family: _told(measure(measured_configs()[family])) for family in TRIED}
 
 

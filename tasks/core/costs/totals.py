@@ -29,6 +29,8 @@ WIDE = 4
 LOGIT_COPIES = 4
 FORMATS = {"float32": 4, "bfloat16": 2}
 NUM_CKA = 3
+# `tasks.core.stand_ins.least_squares.ALPHAS`, whose module needs torch.
+NUM_PENALTIES = 5
 # While a checkpoint is written, the previous one still exists.
 NUM_CHECKPOINTS = 2
 
@@ -102,6 +104,28 @@ def similarity_flops(shape: Shape, num_rows: int) -> float:
     """
     states = shape.num_blocks + 1
     return NUM_CKA * (2.0 * states * num_rows**2 * shape.width + 2.0 * states**2 * num_rows**2)
+
+
+def stand_in_flops(shape: Shape, tokens: float, num_fronts: int, num_runs: int) -> float:
+    """Operations of linear stand-ins: products [d, d] over all tokens, and systems that are solved for every penalty.
+
+    num_fronts: blocks in front of one of the runs.
+    """
+    squared = float(shape.width) ** 2
+    # For each penalty: Cholesky factors, two triangular systems with d right sides, and the error of the result.
+    solved = NUM_PENALTIES * (1 / 3 + 2 + 2) * squared * shape.width
+    return 2 * squared * tokens * (num_fronts + num_runs) + num_runs * solved
+
+
+def stand_in_bytes(shape: Shape, largest: float, num_fronts: int, num_runs: int) -> float:
+    """Memory of linear stand-ins beside that of the passes: sums of two parts of the rows, and one pass's states.
+
+    largest: padded tokens of the largest pass.
+    """
+    sums = 2 * (num_fronts + num_runs) * shape.width**2
+    # Every state as it was captured, and scaled; and the outputs of linear modules.
+    states = largest * shape.width * (2 * shape.num_blocks + num_fronts)
+    return float(WIDE * (sums + states))
 
 
 def forward_bytes(shape: Shape, num_parameters: float, passes: Passes, precision: str) -> float:

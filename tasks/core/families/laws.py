@@ -15,6 +15,7 @@ from tasks.core.batching import Batch, Example, collate
 from tasks.core.blocks.locate_blocks import get_blocks, require_rebuildable, text_config
 from tasks.core.blocks.partial_passes import capture_blocks
 from tasks.core.blocks.surgery import layout, plug_in, rearranged, tuned_state, with_layout
+from tasks.core.errors import InputError
 from tasks.core.evaluation.likelihoods import score_tokens
 from tasks.core.families.plain_passes import (
     BrokenLawError,
@@ -29,6 +30,7 @@ from tasks.core.families.plain_passes import (
     stepping_over,
 )
 from tasks.core.plan.layout import Plan, fixed_plan, full_plan
+from tasks.core.stand_ins.residual_outputs import fold, residual_outputs
 from tasks.core.study.lens import read_out
 from tasks.core.tuning.losses import AnswerLoss
 
@@ -157,6 +159,26 @@ def check_sharing(subject: Subject) -> None:
         raise BrokenLawError("running a model changes the weights that it shares")
 
 
+def check_stand_ins(subject: Subject) -> None:
+    """Check that a map folded into the last linear module of a block is the map behind this module."""
+    width = text_config(subject.model.config).hidden_size
+    try:
+        paths = residual_outputs(subject.model)
+    except InputError as error:
+        raise BrokenLawError("no block's last linear module is added to its state unchanged") from error
+    matrix = torch.eye(width) + 0.1 * torch.randn(width, width, generator=torch.Generator().manual_seed(0))
+    for index, path in enumerate(paths):
+        model = copy.deepcopy(subject.model)
+        block = get_blocks(model)[index]
+        handle = block.get_submodule(path).register_forward_hook(lambda _, args, output: output @ matrix)
+        expected = logits_of(model, subject.rows)
+        handle.remove()
+        fold(block, path, matrix)
+        require_close(
+            logits_of(model, subject.rows), expected, "a map behind a block cannot be folded into its weights"
+        )
+
+
 def check_tuning(subject: Subject) -> None:
     """Check the gradients and the plug-in of tuned blocks.
 
@@ -214,6 +236,7 @@ LAWS: dict[str, Callable[[Subject], None]] = {
     "surgery": check_surgery,
     "cache": check_cache,
     "sharing": check_sharing,
+    "stand_ins": check_stand_ins,
     "tuning": check_tuning,
     "lens": check_lens,
     "generation": check_generation,

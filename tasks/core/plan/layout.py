@@ -6,13 +6,18 @@ Sources: CRaSh (EMNLP 2023, arXiv 2310.15477), sections 3.2 and 3.3; Offsite-Tun
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 from tasks.core.errors import InputError
 from tasks.core.plan.placement import check_budget, check_indices, evenly, place_tuned, spread, tuned_before_selection
 
-Sharing = Literal["all", "frozen_only"]
+Sharing = Literal["all", "frozen_only", "linear"]
 SHARES: tuple[Sharing | None, ...] = (None, *get_args(Sharing))
+# The way in which no block runs a second time, but weights of frozen blocks are changed.
+LINEAR: Sharing = "linear"
+# Ways in which kept blocks run a second time, in the place of removed ones.
+REPEATING: tuple[Sharing, ...] = ("all", "frozen_only")
 Layout = tuple[tuple[int, bool], ...]
 
 
@@ -21,8 +26,9 @@ class Plan:
     """Plan of an emulator of a model with `num_blocks` blocks.
 
     kept: indices of the kept blocks, ascending. tuned: indices of the kept blocks that are trained, ascending.
-    share: None (nothing runs in place of a removed block), "all" (the nearest kept block stands in for it) or
-    "frozen_only" (the nearest kept block, or the other neighbour when the nearest is tuned and the other is frozen).
+    share: None (nothing runs in place of a removed block), "all" (the nearest kept block stands in for it),
+    "frozen_only" (the nearest kept block, or the other neighbour when the nearest is tuned and the other is frozen) or
+    "linear" (a linear map stands in for a run of removed blocks, folded into the frozen block in front of it).
     layout: for each position, the source block and whether it is the trained copy. A tuned source at another position
     is a frozen copy with its initial weights.
 
@@ -50,6 +56,12 @@ class Plan:
     def frozen(self) -> tuple[int, ...]:
         """Kept blocks that are not trained."""
         return tuple(index for index in self.kept if index not in self.tuned)
+
+    @property
+    def removed_runs(self) -> tuple[tuple[int, int], ...]:
+        """Runs of removed blocks, each as the kept block in front of it, or -1, and its last block."""
+        edges = pairwise((-1, *self.kept, self.num_blocks))
+        return tuple((before, after - 1) for before, after in edges if after - before > 1)
 
     def to_json(self) -> str:
         """Serialise the plan to one JSON object."""
@@ -79,10 +91,11 @@ class Plan:
 def make_layout(num_blocks: int, kept: Sequence[int], tuned: Sequence[int], share: str | None) -> Layout:
     """Make the layout of the emulator (CRaSh, section 3.3).
 
-    Without sharing, the kept blocks run in order. With sharing, the emulator is as deep as the full model, and the
-    nearest kept block by index stands in for each removed one: the higher one on a tie, and at the ends the only one.
+    Without sharing, or with linear stand-ins, the kept blocks run in order. With sharing, the emulator is as deep as
+    the full model, and the nearest kept block by index stands in for each removed one: the higher one on a tie, and at
+    the ends the only one.
     """
-    if share is None:
+    if share not in REPEATING:
         return tuple((index, index in tuned) for index in kept)
     return tuple(
         (position, position in tuned) if position in kept else (_stand_in(position, kept, tuned, share), False)
@@ -170,7 +183,7 @@ def full_plan(num_blocks: int) -> Plan:
     return _plan(num_blocks, every, every, None)
 
 
-def _stand_in(position: int, kept: Sequence[int], tuned: Sequence[int], share: str) -> int:
+def _stand_in(position: int, kept: Sequence[int], tuned: Sequence[int], share: str | None) -> int:
     lower = max((index for index in kept if index < position), default=None)
     higher = min((index for index in kept if index > position), default=None)
     if lower is None or higher is None:

@@ -20,11 +20,21 @@ from tasks.core.plan.layout import Plan, crash_plan, fixed_plan, uniform_plan
 from tasks.core.plan.placement import check_budget, tuned_before_selection
 from tasks.core.plan.sampled import inverse_normal_plan, left_normal_plan, normal_plan, random_plan, right_normal_plan
 from tasks.core.plan.spaced import reverse_plan, uniform_deviation_plan, uniform_spread_plan
+from tasks.core.plan.spans import spans_plan
 
 # The evidence from which a plan is made, the first argument of its function: the number of blocks alone; clusters of
 # adjacent blocks, block influence or angular distance, all three measured on the support set's states; clusters by the
-# states of each block when it runs alone; or the order in which blocks were dropped, with a new run after each drop.
-Evidence = Literal["num_blocks", "clusters", "block_influence", "angular_distance", "single_clusters", "dropped"]
+# states of each block when it runs alone; the order in which blocks were dropped, with a new run after each drop; or
+# the errors of the linear stand-ins of all runs of blocks.
+Evidence = Literal[
+    "num_blocks",
+    "clusters",
+    "block_influence",
+    "angular_distance",
+    "single_clusters",
+    "dropped",
+    "stand_in_errors",
+]
 
 
 def _arguments(plan: Callable[..., Plan]) -> tuple[str, ...]:
@@ -127,6 +137,14 @@ _ALL = (
         "the centre of each cluster of blocks that do alike to the embeddings, adjacent or not",
         CRASH,
     ),
+    Strategy(
+        "spans",
+        spans_plan,
+        "stand_in_errors",
+        "linear",
+        "all but the runs of blocks that linear maps replace best",
+        "this project",
+    ),
     Strategy("fixed", fixed_plan, "num_blocks", "all", "exactly plan.kept and plan.tuned", "your own choice"),
 )
 STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in _ALL}
@@ -176,7 +194,9 @@ def check_plan_possible(name: str, num_blocks: int, options: Mapping[str, Any]) 
         made_up = drop_iteratively(num_blocks, num_kept, lambda left: [0.0] * len(left), _ahead(num_blocks, options))
     else:
         flat = [0.0] * (num_blocks + 1)
-        made_up = {"block_influence": flat[1:], "angular_distance": [flat] * len(flat)}.get(needs, num_blocks)
+        square = [flat] * len(flat)
+        zeros = {"block_influence": flat[1:], "angular_distance": square, "stand_in_errors": [flat[1:]] * num_blocks}
+        made_up = zeros.get(needs, num_blocks)
     return make_plan(name, made_up, {**options, "num_blocks": num_blocks})
 
 

@@ -53,6 +53,12 @@ def spans_plan(
     )
 
 
+def runs_up_to(num_blocks: int, longest: int) -> list[tuple[int, int]]:
+    """Return every run of at most `longest` blocks, each as the block in front of it and its last block."""
+    ends = [min(first + longest, num_blocks - 1) for first in range(num_blocks)]
+    return [(first, last) for first, end in enumerate(ends) for last in range(first + 1, end + 1)]
+
+
 def _shortest(num_blocks: int, num_kept: int, cost: Callable[[int, int, int], float]) -> list[int]:
     """Return the blocks of the cheapest path of `num_kept` blocks from block 0 to behind the last block."""
     # For each block: the least cost of a path that ends with it, and the path.

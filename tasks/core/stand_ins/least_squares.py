@@ -60,9 +60,8 @@ def measure(
     paths: Sequence[str],
     batches: Iterable[Batch],
     runs: Sequence[Run],
-    progress: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
 ) -> Moments:
-    """Run batches through the model and sum what the stand-ins of these runs need.
+    """Run batches, on the model's device, through it and sum what the stand-ins of these runs need.
 
     paths: those of `residual_outputs`. Each token counts with the inverse of its mean squared norm over these blocks,
     so that errors are relative: in many models the states of a row's first token are hundreds of times larger than all
@@ -75,16 +74,21 @@ def measure(
     moments, chosen = Moments(), sorted({block for run in runs for block in run})
     fronts = sorted({first for first, _ in runs})
     with _outputs_of(model, paths, fronts) as outputs, capture_blocks(model, _keeping(chosen), max(chosen)) as run:
-        for batch in progress(batches):
+        for batch in batches:
             found = run(batch.input_ids, batch.attention_mask)
             counted = batch.attention_mask.bool()
-            states = {block: found[block + 1][counted].float() for block in chosen}
+
+            def tokens(state: Tensor, counted: Tensor = counted) -> Tensor:
+                # The blocks of a model that is spread over GPUs are on several of them.
+                return state.to(counted.device)[counted].float()
+
+            states = {block: tokens(found[block + 1]) for block in chosen}
             size = torch.stack([state.square().sum(1) for state in states.values()]).mean(0)
             scale = size.clamp_min(torch.finfo(size.dtype).tiny).rsqrt()[:, None]
             scaled = {block: state * scale for block, state in states.items()}
             # OPT runs these modules on all tokens of a batch in one row.
-            tokens = {block: outputs[block].reshape(*counted.shape, -1)[counted].float() for block in fronts}
-            moments.add({block: each * scale for block, each in tokens.items()}, scaled, runs)
+            added = {block: tokens(outputs[block].reshape(*counted.shape, -1)) * scale for block in fronts}
+            moments.add(added, scaled, runs)
     if not moments.norms or not all(0 < norm < float("inf") for norm in moments.norms.values()):
         raise InputError("no stand-in can be computed: states of the model are not finite, or all of them are zero")
     return moments

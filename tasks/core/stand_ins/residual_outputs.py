@@ -52,17 +52,25 @@ def residual_outputs(model: Any) -> list[str]:
 
 @torch.no_grad()
 def fold(block: nn.Module, path: str, matrix: Tensor) -> None:
-    """Multiply the output of the linear module at `path`, as rows, by `matrix` [d, d], in place.
+    """Multiply the output of the linear module at `path`, as rows, by `matrix` [d, d] (float32), in place.
 
     The new weights have the data type of the old ones and are computed in float32.
     """
     module: Any = block.get_submodule(path)
-    wide = module.weight.float()
-    folded = wide @ matrix if isinstance(module, Conv1D) else matrix.T @ wide
-    module.weight = nn.Parameter(folded.to(module.weight), requires_grad=module.weight.requires_grad)
-    if module.bias is not None:
-        bias = (module.bias.float() @ matrix).to(module.bias)
-        module.bias = nn.Parameter(bias, requires_grad=module.bias.requires_grad)
+    outwards = isinstance(module, Conv1D)
+    for name, parameter in list(module.named_parameters()):
+        changed = folded(parameter.data, matrix, outwards or name == "bias")
+        setattr(module, name, nn.Parameter(changed, requires_grad=parameter.requires_grad))
+
+
+def folded(tensor: Tensor, matrix: Tensor, is_transposed: bool) -> Tensor:
+    """Return a weight or a bias [d] of a linear module whose output, as rows, is multiplied by `matrix` [d, d].
+
+    is_transposed: whether the weight is [in, d], as in a `Conv1D`, or a bias; else it is [d, in].
+    """
+    matrix = matrix.to(tensor.device)
+    wide = tensor.float()
+    return (wide @ matrix if is_transposed else matrix.T @ wide).to(tensor)
 
 
 def _last_linear(model: nn.Module, block: nn.Module, index: int, ids: Tensor, width: int) -> str | None:

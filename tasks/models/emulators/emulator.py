@@ -15,6 +15,7 @@ from tasks.artifacts.plan import PLAN_FILE, read_plan
 from tasks.core.errors import InputError
 from tasks.core.plan.layout import Plan
 from tasks.models.block_names import BlockNames
+from tasks.models.emulators.folded_stand_ins import folded_in
 from tasks.models.emulators.low_rank_files import load_with_factors, multiplied
 from tasks.models.folder import copy_companions, load_config
 from tasks.models.folder_tensors import NUM_PREDICTING_KEYS, tensors_of
@@ -26,20 +27,22 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
+    from tasks.artifacts.stand_ins import Folding
+
 __all__ = ["load_emulator", "read_tensors", "save_expanded", "to_safetensors", "write_emulator"]
 
 
-def write_emulator(model_folder: Path, plan: Plan, out: Path) -> None:
+def write_emulator(model_folder: Path, plan: Plan, out: Path, stand_ins: "Mapping[int, Folding] | None" = None) -> None:
     """Copy the kept blocks and all tensors outside the blocks from `model_folder` into the empty folder `out`.
 
-    Memory is one small buffer, whatever the size of the model.
+    Memory is one small buffer, whatever the size of the model. stand_ins: maps that are folded into frozen blocks.
 
     Raises:
-        InputError: when the folder does not hold the `plan.num_blocks` blocks, or their family cannot be rearranged on
-            disk.
+        InputError: when the folder does not hold the `plan.num_blocks` blocks, their family cannot be rearranged on
+            disk, or a stand-in has no place.
     """
     config = load_config(model_folder)
-    _write_rearranged(model_folder, config, plan.num_blocks, plan.kept, out)
+    _write_rearranged(model_folder, config, plan.num_blocks, plan.kept, out, stand_ins or {})
     write_text(out / PLAN_FILE, plan.to_json())
 
 
@@ -49,7 +52,8 @@ def save_expanded(folder: Path, out: Path) -> None:
     Repeated blocks are stored repeatedly, and a weight in two factors as their product.
     """
     plan = read_plan(folder, "emulator")
-    _write_rearranged(folder, load_config(folder), len(plan.kept), [source for source, _ in _stored_layout(plan)], out)
+    sources = [source for source, _ in _stored_layout(plan)]
+    _write_rearranged(folder, load_config(folder), len(plan.kept), sources, out, {})
 
 
 def load_emulator(folder: Path, *, dtype: "torch.dtype | str" = "auto", device: str = "cpu") -> "PreTrainedModel":
@@ -67,13 +71,23 @@ def _stored_layout(plan: Plan) -> list[tuple[int, bool]]:
 
 
 def _write_rearranged(
-    folder: Path, config: "PreTrainedConfig", num_blocks: int, sources: Sequence[int], out: Path
+    folder: Path,
+    config: "PreTrainedConfig",
+    num_blocks: int,
+    sources: Sequence[int],
+    out: Path,
+    stand_ins: "Mapping[int, Folding]",
 ) -> None:
     from tasks.core.blocks.locate_blocks import block_config, require_rebuildable, text_config
 
     if (found := text_config(config).num_hidden_layers) != num_blocks:
         raise InputError(f"the plan is for {num_blocks} blocks, {folder} has {found}: make a plan for this model")
-    tensors = _rearranged(multiplied(tensors_of(folder), config, num_blocks, folder), num_blocks, sources, folder)
+    stored = tensors_of(folder)
+    whole = {
+        **multiplied(stored, config, num_blocks, folder),
+        **folded_in(stored, stand_ins, config, num_blocks, folder),
+    }
+    tensors = _rearranged(whole, num_blocks, sources, folder)
     require_rebuildable(config, sources)
     out.mkdir(parents=True, exist_ok=True)
     write_tensors(tensors, out)

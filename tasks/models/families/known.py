@@ -11,6 +11,7 @@ OPERATIONS = {
     "surgery": "take a model of another family",
     "cache": "take a task that is scored by log-likelihoods, not by generated text",
     "sharing": 'set plan.share = "none", or take a model of another family',
+    "stand_ins": 'choose another plan.share than "linear", or take a model of another family',
     "tuning": "take a model of another family",
     "lens": 'leave "lens" out of study.parts and set support.final_norm = false, or take a model of another family',
     "generation": "take a task that is scored by log-likelihoods, not by generated text",
@@ -21,13 +22,14 @@ WORDS = {
     "surgery": "removing blocks",
     "cache": "running an emulator with a cache",
     "sharing": "sharing blocks",
+    "stand_ins": "replacing blocks by linear maps",
     "tuning": "tuning",
     "lens": "reading states by the final norm and the head",
     "generation": "generating text",
 }
 PAGE = "docs/reference/families.md"
 
-# Families in which every operation is exact.
+# Families in which every operation is exact, but for the linear stand-ins of `NO_STAND_INS`.
 # fmt: off
 EXACT = frozenset({
     "apertus", "arcee", "biogpt", "bitnet", "bloom", "codegen", "cohere", "cohere2", "ctrl", "deepseek_v2",
@@ -44,6 +46,10 @@ EXACT = frozenset({
 _MIXED_CACHE = {
     "cache": "transformers has no cache for an emulator whose kept blocks are all of the kind without attention"
 }
+_NORMED = "a norm stands between the last linear module of a block and the state that it adds to"
+_EXPERTS = "what a block adds to its state is a sum of experts, and no output of one linear module"
+_FALCON = "its last linear module is of a class that is no plain linear layer"
+_SCALED = "what a block adds to its state is scaled"
 _STREAMS = "its blocks pass four streams of states and share keys and values, and each has embeddings of its own"
 _PERIOD = "its config gives kinds of blocks by a period of the depth, so that no other order can be built"
 _DEPTH = "each block's decay depends on its depth and on the number of blocks"
@@ -71,9 +77,25 @@ LIMITED: dict[str, dict[str, str]] = {
 DEPENDS = frozenset({"gemma4", "gemma4_text"})
 
 
+# Families without linear stand-ins: nothing but the output of one linear module can be multiplied by a folded map.
+NO_STAND_INS: dict[str, str] = {
+    **dict.fromkeys(
+        ("exaone4", "gemma2", "gemma3", "gemma3_text", "gemma3n", "gemma3n_text", "glm4", "olmo2", "olmo3"), _NORMED
+    ),
+    "openai-gpt": _NORMED,
+    **dict.fromkeys(("granitemoe", "gpt_oss", "jamba", "mixtral", "olmoe", "phimoe"), _EXPERTS),
+    **dict.fromkeys(("qwen2_moe", "qwen3_moe", "qwen3_next"), _EXPERTS),
+    "falcon": _FALCON,
+    "minimax": _SCALED,
+}
+
+
 def failed_operations(family: str) -> Mapping[str, str] | None:
     """Return the operations that are not exact in a family, and why; None for a family that is not in the table."""
-    return {} if family in EXACT else LIMITED.get(family)
+    if family not in EXACT and family not in LIMITED:
+        return None
+    stand_ins = {"stand_ins": NO_STAND_INS[family]} if family in NO_STAND_INS else {}
+    return LIMITED.get(family, {}) | stand_ins
 
 
 def require_exact(name: str, family: str, failed: Mapping[str, str], wanted: Mapping[str, str]) -> None:

@@ -66,11 +66,12 @@ def try_config(config: "PreTrainedConfig") -> dict[str, str]:
     with torch.no_grad():
         copy.deepcopy(model)(torch.tensor([[5, 6, 7]]), use_cache=False)
     failed = try_model(model).failed
-    if "surgery" not in failed:
-        try:
-            _check_on_disk(model)
-        except Exception as error:
-            failed["surgery"] = f"on disk: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    for operation, check in (("surgery", _check_on_disk), ("stand_ins", _check_stand_ins_on_disk)):
+        if "surgery" not in failed and operation not in failed:
+            try:
+                check(model)
+            except Exception as error:
+                failed[operation] = f"on disk: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return {operation: failed[operation] for operation in OPERATIONS if operation in failed}
 
 
@@ -123,3 +124,33 @@ def _check_on_disk(model: "PreTrainedModel") -> None:
                 plain = AutoModelForCausalLM.from_pretrained(folder).eval()
                 if not torch.allclose(plain(ids, use_cache=False).logits, expected, atol=1e-4, rtol=1e-3):
                     raise ValueError("the emulator in files, loaded by from_pretrained, is another one than in memory")
+
+
+def _check_stand_ins_on_disk(model: "PreTrainedModel") -> None:
+    """Check that linear stand-ins folded in on disk give the logits of those folded in in memory.
+
+    Raises:
+        ValueError: when they differ.
+    """
+    import torch
+
+    from tasks.artifacts.stand_ins import Folding
+    from tasks.core.blocks.locate_blocks import text_config
+    from tasks.core.blocks.surgery import get_blocks, with_layout
+    from tasks.core.plan.layout import LINEAR, fixed_plan
+    from tasks.core.stand_ins.residual_outputs import fold, residual_outputs
+    from tasks.models.emulators.emulator import load_emulator, write_emulator
+
+    num_blocks, width = len(get_blocks(model)), text_config(model.config).hidden_size
+    plan = fixed_plan(num_blocks, range(num_blocks), [0], LINEAR)
+    ids, matrix = torch.tensor([[5, 6, 7, 8, 9]]), torch.eye(width) + 0.1 * torch.randn(width, width)
+    with TemporaryDirectory() as scratch, torch.no_grad():
+        whole, folder = Path(scratch) / "whole", Path(scratch) / "emulator"
+        model.save_pretrained(whole)
+        places = {block: Folding(path, matrix) for block, path in enumerate(residual_outputs(model)) if block}
+        write_emulator(whole, plan, folder, places)
+        emulator = with_layout(copy.deepcopy(model), plan)
+        for block, (path, _) in places.items():
+            fold(get_blocks(emulator)[block], path, matrix)
+        if not torch.allclose(load_emulator(folder)(ids).logits, emulator(ids).logits, atol=1e-4, rtol=1e-3):
+            raise ValueError("linear stand-ins folded in on disk are others than in memory")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.core.plan.layout import Plan
+from tasks.core.plan.layout import REPEATING, Plan
 from tasks.reports.style import BLUE, INK, ORANGE, figure, save
 
 KINDS = {"tuned": ORANGE, "frozen": BLUE, "copy": "#A9CCE3", "removed": "#E4E4E4"}
@@ -21,7 +21,7 @@ def plan_drawing(plans: Mapping[str, Plan], path: Path) -> None:
             kind = "tuned" if index in plan.tuned else "frozen" if index in plan.kept else "removed"
             _box(axes, index, top, str(index), kind)
         for position, (source, is_tuned) in enumerate(plan.layout):
-            repeated = not is_tuned and (source in plan.tuned or (plan.share is not None and source != position))
+            repeated = not is_tuned and (source in plan.tuned or (plan.share in REPEATING and source != position))
             _box(axes, position, top - 1.25, str(source), "tuned" if is_tuned else "copy" if repeated else "frozen")
         axes.text(-0.8, top, f"{name}: full model", ha="right", va="center", fontsize=10, fontweight="bold")
         axes.text(-0.8, top - 1.25, "emulator runs", ha="right", va="center", fontsize=10)

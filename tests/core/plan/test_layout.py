@@ -8,6 +8,7 @@ import pytest
 
 from tasks.core.errors import InputError
 from tasks.core.plan.layout import (
+    REPEATING,
     SHARES,
     Plan,
     crash_plan,
@@ -114,11 +115,14 @@ def test_laws_of_random_plans(share):
         tuned = sorted(random_numbers.sample(kept, random_numbers.randint(1, len(kept))))
         plan = fixed_plan(num_blocks, kept, tuned, share)
         assert sorted((*plan.frozen, *plan.tuned)) == kept
-        assert len(plan.layout) == (len(kept) if share is None else num_blocks)
+        assert len(plan.layout) == (num_blocks if share in REPEATING else len(kept))
         assert [source for source, trained in plan.layout if trained] == tuned, "each tuned block trains in one place"
         assert {source for source, _ in plan.layout} == set(kept)
         assert Plan.from_json(plan.to_json()) == plan
-        if share is not None:
+        removed = [each for front, last in plan.removed_runs for each in range(front + 1, last + 1)]
+        assert removed == [each for each in range(num_blocks) if each not in kept]
+        assert all(front == -1 or front in kept for front, _ in plan.removed_runs)
+        if share in REPEATING:
             check_nearest(plan)
 
 

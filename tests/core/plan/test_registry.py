@@ -10,7 +10,7 @@ import pytest
 from flows.settings.plan import Strategy as Names
 from tasks.core import plan as plans
 from tasks.core.errors import InputError
-from tasks.core.plan.layout import SHARES, Plan, crash_plan, uniform_plan
+from tasks.core.plan.layout import REPEATING, SHARES, Plan, crash_plan, uniform_plan
 from tasks.core.plan.placement import PLACEMENTS, ends, spread
 from tasks.core.plan.registry import STRATEGIES, check_plan_possible, make_plan
 
@@ -37,6 +37,8 @@ def evidence_for(name: str, num_blocks: int, num_kept: int, seed: int, protected
             numbers.shuffle(labels)
             groups = [[block for block in range(num_blocks) if labels[block] == label] for label in range(num_kept)]
             return sorted(groups)
+        case "stand_in_errors":
+            return [[numbers.random() for _ in range(num_blocks)] for _ in range(num_blocks)]
     stays = {0, *protected}
     order = [block for block in range(num_blocks) if block not in stays]
     numbers.shuffle(order)
@@ -79,6 +81,7 @@ def test_what_each_does_by_default() -> None:
         "crash",
         "iterative_drop",
         "single",
+        "spans",
         "fixed",
     }
     assert {name for name, strategy in STRATEGIES.items() if strategy.is_sampled} == {
@@ -99,7 +102,7 @@ def test_laws_of_every_plan(name: str, placement: str | None) -> None:
         assert len(plan.tuned) == num_tuned
         assert set(plan.tuned) <= set(plan.kept)
         assert list(plan.kept) == sorted(set(plan.kept))
-        assert len(plan.layout) == (num_kept if plan.share is None else plan.num_blocks)
+        assert len(plan.layout) == (plan.num_blocks if plan.share in REPEATING else num_kept)
         placed = placement or STRATEGIES[name].placement
         if placed == "centres":
             assert plan.tuned == spread(plan.kept, num_tuned)

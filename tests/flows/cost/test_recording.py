@@ -40,7 +40,7 @@ CHANGES: dict[str, list[str]] = {
         *("tune.learning_rates=[1e-4, 1e-3]", "tune.eval_steps=5"),
         "full_tune.learning_rate=1e-5",
     ],
-    "their own evidence": ['strategy=["single", "iterative_drop", "crash", "reverse"]', "plan.share=auto"],
+    "their own evidence": ['strategy=["single", "iterative_drop", "spans", "crash", "reverse"]', "plan.share=auto"],
     "full model not tuned": ["full_tune.enabled=false"],
     "written out": ["export.plugged_model=true"],
 }

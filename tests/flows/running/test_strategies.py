@@ -35,6 +35,7 @@ def test_only_what_a_strategy_uses_is_passed(name: str) -> None:
         "crash": {"num_kept": 6, "num_tuned": 4, "linkage": "boundary", "share": "all", "keep_ends": False},
         "single": {"num_kept": 6, "num_tuned": 4, "linkage": "average", "share": "all"},
         "iterative_drop": {"num_kept": 6, "num_tuned": 4, "share": "all"},
+        "spans": {"num_kept": 6, "num_tuned": 4, "share": "linear"},
         "fixed": {"kept": (0, 2, 3), "tuned": (0, 3), "share": "all"},
         "uniform_deviation": {"num_kept": 6, "num_tuned": 4, "deviation": 0.0, "share": None},
     }
@@ -159,18 +160,21 @@ def test_the_picture_shows_a_plan_of_every_strategy() -> None:
 
 
 def test_strategies_of_every_kind_run_side_by_side(tmp_path: Path) -> None:
-    """Drawn, from influence, from blocks alone and from blocks dropped: what is common is computed once."""
+    """Drawn, from influence, from blocks alone, from blocks dropped and from stand-ins: the common is computed once."""
     path = small_settings(tmp_path)
-    names = ["random", "block_influence", "single", "iterative_drop"]
+    names = ["random", "block_influence", "single", "iterative_drop", "spans"]
     changes = [f"strategy={json.dumps(names)}", "full_tune.enabled=false", "tune.num_steps=2", "task.num_test=8"]
-    changes += ["plan.placement=ends", "plan.num_tuned=2", "plan.share=all"]
+    shares = ", ".join(f'{name} = "{"linear" if name == "spans" else "all"}"' for name in names)
+    changes += ["plan.placement=ends", "plan.num_tuned=2", f"plan.share={{{shares}}}"]
     done = crash("run", str(path), *(part for change in changes for part in ("--set", change)), timeout=580)
     assert done.returncode == 0, done.stderr
     for name in names:
         assert f"| {name} emulator" in done.stdout
     made = stages(set(artifacts(tmp_path / "home/store")))
-    assert {"capture": 1, "single": 1, "similarity": 2, "iterative_drop": 1, "cluster": 4}.items() <= made.items()
+    assert {"capture": 1, "single": 1, "similarity": 2, "iterative_drop": 1, "cluster": 5}.items() <= made.items()
+    assert (made["stand_in_errors"], made["stand_ins"], made["emulate"]) == (1, 1, 5)
     written = [json.loads(file.read_text()) for file in (tmp_path / "home/store/artifacts/cluster").glob("*/plan.json")]
-    assert {(len(plan["kept"]), plan["share"], len(plan["layout"])) for plan in written} == {(6, "all", 12)}
+    plans = {(len(plan["kept"]), plan["share"], len(plan["layout"])) for plan in written}
+    assert plans == {(6, "all", 12), (6, "linear", 6)}
     # Of single, the ends of its centres; of all others, those of the model.
-    assert sum(plan["tuned"] == [0, 11] for plan in written) >= 3
+    assert sum(plan["tuned"] == [0, 11] for plan in written) >= 4

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.models.families.known import DEPENDS, EXACT, LIMITED, failed_operations
+from tasks.models.families.known import DEPENDS, EXACT, LIMITED, NO_STAND_INS, failed_operations
 from tests.places import ROOT
 from tests.store.support_matrix import ALIASES, TRIED, known, measure, measured_configs, page
 
@@ -23,6 +23,7 @@ def test_the_table_has_what_is_measured(family: str) -> None:
 
 def test_every_family_of_the_table_is_measured() -> None:
     assert not EXACT & LIMITED.keys()
+    assert NO_STAND_INS.keys() <= EXACT | LIMITED.keys()
     assert {ALIASES.get(family, family) for family in EXACT | LIMITED.keys()} | set(TRIED) == set(CONFIGS)
 
 

@@ -1,0 +1,94 @@
+"""Stand-ins: fit the linear maps that stand in for the removed blocks of a plan."""
+
+import logging
+
+from tasks.artifacts.plan import read_plan
+from tasks.artifacts.stand_ins import StandInsSummary, write_stand_ins
+from tasks.core.errors import InputError
+from tasks.data.sources import Split, TaskSource
+from tasks.engine.stage import stage
+from tasks.engine.work import Work
+from tasks.models.source import ModelSource
+from tasks.store.artifacts import Ref
+
+logger = logging.getLogger(__name__)
+
+
+@stage(packages=("torch", "transformers", "tokenizers", "lm_eval"), cores="all", gpu=True)
+def stand_ins(
+    work: Work,
+    model: ModelSource,
+    task: TaskSource,
+    plan: Ref,
+    *,
+    num_rows: int,
+    split: Split,
+    part: str,
+    max_tokens: int,
+    precision: str,
+) -> StandInsSummary:
+    """Fit a map on the support set for each run of removed blocks that follows a frozen block.
+
+    A run behind a tuned block, or in front of all kept ones, is only removed, and the log names it: what a data owner
+    returns must stay an update of the full model's block. Writes the files of `tasks.artifacts.stand_ins`.
+
+    Raises:
+        InputError: when every removed run follows a tuned block, or as `fit_stand_ins`.
+    """
+    import torch
+
+    from tasks.core.stand_ins.fitting import fit_stand_ins
+    from tasks.data.tokenize import load_examples
+    from tasks.models.loading import load_model, load_tokenizer
+
+    how = read_plan(work.open(plan))
+    runs = [run for run in how.removed_runs if run[0] in how.frozen]
+    rest = [run for run in how.removed_runs if run not in runs]
+    _name_the_rest(rest, how.tuned, refuse=not runs)
+    tokenizer = load_tokenizer(model)
+    rows = load_examples(task, split, tokenizer, model.context, limit=num_rows, part=part).rows[:num_rows]
+    paths, fitted = fit_stand_ins(
+        load_model(model, precision, work.device),
+        rows,
+        runs,
+        max_tokens=work.pass_tokens(max_tokens, "support.max_tokens"),
+        pad_id=tokenizer.pad_token_id or 0,
+        progress=lambda batches: work.progress(batches, "batches"),
+    )
+    found = list(fitted)
+    errors, without = [each.error for each in found], [each.error_without for each in found]
+    fronts, lasts = [first for first, _ in runs], [last for _, last in runs]
+    write_stand_ins(
+        work.out,
+        {
+            "fronts": fronts,
+            "lasts": lasts,
+            "paths": [paths[front] for front in fronts],
+            "errors": errors,
+            "errors_without": without,
+        },
+        torch.stack([each.matrix for each in found]),
+    )
+    return {
+        "num_runs": len(runs),
+        "error": sum(errors),
+        "error_without": sum(without),
+        "only_removed": [[front + 1, last] for front, last in rest],
+        "num_rows": len(rows),
+    }
+
+
+def _name_the_rest(rest: list[tuple[int, int]], tuned: tuple[int, ...], refuse: bool) -> None:
+    """Log the runs without a stand-in; refuse the plan where there is none at all."""
+    words = [
+        f"{front + 1}-{last} ({f'block {front} in front is tuned' if front in tuned else 'no block is in front'})"
+        for front, last in rest
+    ]
+    if refuse:
+        reason = f"removed blocks {', '.join(words)}" if words else "no block is removed"
+        raise InputError(
+            f'plan.share = "linear": no linear stand-in is possible, {reason}; choose plan.placement or plan.tuned so'
+            " that a frozen block is in front of removed ones, strategy spans, or another plan.share"
+        )
+    if words:
+        logger.warning("no linear stand-in for removed blocks %s: they are only removed", ", ".join(words))
