@@ -1,11 +1,14 @@
-"""Comparison of the five settings: means, standard errors, and the differences gain, leak and privacy gap."""
+"""Comparison of the five settings: means, standard errors, differences, and shares of what the full model can do."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 SETTINGS = ("full_zero_shot", "full_fine_tuned", "emulator_zero_shot", "emulator_fine_tuned", "plug_in")
-DERIVED = ("gain", "leak", "privacy_gap")
+DIFFERENCES = ("gain", "leak", "privacy_gap")
+# recovered = gain / (full fine-tuned - full zero-shot); cpl = emulator zero-shot / full zero-shot.
+RATIOS = ("recovered", "cpl")
+DERIVED = (*DIFFERENCES, *RATIOS)
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,10 @@ class Mean:
 
 @dataclass(frozen=True)
 class Strategy:
-    """Settings, gain, leak and privacy gap of one strategy; positive differences are better or larger."""
+    """Settings, differences and ratios of one strategy; positive differences are better or larger.
+
+    recovered: None without a full fine-tuning that is better than zero-shot; cpl: None where no score is above zero.
+    """
 
     name: str
     emulator_zero_shot: Mean
@@ -38,6 +44,8 @@ class Strategy:
     gain: Mean
     leak: Mean
     privacy_gap: Mean
+    recovered: Mean | None
+    cpl: Mean | None
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,7 @@ class Comparison:
                 "error_over": mean.error_over,
             }
             for name, setting, mean in found
+            if mean is not None
         ]
 
 
@@ -91,7 +100,8 @@ def compare(
     """Compute the means of all settings and their differences.
 
     strategies: name to (emulator zero-shot, emulator fine-tuned by seed, plug-in by seed), the same seeds in the same
-    order, so that the privacy gap is a mean of paired differences. Source: Offsite-Tuning, section 3; CRaSh, table 1.
+    order, so that the privacy gap is a mean of paired differences. Sources: Offsite-Tuning, section 3; CRaSh, table 1;
+    cpl, the capability that an emulator keeps: LLEOT (`tasks.core.evaluation.paper_results`).
     """
     sign = 1.0 if higher_is_better else -1.0
     compared = tuple(
@@ -103,6 +113,8 @@ def compare(
             gain=_difference(plugged, [full_zero_shot] * len(plugged), sign),
             leak=_difference(tuned, [full_zero_shot] * len(tuned), sign),
             privacy_gap=_difference(plugged, tuned, sign),
+            recovered=_recovered(plugged, full_fine_tuned, full_zero_shot, sign),
+            cpl=_kept(zero_shot, full_zero_shot, higher_is_better),
         )
         for name, (zero_shot, tuned, plugged) in strategies.items()
     )
@@ -113,3 +125,25 @@ def compare(
 def _difference(left: Sequence[Score], right: Sequence[Score], sign: float) -> Mean:
     """Mean of the differences by seed; a single one has no standard error here, as both scores use the same rows."""
     return mean_score([Score(sign * (a.value - b.value)) for a, b in zip(left, right, strict=True)])
+
+
+def _recovered(plugged: Sequence[Score], tuned: Sequence[Score], zero_shot: Score, sign: float) -> Mean | None:
+    """Return gain / (full fine-tuned - full zero-shot), with its standard error over seeds by the delta method.
+
+    Both differences are from the same zero-shot score; plug-ins and full tunings are paired by seed.
+    """
+    gains = [sign * (score.value - zero_shot.value) for score in plugged]
+    possible = [sign * (score.value - zero_shot.value) for score in tuned]
+    if not possible or math.fsum(possible) <= 0:
+        return None
+    ceiling = math.fsum(possible) / len(possible)
+    ratio = math.fsum(gains) / len(gains) / ceiling
+    # d(G / P) = (dG - ratio dP) / P, whose mean over seeds is zero.
+    spread = mean_score([Score((gain - ratio * most) / ceiling) for gain, most in zip(gains, possible, strict=True)])
+    return Mean(ratio, spread.stderr, len(gains), spread.error_over)
+
+
+def _kept(emulator: Score, full: Score, higher_is_better: bool) -> Mean | None:
+    """Return how much of the full model's zero-shot score the emulator has; both are scored on the same rows."""
+    share, whole = (emulator.value, full.value) if higher_is_better else (full.value, emulator.value)
+    return Mean(share / whole, None, 1, "rows") if whole > 0 else None

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.core.evaluation.comparison import Comparison, Mean, Strategy
+from tasks.core.evaluation.comparison import DERIVED, DIFFERENCES, Comparison, Mean, Strategy
 from tasks.reports.spending import SIZES, format_amount
 from tasks.reports.table import Table
 
@@ -15,7 +15,13 @@ COLUMNS = {
     "gain": "gain",
     "leak": "leak",
     "privacy_gap": "privacy gap",
+    "recovered": "recovered",
+    "cpl": "CPL",
 }
+RATIOS_NOTE = (
+    "recovered = gain ÷ (full tuned − full zero-shot), empty where tuning the full model does not help; CPL = emulator"
+    " zero-shot ÷ full zero-shot, the capability that is given away (of a perplexity, its inverse)."
+)
 
 
 def settings_table(comparison: Comparison) -> Table:
@@ -46,7 +52,7 @@ def caption(comparison: Comparison, facts: Mapping[str, Any]) -> str:
 
 
 def footnote(comparison: Comparison) -> str:
-    """Explain ± and the last three columns."""
+    """Explain ± and the columns after the scores."""
     seeds = max((strategy.plug_in.num_seeds for strategy in comparison.strategies), default=1)
     error = (
         f"± is the standard error over {seeds} tuning seeds (zero-shot: over the scored rows)."
@@ -57,7 +63,7 @@ def footnote(comparison: Comparison) -> str:
     return (
         f"plug-in: the emulator's tuned blocks, put into the full model. {error}"
         f" gain = plug-in − full zero-shot; leak = tuned emulator − full zero-shot;"
-        f" privacy gap = plug-in − tuned emulator.{sign}"
+        f" privacy gap = plug-in − tuned emulator.{sign} {RATIOS_NOTE}"
     )
 
 
@@ -68,7 +74,16 @@ def format_score(mean: Mean) -> str:
     return f"{mean.value:.{digits}f}{error}"
 
 
+def format_derived(name: str, mean: Mean | None) -> str:
+    """Format a difference with its sign, `+0.120`, or a ratio as a percentage and its standard error, `81% ± 6%`."""
+    if mean is None:
+        return ""
+    if name in DIFFERENCES:
+        return f"{mean.value:+.3f}"
+    return f"{mean.value:.0%}" + ("" if mean.stderr is None else f" ± {mean.stderr:.0%}")
+
+
 def _strategy_cells(strategy: Strategy) -> list[str]:
     settings = [format_score(getattr(strategy, name)) for name in list(COLUMNS)[:3]]
-    differences = [f"{getattr(strategy, name).value:+.3f}" for name in list(COLUMNS)[3:]]
-    return [f"{strategy.name} emulator", *settings, *differences]
+    derived = [format_derived(name, getattr(strategy, name)) for name in DERIVED]
+    return [f"{strategy.name} emulator", *settings, *derived]

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.artifacts.sweep_table import SweepTable
-from tasks.core.evaluation.comparison import Mean
+from tasks.core.evaluation.comparison import DERIVED, Mean
 from tasks.reports import spending
-from tasks.reports.run.tables import COLUMNS, format_score
+from tasks.reports.run.tables import COLUMNS, RATIOS_NOTE, format_derived, format_score
 from tasks.reports.table import Table
 
 Row = dict[str, Any]
 FULL = {"full_zero_shot": "full zero-shot", "full_fine_tuned": "full tuned"}
 FAILED = "failed"
-DIFFERENCES = ("gain", "leak", "privacy_gap")
 SCORES_NOTE = (
     "Each row is one run. ± is the standard error over the run's tuning seeds, or with one seed over the scored rows;"
     " gain = plug-in − full zero-shot; leak = tuned emulator − full zero-shot; privacy gap = plug-in − tuned emulator."
+    f" {RATIOS_NOTE}"
 )
 TESTS_NOTE = (
     "Plug-in minus uniform's plug-in on the same scored rows, each row's outcome averaged over tuning seeds: mean"
@@ -190,9 +190,8 @@ def _mean_over(tasks: Sequence[str], by_task: dict[str, Row]) -> list[Any]:
 def _text(row: Row | None, setting: str) -> str:
     if row is None:
         return ""
-    if setting in DIFFERENCES:
-        return f"{row['value']:+.3f}"
-    return format_score(Mean(row["value"], row["stderr"], row["num_seeds"], row["error_over"]))
+    mean = Mean(row["value"], row["stderr"], row["num_seeds"], row["error_over"])
+    return format_derived(setting, mean) if setting in DERIVED else format_score(mean)
 
 
 def _p_value(value: float) -> str:

@@ -41,6 +41,45 @@ def test_differences_are_paired_by_seed():
     assert uniform.leak.value == pytest.approx(0.32 - 0.20)
 
 
+def test_recovered_is_a_ratio_of_means_with_the_error_of_the_delta_method():
+    recovered = compared().strategies[0].recovered
+    assert recovered is not None
+    gains, possible = (0.30, 0.35, 0.28), (0.70, 0.72, 0.74)
+    mean_gain, mean_possible = statistics.mean(gains), statistics.mean(possible)
+    ratio = mean_gain / mean_possible
+    assert recovered.value == pytest.approx(ratio) == pytest.approx(0.31 / 0.72)
+    variances = statistics.variance(gains) + ratio**2 * statistics.variance(possible)
+    variance = (variances - 2 * ratio * statistics.covariance(gains, possible)) / mean_possible**2
+    assert recovered.stderr == pytest.approx((variance / 3) ** 0.5)
+    assert (recovered.num_seeds, recovered.error_over) == (3, "seeds")
+
+
+def test_all_of_it_is_recovered_by_plugging_in_what_the_full_tuning_gives():
+    recovered = compare("acc", True, Score(0.2), FULL, {"crash": (Score(0.1), TUNED, FULL)}).strategies[0].recovered
+    assert recovered is not None
+    assert (recovered.value, recovered.stderr) == pytest.approx((1.0, 0.0))
+
+
+@pytest.mark.parametrize("tuned", [[], [Score(0.1)], [Score(0.2)]])
+def test_nothing_is_recovered_where_tuning_the_full_model_does_not_help(tuned):
+    result = compare("acc", True, Score(0.2), tuned, {"crash": (Score(0.1), TUNED[:1], PLUGGED[:1])})
+    assert result.strategies[0].recovered is None
+    assert "recovered" not in {row["setting"] for row in result.rows()}
+
+
+@pytest.mark.parametrize(("higher_is_better", "emulator", "share"), [(True, 0.1, 0.5), (False, 0.4, 0.5)])
+def test_cpl_is_below_one_where_the_emulator_is_worse(higher_is_better, emulator, share):
+    strategies = {"crash": (Score(emulator, 0.01), TUNED[:1], PLUGGED[:1])}
+    cpl = compare("acc", higher_is_better, Score(0.2, 0.03), [], strategies).strategies[0].cpl
+    assert cpl is not None
+    assert (cpl.value, cpl.stderr) == (pytest.approx(share), None)
+
+
+def test_cpl_of_nothing_is_unknown():
+    strategies = {"crash": (Score(0.1), TUNED[:1], PLUGGED[:1])}
+    assert compare("acc", True, Score(0.0), [], strategies).strategies[0].cpl is None
+
+
 def test_where_lower_is_better_a_fall_is_a_gain():
     [better], [worse] = compared().strategies, compared(higher_is_better=False).strategies
     for name in ("gain", "leak", "privacy_gap"):
@@ -69,6 +108,8 @@ def test_long_rows_hold_every_setting_once():
         ("uniform", "gain"),
         ("uniform", "leak"),
         ("uniform", "privacy_gap"),
+        ("uniform", "recovered"),
+        ("uniform", "cpl"),
     ]
     assert {row["metric"] for row in rows} == {"acc"}
     by_setting = {row["setting"]: row for row in rows}
