@@ -30,7 +30,9 @@ def report(
     """
     from dataclasses import asdict
 
+    from tasks.core.channels import dominated
     from tasks.reports.run import page as run_pages
+    from tasks.reports.run.tables import channel_table
     from tasks.reports.spending import disclosure, tuning_cost
 
     _require_same_rows(facts, full, strategies)
@@ -44,7 +46,10 @@ def report(
     _save_outcomes(work, strategies)
     (work.out / LONG_TABLE).write_text(run_pages.long_csv(comparison))
     (work.out / WIDE_TABLE).write_text(run_pages.wide_csv(comparison))
-    (work.out / MARKDOWN_TABLE).write_text(run_pages.markdown(comparison, facts))
+    measured = read_similarity(work.open(similarity))
+    shares, channels = measured["largest_share"].tolist(), measured["largest_channel"].tolist()
+    notes = [f"{note[0].upper()}{note[1:]}." for note in [dominated(shares, channels)] if note]
+    (work.out / MARKDOWN_TABLE).write_text(run_pages.markdown(comparison, facts, notes))
     content: Report = {
         "facts": facts,
         "comparison": asdict(comparison),
@@ -55,7 +60,9 @@ def report(
     }
     write_report(work.out, content)
     figures = _draw(work, comparison, full, strategies, similarity, facts["tuning_seeds"])
-    (work.out / files.REPORT_PAGE).write_text(run_pages.page(comparison, facts, figures, spending))
+    table = channel_table(shares, channels)
+    page = run_pages.page(comparison, facts, figures, spending, table, notes)
+    (work.out / files.REPORT_PAGE).write_text(page)
     return {
         "strategies": [strategy.name for strategy in comparison.strategies],
         "efforts": {name: tuning_cost(tunings) for name, (_, tunings) in given.items()},

@@ -88,7 +88,8 @@ def _fitted(call: Priced, runs: Sequence[tuple[int, int]], disk: float) -> Cost:
 def similarity(call: Priced) -> Cost:
     """All measures between all states, computed on the CPU."""
     shape, count = call.sizes.shape, count_rows(call.arguments["states"])
-    disk = costs.WIDE * ((costs.NUM_CKA + 1) * (shape.num_blocks + 1) ** 2 + shape.num_blocks)
+    # Of each state also a share and a channel's number, which has eight bytes.
+    disk = costs.WIDE * ((costs.NUM_CKA + 1) * (shape.num_blocks + 1) ** 2 + 4 * shape.num_blocks + 3)
     return Cost(call.name, costs.similarity_flops(shape, count), 0.0, disk + SMALL_BYTES, on_gpu=False)
 
 

@@ -66,8 +66,8 @@ class Support(Group, frozen=True):
 class Similarity(Group, frozen=True):
     """The similarity of the blocks' states."""
 
-    estimator: Literal["linear_cka", "debiased_cka", "rbf_cka"] = "linear_cka"
-    """Estimator of the matrix that is clustered; all estimators are computed and drawn."""
+    estimator: Literal["linear_cka", "debiased_cka", "rbf_cka", "trimmed_cka", "standardised_cka"] = "linear_cka"
+    """Estimator of the matrix that is clustered (trimmed: without massive channels); all are computed and drawn."""
 
 
 class Evaluate(Group, frozen=True):

@@ -13,13 +13,20 @@ if TYPE_CHECKING:
 
 
 class Similarity(TypedDict):
-    """Measures between the N+1 states, of which state 0 is the embeddings, and the influence of the N blocks."""
+    """Measures between the N+1 states, of which state 0 is the embeddings, and the influence of the N blocks.
+
+    largest_share, largest_channel: of each state, the largest share of its variance in one channel, and this channel.
+    """
 
     linear_cka: Annotated["np.ndarray", "float32 [N+1, N+1]"]
     debiased_cka: Annotated["np.ndarray", "float32 [N+1, N+1]"]
     rbf_cka: Annotated["np.ndarray", "float32 [N+1, N+1]"]
+    trimmed_cka: Annotated["np.ndarray", "float32 [N+1, N+1]"]
+    standardised_cka: Annotated["np.ndarray", "float32 [N+1, N+1]"]
     angular_distance: Annotated["np.ndarray", "float32 [N+1, N+1]"]
     block_influence: Annotated["np.ndarray", "float32 [N]"]
+    largest_share: Annotated["np.ndarray", "float32 [N+1]"]
+    largest_channel: Annotated["np.ndarray", "int64 [N+1]"]
 
 
 SIMILARITY_FILE = TensorFile("similarity.safetensors", "similarity of states", Similarity)

@@ -1,22 +1,52 @@
 """Similarity of the representations of two blocks.
 
 Sources: linear and RBF CKA: Kornblith et al. 2019 (arXiv 1905.00414); debiased: Nguyen et al. 2021 (2010.15327), after
-the unbiased HSIC of Song et al. 2012; angular distance: Gromov et al. 2024 (2403.17887); block influence: ShortGPT
-(2403.03853).
+the unbiased HSIC of Song et al. 2012; trimmed, standardised: `tasks.core.channels`; angular distance: Gromov et al.
+2024 (2403.17887); block influence: ShortGPT (2403.03853).
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from tasks.core.channels import standardised, without_massive_channels
 from tasks.core.errors import InputError
 
 # The unbiased estimator divides by n (n - 3).
 MIN_ROWS = 4
-# Kernel, and whether the estimator is debiased.
-ESTIMATORS = {"linear_cka": ("linear", False), "debiased_cka": ("linear", True), "rbf_cka": ("rbf", False)}
+
+
+class Estimator(NamedTuple):
+    """An estimator of CKA. kernel: "linear" or "rbf"; prepared: makes of states [N, n, d] those that are compared."""
+
+    kernel: str
+    debiased: bool = False
+    prepared: Callable[[Tensor], Tensor] = lambda states: states
+
+
+ESTIMATORS = {
+    "linear_cka": Estimator("linear"),
+    "debiased_cka": Estimator("linear", debiased=True),
+    "rbf_cka": Estimator("rbf"),
+    "trimmed_cka": Estimator("linear", prepared=without_massive_channels),
+    "standardised_cka": Estimator("linear", prepared=standardised),
+}
+
+
+def cka(states: Tensor, estimator: str, names: Sequence[str] | None = None) -> Tensor:
+    """CKA of every pair of representations by one of `ESTIMATORS`, [N, N], diagonal 1. Arguments as `linear_cka`.
+
+    Raises:
+        InputError: as `linear_cka`, or when the estimator is unknown.
+    """
+    if estimator not in ESTIMATORS:
+        raise InputError(f"estimator = {estimator!r}; choose from {', '.join(ESTIMATORS)}")
+    kernel, debiased, prepared = ESTIMATORS[estimator]
+    _checked(states)
+    return _cka(prepared(states), kernel, debiased, names)
 
 
 def linear_cka(states: Tensor, debiased: bool = False, names: Sequence[str] | None = None) -> Tensor:

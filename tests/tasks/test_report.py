@@ -1,6 +1,7 @@
 """Report: outcomes of single rows, by which a sweep compares strategies."""
 
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from tasks.core.evaluation.comparison import Score, compare
 from tasks.core.evaluation.scores import Scores
 from tasks.report import _require_same_rows, _save_outcomes
 from tasks.reports.run.page import markdown, page
+from tasks.reports.run.tables import channel_table
 from tasks.store.artifacts import Ref
 
 
@@ -69,7 +71,12 @@ def test_a_report_says_which_rows_were_left_out() -> None:
     for number, split in enumerate(("train", "validation", "scored")):
         facts |= {f"num_{split}_rows": 70 + number, f"{split}_digest": f"{70 + number}:00ff{number}"}
     facts |= {"num_train_scored_duplicates": 4}
-    for text in (markdown(found, facts), page(found, facts, {}, {})):
+    channels, notes = channel_table([0.1, 0.825], [3, 507]), ["One channel <507> holds much."]
+    shown = page(found, facts, {}, {}, channels, notes)
+    assert re.search(r"block 0</td>\s*<td[^>]*>507</td>\s*<td[^>]*>82%</td>", shown)
+    assert "One channel &lt;507&gt; holds much." in shown
+    assert notes[0] in markdown(found, facts, notes)
+    for text in (markdown(found, facts), shown):
         assert "72 are scored, 71 validate, 70 are trained on; the scores are not those of the whole benchmark" in text
         assert "Rows of train left out because a scored row says the same: 4." in text
         assert all(f"00ff{number}" in text for number in range(3))

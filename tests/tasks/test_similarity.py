@@ -1,13 +1,17 @@
 """Similarity: every measure of the captured states, each against its formula in float64."""
 
+import logging
+
 import numpy as np
 import pytest
+import torch
 
+from tasks.core.cka import ESTIMATORS
 from tasks.core.errors import InputError
 from tasks.similarity import similarity
 from tests.tasks.chain import NUM_BLOCKS, NUM_ROWS, Chain
 
-MATRICES = ("linear_cka", "debiased_cka", "rbf_cka", "angular_distance")
+MATRICES = (*ESTIMATORS, "angular_distance")
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +37,7 @@ def plain_cka(first: np.ndarray, second: np.ndarray) -> float:
 def test_what_is_published(chain: Chain) -> None:
     tensors = chain.tensors(chain.similar, "similarity")
     shapes = dict.fromkeys(MATRICES, (NUM_BLOCKS + 1, NUM_BLOCKS + 1)) | {"block_influence": (NUM_BLOCKS,)}
+    shapes |= dict.fromkeys(("largest_share", "largest_channel"), (NUM_BLOCKS + 1,))
     assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == shapes
     assert chain.similar.summary["num_blocks"] == NUM_BLOCKS
     assert chain.similar.summary["num_rows"] == NUM_ROWS
@@ -63,7 +68,22 @@ def test_influence_is_handed_on(chain: Chain) -> None:
     assert np.array_equal(found(chain, "block_influence"), states(chain, "block_influence"))
 
 
-@pytest.mark.parametrize("estimator", ["linear_cka", "debiased_cka", "rbf_cka"])
+def test_a_channel_that_holds_most_of_the_variance_is_named(chain: Chain, caplog: pytest.LogCaptureFixture) -> None:
+    assert "one channel" not in caplog.text
+    shares = chain.tensors(chain.similar, "similarity")["largest_share"]
+    assert shares.max() < 0.5
+    loud = Chain(chain.store.root.parent / "loud")
+    with torch.no_grad():
+        # What block 2 writes there, all later blocks have.
+        loud.full.model.decoder.layers[2].fc2.weight[5] *= 1000
+    loud.model = loud.saved("massive")
+    with caplog.at_level(logging.WARNING):
+        found = loud.tensors(loud.similar, "similarity")
+    assert found["largest_channel"][3:].tolist() == [5] * (NUM_BLOCKS - 2)
+    assert "behind 4 of 6 blocks, one channel (number 5) holds more than half" in caplog.text
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_the_summary_is_of_the_blocks_by_the_estimator_of_the_plan(chain: Chain, estimator: str) -> None:
     ref = similarity.run(chain.runtime, states=chain.capture(), estimator=estimator)
     adjacent = [found(chain, estimator)[block, block + 1] for block in range(1, NUM_BLOCKS)]

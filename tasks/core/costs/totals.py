@@ -28,7 +28,7 @@ WIDE = 4
 # Copies of one position's logits in training: as computed, in float32, their log-softmax, and the gradients.
 LOGIT_COPIES = 4
 FORMATS = {"float32": 4, "bfloat16": 2}
-NUM_CKA = 3
+NUM_CKA = 5
 # `tasks.core.stand_ins.least_squares.ALPHAS`, whose module needs torch.
 NUM_PENALTIES = 5
 # While a checkpoint is written, the previous one still exists.

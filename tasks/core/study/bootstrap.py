@@ -19,7 +19,8 @@ from tasks.core.study.modularity import Cuts, modularity_score
 class RowSample:
     """CKA of N states on any choice of their rows, from kernels that are computed once (float32, 4 N n^2 bytes).
 
-    states: [N, n, d]. The RBF kernel keeps the bandwidth of all rows.
+    states: [N, n, d]. The RBF kernel keeps the bandwidth of all rows, and channels are left out or
+    standardised by all rows.
 
     Raises:
         InputError: when the estimator is unknown, and as `linear_cka`.
@@ -28,8 +29,8 @@ class RowSample:
     def __init__(self, states: Tensor, estimator: str, names: Sequence[str] | None = None) -> None:
         if estimator not in ESTIMATORS:
             raise InputError(f"estimator = {estimator!r}; choose from {', '.join(ESTIMATORS)}")
-        kernel, self.debiased = ESTIMATORS[estimator]
-        self._kernels = torch.stack([gram.float() for gram in kernels(states, kernel, names)])
+        kernel, self.debiased, prepared = ESTIMATORS[estimator]
+        self._kernels = torch.stack([gram.float() for gram in kernels(prepared(states), kernel, names)])
         self._names = names or [f"block {index}" for index in range(len(states))]
         self.num_states, self.num_rows, _ = self._kernels.shape
 

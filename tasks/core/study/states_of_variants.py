@@ -5,24 +5,18 @@ runs a rearranged view of its tensors, and the model itself does not change.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tasks.core.batching import Example
 from tasks.core.blocks.devices import EVERY, place
 from tasks.core.blocks.surgery import get_blocks, rearranged
 from tasks.core.capturing import States, capture_states
-from tasks.core.cka import linear_cka, rbf_cka
+from tasks.core.cka import cka
 from tasks.core.plan.by_similarity import drop_iteratively
 
-ESTIMATORS: dict[str, Callable[..., Tensor]] = {
-    "linear_cka": linear_cka,
-    "debiased_cka": partial(linear_cka, debiased=True),
-    "rbf_cka": rbf_cka,
-}
 Bar = Callable[[Iterable[Any]], Iterable[Any]]
 
 
@@ -71,7 +65,7 @@ def drop_blocks(
     def adjacent(left: list[int]) -> list[float]:
         next(passes, None)
         states = _captured(model, left, examples, device, **options).pooled[1:]
-        similarity = ESTIMATORS[estimator](states, names=[f"block {block}" for block in left])
+        similarity = cka(states, estimator, names=[f"block {block}" for block in left])
         return similarity.diagonal(1).tolist()
 
     dropped = drop_iteratively(num_blocks, num_kept, adjacent, protected)

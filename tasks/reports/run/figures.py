@@ -11,6 +11,8 @@ ESTIMATORS = {
     "linear_cka": "linear CKA, biased estimator",
     "debiased_cka": "linear CKA, debiased estimator",
     "rbf_cka": "RBF CKA, median bandwidth, biased estimator",
+    "trimmed_cka": "linear CKA without massive channels, biased estimator",
+    "standardised_cka": "linear CKA of standardised channels, biased estimator",
     "angular_distance": "angular distance of the last token / π",
 }
 # Along an axis: of more only every other one is named, or fewer, as the names would run into one another.

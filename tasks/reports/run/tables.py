@@ -1,6 +1,6 @@
 """The tables of a run, which Markdown and its page have in common, and the sentences around them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,10 @@ COLUMNS = {
     "recovered": "recovered",
     "cpl": "CPL",
 }
+CHANNELS_NOTE = (
+    "For each state of the support set's rows, the channel with the largest variance over the rows, and its share of"
+    " the variance of all channels. Where it is above one half, linear CKA sees little more than this channel."
+)
 RATIOS_NOTE = (
     "recovered = gain ÷ (full tuned − full zero-shot), empty where tuning the full model does not help; CPL = emulator"
     " zero-shot ÷ full zero-shot, the capability that is given away (of a perplexity, its inverse)."
@@ -41,6 +45,13 @@ def spending_table(spending: Mapping[str, Mapping[str, Any]]) -> Table:
         for name, figures in spending.items()
     ]
     return Table(["", *SIZES.values()], rows)
+
+
+def channel_table(shares: Sequence[float], channels: Sequence[int]) -> Table:
+    """Return the largest channel of every state and its share of the variance; state 0 is the embeddings."""
+    names = ["embeddings", *(f"block {block}" for block in range(len(shares) - 1))]
+    rows = [[name, str(channel), f"{share:.0%}"] for name, share, channel in zip(names, shares, channels, strict=True)]
+    return Table(["state behind", "largest channel", "of the variance"], rows)
 
 
 def caption(comparison: Comparison, facts: Mapping[str, Any]) -> str:

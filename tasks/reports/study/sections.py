@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tasks.artifacts.study.importance import importance_summary
 from tasks.reports.study.cells import CellResults, DrawnFigure
+from tasks.reports.study.channels import draw_channels
 from tasks.reports.study.datasets import draw_datasets
 from tasks.reports.study.importance import draw_importance
 from tasks.reports.study.landscape import draw_landscape
@@ -62,9 +63,10 @@ PARTS: tuple[Part, ...] = (
         "similarity",
         "Similarity",
         "How alike the states behind every two blocks are, on the same rows. Biased CKA is high for any two states with"
-        " more dimensions than rows; the debiased estimator is not.",
+        " more dimensions than rows; the debiased estimator is not. Where one channel holds most of the variance, CKA"
+        " compares that channel.",
         ("similarity", "cross"),
-        (draw_similarity, draw_cross),
+        (draw_similarity, draw_channels, draw_cross),
     ),
     Part(
         "structure",

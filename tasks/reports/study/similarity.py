@@ -19,6 +19,8 @@ SHORT = {
     "linear_cka": "linear CKA (biased)",
     "debiased_cka": "linear CKA (debiased)",
     "rbf_cka": "RBF CKA (biased)",
+    "trimmed_cka": "linear CKA without massive channels",
+    "standardised_cka": "linear CKA, standardised channels",
     "angular_distance": "angular distance / π",
 }
 
@@ -90,9 +92,9 @@ def _heatmaps(
 def _adjacent(cells: Sequence[CellResults], found: Mapping[str, Mapping[str, np.ndarray]], out: Path) -> DrawnFigure:
     """Draw the similarity of neighbouring blocks, without the embeddings (state 0)."""
     relative = len({len(found[cell.label]["linear_cka"]) for cell in cells}) > 1
-    made, axes = panels(2, 2, 9.6, 6.4)
+    made, axes = panels(3, 2, 9.6, 9.2)
     table = []
-    for place, measure in zip([*axes[0], *axes[1]], ESTIMATORS, strict=True):
+    for place, measure in zip([each for row in axes for each in row], ESTIMATORS, strict=True):
         for number, cell in enumerate(cells):
             values = np.diagonal(found[cell.label][measure][1:, 1:], 1)
             depth_line(place, values, number, cell.label, relative, 0.5)
@@ -100,13 +102,11 @@ def _adjacent(cells: Sequence[CellResults], found: Mapping[str, Mapping[str, np.
         where = "relative depth of the boundary (0 first block, 1 last)" if relative else "between blocks"
         dressed(place, ESTIMATORS[measure], where, SHORT[measure])
     legend(made, axes[0][0])
-    headed(
-        made, "Similarity of neighbouring blocks", f"four measures; n = {num_rows(cells, 'similarity')} support rows"
-    )
+    headed(made, "Similarity of neighbouring blocks", f"six measures; n = {num_rows(cells, 'similarity')} support rows")
     save(made, out / "similarity-adjacent.png")
     write_table(out / "similarity-adjacent.csv", ("cell", "measure", "block", "next", "value"), table)
     caption = (
-        "Similarity of each block's output with the next block's by four measures,"
+        "Similarity of each block's output with the next block's by six measures,"
         f" {support_rows(cells, 'similarity')}, no unit. The biased estimators are high also for unrelated"
         " states where there are fewer rows than dimensions; an angle is a distance, so alike is low."
     )

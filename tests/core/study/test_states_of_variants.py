@@ -9,9 +9,9 @@ from torch import nn
 from tasks.core.batching import Example
 from tasks.core.blocks.surgery import get_blocks
 from tasks.core.capturing import capture_states
-from tasks.core.cka import linear_cka
+from tasks.core.cka import ESTIMATORS, linear_cka
 from tasks.core.errors import InputError
-from tasks.core.study.states_of_variants import ESTIMATORS, drop_blocks, states_alone
+from tasks.core.study.states_of_variants import drop_blocks, states_alone
 from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, VOCABULARY, tiny_model
 
 ROWS = 6

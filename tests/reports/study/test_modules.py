@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from tasks.engine.resources import Resources
 from tasks.engine.runtime import RunContext, Runtime, sharing
 from tasks.reports.study.cells import CellResults, DrawnFigure
+from tasks.reports.study.channels import draw_channels
 from tasks.reports.study.datasets import draw_datasets
 from tasks.reports.study.heatmaps import placed
 from tasks.reports.study.models import model_titles
@@ -30,11 +31,14 @@ PARTS: dict[str, tuple[Draw, list[str]]] = {
             "similarity-linear-cka",
             "similarity-debiased-cka",
             "similarity-rbf-cka",
+            "similarity-trimmed-cka",
+            "similarity-standardised-cka",
             "similarity-angular-distance",
             "similarity-adjacent",
             "block-influence",
         ],
     ),
+    "channels": (draw_channels, ["channels", "similarity-channels"]),
     "structure": (
         draw_structure,
         [

@@ -22,7 +22,9 @@ def similarity(folder: Path, num_blocks: int, low: float = 0.0) -> Analysis:
         name: ramp(num_blocks + 1, num_blocks + 1, low=low + 0.01 * place, high=0.9)
         for place, name in enumerate(ESTIMATORS)
     }
-    return analysis(folder, "similarity", {**tensors, "block_influence": ramp(num_blocks, low=0.1, high=0.4)})
+    channels = {"largest_share": ramp(num_blocks + 1, low=0.1, high=0.7), "largest_channel": [*range(num_blocks + 1)]}
+    influence = ramp(num_blocks, low=0.1, high=0.4)
+    return analysis(folder, "similarity", {**tensors, **channels, "block_influence": influence})
 
 
 def test_heatmaps_have_one_scale_for_all_cells(saved: dict[str, Any], tmp_path: Path) -> None:
@@ -61,7 +63,7 @@ def test_neighbours_are_blocks_and_not_the_embeddings(saved: dict[str, Any], tmp
         np.testing.assert_allclose(points(line), [(0.5, matrix[1, 2]), (1.5, matrix[2, 3])])
         assert labels(axes) == ("between blocks", SHORT[measure])
     assert legend(made) == ["small"]
-    assert words(made.texts) == ["Similarity of neighbouring blocks", "four measures; n = 7 support rows"]
+    assert words(made.texts) == ["Similarity of neighbouring blocks", "six measures; n = 7 support rows"]
 
 
 def test_models_of_different_depths_share_a_relative_axis(saved: dict[str, Any], tmp_path: Path) -> None:
