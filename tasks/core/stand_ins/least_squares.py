@@ -53,6 +53,11 @@ class Moments:
             _into(self.products, run, outputs[run[0]].T @ change)
             self.changes[run] = self.changes.get(run, 0.0) + float(change.square().sum(dtype=torch.float64))
 
+    def with_more(self, other: "Moments", run: Run) -> "Moments":
+        """Return the sums of these tokens and others that the stand-in of one run needs."""
+        grams = {run[0]: self.grams[run[0]] + other.grams[run[0]]}
+        return Moments(grams, {run: self.products[run] + other.products[run]})
+
 
 @torch.inference_mode()
 def measure(
@@ -119,11 +124,13 @@ def error(moments: Moments, run: Run, matrix: Tensor) -> float:
 def best_stand_in(
     fitted: Moments, held_out: Moments, run: Run, alphas: Sequence[float] = ALPHAS
 ) -> tuple[Tensor, float]:
-    """Return the stand-in of a run with the smallest held-out error, and that error. fitted, held_out: other tokens."""
-    found = [solve(fitted, run, alpha) for alpha in alphas]
-    errors = [error(held_out, run, matrix) for matrix in found]
-    best = min(range(len(alphas)), key=errors.__getitem__)
-    return found[best], errors[best]
+    """Return the stand-in of a run with the penalty whose held-out error is smallest, and that error.
+
+    fitted, held_out: different tokens. The penalty is chosen on held_out; the stand-in is then fitted to all tokens.
+    """
+    errors = {alpha: error(held_out, run, solve(fitted, run, alpha)) for alpha in alphas}
+    best = min(errors, key=errors.__getitem__)
+    return solve(fitted.with_more(held_out, run), run, best), errors[best]
 
 
 def _into(sums: dict, key: object, value: Tensor) -> None:
