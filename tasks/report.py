@@ -7,7 +7,7 @@ from tasks.artifacts.clusters import Clusters, read_clusters
 from tasks.artifacts.plan import read_plan
 from tasks.artifacts.report import Report, ReportSummary, write_outcomes, write_report
 from tasks.artifacts.scores import read_scores, scores_summary
-from tasks.artifacts.similarity import read_similarity, similarity_summary
+from tasks.artifacts.similarity import SimilaritySummary, read_similarity, similarity_summary
 from tasks.artifacts.tables import LONG_TABLE, MARKDOWN_TABLE, WIDE_TABLE
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
@@ -48,7 +48,7 @@ def report(
     (work.out / WIDE_TABLE).write_text(run_pages.wide_csv(comparison))
     measured = read_similarity(work.open(similarity))
     shares, channels = measured["largest_share"].tolist(), measured["largest_channel"].tolist()
-    notes = [f"{note[0].upper()}{note[1:]}." for note in [dominated(shares, channels)] if note]
+    notes = [note for note in [dominated(shares, channels)] if note]
     (work.out / MARKDOWN_TABLE).write_text(run_pages.markdown(comparison, facts, notes))
     content: Report = {
         "facts": facts,
@@ -59,7 +59,8 @@ def report(
         "emulators": {each["name"]: each["emulator"].stage for each in strategies},
     }
     write_report(work.out, content)
-    figures = _draw(work, comparison, full, strategies, similarity, facts["tuning_seeds"])
+    summary = similarity_summary(similarity)
+    figures = _draw(work, comparison, full, strategies, measured, summary, facts["tuning_seeds"])
     table = channel_table(shares, channels)
     page = run_pages.page(comparison, facts, figures, spending, table, notes)
     (work.out / files.REPORT_PAGE).write_text(page)
@@ -137,17 +138,21 @@ def _save_outcomes(work: Work, strategies: list[dict[str, Any]]) -> None:
 
 
 def _draw(
-    work: Work, comparison: Any, full: dict, strategies: list[dict], similarity: Ref, seeds: list[int]
+    work: Work,
+    comparison: Any,
+    full: dict,
+    strategies: list[dict],
+    matrices: dict[str, Any],
+    summary: SimilaritySummary,
+    seeds: list[int],
 ) -> dict[Any, str]:
-    """Draw every picture, and return its caption by its path."""
+    """Draw every picture, and return its caption by its path. matrices, summary: of the similarity."""
     from tasks.core.clustering import adjacent_similarity, dendrogram
     from tasks.reports.run import figures
     from tasks.reports.run.plans import plan_drawing
     from tasks.reports.run.results import loss_curves, scores
 
-    summary = similarity_summary(similarity)
     estimator, num_rows = summary["estimator"], summary["num_rows"]
-    matrices = read_similarity(work.open(similarity))
     blocks = matrices[estimator][1:, 1:]
     plans = {each["name"]: read_plan(work.open(each["plan"])) for each in strategies}
     nothing: Clusters = {"clusters": [], "linkage": ""}

@@ -41,9 +41,9 @@ def dominated(shares: Sequence[float], channels: Sequence[int]) -> str:
         return ""
     named = ", ".join(map(str, sorted({channel for _, channel in found})))
     return (
-        f"behind {len(found)} of {len(shares) - 1} blocks, one channel (number {named}) holds more than half of the"
+        f"Behind {len(found)} of {len(shares) - 1} blocks, one channel (number {named}) holds more than half of the"
         f" states' variance, up to {max(found)[0]:.0%}: linear CKA there sees little more than this channel;"
-        ' similarity.estimator = "trimmed_cka" or "standardised_cka" sees the others'
+        ' similarity.estimator = "trimmed_cka" or "standardised_cka" sees the others.'
     )
 
 

@@ -88,6 +88,6 @@ def test_an_unknown_estimator_lists_the_choices() -> None:
 def test_the_sentence_counts_blocks_and_names_channels() -> None:
     assert dominated([0.9, 0.2, 0.5], [1, 2, 3]) == ""
     found = dominated([0.1, 0.51, 0.823, 0.4], [1, 507, 507, 3])
-    assert found.startswith("behind 2 of 3 blocks, one channel (number 507) holds more than half")
+    assert found.startswith("Behind 2 of 3 blocks, one channel (number 507) holds more than half")
     assert "up to 82%" in found
     assert "(number 3, 507)" in dominated([0.1, 0.51, 0.6], [1, 507, 3])

@@ -16,8 +16,11 @@ from tasks.core.cka import angular_distance, linear_cka
 from tasks.core.clustering import adjacent_clusters, similar_clusters
 from tasks.core.plan.layout import Plan
 from tasks.core.plan.registry import STRATEGIES, make_plan
+from tasks.core.plan.spans import runs_up_to
+from tasks.core.stand_ins.fitting import fit_stand_ins
 from tasks.core.study.states_of_variants import drop_blocks, states_alone
 from tasks.models.emulators.emulator import write_emulator
+from tasks.models.families.known import NO_STAND_INS
 from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, VOCABULARY, load_plain, tiny_model, token_ids
 
 NUM_KEPT, NUM_TUNED = 4, 2
@@ -59,7 +62,20 @@ def evidence(model: PreTrainedModel) -> dict[str, Any]:
         "block_influence": states.block_influence,
         "angular_distance": angular_distance(states.last),
         "dropped": drop_blocks(model, examples, NUM_KEPT, estimator="linear_cka", device="cpu"),
+        "stand_in_errors": stand_in_errors(model, examples),
     }
+
+
+def stand_in_errors(model: PreTrainedModel, examples: list[Example]) -> torch.Tensor:
+    """[N, N]; all alike for a family in which no map can be folded in."""
+    errors = torch.full((NUM_BLOCKS, NUM_BLOCKS), torch.inf)
+    runs = runs_up_to(NUM_BLOCKS, NUM_BLOCKS - NUM_KEPT)
+    if model.config.model_type in NO_STAND_INS:
+        return errors.index_put_(tuple(torch.tensor(runs).T), torch.tensor(1.0))
+    _, found = fit_stand_ins(model, examples, runs)
+    for each in found:
+        errors[each.run] = each.error
+    return errors
 
 
 def plan_of(name: str, case: Case) -> Plan:

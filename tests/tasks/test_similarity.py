@@ -80,7 +80,7 @@ def test_a_channel_that_holds_most_of_the_variance_is_named(chain: Chain, caplog
     with caplog.at_level(logging.WARNING):
         found = loud.tensors(loud.similar, "similarity")
     assert found["largest_channel"][3:].tolist() == [5] * (NUM_BLOCKS - 2)
-    assert "behind 4 of 6 blocks, one channel (number 5) holds more than half" in caplog.text
+    assert "Behind 4 of 6 blocks, one channel (number 5) holds more than half" in caplog.text
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tasks.core.blocks.memory import TRIM, FlatMemory, resident_bytes
+from tasks.core.blocks.memory import TRIM, FlatMemory, give_back, resident_bytes
 
 MIB = 2**20
 
@@ -32,6 +32,8 @@ def test_memory_between_tensors_goes_back_to_the_system() -> None:
     # From a first large one on, glibc keeps tensors of this size in its heap.
     large = torch.ones(4 * MIB)
     del large
+    # What earlier tests left behind.
+    give_back()
     memory = FlatMemory()
     memory.after_step()
     before = resident_bytes()
