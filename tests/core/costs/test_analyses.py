@@ -10,8 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from transformers import PreTrainedModel
 
+from tasks.core.batching import Example, collate
 from tasks.core.blocks.surgery import get_blocks, with_layout
-from tasks.core.costs import analyses
+from tasks.core.costs import analyses, totals
 from tasks.core.costs.depths import Depth
 from tasks.core.costs.shapes import Shape
 from tasks.core.costs.totals import Passes
@@ -19,6 +20,9 @@ from tasks.core.costs.workloads import Lengths, sorted_passes
 from tasks.core.evaluation.likelihoods import score_tokens
 from tasks.core.evaluation.proxies import measure_proxies
 from tasks.core.plan.layout import uniform_plan
+from tasks.core.plan.spans import runs_up_to
+from tasks.core.stand_ins.least_squares import ALPHAS, measure
+from tasks.core.stand_ins.residual_outputs import residual_outputs
 from tasks.core.study.importance import deletions, replacements, rewindings, row_losses
 from tasks.core.study.interpolation import Mixture, parameters_of
 from tasks.core.study.landscape import Measured, grid, plane_order, survey
@@ -52,6 +56,29 @@ def test_operations_of_importance(family: str) -> None:
         assert counted(lambda make=make: row_losses(model.eval(), make, rows(), **LIMITS)) == pytest.approx(
             expected, rel=0.03
         )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_operations_of_stand_ins(family: str) -> None:
+    model, shape = network(family)
+    examples = [Example(tuple(range(3, 34)), (5,), number) for number in range(4)]
+    paths, runs = residual_outputs(model.eval()), runs_up_to(NUM_BLOCKS, 2)
+    tokens = sum(each.num_tokens for each in examples)
+    passes = Passes(tokens, sum(each.num_tokens**2 for each in examples), 0, tokens, 0)
+    counts = len({first for first, _ in runs}), len(runs)
+    # Torch does not count what systems of equations take.
+    sums = totals.stand_in_flops(shape, tokens, *counts) - totals.stand_in_flops(shape, 0, *counts)
+    expected = totals.forward_flops(shape, Depth.whole(NUM_BLOCKS), passes) + sums
+    assert counted(lambda: measure(model, paths, [collate(examples, 0)], runs)) == pytest.approx(expected, rel=0.03)
+    assert len(ALPHAS) == totals.NUM_PENALTIES
+
+
+def test_memory_of_stand_ins_is_that_of_their_sums() -> None:
+    shape, runs = network("llama")[1], runs_up_to(NUM_BLOCKS, 2)
+    count = len({first for first, _ in runs}) + len(runs)
+    sums = totals.stand_in_bytes(shape, 0, count - len(runs), len(runs))
+    assert sums == 2 * 4 * count * shape.width**2
+    assert totals.stand_in_bytes(shape, 96, count - len(runs), len(runs)) > sums
 
 
 def moved(model: PreTrainedModel, blocks: range) -> dict[str, torch.Tensor]:

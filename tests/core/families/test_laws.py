@@ -71,6 +71,12 @@ def forget_the_cache(model: Any) -> None:
     model.model.register_forward_pre_hook(shift, with_kwargs=True)
 
 
+def scale_what_is_added(model: Any) -> None:
+    """A block multiplies what its last linear module has added, so that a map behind this is not a map of weights."""
+    for block in get_blocks(model):
+        block.mlp.register_forward_hook(lambda _, __, out: out * 1.5)
+
+
 BREAKS: dict[Callable[[Any], None], set[str]] = {
     mix_rows: {"capture", "scoring", "tuning"},
     see_the_next_token: {"scoring"},
@@ -78,12 +84,14 @@ BREAKS: dict[Callable[[Any], None], set[str]] = {
     know_the_depth: {"surgery"},
     read_another_state: {"lens"},
     forget_the_cache: {"cache", "generation"},
+    scale_what_is_added: {"stand_ins"},
 }
 
 
 def test_a_model_that_is_right_keeps_every_law() -> None:
     assert try_model(llama()).failed == {}
-    assert list(LAWS) == ["capture", "scoring", "surgery", "cache", "sharing", "tuning", "lens", "generation"]
+    first = ["capture", "scoring", "surgery", "cache", "sharing"]
+    assert list(LAWS) == [*first, "stand_ins", "tuning", "lens", "generation"]
 
 
 @pytest.mark.parametrize("sabotage", BREAKS, ids=lambda sabotage: sabotage.__name__)
