@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import re
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -28,6 +29,7 @@ NAME = re.compile(r"Name\(id='(\w+)'")
 ATTRIBUTE = re.compile(r"Attribute\(value=Name\(id='(\w+)', ctx=Load\(\)\), attr='(\w+)'")
 STORED = re.compile(r"Name\(id='(\w+)', ctx=Store\(\)\)|(?:Function|Class)Def\(name='(\w+)'")
 _parsing = threading.Lock()
+MOST_TRIES, PAUSE_SECONDS = 50, 0.02
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,7 @@ def _module(name: str) -> Module | None:
 
 @cache
 def _read(source: str, package: str) -> Module:
-    # CPython 3.11 counts the depth of syntax trees per process: it fails when two threads parse at once.
-    with _parsing:
-        tree = ast.parse(source)
+    tree = _parsed(source)
     aliases: list[tuple[str, ast.alias]] = []
     # An empty file, such as `__init__.py`, has no statement.
     tree.body = [each for each in _plain(tree, package, aliases) if not isinstance(each, ast.Pass)]
@@ -139,6 +139,20 @@ def _read(source: str, package: str) -> Module:
         imported={alias.asname or _top(alias.name): (base, alias.name if base else "") for base, alias in aliases},
         imports=tuple(sorted(imports)),
     )
+
+
+def _parsed(source: str) -> ast.Module:
+    """Parse a source, while another thread of ours, or a package that it imports, may parse another one.
+
+    CPython 3.11 counts the depth of syntax trees per process, and fails with SystemError where two threads parse.
+    """
+    with _parsing:
+        for _ in range(MOST_TRIES - 1):
+            try:
+                return ast.parse(source)
+            except SystemError:
+                time.sleep(PAUSE_SECONDS)
+        return ast.parse(source)
 
 
 def _plain(node: Any, package: str, aliases: list[tuple[str, ast.alias]]) -> list[ast.stmt]:

@@ -1,5 +1,6 @@
 """Keys change exactly when a result may (F23)."""
 
+import ast
 import enum
 import json
 import math
@@ -17,7 +18,7 @@ from pydantic import BaseModel
 
 from tasks.core.errors import InputError
 from tasks.store import keys
-from tasks.store.code_digest import code_digest, forget_code
+from tasks.store.code_digest import MOST_TRIES, code_digest, forget_code
 from tasks.store.keys import canonical, canonical_json, stage_key
 from tests.places import ROOT
 
@@ -140,6 +141,30 @@ def test_f23_templates_count_where_their_package_is_imported(package, name):
 def test_imports_nothing(package):
     (package / "stage.py").write_text("raise RuntimeError('imported')\n")
     assert len(digest()) == 64
+
+
+def test_a_package_that_parses_in_another_thread_is_waited_for(package, monkeypatch):
+    """As MLflow does while it is imported: CPython 3.11 fails when two threads build syntax trees at once."""
+    before, plain, failures = digest(), ast.parse, iter([True, True, False, True])
+
+    def parse(*arguments: Any) -> ast.Module:
+        if next(failures, False):
+            raise SystemError("AST constructor recursion depth mismatch (before=63, after=381)")
+        return plain(*arguments)
+
+    # Only as long as this runs, since pytest parses the source of a test that fails.
+    with monkeypatch.context() as patched:
+        patched.setattr(ast, "parse", parse)
+        patched.setattr("tasks.store.code_digest.PAUSE_SECONDS", 0)
+        # What was parsed is kept by its text.
+        (package / "deep.py").write_text(CODE["pack/deep.py"] + "# again\n")
+        (package / "helpers.py").write_text(CODE["pack/helpers.py"] + "# again\n")
+        assert digest() == before
+        assert next(failures, None) is None
+        failures = iter([True] * MOST_TRIES)
+        (package / "deep.py").write_text(CODE["pack/deep.py"] + "# once more\n")
+        with pytest.raises(SystemError, match="depth mismatch"):
+            digest()
 
 
 def test_many_threads_at_once(package):

@@ -27,7 +27,8 @@ def test_what_a_cell_lacks_is_not_drawn_and_the_others_are(chain: Chain) -> None
     content = json.loads((folder / "study.json").read_text())
     assert content["cells"] == ["one", "two"]
     assert both.summary["num_figures"] == len(content["figures"]) > 4
-    assert all(name.startswith(("similarity-", "adjacent", "block")) for name in content["figures"]), content["figures"]
+    shown = ("similarity-", "adjacent", "block", "channels")
+    assert all(name.startswith(shown) for name in content["figures"]), content["figures"]
     assert {each["fact"]: each["values"] for each in content["numbers"]} == {
         name: {"one": chain.similar.summary[name]} for name in ("lowest_adjacent", "highest_adjacent")
     }

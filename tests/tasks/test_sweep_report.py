@@ -79,7 +79,7 @@ def test_one_row_a_cell_and_the_failed_one_by_name(tmp_path, cells):
     assert "| 4 " in text
     assert "| 6 " in text
     assert "- plan.num_kept=8, tune.learning_rate=0.0001: the loss is not finite" in text
-    assert "full tuned" not in text, "nobody tuned the full model"
+    assert "| full tuned" not in text, "nobody tuned the full model"
     rows = long(folder)
     plugged = {row["plan.num_kept"]: float(row["value"]) for row in rows if row["setting"] == "plug_in"}
     assert plugged == {"4": 0.3, "6": 0.5}
