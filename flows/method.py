@@ -126,7 +126,7 @@ def emulator_of(run: BaseRun, strategy: Strategy, plan: Any, label: str | None =
     return emulator
 
 
-def has_weights_of_its_own(run: BaseRun, strategy: Strategy) -> bool:
+def changes_frozen_weights(run: BaseRun, strategy: Strategy) -> bool:
     """Return whether weights of an emulator's frozen blocks are others than the full model's."""
     settings = run.settings
     changed = settings.compress.method != "none" or settings.distill.enabled

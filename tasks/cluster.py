@@ -43,13 +43,14 @@ def cluster(
         InputError: when the budget is impossible.
     """
     from tasks.core.plan.layout import full_plan
-    from tasks.core.plan.registry import make_plan
+    from tasks.core.plan.registry import make_plan, needed
 
     if strategy == "full":
         plan = full_plan(num_blocks)
     else:
-        made = similarity or dropped or stand_in_errors
-        evidence = _evidence(work, strategy, num_blocks, made, estimator, num_kept or 0, linkage)
+        refs = {"dropped": dropped, "stand_in_errors": stand_in_errors}
+        given = refs.get(needed(strategy), similarity)
+        evidence = _evidence(work, strategy, num_blocks, given, estimator, num_kept or 0, linkage)
         options: dict[str, Any] = {
             "num_blocks": num_blocks,
             "num_kept": num_kept,
@@ -66,24 +67,24 @@ def _evidence(
     work: Work,
     strategy: str,
     num_blocks: int,
-    made: Ref | None,
+    given: Ref | None,
     estimator: str | None,
     num_kept: int,
     linkage: str | None,
 ) -> Any:
-    """Return the evidence that the strategy's plan is made from. made: the artifact of the stage that gives it."""
+    """Return the evidence that the strategy's plan is made from. given: the artifact that it is read from."""
     from tasks.core.clustering import adjacent_clusters, similar_clusters
     from tasks.core.plan.registry import needed
 
     needs = needed(strategy)
     if needs == "num_blocks":
         return num_blocks
-    assert made is not None
+    assert given is not None, f"{strategy} needs {needs}"
     if needs == "dropped":
-        return read_dropped(work.open(made))
+        return read_dropped(work.open(given))
     if needs == "stand_in_errors":
-        return read_stand_in_errors(work.open(made))["errors"]
-    matrices = read_similarity(work.open(made))
+        return read_stand_in_errors(work.open(given))["errors"]
+    matrices = read_similarity(work.open(given))
     if needs in ("block_influence", "angular_distance"):
         return matrices[needs]
     # Without state 0, the embeddings, which is not the output of a block.

@@ -14,7 +14,8 @@ def emulate(work: Work, model: ModelSource, plan: Ref, stand_ins: Ref | None = N
     """Write a Hugging Face folder with the kept blocks, each stored once, and `plan.json`, which says where they run.
 
     Tensors are copied from the model's shards as bytes, with one buffer in memory whatever the size of the model.
-    stand_ins: of a plan whose removed blocks have linear stand-ins, which are folded into weights of frozen blocks.
+    stand_ins: linear stand-ins for removed blocks, which are folded into weights of frozen blocks; these matrices, one
+    for each run, are in memory.
     """
     from pathlib import Path
 

@@ -48,7 +48,8 @@ def report(
     (work.out / WIDE_TABLE).write_text(run_pages.wide_csv(comparison))
     measured = read_similarity(work.open(similarity))
     shares, channels = measured["largest_share"].tolist(), measured["largest_channel"].tolist()
-    notes = [note for note in [dominated(shares, channels)] if note]
+    summary = similarity_summary(similarity)
+    notes = [note for note in [dominated(shares, channels, summary["estimator"])] if note]
     (work.out / MARKDOWN_TABLE).write_text(run_pages.markdown(comparison, facts, notes))
     content: Report = {
         "facts": facts,
@@ -59,7 +60,6 @@ def report(
         "emulators": {each["name"]: each["emulator"].stage for each in strategies},
     }
     write_report(work.out, content)
-    summary = similarity_summary(similarity)
     figures = _draw(work, comparison, full, strategies, measured, summary, facts["tuning_seeds"])
     table = channel_table(shares, channels)
     page = run_pages.page(comparison, facts, figures, spending, table, notes)

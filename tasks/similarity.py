@@ -36,7 +36,7 @@ def similarity(work: Work, states: Ref, *, estimator: str) -> SimilaritySummary:
             "largest_channel": channel,
         },
     )
-    if note := dominated(share.tolist(), channel.tolist()):
+    if note := dominated(share.tolist(), channel.tolist(), estimator):
         logger.warning("%s", note)
     adjacent = matrices[estimator].diagonal(1)[1:]
     return {

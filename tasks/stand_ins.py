@@ -4,7 +4,7 @@ import logging
 
 from tasks.artifacts.plan import read_plan
 from tasks.artifacts.stand_ins import StandInsSummary, write_stand_ins
-from tasks.core.errors import InputError
+from tasks.core.plan.spans import named_runs, require_stand_ins
 from tasks.data.sources import Split, TaskSource
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
@@ -33,7 +33,7 @@ def stand_ins(
     returns must stay an update of the full model's block. Writes the files of `tasks.artifacts.stand_ins`.
 
     Raises:
-        InputError: when every removed run follows a tuned block, or as `fit_stand_ins`.
+        InputError: when blocks are removed, but none of them behind a frozen block, or as `fit_stand_ins`.
     """
     import torch
 
@@ -42,9 +42,11 @@ def stand_ins(
     from tasks.models.loading import load_model, load_tokenizer
 
     how = read_plan(work.open(plan))
-    runs = [run for run in how.removed_runs if run[0] in how.frozen]
+    require_stand_ins(how)
+    runs = how.replaced_runs
     rest = [run for run in how.removed_runs if run not in runs]
-    _name_the_rest(rest, how.tuned, refuse=not runs)
+    if rest:
+        logger.warning("no linear stand-in for removed blocks %s: they are only removed", named_runs(rest, how.tuned))
     tokenizer = load_tokenizer(model)
     rows = load_examples(task, split, tokenizer, model.context, limit=num_rows, part=part).rows[:num_rows]
     paths, fitted = fit_stand_ins(
@@ -67,7 +69,7 @@ def stand_ins(
             "errors": errors,
             "errors_without": without,
         },
-        torch.stack([each.matrix for each in found]),
+        torch.stack([each.matrix for each in found]) if found else torch.empty(0, 0, 0),
     )
     return {
         "num_runs": len(runs),
@@ -76,19 +78,3 @@ def stand_ins(
         "only_removed": [[front + 1, last] for front, last in rest],
         "num_rows": len(rows),
     }
-
-
-def _name_the_rest(rest: list[tuple[int, int]], tuned: tuple[int, ...], refuse: bool) -> None:
-    """Log the runs without a stand-in; refuse the plan where there is none at all."""
-    words = [
-        f"{front + 1}-{last} ({f'block {front} in front is tuned' if front in tuned else 'no block is in front'})"
-        for front, last in rest
-    ]
-    if refuse:
-        reason = f"removed blocks {', '.join(words)}" if words else "no block is removed"
-        raise InputError(
-            f'plan.share = "linear": no linear stand-in is possible, {reason}; choose plan.placement or plan.tuned so'
-            " that a frozen block is in front of removed ones, strategy spans, or another plan.share"
-        )
-    if words:
-        logger.warning("no linear stand-in for removed blocks %s: they are only removed", ", ".join(words))

@@ -24,7 +24,7 @@ def cross(call: Priced) -> Cost:
     first, second = call.arguments["first"], call.arguments["second"]
     states = (_num_states(first), _num_states(second))
     flops = analyses.cross_flops(first.sizes.shape, second.sizes.shape, states, count_rows(first))
-    disk = costs.WIDE * costs.NUM_CKA * states[0] * states[1]
+    disk = costs.WIDE * costs.NUM_CROSS_CKA * states[0] * states[1]
     return Cost(call.name, flops, disk=disk + SMALL_BYTES, on_gpu=False)
 
 

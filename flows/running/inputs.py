@@ -11,8 +11,9 @@ from flows.settings.grid import describe_values, named_cell
 from flows.settings.run import Kind, Settings
 from tasks.artifacts.check_facts import check_summary
 from tasks.core.errors import InputError, in_table
-from tasks.core.plan.layout import fixed_plan
-from tasks.core.plan.registry import check_plan_possible
+from tasks.core.plan.layout import LINEAR, fixed_plan
+from tasks.core.plan.registry import STRATEGIES, check_plan_possible
+from tasks.core.plan.spans import require_stand_ins
 from tasks.data.wording import checked_task
 from tasks.engine.precision import resolve_precision
 from tasks.engine.runtime import Runtime
@@ -25,6 +26,8 @@ from tasks.tracking.address import check_tracking
 MIN_FREE_BYTES = 200 * 2**20
 # The unbiased estimator of similarity divides by n (n - 3).
 MIN_SUPPORT_ROWS = 4
+# `tasks.core.stand_ins.fitting.HELD_OUT`, whose module needs torch: one row of as many is held out.
+MIN_STAND_IN_ROWS = 5
 # Bytes for each trained parameter: a checkpoint holds the weight, two moments and the best state in float32; there is
 # the finished checkpoint and the one being written, of two tunings at once.
 CHECKPOINT_BYTES = 2 * 2 * 16
@@ -134,11 +137,13 @@ def check_budget(settings: Settings, num_blocks: int) -> None:
     for strategy in settings.strategy:
         chosen = plan_options(settings, strategy)
         try:
-            check_plan_possible(strategy, num_blocks, chosen)
+            made = check_plan_possible(strategy, num_blocks, chosen)
+            if chosen["share"] == LINEAR and STRATEGIES[strategy].needs == "num_blocks":
+                require_stand_ins(made)
         except InputError as error:
             given = ", ".join(f"plan.{key} = {_written(value)}" for key, value in chosen.items())
             raise InputError(f"strategy {strategy} with {given}: {error}") from error
-    _check_frozen(settings)
+    _check_frozen(settings, num_blocks)
     _check_trained(settings, num_blocks)
 
 
@@ -147,11 +152,17 @@ def _written(value: Any) -> Any:
     return "none" if value is None else list(value) if isinstance(value, tuple) else value
 
 
-def _check_frozen(settings: Settings) -> None:
-    """Refuse to compress or distill frozen blocks where there are none."""
+def stands_in(settings: Settings) -> bool:
+    """Return whether linear maps stand in for the blocks that some strategy removes."""
+    return any(plan_options(settings, name)["share"] == LINEAR for name in settings.strategy)
+
+
+def _check_frozen(settings: Settings, num_blocks: int) -> None:
+    """Refuse to change frozen blocks where there are none."""
     plan = settings.plan
     wanted = [f"compress.method = {settings.compress.method!r}"] if settings.compress.method != "none" else []
     wanted += ["distill.enabled = true"] if settings.distill.enabled else []
+    wanted += ['plan.share = "linear"'] if plan.num_kept < num_blocks and stands_in(settings) else []
     by_number = set(settings.strategy) != {"fixed"} and plan.num_kept == plan.num_tuned_blocks
     by_list = "fixed" in settings.strategy and set(plan.kept) == set(plan.tuned)
     if wanted and (by_number or by_list):
@@ -210,11 +221,14 @@ def check_support(settings: Settings, facts: dict[str, Any]) -> None:
         )
     split = settings.support.split
     there = facts[f"num_{split}_examples"]
-    if min(there, settings.support.num_rows) < MIN_SUPPORT_ROWS:
+    fitted = stands_in(settings) or any(STRATEGIES[name].needs == "stand_in_errors" for name in settings.strategy)
+    least = MIN_STAND_IN_ROWS if fitted else MIN_SUPPORT_ROWS
+    if min(there, settings.support.num_rows) < least:
         raise InputError(
             f"the support set has {min(there, settings.support.num_rows)} rows (support.num_rows ="
-            f" {settings.support.num_rows}; the {split} split has {there}); comparing blocks takes at least"
-            f" {MIN_SUPPORT_ROWS}: give more rows, or take them from another split with support.split"
+            f" {settings.support.num_rows}; the {split} split has {there});"
+            f" {'linear stand-ins take' if fitted else 'comparing blocks takes'} at least {least}: give more rows, or"
+            " take them from another split with support.split"
         )
 
 

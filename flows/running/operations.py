@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from flows.running.arguments import plan_options
 from flows.settings.run import Settings
 from tasks.core.plan.layout import LINEAR
+from tasks.core.plan.registry import STRATEGIES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,21 +22,22 @@ Wanted = dict[str, str]
 def run_operations(settings: Settings, task: "TaskSource") -> Wanted:
     """Return the operations that a crash run needs; some only with certain settings, or for tasks of generated text."""
     wanted = dict.fromkeys(("capture", "scoring", "surgery", "tuning"), "")
-    wanted |= sharing_operations(settings, settings.strategy) | norm_operations(settings)
+    wanted |= plan_operations(settings, settings.strategy) | norm_operations(settings)
     if _generates(task):
         wanted |= dict.fromkeys(("cache", "generation"), f"task.name = {task.name!r}")
     return wanted
 
 
-def sharing_operations(settings: Settings, strategies: "Sequence[Strategy]") -> Wanted:
-    """Return the operations that strategies need whose removed blocks have stand-ins."""
-    shares = {name: plan_options(settings, name)["share"] for name in strategies}
-    # The first strategy that needs an operation is named.
-    return {
-        "stand_ins" if share == LINEAR else "sharing": f"plan.share of {name}"
-        for name, share in reversed(shares.items())
-        if share is not None
-    }
+def plan_operations(settings: Settings, strategies: "Sequence[Strategy]") -> Wanted:
+    """Return the operations that plans and their evidence need; the first strategy that needs one is named."""
+    wanted: Wanted = {}
+    for name in strategies:
+        share = plan_options(settings, name)["share"]
+        if share is not None:
+            wanted.setdefault("stand_ins" if share == LINEAR else "sharing", f"plan.share of {name}")
+        if STRATEGIES[name].needs == "stand_in_errors":
+            wanted.setdefault("stand_ins", f"strategy {name}")
+    return wanted
 
 
 def norm_operations(settings: Settings) -> Wanted:

@@ -6,7 +6,7 @@ model, task ─ capture ─ similarity ─ cluster ─ proxies ─ emulate ─ t
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from flows.method import emulator_of, has_weights_of_its_own, planned, plugged_of, tunings_of
+from flows.method import changes_frozen_weights, emulator_of, planned, plugged_of, tunings_of
 from flows.running.base_run import BaseRun
 from flows.searches.candidates import make_candidates, sizes_of
 from flows.searches.trials import Trial, require_one
@@ -63,7 +63,7 @@ def compare(trial: Trial) -> Any:
     run, plan = trial.run, trial.found["plan"]
     (strategy,) = run.settings.strategy
     inputs = {"model": run.model, "task": run.task, "plan": plan}
-    if has_weights_of_its_own(run, strategy):
+    if changes_frozen_weights(run, strategy):
         inputs["emulator"] = emulator_of(run, strategy, plan, trial.name)
     return run(proxies, trial.name, **inputs, **run.arguments.proxies)
 

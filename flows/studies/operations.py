@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from flows.running.operations import Wanted, norm_operations, sharing_operations
+from flows.running.operations import Wanted, norm_operations, plan_operations
 from flows.settings.run import StudySettings
 from flows.studies.checks import needed_tunings
 
@@ -28,5 +28,5 @@ def study_operations(settings: StudySettings, task: "TaskSource") -> Wanted:
     if tuned:
         wanted |= {"tuning": "", "scoring": ""}
     if strategies or ("similarity" in study.parts and study.against):
-        wanted |= {"surgery": "", **sharing_operations(settings, strategies or settings.strategy)}
+        wanted |= {"surgery": "", **plan_operations(settings, strategies or settings.strategy)}
     return wanted

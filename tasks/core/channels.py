@@ -29,21 +29,23 @@ def largest_channels(states: Tensor) -> tuple[Tensor, Tensor]:
     return (largest / variance.sum(dim=1).clamp_min(torch.finfo(variance.dtype).tiny)).float(), channel
 
 
-def dominated(shares: Sequence[float], channels: Sequence[int]) -> str:
+def dominated(shares: Sequence[float], channels: Sequence[int], estimator: str) -> str:
     """Return a sentence about states in which one channel holds more than half of the variance; empty if none does.
 
-    shares, channels: of the N+1 states, the first of which is the embeddings, as lists of `largest_channels`.
+    shares, channels: lists of `largest_channels`, of the N+1 states, the first of which is the embeddings; estimator:
+    that of the plans. Where it sees such a channel, the sentence names others.
     """
     found = [
         (share, channel) for share, channel in zip(shares[1:], channels[1:], strict=True) if share > DOMINATING_SHARE
     ]
     if not found:
         return ""
+    sees_others = estimator in ("trimmed_cka", "standardised_cka")
+    advice = "" if sees_others else '; similarity.estimator = "trimmed_cka" or "standardised_cka" sees the others'
     named = ", ".join(map(str, sorted({channel for _, channel in found})))
     return (
         f"Behind {len(found)} of {len(shares) - 1} blocks, one channel (number {named}) holds more than half of the"
-        f" states' variance, up to {max(found)[0]:.0%}: linear CKA there sees little more than this channel;"
-        ' similarity.estimator = "trimmed_cka" or "standardised_cka" sees the others.'
+        f" states' variance, up to {max(found)[0]:.0%}: linear CKA there sees little more than this channel{advice}."
     )
 
 
@@ -66,14 +68,24 @@ def massive_channels(states: Tensor) -> list[int]:
 
 
 def without_massive_channels(states: Tensor) -> Tensor:
-    """Return the states without the channels that are massive in any of them, [N, n, fewer]."""
+    """Return the states without the channels that are massive in any of them, [N, n, fewer].
+
+    States that are not finite are returned as they are, to be refused by name where they are compared.
+    """
+    if not states.isfinite().all():
+        return states
     kept = torch.ones(states.shape[-1], dtype=torch.bool, device=states.device)
     kept[massive_channels(states)] = False
     return states if bool(kept.all()) else states[..., kept]
 
 
 def standardised(states: Tensor) -> Tensor:
-    """Return the states with mean 0 and variance 1 over rows in every channel; 0 in one without variance. [N, n, d]."""
+    """Return the states with mean 0 and variance 1 over rows in every channel; 0 in one without variance. [N, n, d].
+
+    States that are not finite are returned as they are.
+    """
+    if not states.isfinite().all():
+        return states
     wide = states.float() if states.dtype != torch.float64 else states
     centred = wide - wide.mean(dim=1, keepdim=True)
     deviation = centred.square().mean(dim=1, keepdim=True).sqrt()

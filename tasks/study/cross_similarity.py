@@ -14,7 +14,7 @@ from tasks.store.manifests import MANIFEST
 # Arguments of a capture that determine which rows were run.
 ROWS = ("task", "split", "num_rows", "part")
 
-# Of two networks, other channels may be massive.
+# Not those that change the states beforehand: in two networks, other channels are massive.
 COMPARED = ("linear_cka", "debiased_cka", "rbf_cka")
 
 
@@ -36,7 +36,8 @@ def cross(work: Work, first: Ref, second: Ref) -> CrossSummary:
     _require_same_rows(*folders)
     left, right = (read_states(folder)["states"] for folder in folders)
     names = [_names(len(left), "first"), _names(len(right), "second")]
-    matrices = {name: cross_cka(left, right, *ESTIMATORS[name][:2], *names) for name in COMPARED}
+    compared = {name: ESTIMATORS[name] for name in COMPARED}
+    matrices = {name: cross_cka(left, right, how.kernel, how.debiased, *names) for name, how in compared.items()}
     write_cross(work.out, matrices)
     # For a nearly unchanged network, CKA is 1 to the digits that a table shows, but 1 - CKA still tells a difference.
     unlike = 1.0 - matrices["debiased_cka"][1:, 1:].double()

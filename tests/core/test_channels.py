@@ -78,6 +78,14 @@ def test_every_estimator_names_a_state_without_variance(estimator: str) -> None:
         cka(given, estimator, names=["the first", "the second"])
 
 
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_every_estimator_names_a_state_that_is_not_finite(estimator: str) -> None:
+    given = states({}, {})
+    given[1, 3, 5] = float("nan")
+    with pytest.raises(InputError, match="the second holds NaN"):
+        cka(given, estimator, names=["the first", "the second"])
+
+
 def test_an_unknown_estimator_lists_the_choices() -> None:
     with pytest.raises(
         InputError, match="estimator = 'cosine'; choose from linear_cka, debiased_cka, rbf_cka, trimmed"
@@ -86,8 +94,10 @@ def test_an_unknown_estimator_lists_the_choices() -> None:
 
 
 def test_the_sentence_counts_blocks_and_names_channels() -> None:
-    assert dominated([0.9, 0.2, 0.5], [1, 2, 3]) == ""
-    found = dominated([0.1, 0.51, 0.823, 0.4], [1, 507, 507, 3])
+    assert dominated([0.9, 0.2, 0.5], [1, 2, 3], "linear_cka") == ""
+    found = dominated([0.1, 0.51, 0.823, 0.4], [1, 507, 507, 3], "linear_cka")
     assert found.startswith("Behind 2 of 3 blocks, one channel (number 507) holds more than half")
     assert "up to 82%" in found
-    assert "(number 3, 507)" in dominated([0.1, 0.51, 0.6], [1, 507, 3])
+    assert "similarity.estimator" in found
+    assert "similarity.estimator" not in dominated([0.1, 0.51], [1, 507], "standardised_cka")
+    assert "(number 3, 507)" in dominated([0.1, 0.51, 0.6], [1, 507, 3], "trimmed_cka")

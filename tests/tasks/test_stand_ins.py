@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -136,8 +137,22 @@ def test_a_run_behind_a_tuned_block_is_only_removed_and_named(chain: Chain, capl
 
 
 def test_without_removed_blocks_there_is_nothing_to_fit(chain: Chain) -> None:
-    with pytest.raises(InputError, match="no block is removed"):
-        fitted(chain, fixed(chain, [*range(NUM_BLOCKS)], [0]))
+    plan = fixed(chain, [*range(NUM_BLOCKS)], [0])
+    maps = fitted(chain, plan)
+    assert (maps.summary["num_runs"], maps.summary["only_removed"]) == (0, [])
+    emulator = emulate.run(chain.runtime, model=chain.model, plan=plan, stand_ins=maps)
+    assert torch.equal(logits(plain(chain.open(emulator))), logits(chain.full))
+    assert errors(chain, longest=0).summary["num_runs"] == 0
+
+
+def test_in_16_bits_the_weights_stay_in_16_bits(tmp_path: Path) -> None:
+    chain = Chain(tmp_path, dtype=torch.bfloat16)
+    plan = fixed(chain, [0, 1, 3, 5], [0, 5])
+    emulator = emulate.run(chain.runtime, model=chain.model, plan=plan, stand_ins=fitted(chain, plan))
+    found = chain.tensors(emulator, "model")
+    assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16}
+    before = chain.full.state_dict()
+    assert not torch.equal(found["model.decoder.layers.1.fc2.weight"], before["model.decoder.layers.1.fc2.weight"])
 
 
 def test_too_few_rows_are_refused(chain: Chain) -> None:

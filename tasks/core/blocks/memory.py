@@ -13,7 +13,7 @@ from tasks.core.errors import SettingError
 # Torch's allocator for the CPU raises a plain RuntimeError; its message contains this name.
 CPU_ALLOCATOR = "DefaultCPUAllocator"
 TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)
-# Growth from which on free memory is given back.
+# Resident memory from which on gaps are given back, as a multiple of the largest after a step that began without gaps.
 MOST_GROWTH = 1.1
 
 
@@ -46,7 +46,8 @@ class FlatMemory:
 
     Tensors of one step seldom fit into the gaps that those of another leave. To give all gaps back after every step
     would have the system clear as many pages in the next one, for 6% more time with a model of 135M parameters and 45%
-    with a tiny one: they are given back when the process has grown since the last time.
+    with a tiny one. They are given back when the process is a tenth larger than after the largest step that began
+    without gaps.
     """
 
     def __init__(self, resident: Callable[[], int] = resident_bytes, give_back: Callable[[], None] = give_back) -> None:

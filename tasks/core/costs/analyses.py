@@ -11,7 +11,7 @@ from dataclasses import replace
 from tasks.core.blocks.prefix import MAX_BYTES
 from tasks.core.costs.depths import Depth
 from tasks.core.costs.shapes import Shape
-from tasks.core.costs.totals import NUM_CKA, Passes, backward_flops, forward_flops
+from tasks.core.costs.totals import NUM_CROSS_CKA, Passes, backward_flops, forward_flops
 
 
 def lens_parameters(shape: Shape) -> int:
@@ -88,7 +88,7 @@ def cross_flops(shape: Shape, other: Shape, num_states: tuple[int, int], num_row
     """Operations of CKA between all states of two networks: Gram matrices [n, n], and products between them."""
     first, second = num_states
     grams = 2.0 * num_rows**2 * (first * shape.width + second * other.width)
-    return NUM_CKA * (grams + 2.0 * first * second * num_rows**2)
+    return NUM_CROSS_CKA * (grams + 2.0 * first * second * num_rows**2)
 
 
 def structure_flops(shape: Shape, num_rows: int, num_resamples: int, sizes: Sequence[int]) -> float:

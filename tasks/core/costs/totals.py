@@ -28,7 +28,8 @@ WIDE = 4
 # Copies of one position's logits in training: as computed, in float32, their log-softmax, and the gradients.
 LOGIT_COPIES = 4
 FORMATS = {"float32": 4, "bfloat16": 2}
-NUM_CKA = 5
+# Estimators of CKA between the states of one model, and of two.
+NUM_CKA, NUM_CROSS_CKA = 5, 3
 # `tasks.core.stand_ins.least_squares.ALPHAS`, whose module needs torch.
 NUM_PENALTIES = 5
 # While a checkpoint is written, the previous one still exists.
@@ -112,8 +113,9 @@ def stand_in_flops(shape: Shape, tokens: float, num_fronts: int, num_runs: int) 
     num_fronts: blocks in front of one of the runs.
     """
     squared = float(shape.width) ** 2
-    # For each penalty: Cholesky factors, two triangular systems with d right sides, and the error of the result.
-    solved = NUM_PENALTIES * (1 / 3 + 2 + 2) * squared * shape.width
+    # For each penalty: Cholesky factors, two triangular systems with d right sides, and the error of the result. Then
+    # the first two once more, for the best penalty.
+    solved = (NUM_PENALTIES * (1 / 3 + 2 + 2) + 1 / 3 + 2) * squared * shape.width
     return 2 * squared * tokens * (num_fronts + num_runs) + num_runs * solved
 
 

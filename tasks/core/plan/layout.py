@@ -63,6 +63,11 @@ class Plan:
         edges = pairwise((-1, *self.kept, self.num_blocks))
         return tuple((before, after - 1) for before, after in edges if after - before > 1)
 
+    @property
+    def replaced_runs(self) -> tuple[tuple[int, int], ...]:
+        """Removed runs behind a frozen block, for which a linear map can stand in."""
+        return tuple(run for run in self.removed_runs if run[0] in self.frozen)
+
     def to_json(self) -> str:
         """Serialise the plan to one JSON object."""
         return json.dumps(asdict(self), sort_keys=True)

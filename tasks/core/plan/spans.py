@@ -53,6 +53,29 @@ def spans_plan(
     )
 
 
+def require_stand_ins(plan: Plan) -> None:
+    """Check that a linear map can stand in for some of the blocks that a plan removes, if it removes any.
+
+    Raises:
+        InputError: when every removed run follows a tuned block, or precedes all kept ones.
+    """
+    if plan.removed_runs and not plan.replaced_runs:
+        raise InputError(
+            'share = "linear": no linear stand-in is possible for removed blocks'
+            f" {named_runs(plan.removed_runs, plan.tuned)}; choose placement or tuned so that a frozen block is in"
+            " front of removed ones, strategy spans, or another share"
+        )
+
+
+def named_runs(runs: Sequence[tuple[int, int]], tuned: Sequence[int]) -> str:
+    """Return runs without a stand-in, each as its blocks and the reason."""
+
+    def reason(front: int) -> str:
+        return f"block {front} in front is tuned" if front in tuned else "no block is in front"
+
+    return ", ".join(f"{front + 1}-{last} ({reason(front)})" for front, last in runs)
+
+
 def runs_up_to(num_blocks: int, longest: int) -> list[tuple[int, int]]:
     """Return every run of at most `longest` blocks, each as the block in front of it and its last block."""
     ends = [min(first + longest, num_blocks - 1) for first in range(num_blocks)]

@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from tasks.core.batching import Batch, Example, collate, lengths_of, token_batches
 from tasks.core.blocks.devices import input_device
 from tasks.core.blocks.length_limits import length_limits
 from tasks.core.errors import InputError
-from tasks.core.stand_ins.least_squares import Moments, Run, best_stand_in, error, measure
+from tasks.core.stand_ins.least_squares import Moments, Run, best_stand_in, measure
 from tasks.core.stand_ins.residual_outputs import residual_outputs
 
 # One row of this many is held out, on which penalties are chosen and errors are measured.
@@ -49,6 +48,8 @@ def fit_stand_ins(
     """
     if len(examples) < HELD_OUT:
         raise InputError(f"{len(examples)} rows are too few for linear stand-ins: give at least {HELD_OUT}")
+    if not runs:
+        return [], iter(())
     model.eval()
     paths, device = residual_outputs(model), input_device(model)
 
@@ -66,5 +67,4 @@ def fit_stand_ins(
 def _solved(fitted: Moments, held_out: Moments, runs: Sequence[Run]) -> Iterator[StandIn]:
     for run in runs:
         matrix, found = best_stand_in(fitted, held_out, run)
-        unchanged = torch.eye(len(matrix), device=matrix.device)
-        yield StandIn(run, matrix.cpu(), found, error(held_out, run, unchanged))
+        yield StandIn(run, matrix.cpu(), found, held_out.changes[run] / held_out.norms[run[1]])

@@ -92,11 +92,12 @@ def _last_linear(model: nn.Module, block: nn.Module, index: int, ids: Tensor, wi
 
 def _is_added(model: nn.Module, module: nn.Module, index: int, ids: Tensor, plain: Tensor, added: Tensor) -> bool:
     """Whether the block's output [1, T, d] changes by what is added to the module's."""
-    handle = module.register_forward_hook(lambda _, args, output: output + added.view_as(output))
+    handle = module.register_forward_hook(lambda _, args, output: output + added.to(output).view_as(output))
     try:
         with capture_blocks(model, last=index) as run:
             changed = run(ids)[-1]
     finally:
         handle.remove()
-    error = (changed - plain - added).float().norm() / added.float().norm()
+    # The blocks of a model that is spread over GPUs are on several of them.
+    error = (changed - plain.to(changed) - added.to(changed)).float().norm() / added.float().norm()
     return bool(error <= TOLERANCE)

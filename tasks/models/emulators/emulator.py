@@ -35,7 +35,8 @@ __all__ = ["load_emulator", "read_tensors", "save_expanded", "to_safetensors", "
 def write_emulator(model_folder: Path, plan: Plan, out: Path, stand_ins: "Mapping[int, Folding] | None" = None) -> None:
     """Copy the kept blocks and all tensors outside the blocks from `model_folder` into the empty folder `out`.
 
-    Memory is one small buffer, whatever the size of the model. stand_ins: maps that are folded into frozen blocks.
+    Memory is one small buffer, whatever the size of the model. stand_ins: maps that are folded into frozen blocks, in
+    memory.
 
     Raises:
         InputError: when the folder does not hold the `plan.num_blocks` blocks, their family cannot be rearranged on

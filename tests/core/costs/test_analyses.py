@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from tasks.core.batching import Example, collate
 from tasks.core.blocks.surgery import get_blocks, with_layout
+from tasks.core.cka import ESTIMATORS
 from tasks.core.costs import analyses, totals
 from tasks.core.costs.depths import Depth
 from tasks.core.costs.shapes import Shape
@@ -31,6 +32,7 @@ from tasks.core.study.lens_training import TrainedLens
 from tasks.core.study.predictions import functional_distances
 from tasks.core.tuning.settings import TrainSettings
 from tasks.core.tuning.train import train
+from tasks.study.cross_similarity import COMPARED
 from tests.core.costs.test_totals import CONTEXT, counted, lengths_of, network, rows
 from tests.core.tiny_models import NUM_BLOCKS
 
@@ -71,6 +73,7 @@ def test_operations_of_stand_ins(family: str) -> None:
     expected = totals.forward_flops(shape, Depth.whole(NUM_BLOCKS), passes) + sums
     assert counted(lambda: measure(model, paths, [collate(examples, 0)], runs)) == pytest.approx(expected, rel=0.03)
     assert len(ALPHAS) == totals.NUM_PENALTIES
+    assert (len(ESTIMATORS), len(COMPARED)) == (totals.NUM_CKA, totals.NUM_CROSS_CKA)
 
 
 def test_memory_of_stand_ins_is_that_of_their_sums() -> None:

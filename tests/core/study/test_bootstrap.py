@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score
 
-from tasks.core.cka import linear_cka, rbf_cka
+from tasks.core.cka import ESTIMATORS, linear_cka, rbf_cka
 from tasks.core.errors import InputError
 from tasks.core.study.bootstrap import RowSample, adjusted_rand, bootstrap, subsample
 from tasks.core.study.modularity import Cuts
@@ -38,7 +38,7 @@ def test_a_sample_is_the_cka_of_its_rows() -> None:
     np.testing.assert_allclose(every, rbf_cka(states), atol=1e-5)
 
 
-@pytest.mark.parametrize("estimator", ["linear_cka", "debiased_cka", "rbf_cka"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_planted_modules_are_stable(estimator: str) -> None:
     sample = RowSample(modular_states(), estimator)
     found = Cuts(sample.similarity(range(60))).suggested()
@@ -94,7 +94,7 @@ def test_agreement_is_that_of_scikit_learn() -> None:
         assert adjusted_rand(first, second) == pytest.approx(adjusted_rand_score(*labels), abs=1e-12)
 
 
-@pytest.mark.parametrize("estimator", ["linear_cka", "debiased_cka", "rbf_cka"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_rows_that_a_state_does_not_tell_apart_are_not_compared_by_their_rounding(estimator: str) -> None:
     same = list(range(3, 27, 2))
     for seed in range(10):

@@ -41,6 +41,13 @@ CHANGES: dict[str, list[str]] = {
         "full_tune.learning_rate=1e-5",
     ],
     "their own evidence": ['strategy=["single", "iterative_drop", "spans", "crash", "reverse"]', "plan.share=auto"],
+    "linear": ["plan.share=linear", 'strategy=["uniform", "crash"]'],
+    "linear, compressed and distilled": [
+        "plan.share=linear",
+        "compress.method=low_rank",
+        "compress.rank=0.25",
+        *DISTILL,
+    ],
     "full model not tuned": ["full_tune.enabled=false"],
     "written out": ["export.plugged_model=true"],
 }

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from flows.running.arguments import Arguments
-from flows.running.inputs import Inputs, check_budget
+from flows.running.inputs import MIN_STAND_IN_ROWS, Inputs, check_budget
 from flows.settings.reading import read_settings
 from flows.settings.run import Settings
 from tasks.core.errors import InputError
+from tasks.core.stand_ins.fitting import HELD_OUT
 from tasks.data.emulator_checks import require_same_shape
 from tests.flows.commands import DEMO, artifacts, crash, stages
 from tests.tasks.chain import write_model
@@ -94,6 +95,40 @@ def test_plans_without_frozen_blocks_are_refused(tmp_path: Path, more: str) -> N
             check_budget(read_settings(path), 12)
         path.write_text(f'strategy = "{strategy}"\n{text}')
         check_budget(read_settings(path), 12)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            ("strategy=crash", "plan.num_kept=4"),
+            'plan.share = "linear" changes frozen blocks, but every kept block is tuned',
+        ),
+        (
+            ("strategy=fixed", "plan.kept=[0, 3, 6]", "plan.tuned=[0, 3, 6]"),
+            r"no linear stand-in is possible for removed blocks 1-2 \(block 0 in front is tuned\), 4-5 .*7-11",
+        ),
+        (
+            ("strategy=fixed", "plan.kept=[4, 11]", "plan.tuned=[4]"),
+            r"removed blocks 0-3 \(no block is in front\), 5-10 \(block 4 in front is tuned\)",
+        ),
+    ],
+)
+def test_linear_stand_ins_that_cannot_be_are_refused(tmp_path: Path, changes: tuple[str, ...], message: str) -> None:
+    (tmp_path / "settings.toml").write_text(MINIMAL)
+    with pytest.raises(InputError, match=message):
+        check_budget(read_settings(tmp_path / "settings.toml", [*changes, "plan.share=linear"]), 12)
+
+
+def test_keeping_every_block_with_linear_stand_ins_is_allowed(tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").write_text(MINIMAL)
+    for strategy in ("uniform", "spans", "crash"):
+        changes = [f"strategy={strategy}", "plan.share=linear", "plan.num_kept=12", "plan.num_tuned=12"]
+        check_budget(read_settings(tmp_path / "settings.toml", changes), 12)
+
+
+def test_stand_ins_take_as_many_rows_as_are_held_out_from() -> None:
+    assert MIN_STAND_IN_ROWS == HELD_OUT
 
 
 def test_folders_are_found_beside_the_file(tmp_path: Path) -> None:

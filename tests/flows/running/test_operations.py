@@ -28,6 +28,10 @@ QUESTIONS: Any = SimpleNamespace(kind="lm_eval", name="people", yaml=str(DEMO / 
         (("strategy=uniform",), set()),
         (("strategy=uniform", "plan.share=all"), {"sharing"}),
         (("plan.share=none",), set()),
+        (("plan.share=linear",), {"stand_ins"}),
+        (("strategy=spans",), {"stand_ins"}),
+        # Its evidence needs maps, whatever runs in the end.
+        (("strategy=spans", "plan.share=all"), {"sharing", "stand_ins"}),
         (("plan.share=none", "support.final_norm=true"), {"lens"}),
     ],
 )
