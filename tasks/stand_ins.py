@@ -1,6 +1,7 @@
 """Stand-ins: fit the linear maps that stand in for the removed blocks of a plan."""
 
 import logging
+from typing import Any
 
 from tasks.artifacts.plan import read_plan
 from tasks.artifacts.stand_ins import StandInsSummary, write_stand_ins
@@ -37,9 +38,7 @@ def stand_ins(
     """
     import torch
 
-    from tasks.core.stand_ins.fitting import fit_stand_ins
-    from tasks.data.tokenize import load_examples
-    from tasks.models.loading import load_model, load_tokenizer
+    from tasks.data.stand_ins import fit_on_rows
 
     how = read_plan(work.open(plan))
     require_stand_ins(how)
@@ -47,16 +46,8 @@ def stand_ins(
     rest = [run for run in how.removed_runs if run not in runs]
     if rest:
         logger.warning("no linear stand-in for removed blocks %s: they are only removed", named_runs(rest, how.tuned))
-    tokenizer = load_tokenizer(model)
-    rows = load_examples(task, split, tokenizer, model.context, limit=num_rows, part=part).rows[:num_rows]
-    paths, fitted = fit_stand_ins(
-        load_model(model, precision, work.device),
-        rows,
-        runs,
-        max_tokens=work.pass_tokens(max_tokens, "support.max_tokens"),
-        pad_id=tokenizer.pad_token_id or 0,
-        progress=lambda batches: work.progress(batches, "batches"),
-    )
+    rows: dict[str, Any] = {"num_rows": num_rows, "split": split, "part": part, "max_tokens": max_tokens}
+    paths, fitted, count = fit_on_rows(work, model, task, runs, **rows, precision=precision)
     found = list(fitted)
     errors, without = [each.error for each in found], [each.error_without for each in found]
     fronts, lasts = [first for first, _ in runs], [last for _, last in runs]
@@ -76,5 +67,5 @@ def stand_ins(
         "error": sum(errors),
         "error_without": sum(without),
         "only_removed": [[front + 1, last] for front, last in rest],
-        "num_rows": len(rows),
+        "num_rows": count,
     }

@@ -26,6 +26,11 @@ def plan_options(settings: Settings, name: Strategy) -> dict[str, Any]:
     return chosen
 
 
+def is_linear(settings: Settings, strategy: Strategy) -> bool:
+    """Return whether linear maps stand in for the blocks that a strategy removes."""
+    return bool(plan_options(settings, strategy)["share"] == LINEAR)
+
+
 class Arguments:
     """Arguments of the stages of one run, for a resolved precision."""
 
@@ -58,7 +63,7 @@ class Arguments:
 
     def is_linear(self, strategy: Strategy) -> bool:
         """Whether linear maps stand in for the blocks that this strategy removes."""
-        return plan_options(self._settings, strategy)["share"] == LINEAR
+        return is_linear(self._settings, strategy)
 
     @property
     def stand_ins(self) -> dict[str, Any]:

@@ -5,13 +5,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from flows.running.arguments import emulator_wishes, grids, plan_options
+from flows.running.arguments import emulator_wishes, grids, is_linear, plan_options
 from flows.running.pass_limits import Limits, check_windows, run_limits
 from flows.settings.grid import describe_values, named_cell
 from flows.settings.run import Kind, Settings
 from tasks.artifacts.check_facts import check_summary
 from tasks.core.errors import InputError, in_table
-from tasks.core.plan.layout import LINEAR, fixed_plan
+from tasks.core.plan.layout import fixed_plan
 from tasks.core.plan.registry import STRATEGIES, check_plan_possible
 from tasks.core.plan.spans import require_stand_ins
 from tasks.data.wording import checked_task
@@ -138,7 +138,7 @@ def check_budget(settings: Settings, num_blocks: int) -> None:
         chosen = plan_options(settings, strategy)
         try:
             made = check_plan_possible(strategy, num_blocks, chosen)
-            if chosen["share"] == LINEAR and STRATEGIES[strategy].needs == "num_blocks":
+            if is_linear(settings, strategy) and STRATEGIES[strategy].needs == "num_blocks":
                 require_stand_ins(made)
         except InputError as error:
             given = ", ".join(f"plan.{key} = {_written(value)}" for key, value in chosen.items())
@@ -154,7 +154,7 @@ def _written(value: Any) -> Any:
 
 def stands_in(settings: Settings) -> bool:
     """Return whether linear maps stand in for the blocks that some strategy removes."""
-    return any(plan_options(settings, name)["share"] == LINEAR for name in settings.strategy)
+    return any(is_linear(settings, name) for name in settings.strategy)
 
 
 def _check_frozen(settings: Settings, num_blocks: int) -> None:

@@ -36,15 +36,24 @@ ESTIMATORS = {
 }
 
 
+def estimator_named(name: str) -> Estimator:
+    """Return one of `ESTIMATORS`.
+
+    Raises:
+        InputError: when there is none of this name.
+    """
+    if name not in ESTIMATORS:
+        raise InputError(f"estimator = {name!r}; choose from {', '.join(ESTIMATORS)}")
+    return ESTIMATORS[name]
+
+
 def cka(states: Tensor, estimator: str, names: Sequence[str] | None = None) -> Tensor:
     """CKA of every pair of representations by one of `ESTIMATORS`, [N, N], diagonal 1. Arguments as `linear_cka`.
 
     Raises:
         InputError: as `linear_cka`, or when the estimator is unknown.
     """
-    if estimator not in ESTIMATORS:
-        raise InputError(f"estimator = {estimator!r}; choose from {', '.join(ESTIMATORS)}")
-    kernel, debiased, prepared = ESTIMATORS[estimator]
+    kernel, debiased, prepared = estimator_named(estimator)
     _checked(states)
     return _cka(prepared(states), kernel, debiased, names)
 

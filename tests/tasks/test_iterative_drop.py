@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 
 from tasks.core.errors import InputError
 from tasks.iterative_drop import iterative_drop
@@ -17,12 +16,7 @@ DROP = {"num_kept": 3, "protected": (), "estimator": "linear_cka"}
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     """Of a model whose blocks 2 and 4 do nothing but add a constant to their input."""
     chain = Chain(tmp_path_factory.mktemp("iterative_drop"))
-    with torch.no_grad():
-        for index in (2, 4):
-            block = chain.full.model.decoder.layers[index]
-            block.self_attn.out_proj.weight.zero_()
-            block.fc2.weight.zero_()
-    chain.model = chain.saved("idle")
+    chain.make_idle(2, 4)
     return chain
 
 

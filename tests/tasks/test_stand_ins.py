@@ -40,12 +40,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
 def idle(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     """Of a model whose blocks 2 and 3 do nothing but add a constant to their input."""
     chain = Chain(tmp_path_factory.mktemp("idle"))
-    with torch.no_grad():
-        for index in (2, 3):
-            block = chain.full.model.decoder.layers[index]
-            block.self_attn.out_proj.weight.zero_()
-            block.fc2.weight.zero_()
-    chain.model = chain.saved("idle")
+    chain.make_idle(2, 3)
     return chain
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.core.cka import ESTIMATORS, MIN_ROWS, centre, checked_norm, kernels
+from tasks.core.cka import MIN_ROWS, centre, checked_norm, estimator_named, kernels
 from tasks.core.clustering import Clusters, adjacent_similarity
 from tasks.core.errors import InputError
 from tasks.core.study.modularity import Cuts, modularity_score
@@ -27,9 +27,7 @@ class RowSample:
     """
 
     def __init__(self, states: Tensor, estimator: str, names: Sequence[str] | None = None) -> None:
-        if estimator not in ESTIMATORS:
-            raise InputError(f"estimator = {estimator!r}; choose from {', '.join(ESTIMATORS)}")
-        kernel, self.debiased, prepared = ESTIMATORS[estimator]
+        kernel, self.debiased, prepared = estimator_named(estimator)
         self._kernels = torch.stack([gram.float() for gram in kernels(prepared(states), kernel, names)])
         self._names = names or [f"block {index}" for index in range(len(states))]
         self.num_states, self.num_rows, _ = self._kernels.shape

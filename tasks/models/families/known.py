@@ -48,7 +48,7 @@ _MIXED_CACHE = {
 }
 _NORMED = "a norm stands between the last linear module of a block and the state that it adds to"
 _EXPERTS = "what a block adds to its state is a sum of experts, and no output of one linear module"
-_FALCON = "its last linear module is of a class that is no plain linear layer"
+_FALCON = "its last linear module is of another class than torch's linear layer"
 _SCALED = "what a block adds to its state is scaled"
 _STREAMS = "its blocks pass four streams of states and share keys and values, and each has embeddings of its own"
 _PERIOD = "its config gives kinds of blocks by a period of the depth, so that no other order can be built"
