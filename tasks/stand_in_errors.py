@@ -34,7 +34,8 @@ def stand_in_errors(
     from tasks.core.plan.spans import runs_up_to
     from tasks.data.stand_ins import fit_on_rows
 
-    rows: dict[str, Any] = {"num_rows": num_rows, "split": split, "part": part, "max_tokens": max_tokens}
+    rows: dict[str, Any] = {"num_rows": num_rows, "split": split, "part": part}
+    rows["max_tokens"] = work.pass_tokens(max_tokens, "support.max_tokens")
     runs = runs_up_to(model.num_blocks, longest)
     _, found, count = fit_on_rows(work, model, task, runs, **rows, precision=precision)
     errors = torch.full((2, model.num_blocks, model.num_blocks), torch.inf)

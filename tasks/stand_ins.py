@@ -46,7 +46,8 @@ def stand_ins(
     rest = [run for run in how.removed_runs if run not in runs]
     if rest:
         logger.warning("no linear stand-in for removed blocks %s: they are only removed", named_runs(rest, how.tuned))
-    rows: dict[str, Any] = {"num_rows": num_rows, "split": split, "part": part, "max_tokens": max_tokens}
+    rows: dict[str, Any] = {"num_rows": num_rows, "split": split, "part": part}
+    rows["max_tokens"] = work.pass_tokens(max_tokens, "support.max_tokens")
     paths, fitted, count = fit_on_rows(work, model, task, runs, **rows, precision=precision)
     found = list(fitted)
     errors, without = [each.error for each in found], [each.error_without for each in found]

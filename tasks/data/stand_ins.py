@@ -40,7 +40,7 @@ def fit_on_rows(
         load_model(model, precision, work.device),
         rows,
         runs,
-        max_tokens=work.pass_tokens(max_tokens, "support.max_tokens"),
+        max_tokens=max_tokens,
         pad_id=tokenizer.pad_token_id or 0,
         progress=lambda batches: work.progress(batches, "batches"),
     )

@@ -133,6 +133,8 @@ def together(work: Work, how: str) -> dict:
     with process_group(work):
         total = torch.tensor([work.rank + 1.0])
         torch.distributed.all_reduce(total)
+        # Who has asked once has promised to listen; a test asks it to stop as soon as its file is there.
+        assert how != "waits for a stop" or not work.stop_requested()
         (work.scratch / f"{work.rank}.pid").write_text(str(os.getpid()))
         logging.getLogger("tasks.sample").warning("both are here")
         if how == "waits for a stop":
