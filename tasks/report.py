@@ -30,7 +30,6 @@ def report(
     """
     from dataclasses import asdict
 
-    from tasks.core.channels import dominated
     from tasks.reports.run import page as run_pages
     from tasks.reports.run.tables import channel_table
     from tasks.reports.spending import disclosure, tuning_cost
@@ -49,7 +48,7 @@ def report(
     measured = read_similarity(work.open(similarity))
     shares, channels = measured["largest_share"].tolist(), measured["largest_channel"].tolist()
     summary = similarity_summary(similarity)
-    notes = [note for note in [dominated(shares, channels, summary["estimator"])] if note]
+    notes = _notes(comparison, scores_summary(full["zero_shot"])["chance"], shares, channels, summary["estimator"])
     (work.out / MARKDOWN_TABLE).write_text(run_pages.markdown(comparison, facts, notes))
     content: Report = {
         "facts": facts,
@@ -68,6 +67,21 @@ def report(
         "strategies": [strategy.name for strategy in comparison.strategies],
         "efforts": {name: tuning_cost(tunings) for name, (_, tunings) in given.items()},
     }
+
+
+def _notes(
+    comparison: Any, chance: float | None, shares: list[float], channels: list[int], estimator: str
+) -> list[str]:
+    """Return sentences about what makes the table mean less than it seems to."""
+    from tasks.core.channels import dominated
+    from tasks.core.evaluation.chance import chance_note
+
+    emulators = {each.name: each.emulator_zero_shot for each in comparison.strategies}
+    found = [
+        chance_note(emulators, chance, comparison.higher_is_better),
+        dominated(shares, channels, estimator),
+    ]
+    return [note for note in found if note]
 
 
 def _require_same_rows(facts: dict[str, Any], full: dict[str, Any], strategies: list[dict[str, Any]]) -> None:

@@ -1,5 +1,7 @@
 """Tune: train the tuned blocks inside the emulator, on rows that never leave the data owner."""
 
+import logging
+import math
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from tasks.core.plan.layout import Plan
+
+logger = logging.getLogger(__name__)
 
 
 @stage(packages=("torch", "transformers", "tokenizers", "accelerate", "lm_eval", "peft"), gpu=True)
@@ -71,6 +75,7 @@ def _tune(
     variant: TuningMethod,
 ) -> TuningSummary:
     """Run the stage in this process, alone or as one of several ranks, of which the first writes the result."""
+    from tasks.core.blocks.locate_blocks import text_config
     from tasks.core.tuning.failures import Names
     from tasks.core.tuning.train import train
     from tasks.core.tuning.trainable import make_trained
@@ -89,6 +94,14 @@ def _tune(
         trained = make_trained(network, how, variant, settings.seed)
     largest = settings.batch_size * max(row.num_tokens for row in rows.rows)
     settings = replace(settings, max_tokens=work.pass_tokens(settings.max_tokens, "tune.max_tokens", largest))
+    vocabulary = text_config(network.config).vocab_size
+
+    def report(step: int, values: dict[str, float]) -> None:
+        if step == 1 and emulator and not work.rank:
+            _warn_of_guessing(values["loss"], vocabulary)
+        # All processes have the same losses, but each has its own memory use.
+        work.metric(step, **({} if work.rank else values), **usage.read())
+
     result = train(
         trained,
         rows.rows,
@@ -99,8 +112,7 @@ def _tune(
         parallel=work.parallel if work.num_processes > 1 else "layers",
         pad_id=tokenizer.pad_token_id or 0,
         checkpoint=work.checkpoint(),
-        # All processes have the same losses, but each has its own memory use.
-        on_metrics=lambda step, values: work.metric(step, **({} if work.rank else values), **usage.read()),
+        on_metrics=report,
         should_stop=work.stop_requested,
         progress=lambda steps: work.progress(steps, "steps"),
         names=Names("tune.learning_rate" if emulator else "full_tune.learning_rate", "tune.max_tokens"),
@@ -110,6 +122,15 @@ def _tune(
     digests = {"train_digest": rows.digest} | ({"validation_digest": validation.digest} if validation else {})
     counts = {"num_rows": len(rows.rows), "num_truncated": rows.num_truncated}
     return as_tuning_summary({**result.summary(), **usage.peak(), **counts, **digests})
+
+
+def _warn_of_guessing(loss: float, vocabulary: int) -> None:
+    if loss > math.log(vocabulary):
+        logger.warning(
+            "before tuning, the loss of %.2f nats a token is more than that of guessing, ln %d = %.2f: little of the"
+            " model is left in this emulator; keep more blocks (plan.num_kept), or try another plan.share or strategy",
+            *(loss, vocabulary, math.log(vocabulary)),
+        )
 
 
 def _network(

@@ -17,7 +17,8 @@ SCORES_FILE = "scores.json"
 class ScoresSummary(TypedDict):
     """Summary of `evaluate`, which also has the task's other metrics by name.
 
-    stderr: over rows, None for a single one; scored_digest: of the texts of the rows.
+    stderr: over rows, None for a single one; scored_digest: of the texts of the rows; chance: what guessing scores,
+    None where it has no score.
     """
 
     metric: str
@@ -26,6 +27,7 @@ class ScoresSummary(TypedDict):
     num_rows: int
     higher_is_better: bool
     scored_digest: str
+    chance: float | None
 
 
 def write_scores(folder: Path, scores: Scores) -> None:
@@ -53,6 +55,7 @@ def summarise_scores(scores: Scores) -> ScoresSummary:
         "num_rows": scores.num_rows,
         "higher_is_better": scores.higher_is_better,
         "scored_digest": scores.digest,
+        "chance": scores.chance,
     }
 
 

@@ -80,6 +80,7 @@ def _score_lm_eval(scorer: Any, task: TaskSource) -> "Scores":
         per_row=[float(item) for item in items] if all(isinstance(item, int | float) for item in items) else [],
         per_row_losses=_losses(definition, main, items),
         digest=digest,
+        chance=_chance(definition, main, [sample["doc"] for sample in samples]),
     )
 
 
@@ -128,6 +129,15 @@ def _error(task: TaskSource, definition: "ConfigurableTask", metric: str, items:
         return jackknife_error(items, aggregation)
 
 
+def _chance(definition: "ConfigurableTask", metric: str, rows: list[Any]) -> float | None:
+    """Accuracy of guessing, where the rows have choices."""
+    from tasks.core.evaluation.chance import guessing
+
+    if definition.OUTPUT_TYPE != "multiple_choice" or not metric.startswith("acc"):
+        return None
+    return guessing([len(definition.doc_to_choice(row)) for row in rows])
+
+
 def _losses(definition: "ConfigurableTask", metric: str, items: list[Any]) -> list[float]:
     """Scaled losses of documents, for a metric that is a perplexity over them; empty for others."""
     from lm_eval.api.metrics import weighted_perplexity
@@ -141,6 +151,7 @@ def _losses(definition: "ConfigurableTask", metric: str, items: list[Any]) -> li
 
 def _score_perplexity(scorer: Any, tokenizer: "PreTrainedTokenizerBase", task: TaskSource, max_length: int) -> "Scores":
     """Score the perplexity per token of the answers (instructions) or documents (text)."""
+    from tasks.core.blocks.locate_blocks import text_config
     from tasks.core.evaluation.likelihoods import perplexity_with_error, scaled_losses
     from tasks.core.evaluation.scores import Scores
     from tasks.data.tokenize import load_examples
@@ -168,6 +179,7 @@ def _score_perplexity(scorer: Any, tokenizer: "PreTrainedTokenizerBase", task: T
         metrics,
         per_row_losses=per_document,
         digest=examples.digest,
+        chance=float(text_config(scorer.model.config).vocab_size),
     )
 
 

@@ -80,6 +80,9 @@ def test_scores_are_those_of_stock_lm_eval(
     expected = "exact_match" if name == "webqs" else "word_perplexity" if name == "wikitext" else "acc"
     assert scores.metric == expected
     assert scores.higher_is_better == (name != "wikitext")
+    # RACE and OpenBookQA have four choices, PIQA two; of ARC a few rows have three or five.
+    guessed = {"piqa": 0.5, "webqs": None, "wikitext": None}.get(name, 0.25)
+    assert scores.chance == (guessed and pytest.approx(guessed, abs=0.02))
     if name != "wikitext":
         assert scores.stderr == pytest.approx(theirs[f"{expected}_stderr,none"])
         assert sum(scores.per_row) / limit == pytest.approx(scores.value)
@@ -125,6 +128,7 @@ def test_perplexity_of_text_is_that_of_the_models_own_loss(real_data: Path, tmp_
     assert scores.stderr == pytest.approx(perplexity_with_error(losses, counts)[1], rel=1e-4)
     assert (scores.num_rows, scores.higher_is_better, scores.metric) == (3, False, "perplexity")
     assert len(scores.per_row_losses) == 3
+    assert scores.chance == model.config.vocab_size
     assert math.exp(statistics.mean(scores.per_row_losses)) == pytest.approx(scores.value)
 
 

@@ -131,6 +131,17 @@ def test_a_task_with_accuracy(work: Folders, model: ModelSource, real_data: Path
     assert len(json.loads((work.out / "scores.json").read_text())["per_row"]) == summary["num_rows"] == 12
 
 
+def test_an_emulator_that_only_guesses_is_named(
+    work: Folders, model: ModelSource, real_data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = real_task(real_data, "arc_easy")
+    for emulator, tuned in ((None, None), (EMULATOR, TUNED)):
+        evaluate.compute(work, model, task, emulator, tuned)
+    assert "guessing" not in caplog.text
+    evaluate.compute(work, model, task, EMULATOR)
+    assert "not better than guessing (0.25) by two standard errors: this emulator" in caplog.text
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 def test_tuned_blocks_of_another_model_are_refused(
     work: Folders, model: ModelSource, task: TaskSource, streamed: bool

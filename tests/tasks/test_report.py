@@ -14,7 +14,7 @@ from tasks.artifacts.scores import write_scores
 from tasks.core.errors import InputError
 from tasks.core.evaluation.comparison import Score, compare
 from tasks.core.evaluation.scores import Scores
-from tasks.report import _require_same_rows, _save_outcomes
+from tasks.report import _notes, _require_same_rows, _save_outcomes
 from tasks.reports.run.page import markdown, page
 from tasks.reports.run.tables import channel_table
 from tasks.store.artifacts import Ref
@@ -61,6 +61,14 @@ def test_scores_of_rows_that_were_worded_differently_do_not_stand_in_one_table()
     for other in ({"scored_digest": "3:cc"}, {"train_digest": "9:cc"}):
         with pytest.raises(InputError, match=r"task .lots.: its own code words the (scored|train) rows anew"):
             _require_same_rows(facts, full, [strategy, {"name": "uniform", "tuning": [ref(**other)]}])
+
+
+def test_a_report_names_emulators_that_only_guess() -> None:
+    half, quarter = Score(0.5, 0.02), Score(0.26, 0.02)
+    found = compare("acc", True, half, [], {"uniform": (half, [half], [half]), "crash": (quarter, [half], [half])})
+    (note,) = _notes(found, 0.25, [0.1, 0.1], [3, 4], "linear_cka")
+    assert "guessing (0.25) by two standard errors: crash (0.26)." in note
+    assert _notes(found, None, [0.1, 0.1], [3, 4], "linear_cka") == []
 
 
 def test_a_report_says_which_rows_were_left_out() -> None:

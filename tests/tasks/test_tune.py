@@ -20,7 +20,7 @@ from tasks.engine.runtime import RunContext, Runtime, sharing
 from tasks.engine.stage import Stage
 from tasks.store.artifacts import Ref, Store
 from tasks.store.metrics import read_metrics
-from tasks.tune import tune
+from tasks.tune import _warn_of_guessing, tune
 from tests.store.objects import Objects
 from tests.tasks.chain import NUM_ROWS, SETTINGS, Chain, people
 
@@ -216,6 +216,13 @@ def test_it_learns_and_says_what_it_did(chain: Chain) -> None:
     assert ref.summary["num_parameters"] == len(tuned) * block
     assert ref.summary["final_loss"] == losses[-1]
     assert 0.05 < ref.summary["peak_memory_gib"] < 8
+
+
+def test_a_first_loss_above_that_of_guessing_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    _warn_of_guessing(10.79, 49152)
+    assert not caplog.text
+    _warn_of_guessing(11.51, 49152)
+    assert "11.51 nats a token is more than that of guessing, ln 49152 = 10.80" in caplog.text
 
 
 def test_narrow_computing_returns_wide_blocks(chain: Chain) -> None:

@@ -12,6 +12,8 @@ class Scores:
     when it is a mean over rows (else empty).
     per_row_losses: for a perplexity, the documents' losses in nats, scaled so that their mean is its logarithm.
     digest: digest of the texts of the rows, in their order.
+    chance: what guessing scores: of multiple choice, the mean of one over the number of choices; of a perplexity for
+    each token, the number of tokens in the vocabulary. None for other metrics.
     """
 
     metric: str
@@ -23,3 +25,4 @@ class Scores:
     per_row: list[float] = field(default_factory=list)
     per_row_losses: list[float] = field(default_factory=list)
     digest: str = ""
+    chance: float | None = None
