@@ -143,9 +143,8 @@ class Arguments:
 
 def grids(settings: Settings) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the learning rates of the emulator's and of the full model's tuning; the best of several is selected."""
-    rates = settings.tune.learning_rates or (settings.tune.learning_rate,)
     own = settings.full_tune.learning_rate
-    return rates, (own,) if own else rates
+    return settings.tune.rates, (own,) if own else settings.tune.full_rates
 
 
 def emulator_wishes(settings: Settings, teacher: Any, text: Any) -> dict[str, Any]:

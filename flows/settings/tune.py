@@ -1,8 +1,8 @@
 """Settings of training: what is trained in the emulator and how, and the tuning of the full model."""
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from flows.settings.group import Group
 from tasks.core.bounds import Positive
@@ -11,26 +11,60 @@ from tasks.core.tuning.settings import TrainOptions, TrainSettings
 
 # The published length for models of about a billion parameters, where neither epochs nor steps are given.
 NUM_EPOCHS = 5
+# The grids of tune.learning_rates = "auto". Whole blocks: three of CRaSh's four rates (arXiv 2310.15477), and a larger
+# one for small models. Other methods train much smaller parts, which take larger steps.
+AUTO_RATES, AUTO_RATES_OF_PARTS = (2e-5, 5e-5, 1e-4, 2e-4), (1e-4, 3e-4, 1e-3)
+AUTO_EVAL_STEPS = 50
 
 
 class Tune(Group, TrainOptions, MethodOptions, frozen=True):
     """Training of the tuned blocks inside the emulator."""
 
-    learning_rates: tuple[Positive, ...] = ()
-    """Several rates in place of learning_rate: tune at each, and select for each seed by validation loss."""
+    learning_rates: Literal["auto"] | tuple[Positive, ...] = ()
+    """Rates in place of learning_rate: tune at each, select for each seed by validation loss; auto: a short grid."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     """One tuning for each seed; several give mean and standard error."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _validated_where_rates_are_chosen(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("learning_rates") == "auto" and values.get("eval_steps") is None:
+            return {**values, "eval_steps": AUTO_EVAL_STEPS}
+        return values
+
+    @field_validator("learning_rates", mode="before")
+    @classmethod
+    def _word_or_rates(cls, value: Any) -> Any:
+        """One message, where pydantic has one for each kind of value."""
+        if isinstance(value, str) and value != "auto":
+            raise ValueError('neither a list of rates nor "auto"')
+        rates = value if isinstance(value, list | tuple) else ()
+        if not all(isinstance(rate, int | float) and rate > 0 for rate in rates):
+            raise ValueError("rates are numbers greater than 0")
+        return value
 
     @model_validator(mode="after")
     def _possible_and_each_once(self) -> "Tune":
         _ = self.tuning_method, self.train_settings(seed=self.seeds[0])
         if self.learning_rates and self.eval_steps is None:
             raise ValueError("learning_rates needs validation losses: give eval_steps as well")
-        if len(set(self.learning_rates)) < len(self.learning_rates):
-            raise ValueError(f"learning_rates = {list(self.learning_rates)} names a rate twice")
+        if len(set(self.rates)) < len(self.rates):
+            raise ValueError(f"learning_rates = {list(self.rates)} names a rate twice")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds = {list(self.seeds)} names a seed twice")
         return self
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Learning rates at which the emulator is tuned."""
+        if self.learning_rates == "auto":
+            return AUTO_RATES if self.method == "blocks" else AUTO_RATES_OF_PARTS
+        return self.learning_rates or (self.learning_rate,)
+
+    @property
+    def full_rates(self) -> tuple[float, ...]:
+        """Learning rates at which the full model is tuned, whose blocks are trained whole."""
+        return AUTO_RATES if self.learning_rates == "auto" else self.rates
 
     @property
     def tuning_method(self) -> TuningMethod:

@@ -79,7 +79,8 @@ def test_missing_file_and_missing_key(tmp_path):
         ("tune.trained=some", "'tuned', 'frozen' or 'all'"),
         ("tune.patience=3", "patience needs validation losses: give eval_steps"),
         ("tune.learning_rates=[1e-4, 1e-3]", "learning_rates needs validation losses: give eval_steps"),
-        ("tune.learning_rates=[0.0]", "greater than 0"),
+        ("tune.learning_rates=[0.0]", "tune.learning_rates: rates are numbers greater than 0"),
+        ("tune.learning_rates=automatic", "tune.learning_rates: neither a list of rates nor .auto."),
         ("tune.lora_rank=0", "greater than 0"),
         ("tune.lora_dropout=1.0", "less than 1"),
     ],
@@ -113,6 +114,25 @@ def test_epochs_and_steps_exclude_one_another(tmp_path):
 def test_refused_together(tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         read_settings(write(tmp_path, MINIMAL), changes)
+
+
+def test_rates_are_chosen_from_a_grid_of_the_method(tmp_path):
+    auto = read_settings(write(tmp_path, MINIMAL), ["tune.learning_rates=auto"]).tune
+    assert len(auto.rates) > 2
+    assert auto.full_rates == auto.rates
+    assert auto.eval_steps is not None
+    lora = read_settings(
+        write(tmp_path, MINIMAL), ["tune.learning_rates=auto", "tune.method=lora", "tune.eval_steps=7"]
+    ).tune
+    assert min(lora.rates) > min(auto.rates)
+    assert (lora.full_rates, lora.eval_steps) == (auto.rates, 7)
+
+
+def test_a_sweep_over_methods_takes_the_grid_of_each(tmp_path):
+    file = tmp_path / "sweep.toml"
+    file.write_text(MINIMAL + '\n[tune]\nlearning_rates = "auto"\nmethod = ["blocks", "lora"]\n')
+    rates = [cell.tune.rates for _, cell in make_cells(*read_sweep(file))]
+    assert rates[0] != rates[1]
 
 
 def test_set_overrides_the_file(tmp_path):
