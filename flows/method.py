@@ -43,7 +43,7 @@ def submit_stages(run: BaseRun) -> Any:
 
 def full_model(run: BaseRun) -> dict[str, Any]:
     """Submit the two settings of the full model: zero-shot, and with every block tuned (the ceiling)."""
-    scores = run.arguments.evaluate
+    scores = run.arguments.scoring
     zero_shot = run(evaluate, "full", model=run.model, task=run.task, **scores)
     if not run.settings.full_tune.enabled:
         return {"zero_shot": zero_shot, "fine_tuned": []}
@@ -88,7 +88,7 @@ def planned(run: BaseRun, name: Strategy, similar: Any, label: str | None = None
 
 def one_strategy(run: BaseRun, name: Strategy, similar: Any) -> dict[str, Any]:
     """Make the emulator of one strategy; score it zero-shot, tuned, and with its tuned blocks in the full model."""
-    inputs, scores = {"model": run.model, "task": run.task}, run.arguments.evaluate
+    inputs, scores = {"model": run.model, "task": run.task}, run.arguments.scoring
     plan = planned(run, name, similar)
     emulator = emulator_of(run, name, plan)
     zero_shot = run(evaluate, f"{name} emulator", **inputs, emulator=emulator, **scores)

@@ -135,7 +135,8 @@ def workload_of(settings: Settings, shape: Shape) -> Workload:
         data is None and task.kind == "lm_eval" and merged(find_definition(task.name)).get("dataset_path") == "json"
     )
     if data is not None or in_yaml:
-        return measure(resolve_task(task.model_dump()), own_tokenizer(settings.model.name), shape.context)
+        source, tokenizer = resolve_task(task.model_dump()), own_tokenizer(settings.model.name)
+        return measure(source, tokenizer, shape.context, settings.evaluate.num_fewshot)
     if task.name not in PUBLISHED_ROWS:
         raise InputError(
             f"task {task.name!r}: its rows are not here, and their number and length are known only of"

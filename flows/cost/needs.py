@@ -70,11 +70,11 @@ def find_needs(
     checked = {settings.task: task for (_, settings), (_, _, task) in zip(made, cells, strict=True)}
 
     @cache
-    def measured(task: Any, model: str, context: int) -> Workload:
-        return measure(checked[task], own_tokenizer(model), context)
+    def measured(task: Any, model: str, context: int, num_fewshot: int) -> Workload:
+        return measure(checked[task], own_tokenizer(model), context, num_fewshot)
 
     def lengths(settings: Settings, shape: Shape) -> Workload:
-        return measured(settings.task, settings.model.name, shape.context)
+        return measured(settings.task, settings.model.name, shape.context, settings.evaluate.num_fewshot)
 
     @cache
     def priced(setting: str | None, value: int) -> dict[str, tuple[Cost, Sizes]]:

@@ -137,8 +137,13 @@ class Arguments:
 
     @property
     def evaluate(self) -> dict[str, Any]:
-        """Scoring of each of the five settings, and validation."""
+        """Passes of validation and of a study, and with `scoring` of the five settings."""
         return {"precision": self._precision, "max_tokens": self._settings.evaluate.max_tokens}
+
+    @property
+    def scoring(self) -> dict[str, Any]:
+        """Scoring of each of the five settings."""
+        return {**self.evaluate, "num_fewshot": self._settings.evaluate.num_fewshot}
 
 
 def grids(settings: Settings) -> tuple[tuple[float, ...], tuple[float, ...]]:

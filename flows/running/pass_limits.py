@@ -10,7 +10,8 @@ SUPPORT, TUNE, EVALUATE, DISTILL = (f"{group}.max_tokens" for group in ("support
 
 def run_limits(settings: Settings) -> Limits:
     """Limits of a crash run, which captures, tunes and scores."""
-    scored = PassLimit(EVALUATE, settings.evaluate.max_tokens, "scored", choices=True)
+    how = settings.evaluate
+    scored = PassLimit(EVALUATE, how.max_tokens, "scored", choices=True, num_fewshot=how.num_fewshot)
     return (*captured(settings), *tuned(settings), scored)
 
 

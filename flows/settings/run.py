@@ -56,6 +56,15 @@ class Settings(Group, frozen=True):
         return self
 
     @model_validator(mode="after")
+    def _examples_are_of_lm_eval(self) -> "Settings":
+        if self.evaluate.num_fewshot and self.task.kind != "lm_eval":
+            raise ValueError(
+                f'evaluate.num_fewshot = {self.evaluate.num_fewshot} with task.kind = "{self.task.kind}": only tasks of'
+                " lm-eval have examples in front of their rows"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _training_leaves_no_levels(self) -> "Settings":
         if self.distill.enabled and self.compress.method == "quantise":
             raise ValueError(

@@ -75,6 +75,8 @@ class Evaluate(Group, frozen=True):
 
     max_tokens: PositiveInt = 8192
     """Most padded tokens in one forward pass of scoring; fewer where these do not fit into memory."""
+    num_fewshot: Annotated[int, Field(ge=0)] = 0
+    """Examples in front of each scored row of an lm-eval task, from the training rows; nothing is trained on them."""
 
 
 class Search(Group, frozen=True):

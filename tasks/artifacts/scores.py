@@ -18,7 +18,7 @@ class ScoresSummary(TypedDict):
     """Summary of `evaluate`, which also has the task's other metrics by name.
 
     stderr: over rows, None for a single one; scored_digest: of the texts of the rows; chance: what guessing scores,
-    None where it has no score.
+    None where it has no score; num_truncated: requests whose prompt lost its beginning.
     """
 
     metric: str
@@ -28,6 +28,7 @@ class ScoresSummary(TypedDict):
     higher_is_better: bool
     scored_digest: str
     chance: float | None
+    num_truncated: int
 
 
 def write_scores(folder: Path, scores: Scores) -> None:
@@ -56,6 +57,7 @@ def summarise_scores(scores: Scores) -> ScoresSummary:
         "higher_is_better": scores.higher_is_better,
         "scored_digest": scores.digest,
         "chance": scores.chance,
+        "num_truncated": scores.num_truncated,
     }
 
 

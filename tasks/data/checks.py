@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import InputError
+from tasks.data.few_shot_prompts import few_shot_facts
 from tasks.data.pass_limits import PassLimit, has_documents, require_fits, require_room_to_write
 from tasks.data.rehearsal import rehearse_metrics
 from tasks.data.sources import Split, TaskSource
@@ -46,6 +47,8 @@ def check_inputs(model: ModelSource, task: TaskSource, limits: Sequence[PassLimi
         for limit in limits:
             if limit.split == split:
                 require_fits(task, examples, limit)
+            if limit.split == split and limit.num_fewshot:
+                facts |= few_shot_facts(task, tokenizer, model.context, limit)
         facts |= {
             f"num_{split}_rows": examples.num_rows,
             f"num_{split}_examples": len(examples.rows),

@@ -20,8 +20,10 @@ CHARACTERS_PER_TOKEN = 4.5
 Size = tuple[int, int]
 
 
-def measure(task: TaskSource, tokenizer: "PreTrainedTokenizerBase | None", context: int) -> Workload:
-    """Measure the lengths of the training, validation and scored splits.
+def measure(
+    task: TaskSource, tokenizer: "PreTrainedTokenizerBase | None", context: int, num_fewshot: int = 0
+) -> Workload:
+    """Measure the lengths of the training, validation and scored splits. num_fewshot: examples before each scored row.
 
     Raises:
         InputError: when rows cannot be used.
@@ -29,7 +31,7 @@ def measure(task: TaskSource, tokenizer: "PreTrainedTokenizerBase | None", conte
     train, validation = (_trained(task, split, tokenizer, context) for split in ("train", "validation"))
     num_scored = len(split_rows(task, "scored"))
     if task.kind == "lm_eval":
-        scored, writes = _scored(task, tokenizer, context, train.answers)
+        scored, writes = _scored(task, tokenizer, context, train.answers, num_fewshot)
     else:
         scored, writes = _trained(task, "scored", tokenizer, context), False
     return Workload(train, validation, scored, num_scored, writes)
@@ -48,7 +50,7 @@ def _trained(task: TaskSource, split: Split, tokenizer: "PreTrainedTokenizerBase
 
 
 def _scored(
-    task: TaskSource, tokenizer: "PreTrainedTokenizerBase | None", context: int, generated: float
+    task: TaskSource, tokenizer: "PreTrainedTokenizerBase | None", context: int, generated: float, num_fewshot: int
 ) -> tuple[Lengths, bool]:
     """Return the lengths of the inputs of scoring, and whether the model generates text.
 
@@ -58,7 +60,7 @@ def _scored(
     any_writes = False
     found: dict[object, Size] = {}
     prompts = set[object]()
-    for before, after, writes in _requests(sample):
+    for before, after, writes in _requests(sample, num_fewshot):
         if before is None:
             length = _guess(after) if tokenizer is None else len(encode(tokenizer, after))
             pieces = _pieces(length, task.window(context))
@@ -81,7 +83,7 @@ def _scored(
     return Lengths.of(sizes, round(len(found) * share), len(found) / len(prompts)), any_writes
 
 
-def _requests(task: TaskSource) -> Iterator[tuple[str | None, str, bool]]:
+def _requests(task: TaskSource, num_fewshot: int) -> Iterator[tuple[str | None, str, bool]]:
     """Yield (context, continuation, whether the model generates the continuation) of every request of lm-eval.
 
     The context of a document is None.
@@ -90,7 +92,7 @@ def _requests(task: TaskSource) -> Iterator[tuple[str | None, str, bool]]:
     from tasks.data.lm_eval_rows import harness_task, without_bars
 
     with seeded(), without_bars():
-        definition = harness_task(task, "scored")
+        definition = harness_task(task, "scored", num_fewshot)
         definition.build_all_requests()
     for request in definition.instances:
         if definition.OUTPUT_TYPE == "loglikelihood_rolling":

@@ -6,10 +6,12 @@ too.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from tasks.core.errors import CrashError, InputError
 from tasks.data.lm_eval.code import code_of, field_read, load_definition
+from tasks.data.lm_eval.examples import Shots
 from tasks.data.lm_eval.requests import answer_of, ask
 from tasks.data.lm_eval.seeding import seeded
 from tasks.data.lm_eval.task import attempt
@@ -41,8 +43,6 @@ class Pair(NamedTuple):
 @contextmanager
 def without_bars() -> Iterator[None]:
     """Disable the progress bar that lm-eval draws while it builds requests, for which it has no option."""
-    from functools import partial
-
     from lm_eval.api import task as module
     from tqdm import tqdm
 
@@ -53,17 +53,21 @@ def without_bars() -> Iterator[None]:
         module.tqdm = tqdm
 
 
-def harness_task(source: TaskSource, split: Split) -> "ConfigurableTask":
-    """Build lm-eval's task, zero-shot, which scores the rows of one split.
+def harness_task(source: TaskSource, split: Split, num_fewshot: int = 0) -> "ConfigurableTask":
+    """Build lm-eval's task, which scores the rows of one split. num_fewshot: examples in front of each row.
 
     Build its requests inside `seeded`: the definition's code may draw random numbers then, too.
 
     Raises:
-        InputError: when it cannot read a row.
+        InputError: when it cannot read a row, or there are fewer examples.
     """
     rows = split_rows(source, split)
     _require_fields(source, split, rows)
-    return _build(source, split, rows)
+    task = _build(source, split, rows)
+    if not num_fewshot:
+        return task
+    # The rows can be read, so that what fails now is the choice of examples.
+    return attempt(source, split, rows, split == "scored", Shots(num_fewshot, partial(split_rows, source)))
 
 
 def answers(source: TaskSource, split: Split) -> Iterator[Pair]:

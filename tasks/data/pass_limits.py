@@ -6,15 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import InputError
 from tasks.data.lm_eval import definitions
+from tasks.data.lm_eval.definitions import most_written
 from tasks.data.sources import Split, TaskSource
 
 if TYPE_CHECKING:
     from tasks.core.batching import Example
     from tasks.data.tokenize import Examples
-
-# The keys of lm-eval's definitions for the most tokens that a model generates, and lm-eval's default.
-WRITTEN = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-MAX_WRITTEN = 256
 
 
 @dataclass(frozen=True)
@@ -23,6 +20,7 @@ class PassLimit:
 
     setting: the name of max_tokens. split, num_rows: the first examples of a split, all by default. part: the part of
     an example that is run. num_tokens: most tokens of an example that are run. choices: every choice of a row is run.
+    num_fewshot: other rows in front of each row.
     """
 
     setting: str
@@ -32,6 +30,7 @@ class PassLimit:
     part: str = "prompt+answer"
     num_tokens: int | None = None
     choices: bool = False
+    num_fewshot: int = 0
 
 
 def require_fits(task: TaskSource, examples: "Examples", limit: PassLimit) -> None:
@@ -61,8 +60,7 @@ def require_room_to_write(task: TaskSource, context: int) -> None:
     definition = _definition(task)
     if definition.get("output_type") != "generate_until":
         return
-    named = definition.get("generation_kwargs") or {}
-    written = next((int(named[name]) for name in WRITTEN if named.get(name) is not None), MAX_WRITTEN)
+    written = most_written(definition.get("generation_kwargs") or {})
     bound = task.longest(context)
     if written >= bound:
         takes = f"task.max_length = {bound}" if bound < context else f"the model takes {bound}"

@@ -8,7 +8,7 @@ from tasks.core.errors import InputError
 from tasks.data.hub import definition_files
 from tasks.data.lm_eval import definitions
 from tasks.data.rows.reading import ROW_FILES, find_splits
-from tasks.data.sources import DATA_KEYS, FEATURES_FILE, LIMITS, NAME_PLACE, NOTES, TaskSource
+from tasks.data.sources import DATA_KEYS, EXAMPLE_KEYS, FEATURES_FILE, LIMITS, NAME_PLACE, NOTES, TaskSource
 from tasks.data.templates import check_template
 from tasks.models.folder_facts import FileDigest, json_digest
 from tasks.store.boundary import translated
@@ -128,7 +128,8 @@ def _definition_view(definition: Path | None, file_digest: FileDigest) -> dict[s
     """The parts of a definition that decide prompts, answers and scores."""
     if definition is None:
         return None
-    config = {key: value for key, value in definitions.merged(definition).items() if key not in DATA_KEYS | NOTES}
+    whole = definitions.merged(definition)
+    config = {key: value for key, value in whole.items() if key not in (DATA_KEYS - EXAMPLE_KEYS) | NOTES}
     code = sorted((file.name, file_digest(file)) for file in definitions.code_files(definition))
     return {"config": _plain(config), "code": code, "lm_eval": package_version("lm_eval")}
 

@@ -28,13 +28,14 @@ def score(
     *,
     max_length: int,
     max_tokens: int = 8192,
+    num_fewshot: int = 0,
     progress: Progress | None = None,
     tensors: "StoredTensors | None" = None,
 ) -> "Scores":
-    """Score a model, zero-shot, on the task's scored split.
+    """Score a model on the task's scored split.
 
-    max_length: tokens that the model takes; max_tokens: padded tokens in one forward pass. tensors: of the model's
-    blocks, where these are on disk.
+    max_length: tokens that the model takes; max_tokens: padded tokens in one forward pass; num_fewshot: examples in
+    front of each row, of tasks of lm-eval. tensors: of the model's blocks, where these are on disk.
     """
     from tasks.data.lm_eval.model import language_model
 
@@ -42,11 +43,11 @@ def score(
         model, tokenizer, task.longest(max_length), max_tokens, progress or _silent, task.window(max_length), tensors
     )
     if task.kind == "lm_eval":
-        return _score_lm_eval(scorer, task)
+        return _score_lm_eval(scorer, task, num_fewshot)
     return _score_perplexity(scorer, tokenizer, task, max_length)
 
 
-def _score_lm_eval(scorer: Any, task: TaskSource) -> "Scores":
+def _score_lm_eval(scorer: Any, task: TaskSource, num_fewshot: int) -> "Scores":
     from tasks.core.evaluation.scores import Scores
     from tasks.data.lm_eval.requests import digest_of_requests
     from tasks.data.lm_eval.seeding import seeded
@@ -54,9 +55,9 @@ def _score_lm_eval(scorer: Any, task: TaskSource) -> "Scores":
     from tasks.data.wording import require_same
 
     with seeded():
-        definition = harness_task(task, "scored")
+        definition = harness_task(task, "scored", num_fewshot)
         results = _evaluated(scorer, task, definition)
-    digest = digest_of_requests(definition)
+    digest = digest_of_requests(_without_examples(task) if num_fewshot else definition)
     require_same(task, "scored", digest)
     samples = results["samples"][task.name]
     # A definition may read one output in several ways (filters); the first one counts.
@@ -81,7 +82,19 @@ def _score_lm_eval(scorer: Any, task: TaskSource) -> "Scores":
         per_row_losses=_losses(definition, main, items),
         digest=digest,
         chance=_chance(definition, main, [sample["doc"] for sample in samples]),
+        num_truncated=scorer.num_truncated,
     )
+
+
+def _without_examples(task: TaskSource) -> "ConfigurableTask":
+    """Return the task with its zero-shot requests, by whose wording rows are known."""
+    from tasks.data.lm_eval.seeding import seeded
+    from tasks.data.lm_eval_rows import harness_task, without_bars
+
+    with seeded(), without_bars():
+        definition = harness_task(task, "scored")
+        definition.build_all_requests()
+    return definition
 
 
 def _main_metric(task: TaskSource, metrics: dict[str, float]) -> str:

@@ -20,6 +20,8 @@ DATA_KEYS = {
     "fewshot_config",
     "num_fewshot",
 }
+# Those of few-shot examples, which decide scores where examples are asked for.
+EXAMPLE_KEYS = {"fewshot_split", "fewshot_config"}
 # The key by which a definition names the split for each file.
 SPLIT_KEYS = {"train": "training_split", "validation": "validation_split", "test": "test_split"}
 # Names and notes, which affect no result.

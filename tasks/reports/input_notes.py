@@ -31,6 +31,11 @@ def input_notes(facts: Mapping[str, Any]) -> list[str]:
         notes.append(f"Rows of train left out because a validation row says the same: {count}.")
     if count := facts.get("num_validation_scored_duplicates"):
         notes.append(f"Rows of validation left out because a scored row says the same: {count}.")
+    if count := facts.get("num_fewshot_truncated"):
+        notes.append(
+            f"Of {facts['num_fewshot_requests']} prompts with {facts['num_fewshot']} examples, {count} do not fit into"
+            " the model's context and lose their beginning."
+        )
     return notes
 
 

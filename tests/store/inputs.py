@@ -90,12 +90,16 @@ def stock_yaml(real_data: Path, folder: Path, names: Sequence[str], split: str |
         (folder / f"{name}.yaml").write_text(yaml.dump(_stock_yaml(real_data, folder, name, file)))
 
 
-def _stock_yaml(real_data: Path, folder: Path, name: str, file: str) -> dict[str, Any]:
+def stock_file(name: str) -> str:
+    """The file of lm-eval's stock definition of a task."""
     root = Path(lm_eval.__file__).parent / "tasks"
-    stock = next(path for path in sorted(root.rglob("*.yaml")) if path.stem == name)
+    return str(next(path for path in sorted(root.rglob("*.yaml")) if path.stem == name))
+
+
+def _stock_yaml(real_data: Path, folder: Path, name: str, file: str) -> dict[str, Any]:
     files = {"test": str(real_data / "tasks" / name / f"{file}.jsonl")}
     return {
-        "include": str(stock),
+        "include": stock_file(name),
         "task": name,
         "dataset_path": "json",
         "dataset_name": None,

@@ -14,6 +14,7 @@ class Scores:
     digest: digest of the texts of the rows, in their order.
     chance: what guessing scores: of multiple choice, the mean of one over the number of choices; of a perplexity for
     each token, the number of tokens in the vocabulary. None for other metrics.
+    num_truncated: requests whose prompt lost its beginning, since it did not fit into the model's context.
     """
 
     metric: str
@@ -26,3 +27,4 @@ class Scores:
     per_row_losses: list[float] = field(default_factory=list)
     digest: str = ""
     chance: float | None = None
+    num_truncated: int = 0

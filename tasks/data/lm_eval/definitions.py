@@ -6,7 +6,7 @@ Nothing here imports lm-eval: the import would cost a cached run seconds.
 import difflib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +19,9 @@ from tasks.store.boundary import translated
 
 NAME = re.compile(rb"""^["']?(task|group)["']?:[ \t]*["']?([^\s"'#]+)["']?[ \t]*(?:#.*)?\r?$""", re.MULTILINE)
 SKIPPED = {"__pycache__", ".ipynb_checkpoints"}
+# The keys of generation_kwargs for the most tokens that a model generates, and lm-eval's default.
+WRITTEN = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+MAX_WRITTEN = 256
 
 
 def stock_folder() -> Path:
@@ -53,6 +56,11 @@ def find_definition(name: str, own_folder: Path | None = None) -> Path:
 def merged(path: Path) -> dict[str, Any]:
     """Return the definition merged with all that it includes; functions stay text (`!function module.name`)."""
     return _merged(path.resolve(), ())
+
+
+def most_written(named: Mapping[str, Any]) -> int:
+    """Return the most tokens that a model writes. named: a definition's generation_kwargs."""
+    return next((int(named[name]) for name in WRITTEN if named.get(name) is not None), MAX_WRITTEN)
 
 
 def code_files(path: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import InputError
+from tasks.data.lm_eval.definitions import most_written
 from tasks.data.token_ids import encode, encode_choices, encode_pair, end_ids, prefix_id
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def language_model(
     made.progress = progress
     made.window = window or max_length
     made.tensors = tensors
+    made.num_truncated = 0
     return made
 
 
@@ -62,6 +64,7 @@ def _quiet_class() -> type:
         """lm-eval's Hugging Face model without progress bars and without computation whose result is discarded."""
 
         max_tokens: int
+        num_truncated: int
         window: int
         tensors: "StoredTensors | None"
         progress: Callable[..., Iterator[Any]]
@@ -116,6 +119,7 @@ def _quiet_class() -> type:
         def score_tokens(self, requests: list[Request]) -> list[tuple[float, bool]]:
             """Return (log-likelihood, whether greedy decoding gives them) of each request's ids to score, in order."""
             pairs = [(before, scored) for _, before, scored in requests]
+            self.num_truncated += sum(len(before) + len(scored) > self.max_length + 1 for before, scored in pairs)
             given = self.max_length, self.max_tokens, self.progress
             return score_tokens(self.model, pairs, *given, tensors=self.tensors)
 
@@ -138,6 +142,8 @@ def _generated(scorer: Any, requests: list[Any], generate: Callable[[list[Any]],
         )
     from tasks.core.blocks.length_limits import forget_lengths, length_limits
 
+    for prompt, how in (request.args for request in requests):
+        scorer.num_truncated += len(scorer.tok_encode(prompt)) > scorer.max_length - most_written(how)
     if not length_limits(scorer.model.config):
         return generate(requests)
     by_length: dict[int, list[int]] = {}

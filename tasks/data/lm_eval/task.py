@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import InputError
 from tasks.data.lm_eval.code import definition_of, load_definition, process_examples
+from tasks.data.lm_eval.examples import EXAMPLES, Shots, choose_examples, example_keys
 from tasks.data.lm_eval.seeding import seeded
 from tasks.data.rows.reading import Row
 from tasks.data.rows.tables import make_table
@@ -29,11 +30,12 @@ def quiet() -> None:
 
 @seeded()
 def attempt(
-    source: TaskSource, split: Split, rows: Sequence[Row], begin_as_lm_eval: bool = False
+    source: TaskSource, split: Split, rows: Sequence[Row], begin_as_lm_eval: bool = False, shots: Shots | None = None
 ) -> "ConfigurableTask":
     """Build lm-eval's task over these rows. Errors of the definition's code are passed on as they are.
 
     begin_as_lm_eval: first draw the random numbers that lm-eval's command draws before it comes to these rows.
+    shots: examples in front of each row.
 
     Raises:
         InputError: when the definition cannot be used, or leaves none of the rows.
@@ -52,6 +54,7 @@ def attempt(
             raise InputError(f"task {source.name!r}: process_docs of {source.yaml} gives a {kind}, expected a data set")
     if not len(docs):
         raise InputError(f"{source.file(split)}: task {source.name!r} uses none of its rows")
+    chosen, examples = example_keys(source, config, shots) if shots else ({}, None)
     for key in (*STRUCTURE, *DATA_KEYS, "process_docs"):
         config.pop(key, None)
     asked = False
@@ -59,14 +62,17 @@ def attempt(
     def hand_over(**_: Any) -> dict[str, Any]:
         nonlocal asked
         asked = True
-        return {"rows": docs}
+        return {"rows": docs} | ({} if examples is None else {EXAMPLES: examples})
 
-    config |= {"custom_dataset": hand_over, "test_split": "rows", "num_fewshot": 0}
+    config |= {"custom_dataset": hand_over, "test_split": "rows", "num_fewshot": shots.count if shots else 0, **chosen}
     try:
-        return ConfigurableTask(config=config)
+        task = ConfigurableTask(config=config)
     except Exception:
         if asked:
             raise
         # No row has been read yet, so the definition itself is at fault, and the error quotes no row.
         with translated(f"task {source.name!r}: lm-eval cannot use its definition {definition_of(source)}"):
             raise
+    if shots:
+        choose_examples(task, source, shots)
+    return task

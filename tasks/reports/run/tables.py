@@ -58,6 +58,7 @@ def caption(comparison: Comparison, facts: Mapping[str, Any]) -> str:
     """Return a sentence that says what the numbers are."""
     better = "higher" if comparison.higher_is_better else "lower"
     rows = f", {facts['num_scored_rows']} rows" if "num_scored_rows" in facts else ""
+    rows += f", {facts['num_fewshot']}-shot" if "num_fewshot" in facts else ""
     model = Path(str(facts.get("model", "model"))).name
     return f"{facts.get('task', 'task')} with {model}: {comparison.metric}{rows} ({better} is better)"
 
