@@ -127,7 +127,7 @@ def workload_of(settings: Settings, shape: Shape) -> Workload:
         InputError: when the rows are neither local nor in the table.
     """
     from tasks.data.lm_eval.definitions import find_definition, merged
-    from tasks.data.resolving import own_folder, resolve_task
+    from tasks.data.resolving import own_folder, resolve_task, with_chat
 
     task = settings.task
     data = own_folder(task.name, task.data, task.kind)
@@ -136,6 +136,8 @@ def workload_of(settings: Settings, shape: Shape) -> Workload:
     )
     if data is not None or in_yaml:
         source, tokenizer = resolve_task(task.model_dump()), own_tokenizer(settings.model.name)
+        if tokenizer is not None:
+            source = with_chat(source, tokenizer, settings.model.name)
         return measure(source, tokenizer, shape.context, settings.evaluate.num_fewshot)
     if task.name not in PUBLISHED_ROWS:
         raise InputError(

@@ -34,8 +34,8 @@ class Task(Group, frozen=True):
     """A task of lm-evaluation-harness, plain text (scored by perplexity), or instruction rows (JSONL or CSV)."""
     data: str | None = None
     """Folder with train, validation and test files, for several tasks `folder/{name}`; by default from the hub."""
-    template: Literal["default", "reference"] = "default"
-    """Wording of training text: as lm-eval scores it, or as published (for the 13 published tasks and instructions)."""
+    template: Literal["default", "reference", "chat"] = "default"
+    """Wording: lm-eval's; in training the published one (13 tasks, instructions); or turns of the tokenizer's chat."""
     num_train: PositiveInt | None = None
     """Use only the first rows of the training split."""
     num_validation: PositiveInt | None = None

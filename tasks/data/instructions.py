@@ -29,6 +29,8 @@ TEMPLATES = {
         without_input="Instruction: <instruction>\nAnswer:",
         delimiter=" ",
     ),
+    # The user's turn of a chat.
+    "chat": Template(with_input="<instruction>\n\n<input>", without_input="<instruction>", delimiter=""),
     # Taori et al. 2023, Stanford Alpaca (https://github.com/tatsu-lab/stanford_alpaca), which the published code uses.
     "reference": Template(
         with_input=(

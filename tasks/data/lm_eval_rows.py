@@ -73,7 +73,7 @@ def harness_task(source: TaskSource, split: Split, num_fewshot: int = 0) -> "Con
 def answers(source: TaskSource, split: Split) -> Iterator[Pair]:
     """Return prompt and right answer of every row of a split, as lm-eval words them when it scores that split.
 
-    The reference template leaves out the delimiter between them (see `tasks.data.templates`).
+    The reference template leaves out the delimiter between them (see `tasks.data.templates`), and a chat has none.
     """
     # All rows at once: a lazy iterator would change the caller's generators between rows.
     with seeded():
@@ -95,7 +95,7 @@ def _pairs(source: TaskSource, split: Split) -> Iterator[Pair]:
                 prompt, answer = answer_of(task, doc, asked)
             except InputError as error:
                 raise InputError(f"{place}: {error}") from None
-        if source.template == "reference":
+        if source.template == "reference" or (source.chat and task.OUTPUT_TYPE == "generate_until"):
             answer = answer.removeprefix(task.config.target_delimiter)
         yield Pair(number, prompt, answer, asked.compared, asked.mark)
 

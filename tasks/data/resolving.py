@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from tasks.core.errors import InputError
 from tasks.data.hub import definition_files
 from tasks.data.lm_eval import definitions
+from tasks.data.pass_limits import has_documents
 from tasks.data.rows.reading import ROW_FILES, find_splits
-from tasks.data.sources import DATA_KEYS, EXAMPLE_KEYS, FEATURES_FILE, LIMITS, NAME_PLACE, NOTES, TaskSource
-from tasks.data.templates import check_template
+from tasks.data.sources import DATA_KEYS, EXAMPLE_KEYS, FEATURES_FILE, LIMITS, NAME_PLACE, NOTES, Chat, TaskSource
+from tasks.data.templates import CHAT, check_template
 from tasks.models.folder_facts import FileDigest, json_digest
 from tasks.store.boundary import translated
 from tasks.store.digests import plain_digest
@@ -17,6 +18,8 @@ from tasks.store.home import copies_folder
 from tasks.store.keys import package_version
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from tasks.store.artifacts import Store
 
 SUFFIXES: dict[str, tuple[str, ...]] = {
@@ -77,6 +80,32 @@ def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> T
         single_file=single_file,
         **limits,
     )
+
+
+def with_chat(task: TaskSource, tokenizer: "PreTrainedTokenizerBase", model: str) -> TaskSource:
+    """Return the task with the template of a model's tokenizer, if the task is to be worded as a chat.
+
+    model: its name, for messages.
+
+    Raises:
+        InputError: when the tokenizer has no template, or the task scores documents as a whole.
+    """
+    if task.template != CHAT:
+        return task
+    setting = f'task.template = "{CHAT}"'
+    if has_documents(task):
+        raise InputError(f"{setting}: task {task.name!r} scores documents as a whole, which are no turns of a chat")
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"{setting}: the tokenizer of {model} has no chat template; take a model that was tuned for chats, or"
+            ' task.template = "default"'
+        )
+    try:
+        template = tokenizer.get_chat_template()
+    except ValueError as error:
+        raise InputError(f"{setting}: of the templates of {model}'s tokenizer, none is the default: {error}") from error
+    tokens = {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    return task.model_copy(update={"chat": Chat(template=template, tokens=tokens)})
 
 
 def own_folder(name: str, data: str | None, kind: str = "lm_eval") -> str | None:

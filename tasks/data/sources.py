@@ -36,13 +36,23 @@ FEATURES_FILE = "features.json"
 NAME_PLACE = "{name}"
 
 
+class Chat(BaseModel):
+    """A tokenizer's chat template (Jinja), and the special tokens that it may name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    template: str
+    tokens: dict[str, str]
+
+
 class TaskSource(BaseModel):
     """Rows of train, validation and test, and how they become prompts and answers.
 
     files: the file of each split; yaml: the lm-eval definition; digest: of all that decides prompts, answers and
     scores; num_*: use only the first rows of a split; max_length: tokens of an example, see `longest` and `window`.
     single_file: the user gave one file for all splits; is_scored: False for text that only trains and validates;
-    worded: for each split, the digest that the check found (see `tasks.data.wording`).
+    worded: for each split, the digest that the check found (see `tasks.data.wording`). chat: the template of prompts
+    that are turns of a chat.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +71,7 @@ class TaskSource(BaseModel):
     single_file: bool = False
     is_scored: bool = True
     worded: dict[str, str] = {}
+    chat: Chat | None = None
 
     def __hash__(self) -> int:
         return hash(self.digest)
@@ -68,7 +79,8 @@ class TaskSource(BaseModel):
     def cache_view(self) -> dict[str, Any]:
         """The values that identify the task in a key: content and limits, never the location of files."""
         kept = ("kind", "name", "digest", "template", "num_train", "num_validation", "num_test", "max_length")
-        return {key: getattr(self, key) for key in kept}
+        view = {key: getattr(self, key) for key in kept}
+        return view | ({"chat": self.chat.model_dump()} if self.chat else {})
 
     @property
     def scored(self) -> str:

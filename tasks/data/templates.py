@@ -7,12 +7,14 @@ the prompt is lm-eval's. This has two effects that the default does not have:
 - copa: the two blanks before the answer become one (its choices begin with a blank);
 - openbookqa, hellaswag, race, storycloze: no blank separates the last word of the prompt from the first of the answer.
 
-Scoring is lm-eval's in either case.
+Scoring is lm-eval's in either case. With `template = "chat"`, training and scoring have lm-eval's prompts as turns of a
+chat (`tasks.data.chat`).
 """
 
 from tasks.core.errors import InputError
 from tasks.data.instructions import TEMPLATES
 
+CHAT = "chat"
 # lm-eval's name of each task that the two projects trained on: their name. They call instruction rows `alpaca`.
 PUBLISHED = {
     "arc_challenge": "arc_challenge",
@@ -40,6 +42,8 @@ def check_template(kind: str, template: str, name: str) -> None:
     if template not in TEMPLATES:
         raise InputError(f"task.template = {template!r}: choose one of {', '.join(TEMPLATES)}")
     if template == "default" or kind == "instructions":
+        return
+    if template == CHAT and kind == "lm_eval":
         return
     if kind == "text":
         raise InputError(f"task.template = {template!r}: plain text has no prompt, and so no wording but its own")

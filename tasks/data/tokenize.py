@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.core.errors import InputError
+from tasks.data.chat import render
 from tasks.data.instructions import NEEDED, OPTIONAL, TEMPLATES
 from tasks.data.rows.reading import text_rows
-from tasks.data.sources import LIMITS, Split, TaskSource
+from tasks.data.sources import LIMITS, Chat, Split, TaskSource
 from tasks.data.splits.division import split_rows
 from tasks.data.token_ids import Ids, encode, encode_apart, encode_choices, prefix_id
 from tasks.data.wording import digest_of, mark_of, require_same
@@ -112,7 +113,12 @@ def text_pairs(task: TaskSource, split: Split) -> "Iterable[Pair]":
         return (Pair(row.number, None, row.fields["text"]) for row in rows if row.fields["text"].strip())
     rows = text_rows(file, rows, NEEDED, OPTIONAL)
     template = TEMPLATES[task.template]
-    return (Pair(row.number, *template.render(row.fields)) for row in rows)
+    pairs = (Pair(row.number, *template.render(row.fields)) for row in rows)
+    return (_in_turns(task.chat, pair) for pair in pairs) if task.chat else pairs
+
+
+def _in_turns(chat: Chat, pair: "Pair") -> "Pair":
+    return pair._replace(prompt=render(chat, [{"role": "user", "content": pair.prompt or ""}]))
 
 
 @dataclass(frozen=True)

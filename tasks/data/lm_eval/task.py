@@ -2,10 +2,13 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import InputError
+from tasks.data.chat import render
+from tasks.data.lm_eval.chats import speak
 from tasks.data.lm_eval.code import definition_of, load_definition, process_examples
 from tasks.data.lm_eval.examples import EXAMPLES, Shots, choose_examples, example_keys
 from tasks.data.lm_eval.seeding import seeded
@@ -73,6 +76,13 @@ def attempt(
         # No row has been read yet, so the definition itself is at fault, and the error quotes no row.
         with translated(f"task {source.name!r}: lm-eval cannot use its definition {definition_of(source)}"):
             raise
+    _word(task, source, shots)
+    return task
+
+
+def _word(task: "ConfigurableTask", source: TaskSource, shots: Shots | None) -> None:
+    """Let the task put examples in front of its rows, and word them as a chat, where that is wanted."""
     if shots:
         choose_examples(task, source, shots)
-    return task
+    if source.chat:
+        speak(task, partial(render, source.chat))

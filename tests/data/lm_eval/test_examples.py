@@ -34,7 +34,7 @@ def source(real_data: Path) -> ModelSource:
     return stories(real_data)
 
 
-def stock(real_data: Path, folder: Path, name: str, model: ModelSource) -> dict[str, Any]:
+def stock(real_data: Path, folder: Path, name: str, model: ModelSource, **how: Any) -> dict[str, Any]:
     """What lm-eval's own command gives for the first rows, with examples from the training rows."""
     folder.mkdir()
     files = {split: str(real_data / "tasks" / name / f"{split}.jsonl") for split in ("train", "test")}
@@ -49,9 +49,9 @@ def stock(real_data: Path, folder: Path, name: str, model: ModelSource) -> dict[
         HFLM(pretrained=model.path, device="cpu", dtype="float32", batch_size=4, max_length=512),
         tasks=[name],
         task_manager=TaskManager(include_path=str(folder), include_defaults=False),
-        num_fewshot=SHOTS,
         limit=LIMIT,
         bootstrap_iters=0,
+        **how,
     )
     assert found is not None
     return found
@@ -68,7 +68,7 @@ def prompts(task: TaskSource, shots: int = SHOTS) -> list[str]:
 def test_prompts_and_scores_are_those_of_lm_evals_command(
     real_data: Path, tmp_path: Path, source: ModelSource, name: str
 ) -> None:
-    theirs = stock(real_data, tmp_path / "yaml", name, source)
+    theirs = stock(real_data, tmp_path / "yaml", name, source, num_fewshot=SHOTS)
     task = real_task(real_data, name, num_train=None)
     expected = [
         argument[0]
