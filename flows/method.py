@@ -90,7 +90,8 @@ def one_strategy(run: BaseRun, name: Strategy, similar: Any) -> dict[str, Any]:
     """Make the emulator of one strategy; score it zero-shot, tuned, and with its tuned blocks in the full model."""
     inputs, scores = {"model": run.model, "task": run.task}, run.arguments.scoring
     plan = planned(run, name, similar)
-    emulator = emulator_of(run, name, plan)
+    maps = stand_ins_of(run, name, plan)
+    emulator = emulator_of(run, name, plan, maps)
     zero_shot = run(evaluate, f"{name} emulator", **inputs, emulator=emulator, **scores)
     tuned = tunings_of(run, name, plan, emulator)
     plugged = plugged_of(run, name, plan, tuned)
@@ -105,6 +106,7 @@ def one_strategy(run: BaseRun, name: Strategy, similar: Any) -> dict[str, Any]:
     return {
         "name": name,
         "plan": plan,
+        **({"stand_ins": maps} if maps is not None else {}),
         "emulator": emulator,
         "emulator_zero_shot": zero_shot,
         "emulator_tuned": emulator_tuned,
@@ -113,12 +115,20 @@ def one_strategy(run: BaseRun, name: Strategy, similar: Any) -> dict[str, Any]:
     }
 
 
-def emulator_of(run: BaseRun, strategy: Strategy, plan: Any, label: str | None = None) -> Any:
-    """Build the emulator: the kept blocks; where the settings say so, with stand-ins, compressed and distilled."""
+def stand_ins_of(run: BaseRun, strategy: Strategy, plan: Any, label: str | None = None) -> Any:
+    """Fit the linear stand-ins of a plan; None where its strategy has none."""
+    if not run.arguments.is_linear(strategy):
+        return None
+    return run(stand_ins, label or strategy, model=run.model, task=run.task, plan=plan, **run.arguments.stand_ins)
+
+
+def emulator_of(run: BaseRun, strategy: Strategy, plan: Any, maps: Any, label: str | None = None) -> Any:
+    """Build the emulator: the kept blocks, and where the settings say so, compressed and distilled.
+
+    maps: the linear stand-ins of its plan, or None.
+    """
     name, inputs = label or strategy, {"model": run.model, "plan": plan}
-    if run.arguments.is_linear(strategy):
-        inputs["stand_ins"] = run(stand_ins, name, task=run.task, **inputs, **run.arguments.stand_ins)
-    emulator = run(emulate, name, **inputs)
+    emulator = run(emulate, name, **inputs, **({"stand_ins": maps} if maps is not None else {}))
     if run.settings.compress.method != "none":
         emulator = run(compress, name, emulator=emulator, **run.arguments.compress)
     if run.settings.distill.enabled:

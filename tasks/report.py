@@ -8,6 +8,7 @@ from tasks.artifacts.plan import read_plan
 from tasks.artifacts.report import Report, ReportSummary, write_outcomes, write_report
 from tasks.artifacts.scores import read_scores, scores_summary
 from tasks.artifacts.similarity import SimilaritySummary, read_similarity, similarity_summary
+from tasks.artifacts.stand_ins import read_runs
 from tasks.artifacts.tables import LONG_TABLE, MARKDOWN_TABLE, WIDE_TABLE
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
@@ -22,8 +23,8 @@ def report(
 
     Also writes `outcomes.safetensors`: for each strategy and scored row, the mean of the plug-in's outcomes over seeds,
     where the metric is a mean over rows or a perplexity; a sweep compares strategies by them, and nothing shows them.
-    full: `zero_shot`, `fine_tuned` and `tuning`; strategies: for each its name, plan, evaluations and tunings, all as
-    references to artifacts, those of several seeds in the order of `facts["tuning_seeds"]`.
+    full: `zero_shot`, `fine_tuned` and `tuning`; strategies: for each its name, plan, stand-ins (if any), evaluations
+    and tunings, all as references to artifacts, those of several seeds in the order of `facts["tuning_seeds"]`.
 
     Raises:
         InputError: when stages trained or scored on differently worded rows.
@@ -31,7 +32,7 @@ def report(
     from dataclasses import asdict
 
     from tasks.reports.run import page as run_pages
-    from tasks.reports.run.tables import channel_table
+    from tasks.reports.run.tables import channel_table, stand_ins_table
     from tasks.reports.spending import disclosure, tuning_cost
 
     _require_same_rows(facts, full, strategies)
@@ -61,7 +62,8 @@ def report(
     write_report(work.out, content)
     figures = _draw(work, comparison, full, strategies, measured, summary, facts["tuning_seeds"])
     table = channel_table(shares, channels)
-    page = run_pages.page(comparison, facts, figures, spending, table, notes)
+    maps = {each["name"]: read_runs(work.open(each["stand_ins"])) for each in strategies if "stand_ins" in each}
+    page = run_pages.page(comparison, facts, figures, spending, table, notes, stand_ins_table(maps) if maps else None)
     (work.out / files.REPORT_PAGE).write_text(page)
     return {
         "strategies": [strategy.name for strategy in comparison.strategies],

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flows.settings.run import Settings, Strategy
+from flows.settings.run import SearchSettings, Settings, Strategy
 from tasks.core.clustering import FREE_LINKAGES
 from tasks.core.errors import in_table
 from tasks.core.plan.layout import LINEAR
@@ -71,8 +71,13 @@ class Arguments:
         return {name: value for name, value in self.single.items() if name != "pooling"}
 
     def stand_in_errors(self, num_blocks: int) -> dict[str, Any]:
-        """The support set, and the length of the longest run that a plan with this budget can remove."""
-        return {**self.stand_ins, "longest": num_blocks - self._settings.plan.num_kept}
+        """The support set, and the length of the longest run that a plan with this budget can remove.
+
+        All plans of a search have those of its smallest budget, so that they are measured once.
+        """
+        settings = self._settings
+        budgets = settings.search.num_kept if isinstance(settings, SearchSettings) else ()
+        return {**self.stand_ins, "longest": num_blocks - min(budgets or (settings.plan.num_kept,))}
 
     def cluster(self, strategy: Strategy, num_blocks: int, evidence: dict[str, Any] | None = None) -> dict[str, Any]:
         """The strategy, its options, and the results of earlier stages (`evidence`) that its plan is made from."""

@@ -6,7 +6,7 @@ model, task ─ capture ─ similarity ─ cluster ─ proxies ─ emulate ─ t
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from flows.method import changes_frozen_weights, emulator_of, planned, plugged_of, tunings_of
+from flows.method import changes_frozen_weights, emulator_of, planned, plugged_of, stand_ins_of, tunings_of
 from flows.running.base_run import BaseRun
 from flows.searches.candidates import make_candidates, sizes_of
 from flows.searches.trials import Trial, require_one
@@ -64,16 +64,21 @@ def compare(trial: Trial) -> Any:
     (strategy,) = run.settings.strategy
     inputs = {"model": run.model, "task": run.task, "plan": plan}
     if changes_frozen_weights(run, strategy):
-        inputs["emulator"] = emulator_of(run, strategy, plan, trial.name)
+        inputs["emulator"] = _emulator(trial)
     return run(proxies, trial.name, **inputs, **run.arguments.proxies)
+
+
+def _emulator(trial: Trial) -> Any:
+    run, plan, name = trial.run, trial.found["plan"], trial.name
+    (strategy,) = run.settings.strategy
+    return emulator_of(run, strategy, plan, stand_ins_of(run, strategy, plan, name), name)
 
 
 def measure(trial: Trial) -> dict[str, Any]:
     """Tune the emulator, plug its blocks in, and compute the validation loss of both for each tuning seed."""
     run, name, plan = trial.run, trial.name, trial.found["plan"]
-    (strategy,) = run.settings.strategy
     inputs = {"model": run.model, "task": run.task, **run.arguments.evaluate}
-    emulator = emulator_of(run, strategy, plan, name)
+    emulator = _emulator(trial)
     tuned = tunings_of(run, name, plan, emulator)
     plugged = plugged_of(run, name, plan, tuned)
     emulator_tuned = [

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from flows.method import at_best_rate, emulator_of, planned, tunings_of
+from flows.method import at_best_rate, emulator_of, planned, stand_ins_of, tunings_of
 from flows.studies.cells import StudyCell
 from flows.studies.checks import FULL
 from tasks.capture import capture
@@ -72,4 +72,8 @@ def tuned_model(cell: StudyCell, analysis: str, name: Any) -> Any:
 
 
 def _emulator(cell: StudyCell, strategy: "Strategy") -> Any:
-    return cell.once(f"emulator {strategy}", lambda: emulator_of(cell.run, strategy, plan_of(cell, strategy)))
+    def make() -> Any:
+        plan = plan_of(cell, strategy)
+        return emulator_of(cell.run, strategy, plan, stand_ins_of(cell.run, strategy, plan))
+
+    return cell.once(f"emulator {strategy}", make)

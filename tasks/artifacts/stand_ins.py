@@ -64,12 +64,21 @@ def write_stand_ins(folder: Path, runs: Runs, matrices: "Tensor") -> None:
     RUNS_FILE.write(folder, runs)
 
 
+def read_runs(folder: Path) -> Runs:
+    """Read where the stand-ins are folded in, and how far off they are.
+
+    Raises:
+        InputError: when the file is missing or not valid.
+    """
+    return RUNS_FILE.read(folder)
+
+
 def read_stand_ins(folder: Path) -> dict[int, Folding]:
     """Read the stand-ins, by the kept block in front of the run.
 
     Raises:
         InputError: when a file is missing or not valid.
     """
-    runs, matrices = RUNS_FILE.read(folder), MATRICES_FILE.read(folder, "torch")["matrices"]
+    runs, matrices = read_runs(folder), MATRICES_FILE.read(folder, "torch")["matrices"]
     found = zip(runs["fronts"], runs["paths"], matrices, strict=True)
     return {front: Folding(path, matrix) for front, path, matrix in found}

@@ -30,7 +30,7 @@ def test_a_picture_is_inside_its_page(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"\x89PNG")
     empty = Table(["a"], [])
     values = {"settings": empty, "footnote": "", "notes": [], "splits": None, "spending": empty, "spending_note": ""}
-    values |= {"channels": empty, "channels_note": ""}
+    values |= {"channels": empty, "channels_note": "", "stand_ins": None, "stand_ins_note": ""}
     page = render("run.html.j2", title="t", figures={tmp_path / "a.png": 'a "b"'}, facts={"n": None}, **values)
     assert '<img alt="a &#34;b&#34;" src="data:image/png;base64,iVBORw==">' in page
     assert "<dt>n</dt><dd>None</dd>" in page

@@ -11,12 +11,13 @@ import pytest
 
 from tasks.artifacts.report import read_outcomes
 from tasks.artifacts.scores import write_scores
+from tasks.artifacts.stand_ins import Runs
 from tasks.core.errors import InputError
 from tasks.core.evaluation.comparison import Score, compare
 from tasks.core.evaluation.scores import Scores
 from tasks.report import _notes, _require_same_rows, _save_outcomes
 from tasks.reports.run.page import markdown, page
-from tasks.reports.run.tables import channel_table
+from tasks.reports.run.tables import channel_table, stand_ins_table
 from tasks.store.artifacts import Ref
 
 
@@ -89,3 +90,20 @@ def test_a_report_says_which_rows_were_left_out() -> None:
         assert "Rows of train left out because a scored row says the same: 4." in text
         assert all(f"00ff{number}" in text for number in range(3))
     assert "left out" not in markdown(found, {"task": "lots"})
+
+
+def test_a_report_shows_how_far_off_linear_stand_ins_are() -> None:
+    half = Score(0.5)
+    found = compare("acc", True, half, [], {"spans": (half, [half], [half])})
+    runs: Runs = {
+        **{"fronts": [2, 7], "lasts": [5, 8], "paths": ["mlp", "mlp"]},
+        **{"errors": [0.1234, 0.2], "errors_without": [0.5, 0.25]},
+    }
+    channels = channel_table([0.1], [3])
+    shown = page(found, {"task": "lots"}, {}, {}, channels, stand_ins=stand_ins_table({"spans": runs}))
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", shown[shown.index("Linear stand-ins") :])
+    assert cells[:10] == [
+        *("spans", "3 to 5", "block 2", "12.3%", "50.0%"),
+        *("spans", "8", "block 7", "20.0%", "25.0%"),
+    ]
+    assert "Linear stand-ins" not in page(found, {"task": "lots"}, {}, {}, channels)

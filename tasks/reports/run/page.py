@@ -6,7 +6,7 @@ from typing import Any
 
 from tasks.core.evaluation.comparison import Comparison
 from tasks.reports.input_notes import input_notes, split_table
-from tasks.reports.run.tables import CHANNELS_NOTE, caption, footnote, settings_table, spending_table
+from tasks.reports.run.tables import CHANNELS_NOTE, STAND_INS_NOTE, caption, footnote, settings_table, spending_table
 from tasks.reports.spending import NOTE as SPENDING_NOTE
 from tasks.reports.table import Table
 from tasks.reports.templates import render
@@ -38,11 +38,12 @@ def page(
     spending: Mapping[str, Mapping[str, Any]],
     channels: Table,
     notes: Sequence[str] = (),
+    stand_ins: Table | None = None,
 ) -> str:
     """Return the report as a page without scripts or external files.
 
     figures: PNG to caption; spending: by strategy, as `spending.disclosure` returns it; channels: `channel_table`;
-    notes: sentences below the table of settings.
+    notes: sentences below the table of settings; stand_ins: `stand_ins_table`, where there are any.
     """
     return render(
         "run.html.j2",
@@ -53,6 +54,8 @@ def page(
         splits=split_table(facts) if "train_digest" in facts else None,
         spending=spending_table(spending),
         spending_note=SPENDING_NOTE,
+        stand_ins=stand_ins,
+        stand_ins_note=STAND_INS_NOTE,
         channels=channels,
         channels_note=CHANNELS_NOTE,
         figures=figures,

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks.artifacts.stand_ins import Runs
 from tasks.core.evaluation.comparison import DERIVED, DIFFERENCES, Comparison, Mean, Strategy
 from tasks.reports.spending import SIZES, format_amount
 from tasks.reports.table import Table
@@ -21,6 +22,10 @@ COLUMNS = {
 CHANNELS_NOTE = (
     "For each state of the support set's rows, the channel with the largest variance over the rows, and its share of"
     " the variance of all channels. Where it is above one half, linear CKA sees little more than this channel."
+)
+STAND_INS_NOTE = (
+    "Squared error of the states behind each run of removed blocks, as a share of their squared norm, on rows of the"
+    " support set that the map was not fitted to."
 )
 RATIOS_NOTE = (
     "recovered = gain ÷ (full tuned − full zero-shot), empty where tuning the full model does not help; CPL = emulator"
@@ -45,6 +50,22 @@ def spending_table(spending: Mapping[str, Mapping[str, Any]]) -> Table:
         for name, figures in spending.items()
     ]
     return Table(["", *SIZES.values()], rows)
+
+
+def stand_ins_table(runs: Mapping[str, Runs]) -> Table:
+    """Return the linear stand-ins of each strategy. runs: by strategy, as `tasks.artifacts.stand_ins.Runs`."""
+    rows = [
+        [name, _blocks(front + 1, last), f"block {front}", f"{error:.1%}", f"{without:.1%}"]
+        for name, found in runs.items()
+        for front, last, error, without in zip(
+            found["fronts"], found["lasts"], found["errors"], found["errors_without"], strict=True
+        )
+    ]
+    return Table(["", "removed blocks", "stand-in is folded into", "error", "without stand-in"], rows)
+
+
+def _blocks(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first} to {last}"
 
 
 def channel_table(shares: Sequence[float], channels: Sequence[int]) -> Table:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from flows.running.arguments import Arguments
-from flows.settings.run import Settings
+from flows.settings.run import SearchSettings, Settings
 from tasks.core.errors import InputError
 from tasks.core.tuning.settings import TrainSettings
 
@@ -65,3 +65,10 @@ def test_a_refusal_names_the_setting_where_it_was_written(message: str, use: Any
     with pytest.raises(InputError) as caught:
         use()
     assert str(caught.value).startswith(message)
+
+
+def test_the_plans_of_a_search_share_the_errors_of_its_smallest_budget() -> None:
+    given = {**BASE, "plan": {"num_kept": 9}, "search": {"num_kept": [8, 6]}}
+    searched = SearchSettings.model_validate(given)
+    assert Arguments(searched, "float32").stand_in_errors(12)["longest"] == 6
+    assert Arguments(settings(plan={"num_kept": 9}), "float32").stand_in_errors(12)["longest"] == 3

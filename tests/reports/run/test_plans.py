@@ -14,7 +14,9 @@ from tests.reports.reading import colour, legend, title
 # Of blocks 0 to 5 some kept and the outer ones tuned. Between 0 and 2 block 2 stands in for 1, and the tuned 5 for 4.
 SHARED = fixed_plan(6, (0, 2, 3, 5), (0, 5), "all")
 PRUNED = fixed_plan(6, (0, 1, 4), (1,), None)
-INITIALS = {"tuned": "t", "frozen": "f", "copy": "c", "removed": "-"}
+# Linear maps for 1 and 2 are folded into 0; behind the tuned 3, block 4 is only removed.
+LINEAR = fixed_plan(6, (0, 3, 5), (3,), "linear")
+INITIALS = {"tuned": "t", "frozen": "f", "mapped": "m", "copy": "c", "removed": "-"}
 
 
 def boxes(axes: Any) -> dict[tuple[float, float], tuple[str, str]]:
@@ -26,7 +28,7 @@ def boxes(axes: Any) -> dict[tuple[float, float], tuple[str, str]]:
         extents = patch.get_path().get_extents()
         middle = rounded((extents.get_points()[0] + extents.get_points()[1]) / 2)
         kind = kinds[colour(patch.get_facecolor())]
-        assert bool(patch.get_hatch()) == (kind == "copy"), "a copy is seen without colours too"
+        assert bool(patch.get_hatch()) == (kind in ("copy", "mapped")), "stand-ins are seen without colours too"
         found[middle] = (written[middle], kind)
     return found
 
@@ -62,6 +64,12 @@ def test_every_block_has_its_place_and_kind(saved: dict[str, Any]) -> None:
         ("emulator runs", "014", "ftf"),
     ]
     assert title(axes) == "Which block runs where"
+
+
+def test_a_block_with_a_linear_stand_in_is_drawn_apart(saved: dict[str, Any]) -> None:
+    axes = draw(saved, {"spans": LINEAR})
+    assert list(rows(axes)) == [("spans: full model", "012345", "f--t-f"), ("emulator runs", "035", "mtf")]
+    assert "frozen, with a linear stand-in" in legend(axes.get_figure())
 
 
 @pytest.mark.parametrize("num_blocks", [6, 12, 40])
