@@ -83,7 +83,7 @@ def _evidence(
     if needs == "dropped":
         return read_dropped(work.open(given))
     if needs == "stand_in_errors":
-        return read_stand_in_errors(work.open(given))["errors"]
+        return read_stand_in_errors(work.open(given))["effects"]
     matrices = read_similarity(work.open(given))
     if needs in ("block_influence", "angular_distance"):
         return matrices[needs]

@@ -27,19 +27,21 @@ def stand_in_errors(
     Writes `tasks.artifacts.stand_in_errors.StandInErrors`.
 
     Raises:
-        InputError: as `fit_stand_ins`.
+        InputError: as `measure_stand_ins`.
     """
     import torch
 
     from tasks.core.plan.spans import runs_up_to
-    from tasks.data.stand_ins import fit_on_rows
+    from tasks.core.stand_ins.fitting import measure_stand_ins
+    from tasks.data.stand_ins import model_and_rows
 
-    rows: dict[str, Any] = {"num_rows": num_rows, "split": split, "part": part}
-    rows["max_tokens"] = work.pass_tokens(max_tokens, "support.max_tokens")
+    chosen: dict[str, Any] = {"num_rows": num_rows, "split": split, "part": part, "precision": precision}
     runs = runs_up_to(model.num_blocks, longest)
-    _, found, count = fit_on_rows(work, model, task, runs, **rows, precision=precision)
-    errors = torch.full((2, model.num_blocks, model.num_blocks), torch.inf)
+    network, rows, options = model_and_rows(work, model, task, **chosen)
+    max_tokens = work.pass_tokens(max_tokens, "support.max_tokens")
+    found = measure_stand_ins(network, rows, runs, max_tokens=max_tokens, **options)
+    effects, errors, without = torch.full((3, model.num_blocks, model.num_blocks), torch.inf)
     for each in work.progress(found, "runs", len(runs)):
-        errors[:, each.run[0], each.run[1]] = torch.tensor([each.error, each.error_without])
-    write_stand_in_errors(work.out, {"errors": errors[0], "errors_without": errors[1]})
-    return {"num_blocks": model.num_blocks, "num_runs": len(runs), "num_rows": count}
+        effects[each.run], errors[each.run], without[each.run] = each.effect, each.error, each.error_without
+    write_stand_in_errors(work.out, {"effects": effects, "errors": errors, "errors_without": without})
+    return {"num_blocks": model.num_blocks, "num_runs": len(runs), "num_rows": len(rows)}

@@ -38,7 +38,8 @@ def stand_ins(
     """
     import torch
 
-    from tasks.data.stand_ins import fit_on_rows
+    from tasks.core.stand_ins.fitting import fit_stand_ins
+    from tasks.data.stand_ins import model_and_rows
 
     how = read_plan(work.open(plan))
     require_stand_ins(how)
@@ -46,9 +47,10 @@ def stand_ins(
     rest = [run for run in how.removed_runs if run not in runs]
     if rest:
         logger.warning("no linear stand-in for removed blocks %s: they are only removed", named_runs(rest, how.tuned))
-    rows: dict[str, Any] = {"num_rows": num_rows, "split": split, "part": part}
-    rows["max_tokens"] = work.pass_tokens(max_tokens, "support.max_tokens")
-    paths, fitted, count = fit_on_rows(work, model, task, runs, **rows, precision=precision)
+    chosen: dict[str, Any] = {"num_rows": num_rows, "split": split, "part": part, "precision": precision}
+    network, rows, options = model_and_rows(work, model, task, **chosen)
+    max_tokens = work.pass_tokens(max_tokens, "support.max_tokens")
+    paths, fitted = fit_stand_ins(network, rows, runs, max_tokens=max_tokens, **options)
     found = list(fitted)
     errors, without = [each.error for each in found], [each.error_without for each in found]
     fronts, lasts = [first for first, _ in runs], [last for _, last in runs]
@@ -68,5 +70,5 @@ def stand_ins(
         "error": sum(errors),
         "error_without": sum(without),
         "only_removed": [[front + 1, last] for front, last in rest],
-        "num_rows": count,
+        "num_rows": len(rows),
     }

@@ -55,10 +55,18 @@ def iterative_drop(call: Priced) -> Cost:
 
 
 def stand_in_errors(call: Priced) -> Cost:
-    """The support set once through the full model, with the stand-ins of all runs of blocks."""
-    num_blocks = call.sizes.shape.num_blocks
-    return _fitted(
-        call, runs_up_to(num_blocks, call.arguments["longest"]), SMALL_BYTES + 2 * costs.WIDE * num_blocks**2
+    """The support set once through the full model, the stand-ins of all runs of blocks, and their effects."""
+    sizes, num_blocks = call.sizes, call.sizes.shape.num_blocks
+    runs = runs_up_to(num_blocks, call.arguments["longest"])
+    found = _fitted(call, runs, SMALL_BYTES + 3 * costs.WIDE * num_blocks**2)
+    rows = sizes.rows(call.arguments["split"], call.arguments["num_rows"])
+    whole = sizes.passes(rows, costs.NUM_PROBED)
+    share = min(1.0, costs.NUM_PROBED / whole.tokens)
+    probed = replace(whole.times(share), answers=whole.tokens * share)
+    return replace(
+        found,
+        flops=found.flops + costs.effect_flops(sizes.shape, probed, len(runs)),
+        memory=found.memory + costs.effect_bytes(sizes.shape, probed.tokens, sizes.precision),
     )
 
 

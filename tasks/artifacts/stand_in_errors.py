@@ -14,9 +14,12 @@ if TYPE_CHECKING:
 class StandInErrors(TypedDict):
     """Held-out errors by the block in front of a run, and the run's last block; infinite where none was measured.
 
-    errors: of the stand-in; errors_without: where the run is only removed.
+    effects: mean squared first-order change of the loss by the stand-in, in nats^2 a token, from which plans are made.
+    errors, errors_without: squared error with the stand-in, and where the run is only removed, as shares of the squared
+    norm of what it gives.
     """
 
+    effects: Annotated["np.ndarray", "float32 [N, N]"]
     errors: Annotated["np.ndarray", "float32 [N, N]"]
     errors_without: Annotated["np.ndarray", "float32 [N, N]"]
 

@@ -17,7 +17,7 @@ from tasks.core.clustering import adjacent_clusters, similar_clusters
 from tasks.core.plan.layout import Plan
 from tasks.core.plan.registry import STRATEGIES, make_plan
 from tasks.core.plan.spans import runs_up_to
-from tasks.core.stand_ins.fitting import fit_stand_ins
+from tasks.core.stand_ins.fitting import measure_stand_ins
 from tasks.core.study.states_of_variants import drop_blocks, states_alone
 from tasks.models.emulators.emulator import write_emulator
 from tasks.models.families.known import NO_STAND_INS
@@ -72,9 +72,8 @@ def stand_in_errors(model: PreTrainedModel, examples: list[Example]) -> torch.Te
     runs = runs_up_to(NUM_BLOCKS, NUM_BLOCKS - NUM_KEPT)
     if model.config.model_type in NO_STAND_INS:
         return errors.index_put_(tuple(torch.tensor(runs).T), torch.tensor(1.0))
-    _, found = fit_stand_ins(model, examples, runs)
-    for each in found:
-        errors[each.run] = each.error
+    for each in measure_stand_ins(model, examples, runs):
+        errors[each.run] = each.effect
     return errors
 
 

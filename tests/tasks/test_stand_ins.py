@@ -66,9 +66,11 @@ def test_runs_that_do_nothing_have_no_error_and_runs_that_are_too_long_have_none
     assert found["errors_without"][1, 3] < 1e-6 < found["errors_without"][measured].max()
     # With so few rows a map may do harm on others; where nothing changes it is the identity.
     assert found["errors"][1, 3] < 1e-6
+    assert np.isfinite(found["effects"]).tolist() == measured.tolist()
+    assert found["effects"][1, 3] < 1e-9 < found["effects"][measured].max()
 
 
-def test_spans_removes_the_run_with_the_smallest_error(idle: Chain) -> None:
+def test_spans_removes_the_run_with_the_smallest_effect(idle: Chain) -> None:
     options = {"num_blocks": NUM_BLOCKS, "num_kept": 4, "num_tuned": 2, "share": "linear"}
     plan = idle.read_plan(idle.cluster(strategy="spans", stand_in_errors=errors(idle), **options))
     assert (plan.kept, plan.tuned, plan.share) == ((0, 1, 4, 5), (0, 5), "linear")

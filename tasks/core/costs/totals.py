@@ -32,6 +32,8 @@ FORMATS = {"float32": 4, "bfloat16": 2}
 NUM_CKA, NUM_CROSS_CKA = 5, 3
 # `tasks.core.stand_ins.least_squares.ALPHAS`, whose module needs torch.
 NUM_PENALTIES = 5
+# `tasks.core.stand_ins.effects.NUM_TOKENS`, likewise.
+NUM_PROBED = 1024
 # While a checkpoint is written, the previous one still exists.
 NUM_CHECKPOINTS = 2
 
@@ -128,6 +130,28 @@ def stand_in_bytes(shape: Shape, largest: float, num_fronts: int, num_runs: int)
     # Every state as it was captured, and scaled; and the outputs of linear modules.
     states = largest * shape.width * (2 * shape.num_blocks + num_fronts)
     return float(WIDE * (sums + states))
+
+
+def effect_flops(shape: Shape, passes: Passes, num_runs: int) -> float:
+    """Operations of the effects of linear stand-ins: tokens forward and back to the embeddings, then through each map.
+
+    passes: of the tokens that are probed, all of which are predicted. No gradient of a weight is computed.
+    """
+    whole = Depth.whole(shape.num_blocks)
+    sources = [source for source, _ in whole.layout]
+    back = forward_flops(shape, whole, passes) + _attention(shape, sources, passes)
+    return forward_flops(shape, whole, passes) + back + 2.0 * num_runs * passes.tokens * shape.width**2
+
+
+def effect_bytes(shape: Shape, tokens: float, precision: str) -> float:
+    """Memory of the effects of linear stand-ins, beside the model: activations of a pass, and what is kept of it.
+
+    Outputs, states and gradients of every block are kept in float32.
+    """
+    size = FORMATS[precision]
+    saved = size * sum(_kept_by_any(block, size) for block in shape.blocks) * tokens
+    head = WIDE * LOGIT_COPIES * min(HEAD_ROWS, tokens) * shape.vocabulary
+    return saved + head + 3 * WIDE * shape.num_blocks * tokens * shape.width
 
 
 def forward_bytes(shape: Shape, num_parameters: float, passes: Passes, precision: str) -> float:

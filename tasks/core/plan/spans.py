@@ -1,7 +1,7 @@
 """The strategy that chooses blocks for their stand-ins: the removed runs that linear maps replace best.
 
-Behind a kept, frozen block, a run of removed blocks has a linear stand-in (`tasks.core.stand_ins`), whose error is
-measured beforehand for every run. As each error depends on one run alone, the best plan is a shortest path.
+Behind a kept, frozen block, a run of removed blocks has a linear stand-in (`tasks.core.stand_ins`), whose effect on the
+loss is measured beforehand for every run. As each depends on one run alone, the best plan is a shortest path.
 """
 
 import math
@@ -14,24 +14,24 @@ from tasks.core.plan.placement import check_budget, spread, tuned_before_selecti
 
 
 def spans_plan(
-    errors: Any,
+    effects: Any,
     num_kept: int,
     num_tuned: int = 4,
     placement: str = "centres",
     tuned: Sequence[int] = (),
     share: str | None = None,
 ) -> Plan:
-    """Keep the K blocks whose removed runs have the smallest sum of errors of their stand-ins; block 0 is kept.
+    """Keep the K blocks whose removed runs have stand-ins with the smallest sum of effects; block 0 is kept.
 
-    errors: [N, N]; errors[a][b] is that of the stand-in for blocks a+1..b behind block a, where a < b; infinite where
-    there is none. Behind a tuned block no run is removed, since a stand-in changes the block in front of it. placement,
-    tuned: see `pool_plan`; with "centres", tuned blocks are placed evenly among the kept ones while these are chosen.
-    O(N^2 K). On a tie the lower blocks are kept.
+    effects: [N, N]; effects[a][b] is that of the stand-in for blocks a+1..b behind block a, where a < b (see
+    `tasks.core.stand_ins.effects`); infinite where there is none. Behind a tuned block no run is removed, since a
+    stand-in changes the block in front of it. placement, tuned: see `pool_plan`; with "centres", tuned blocks are
+    placed evenly among the kept ones while these are chosen. O(N^2 K). On a tie the lower blocks are kept.
 
     Raises:
         InputError: when the budget is impossible, or every plan needs a stand-in that there is not.
     """
-    num_blocks = len(errors)
+    num_blocks = len(effects)
     check_budget(num_blocks, num_kept, 1)
     ahead = tuned_before_selection(num_blocks, num_tuned, placement, tuned)
     check_budget(num_blocks, num_kept, len(ahead) or num_tuned)
@@ -46,7 +46,7 @@ def spans_plan(
             return 0.0
         if is_tuned(block, place) or any(block < each < following for each in ahead):
             return math.inf
-        return float(errors[block][following - 1])
+        return float(effects[block][following - 1])
 
     return fixed_plan(
         num_blocks, kept := _shortest(num_blocks, num_kept, cost), ahead or spread(kept, num_tuned), share

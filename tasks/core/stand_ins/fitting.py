@@ -1,4 +1,4 @@
-"""Fit the linear stand-ins of several runs of blocks on rows of text: those of one plan, or of every plan."""
+"""Fit the linear stand-ins of several runs of blocks on rows of text, or measure those of all runs."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -10,11 +10,13 @@ from tasks.core.batching import Batch, Example, collate, lengths_of, token_batch
 from tasks.core.blocks.devices import input_device
 from tasks.core.blocks.length_limits import length_limits
 from tasks.core.errors import InputError
-from tasks.core.stand_ins.least_squares import Moments, Run, best_stand_in, measure
+from tasks.core.stand_ins.effects import NUM_TOKENS, make_probe
+from tasks.core.stand_ins.least_squares import Moments, Run, best_stand_in, measure, solve
 from tasks.core.stand_ins.residual_outputs import residual_outputs
 
 # One row of this many is held out, on which penalties are chosen and errors are measured.
 HELD_OUT = 5
+Progress = Callable[[list], Iterable]
 
 
 class StandIn(NamedTuple):
@@ -29,6 +31,15 @@ class StandIn(NamedTuple):
     error_without: float
 
 
+class Measured(NamedTuple):
+    """Held-out errors of the stand-in of a run, as those of `StandIn`, and its effect on the loss (`Probe.effect`)."""
+
+    run: Run
+    error: float
+    error_without: float
+    effect: float
+
+
 def fit_stand_ins(
     model: nn.Module,
     examples: Sequence[Example],
@@ -36,9 +47,9 @@ def fit_stand_ins(
     *,
     max_tokens: int = 4096,
     pad_id: int = 0,
-    progress: Callable[[list], Iterable] = iter,
+    progress: Progress = iter,
 ) -> tuple[list[str], Iterator[StandIn]]:
-    """Measure the states of all rows, and then solve one run after another.
+    """Measure the states of all rows, and then solve one run after another; each is fitted to all rows in the end.
 
     Returns the paths within each block of the linear modules into which the maps are folded, and the stand-ins. Memory:
     two matrices [d, d] for each run and each block in front of one, whatever the number of rows.
@@ -46,25 +57,67 @@ def fit_stand_ins(
     Raises:
         InputError: when the rows are too few, the family has no place for a map, or a state is not finite.
     """
-    if len(examples) < HELD_OUT:
-        raise InputError(f"{len(examples)} rows are too few for linear stand-ins: give at least {HELD_OUT}")
     if not runs:
         return [], iter(())
-    model.eval()
-    paths, device = residual_outputs(model), input_device(model)
+    rows = _Rows(model, examples, max_tokens, pad_id)
+    fitted, held_out = rows.moments(runs, progress)
 
-    def batches(rows: Sequence[Example]) -> list[Batch]:
-        cut = token_batches(lengths_of(rows), max_tokens, length_limits(model.config))
-        return [collate([rows[index] for index in indices], pad_id) for indices in cut]
+    def solved() -> Iterator[StandIn]:
+        for run in runs:
+            alpha, _, found = best_stand_in(fitted, held_out, run)
+            matrix = solve(fitted.with_more(held_out, run), run, alpha)
+            yield StandIn(run, matrix.cpu(), found, held_out.error_without(run))
 
-    fitted = batches([row for index, row in enumerate(examples) if index % HELD_OUT])
-    held_out = batches(examples[::HELD_OUT])
-    steps = (batch.to(device) for batch in progress([*fitted, *held_out]))
-    moments = [measure(model, paths, part, runs) for part in (islice(steps, len(fitted)), steps)]
-    return paths, _solved(moments[0], moments[1], runs)
+    return rows.paths, solved()
 
 
-def _solved(fitted: Moments, held_out: Moments, runs: Sequence[Run]) -> Iterator[StandIn]:
+def measure_stand_ins(
+    model: nn.Module,
+    examples: Sequence[Example],
+    runs: Sequence[Run],
+    *,
+    max_tokens: int = 4096,
+    pad_id: int = 0,
+    progress: Progress = iter,
+) -> Iterator[Measured]:
+    """Measure how far off the stand-in of each run is on held-out rows, and what that does to the loss.
+
+    Memory: that of `fit_stand_ins`, and for each block three parts of `effects.NUM_TOKENS` tokens.
+
+    Raises:
+        InputError: as `fit_stand_ins`.
+    """
+    if not runs:
+        return
+    rows = _Rows(model, examples, max_tokens, pad_id)
+    fitted, held_out = rows.moments(runs, progress)
+    probe = make_probe(model, rows.paths, rows.small, runs)
     for run in runs:
-        matrix, found = best_stand_in(fitted, held_out, run)
-        yield StandIn(run, matrix.cpu(), found, held_out.changes[run] / held_out.norms[run[1]])
+        _, matrix, found = best_stand_in(fitted, held_out, run)
+        yield Measured(run, found, held_out.error_without(run), probe.effect(run, matrix.cpu()))
+
+
+class _Rows:
+    """The rows in batches, of which one in `HELD_OUT` is held out."""
+
+    def __init__(self, model: nn.Module, examples: Sequence[Example], max_tokens: int, pad_id: int) -> None:
+        if len(examples) < HELD_OUT:
+            raise InputError(f"{len(examples)} rows are too few for linear stand-ins: give at least {HELD_OUT}")
+        self._model, self._pad_id, self._device = model.eval(), pad_id, input_device(model)
+        self.paths = residual_outputs(model)
+        self._fitted = self._batches([row for index, row in enumerate(examples) if index % HELD_OUT], max_tokens)
+        self._held_out = self._batches(examples[::HELD_OUT], max_tokens)
+        # The backward pass keeps the activations of all blocks.
+        small = self._batches(examples[::HELD_OUT], min(max_tokens, NUM_TOKENS))
+        self.small = (batch.to(self._device) for batch in small)
+
+    def moments(self, runs: Sequence[Run], progress: Progress) -> tuple[Moments, Moments]:
+        """Return the sums over the tokens that are fitted to, and over those that are held out."""
+        steps = (batch.to(self._device) for batch in progress([*self._fitted, *self._held_out]))
+        parts = (islice(steps, len(self._fitted)), steps)
+        fitted, held_out = (measure(self._model, self.paths, part, runs) for part in parts)
+        return fitted, held_out
+
+    def _batches(self, rows: Sequence[Example], max_tokens: int) -> list[Batch]:
+        cut = token_batches(lengths_of(rows), max_tokens, length_limits(self._model.config))
+        return [collate([rows[index] for index in indices], self._pad_id) for indices in cut]

@@ -53,6 +53,10 @@ class Moments:
             _into(self.products, run, outputs[run[0]].T @ change)
             self.changes[run] = self.changes.get(run, 0.0) + float(change.square().sum(dtype=torch.float64))
 
+    def error_without(self, run: Run) -> float:
+        """Return the squared error where a run is only removed, as a share of the squared norm of what it gives."""
+        return self.changes[run] / self.norms[run[1]]
+
     def with_more(self, other: "Moments", run: Run) -> "Moments":
         """Return the sums of these tokens and others that the stand-in of one run needs."""
         grams = {run[0]: self.grams[run[0]] + other.grams[run[0]]}
@@ -123,14 +127,13 @@ def error(moments: Moments, run: Run, matrix: Tensor) -> float:
 
 def best_stand_in(
     fitted: Moments, held_out: Moments, run: Run, alphas: Sequence[float] = ALPHAS
-) -> tuple[Tensor, float]:
-    """Return the stand-in of a run with the penalty whose held-out error is smallest, and that error.
+) -> tuple[float, Tensor, float]:
+    """Return the penalty whose held-out error is smallest, the stand-in of a run with it, and that error.
 
-    fitted, held_out: different tokens. The penalty is chosen on held_out; the stand-in is then fitted to all tokens.
+    fitted, held_out: different tokens.
     """
-    errors = {alpha: error(held_out, run, solve(fitted, run, alpha)) for alpha in alphas}
-    best = min(errors, key=errors.__getitem__)
-    return solve(fitted.with_more(held_out, run), run, best), errors[best]
+    found = ((alpha, matrix := solve(fitted, run, alpha), error(held_out, run, matrix)) for alpha in alphas)
+    return min(found, key=lambda each: each[2])
 
 
 def _into(sums: dict, key: object, value: Tensor) -> None:

@@ -22,6 +22,7 @@ from tasks.core.evaluation.likelihoods import score_tokens
 from tasks.core.evaluation.proxies import measure_proxies
 from tasks.core.plan.layout import uniform_plan
 from tasks.core.plan.spans import runs_up_to
+from tasks.core.stand_ins.effects import NUM_TOKENS, make_probe
 from tasks.core.stand_ins.least_squares import ALPHAS, measure
 from tasks.core.stand_ins.residual_outputs import residual_outputs
 from tasks.core.study.importance import deletions, replacements, rewindings, row_losses
@@ -72,8 +73,24 @@ def test_operations_of_stand_ins(family: str) -> None:
     sums = totals.stand_in_flops(shape, tokens, *counts) - totals.stand_in_flops(shape, 0, *counts)
     expected = totals.forward_flops(shape, Depth.whole(NUM_BLOCKS), passes) + sums
     assert counted(lambda: measure(model, paths, [collate(examples, 0)], runs)) == pytest.approx(expected, rel=0.03)
-    assert len(ALPHAS) == totals.NUM_PENALTIES
+    assert (len(ALPHAS), NUM_TOKENS) == (totals.NUM_PENALTIES, totals.NUM_PROBED)
     assert (len(ESTIMATORS), len(COMPARED)) == (totals.NUM_CKA, totals.NUM_CROSS_CKA)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_operations_of_effects(family: str) -> None:
+    model, shape = network(family)
+    examples = [Example(tuple(range(3, 34)), (5,), number) for number in range(4)]
+    paths, runs = residual_outputs(model.eval()), runs_up_to(NUM_BLOCKS, 2)
+    tokens = sum(each.num_tokens for each in examples)
+    passes = Passes(tokens, sum(each.num_tokens**2 for each in examples), tokens - 4, tokens, tokens)
+
+    def probe() -> None:
+        found = make_probe(model, paths, [collate(examples, 0)], runs)
+        for run in runs:
+            found.effect(run, torch.eye(shape.width))
+
+    assert counted(probe) == pytest.approx(totals.effect_flops(shape, passes, len(runs)), rel=0.05)
 
 
 def test_memory_of_stand_ins_is_that_of_their_sums() -> None:
