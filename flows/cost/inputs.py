@@ -6,7 +6,7 @@ from typing import Any
 
 from flows.running.inputs import check_budget, check_variant
 from flows.running.pass_limits import check_windows
-from flows.settings.run import Settings
+from flows.settings.run import SearchSettings, Settings, StudySettings
 from tasks.core.costs.paper_rows import PUBLISHED_ROWS
 from tasks.core.costs.shapes import Shape
 from tasks.core.costs.workloads import Lengths, Workload
@@ -46,7 +46,7 @@ class Known:
 
     def workload(self, cell: Settings, shape: Shape) -> Workload:
         """Lengths of the cell's rows."""
-        key = ("rows", cell.model.name, cell.task)
+        key = ("rows", cell.model.name, cell.task, num_fewshot(cell))
         if isinstance(self._rows, Workload):
             return self._rows
         measured = self._rows or workload_of
@@ -138,13 +138,24 @@ def workload_of(settings: Settings, shape: Shape) -> Workload:
         source, tokenizer = resolve_task(task.model_dump()), own_tokenizer(settings.model.name)
         if tokenizer is not None:
             source = with_chat(source, tokenizer, settings.model.name)
-        return measure(source, tokenizer, shape.context, settings.evaluate.num_fewshot)
+        return measure(source, tokenizer, shape.context, num_fewshot(settings))
     if task.name not in PUBLISHED_ROWS:
         raise InputError(
             f"task {task.name!r}: its rows are not here, and their number and length are known only of"
             f" {', '.join(PUBLISHED_ROWS)}. Give task.data, or --rows TRAIN,VALIDATION,SCORED and --tokens-per-row"
         )
+    if num_fewshot(settings):
+        raise InputError(
+            f"evaluate.num_fewshot: the rows of task {task.name!r} are not here, so that the length of prompts with"
+            " examples is not known. Give task.data, or --rows TRAIN,VALIDATION,SCORED and --tokens-per-row"
+        )
     return PUBLISHED_ROWS[task.name].workload()
+
+
+def num_fewshot(settings: Settings) -> int:
+    """Return the number of examples in front of scored rows; searches and studies score nothing."""
+    scores = not isinstance(settings, SearchSettings | StudySettings)
+    return settings.evaluate.num_fewshot if scores else 0
 
 
 def given_rows(rows: str | None, tokens: int | None, answers: int | None) -> Workload | None:

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from flows.cost.estimates import estimate_cells, estimate_search, estimate_study
+from flows.cost.inputs import num_fewshot
 from flows.cost.priced import Cost, Sizes
 from flows.cost.recording import Estimate
 from flows.cost.stage_costs import FULL_TUNE
@@ -67,14 +68,17 @@ def find_needs(
     """
     kind, estimate = FLOWS[flow]
     made = [(label, kind.model_validate_json(values)) for label, values, _ in cells]
-    checked = {settings.task: task for (_, settings), (_, _, task) in zip(made, cells, strict=True)}
+    # A task's chat template is the model's.
+    checked = {
+        (settings.task, settings.model.name): task for (_, settings), (_, _, task) in zip(made, cells, strict=True)
+    }
 
     @cache
-    def measured(task: Any, model: str, context: int, num_fewshot: int) -> Workload:
-        return measure(checked[task], own_tokenizer(model), context, num_fewshot)
+    def measured(task: Any, model: str, context: int, shots: int) -> Workload:
+        return measure(checked[task, model], own_tokenizer(model), context, shots)
 
     def lengths(settings: Settings, shape: Shape) -> Workload:
-        return measured(settings.task, settings.model.name, shape.context, settings.evaluate.num_fewshot)
+        return measured(settings.task, settings.model.name, shape.context, num_fewshot(settings))
 
     @cache
     def priced(setting: str | None, value: int) -> dict[str, tuple[Cost, Sizes]]:
@@ -126,7 +130,9 @@ def streamed_need(cost: Cost, sizes: Sizes, num_gpus: int, parallel: str) -> Nee
         return None
     if not num_gpus:
         return Need(PROCESS_BYTES + sum(cost.streamed), streamed=True)
-    loaded = sizes.shape.loaded_bytes * sizes.shape.outside
+    # Torch pins memory in powers of two, and keeps it for the next block.
+    pinned = 2 * max(block.parameters for block in sizes.shape.blocks)
+    loaded = sizes.shape.loaded_bytes * (sizes.shape.outside + pinned)
     # Compared with the memory of all: as much on each of them.
     on_gpus = num_gpus * (CONTEXT_BYTES + cost.streamed.device)
     return Need(PROCESS_BYTES + loaded + cost.streamed.states, on_gpus, streamed=True)

@@ -56,7 +56,7 @@ class Inputs:
         runtime = Runtime(store=str(settings.store_root), store_url=settings.store_url, run_id="check")
         store = runtime.open_store()
         self.model = resolve_model(settings.model.name, settings.model.revision, store)
-        self.task = _worded(resolve_task(settings.task.model_dump(), store), self.model)
+        self.task = _with_chat_template(resolve_task(settings.task.model_dump(), store), self.model)
         wanted = (operations or run_operations)(settings, self.task)
         # For a family that the tests measure, this is known without building a model.
         require_exact(self.model.name, self.model.family, failed_operations(self.model.family) or {}, wanted)
@@ -98,7 +98,7 @@ class Inputs:
         return teacher, resolve_text(chosen.data, store)
 
 
-def _worded(task: Any, model: Any) -> Any:
+def _with_chat_template(task: Any, model: Any) -> Any:
     """Return the task with the chat template of the model's tokenizer, which is loaded only where it is wanted."""
     from tasks.data.resolving import with_chat
     from tasks.data.templates import CHAT

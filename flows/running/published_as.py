@@ -13,6 +13,9 @@ def published_as(settings: Settings) -> dict[str, str]:
     task = settings.task
     if any((task.num_train, task.num_validation, task.num_test)):
         return {}
+    # Published scores are zero-shot, of lm-eval's plain prompts.
+    if settings.evaluate.num_fewshot or task.template == "chat":
+        return {}
     known: dict[str, str] = {name: row for name, row in _strategies(settings).items() if name in settings.strategy}
     return {"full": "full", **known}
 

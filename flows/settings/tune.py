@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, field_validator, model_validator
 
 from flows.settings.group import Group
 from tasks.core.bounds import Positive
@@ -25,16 +25,19 @@ class Tune(Group, TrainOptions, MethodOptions, frozen=True):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     """One tuning for each seed; several give mean and standard error."""
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _validated_where_rates_are_chosen(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("learning_rates") == "auto" and values.get("eval_steps") is None:
-            return {**values, "eval_steps": AUTO_EVAL_STEPS}
-        return values
+    def _validated_where_rates_are_chosen(cls, values: Any, make: ModelWrapValidatorHandler["Tune"]) -> "Tune":
+        if not (isinstance(values, dict) and values.get("learning_rates") == "auto" and not values.get("eval_steps")):
+            return make(values)
+        made = make({**values, "eval_steps": AUTO_EVAL_STEPS})
+        # Nobody has set it: a cell of a sweep with given rates has to name its own.
+        made.model_fields_set.discard("eval_steps")
+        return made
 
     @field_validator("learning_rates", mode="before")
     @classmethod
-    def _word_or_rates(cls, value: Any) -> Any:
+    def _check_learning_rates(cls, value: Any) -> Any:
         """One message, where pydantic has one for each kind of value."""
         if isinstance(value, str) and value != "auto":
             raise ValueError('neither a list of rates nor "auto"')

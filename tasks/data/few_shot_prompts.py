@@ -7,7 +7,6 @@ from tasks.data.lm_eval.definitions import most_written
 from tasks.data.pass_limits import PassLimit
 from tasks.data.sources import TaskSource
 from tasks.data.token_ids import encode, encode_pair
-from tasks.store.boundary import translated
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,8 +22,11 @@ def few_shot_facts(
     Raises:
         InputError: when the task takes no examples or has fewer, or a prompt does not fit into one pass.
     """
+    from tasks.data.lm_eval_rows import built_task
+
     bound = task.longest(context)
-    lengths = [_num_tokens(tokenizer, request) for request in _requests(task, limit.num_fewshot)]
+    requests = built_task(task, "scored", limit.num_fewshot).instances
+    lengths = [_num_tokens(tokenizer, request) for request in requests]
     longest = min(max(lengths), bound)
     if longest > limit.max_tokens:
         raise InputError(
@@ -33,19 +35,6 @@ def few_shot_facts(
         )
     cut = sum(length > bound for length in lengths)
     return {"num_fewshot": limit.num_fewshot, "num_fewshot_requests": len(lengths), "num_fewshot_truncated": cut}
-
-
-def _requests(task: TaskSource, num_fewshot: int) -> list[Any]:
-    from tasks.data.lm_eval.code import code_of
-    from tasks.data.lm_eval.seeding import seeded
-    from tasks.data.lm_eval_rows import harness_task, without_bars
-
-    with seeded(), without_bars():
-        definition = harness_task(task, "scored", num_fewshot)
-        what = f"task {task.name!r}: lm-eval cannot word its rows with other rows as examples in front"
-        with translated(what, "Take evaluate.num_fewshot = 0", quote=False, code=code_of(task)):
-            definition.build_all_requests()
-    return definition.instances
 
 
 def _num_tokens(tokenizer: "PreTrainedTokenizerBase", request: Any) -> int:

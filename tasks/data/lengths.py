@@ -88,12 +88,9 @@ def _requests(task: TaskSource, num_fewshot: int) -> Iterator[tuple[str | None, 
 
     The context of a document is None.
     """
-    from tasks.data.lm_eval.seeding import seeded
-    from tasks.data.lm_eval_rows import harness_task, without_bars
+    from tasks.data.lm_eval_rows import built_task
 
-    with seeded(), without_bars():
-        definition = harness_task(task, "scored", num_fewshot)
-        definition.build_all_requests()
+    definition = built_task(task, "scored", num_fewshot)
     for request in definition.instances:
         if definition.OUTPUT_TYPE == "loglikelihood_rolling":
             yield None, request.args[0], False

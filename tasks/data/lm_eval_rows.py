@@ -5,13 +5,13 @@ too.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from tasks.core.errors import CrashError, InputError
 from tasks.data.lm_eval.code import code_of, field_read, load_definition
-from tasks.data.lm_eval.examples import Shots
+from tasks.data.lm_eval.examples import FewShot
 from tasks.data.lm_eval.requests import answer_of, ask
 from tasks.data.lm_eval.seeding import seeded
 from tasks.data.lm_eval.task import attempt
@@ -67,7 +67,27 @@ def harness_task(source: TaskSource, split: Split, num_fewshot: int = 0) -> "Con
     if not num_fewshot:
         return task
     # The rows can be read, so that what fails now is the choice of examples.
-    return attempt(source, split, rows, split == "scored", Shots(num_fewshot, partial(split_rows, source)))
+    with cannot_word_examples(source):
+        return attempt(source, split, rows, split == "scored", FewShot(num_fewshot, partial(split_rows, source)))
+
+
+def cannot_word_examples(source: TaskSource) -> AbstractContextManager[None]:
+    """Translate errors of lm-eval and of the definition's code where rows get others as examples in front."""
+    what = f"task {source.name!r}: lm-eval cannot word its rows with other rows as examples in front"
+    return translated(what, "Take evaluate.num_fewshot = 0", quote=False, code=code_of(source))
+
+
+def built_task(source: TaskSource, split: Split, num_fewshot: int = 0) -> "ConfigurableTask":
+    """Build lm-eval's task as `harness_task`, with its requests, as lm-eval's command does.
+
+    Raises:
+        InputError: as `harness_task`, or when rows cannot be worded with examples.
+    """
+    with seeded(), without_bars():
+        task = harness_task(source, split, num_fewshot)
+        with cannot_word_examples(source) if num_fewshot else nullcontext():
+            task.build_all_requests()
+    return task
 
 
 def answers(source: TaskSource, split: Split) -> Iterator[Pair]:

@@ -9,7 +9,7 @@ from tasks.data.hub import definition_files
 from tasks.data.lm_eval import definitions
 from tasks.data.pass_limits import has_documents
 from tasks.data.rows.reading import ROW_FILES, find_splits
-from tasks.data.sources import DATA_KEYS, EXAMPLE_KEYS, FEATURES_FILE, LIMITS, NAME_PLACE, NOTES, Chat, TaskSource
+from tasks.data.sources import DATA_KEYS, FEATURES_FILE, LIMITS, NAME_PLACE, NOTES, Chat, TaskSource
 from tasks.data.templates import CHAT, check_template
 from tasks.models.folder_facts import FileDigest, json_digest
 from tasks.store.boundary import translated
@@ -158,9 +158,11 @@ def _definition_view(definition: Path | None, file_digest: FileDigest) -> dict[s
     if definition is None:
         return None
     whole = definitions.merged(definition)
-    config = {key: value for key, value in whole.items() if key not in (DATA_KEYS - EXAMPLE_KEYS) | NOTES}
+    # The name of a split decides nothing, but whether examples are rows that validate does.
+    config = {key: value for key, value in whole.items() if key not in (DATA_KEYS - {"fewshot_config"}) | NOTES}
     code = sorted((file.name, file_digest(file)) for file in definitions.code_files(definition))
-    return {"config": _plain(config), "code": code, "lm_eval": package_version("lm_eval")}
+    view = {"config": _plain(config), "code": code, "lm_eval": package_version("lm_eval")}
+    return view | ({"examples": "validation"} if definitions.takes_validation(whole) else {})
 
 
 def _plain(value: Any) -> Any:

@@ -51,13 +51,13 @@ def _score_lm_eval(scorer: Any, task: TaskSource, num_fewshot: int) -> "Scores":
     from tasks.core.evaluation.scores import Scores
     from tasks.data.lm_eval.requests import digest_of_requests
     from tasks.data.lm_eval.seeding import seeded
-    from tasks.data.lm_eval_rows import harness_task
+    from tasks.data.lm_eval_rows import built_task, harness_task
     from tasks.data.wording import require_same
 
     with seeded():
         definition = harness_task(task, "scored", num_fewshot)
         results = _evaluated(scorer, task, definition)
-    digest = digest_of_requests(_without_examples(task) if num_fewshot else definition)
+    digest = digest_of_requests(built_task(task, "scored") if num_fewshot else definition)
     require_same(task, "scored", digest)
     samples = results["samples"][task.name]
     # A definition may read one output in several ways (filters); the first one counts.
@@ -84,17 +84,6 @@ def _score_lm_eval(scorer: Any, task: TaskSource, num_fewshot: int) -> "Scores":
         chance=_chance(definition, main, [sample["doc"] for sample in samples]),
         num_truncated=scorer.num_truncated,
     )
-
-
-def _without_examples(task: TaskSource) -> "ConfigurableTask":
-    """Return the task with its zero-shot requests, by whose wording rows are known."""
-    from tasks.data.lm_eval.seeding import seeded
-    from tasks.data.lm_eval_rows import harness_task, without_bars
-
-    with seeded(), without_bars():
-        definition = harness_task(task, "scored")
-        definition.build_all_requests()
-    return definition
 
 
 def _main_metric(task: TaskSource, metrics: dict[str, float]) -> str:

@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict
 Kind = Literal["lm_eval", "text", "instructions"]
 Split = Literal["train", "validation", "scored"]
 
-# Keys by which a definition chooses rows and few-shot examples; the source's files and zero shots replace them.
+# Keys by which a definition chooses rows and few-shot examples; the source's files and `evaluate.num_fewshot` replace
+# them (see `lm_eval.examples`).
 DATA_KEYS = {
     "dataset_path",
     "dataset_name",
@@ -20,8 +21,6 @@ DATA_KEYS = {
     "fewshot_config",
     "num_fewshot",
 }
-# Those of few-shot examples, which decide scores where examples are asked for.
-EXAMPLE_KEYS = {"fewshot_split", "fewshot_config"}
 # The key by which a definition names the split for each file.
 SPLIT_KEYS = {"train": "training_split", "validation": "validation_split", "test": "test_split"}
 # Names and notes, which affect no result.

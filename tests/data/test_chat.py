@@ -107,6 +107,11 @@ def test_the_template_is_a_part_of_the_tasks_identity(real_data: Path, tokenizer
     assert "chat" not in plain.cache_view()
 
 
+def test_a_template_that_prints_the_date_words_rows_alike_on_every_day() -> None:
+    chat = Chat(template="{{ strftime_now('%d %b %Y') }} {{ strftime_now('%Y-%m-%d') }} " + TEMPLATE, tokens={})
+    assert render(chat, [{"role": "user", "content": "Hello"}]).startswith("26 Jul 2024 2024-07-26 [user] Hello")
+
+
 def test_a_template_that_takes_no_system_turn_gets_none() -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
     chat = Chat(template=NO_SYSTEM, tokens={"bos_token": "<s>"})

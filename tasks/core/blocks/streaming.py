@@ -1,10 +1,10 @@
 """Forward passes of a model whose blocks stay on disk: each block is loaded once and run on all batches.
 
 Memory holds two blocks (one computes while the next is read), what surrounds the blocks, and one state per batch. On a
-GPU, the next block is copied from pinned memory, beside the kernels of the one that computes. Other ways to run a model
-that does not fit load every block for every batch. Each pass through a block is one pass of the family's code, so that
-masks, rotary embeddings and kinds of attention are its own: the blocks below hand their input on, and the pass ends
-behind the block. The states are therefore those of a pass in memory, bit for bit.
+GPU, the next block is copied from pinned main memory, which holds it too, beside the kernels of the one that computes.
+Other ways to run a model that does not fit load every block for every batch. Each pass through a block is one pass of
+the family's code, so that masks, rotary embeddings and kinds of attention are its own: the blocks below hand their
+input on, and the pass ends behind the block. The states are therefore those of a pass in memory, bit for bit.
 Shapes: B rows, T tokens, d width.
 """
 
@@ -171,14 +171,14 @@ def _loaded(
 ) -> Iterator[dict[str, Tensor]]:
     """Yield the tensors of each block on the device, by their names in the block; the next ones are read meanwhile."""
 
-    beside = torch.cuda.Stream(device) if device.type == "cuda" else None
+    copies = torch.cuda.Stream(device) if device.type == "cuda" else None
     with ThreadPoolExecutor(1) as reader:
-        following = reader.submit(_read, path, 0, blocks[0], tensors, device, beside)
+        following = reader.submit(_read, path, 0, blocks[0], tensors, device, copies)
         for index in range(len(blocks)):
             found = following.result()
             if index + 1 < len(blocks):
-                following = reader.submit(_read, path, index + 1, blocks[index + 1], tensors, device, beside)
-            if beside is not None:
+                following = reader.submit(_read, path, index + 1, blocks[index + 1], tensors, device, copies)
+            if copies is not None:
                 for tensor in found.values():
                     # Its memory may be used again only behind the kernels that read it.
                     tensor.record_stream(torch.cuda.current_stream(device))
@@ -192,19 +192,19 @@ def _read(
     block: nn.Module,
     tensors: StoredTensors,
     device: torch.device,
-    beside: torch.cuda.Stream | None = None,
+    copies: torch.cuda.Stream | None = None,
 ) -> dict[str, Tensor]:
-    """Return a block's tensors on the device. beside: on a GPU, the stream that copies them, waited for here."""
+    """Return a block's tensors on the device. copies: on a GPU, the stream that makes them, waited for here."""
     names = [name for name, tensor in block.state_dict(keep_vars=True).items() if tensor.is_meta]
     stored = (tensors[f"{path}.{index}.{name}"] for name in names)
-    if beside is None:
+    if copies is None:
         # Copied: what is mapped from the file would be read when it is first used.
         return {name: tensor.to(device, copy=True) for name, tensor in zip(names, stored, strict=True)}
-    with torch.cuda.stream(beside):
+    with torch.cuda.stream(copies):
         found = {
             name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in zip(names, stored, strict=True)
         }
-    beside.synchronize()
+    copies.synchronize()
     return found
 
 

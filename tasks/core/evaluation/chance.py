@@ -1,4 +1,4 @@
-"""Whether a model does better at a task than guessing does."""
+"""The score of guessing, and emulators that do no better."""
 
 from collections.abc import Mapping, Sequence
 

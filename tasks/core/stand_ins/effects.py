@@ -1,4 +1,4 @@
-"""What the error of a stand-in does to the loss at the end of the model, to first order.
+"""The effect of a stand-in's error on the loss at the end of the model, to first order.
 
 A stand-in leaves the state behind its run off by r_t at token t. With g_t, the gradient of the loss at that state, the
 loss changes by g_t . r_t; the mean of its square over tokens is r's Fisher information. Two errors of the same size may
@@ -19,8 +19,9 @@ from tasks.core.blocks.surgery import get_blocks
 from tasks.core.evaluation.likelihoods import HEAD_ROWS
 from tasks.core.stand_ins.least_squares import Run
 
-# Tokens on which effects are measured at most: their states, outputs and gradients are kept for every block.
-NUM_TOKENS = 1024
+# Tokens on which effects are measured at most: their states, outputs and gradients are kept for every block. They are
+# the first ones of several rows.
+NUM_TOKENS, TOKENS_OF_A_ROW = 1024, 256
 
 
 @dataclass
@@ -39,8 +40,8 @@ class Probe:
         """Return the mean square of the loss's first-order change by a stand-in T [d, d] of a run, in nats^2."""
         first, last = run
         change = matrix - torch.eye(len(matrix))
-        left = self.states[first] - self.states[last] + self.outputs[first] @ change
-        return float((self.gradients[last] * left).sum(1).square().mean())
+        residual = self.states[first] - self.states[last] + self.outputs[first] @ change
+        return float((self.gradients[last] * residual).sum(1).square().mean())
 
 
 def make_probe(model: nn.Module, paths: Sequence[str], batches: Iterable[Batch], runs: Sequence[Run]) -> Probe:
@@ -53,12 +54,11 @@ def make_probe(model: nn.Module, paths: Sequence[str], batches: Iterable[Batch],
     count = 0
     with _watched(model, paths, fronts, sorted({*fronts, *lasts}), lasts) as seen:
         for batch in batches:
-            if count >= NUM_TOKENS:
-                break
             real = batch.attention_mask.bool()
             _backward(model, batch, real)
-            parts.append(_taken(seen, real, NUM_TOKENS - count))
-            count += int(real.sum())
+            parts.append(_real_tokens(seen, real, NUM_TOKENS - count))
+            if (count := count + int(real.sum())) >= NUM_TOKENS:
+                break
     return Probe(*(_joined([vars(part)[name] for part in parts]) for name in ("outputs", "states", "gradients")))
 
 
@@ -77,21 +77,23 @@ def _backward(model: nn.Module, batch: Batch, real: Tensor) -> None:
         with torch.enable_grad():
             last = base(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
             hidden = last.last_hidden_state
-            gradient = _at_the_end(head, hidden.detach(), batch.input_ids, real)
+            gradient = _gradient_of_last_states(head, hidden.detach(), batch.input_ids, real)
             torch.autograd.grad(hidden, leaf[0], gradient.to(hidden.dtype))
     finally:
         handle.remove()
 
 
-def _at_the_end(head: Callable[[Tensor], Tensor], hidden: Tensor, ids: Tensor, real: Tensor) -> Tensor:
+def _gradient_of_last_states(head: Callable[[Tensor], Tensor], hidden: Tensor, ids: Tensor, real: Tensor) -> Tensor:
     """Return the gradient of the sum of all losses at the last hidden states [B, T, d]."""
+    # In a model that is spread over GPUs, the last state and the logits are on other ones than the input.
+    real, ids = real.to(hidden.device), ids.to(hidden.device)
     rows, columns = (real[:, 1:] & real[:, :-1]).nonzero(as_tuple=True)
     found = torch.zeros_like(hidden, dtype=torch.float32)
     for start in range(0, len(rows), HEAD_ROWS):
         at = rows[start : start + HEAD_ROWS], columns[start : start + HEAD_ROWS]
         states = hidden[at].requires_grad_()
-        targets = ids[at[0], at[1] + 1].to(hidden.device)
-        loss = nn.functional.cross_entropy(head(states).float(), targets, reduction="sum")
+        logits = head(states).float()
+        loss = nn.functional.cross_entropy(logits, ids[at[0], at[1] + 1].to(logits.device), reduction="sum")
         found[at] = torch.autograd.grad(loss, states)[0].float()
     return found
 
@@ -126,7 +128,7 @@ def _watched(
             handle.remove()
 
 
-def _taken(seen: Probe, real: Tensor, most: int) -> Probe:
+def _real_tokens(seen: Probe, real: Tensor, most: int) -> Probe:
     """Return the first real tokens of a pass, as rows."""
 
     def rows(state: Tensor) -> Tensor:

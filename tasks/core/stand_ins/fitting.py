@@ -1,6 +1,7 @@
 """Fit the linear stand-ins of several runs of blocks on rows of text, or measure those of all runs."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from tasks.core.batching import Batch, Example, collate, lengths_of, token_batch
 from tasks.core.blocks.devices import input_device
 from tasks.core.blocks.length_limits import length_limits
 from tasks.core.errors import InputError
-from tasks.core.stand_ins.effects import NUM_TOKENS, make_probe
+from tasks.core.stand_ins.effects import NUM_TOKENS, TOKENS_OF_A_ROW, make_probe
 from tasks.core.stand_ins.least_squares import Moments, Run, best_stand_in, measure, solve
 from tasks.core.stand_ins.residual_outputs import residual_outputs
 
@@ -107,8 +108,9 @@ class _Rows:
         self.paths = residual_outputs(model)
         self._fitted = self._batches([row for index, row in enumerate(examples) if index % HELD_OUT], max_tokens)
         self._held_out = self._batches(examples[::HELD_OUT], max_tokens)
-        # The backward pass keeps the activations of all blocks.
-        small = self._batches(examples[::HELD_OUT], min(max_tokens, NUM_TOKENS))
+        # The backward pass keeps the activations of all blocks, and no row should decide alone.
+        short = [_beginning(row) for row in examples[::HELD_OUT]]
+        small = self._batches(short, min(max_tokens, NUM_TOKENS))
         self.small = (batch.to(self._device) for batch in small)
 
     def moments(self, runs: Sequence[Run], progress: Progress) -> tuple[Moments, Moments]:
@@ -121,3 +123,8 @@ class _Rows:
     def _batches(self, rows: Sequence[Example], max_tokens: int) -> list[Batch]:
         cut = token_batches(lengths_of(rows), max_tokens, length_limits(self._model.config))
         return [collate([rows[index] for index in indices], self._pad_id) for indices in cut]
+
+
+def _beginning(row: Example) -> Example:
+    """Return the first tokens of a row, all of them as its prompt."""
+    return replace(row, prompt_ids=(*row.prompt_ids, *row.answer_ids)[:TOKENS_OF_A_ROW], answer_ids=())

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
 
 
-def speak(task: "ConfigurableTask", render: Callable[..., str]) -> None:
+def word_as_chat(task: "ConfigurableTask", render: Callable[..., str]) -> None:
     """Let a task word its requests as lm-eval's command does with --apply_chat_template and --fewshot_as_multiturn.
 
     render: returns the text of messages, which end where the model's turn begins if `add_generation_prompt`.

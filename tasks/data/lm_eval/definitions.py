@@ -58,6 +58,12 @@ def merged(path: Path) -> dict[str, Any]:
     return _merged(path.resolve(), ())
 
 
+def takes_validation(config: Mapping[str, Any]) -> bool:
+    """Return whether few-shot examples are rows of the validation split. config: a definition."""
+    given = (config.get("fewshot_config") or {}).get("split") or config.get("fewshot_split")
+    return given is not None and given == config.get("validation_split") != config.get("training_split")
+
+
 def most_written(named: Mapping[str, Any]) -> int:
     """Return the most tokens that a model writes. named: a definition's generation_kwargs."""
     return next((int(named[name]) for name in WRITTEN if named.get(name) is not None), MAX_WRITTEN)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import InputError
+from tasks.data.lm_eval.definitions import takes_validation
 from tasks.data.rows.reading import Row
 from tasks.data.rows.tables import make_table
-from tasks.data.sources import SPLIT_KEYS, Split, TaskSource
+from tasks.data.sources import Split, TaskSource
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,14 +22,16 @@ SEED = 1234
 
 
 @dataclass(frozen=True)
-class Shots:
+class FewShot:
     """Examples in front of each row: how many, and the rows of a split."""
 
     count: int
     rows: Callable[[Split], Sequence[Row]]
 
 
-def example_keys(source: TaskSource, config: dict[str, Any], shots: Shots) -> tuple[dict[str, Any], "Dataset | None"]:
+def example_keys(
+    source: TaskSource, config: dict[str, Any], few_shot: FewShot
+) -> tuple[dict[str, Any], "Dataset | None"]:
     """Return the keys of a definition that choose examples, and the rows to choose from; None if it brings its own.
 
     config: the definition. The rows are those that validate where the definition takes its examples from there, and
@@ -48,26 +51,21 @@ def example_keys(source: TaskSource, config: dict[str, Any], shots: Shots) -> tu
         return {"fewshot_config": own}, None
     own.pop("samples", None)
     process = own.pop("process_docs", None) or config.get("process_docs")
-    split = _split_of(source, config, given)
-    rows = make_table(Path(source.file(split)), list(shots.rows(split)))
+    split: Split = "validation" if takes_validation(config) and source.scored != "validation" else "train"
+    rows = make_table(Path(source.file(split)), list(few_shot.rows(split)))
     return {"fewshot_config": own or None, "fewshot_split": EXAMPLES}, process(rows) if process else rows
 
 
-def choose_examples(task: "ConfigurableTask", source: TaskSource, shots: Shots) -> None:
+def choose_examples(task: "ConfigurableTask", source: TaskSource, few_shot: FewShot) -> None:
     """Let the task draw its examples, for each row anew, from lm-eval's own seed.
 
     Raises:
         InputError: when there are not as many as are asked for.
     """
     available = len(task.sampler.df)
-    if available < shots.count:
+    if available < few_shot.count:
         raise InputError(
-            f"evaluate.num_fewshot = {shots.count}, but task {source.name!r} has {available} rows to take examples"
+            f"evaluate.num_fewshot = {few_shot.count}, but task {source.name!r} has {available} rows to take examples"
             f" from; take at most {available}"
         )
     task.set_fewshot_seed(SEED)
-
-
-def _split_of(source: TaskSource, config: dict[str, Any], given: str | None) -> Split:
-    validates = given is not None and given == config.get(SPLIT_KEYS["validation"]) != config.get(SPLIT_KEYS["train"])
-    return "validation" if validates and source.scored != "validation" else "train"

@@ -165,6 +165,20 @@ def test_what_chooses_examples_belongs_to_the_task(tmp_path: Path) -> None:
     assert tasks[0].digest == tasks[2].digest
 
 
+def test_whether_examples_are_rows_that_validate_belongs_to_the_task(tmp_path: Path) -> None:
+    tasks = [own(tmp_path / split, FIRST + f"fewshot_split: {split}\n") for split in ("train", "validation", "other")]
+    assert tasks[0].digest == tasks[2].digest != tasks[1].digest
+
+
+def test_no_message_quotes_an_example(tmp_path: Path) -> None:
+    (tmp_path / "code.py").write_text("def fail(rows):\n    raise ValueError(str(rows[0]))\n")
+    task = own(tmp_path, "fewshot_config:\n  process_docs: !function code.fail\n")
+    for failing in (task, own(tmp_path / "other", "fewshot_config:\n  sampler: unheard_of\n")):
+        with pytest.raises(InputError, match=r"cannot word its rows .* Take evaluate.num_fewshot = 0") as info:
+            prompts(failing, 2)
+        assert "What comes after" not in str(info.value)
+
+
 def test_more_examples_than_rows_are_refused(tmp_path: Path) -> None:
     task = own_task(tmp_path, [question(number) for number in range(6)])
     with pytest.raises(InputError, match=r"evaluate.num_fewshot = 40, but task 'arc_easy' has \d rows"):

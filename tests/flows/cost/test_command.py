@@ -11,10 +11,10 @@ import pytest
 from flows.cli.main import main, parser
 from flows.cost.command import PEAKS, UTILISATION, choose_device
 from flows.cost.estimates import estimate_cells
-from flows.cost.inputs import given_rows, workload_of
+from flows.cost.inputs import Known, given_rows, workload_of
 from flows.settings.grid import make_cells, split_axes
 from flows.settings.reading import read_settings
-from flows.settings.run import Settings
+from flows.settings.run import SearchSettings, Settings
 from tasks.core.costs.paper_rows import PUBLISHED_ROWS
 from tasks.core.costs.workloads import NUM_QUANTILES, Lengths, Workload, sorted_passes, training_passes
 from tasks.core.errors import EnvironmentFault, InputError
@@ -144,6 +144,20 @@ def test_rows_that_are_here_are_measured(model: str, tmp_path: Path) -> None:
     assert found.scored.num_rows == 10
     # About as many tokens as its text has characters, divided by the characters of a token.
     assert found.train.tokens[0] == pytest.approx(len("Question: What comes after 0?\nAnswer: two") / 4.5, abs=2)
+
+
+def test_cells_with_different_numbers_of_examples_have_lengths_of_their_own(model: str, tmp_path: Path) -> None:
+    own_task(tmp_path, [question(number) for number in range(40)], [question(number) for number in range(40, 50)])
+    given = {"task": {"name": "arc_easy", "data": str(tmp_path)}}
+    cells = [settings(model, **given, evaluate={"num_fewshot": shots}) for shots in (0, 5)]
+    known, shape = Known(None), read_shape(model)
+    none, few = (sum(known.workload(cell, shape).scored.tokens) for cell in cells)
+    assert few > 3 * none
+    # A search validates, and scores nothing.
+    search = SearchSettings.model_validate(cells[1].model_dump(exclude_unset=True))
+    assert sum(known.workload(search, shape).scored.tokens) == none
+    with pytest.raises(InputError, match="num_fewshot: the rows of task 'arc_easy' are not here"):
+        workload_of(settings(model, evaluate={"num_fewshot": 5}), shape)
 
 
 def test_the_models_own_tokenizer_counts(tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ DISTILLED = {"enabled": True, "data": "text", "num_steps": 9, "warmup_steps": 1}
     [
         ({"task": {"name": "t", "num_test": 64}}, set()),
         ({"task": {"name": "t", "num_train": 64}}, set()),
+        ({"evaluate": {"num_fewshot": 5}}, set()),
+        ({"task": {"name": "t", "template": "chat"}}, set()),
         ({"tune": {"lm_head": True}}, {"full"}),
         ({"tune": {"freeze_bottom": True}}, {"full"}),
         ({"tune": {"method": "lora"}}, {"full"}),

@@ -128,6 +128,18 @@ def test_rates_are_chosen_from_a_grid_of_the_method(tmp_path):
     assert (lora.full_rates, lora.eval_steps) == (auto.rates, 7)
 
 
+def test_a_cell_with_rates_of_its_own_does_not_inherit_the_validations_of_auto(tmp_path):
+    file = tmp_path / "sweep.toml"
+    given = '\n[tune]\nlearning_rates = "auto"\n[[variants]]\nname = "one"\ntune.learning_rates = []\n'
+    file.write_text(MINIMAL + given + '[[variants]]\nname = "auto"\nstrategy = "uniform"\n')
+    one, auto = (cell.tune for _, cell in make_cells(*read_sweep(file)))
+    assert (one.rates, one.eval_steps) == ((one.learning_rate,), None)
+    assert auto.eval_steps is not None
+    file.write_text(MINIMAL + given.replace("[]", "[1e-4, 1e-3]"))
+    with pytest.raises(InputError, match="learning_rates needs validation losses: give eval_steps"):
+        make_cells(*read_sweep(file))
+
+
 def test_a_sweep_over_methods_takes_the_grid_of_each(tmp_path):
     file = tmp_path / "sweep.toml"
     file.write_text(MINIMAL + '\n[tune]\nlearning_rates = "auto"\nmethod = ["blocks", "lora"]\n')
