@@ -429,7 +429,7 @@ def test_the_published_wording(source: ModelSource, tmp_path: Path) -> None:
     text = tokenizer.decode(load_examples(task, "train", tokenizer, 512).rows[0].prompt_ids)
     assert "### Instruction:\nAdd {one}\n\n### Input:\n41\n\n### Response:" in text
     assert task.cache_view() != resolve_task(settings).cache_view()
-    with pytest.raises(InputError, match="choose one of default, reference"):
+    with pytest.raises(InputError, match="choose one of default, chat, reference"):
         resolve_task(settings | {"template": "mine"})
 
 

@@ -203,7 +203,7 @@ def test_a_task_without_published_wording_lists_those_that_have_one(rows: Path, 
     assert all(name in str(caught.value) for name in [*PUBLISHED, "instructions"])
     with pytest.raises(InputError, match="plain text has no prompt"):
         resolve_task({"name": "mine", "kind": "text", "data": str(tmp_path), "template": "reference"})
-    with pytest.raises(InputError, match="choose one of default, reference"):
+    with pytest.raises(InputError, match="choose one of default, chat, reference"):
         resolve_task({"name": "copa", "data": str(rows / "copa"), "template": "published"})
 
 

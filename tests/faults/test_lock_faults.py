@@ -22,7 +22,8 @@ class Holder:
             [sys.executable, "-m", "tests.faults.lock_holder", str(folder), how],
             cwd=ROOT,
             stdout=subprocess.PIPE,
-            text=True,
+            # A buffer would take a second line with the first one, which `select` does not see then.
+            bufsize=0,
             env={**os.environ, **environment},
         )
 
@@ -31,7 +32,7 @@ class Holder:
         assert self.process.stdout is not None
         ready, _, _ = select.select([self.process.stdout], [], [], seconds)
         assert ready, "it says nothing"
-        return self.process.stdout.readline().split()
+        return self.process.stdout.readline().decode().split()
 
     def silent(self, seconds: float) -> bool:
         """Whether it says nothing for a while."""

@@ -51,8 +51,10 @@ def test_a_run_in_an_odd_folder_behind_a_proxy_with_a_long_temporary_folder(tmp_
     assert ended.returncode == 0, ended.stderr
     assert "Beginning flow run" in ended.stderr
     assert "View at" not in ended.stderr
-    # A slow machine may wait for the temporary server for so long that it says so.
-    assert not [line for line in ended.stderr.splitlines() if "WARNING" in line and "store.patience" not in line]
+    # A slow machine may wait for the temporary server for so long that it says so; of eight rows, an emulator guesses.
+    expected = ("store.patience", "guessing")
+    warned = [line for line in ended.stderr.splitlines() if "WARNING" in line]
+    assert not [line for line in warned if not any(words in line for words in expected)]
     database = sqlite3.connect(home / "mlflow" / "mlflow.db")
     statuses = database.execute("select distinct status from runs").fetchall()
     artifacts = list((home / "mlflow" / "artifacts").rglob("report.html"))
