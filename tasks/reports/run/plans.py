@@ -7,7 +7,7 @@ from typing import Any
 from tasks.core.plan.layout import LINEAR, REPEATING, Plan
 from tasks.reports.style import BLUE, INK, ORANGE, figure, save
 
-KINDS = {"tuned": ORANGE, "frozen": BLUE, "mapped": "#5F8F3F", "copy": "#A9CCE3", "removed": "#E4E4E4"}
+KINDS = {"tuned": ORANGE, "frozen": BLUE, "mapped": "#B8DBA3", "copy": "#A9CCE3", "removed": "#E4E4E4"}
 WORDS = {
     "tuned": "tuned",
     "frozen": "kept, frozen",
@@ -65,7 +65,7 @@ def _box(axes: Any, column: float, row: float, text: str, kind: str) -> None:
             **_look(kind),
         )
     )
-    color = "white" if kind in ("frozen", "mapped") else INK
+    color = "white" if kind == "frozen" else INK
     axes.text(column, row, text, ha="center", va="center", fontsize=9, color=color)
 
 
