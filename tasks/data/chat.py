@@ -7,8 +7,8 @@ from tasks.core.errors import InputError
 from tasks.data.sources import Chat
 
 Message = dict[str, str]
-# Some templates print today's date. Rows are worded alike on every day: with the date that Llama 3's own template has
-# where there is no clock. A macro hides the global function of the same name.
+# Some templates print today's date. Rows are worded alike on every day, with the date that Llama 3's own template falls
+# back to. A macro hides the global function of the same name.
 FIXED_DATE = (
     "{% macro strftime_now(format) %}{{ format | replace('%Y', '2024') | replace('%m', '07') | replace('%d', '26')"
     " | replace('%b', 'Jul') | replace('%B', 'July') }}{% endmacro %}"

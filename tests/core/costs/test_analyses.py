@@ -61,13 +61,18 @@ def test_operations_of_importance(family: str) -> None:
         )
 
 
+def stand_in_rows() -> tuple[list[Example], Passes]:
+    """Rows for linear stand-ins, and a pass of all of them without the head."""
+    examples = [Example(tuple(range(3, 34)), (5,), number) for number in range(4)]
+    tokens = sum(each.num_tokens for each in examples)
+    return examples, Passes(tokens, sum(each.num_tokens**2 for each in examples), 0, tokens, 0)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_operations_of_stand_ins(family: str) -> None:
     model, shape = network(family)
-    examples = [Example(tuple(range(3, 34)), (5,), number) for number in range(4)]
-    paths, runs = residual_outputs(model.eval()), runs_up_to(NUM_BLOCKS, 2)
-    tokens = sum(each.num_tokens for each in examples)
-    passes = Passes(tokens, sum(each.num_tokens**2 for each in examples), 0, tokens, 0)
+    examples, passes = stand_in_rows()
+    paths, runs, tokens = residual_outputs(model.eval()), runs_up_to(NUM_BLOCKS, 2), passes.tokens
     counts = len({first for first, _ in runs}), len(runs)
     # Torch does not count what systems of equations take.
     sums = totals.stand_in_flops(shape, tokens, *counts) - totals.stand_in_flops(shape, 0, *counts)
@@ -80,10 +85,9 @@ def test_operations_of_stand_ins(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_operations_of_effects(family: str) -> None:
     model, shape = network(family)
-    examples = [Example(tuple(range(3, 34)), (5,), number) for number in range(4)]
+    examples, headless = stand_in_rows()
     paths, runs = residual_outputs(model.eval()), runs_up_to(NUM_BLOCKS, 2)
-    tokens = sum(each.num_tokens for each in examples)
-    passes = Passes(tokens, sum(each.num_tokens**2 for each in examples), tokens - 4, tokens, tokens)
+    passes = replace(headless, answers=headless.tokens - len(examples))
 
     def probe() -> None:
         found = make_probe(model, paths, [collate(examples, 0)], runs)

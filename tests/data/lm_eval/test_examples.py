@@ -35,7 +35,7 @@ def source(real_data: Path) -> ModelSource:
 
 
 def stock(real_data: Path, folder: Path, name: str, model: ModelSource, **how: Any) -> dict[str, Any]:
-    """What lm-eval's own command gives for the first rows, with examples from the training rows."""
+    """Results of lm-eval's own command for the first rows, with examples from the training rows."""
     folder.mkdir()
     files = {split: str(real_data / "tasks" / name / f"{split}.jsonl") for split in ("train", "test")}
     task = {
@@ -109,7 +109,7 @@ doc_to_text: "Q: {{question}}\nA:"
 
 
 def own(folder: Path, keys: str, kind: str = CHOICES) -> TaskSource:
-    """A task of its own with these keys for examples."""
+    """A task whose definition has these keys for examples."""
     for split, first in (("train", 0), ("validation", 100), ("test", 200)):
         write_rows(folder / f"{split}.jsonl", [question(first + number) for number in range(10)])
     (folder / "mine.yaml").write_text(HEAD + kind + keys)
