@@ -137,7 +137,7 @@ def workload_of(settings: Settings, shape: Shape) -> Workload:
     if data is not None or in_yaml:
         source, tokenizer = resolve_task(task.model_dump()), own_tokenizer(settings.model.name)
         if tokenizer is not None:
-            source = with_chat(source, tokenizer, settings.model.name)
+            source = with_chat(source, lambda: tokenizer, settings.model.name)
         return measure(source, tokenizer, shape.context, num_fewshot(settings))
     if task.name not in PUBLISHED_ROWS:
         raise InputError(

@@ -1,7 +1,7 @@
 """The inputs of a run: resolved to their contents, and checked before anything is computed."""
 
 from collections.abc import Callable, Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +50,15 @@ class Inputs:
         """
         from flows.running.operations import run_operations
         from tasks.check_inputs import check
-        from tasks.data.resolving import resolve_task
+        from tasks.data.resolving import resolve_task, with_chat
+        from tasks.models.loading import load_tokenizer
         from tasks.models.resolving import resolve_model
 
         runtime = Runtime(store=str(settings.store_root), store_url=settings.store_url, run_id="check")
         store = runtime.open_store()
         self.model = resolve_model(settings.model.name, settings.model.revision, store)
-        self.task = _with_chat_template(resolve_task(settings.task.model_dump(), store), self.model)
+        found = resolve_task(settings.task.model_dump(), store)
+        self.task = with_chat(found, partial(load_tokenizer, self.model), self.model.name)
         wanted = (operations or run_operations)(settings, self.task)
         # For a family that the tests measure, this is known without building a model.
         require_exact(self.model.name, self.model.family, failed_operations(self.model.family) or {}, wanted)
@@ -96,15 +98,6 @@ class Inputs:
         assert chosen.data is not None
         teacher = resolve_model(chosen.teacher, None, store) if chosen.teacher else self.model
         return teacher, resolve_text(chosen.data, store)
-
-
-def _with_chat_template(task: Any, model: Any) -> Any:
-    """Return the task with the chat template of the model's tokenizer, which is loaded only where it is wanted."""
-    from tasks.data.resolving import with_chat
-    from tasks.data.templates import CHAT
-    from tasks.models.loading import load_tokenizer
-
-    return with_chat(task, load_tokenizer(model), model.name) if task.template == CHAT else task
 
 
 # Inputs that a command has resolved for the flow that it calls next, keyed by the JSON of their settings.

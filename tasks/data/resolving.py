@@ -1,6 +1,6 @@
 """Find a task, check it, and identify it by content. No code here affects what is computed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,10 +82,10 @@ def resolve_task(settings: Mapping[str, Any], store: "Store | None" = None) -> T
     )
 
 
-def with_chat(task: TaskSource, tokenizer: "PreTrainedTokenizerBase", model: str) -> TaskSource:
+def with_chat(task: TaskSource, load: "Callable[[], PreTrainedTokenizerBase]", model: str) -> TaskSource:
     """Return the task with the template of a model's tokenizer, if the task is to be worded as a chat.
 
-    model: its name, for messages.
+    load: loads the tokenizer, called only where its template is wanted; model: its name, for messages.
 
     Raises:
         InputError: when the tokenizer has no template, or the task scores documents as a whole.
@@ -95,6 +95,7 @@ def with_chat(task: TaskSource, tokenizer: "PreTrainedTokenizerBase", model: str
     setting = f'task.template = "{CHAT}"'
     if has_documents(task):
         raise InputError(f"{setting}: task {task.name!r} scores documents as a whole, which are no turns of a chat")
+    tokenizer = load()
     if not tokenizer.chat_template:
         raise InputError(
             f"{setting}: the tokenizer of {model} has no chat template; take a model that was tuned for chats, or"

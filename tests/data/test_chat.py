@@ -45,7 +45,7 @@ def tokenizer(model: ModelSource) -> PreTrainedTokenizerBase:
 
 
 def in_chat(task: TaskSource, tokenizer: PreTrainedTokenizerBase) -> TaskSource:
-    return with_chat(task.model_copy(update={"template": "chat"}), tokenizer, "it")
+    return with_chat(task.model_copy(update={"template": "chat"}), lambda: tokenizer, "it")
 
 
 def test_prompts_and_scores_are_those_of_lm_evals_command(
@@ -91,7 +91,7 @@ def test_instructions_are_turns_too(tmp_path: Path, tokenizer: PreTrainedTokeniz
     write_rows(tmp_path / "train.jsonl", [{"instruction": f"Count to {number}.", "output": "1"} for number in range(9)])
     write_rows(tmp_path / "test.jsonl", rows)
     given = {"name": "mine", "kind": "instructions", "data": str(tmp_path), "template": "chat"}
-    task = with_chat(resolve_task(given), tokenizer, "it")
+    task = with_chat(resolve_task(given), lambda: tokenizer, "it")
     found = load_examples(task, "scored", tokenizer, 512).rows
     texts = ["<s>[user] Add.\n\n1 and 2\n[assistant] 3", "<s>[user] Sing.\n[assistant] La"]
     expected = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
@@ -132,4 +132,4 @@ def test_what_has_no_turns_is_refused(real_data: Path, options: dict[str, Any], 
     plain = load_tokenizer(resolve_model(str(real_data / "models" / "stories260K")))
     with pytest.raises(InputError, match=message):
         in_chat(task, plain)
-    assert with_chat(task, plain, "it") is task
+    assert with_chat(task, lambda: plain, "it") is task
