@@ -12,7 +12,7 @@ from tests.bench.checkpoints import write_checkpoint
 from tests.bench.larger_than_memory import config_of
 
 SIZE = 6e9
-NUM_ROWS = 256
+NUM_ROWS = 64
 ALONE_ROWS = 4
 Row = Callable[[str, str, str], None]
 
