@@ -17,6 +17,7 @@ from tasks.capture import capture
 from tasks.capture_single import single
 from tasks.cluster import cluster
 from tasks.compress import compress
+from tasks.compress_by_gradient import compress_by_gradient
 from tasks.core.plan.registry import STRATEGIES
 from tasks.distill import distill
 from tasks.emulate import emulate
@@ -129,7 +130,10 @@ def emulator_of(run: BaseRun, strategy: Strategy, plan: Any, maps: Any, label: s
     """
     name, inputs = label or strategy, {"model": run.model, "plan": plan}
     emulator = run(emulate, name, **inputs, **({"stand_ins": maps} if maps is not None else {}))
-    if run.settings.compress.method != "none":
+    if run.settings.compress.method == "gradot":
+        given = {"model": run.model, "task": run.task, "emulator": emulator}
+        emulator = run(compress_by_gradient, name, **given, **run.arguments.compress, **run.arguments.proxies)
+    elif run.settings.compress.method != "none":
         emulator = run(compress, name, emulator=emulator, **run.arguments.compress)
     if run.settings.distill.enabled:
         emulator = run(distill, name, emulator=emulator, teacher=run.teacher, text=run.text, **run.arguments.distill)

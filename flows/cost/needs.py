@@ -35,6 +35,7 @@ PASSES = {
     "evaluate": EVALUATE,
     "validate": EVALUATE,
     **dict.fromkeys(("capture", "single", "iterative_drop", "stand_in_errors", "stand_ins", "proxies"), SUPPORT),
+    "compress_by_gradient": SUPPORT,
     **dict.fromkeys(("lens", "trajectory", "distances", "importance", "landscape"), EVALUATE),
 }
 # Padded tokens below which smaller passes save next to nothing.

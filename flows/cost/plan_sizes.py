@@ -50,12 +50,11 @@ def _shared_layout(num_blocks: int, kept: Sequence[int], tuned: Sequence[int], e
 
 
 def compressed(depth: Depth, settings: Settings) -> Depth:
-    """Return the depth with compressed frozen blocks; of the methods, only low-rank factors change a size."""
+    """Return the depth with compressed frozen blocks; pruning and quantising change no size."""
     how = settings.compress.compression
-    if how is None or how.method != "low_rank":
+    if how is None or how.method in ("prune", "quantise"):
         return depth
-    assert how.rank is not None
-    return replace(depth, rank=how.rank)
+    return replace(depth, rank=how.rank, channels=how.channels if how.method == "gradot" else None)
 
 
 def trained_of(settings: Settings, shape: Shape) -> Trained:

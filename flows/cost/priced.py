@@ -101,7 +101,7 @@ class Priced:
         given, sizes = self.arguments, self.sizes
         if self.name == "cluster":
             return sizes.whole if given["strategy"] == "full" else depth_of(given, sizes.shape)
-        if self.name == "compress":
+        if self.name in ("compress", "compress_by_gradient"):
             return compressed(given["emulator"].depth, sizes.settings)
         if self.name == "select":
             return given["tunings"][0].depth

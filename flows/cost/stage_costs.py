@@ -7,6 +7,7 @@ from flows.cost.priced import Cost, Priced, Sizes, count_rows, ran, without_head
 from tasks.core.costs import totals as costs
 from tasks.core.costs import workloads
 from tasks.core.costs.depths import Depth, Trained
+from tasks.core.costs.gradient_compression import observed_bytes, observed_flops
 from tasks.core.costs.totals import Passes, Streamed
 from tasks.core.plan.spans import runs_up_to
 
@@ -106,6 +107,21 @@ def emulate(call: Priced) -> Cost:
     shape = call.sizes.shape
     disk = shape.stored_bytes * costs.emulator_parameters(shape, call.depth)
     return Cost(call.name, disk=disk + SMALL_BYTES, on_gpu=False)
+
+
+def compress_by_gradient(call: Priced) -> Cost:
+    """Some tokens of the support set forward and back through the emulator, and what passes through each matrix."""
+    sizes, given = call.sizes, call.arguments
+    depth, shape = given["emulator"].depth, sizes.shape
+    rows = sizes.rows(given["split"], given["num_rows"])
+    whole = sizes.passes(rows, min(given["max_tokens"], costs.NUM_PROBED))
+    passes = whole.times(min(1.0, costs.NUM_PROBED / whole.tokens))
+    return Cost(
+        call.name,
+        observed_flops(shape, depth, passes),
+        observed_bytes(shape, depth, passes, sizes.precision),
+        emulate(call).disk,
+    )
 
 
 def evaluate(call: Priced) -> Cost:
@@ -231,6 +247,7 @@ RUN_COSTS: dict[str, CostOf] = {
     "emulate": emulate,
     # A second copy of the emulator, made on the CPU one weight at a time.
     "compress": emulate,
+    "compress_by_gradient": compress_by_gradient,
     "distill": distill,
     "evaluate": evaluate,
     "tune": tune,

@@ -131,7 +131,7 @@ class Arguments:
 
     @property
     def proxies(self) -> dict[str, Any]:
-        """The model owner's text on which an emulator is compared with the full model: the support set."""
+        """The model owner's text that runs through emulators too: the support set, prompts and answers."""
         support = self._settings.support.model_dump(include={"num_rows", "split", "max_tokens"})
         return {**support, "precision": self._precision}
 

@@ -49,12 +49,12 @@ def make_candidates(settings: SearchSettings, sizes: "Sizes") -> list[Candidate]
 
     Raises:
         InputError: when no plan can be tried (the message names the least that can be disclosed), or emulators are
-            compressed by low_rank.
+            compressed by low_rank or gradot.
     """
-    if settings.compress.method == "low_rank":
+    if settings.compress.method in ("low_rank", "gradot"):
         raise InputError(
-            'compress.method = "low_rank" in a search: what such an emulator discloses does not follow from its plan;'
-            " search without it, then run the best plan with it"
+            f'compress.method = "{settings.compress.method}" in a search: what such an emulator discloses does not'
+            " follow from its plan; search without it, then run the best plan with it"
         )
     found: dict[str, Candidate] = {}
     for values in combinations(settings):

@@ -69,7 +69,7 @@ class Settings(Group, frozen=True):
         if self.distill.enabled and self.compress.method == "quantise":
             raise ValueError(
                 'compress.method = "quantise" with distill.enabled: training would take the weights off their levels;'
-                " choose one of them, or prune or low_rank"
+                " choose one of them, or prune, low_rank or gradot"
             )
         return self
 
@@ -81,7 +81,9 @@ class Settings(Group, frozen=True):
         where = f'tune.trained = "{tune.trained}" with compress.method = "{compressed}"'
         if compressed in ("prune", "quantise"):
             undone = "fill what was pruned" if compressed == "prune" else "take the weights off their levels"
-            raise ValueError(f'{where}: training frozen blocks would {undone}; train "tuned", or choose low_rank')
+            raise ValueError(
+                f'{where}: training frozen blocks would {undone}; train "tuned", or choose low_rank or gradot'
+            )
         if tune.method == "lora":
             raise ValueError(
                 f"{where}: LoRA has no place on weights in two factors; choose tune.method from blocks, adapter, bitfit"

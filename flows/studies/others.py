@@ -15,7 +15,7 @@ Others = dict[str, Ref]
 # Stages whose artifact is a tuned model.
 TUNED_STAGES = ("tune", "select", "plug_in")
 # Stages between a model and its tuning: those whose arguments do not name the model name a parent that does.
-MADE_FROM = ("tune", "emulate", "compress", "distill")
+MADE_FROM = ("tune", "emulate", "compress", "compress_by_gradient", "distill")
 KEY = re.compile(rf"(?:({'|'.join(TUNED_STAGES)})/)?([0-9a-f]{{1,64}})")
 
 

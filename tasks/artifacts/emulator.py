@@ -4,6 +4,9 @@ from typing import NotRequired, TypedDict, cast
 
 from tasks.artifacts.files import HasSummary
 
+# Beside the plan: how the frozen blocks were compressed, for stages that load or train them.
+COMPRESSION_FILE = "compression.json"
+
 
 class EmulatorSizes(TypedDict):
     """The fields of every emulator's summary: bytes of its weight files, and distinct parameters."""
@@ -20,17 +23,21 @@ class EmulatorSummary(EmulatorSizes):
 
 
 class CompressionFacts(TypedDict):
-    """Results of a compression: the number of compressed weights, and for some methods zeros and pairs of factors."""
+    """Results of a compression: the number of compressed weights, and for some methods zeros and pairs of factors.
+
+    num_channels: channels that the feed-forward parts of all frozen blocks keep.
+    """
 
     method: str
     num_compressed: int
     mean_relative_error: NotRequired[float]
     num_zeros: NotRequired[int]
     num_factored: NotRequired[int]
+    num_channels: NotRequired[int]
 
 
 class CompressedSummary(EmulatorSizes, CompressionFacts):
-    """Summary of `compress`."""
+    """Summary of `compress` and `compress_by_gradient`."""
 
 
 class DistilledSummary(EmulatorSizes):
@@ -45,5 +52,5 @@ class DistilledSummary(EmulatorSizes):
 
 
 def emulator_sizes(result: HasSummary) -> EmulatorSizes:
-    """Return the sizes from the summary of a result of `emulate`, `compress` or `distill`."""
+    """Return the sizes from the summary of a stage that writes an emulator."""
     return cast(EmulatorSizes, result.summary)

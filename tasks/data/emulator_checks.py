@@ -23,7 +23,8 @@ def check_emulators(
     """Check the compression, the teacher and the generic text of emulators against the model.
 
     Raises:
-        InputError: when the rank fits no weight, the teacher has another shape, or the text is shorter than one block.
+        InputError: when the rank fits no weight, the family has no channels to remove, the teacher has another shape,
+            or the text is shorter than one block.
     """
     folder, called = (Path(teacher.path), teacher.name) if teacher else (None, None)
     check_shapes(Path(model.path), compression, folder, called)
@@ -34,11 +35,14 @@ def check_emulators(
 
 def check_shapes(model: Path, compression: Compression | None, teacher: Path | None, called: str | None) -> None:
     """Check what the configs in two folders decide: the rank and the teacher's shape. called: the teacher's name."""
-    if compression is not None and compression.method == "low_rank":
+    if compression is not None and compression.rank is not None:
         from tasks.core.blocks.factored import require_rank
+        from tasks.core.blocks.feed_forward import require_channels
 
         with in_table("compress"):
             require_rank(load_config(model), compression)
+        if compression.method == "gradot":
+            require_channels(load_config(model))
     if teacher is not None:
         require_same_shape(model, teacher, called)
 

@@ -54,7 +54,7 @@ def test_every_cell_can_be_laid_out(model: Path) -> None:
         check_budget(cell, NUM_BLOCKS)
         check_variant(cell, NUM_BLOCKS, model)
         for plan in plans_of(cell, NUM_BLOCKS, seed):
-            assert len(plan.kept) == 21
+            assert len(plan.kept) == (NUM_BLOCKS if cell.compress.method == "gradot" else 21)
             lay_out(empty, plan, cell)
 
 

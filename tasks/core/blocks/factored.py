@@ -1,4 +1,4 @@
-"""Linear modules whose weight is stored as two factors, and the shapes of the linear modules of a block."""
+"""Shapes of a block's linear modules, and modules of other shapes than the config says: in two factors, or narrower."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -89,4 +89,21 @@ def put_factors(block: nn.Module, path: str, outer: Tensor, inner: Tensor) -> No
         like = dense.weight
         module = FactoredLinear(outer.to(like), inner.to(like), None if bias is None else bias.detach())
     module.requires_grad_(like.requires_grad)
+    setattr(block.get_submodule(parent), name, module.train(dense.training))
+
+
+def put_narrow(block: nn.Module, path: str, weight: Tensor, bias: Tensor | None) -> None:
+    """Replace the linear module at `path` by a narrower one; its data type stays the same.
+
+    weight: as the module stores it, [out, in], or [in, out] for a `Conv1D`.
+    """
+    parent, _, name = path.rpartition(".")
+    dense: Any = block.get_submodule(path)
+    rows, columns = weight.shape
+    with torch.device("meta"):
+        module = Conv1D(columns, rows) if type(dense) is Conv1D else nn.Linear(columns, rows, bias=bias is not None)
+    like = dense.weight
+    module.weight = nn.Parameter(weight.to(like), requires_grad=like.requires_grad)
+    if bias is not None:
+        module.bias = nn.Parameter(bias.to(like), requires_grad=like.requires_grad)
     setattr(block.get_submodule(parent), name, module.train(dense.training))

@@ -24,6 +24,26 @@ def state_of(output: Tensor | tuple | list) -> Tensor:
 
 
 @contextmanager
+def leaf_embeddings(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Within the context, a pass's embeddings are a leaf of autograd, which the list then holds.
+
+    So gradients at states can be computed without that of any weight.
+    """
+    leaf: list[Tensor] = []
+
+    def start(_: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        leaf.append(output.detach().requires_grad_())
+        # Some families scale their embeddings in place, which a leaf does not allow.
+        return leaf[-1].clone()
+
+    handle = model.get_input_embeddings().register_forward_hook(start)  # type: ignore[operator]
+    try:
+        yield leaf
+    finally:
+        handle.remove()
+
+
+@contextmanager
 def capture_blocks(
     model: nn.Module, reduce: Callable[[int, Tensor], Any] | None = None, last: int | None = None
 ) -> Iterator[Callable[..., list[Any]]]:

@@ -8,7 +8,14 @@ from tasks.core.bounds import Bounds, check_fields
 from tasks.core.errors import SettingError
 
 # The settings that each method uses.
-METHODS = {"prune": ("ratio",), "quantise": ("bits",), "low_rank": ("rank", "rank_choice", "seed")}
+METHODS = {
+    "prune": ("ratio",),
+    "quantise": ("bits",),
+    "low_rank": ("rank", "rank_choice", "seed"),
+    "gradot": ("rank", "channels", "loss_weight"),
+}
+# Those of them without which a method does nothing.
+NEEDED = {"prune": ("ratio",), "quantise": ("bits",), "low_rank": ("rank",), "gradot": ("rank", "channels")}
 MAX_BITS = 16
 
 
@@ -16,27 +23,33 @@ MAX_BITS = 16
 class CompressOptions:
     """Options of the compression of an emulator's frozen blocks, as a user may set them."""
 
-    method: Literal["none", "prune", "quantise", "low_rank"] = "none"
-    """Magnitude pruning, fake quantisation, or linear weights as two low-rank factors, cheaper to run and to send."""
+    method: Literal["none", "prune", "quantise", "low_rank", "gradot"] = "none"
+    """Magnitude pruning, fake quantisation, linear weights as two low-rank factors, or GradOT's choice by gradients."""
     ratio: Annotated[float, Bounds(gt=0, lt=1)] | None = None
     """Share of each weight's entries that become zero (prune)."""
     bits: Annotated[int, Bounds(ge=1, le=MAX_BITS)] | None = None
     """Each weight has at most 2^bits values (quantise)."""
     rank: Annotated[int, Bounds(ge=1)] | Annotated[float, Bounds(gt=0, lt=1)] | None = None
-    """Rank of the factors, or its share of the full rank (low_rank); weights that would not shrink stay dense."""
+    """Rank of factors, or its share of the full rank (low_rank, gradot); weights that would not shrink stay dense."""
     rank_choice: Literal["topk", "sampling", "lowrank"] = "topk"
     """Which singular values are kept: the largest, drawn ones, or those of the randomised SVD (low_rank)."""
     seed: int = 0
     """Seed of the rank choices that draw."""
+    channels: Annotated[float, Bounds(gt=0, lt=1)] | None = None
+    """Share of the channels that each feed-forward part keeps (gradot)."""
+    loss_weight: Annotated[float, Bounds(ge=0)] = 1.0
+    """Weight of a rising loss beside unchanged gradients in the choice; 0 looks at gradients alone (gradot)."""
 
 
 @dataclass(frozen=True)
 class Compression(CompressOptions):
-    """One of three compression methods (Offsite-Tuning and CRaSh compare with all of them).
+    """A compression method: one of three with which Offsite-Tuning and CRaSh compare, or GradOT (arXiv 2507.04455).
 
     prune: the smallest entries of each weight, a share of `ratio`, become zero. quantise: each weight has at most
     2^`bits` values. low_rank: each linear weight is the product of two factors of rank `rank`, a number or a share of
-    the full rank; `rank_choice` decides which singular values are kept, `seed` is for the choices that draw.
+    the full rank; `rank_choice` decides which singular values are kept, `seed` is for the choices that draw. gradot:
+    the feed-forward parts keep a share of `channels` of their channels, and the other linear weights are two factors of
+    rank `rank`, so that the gradients of the tuned blocks change little and the loss rises (`loss_weight`).
 
     Raises:
         SettingError: when a value is missing, unknown or out of range.
@@ -45,9 +58,9 @@ class Compression(CompressOptions):
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise SettingError(f"`method` = {self.method!r}; choose from {', '.join(METHODS)}")
-        needed = METHODS[self.method][0]
-        if getattr(self, needed) is None:
-            raise SettingError(f'`method` = "{self.method}" needs `{needed}`')
+        for needed in NEEDED[self.method]:
+            if getattr(self, needed) is None:
+                raise SettingError(f'`method` = "{self.method}" needs `{needed}`')
         check_fields(self)
 
     def cache_view(self) -> dict[str, Any]:
@@ -81,3 +94,8 @@ def rank_within(rank: int | float, num_in: int, num_out: int) -> int:
 def is_worth_two(rank: int, num_in: int, num_out: int) -> bool:
     """Return whether two factors are smaller, and so cheaper to run, than their product."""
     return rank * (num_in + num_out) < num_in * num_out
+
+
+def channels_within(share: float, count: int) -> int:
+    """Number of channels to keep of `count`: a share of them, rounded down, and at least one."""
+    return max(1, part_of(share, count))

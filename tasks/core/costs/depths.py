@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cache
 
-from tasks.core.compression.settings import is_worth_two, rank_within
+from tasks.core.compression.settings import channels_within, is_worth_two, rank_within
 from tasks.core.costs.block_shapes import BlockShape
 from tasks.core.costs.shapes import Shape
 from tasks.core.plan.layout import Plan
@@ -17,7 +17,8 @@ class Depth:
     layout: for each position, its block in the full model and whether a data owner trains it there; lowest,
     lowest_frozen: position of the lowest tuned and of the lowest frozen block; taught: number of the full model's
     blocks that run when it is the teacher, None for all; rank: rank of the frozen blocks' factored matrices, a number
-    or a share of the full rank, None when they are not factored.
+    or a share of the full rank, None when they are not factored; channels: share of the channels that the frozen
+    blocks' feed-forward parts keep, whose matrices are not factored then.
     """
 
     layout: tuple[tuple[int, bool], ...]
@@ -25,6 +26,7 @@ class Depth:
     lowest_frozen: int = 0
     taught: int | None = None
     rank: int | float | None = None
+    channels: float | None = None
 
     @classmethod
     def whole(cls, num_blocks: int) -> "Depth":
@@ -69,7 +71,7 @@ class Depth:
     def _saved(self, shape: Shape, source: int) -> int:
         if self.rank is None or source in self.tuned:
             return 0
-        return saved_by_factors(shape.blocks[source], self.rank)
+        return saved_by_compressing(shape.blocks[source], shape.width, self.rank, self.channels)
 
 
 @dataclass(frozen=True)
@@ -117,16 +119,20 @@ class Trained:
 
 
 @cache
-def saved_by_factors(block: BlockShape, rank: int | float) -> int:
-    """Count the elements saved by factoring the block's linear modules, wherever that makes them smaller.
+def saved_by_compressing(block: BlockShape, width: int, rank: int | float, channels: float | None) -> int:
+    """Count the elements of matrices saved by factoring the block's linear modules, wherever that makes them smaller.
 
-    rank: rank of the two factors, a number or a share of the full rank.
+    width: of the model; rank: rank of the two factors, a number or a share of the full rank; channels: share of the
+    channels that feed-forward parts keep instead.
 
     Raises:
         InputError: when the share gives rank 0.
     """
     saved = 0
     for num_in, num_out in block.linears:
+        if channels is not None and {num_in, num_out} == {width, block.hidden_width}:
+            saved += width * (block.hidden_width - channels_within(channels, block.hidden_width))
+            continue
         found = rank_within(rank, num_in, num_out)
         if is_worth_two(found, num_in, num_out):
             saved += num_in * num_out - found * (num_in + num_out)

@@ -137,10 +137,14 @@ def effect_flops(shape: Shape, passes: Passes, num_runs: int) -> float:
 
     passes: of the tokens that are probed, all of which are predicted. No gradient of a weight is computed.
     """
-    whole = Depth.whole(shape.num_blocks)
-    sources = [source for source, _ in whole.layout]
-    back = forward_flops(shape, whole, passes) + _attention(shape, sources, passes)
-    return forward_flops(shape, whole, passes) + back + 2.0 * num_runs * passes.tokens * shape.width**2
+    through = gradient_flops(shape, Depth.whole(shape.num_blocks), passes)
+    return through + 2.0 * num_runs * passes.tokens * shape.width**2
+
+
+def gradient_flops(shape: Shape, depth: Depth, passes: Passes) -> float:
+    """Operations of passes forward, and back to the embeddings without gradients of weights."""
+    sources = [source for source, _ in depth.layout]
+    return 2 * forward_flops(shape, depth, passes) + _attention(shape, sources, passes)
 
 
 def effect_bytes(shape: Shape, tokens: float, precision: str) -> float:
@@ -148,10 +152,16 @@ def effect_bytes(shape: Shape, tokens: float, precision: str) -> float:
 
     Outputs, states and gradients of every block are kept in float32.
     """
+    whole = Depth.whole(shape.num_blocks)
+    own = gradient_bytes(shape, whole, tokens, min(HEAD_ROWS, tokens), precision)
+    return own + 3 * WIDE * shape.num_blocks * tokens * shape.width
+
+
+def gradient_bytes(shape: Shape, depth: Depth, tokens: float, answers: float, precision: str) -> float:
+    """Activations of a pass that goes back to the embeddings, and logits of answers, beside the model's weights."""
     size = FORMATS[precision]
-    saved = size * sum(_kept_by_any(block, size) for block in shape.blocks) * tokens
-    head = WIDE * LOGIT_COPIES * min(HEAD_ROWS, tokens) * shape.vocabulary
-    return saved + head + 3 * WIDE * shape.num_blocks * tokens * shape.width
+    saved = size * sum(_kept_by_any(shape.blocks[source], size) for source, _ in depth.layout) * tokens
+    return saved + WIDE * LOGIT_COPIES * answers * shape.vocabulary
 
 
 def forward_bytes(shape: Shape, num_parameters: float, passes: Passes, precision: str) -> float:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.core.batching import Batch
-from tasks.core.blocks.partial_passes import base_model_and_head, state_of
+from tasks.core.blocks.partial_passes import base_model_and_head, leaf_embeddings, state_of
 from tasks.core.blocks.surgery import get_blocks
 from tasks.core.evaluation.likelihoods import HEAD_ROWS
 from tasks.core.stand_ins.least_squares import Run
@@ -65,22 +65,11 @@ def make_probe(model: nn.Module, paths: Sequence[str], batches: Iterable[Batch],
 def _backward(model: nn.Module, batch: Batch, real: Tensor) -> None:
     """Run a batch forward and back to its embeddings; hooks see the states and their gradients."""
     base, head = base_model_and_head(model)
-    leaf: list[Tensor] = []
-
-    def start(_: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        leaf.append(output.detach().requires_grad_())
-        # Some families scale their embeddings in place, which a leaf does not allow.
-        return leaf[0].clone()
-
-    handle = model.get_input_embeddings().register_forward_hook(start)  # type: ignore[operator]
-    try:
-        with torch.enable_grad():
-            last = base(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-            hidden = last.last_hidden_state
-            gradient = _gradient_of_last_states(head, hidden.detach(), batch.input_ids, real)
-            torch.autograd.grad(hidden, leaf[0], gradient.to(hidden.dtype))
-    finally:
-        handle.remove()
+    with torch.enable_grad(), leaf_embeddings(model) as leaf:
+        last = base(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+        hidden = last.last_hidden_state
+        gradient = _gradient_of_last_states(head, hidden.detach(), batch.input_ids, real)
+        torch.autograd.grad(hidden, leaf[0], gradient.to(hidden.dtype))
 
 
 def _gradient_of_last_states(head: Callable[[Tensor], Tensor], hidden: Tensor, ids: Tensor, real: Tensor) -> Tensor:

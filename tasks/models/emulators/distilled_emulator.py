@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.artifacts.emulator import COMPRESSION_FILE
 from tasks.artifacts.plan import read_plan
 from tasks.core.errors import InputError
 from tasks.models.block_names import BlockNames
-from tasks.models.emulators.compressed_emulator import COMPRESSION_FILE, copy_the_rest, read_compression
+from tasks.models.emulators.compressed_emulator import copy_the_rest, read_compression
 from tasks.models.tensor_files import TensorSource, stored_tensors, write_tensors
 from tasks.models.tensor_sources import DTYPES, ComputedTensor
 from tasks.store.files import flush

@@ -2,8 +2,8 @@
 
 An emulator folder is a plain Hugging Face folder of the kept blocks, each stored once, with the plan beside it. It
 loads with `AutoModelForCausalLM.from_pretrained` as the short model (kept blocks in order, nothing repeated);
-`load_emulator` lays it out as the plan says. With weights in two factors (see `low_rank_files` beside this module) the
-former fails and names their shapes, while the latter runs them as factors.
+`load_emulator` lays it out as the plan says. With weights in two factors or with fewer channels (see
+`resized_weights` beside this module) the former fails and names their shapes, while the latter runs them as they are.
 """
 
 from collections import defaultdict
@@ -16,7 +16,7 @@ from tasks.core.errors import InputError
 from tasks.core.plan.layout import Plan
 from tasks.models.block_names import BlockNames
 from tasks.models.emulators.folded_stand_ins import folded_in
-from tasks.models.emulators.low_rank_files import load_with_factors, multiplied
+from tasks.models.emulators.resized_weights import load_as_stored, made_whole
 from tasks.models.folder import copy_companions, load_config
 from tasks.models.folder_tensors import NUM_PREDICTING_KEYS, tensors_of
 from tasks.models.pickled import to_safetensors
@@ -62,7 +62,7 @@ def load_emulator(folder: Path, *, dtype: "torch.dtype | str" = "auto", device: 
     from tasks.core.blocks.surgery import rearranged
 
     plan = read_plan(folder, "emulator")
-    network = load_with_factors(folder, len(plan.kept), dtype=dtype, device=device)
+    network = load_as_stored(folder, len(plan.kept), dtype=dtype, device=device)
     return rearranged(network, _stored_layout(plan))
 
 
@@ -85,7 +85,7 @@ def _write_rearranged(
         raise InputError(f"the plan is for {num_blocks} blocks, {folder} has {found}: make a plan for this model")
     stored = tensors_of(folder)
     whole = {
-        **multiplied(stored, config, num_blocks, folder),
+        **made_whole(stored, config, num_blocks, folder),
         **folded_in(stored, stand_ins, config, num_blocks, folder),
     }
     tensors = _rearranged(whole, num_blocks, sources, folder)

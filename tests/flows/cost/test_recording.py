@@ -33,6 +33,7 @@ CHANGES: dict[str, list[str]] = {
     "one strategy": ["strategy=crash", "tune.seeds=[0]"],
     "compressed": ["compress.method=prune", "compress.ratio=0.5"],
     "low rank": ["compress.method=low_rank", "compress.rank=0.25"],
+    "by gradient": ["compress.method=gradot", "compress.rank=0.5", "compress.channels=0.5"],
     "distilled": DISTILL,
     "both": ["compress.method=low_rank", "compress.rank=0.25", *DISTILL, f"distill.teacher={DEMO / 'model'}"],
     "rates and seeds": ["tune.learning_rates=[1e-4, 1e-3]", "tune.eval_steps=5", "tune.seeds=[3, 4]"],

@@ -1,5 +1,6 @@
 """Compressed emulator folders of every family: tuned blocks stay, frozen ones change, all ways of loading agree."""
 
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -9,13 +10,19 @@ from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
 
+from tasks.core.batching import Example, collate
 from tasks.core.blocks.factored import FactoredLinear, linear_shapes
+from tasks.core.blocks.feed_forward import feed_forward_channels
 from tasks.core.blocks.surgery import get_blocks, with_layout
 from tasks.core.compression.settings import Compression
+from tasks.core.costs.depths import Depth
+from tasks.core.costs.shapes import shape_of
 from tasks.core.errors import InputError
+from tasks.core.gradot.observing import observe
 from tasks.core.plan.layout import fixed_plan
 from tasks.models.emulators.compressed_emulator import write_compressed
 from tasks.models.emulators.emulator import load_emulator, save_expanded, write_emulator
+from tasks.models.emulators.gradient_preserving_weights import Sensitivities
 from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, cached_logits, load_plain, tiny_model, token_ids
 
 PLAN = fixed_plan(NUM_BLOCKS, (0, 1, 3, 4), (0, 3), share="all")
@@ -191,3 +198,71 @@ def test_half_a_pair_of_factors_is_refused(emulator: Path, tmp_path: Path) -> No
     (tmp_path / "less/model.safetensors").rename(tmp_path / "out/model.safetensors")
     with pytest.raises(InputError, match="lack the outer one"):
         load_emulator(tmp_path / "out")
+
+
+def sensitivities(model: PreTrainedModel) -> Sensitivities:
+    """What passes through an emulator of `PLAN` of this model."""
+    emulator = with_layout(model, PLAN)
+    channels = feed_forward_channels(emulator)
+    positions = {source: [at for at, (each, _) in enumerate(PLAN.layout) if each == source] for source in PLAN.kept}
+    places = {
+        (stored, path): [(position, path) for position in positions[source]]
+        for stored, source in enumerate(PLAN.kept)
+        for path in linear_shapes(get_blocks(model)[source])
+        if source in PLAN.frozen
+    }
+    rows = [Example((3, 4, 5, 6, 7), (8, 9), 0), Example((10, 11), (12, 13, 14), 1)]
+    seen = observe(emulator.requires_grad_(False), places, [collate(rows, 0)])
+    return Sensitivities([channels[positions[source][0]] for source in PLAN.kept], seen)
+
+
+GRADOT = Compression("gradot", rank=0.3, channels=0.5)
+
+
+def test_gradot_makes_frozen_blocks_smaller_and_all_ways_of_loading_agree(
+    family: tuple[PreTrainedModel, Path], tmp_path: Path
+) -> None:
+    model, folder = family
+    if model.config.model_type == "phi3":
+        # Two of its matrices are one.
+        with pytest.raises(InputError, match="no feed-forward part"):
+            sensitivities(model)
+        return
+    seen = sensitivities(model)
+    tally = write_compressed(folder, GRADOT, tmp_path / "out", seen)
+    before, after = (load_file(place / "model.safetensors") for place in (folder, tmp_path / "out"))
+    around = {path for channels in seen.channels for path in channels.paths}
+    for name, tensor in before.items():
+        block = position(name)
+        if block not in FROZEN:
+            assert torch.equal(after[name], tensor)
+            continue
+        path = name.partition(f".{block}.")[2].rpartition(".")[0]
+        is_narrow = path in around and not (path == seen.channels[block].out and name.endswith("bias"))
+        assert (after[name].shape != tensor.shape) == (is_narrow or f"{name}_inner" in after)
+    count = seen.channels[0].num_channels // 2
+    assert tally.num_channels == len(FROZEN) * count
+    assert all(0 < error < 1.5 for error in tally.errors)
+    emulator = load_emulator(tmp_path / "out")
+    save_expanded(tmp_path / "out", tmp_path / "expanded")
+    assert cached_logits(load_plain(tmp_path / "expanded")) == pytest.approx(cached_logits(emulator), abs=2e-3)
+    with pytest.raises(Exception, match=r"shape|size"):
+        AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+
+
+def test_operations_and_bytes_of_gradot_fall_as_predicted(family: tuple[PreTrainedModel, Path], tmp_path: Path) -> None:
+    model, folder = family
+    if model.config.model_type == "phi3":
+        return
+    write_compressed(folder, GRADOT, tmp_path / "out", sensitivities(model))
+    shape = shape_of(model.config, 16)
+    depth = replace(Depth.of(PLAN), rank=GRADOT.rank, channels=GRADOT.channels)
+    num_runs = {block: [source for source, _ in PLAN.layout].count(block) for block in PLAN.frozen}
+    saved = {block: shape.blocks[block].multiplied - depth.multiplied(shape, block) for block in PLAN.frozen}
+    predicted = 2 * token_ids().numel() * sum(saved[block] * num_runs[block] for block in PLAN.frozen)
+    assert flops(load_emulator(folder)) - flops(load_emulator(tmp_path / "out")) == predicted
+    matrices = [
+        sum(tensor.numel() for tensor in load_file(place / "model.safetensors").values() if tensor.dim() > 1)
+        for place in (folder, tmp_path / "out")
+    ]
+    assert matrices[0] - matrices[1] == sum(saved.values())

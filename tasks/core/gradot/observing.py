@@ -1,0 +1,105 @@
+"""Inputs of linear modules, and gradients of the loss at their outputs, in one pass forward and back.
+
+Shapes: B rows, T tokens, d width.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from tasks.core.batching import Batch
+from tasks.core.blocks.partial_passes import leaf_embeddings
+from tasks.core.blocks.surgery import get_blocks
+from tasks.core.errors import InputError
+from tasks.core.gradot.choosing import Observed
+from tasks.core.tuning.losses import AnswerLoss
+
+# Tokens that are observed at most: each module keeps the inputs and gradients of all of them.
+NUM_TOKENS = 1024
+# The position of a block, and the path of a linear module within it.
+Place = tuple[int, str]
+
+
+@dataclass
+class _Call:
+    """One call of a linear module: inputs [B, T, in], and later the gradient at its outputs [B, T, out]."""
+
+    inputs: Tensor
+    gradients: Tensor | None = None
+
+
+@dataclass
+class _Parts:
+    """The observed tokens of a module, in parts."""
+
+    inputs: list[Tensor] = field(default_factory=list)
+    gradients: list[Tensor] = field(default_factory=list)
+
+
+def observe(
+    model: nn.Module, places: Mapping[Place, Sequence[Place]], batches: Iterable[Batch]
+) -> dict[Place, Observed]:
+    """Run batches, on the model's device, forward and back, until `NUM_TOKENS` tokens are observed.
+
+    places: the modules that share a weight, by the name under which they are returned. Loss: of the answers, in nats,
+    summed over their tokens. Observed: float32 on the CPU. No gradient of a weight is computed.
+
+    Raises:
+        InputError: when the loss's gradient is not finite.
+    """
+    found: dict[Place, _Parts] = defaultdict(_Parts)
+    count, loss = 0, AnswerLoss(model)
+    for batch in batches:
+        real = batch.attention_mask.bool()
+        with _watched(model, [each for group in places.values() for each in group]) as calls:
+            _backward(model, loss, batch)
+        for name, group in places.items():
+            for each in group:
+                for call in calls[each]:
+                    _add(found[name], call, real, NUM_TOKENS - count)
+        if (count := count + int(real.sum())) >= NUM_TOKENS:
+            break
+    whole = {name: Observed(torch.cat(parts.inputs), torch.cat(parts.gradients)) for name, parts in found.items()}
+    for (position, path), seen in whole.items():
+        if not seen.gradients.isfinite().all():
+            raise InputError(f"block {position}, {path}: gradients of the loss are not finite; take float32")
+    return whole
+
+
+def _backward(model: nn.Module, loss: AnswerLoss, batch: Batch) -> None:
+    with torch.enable_grad(), leaf_embeddings(model) as leaf:
+        summed, _ = loss(batch)
+        torch.autograd.grad(summed, leaf[0])
+
+
+@contextmanager
+def _watched(model: nn.Module, places: Sequence[Place]) -> Iterator[dict[Place, list[_Call]]]:
+    """Yield the calls of the linear modules in the passes of the context."""
+    blocks, calls = get_blocks(model), defaultdict[Place, list[_Call]](list)
+
+    def see(place: Place) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple, output: Tensor) -> None:
+            call = _Call(args[0].detach())
+            calls[place].append(call)
+            output.register_hook(lambda gradient: setattr(call, "gradients", gradient))
+
+        return hook
+
+    handles = [blocks[place[0]].get_submodule(place[1]).register_forward_hook(see(place)) for place in places]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _add(parts: _Parts, call: _Call, real: Tensor, most: int) -> None:
+    """Add the first real tokens of a call, as rows."""
+    assert call.gradients is not None, "the loss depends on every block"
+    for kept, tensor in ((parts.inputs, call.inputs), (parts.gradients, call.gradients)):
+        # OPT runs its modules on all tokens of a batch in one row.
+        kept.append(tensor.reshape(*real.shape, -1)[real.to(tensor.device)][:most].float().cpu())
