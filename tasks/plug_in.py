@@ -12,12 +12,13 @@ from tasks.store.artifacts import Ref
 def plug_in(work: Work, model: ModelSource, plan: Ref, tuned: Ref, *, export: bool = False) -> dict:
     """Convert tuned blocks to the full model's number format, and measure how far each moved.
 
-    Low-rank factors and biases are merged into whole blocks, adapters stay adapters. Writes `tuned.safetensors`,
-    `variant.json` and `plan.json`; with `export` also `model/`, the plug-in as a Hugging Face folder, which cannot hold
-    adapters.
+    Low-rank factors and biases are merged into whole blocks, adapters and prompts stay as they are. Writes
+    `tuned.safetensors`, `variant.json` and `plan.json`; with `export` also `model/`, the plug-in as a Hugging Face
+    folder, which cannot hold adapters and prompts.
 
     Raises:
-        InputError: when names or shapes do not fit the model, a value is not finite, or adapters would be exported.
+        InputError: when names or shapes do not fit the model, a value is not finite, or adapters or a prompt would be
+            exported.
     """
     from tasks.core.errors import InputError
     from tasks.core.tuning.returned import distances, plug_in_parts, validate_returned
@@ -28,8 +29,10 @@ def plug_in(work: Work, model: ModelSource, plan: Ref, tuned: Ref, *, export: bo
     how = read_plan(work.open(plan))
     returned = read_returned(work.open(tuned))
     admitted = returned.variant.admitted
-    if export and admitted.method == "adapter":
-        raise InputError("export.plugged_model: a Hugging Face folder cannot hold adapters; use another tune.method")
+    if export and admitted.method in ("adapter", "prompt"):
+        raise InputError(
+            f"export.plugged_model: a Hugging Face folder cannot hold what tune.method = {admitted.method!r} trains"
+        )
     # Only what changes has to be in memory, unless the whole model is written.
     network = load_model(model, "stored") if export else open_blocks(model, how.tuned, work.scratch)
     state = validate_returned(returned.tuned, network, how, returned.variant)

@@ -76,6 +76,7 @@ def _tune(
 ) -> TuningSummary:
     """Run the stage in this process, alone or as one of several ranks, of which the first writes the result."""
     from tasks.core.blocks.locate_blocks import text_config
+    from tasks.core.blocks.soft_prompt import prompt_ids
     from tasks.core.tuning.failures import Names
     from tasks.core.tuning.train import train
     from tasks.core.tuning.trainable import make_trained
@@ -87,12 +88,14 @@ def _tune(
     how = read_plan(work.open(plan))
     network, source = _network(work, emulator, model, how, precision)
     tokenizer = load_tokenizer(source)
-    rows = load_examples(task, "train", tokenizer, source.context)
-    validation = load_examples(task, "validation", tokenizer, source.context) if settings.eval_steps else None
-    usage = Usage(work.device, work.rank)
     with in_table("tune"):
         trained = make_trained(network, how, variant, settings.seed)
-    largest = settings.batch_size * max(row.num_tokens for row in rows.rows)
+    prompt = prompt_ids(network)
+    context = source.context - len(prompt)
+    rows = load_examples(task, "train", tokenizer, context)
+    validation = load_examples(task, "validation", tokenizer, context) if settings.eval_steps else None
+    usage = Usage(work.device, work.rank)
+    largest = settings.batch_size * (len(prompt) + max(row.num_tokens for row in rows.rows))
     settings = replace(settings, max_tokens=work.pass_tokens(settings.max_tokens, "tune.max_tokens", largest))
     vocabulary = text_config(network.config).vocab_size
 

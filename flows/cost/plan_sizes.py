@@ -65,9 +65,10 @@ def trained_of(settings: Settings, shape: Shape) -> Trained:
         extra=None if variant.method == "blocks" else tuple(map(sum, found)),
         products=tuple(matrices for matrices, _ in found),
         behind=variant.method == "adapter",
-        tuned=variant.trained != "frozen",
+        tuned=variant.trained != "frozen" and variant.method != "prompt",
         frozen=variant.trained != "tuned",
         head=variant.lm_head,
+        inputs=variant.prompt_tokens if variant.method == "prompt" else 0,
         best=tune.eval_steps is not None,
         recompute=tune.gradient_checkpointing,
     )

@@ -156,14 +156,15 @@ def tune(call: Priced) -> Cost:
     """All steps and validations of one tuning; that of the full model has its own row."""
     sizes, settings, depth, trained = call.sizes, call.arguments["settings"], call.depth, call.trained
     shape = sizes.shape
+    longest = min(shape.context, sizes.longest + trained.inputs)
     epoch, per_epoch = workloads.training_passes(
-        sizes.workload.train, sizes.longest, settings.batch_size, settings.max_tokens, shape.limits
+        sizes.workload.train.longer(trained.inputs), longest, settings.batch_size, settings.max_tokens, shape.limits
     )
     num_steps = settings.num_steps or settings.num_epochs * per_epoch
     passes = epoch.times(num_steps / per_epoch)
     flops = costs.forward_flops(shape, depth, passes, trained) + costs.backward_flops(shape, depth, passes, trained)
     if settings.eval_steps:
-        checks = sizes.passes(sizes.workload.validation, settings.max_tokens)
+        checks = sizes.passes(sizes.workload.validation.longer(trained.inputs), settings.max_tokens, longest)
         checks = checks.times(-(-num_steps // settings.eval_steps))
         flops += costs.forward_flops(shape, depth, checks, trained)
     count = costs.trained_parameters(shape, depth, trained)

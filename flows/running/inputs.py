@@ -191,14 +191,14 @@ def check_variant(settings: Settings, num_blocks: int, model_folder: Path) -> No
     """Refuse a tuning method that does not fit this model or any plan of these settings.
 
     Raises:
-        InputError: when it does not, or when adapters would be exported.
+        InputError: when it does not, or when adapters or a prompt would be exported.
     """
     _check_trained(settings, num_blocks)
     variant = settings.tune.tuning_method
-    if variant.method == "adapter" and settings.export.plugged_model:
+    if variant.method in ("adapter", "prompt") and settings.export.plugged_model:
         raise InputError(
-            'export.plugged_model = true, but a Hugging Face folder cannot hold the modules of tune.method = "adapter";'
-            " choose from blocks, lora, bitfit, or do not export"
+            f'export.plugged_model = true, but a Hugging Face folder cannot hold what tune.method = "{variant.method}"'
+            " trains; choose from blocks, lora, bitfit, or do not export"
         )
     if variant.is_default and not settings.tune.gradient_checkpointing:
         return

@@ -13,7 +13,7 @@ from tasks.core.tuning.settings import TrainOptions, TrainSettings
 NUM_EPOCHS = 5
 # The grids of tune.learning_rates = "auto". Whole blocks: three of CRaSh's four rates (arXiv 2310.15477), and a larger
 # one for small models. Other methods train much smaller parts, which take larger steps.
-AUTO_RATES, AUTO_RATES_OF_PARTS = (2e-5, 5e-5, 1e-4, 2e-4), (1e-4, 3e-4, 1e-3)
+AUTO_RATES, AUTO_RATES_OF_PARTS, AUTO_RATES_OF_PROMPTS = (2e-5, 5e-5, 1e-4, 2e-4), (1e-4, 3e-4, 1e-3), (1e-3, 1e-2, 0.1)
 AUTO_EVAL_STEPS = 50
 
 
@@ -61,7 +61,8 @@ class Tune(Group, TrainOptions, MethodOptions, frozen=True):
     def rates(self) -> tuple[float, ...]:
         """Learning rates at which the emulator is tuned."""
         if self.learning_rates == "auto":
-            return AUTO_RATES if self.method == "blocks" else AUTO_RATES_OF_PARTS
+            grids = {"blocks": AUTO_RATES, "prompt": AUTO_RATES_OF_PROMPTS}
+            return grids.get(self.method, AUTO_RATES_OF_PARTS)
         return self.learning_rates or (self.learning_rate,)
 
     @property

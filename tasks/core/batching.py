@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -57,6 +57,11 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
         attention_mask[place, : len(ids)] = 1
         labels[place, len(example.prompt_ids) : len(ids)] = ids[len(example.prompt_ids) :]
     return Batch(input_ids, attention_mask, labels, tuple(example.row for example in examples))
+
+
+def behind(prompt: tuple[int, ...], examples: Sequence[Example]) -> list[Example]:
+    """Return the rows behind these ids, as those of a soft prompt."""
+    return [replace(example, prompt_ids=(*prompt, *example.prompt_ids)) for example in examples]
 
 
 def lengths_of(examples: Sequence[Example]) -> list[int]:

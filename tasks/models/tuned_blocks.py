@@ -1,7 +1,8 @@
 """The files of a tuning's folder: the tensors that go back to the model owner, and those that stay.
 
 `tuned.safetensors` goes back: `"{original block index}.{name}"` and `"lm_head.{name}"` to tensor, where a name is that
-of a parameter in the block, `{module}.lora_A` or `{module}.lora_B`, or `adapter.{down, up}.{weight, bias}`.
+of a parameter in the block, `{module}.lora_A` or `{module}.lora_B`, or `adapter.{down, up}.{weight, bias}`;
+`"prompt.weight"` is a soft prompt.
 `emulator.safetensors`, with the same names, holds frozen blocks that were trained: only the tuned emulator needs them.
 `variant.json` says what was trained and how (without it: whole tuned blocks), `plan.json` in which model.
 A tuning that diverged leaves `diverged.json` only.

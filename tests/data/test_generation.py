@@ -8,6 +8,7 @@ from lm_eval.api.instance import Instance
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from flows.cli.parser import DEMO
+from tasks.core.blocks.soft_prompt import insert_prompt, prompt_ids
 from tasks.data.lm_eval.model import language_model
 from tasks.models.loading import tokenizer_of
 from tests.core.evaluation.test_batch_invariance import DYNAMIC, LIMIT, LONGROPE
@@ -55,3 +56,21 @@ def test_a_prompt_is_continued_as_if_it_were_alone(family: str, tokenizer: PreTr
     alone = [written(model, tokenizer, [prompt], 1)[0] for prompt in PROMPTS]
     assert len(set(alone)) > 1
     assert written(model, tokenizer, PROMPTS, 8) == written(model, tokenizer, PROMPTS[::-1], 3)[::-1] == alone
+
+
+def test_a_soft_prompt_stands_in_front_of_what_is_continued(tokenizer: PreTrainedTokenizerBase) -> None:
+    model = network("llama", len(tokenizer))
+    plainly = written(model, tokenizer, PROMPTS, 8)
+    torch.manual_seed(1)
+    insert_prompt(model, 3)
+    virtual = list(prompt_ids(model))
+    expected = []
+    for prompt in PROMPTS:
+        ids = [*virtual, *tokenizer.encode(prompt)]
+        with torch.no_grad():
+            for _ in range(16):
+                ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+        expected.append(tokenizer.decode(ids[-16:], skip_special_tokens=True))
+    found = written(model, tokenizer, PROMPTS, 8)
+    assert found != plainly
+    assert [text.strip() for text in found] == [text.partition("\n\n")[0].strip() for text in expected]

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, OPTConfig, OPTForCausalLM, PreTra
 from tasks.artifacts.plan import read_plan
 from tasks.capture import capture
 from tasks.cluster import cluster
+from tasks.core.blocks.soft_prompt import prompt_ids
 from tasks.core.plan.layout import Plan
 from tasks.core.tuning.settings import TrainSettings
 from tasks.data.resolving import resolve_task
@@ -79,8 +80,9 @@ def plain(folder: Path) -> PreTrainedModel:
 
 @torch.no_grad()
 def logits(model: PreTrainedModel) -> torch.Tensor:
-    """[1, 20, vocabulary] of fixed tokens."""
-    return model(IDS).logits
+    """[1, 20, vocabulary] of fixed tokens, behind the model's soft prompt where it has one."""
+    prompt = torch.tensor([prompt_ids(model)], dtype=torch.long)
+    return model(torch.cat([prompt, IDS], 1)).logits[:, prompt.shape[1] :]
 
 
 class Chain:

@@ -12,14 +12,17 @@ from safetensors.torch import load_file, save_file
 
 from tasks.core.blocks.surgery import get_blocks, with_layout
 from tasks.core.errors import InputError
+from tasks.core.evaluation.likelihoods import score_tokens
 from tasks.core.tuning.method import TuningMethod
 from tasks.core.tuning.returned import load_parts, plug_in_parts, validate_returned
 from tasks.engine.runtime import Runtime
+from tasks.evaluate import evaluate
 from tasks.models.tuned_blocks import read_returned
-from tasks.models.variants import load_variant
+from tasks.models.variants import load_variant, open_variant
 from tasks.plug_in import plug_in
 from tasks.store.artifacts import Ref, Store
 from tasks.tune import tune
+from tasks.validate import validate
 from tests.tasks.chain import NUM_BLOCKS, Chain, logits, plain
 from tests.tasks.test_tune import LONG, disturb
 
@@ -31,6 +34,7 @@ VARIANTS = [
     TuningMethod("adapter", adapter_size=4),
     TuningMethod("adapter", trained="all", lm_head=True, adapter_size=4),
     TuningMethod("bitfit"),
+    TuningMethod("prompt", prompt_tokens=4),
     TuningMethod(trained="frozen"),
     TuningMethod(trained="all", lm_head=True),
 ]
@@ -79,9 +83,11 @@ def test_only_what_goes_back_is_in_the_file_that_goes_back(chain: Chain, variant
     ref, how = tuned(chain, variant), chain.read_plan(chain.plan)
     folder = chain.open(ref)
     names = {name.partition(".")[0] for name in load_file(folder / "tuned.safetensors")}
-    assert names == ({str(i) for i in how.tuned} if variant.trained != "frozen" else set()) | (
-        {"lm_head"} if variant.lm_head else set()
-    )
+    is_inside = variant.method != "prompt" and variant.trained != "frozen"
+    blocks = {str(index) for index in variant.returned_sources(how)}
+    assert blocks == ({str(index) for index in how.tuned} if is_inside else set())
+    others = {"lm_head"} if variant.lm_head else {"prompt"} if variant.method == "prompt" else set()
+    assert names == blocks | others
     stays = folder / "emulator.safetensors"
     assert stays.exists() == (variant.trained != "tuned")
     if stays.exists():
@@ -115,9 +121,32 @@ def test_an_exported_model_is_what_is_scored(chain: Chain, tmp_path: Path, varia
     assert torch.equal(logits(plain(folder)), scored(chain, tmp_path, plugged(chain, ref)))
 
 
-def test_adapters_cannot_be_exported(chain: Chain) -> None:
-    with pytest.raises(InputError, match="a Hugging Face folder cannot hold adapters"):
-        plugged(chain, tuned(chain, TuningMethod("adapter")), export=True)
+@pytest.mark.parametrize("method", ["adapter", "prompt"])
+def test_what_is_no_weight_of_the_model_cannot_be_exported(chain: Chain, method: Any) -> None:
+    with pytest.raises(InputError, match=f"a Hugging Face folder cannot hold what tune.method = '{method}' trains"):
+        plugged(chain, tuned(chain, TuningMethod(method)), export=True)
+
+
+def test_a_prompt_stands_in_front_of_what_is_scored(chain: Chain, tmp_path: Path) -> None:
+    """In the emulator it was trained in, in the full model, and where blocks are on disk."""
+    ref = tuned(chain, TuningMethod("prompt", prompt_tokens=4), learning_rate=0.3)
+    given = {"model": chain.model, "task": chain.task}
+    for emulator, blocks in ((chain.emulate(chain.plan), ref), (None, plugged(chain, ref))):
+        found = validate.run(chain.runtime, **given, emulator=emulator, tuned=blocks)
+        plainly = validate.run(chain.runtime, **given, emulator=emulator)
+        assert found.summary["loss"] != pytest.approx(plainly.summary["loss"], rel=1e-3)
+        assert evaluate.run(chain.runtime, **given, emulator=emulator, tuned=blocks).summary["num_rows"] == 6
+    folders = [None, chain.open(plugged(chain, ref))]
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    requests = [((5, 6, 7), (8, 9)), ((5, 6), (10,))]
+    whole = score_tokens(load_variant(chain.model, *folders, "float32"), requests, 64, 256)
+    with open_variant(chain.model, *folders, "float32", "cpu", scratch) as (variant, tensors):
+        streamed = score_tokens(variant, requests, 64, 256, tensors=tensors)
+    assert [value for value, _ in streamed] == pytest.approx([value for value, _ in whole], abs=1e-4)
+    emulated = validate.run(chain.runtime, **given, emulator=chain.emulate(chain.plan), tuned=ref)
+    zero_shot = validate.run(chain.runtime, **given, emulator=chain.emulate(chain.plan))
+    assert emulated.summary["loss"] < zero_shot.summary["loss"]
 
 
 def test_the_whole_model_can_be_tuned_by_factors(chain: Chain, tmp_path: Path) -> None:
@@ -160,11 +189,11 @@ def test_what_matters_is_in_the_key_and_nothing_else(chain: Chain) -> None:
     assert tune.key(**arguments, variant=TuningMethod(lora_rank=9, lora_dropout=0.5, adapter_size=9))[0] == plainly
     settings = replace(arguments["settings"], gradient_checkpointing=True)
     assert tune.key(**arguments | {"settings": settings})[0] == plainly
-    different = [TuningMethod(method) for method in ("lora", "adapter", "bitfit")]
+    different = [TuningMethod(method) for method in ("lora", "adapter", "bitfit", "prompt")]
     different += [
         TuningMethod("lora", lora_rank=9),
         TuningMethod(lm_head=True),
         TuningMethod(trained="all"),
         TuningMethod(freeze_bottom=True),
     ]
-    assert len({tune.key(**arguments, variant=variant)[0] for variant in different} | {plainly}) == 8
+    assert len({tune.key(**arguments, variant=variant)[0] for variant in different} | {plainly}) == 9

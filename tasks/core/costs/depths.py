@@ -82,7 +82,8 @@ class Trained:
     products: how many of them are in matrices beside those of the block; behind: whether they come after the block, so
     that they need no backward pass through it; tuned, frozen: whether the tuned and the frozen kept blocks are trained
     (at all positions of frozen blocks, but not in frozen copies of tuned ones); head: whether the head is trained too;
-    best: whether the best state is kept; recompute: whether activations are computed a second time instead of kept
+    inputs: number of virtual tokens of a soft prompt, behind which the backward pass goes through every position; best:
+    whether the best state is kept; recompute: whether activations are computed a second time instead of kept
     (gradient checkpointing).
     """
 
@@ -92,6 +93,7 @@ class Trained:
     tuned: bool = True
     frozen: bool = False
     head: bool = False
+    inputs: int = 0
     best: bool = False
     recompute: bool = False
 
@@ -110,7 +112,7 @@ class Trained:
 
     def above(self, depth: Depth) -> list[int]:
         """Blocks at the positions that the backward pass goes through."""
-        lowest = [depth.lowest] * self.tuned + [depth.lowest_frozen] * self.frozen
+        lowest = [0] if self.inputs else [depth.lowest] * self.tuned + [depth.lowest_frozen] * self.frozen
         return [source for source, _ in depth.layout[min(lowest) + self.behind :]]
 
     def beside(self, depth: Depth) -> int:

@@ -260,7 +260,7 @@ def trained_parameters(shape: Shape, depth: Depth, trained: Trained | None = Non
         inside = _own_parameters(shape, depth, trained)
     else:
         inside = sum(trained.extra[source] for source in trained.blocks(depth))
-    return inside + (shape.head + shape.head_vectors) * trained.head
+    return inside + (shape.head + shape.head_vectors) * trained.head + shape.width * trained.inputs
 
 
 def emulator_parameters(shape: Shape, depth: Depth) -> int:

@@ -48,6 +48,10 @@ class Lengths:
         """Return the same lengths with at most `limit` rows."""
         return self if limit is None else replace(self, num_rows=min(limit, self.num_rows))
 
+    def longer(self, count: int) -> "Lengths":
+        """Return the same rows with `count` more tokens each, as behind a soft prompt."""
+        return replace(self, tokens=tuple(length + count for length in self.tokens)) if count else self
+
     def rows(self, context: int) -> list[int]:
         """Length of every row, ascending and at most `context`."""
         count, size = self.num_rows, len(self.tokens)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tasks.core.blocks.devices import input_device
 from tasks.core.blocks.length_limits import LengthLimits, length_limits
+from tasks.core.blocks.soft_prompt import prompt_ids
 from tasks.core.blocks.streaming import StoredTensors
 from tasks.core.blocks.surgery import base_model_and_head
 from tasks.core.errors import InputError
@@ -42,15 +43,14 @@ def score_tokens(
     input. Batches hold up to `max_tokens` padded tokens; requests that differ only in their last token share one
     forward pass. share_prompts: run what several requests begin with once, where the family's cache allows it; the
     results differ by rounding. tensors: the stored tensors of the blocks, where these are on disk
-    (`run_streamed`); prompts are not shared then.
+    (`run_streamed`); prompts are not shared then. A soft prompt of the model stands in front of every request.
 
     Raises:
         InputError: when the second ids do not fit, or are empty, as their likelihood of 1 would be the best.
     """
     if tensors is not None:
         return score_without_blocks(model, requests, max_length, max_tokens, tensors, (), progress)[0]
-    _require_scorable(requests, max_length)
-    by_inputs = _by_inputs(requests, max_length)
+    by_inputs = _by_inputs(requests, max_length, prompt_ids(model))
     inputs, share = list(by_inputs), share_prompts and can_share_prompts(model)
     passes: Iterable[ScoringPass] = scoring_passes(inputs, max_tokens, length_limits(model.config), share)
     base, head = base_model_and_head(model)
@@ -74,8 +74,7 @@ def score_without_blocks(
 
     Arguments, results and errors as those of `score_tokens`: the first list is the model's own.
     """
-    _require_scorable(requests, max_length)
-    by_inputs = _by_inputs(requests, max_length)
+    by_inputs = _by_inputs(requests, max_length, prompt_ids(model))
     inputs, (_, head) = list(by_inputs), base_model_and_head(model)
     passes = scoring_passes(inputs, max_tokens, length_limits(model.config), share=False)
     answers = [_Answers(head, requests, by_inputs) for _ in range(1 + len(blocks))]
@@ -160,11 +159,18 @@ def _require_scorable(requests: Sequence[tuple[Sequence[int], Sequence[int]]], m
         )
 
 
-def _by_inputs(requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int) -> dict[Ids, list[int]]:
-    """Map each distinct model input to the indices of the requests that are scored with it."""
+def _by_inputs(
+    requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int, prompt: Ids = ()
+) -> dict[Ids, list[int]]:
+    """Map each distinct model input to the indices of the requests that are scored with it.
+
+    prompt: ids of a soft prompt, which is never cut off.
+    """
+    most = max_length - len(prompt)
+    _require_scorable(requests, most)
     found: dict[Ids, list[int]] = {}
     for number, (before, scored) in enumerate(requests):
-        found.setdefault((*before, *scored)[-(max_length + 1) : -1], []).append(number)
+        found.setdefault((*prompt, *(*before, *scored)[-(most + 1) : -1]), []).append(number)
     return found
 
 

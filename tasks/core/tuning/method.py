@@ -8,11 +8,15 @@ from tasks.core.bounds import Bounds, Count, check_fields
 from tasks.core.errors import InputError, SettingError, in_table
 from tasks.core.plan.layout import Plan
 
-MethodName = Literal["blocks", "lora", "adapter", "bitfit"]
+MethodName = Literal["blocks", "lora", "adapter", "bitfit", "prompt"]
 TrainedBlocks = Literal["tuned", "frozen", "all"]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 # The settings that only one method uses.
-OWN = {"lora": ("lora_rank", "lora_alpha", "lora_dropout"), "adapter": ("adapter_size",)}
+OWN = {
+    "lora": ("lora_rank", "lora_alpha", "lora_dropout"),
+    "adapter": ("adapter_size",),
+    "prompt": ("prompt_tokens",),
+}
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class MethodOptions:
     """Options of a tuning method, as a user may set them."""
 
     method: MethodName = "blocks"
-    """Trained part of a block: all of it, low-rank factors of linear modules, a bottleneck behind it, or biases."""
+    """What is trained of blocks: all, low-rank factors, a bottleneck behind, biases; or a prompt before each row."""
     trained: TrainedBlocks = "tuned"
     """Which blocks of the emulator are trained; frozen ones stay with it, only tuned ones are plugged in."""
     lm_head: bool = False
@@ -35,6 +39,8 @@ class MethodOptions:
     """Dropout probability of LoRA's inputs in training."""
     adapter_size: Count = 64
     """Width of a bottleneck adapter."""
+    prompt_tokens: Count = 20
+    """Virtual tokens of a soft prompt."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +49,23 @@ class TuningMethod(MethodOptions):
 
     method: "blocks" trains whole blocks, "lora" low-rank factors of all their linear modules (Hu et al. 2021),
     "adapter" a bottleneck behind each block (Houlsby et al. 2019, Pfeiffer et al. 2020), "bitfit" only biases (Zaken et
-    al. 2021).
+    al. 2021), "prompt" no block, but virtual tokens in front of every row (Lester et al. 2021).
     trained: in the "tuned" blocks, in the "frozen" kept blocks (and their repetitions), or in "all" kept blocks.
     freeze_bottom: tuned blocks of index i < num_blocks / 2 keep their initial weights.
 
     Raises:
-        SettingError: when a value is unknown or out of range, or freeze_bottom is set with trained = "frozen".
+        SettingError: when a value is unknown or out of range, freeze_bottom is set with trained = "frozen", or a prompt
+            with what trains blocks.
     """
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.freeze_bottom and self.trained == "frozen":
             raise SettingError('`freeze_bottom` has no effect with `trained` = "frozen": use "tuned" or "all"')
+        if self.method == "prompt" and (self.trained != "tuned" or self.lm_head or self.freeze_bottom):
+            raise SettingError(
+                '`method` = "prompt" trains no block and no head: leave `trained`, `lm_head` and `freeze_bottom` out'
+            )
 
     @property
     def is_default(self) -> bool:
@@ -63,7 +74,9 @@ class TuningMethod(MethodOptions):
 
     @property
     def admitted(self) -> "TuningMethod":
-        """The method after validation and merging: adapters stay modules, everything else becomes whole blocks."""
+        """The method after validation and merging: adapters and prompts stay, everything else becomes whole blocks."""
+        if self.method == "prompt":
+            return self
         if self.method == "adapter":
             return TuningMethod(
                 "adapter", self.trained, self.lm_head, self.freeze_bottom, adapter_size=self.adapter_size
@@ -77,7 +90,7 @@ class TuningMethod(MethodOptions):
 
     def returned_sources(self, plan: Plan) -> list[int]:
         """Return the tuned blocks whose tensors are trained and returned to the model owner."""
-        if self.trained == "frozen":
+        if self.trained == "frozen" or self.method == "prompt":
             return []
         return [index for index in sorted(plan.tuned) if not (self.freeze_bottom and 2 * index < plan.num_blocks)]
 

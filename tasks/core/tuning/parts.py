@@ -6,6 +6,7 @@ from transformers import PreTrainedConfig
 from tasks.core.blocks.head import get_head, head_parameters, head_shapes, untie_head
 from tasks.core.blocks.locate_blocks import get_blocks, skeleton, text_config
 from tasks.core.blocks.memory import require_recomputable
+from tasks.core.blocks.soft_prompt import insert_prompt, prompt_parameters, prompt_shapes
 from tasks.core.blocks.surgery import emulator_blocks
 from tasks.core.errors import SettingError
 from tasks.core.plan.layout import Plan
@@ -56,6 +57,8 @@ def block_shapes(model: nn.Module, block: nn.Module, variant: TuningMethod) -> S
 
 def insert_parts(model: nn.Module, plan: Plan, variant: TuningMethod) -> None:
     """Insert the trained tensors that an emulator lacks, in place, drawn from torch's global random generator."""
+    if variant.method == "prompt":
+        insert_prompt(model, variant.prompt_tokens)
     found = trained_block_copies(model, plan, variant)
     for source, [block, *repetitions] in found.items():
         block_shapes(model, block, variant)
@@ -72,7 +75,11 @@ def insert_parts(model: nn.Module, plan: Plan, variant: TuningMethod) -> None:
 
 
 def part_parameters(model: nn.Module, plan: Plan, variant: TuningMethod) -> dict[str, nn.Parameter]:
-    """Trained parameters of an emulator after `insert_parts`, named `"{block}.{name}"` and `"lm_head.{name}"`."""
+    """Trained parameters of an emulator after `insert_parts`, named `"{block}.{name}"`, `"lm_head.{name}"` and
+    `"prompt.weight"`.
+    """
+    if variant.method == "prompt":
+        return prompt_parameters(model)
     named = {
         f"{source}.{name}": parameter
         for source, [block, *_] in trained_block_copies(model, plan, variant).items()
@@ -92,6 +99,8 @@ def block_parameters(block: nn.Module, variant: TuningMethod) -> dict[str, nn.Pa
 
 def returned_shapes(model: nn.Module, plan: Plan, variant: TuningMethod) -> Shapes:
     """Shapes of the tensors that are returned to the owner of the full `model`, by stored name."""
+    if variant.method == "prompt":
+        return dict(prompt_shapes(model, variant.prompt_tokens))
     blocks = get_blocks(model)
     shapes = {
         f"{source}.{name}": shape
@@ -110,8 +119,11 @@ def require_trainable(config: PreTrainedConfig, variant: TuningMethod, recomputi
         InputError: when they do not.
     """
     model = skeleton(config)
-    for block in get_blocks(model):
-        block_shapes(model, block, variant)
+    if variant.method == "prompt":
+        prompt_shapes(model, variant.prompt_tokens)
+    else:
+        for block in get_blocks(model):
+            block_shapes(model, block, variant)
     if variant.lm_head:
         get_head(model)
     if recomputing:

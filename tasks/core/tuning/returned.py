@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from tasks.core.blocks.head import HEAD, head_parameters, head_shapes, untie_head
 from tasks.core.blocks.locate_blocks import get_blocks, text_config
+from tasks.core.blocks.soft_prompt import insert_prompt, prompt_parameters
 from tasks.core.blocks.surgery import aliased
 from tasks.core.blocks.surgery import plug_in as plug_in_blocks
 from tasks.core.errors import InputError
@@ -21,10 +22,11 @@ State = dict[str, Tensor]
 
 
 def validate_returned(state: State, model: nn.Module, plan: Plan, variant: TuningMethod = WHOLE_BLOCKS) -> State:
-    """Validate returned tensors and convert them for the plug-in, in the model's data type (adapters keep theirs).
+    """Validate returned tensors and convert them for the plug-in, in the model's data type.
 
-    state: `"{block}.{name}"` and `"lm_head.{name}"` to tensor. Factors and biases become whole blocks, and so do tuned
-    blocks that were not trained; `variant.admitted` describes the result.
+    Adapters and prompts keep theirs. state: `"{block}.{name}"`, `"lm_head.{name}"` and `"prompt.weight"` to tensor.
+    Factors and biases become whole blocks, and so do tuned blocks that were not trained; `variant.admitted` describes
+    the result.
 
     Raises:
         InputError: when a tensor is missing, unexpected, of another shape, or not finite before or after the cast (a
@@ -34,7 +36,7 @@ def validate_returned(state: State, model: nn.Module, plan: Plan, variant: Tunin
     for name, tensor in state.items():
         _require_finite(name, tensor)
     result = {name: tensor for name, tensor in state.items() if name.startswith(f"{HEAD}.")}
-    if variant.method == "adapter":
+    if variant.method in ("adapter", "prompt"):
         result |= {name: tensor for name, tensor in state.items() if name not in result}
     else:
         result |= _whole_blocks(state, model, plan, variant)
@@ -51,6 +53,10 @@ def plug_in_parts(model: Model, admitted: State, plan: Plan, variant: TuningMeth
 
     variant: the `admitted` property of the tuned variant.
     """
+    if variant.method == "prompt":
+        plugged = aliased(model)
+        _put_prompt(plugged, admitted, variant)
+        return plugged
     head, rest = _parted(admitted)
     if variant.method == "adapter":
         plugged = aliased(model)
@@ -77,6 +83,10 @@ def load_parts(emulator: nn.Module, state: State, plan: Plan, variant: TuningMet
     Raises:
         InputError: when names or shapes do not fit.
     """
+    if variant.method == "prompt":
+        _require_shapes(state, returned_shapes(emulator, plan, variant))
+        _put_prompt(emulator, state, variant)
+        return
     found = trained_block_copies(emulator, plan, variant)
     shapes: Shapes = {
         f"{source}.{name}": shape
@@ -128,6 +138,15 @@ def _put_adapter(model: nn.Module, block: nn.Module, state: State, variant: Tuni
         parameter.requires_grad_(False)
 
 
+def _put_prompt(model: nn.Module, state: State, variant: TuningMethod) -> None:
+    # The values that it starts with are not kept.
+    with torch.random.fork_rng(devices=[]):
+        insert_prompt(model, variant.prompt_tokens)
+    for name, parameter in prompt_parameters(model).items():
+        parameter.copy_(state[name])
+        parameter.requires_grad_(False)
+
+
 def _put_head(model: nn.Module, state: State) -> None:
     if not state:
         return
@@ -155,7 +174,7 @@ def _own_dtype(name: str, model: nn.Module) -> torch.dtype | None:
     """Data type of the tensor that is replaced; None when there is no such tensor yet."""
     index, _, rest = name.partition(".")
     if not index.isdigit():
-        return head_parameters(model)[name].dtype
+        return head_parameters(model)[name].dtype if index == HEAD else None
     parameter = dict(get_blocks(model)[int(index)].named_parameters()).get(rest)
     return parameter.dtype if parameter is not None else None
 

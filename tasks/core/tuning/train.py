@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from tasks.core.batching import Example, training_batch
+from tasks.core.batching import Example, behind, training_batch
 from tasks.core.blocks.devices import EVERY, place
 from tasks.core.blocks.memory import FlatMemory, is_memory_fault, recomputing, release
+from tasks.core.blocks.soft_prompt import prompt_ids
 from tasks.core.errors import DivergedError, EnvironmentFault, InputError, InterruptedRun
 from tasks.core.tuning.attention import float32_attention
 from tasks.core.tuning.dividing import Division
@@ -63,6 +64,8 @@ def train(
     """
     if not examples:
         raise InputError("there are no training rows")
+    prompt = prompt_ids(trained.model)
+    examples, validation = behind(prompt, examples), behind(prompt, validation)
     accelerator = make_accelerator(device, precision)
     set_formats(trained, precision)
     team = make_team(parallel, accelerator.device)

@@ -37,8 +37,9 @@ def language_model(
 
     max_length: most tokens of a prompt and its answer; max_tokens: padded tokens of a pass; window: tokens of a
     window of a document, by default max_length. tensors: of the model's blocks, where these are on disk; then it
-    generates no text.
+    generates no text. A soft prompt of the model stands in front of everything, and is part of max_length.
     """
+    from tasks.core.blocks.soft_prompt import prompt_ids
     from tasks.data.lm_eval.task import quiet
 
     quiet()
@@ -47,7 +48,8 @@ def language_model(
     )
     made.max_tokens = max_tokens
     made.progress = progress
-    made.window = window or max_length
+    made.prompt = list(prompt_ids(model))
+    made.window = min(window or max_length, max_length - len(made.prompt))
     made.tensors = tensors
     made.num_truncated = 0
     return made
@@ -65,6 +67,7 @@ def _quiet_class() -> type:
 
         max_tokens: int
         num_truncated: int
+        prompt: list[int]
         window: int
         tensors: "StoredTensors | None"
         progress: Callable[..., Iterator[Any]]
@@ -86,9 +89,11 @@ def _quiet_class() -> type:
             left_truncate_len: int | None = None,
             truncation: bool = False,
         ) -> tuple[Any, Any]:
-            if all(strings) and not end_ids(self.tokenizer):
+            if all(strings) and not end_ids(self.tokenizer) and not self.prompt:
                 return super().tok_batch_encode(strings, padding_side, left_truncate_len, truncation)
-            rows = [self.tok_encode(text, None, left_truncate_len) or [prefix_id(self.tokenizer)] for text in strings]
+            most = left_truncate_len and left_truncate_len - len(self.prompt)
+            ids = [self.tok_encode(text, None, most) or [prefix_id(self.tokenizer)] for text in strings]
+            rows = [[*self.prompt, *each] for each in ids]
             padded = self.tokenizer.pad({"input_ids": rows}, padding_side=padding_side, return_tensors="pt")
             return padded["input_ids"], padded["attention_mask"]
 
@@ -119,7 +124,8 @@ def _quiet_class() -> type:
         def score_tokens(self, requests: list[Request]) -> list[tuple[float, bool]]:
             """Return (log-likelihood, whether greedy decoding gives them) of each request's ids to score, in order."""
             pairs = [(before, scored) for _, before, scored in requests]
-            self.num_truncated += sum(len(before) + len(scored) > self.max_length + 1 for before, scored in pairs)
+            most = self.max_length - len(self.prompt)
+            self.num_truncated += sum(len(before) + len(scored) > most + 1 for before, scored in pairs)
             given = self.max_length, self.max_tokens, self.progress
             return score_tokens(self.model, pairs, *given, tensors=self.tensors)
 
@@ -143,7 +149,8 @@ def _generated(scorer: Any, requests: list[Any], generate: Callable[[list[Any]],
     from tasks.core.blocks.length_limits import forget_lengths, length_limits
 
     for prompt, how in (request.args for request in requests):
-        scorer.num_truncated += len(scorer.tok_encode(prompt)) > scorer.max_length - most_written(how)
+        most = scorer.max_length - len(scorer.prompt) - most_written(how)
+        scorer.num_truncated += len(scorer.tok_encode(prompt)) > most
     if not length_limits(scorer.model.config):
         return generate(requests)
     by_length: dict[int, list[int]] = {}

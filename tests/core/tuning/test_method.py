@@ -6,11 +6,11 @@ from typing import get_args
 
 import pytest
 
-from tasks.core.errors import InputError
+from tasks.core.errors import InputError, SettingError
 from tasks.core.tuning.method import METHODS, TrainedBlocks, TuningMethod
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "prompt"])
 @pytest.mark.parametrize("trained", get_args(TrainedBlocks))
 def test_what_is_written_is_read_back(method, trained):
     variant = TuningMethod(method, trained, lm_head=True, freeze_bottom=trained != "frozen")
@@ -55,6 +55,7 @@ def test_what_only_another_method_looks_at_is_in_no_key():
     assert keys["blocks"] == keys["bitfit"] == common
     assert keys["lora"] == common | {"lora_rank", "lora_alpha", "lora_dropout"}
     assert keys["adapter"] == common | {"adapter_size"}
+    assert keys["prompt"] == common | {"prompt_tokens"}
     assert json.loads(TuningMethod().to_json()).keys() == common
 
 
@@ -63,3 +64,11 @@ def test_what_is_handed_on_is_whole_blocks_or_adapters():
     assert TuningMethod("bitfit").admitted.is_default
     adapter = TuningMethod("adapter", "all", freeze_bottom=True, adapter_size=5)
     assert adapter.admitted == adapter
+    prompt = TuningMethod("prompt", prompt_tokens=3)
+    assert prompt.admitted == TuningMethod.from_json(prompt.to_json()) == prompt
+
+
+@pytest.mark.parametrize("given", [{"trained": "all"}, {"lm_head": True}, {"freeze_bottom": True}])
+def test_a_prompt_is_all_that_is_trained(given):
+    with pytest.raises(SettingError, match='method = "prompt" trains no block and no head'):
+        TuningMethod("prompt", **given)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from tasks.core.blocks.head import get_head
+from tasks.core.blocks.soft_prompt import prompt_ids
 from tasks.core.blocks.surgery import get_blocks, with_layout
 from tasks.core.plan.layout import fixed_plan
 from tasks.core.tuning.lora import insert_lora, linear_modules, live_factors
@@ -36,6 +37,7 @@ VARIANTS = [
     TuningMethod("adapter", trained="all", freeze_bottom=True, adapter_size=5),
     TuningMethod("bitfit"),
     TuningMethod("bitfit", trained="frozen"),
+    TuningMethod("prompt", prompt_tokens=3),
 ]
 WORDS = [f"{each.method}-{each.trained}{'-head' * each.lm_head}{'-top' * each.freeze_bottom}" for each in VARIANTS]
 
@@ -64,20 +66,23 @@ def values(model: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def logits(model: Any) -> Tensor:
-    return model.eval()(token_ids()).logits
+    ids, prompt = token_ids(), prompt_ids(model)
+    rows = torch.cat([torch.tensor(prompt, dtype=torch.long).expand(len(ids), -1), ids], 1)
+    return model.eval()(rows).logits[:, len(prompt) :]
 
 
 def intended(name: str, variant: TuningMethod) -> bool:
     """Whether a tensor of the emulator, by its path, may change; from the words of the method, not from its code."""
     path = name.split(".")
     if "block" not in path:
-        return variant.lm_head and path[0] == "head"
+        return (variant.lm_head and path[0] == "head") or (variant.method == "prompt" and path[-2] == "soft_prompt")
     source, is_tuned = PLAN.layout[int(path[path.index("block") + 1])]
     if is_tuned:
         chosen = variant.trained != "frozen" and not (variant.freeze_bottom and source < NUM_BLOCKS / 2)
     else:
         chosen = variant.trained != "tuned" and source in PLAN.kept and source not in PLAN.tuned
     marks = {"blocks": True, "lora": "lora_" in name, "adapter": "adapter" in path, "bitfit": path[-1] == "bias"}
+    marks["prompt"] = False
     return chosen and marks[variant.method]
 
 
@@ -131,7 +136,7 @@ def test_only_what_belongs_to_tuned_blocks_and_head_is_plugged_in(family: str, v
     full = tiny_model(family)
     before, expected = values(full), logits(full)
     back = {name: tensor for name, tensor in result.state.items() if is_returned(name, PLAN)}
-    assert {name.partition(".")[0] for name in back} <= {"0", "5", "lm_head"}
+    assert {name.partition(".")[0] for name in back} <= {"0", "5", "lm_head", "prompt"}
     admitted = validate_returned(back, full, PLAN, variant)
     plugged = plug_in_parts(full, admitted, PLAN, variant.admitted)
     assert all(torch.equal(tensor, before[name]) for name, tensor in values(full).items())

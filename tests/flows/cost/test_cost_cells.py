@@ -50,7 +50,7 @@ def one(model: str, stage: str, **groups: Any) -> list[Cost]:
 
 
 AXES: list[tuple[str, list[Any], int, dict[str, Any]]] = [
-    ("tune.method", ["blocks", "lora", "adapter", "bitfit"], 4, {}),
+    ("tune.method", ["blocks", "lora", "adapter", "bitfit", "prompt"], 5, {}),
     ("tune.trained", ["tuned", "frozen", "all"], 3, {}),
     ("tune.lm_head", [False, True], 2, {}),
     ("tune.adapter_size", [4, 8], 2, {"method": "adapter"}),

@@ -71,7 +71,7 @@ def test_what_this_model_cannot_do_is_refused_before_anything_runs(tmp_path: Pat
     adapter = ["--set", "tune.method=adapter", "--set", "export.plugged_model=true"]
     refused = crash("run", str(tmp_path / "settings.toml"), *adapter)
     assert refused.returncode == 2
-    assert "a Hugging Face folder cannot hold the modules of tune.method" in refused.stderr
+    assert "a Hugging Face folder cannot hold what tune.method" in refused.stderr
     assert not list((tmp_path / "home/store").glob("artifacts/*/*"))
 
 

@@ -75,7 +75,7 @@ def test_missing_file_and_missing_key(tmp_path):
         ("strategy=fixed", "needs plan.kept and plan.tuned"),
         ("tune.num_epochs=few", "valid integer"),
         ("tune", "write it as key=value"),
-        ("tune.method=lara", "'blocks', 'lora', 'adapter' or 'bitfit'"),
+        ("tune.method=lara", "'blocks', 'lora', 'adapter', 'bitfit' or 'prompt'"),
         ("tune.trained=some", "'tuned', 'frozen' or 'all'"),
         ("tune.patience=3", "patience needs validation losses: give eval_steps"),
         ("tune.learning_rates=[1e-4, 1e-3]", "learning_rates needs validation losses: give eval_steps"),
@@ -99,6 +99,7 @@ def test_epochs_and_steps_exclude_one_another(tmp_path):
     ("changes", "message"),
     [
         (["tune.eval_steps=2", "tune.learning_rates=[1e-4, 1e-4]"], "names a rate twice"),
+        (["tune.method=prompt", "tune.lm_head=true"], 'tune: method = "prompt" trains no block and no head: leave'),
         (["tune.trained=all", "compress.method=prune", "compress.ratio=0.5"], "would fill what was pruned; train"),
         (["tune.trained=frozen", "compress.method=quantise", "compress.bits=4"], "take the weights off their levels"),
         (

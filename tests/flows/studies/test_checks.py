@@ -104,6 +104,7 @@ def test_why_two_models_are_not_compared_is_said(settings, caplog):
         (['study.points=["initial", "crahs"]'], r"has 'crahs'; choose from initial, full, uniform, crash"),
         (['study.points=["initial"]'], "needs at least two models; choose from initial, full, uniform, crash"),
         (["tune.method=adapter"], "adapters are modules of their own.*choose from blocks, lora, bitfit"),
+        (["tune.method=prompt"], "a prompt changes no block.*choose from blocks, lora, adapter, bitfit"),
         (["tune.trained=frozen"], "nothing is plugged in; choose from tuned, all"),
         (
             ["tune.trained=frozen", "full_tune.enabled=false", 'study.parts=["importance"]'],
