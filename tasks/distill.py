@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.artifacts.emulator import DistilledSummary
 from tasks.artifacts.plan import read_plan
-from tasks.core.tuning.settings import TrainSettings
+from tasks.core.tuning.settings import Elevation, TrainSettings
 from tasks.data.sources import TaskSource
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
@@ -28,11 +28,13 @@ def distill(
     block: int,
     hidden_weight: float,
     precision: str,
+    elevation: Elevation | None = None,
 ) -> dict:
     """Write an emulator folder like the given one with trained frozen blocks (Offsite-Tuning, section 3.3).
 
     text: documents one after another, in windows of `block` tokens, or of the model's context if that is shorter.
-    Zeros of a pruned emulator stay; the metrics have both parts of the loss.
+    elevation: keeps the loss of the emulator high (LLEOT). Zeros of a pruned emulator stay; the metrics have all parts
+    of the loss.
 
     Raises:
         InputError: when the plan has no frozen block.
@@ -42,6 +44,7 @@ def distill(
 
     arguments: dict[str, Any] = {"emulator": emulator, "teacher": teacher, "text": text, "settings": settings}
     arguments |= {"block": block, "hidden_weight": hidden_weight, "precision": precision}
+    arguments["elevation"] = elevation or Elevation()
     if work.num_processes > 1 and work.rank is None:
         return run_ranks(work, (__name__, "distill"), arguments)
     with process_group(work):
@@ -57,6 +60,7 @@ def _distill(
     block: int,
     hidden_weight: float,
     precision: str,
+    elevation: Elevation,
 ) -> dict:
     """Run the stage in this process, alone or as one of several ranks, of which the first writes the result."""
     from tasks.core.tuning.failures import Names
@@ -71,16 +75,16 @@ def _distill(
 
     folder = work.open(emulator)
     source = resolve_model(str(folder), store=work.store)
-    trained = _frozen(work, folder, teacher, hidden_weight, precision)
+    trained = _frozen(work, folder, teacher, hidden_weight, precision, elevation)
     tokenizer = load_tokenizer(source)
-    length = min(block, source.context)
+    length = min(block, source.context - elevation.prompt_tokens)
     rows = load_windows(text, "train", tokenizer, length)
     usage = Usage(work.device, work.rank)
 
     def on_metrics(step: int, values: dict[str, float]) -> None:
         work.metric(step, **({} if work.rank else values | trained.parts.take()), **usage.read())
 
-    largest = settings.batch_size * length
+    largest = settings.batch_size * (length + elevation.prompt_tokens)
     settings = replace(settings, max_tokens=work.pass_tokens(settings.max_tokens, "distill.max_tokens", largest))
     result = train(
         trained,
@@ -110,7 +114,9 @@ def _distill(
     return {**result.summary(), **facts}
 
 
-def _frozen(work: Work, folder: Path, teacher: ModelSource, hidden_weight: float, precision: str) -> "FrozenBlocks":
+def _frozen(
+    work: Work, folder: Path, teacher: ModelSource, hidden_weight: float, precision: str, elevation: Elevation
+) -> "FrozenBlocks":
     """Load the emulator's frozen blocks and their teacher.
 
     Raises:
@@ -133,6 +139,7 @@ def _frozen(work: Work, folder: Path, teacher: ModelSource, hidden_weight: float
         precision=precision,
         spread=work.device == EVERY,
         keep_zeros=keeps_zeros(folder),
+        elevation=elevation,
     )
     require_places(folder, trained.state())
     return trained

@@ -10,6 +10,7 @@ from tasks.core.costs.depths import Depth, Trained
 from tasks.core.costs.gradient_compression import observed_bytes, observed_flops
 from tasks.core.costs.totals import Passes, Streamed
 from tasks.core.plan.spans import runs_up_to
+from tasks.core.tuning.settings import Elevation
 
 CostOf = Callable[[Priced], Cost]
 # Bytes of manifest, plan, scores and the like beside an artifact's tensors; of a report with its pictures; and of a
@@ -183,19 +184,21 @@ def distill(call: Priced) -> Cost:
     Every `eval_steps`, and at the end, all windows that validate go forward through both.
     """
     sizes, depth, how = call.sizes, call.depth, call.arguments["settings"]
-    shape, block = sizes.shape, min(call.arguments["block"], sizes.shape.context)
+    elevation = call.arguments.get("elevation", Elevation())
+    shape, block = sizes.shape, min(call.arguments["block"], sizes.shape.context - elevation.prompt_tokens)
     # Rows of one length: the largest pass is one batch, or as much of it as fits.
-    largest = block * min(how.batch_size, max(1, how.max_tokens // block))
-    tokens = float(how.batch_size * block * how.num_steps)
-    passes = Passes(tokens, tokens * block, tokens, largest, largest)
+    row = block + elevation.prompt_tokens
+    largest = row * min(how.batch_size, max(1, how.max_tokens // row))
+    tokens = float(how.batch_size * row * how.num_steps)
+    passes = Passes(tokens, tokens * row, tokens, largest, largest)
     trained = Trained(tuned=False, frozen=True, best=how.eval_steps is not None)
     flops = _taught_flops(call, passes) + costs.backward_flops(shape, depth, passes, trained)
     if how.eval_steps:
         assert sizes.num_validating is not None
         # All tokens but the first are predicted, in windows that begin with the last one of the window before.
         windows = -(-(sizes.num_validating - 1) // (block - 1))
-        validating = windows * block * float(-(-how.num_steps // how.eval_steps))
-        flops += _taught_flops(call, Passes(validating, validating * block, validating, largest, largest))
+        validating = windows * row * float(-(-how.num_steps // how.eval_steps))
+        flops += _taught_flops(call, Passes(validating, validating * row, validating, largest, largest))
     memory = costs.tune_bytes(shape, depth, passes, sizes.precision, trained)
     memory += costs.FORMATS[sizes.precision] * shape.parameters
     count = costs.trained_parameters(shape, depth, trained)
@@ -205,11 +208,14 @@ def distill(call: Priced) -> Cost:
 
 def _taught_flops(call: Priced, passes: Passes) -> float:
     """Operations of both forward passes: the teacher's, without head and up to the last needed block, and the
-    emulator's.
+    emulator's. With a margin, the teacher goes forward a second time, for its loss.
     """
     shape, depth = call.sizes.shape, call.depth
     teacher = Depth.whole(shape.num_blocks if depth.taught is None else depth.taught)
-    return costs.forward_flops(shape, teacher, replace(passes, answers=0)) + costs.forward_flops(shape, depth, passes)
+    both = costs.forward_flops(shape, teacher, replace(passes, answers=0)) + costs.forward_flops(shape, depth, passes)
+    if call.arguments.get("elevation", Elevation()).margin is None:
+        return both
+    return both + costs.forward_flops(shape, Depth.whole(shape.num_blocks), passes)
 
 
 def plug_in(call: Priced) -> Cost:

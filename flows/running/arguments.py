@@ -94,7 +94,9 @@ class Arguments:
         """The training of frozen blocks."""
         with in_table("distill"):
             how = self._settings.distill.distillation
-        chosen = {"settings": how.training, "block": how.block, "hidden_weight": how.hidden_weight}
+        chosen: dict[str, Any] = {"settings": how.training, "block": how.block, "hidden_weight": how.hidden_weight}
+        if not how.elevation.changes_nothing:
+            chosen["elevation"] = how.elevation
         return {**chosen, "precision": self._precision}
 
     @property

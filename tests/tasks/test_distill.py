@@ -16,7 +16,7 @@ from tasks.cluster import cluster
 from tasks.compress import compress
 from tasks.core.compression.settings import Compression
 from tasks.core.errors import DivergedError, InputError
-from tasks.core.tuning.settings import TrainSettings
+from tasks.core.tuning.settings import Elevation, TrainSettings
 from tasks.data.resolving_text import resolve_text
 from tasks.distill import distill
 from tasks.emulate import emulate
@@ -55,6 +55,7 @@ def arguments(chain: Chain, text: Path, **changes: Any) -> dict[str, Any]:
         "block": changes.pop("block", 32),
         "hidden_weight": changes.pop("hidden_weight", 30.0),
         "precision": changes.pop("precision", "float32"),
+        **({"elevation": changes.pop("elevation")} if "elevation" in changes else {}),
     }
     return given | {"settings": replace(SETTINGS, **changes)}
 
@@ -141,6 +142,21 @@ def test_behind_compression(chain: Chain, text: Path, how: Compression) -> None:
         matrices = [name for name in frozen if after[name].dim() > 1]
         assert all(torch.equal(after[name] == 0, before[name] == 0) for name in matrices)
         assert json.loads((chain.open(ref) / "compression.json").read_text())["method"] == "prune"
+
+
+def test_a_margin_and_random_prompts(chain: Chain, text: Path) -> None:
+    """LLEOT: the result is an emulator like any other, and what is off is in no key."""
+    plainly = distilled(chain, text)
+    raised = distilled(chain, text, elevation=Elevation(margin=4.0, prompt_tokens=3))
+    assert raised.key != plainly.key
+    assert distilled(chain, text, elevation=Elevation(margin=4.0, prompt_tokens=2)).key != raised.key
+    before, after = chain.tensors(chain.emulate(chain.plan), "model"), chain.tensors(raised, "model")
+    assert {name: tensor.shape for name, tensor in before.items()} == {name: t.shape for name, t in after.items()}
+    assert any(not torch.equal(after[name], tensor) for name, tensor in before.items())
+    entries = read_metrics(chain.open(raised) / "metrics.jsonl")
+    assert len(entries) == 6
+    for entry in entries:
+        assert entry["loss"] == pytest.approx(entry["margin_loss"] + 30 * entry["hidden_loss"], rel=1e-4)
 
 
 def test_quantised_weights_are_not_trained(chain: Chain, text: Path) -> None:

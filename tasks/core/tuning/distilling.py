@@ -3,6 +3,11 @@
 The *teacher* is the full model, or another model of its shape. A *segment* is a run of emulator positions between two
 tuned blocks, or between a tuned block and an end. With Offsite-Tuning's plan there is one segment, and the loss is the
 published one.
+
+LLEOT (ACL 2026) keeps the emulator's loss a margin H above the teacher's, so that the emulator is of little use by
+itself while the gradients of what a data owner tunes stay alike, and distils behind random prompts. Its paper has two
+phases and a term for the prompts; here the margin takes the place of the LM loss throughout, and prompts are random
+virtual tokens in front of both models.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,10 +21,14 @@ from torch import Tensor, nn
 from tasks.core.batching import IGNORED, Batch
 from tasks.core.blocks.devices import EVERY, place
 from tasks.core.blocks.partial_passes import run_through, watched_runs
+from tasks.core.blocks.soft_prompt import insert_prompt, prompt_parameters
 from tasks.core.blocks.surgery import get_blocks
 from tasks.core.errors import InputError
 from tasks.core.plan.layout import Plan
 from tasks.core.tuning.losses import AnswerLoss
+from tasks.core.tuning.settings import Elevation
+
+OFFSITE_TUNING = Elevation()
 
 
 class Segment(NamedTuple):
@@ -65,16 +74,19 @@ def hidden_loss(taught: Tensor, state: Tensor, counted: Tensor) -> Tensor:
 
 @dataclass
 class Parts:
-    """Sums of the two parts of the loss since the last call of `take`."""
+    """Sums of the parts of the loss since the last call of `take`. margin: None where no margin is asked for."""
 
     lm: float = 0.0
     hidden: float = 0.0
+    margin: float | None = None
     count: int = 0
 
     def take(self) -> dict[str, float]:
         """Return the means over tokens, and reset the sums."""
         count = max(self.count, 1)
         means = {"lm_loss": self.lm / count, "hidden_loss": self.hidden / count}
+        if self.margin is not None:
+            means["margin_loss"], self.margin = self.margin / count, 0.0
         self.lm, self.hidden, self.count = 0.0, 0.0, 0
         return means
 
@@ -82,23 +94,35 @@ class Parts:
 class DistillingLoss(nn.Module):
     """LM loss + hidden_weight * mean of the hidden losses of all segments.
 
-    The teacher's blocks get the same input states as the emulator's segments, and no gradient goes through them.
+    The teacher's blocks get the same input states as the emulator's segments, and no gradient goes through them. With a
+    margin H, the LM loss is replaced by the sum over rows of n |l - l_teacher - H|, with l the row's mean loss and n
+    its number of predicted tokens.
     """
 
     def __init__(
-        self, model: nn.Module, teacher: nn.Module, parts_of: Sequence[Segment], hidden_weight: float, parts: Parts
+        self,
+        model: nn.Module,
+        teacher: nn.Module,
+        parts_of: Sequence[Segment],
+        hidden_weight: float,
+        parts: Parts,
+        elevation: Elevation = OFFSITE_TUNING,
     ) -> None:
         super().__init__()
         self.model = model
-        self._answers = AnswerLoss(model)
+        self._answers, self._taught_answers = AnswerLoss(model), AnswerLoss(teacher)
+        self._elevation = elevation
+        parts.margin = None if elevation.margin is None else 0.0
         self._segments, self._hidden_weight, self._parts = parts_of, hidden_weight, parts
         # In a tuple, so that torch does not register it: the teacher is not trained, sharded or saved with the model.
         self._teacher = (teacher,)
 
     def forward(self, batch: Batch) -> tuple[Tensor, int]:
         """Return the sum of both losses over predicted tokens, and the number of these tokens."""
+        if self._elevation.prompt_tokens:
+            self._draw_prompt()
         with watched_runs(self.model, [segment.emulator for segment in self._segments]) as seen:
-            summed, count = self._answers(batch)
+            loss, summed, count = self._lm_part(batch)
         taught = self._teach(batch, [entered for entered, _ in seen])
         counted = torch.zeros_like(batch.labels, dtype=torch.bool)
         counted[:, :-1] = batch.labels[:, 1:] != IGNORED
@@ -111,7 +135,31 @@ class DistillingLoss(nn.Module):
             self._parts.lm += float(summed.detach())
             self._parts.hidden += float(hidden.detach())
             self._parts.count += count
-        return summed + self._hidden_weight * hidden, count
+            if self._parts.margin is not None:
+                self._parts.margin += float(loss.detach())
+        return loss + self._hidden_weight * hidden, count
+
+    def _lm_part(self, batch: Batch) -> tuple[Tensor, Tensor, int]:
+        """Return the part of the loss beside the hidden one, the emulator's summed LM loss, and the tokens counted."""
+        margin = self._elevation.margin
+        if margin is None:
+            summed, count = self._answers(batch)
+            return summed, summed, count
+        own, counts = self._answers.by_row(batch)
+        with torch.no_grad():
+            taught, _ = self._taught_answers.by_row(batch)
+        excess = own - taught.to(own) - margin * counts
+        return excess.abs().sum(), own.sum(), int(counts.sum())
+
+    @torch.no_grad()
+    def _draw_prompt(self) -> None:
+        """Draw new vectors of the virtual tokens for both models; always the same ones for validation."""
+        models = (self.model, self._teacher[0])
+        own, other = (next(iter(prompt_parameters(model).values())) for model in models)
+        generator = None if self.model.training else torch.Generator().manual_seed(0)
+        drawn = torch.randn(own.shape, generator=generator) * self._elevation.prompt_std
+        for vectors in (own, other):
+            vectors.copy_(drawn)
 
     @torch.no_grad()
     def _teach(self, batch: Batch, entered: Sequence[Tensor]) -> list[Tensor]:
@@ -136,13 +184,17 @@ class FrozenBlocks:
         precision: str = "float32",
         spread: bool = False,
         keep_zeros: bool = False,
+        elevation: Elevation = OFFSITE_TUNING,
     ) -> None:
         """Prepare the training. precision: of the computation, including the teacher's; spread: put it on all GPUs."""
         self.model, self.plan, self.teacher = model, plan, teacher
         self.parts = Parts()
         self._hidden_weight, self._precision = hidden_weight, precision
         self._spread, self._keep_zeros = spread, keep_zeros
-        self._segments = segments(plan)
+        self._segments, self._elevation = segments(plan), elevation
+        if elevation.prompt_tokens:
+            for each in (model, teacher):
+                insert_prompt(each, elevation.prompt_tokens)
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the parameters, lowest block first, each once."""
@@ -177,7 +229,8 @@ class FrozenBlocks:
                 if parameter.dim() > 1:
                     zeros = parameter.detach() == 0
                     parameter.register_hook(lambda gradient, zeros=zeros: gradient.masked_fill(zeros, 0.0))
-        return DistillingLoss(self.model, self.teacher, self._segments, self._hidden_weight, self.parts)
+        given = self.model, self.teacher, self._segments, self._hidden_weight, self.parts
+        return DistillingLoss(*given, self._elevation)
 
     def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
         blocks = get_blocks(self.model)

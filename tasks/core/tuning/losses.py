@@ -21,15 +21,27 @@ class AnswerLoss:
 
     def __call__(self, batch: Batch) -> tuple[Tensor, int]:
         """Return the sum of the negative log-likelihoods in nats, and the number of answer tokens."""
+        logits, targets, answered = self._at_answers(batch)
+        chosen = targets[answered].to(logits.device)
+        return nn.functional.cross_entropy(logits.float(), chosen, reduction="sum"), len(chosen)
+
+    def by_row(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the sum of each row's negative log-likelihoods in nats [B], and its number of answer tokens [B]."""
+        logits, targets, answered = self._at_answers(batch)
+        each = nn.functional.cross_entropy(logits.float(), targets[answered].to(logits.device), reduction="none")
+        rows = answered.nonzero()[:, 0].to(each.device)
+        sums = torch.zeros(len(targets), device=each.device).index_add(0, rows, each)
+        return sums, answered.sum(1).to(each.device)
+
+    def _at_answers(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the logits of answer tokens, the next token at each position [B, T-1], and whether it is an answer."""
         hidden = self._base(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
         ).last_hidden_state
         # When a model is spread over GPUs, the last states and the embeddings are on different devices.
         targets = batch.labels[:, 1:].to(hidden.device)
         answered = targets != IGNORED
-        logits = self._head(hidden[:, :-1][answered])
-        chosen = targets[answered].to(logits.device)
-        return nn.functional.cross_entropy(logits.float(), chosen, reduction="sum"), len(chosen)
+        return self._head(hidden[:, :-1][answered]), targets, answered
 
 
 class LossModule(nn.Module):

@@ -101,8 +101,32 @@ class DistillOptions(StepOptions):
     """Steps of linear warm-up."""
     hidden_weight: Annotated[float, Bounds(ge=0)] = 30.0
     """Weight of the difference of hidden states beside the language-model loss."""
+    loss_margin: Positive | None = None
+    """Nats a token by which the emulator's loss is to exceed the teacher's; by default it is to be low (LLEOT)."""
+    random_prompt: Annotated[int, Bounds(ge=0)] = 0
+    """Random virtual tokens in front of every window, the same for emulator and teacher (LLEOT)."""
+    random_prompt_std: Positive = 20.0
+    """Standard deviation of their vectors."""
     seed: int = 0
     """Seed of the order of windows."""
+
+
+@dataclass(frozen=True)
+class Elevation:
+    """Options of a distillation that keeps the emulator's loss high, as in LLEOT (ACL 2026).
+
+    margin: nats a token by which it is to exceed the teacher's, None for a low loss; prompt_tokens, prompt_std: number
+    of random virtual tokens in front of every window, and the standard deviation of their vectors.
+    """
+
+    margin: float | None = None
+    prompt_tokens: int = 0
+    prompt_std: float = 20.0
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether a distillation with these options is Offsite-Tuning's."""
+        return self.margin is None and not self.prompt_tokens
 
 
 @dataclass(frozen=True)
@@ -122,6 +146,11 @@ class Distillation(DistillOptions):
                 f"`warmup_steps` = {self.warmup_steps} but `num_steps` = {self.num_steps}: the learning rate would"
                 " never be reached; take fewer warm-up steps"
             )
+
+    @property
+    def elevation(self) -> Elevation:
+        """The options of LLEOT."""
+        return Elevation(self.loss_margin, self.random_prompt, self.random_prompt_std)
 
     @property
     def training(self) -> TrainSettings:

@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks.core.batching import Batch, Example, collate
+from tasks.core.batching import Batch, Example, behind, collate
+from tasks.core.blocks.soft_prompt import prompt_ids, prompt_parameters
 from tasks.core.blocks.surgery import capture_blocks, get_blocks, rearranged, with_layout
 from tasks.core.errors import InputError, InterruptedRun
 from tasks.core.plan.layout import Plan, fixed_plan, full_plan, uniform_plan
 from tasks.core.tuning.distilling import FrozenBlocks, Segment, segments
-from tasks.core.tuning.settings import TrainSettings
+from tasks.core.tuning.losses import AnswerLoss
+from tasks.core.tuning.settings import Elevation, TrainSettings
 from tasks.core.tuning.train import train
 from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, VOCABULARY, tiny_model
 from tests.core.tuning.test_train import Kept
@@ -149,14 +151,17 @@ def test_the_loss_falls_and_only_frozen_blocks_move(plan: Plan) -> None:
 
 
 @pytest.mark.parametrize("stop", [1, 3, 5])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_resuming_gives_the_same_bits(stop: int, precision: str) -> None:
-    _, expected = distilled(frozen_blocks("llama", SHARED, precision=precision), precision=precision)
+@pytest.mark.parametrize(
+    ("precision", "elevation"), [("float32", Elevation()), ("bfloat16", Elevation()), ("float32", Elevation(2.0, 2))]
+)
+def test_resuming_gives_the_same_bits(stop: int, precision: str, elevation: Elevation) -> None:
+    given: dict[str, Any] = {"precision": precision, "elevation": elevation}
+    _, expected = distilled(frozen_blocks("llama", SHARED, **given), precision=precision)
     kept, steps = Kept(), iter(range(1, 100))
     options: dict[str, Any] = {"precision": precision, "checkpoint": kept, "should_stop": lambda: next(steps) == stop}
     with pytest.raises(InterruptedRun):
-        distilled(frozen_blocks("llama", SHARED, precision=precision), **options)
-    again = frozen_blocks("llama", SHARED, precision=precision)
+        distilled(frozen_blocks("llama", SHARED, **given), **options)
+    again = frozen_blocks("llama", SHARED, **given)
     _, found = distilled(again, checkpoint=Kept(kept.load()), precision=precision)
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
@@ -184,3 +189,55 @@ def test_tensors_of_another_emulator_are_refused() -> None:
             trained.load(wrong)
     with pytest.raises(InputError, match=f"first {name}"):
         trained.load({**state, name: torch.zeros(3)})
+
+
+@pytest.mark.parametrize("family", ["llama", "opt", "gemma2"])
+def test_the_margin_takes_the_place_of_the_loss(family: str) -> None:
+    trained = frozen_blocks(family, OFT, elevation=Elevation(margin=0.3))
+    batch = collate(rows(3), 0)
+    with torch.no_grad():
+        found, count = trained.make_loss()(batch)
+    parts = trained.parts.take()
+    full, emulator = tiny_model(family), with_layout(tiny_model(family), OFT)
+    total = 0.0
+    for row in rows(3):
+        one = collate([row], 0)
+        own, taught = (float(model(one.input_ids, labels=one.labels).loss.detach()) for model in (emulator, full))
+        total += len(row.answer_ids) * abs(own - taught - 0.3)
+    hidden = frozen_blocks(family, OFT)
+    hidden.make_loss()(batch)
+    expected = total + WEIGHT * hidden.parts.take()["hidden_loss"] * count
+    assert float(found) == pytest.approx(expected, rel=1e-3)
+    # Validation is in no metric of the training.
+    assert parts["margin_loss"] == 0.0
+
+
+def test_the_loss_rises_to_the_margin_and_stays_there() -> None:
+    seen: list[dict[str, float]] = []
+    trained = frozen_blocks("llama", OFT, hidden_weight=0.0, elevation=Elevation(margin=1.5))
+    settings = replace(SETTINGS, num_steps=60, batch_size=8, schedule="constant")
+    with torch.no_grad():
+        before, count = AnswerLoss(with_layout(tiny_model("llama"), OFT))(collate(rows(), 0))
+        taught, _ = AnswerLoss(tiny_model("llama"))(collate(rows(), 0))
+    distilled(trained, settings, on_metrics=lambda step, values: seen.append(values | trained.parts.take()))
+    margins = [(float(before) - float(taught)) / count, seen[-1]["lm_loss"] - float(taught) / count]
+    assert abs(margins[1] - 1.5) < 0.3 < abs(margins[0] - 1.5)
+    assert seen[-1]["margin_loss"] < 0.5 * seen[0]["margin_loss"]
+
+
+def test_random_prompts_are_those_of_both_models_and_new_in_every_pass() -> None:
+    trained = frozen_blocks("llama", OFT, elevation=Elevation(prompt_tokens=4, prompt_std=20.0))
+    loss, batch = trained.make_loss(), collate(behind(prompt_ids(trained.model), rows(3)), 0)
+    drawn = []
+    for training in (True, True, False, False):
+        trained.model.train(training)
+        loss(batch)
+        (own,), (other,) = (prompt_parameters(model).values() for model in (trained.model, trained.teacher))
+        assert torch.equal(own, other)
+        drawn.append(own.detach().clone())
+    assert not torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[2], drawn[3])
+    assert 15 < float(drawn[0].std()) < 25
+    # What is returned are blocks alone.
+    assert not [name for name in trained.state() if "prompt" in name]
+    assert not any(each.grad is not None for each in prompt_parameters(trained.model).values())

@@ -117,3 +117,12 @@ def test_the_head_sees_answer_positions_only():
     model.lm_head.register_forward_hook(lambda module, args, output: seen.append(args[0].shape[:-1].numel()))
     AnswerLoss(model)(collate(examples(), 0))
     assert seen == [sum(answer for _, answer in SHAPES)]
+
+
+def test_the_loss_of_every_row():
+    model, batch = tiny_model("llama"), collate(examples(), pad_id=0)
+    with torch.no_grad():
+        sums, counts = AnswerLoss(model).by_row(batch)
+        alone = [AnswerLoss(model)(collate([row], 0)) for row in examples()]
+    assert counts.tolist() == [count for _, count in alone]
+    assert sums.tolist() == pytest.approx([float(summed) for summed, _ in alone], rel=1e-5)

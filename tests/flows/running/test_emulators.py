@@ -67,13 +67,15 @@ def read(folder: Path, more: str) -> Settings:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ('[compress]\nmethod = "shrink"\n', "'none', 'prune', 'quantise' or 'low_rank'"),
+        ('[compress]\nmethod = "shrink"\n', "'none', 'prune', 'quantise', 'low_rank' or 'gradot'"),
         ('[compress]\nmethod = "prune"\n', 'compress: method = "prune" needs ratio'),
         ('[compress]\nmethod = "prune"\nratio = 1.0\n', r"compress\.ratio: .*less than 1"),
         ('[compress]\nmethod = "quantise"\nbits = 0\n', r"compress\.bits: .*greater than or equal to 1"),
         ('[compress]\nmethod = "quantise"\nbits = 17\n', r"compress\.bits: .*less than or equal to 16"),
         ('[compress]\nmethod = "low_rank"\nrank = 0\n', r"compress\.rank"),
         ('[compress]\nmethod = "low_rank"\nrank = 1.5\n', r"compress\.rank"),
+        ('[compress]\nmethod = "gradot"\nrank = 0.5\n', 'compress: method = "gradot" needs channels'),
+        (DISTILL + "loss_margin = 0\n", r"distill\.loss_margin: .*greater than 0"),
         ("[distill]\nenabled = true\n", "enabled = true needs data and num_steps"),
         (DISTILL.replace("warmup_steps = 2", "warmup_steps = 10"), "warmup_steps = 10 but num_steps = 10"),
         (DISTILL.replace("num_steps = 10\nwarmup_steps = 2", "num_steps = 10"), "warmup_steps = 2000 but num_steps"),
