@@ -54,6 +54,8 @@ def _shares(cells: Sequence[CellResults], found: Mapping[str, Mapping[str, np.nd
 
 
 def _compared(cells: Sequence[CellResults], found: Mapping[str, Mapping[str, np.ndarray]], out: Path) -> DrawnFigure:
+    # Above three panels of one cell, its name would be written three times.
+    alone = f"{cells[0].label}; " if len(cells) == 1 else ""
     look = HeatmapStyle(
         name="similarity-channels",
         title="Modules with and without massive channels",
@@ -62,18 +64,21 @@ def _compared(cells: Sequence[CellResults], found: Mapping[str, Mapping[str, np.
         " variance 1. Outlined: the runs of the best cut, dotted where chance does as well. In brackets: their number,"
         " and the modularity. Without the embeddings.",
         unit="linear CKA",
-        note=f"linear CKA, biased estimator; n = {num_rows(cells, 'similarity')} support rows",
+        note=f"{alone}linear CKA, biased estimator; n = {num_rows(cells, 'similarity')} support rows",
         limits=(None, 1.0),
     )
     grid = [
-        [_panel(cell.label, found[cell.label][measure][1:, 1:], words) for measure, words in COMPARED.items()]
+        [
+            _panel("" if alone else f"{cell.label}: ", found[cell.label][measure][1:, 1:], words)
+            for measure, words in COMPARED.items()
+        ]
         for cell in cells
     ]
     return draw_heatmaps(grid, look, out)
 
 
 def _panel(label: str, matrix: np.ndarray, words: str) -> Panel:
-    names, title = block_names(len(matrix)), f"{label}: {words}"
+    names, title = block_names(len(matrix)), f"{label}{words}"
     if len(matrix) < MIN_BLOCKS:
         return Panel(title, matrix, names, names)
     cut = modularity(matrix)
