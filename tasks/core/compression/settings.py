@@ -37,7 +37,7 @@ class CompressOptions:
     """Seed of the rank choices that draw."""
     channels: Annotated[float, Bounds(gt=0, lt=1)] | None = None
     """Share of the channels that each feed-forward part keeps (gradot)."""
-    loss_weight: Annotated[float, Bounds(ge=0)] = 1.0
+    loss_weight: Annotated[float, Bounds(ge=0)] = 0.1
     """Weight of a rising loss beside unchanged gradients in the choice; 0 looks at gradients alone (gradot)."""
 
 
