@@ -1,4 +1,4 @@
-"""Compress by gradient: remove what moves the gradients of tuned blocks least from an emulator's frozen blocks."""
+"""Compress by gradient: shrink an emulator's frozen blocks so that the gradients of tuned blocks change little."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +32,8 @@ def compress_by_gradient(
 ) -> CompressedSummary:
     """Write an emulator folder like the given one with frozen blocks that GradOT has made smaller (arXiv 2507.04455).
 
-    The support set runs through the emulator forward and back, up to `observing.NUM_TOKENS` tokens, always prompt and
-    answer, because losses are of answers. Tuned blocks stay as they are.
+    The first rows of the support set run through the emulator forward and back (`observing.observed_rows`), always
+    prompt and answer, because losses are of answers. Tuned blocks stay as they are.
 
     Raises:
         InputError: when the plan has no frozen block, the rank fits no weight, the family has no channels that can be
@@ -66,7 +66,7 @@ def _sensitivities(
     from tasks.core.blocks.devices import input_device, place
     from tasks.core.blocks.feed_forward import feed_forward_channels
     from tasks.core.blocks.length_limits import length_limits
-    from tasks.core.gradot.observing import NUM_TOKENS, observe
+    from tasks.core.gradot.observing import NUM_TOKENS, observe, observed_rows
     from tasks.data.tokenize import load_examples
     from tasks.models.emulators.emulator import load_emulator
     from tasks.models.emulators.gradient_preserving_weights import Sensitivities
@@ -74,10 +74,11 @@ def _sensitivities(
 
     folder, tokenizer = work.open(emulator), load_tokenizer(model)
     plan = read_plan(folder, "emulator")
-    rows = load_examples(task, split, tokenizer, model.context, limit=num_rows).rows[:num_rows]
+    rows = observed_rows(load_examples(task, split, tokenizer, model.context, limit=num_rows).rows[:num_rows])
     network = place(load_emulator(folder, dtype=precision), work.device).requires_grad_(False)
-    by_position = feed_forward_channels(network)
-    channels = [by_position[_positions(plan, source)[0]] for source in plan.kept]
+    first = {source: _positions(plan, source)[0] for source in plan.frozen}
+    by_position = feed_forward_channels(network, first.values())
+    channels = {source: by_position[position] for source, position in first.items()}
     batches = token_batches(lengths_of(rows), min(max_tokens, NUM_TOKENS), length_limits(network.config))
     device, pad_id = input_device(network), tokenizer.pad_token_id or 0
     given = (collate([rows[index] for index in indices], pad_id).to(device) for indices in batches)
@@ -90,14 +91,13 @@ def _positions(plan: "Plan", source: int) -> list[int]:
 
 
 def _places(network: Any, plan: "Plan") -> "dict[Place, list[Place]]":
-    """Return the linear modules of frozen blocks by stored block and path, with all positions at which they run."""
+    """Return the linear modules of frozen blocks by block and path, with all positions at which they run."""
     from tasks.core.blocks.factored import linear_shapes
     from tasks.core.blocks.surgery import get_blocks
 
     blocks = get_blocks(network)
     return {
-        (stored, path): [(position, path) for position in _positions(plan, source)]
-        for stored, source in enumerate(plan.kept)
-        if source in plan.frozen
+        (source, path): [(position, path) for position in _positions(plan, source)]
+        for source in plan.frozen
         for path in linear_shapes(blocks[_positions(plan, source)[0]])
     }

@@ -34,7 +34,8 @@ def plug_in(work: Work, model: ModelSource, plan: Ref, tuned: Ref, *, export: bo
             f"export.plugged_model: a Hugging Face folder cannot hold what tune.method = {admitted.method!r} trains"
         )
     # Only what changes has to be in memory, unless the whole model is written.
-    network = load_model(model, "stored") if export else open_blocks(model, how.tuned, work.scratch)
+    changed = () if admitted.method == "prompt" else how.tuned
+    network = load_model(model, "stored") if export else open_blocks(model, changed, work.scratch)
     state = validate_returned(returned.tuned, network, how, returned.variant)
     moved = distances(state, network, how) if admitted.method == "blocks" else {}
     write_returned(work.out, how, admitted, state)

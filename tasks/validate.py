@@ -28,16 +28,18 @@ def validate(
     Raises:
         InputError: as `open_variant`.
     """
+    from tasks.core.blocks.soft_prompt import prompt_ids
     from tasks.core.evaluation.likelihoods import rate_with_error, score_tokens
     from tasks.data.tokenize import load_examples
     from tasks.models.loading import load_tokenizer
     from tasks.models.variants import open_variant
 
-    examples = load_examples(task, "validation", load_tokenizer(model), model.context)
     emulator_folder, tuned_folder = (work.open(ref) if ref else None for ref in (emulator, tuned))
-    requests = [(row.prompt_ids, row.answer_ids) for row in examples.rows]
     max_tokens = work.pass_tokens(max_tokens, "evaluate.max_tokens")
     with open_variant(model, emulator_folder, tuned_folder, precision, *work.place) as (variant, tensors):
+        room = model.context - len(prompt_ids(variant))
+        examples = load_examples(task, "validation", load_tokenizer(model), room)
+        requests = [(row.prompt_ids, row.answer_ids) for row in examples.rows]
         scored = score_tokens(variant, requests, model.context, max_tokens, work.progress, tensors=tensors)
     weights = [len(row.answer_ids) for row in examples.rows]
     loss, stderr = rate_with_error([-likelihood for likelihood, _ in scored], weights)

@@ -111,7 +111,7 @@ def emulate(call: Priced) -> Cost:
 
 
 def compress_by_gradient(call: Priced) -> Cost:
-    """Some tokens of the support set forward and back through the emulator, and what passes through each matrix."""
+    """One pass forward and back over some tokens of the support set, the scores, and the decompositions."""
     sizes, given = call.sizes, call.arguments
     depth, shape = given["emulator"].depth, sizes.shape
     rows = sizes.rows(given["split"], given["num_rows"])
@@ -135,7 +135,8 @@ def evaluate(call: Priced) -> Cost:
 
 def scored(call: Priced, rows: workloads.Lengths) -> Cost:
     """Forward passes with logits at the answers, through the emulator or the full model."""
-    sizes, depth = call.sizes, call.depth
+    sizes, depth, tuned = call.sizes, call.depth, call.arguments.get("tuned")
+    rows = rows.longer(tuned.trained.inputs) if tuned is not None else rows
     passes = sizes.scoring_passes(rows, call.arguments["max_tokens"])
     flops = costs.forward_flops(sizes.shape, depth, passes)
     held = costs.emulator_parameters(sizes.shape, depth)

@@ -3,6 +3,7 @@
 from flows.settings.run import Settings
 from tasks.core.errors import InputError
 from tasks.data.pass_limits import PassLimit
+from tasks.data.sources import Split
 
 Limits = tuple[PassLimit, ...]
 SUPPORT, TUNE, EVALUATE, DISTILL = (f"{group}.max_tokens" for group in ("support", "tune", "evaluate", "distill"))
@@ -12,7 +13,7 @@ def run_limits(settings: Settings) -> Limits:
     """Limits of a crash run, which captures, tunes and scores."""
     how = settings.evaluate
     scored = PassLimit(EVALUATE, how.max_tokens, "scored", choices=True, num_fewshot=how.num_fewshot)
-    return (*captured(settings), *tuned(settings), scored)
+    return (*captured(settings), *_compressed(settings), *tuned(settings), scored)
 
 
 def search_limits(settings: Settings) -> Limits:
@@ -24,17 +25,38 @@ def search_limits(settings: Settings) -> Limits:
 
 
 def check_windows(settings: Settings, context: int) -> None:
-    """Refuse windows of generic text that are too long for one pass of distillation.
+    """Refuse windows of generic text that are too long for one pass of distillation, and prompts that leave no room.
 
     Raises:
-        InputError: when distill.block is larger than distill.max_tokens.
+        InputError: when distill.block is larger than distill.max_tokens, or a prompt is as long as the context.
     """
-    distill, block = settings.distill, min(settings.distill.block, context)
+    distill, prompt = settings.distill, settings.distill.random_prompt
+    if distill.enabled and context - prompt < 2:
+        raise InputError(
+            f"distill.random_prompt = {prompt}, but the model takes {context} tokens: none is left for text; take fewer"
+        )
+    block = min(settings.distill.block, context - prompt) + prompt
     if distill.enabled and block > distill.max_tokens:
         raise InputError(
             f"distill.block = {distill.block} makes windows of {block} tokens, but {DISTILL} = {distill.max_tokens}:"
             " raise it where memory allows, or take shorter windows"
         )
+    if (prompt := prompt_tokens(settings)) and context - prompt < 2:
+        raise InputError(
+            f"tune.prompt_tokens = {prompt}, but the model takes {context} tokens: none is left for a row; take fewer"
+        )
+
+
+def prompt_tokens(settings: Settings) -> int:
+    """Return the number of virtual tokens that the settings put in front of every row."""
+    return settings.tune.prompt_tokens if settings.tune.method == "prompt" else 0
+
+
+def _compressed(settings: Settings) -> Limits:
+    """Limits of GradOT, which runs prompts and answers whatever part of them is captured."""
+    support = settings.support
+    limit = PassLimit(SUPPORT, support.max_tokens, support.split, support.num_rows)
+    return (limit,) if settings.compress.method == "gradot" else ()
 
 
 def captured(settings: Settings) -> Limits:
@@ -45,6 +67,6 @@ def captured(settings: Settings) -> Limits:
 
 def tuned(settings: Settings) -> Limits:
     """Limits of a tuning, which runs every training row and, where it validates, every validation row."""
-    most = settings.tune.max_tokens
-    checked = (PassLimit(TUNE, most, "validation"),) if settings.tune.eval_steps else ()
-    return (PassLimit(TUNE, most, "train"), *checked)
+    splits: tuple[Split, ...] = ("train", "validation") if settings.tune.eval_steps else ("train",)
+    prompt = prompt_tokens(settings)
+    return tuple(PassLimit(TUNE, settings.tune.max_tokens, split, in_front=prompt) for split in splits)

@@ -43,12 +43,12 @@ def check_study(settings: StudySettings) -> None:
 
 def _check_plugged(settings: StudySettings) -> None:
     """Refuse plug-ins that do not change the full model's own weights."""
-    if needed_tunings(settings) and settings.tune.method == "prompt":
+    plugged = set(needed_tunings(settings)) & set(settings.strategy)
+    if plugged and settings.tune.method == "prompt":
         raise InputError(
             'tune.method = "prompt" in a study of tuned models: a prompt changes no block, so that there is nothing to'
             " compare; choose from blocks, lora, adapter, bitfit"
         )
-    plugged = set(needed_tunings(settings)) & set(settings.strategy)
     merged = compares_plugged(settings) or plugged & set(_on_landscape(settings))
     wanted = (
         'study.against = "plug_in"'

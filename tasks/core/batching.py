@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import overload
 
 import numpy as np
 import torch
@@ -59,9 +60,31 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     return Batch(input_ids, attention_mask, labels, tuple(example.row for example in examples))
 
 
-def behind(prompt: tuple[int, ...], examples: Sequence[Example]) -> list[Example]:
-    """Return the rows behind these ids, as those of a soft prompt."""
-    return [replace(example, prompt_ids=(*prompt, *example.prompt_ids)) for example in examples]
+class Prefixed(Sequence[Example]):
+    """Rows with the same ids in front of each prompt, made when they are asked for."""
+
+    def __init__(self, ids: tuple[int, ...], examples: Sequence[Example]) -> None:
+        self._ids, self._examples = ids, examples
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        found = self._examples[index]
+        return replace(found, prompt_ids=(*self._ids, *found.prompt_ids))
+
+
+def prepend_ids(ids: tuple[int, ...], examples: Sequence[Example]) -> Sequence[Example]:
+    """Return the rows with these ids in front of each prompt; the same rows where there are none."""
+    return Prefixed(ids, examples) if ids else examples
 
 
 def lengths_of(examples: Sequence[Example]) -> list[int]:

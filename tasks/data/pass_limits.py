@@ -20,7 +20,7 @@ class PassLimit:
 
     setting: the name of max_tokens. split, num_rows: the first examples of a split, all by default. part: the part of
     an example that is run. num_tokens: most tokens of an example that are run. choices: every choice of a row is run.
-    num_fewshot: other rows in front of each row.
+    num_fewshot: other rows in front of each row. in_front: virtual tokens in front of each row.
     """
 
     setting: str
@@ -31,6 +31,7 @@ class PassLimit:
     num_tokens: int | None = None
     choices: bool = False
     num_fewshot: int = 0
+    in_front: int = 0
 
 
 def require_fits(task: TaskSource, examples: "Examples", limit: PassLimit) -> None:
@@ -41,7 +42,7 @@ def require_fits(task: TaskSource, examples: "Examples", limit: PassLimit) -> No
     """
     shown = list(zip(examples.rows, examples.longest, strict=True))[: limit.num_rows]
     for example, longest in shown:
-        tokens = longest if limit.choices else _num_run(example, limit.part)
+        tokens = limit.in_front + (longest if limit.choices else _num_run(example, limit.part))
         if min(tokens, limit.num_tokens or tokens) > limit.max_tokens:
             raise InputError(
                 f"task {task.name!r}, {limit.split} row {example.row} takes {tokens} tokens in one pass, but"

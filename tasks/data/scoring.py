@@ -35,16 +35,19 @@ def score(
     """Score a model on the task's scored split.
 
     max_length: tokens that the model takes; max_tokens: padded tokens in one forward pass; num_fewshot: examples in
-    front of each row, of tasks of lm-eval. tensors: of the model's blocks, where these are on disk.
+    front of each row, of tasks of lm-eval. tensors: of the model's blocks, where these are on disk. A soft prompt takes
+    its tokens of max_length, and none of the task's own limit.
     """
+    from tasks.core.blocks.soft_prompt import prompt_ids
     from tasks.data.lm_eval.model import language_model
 
-    scorer = language_model(
-        model, tokenizer, task.longest(max_length), max_tokens, progress or _silent, task.window(max_length), tensors
-    )
+    prompt = len(prompt_ids(model))
+    room = max_length - prompt
+    longest, window = task.longest(room) + prompt, task.window(room)
+    scorer = language_model(model, tokenizer, longest, max_tokens, progress or _silent, window, tensors)
     if task.kind == "lm_eval":
         return _score_lm_eval(scorer, task, num_fewshot)
-    return _score_perplexity(scorer, tokenizer, task, max_length)
+    return _score_perplexity(scorer, tokenizer, task, room)
 
 
 def _score_lm_eval(scorer: Any, task: TaskSource, num_fewshot: int) -> "Scores":

@@ -57,7 +57,8 @@ def open_variant(
 
     with open_streamed(model, precision, device, scratch) as (variant, tensors):
         if tuned is not None:
-            load_blocks(variant, tensors, read_returned(tuned).plan.tuned)
+            returned = read_returned(tuned)
+            load_blocks(variant, tensors, () if returned.variant.method == "prompt" else returned.plan.tuned)
             variant = _with_tuned(variant, tuned, model, in_emulator=False)
             variant._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(device))
         yield variant, tensors

@@ -3,6 +3,7 @@
 Shapes: B rows, T tokens, d width of the model, m channels.
 """
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -36,8 +37,8 @@ class Channels(NamedTuple):
         return (*self.into, self.out)
 
 
-def feed_forward_channels(model: nn.Module) -> list[Channels]:
-    """Return the channels of every block, found by the shapes of its linear modules and confirmed by running them.
+def feed_forward_channels(model: nn.Module, positions: Iterable[int]) -> dict[int, Channels]:
+    """Return the channels of these blocks, found by the shapes of linear modules and confirmed by running them.
 
     Where the outputs of `into` are zero for half of the channels, the block's output has to be the one with zeros in
     the inputs of `out`.
@@ -46,12 +47,13 @@ def feed_forward_channels(model: nn.Module) -> list[Channels]:
         InputError: names the block and the family without such channels, as where experts are chosen by a router.
     """
     width = text_config(model.config).hidden_size
-    found = []
-    for index, block in enumerate(get_blocks(model)):
-        chosen = next((each for each in _candidates(block, width) if _are_channels(model, block, index, each)), None)
+    found, blocks = {}, get_blocks(model)
+    for index in positions:
+        candidates = channel_candidates(blocks[index], width)
+        chosen = next((each for each in candidates if _are_channels(model, blocks[index], index, each)), None)
         if chosen is None:
             raise _none(model, index)
-        found.append(chosen)
+        found[index] = chosen
     return found
 
 
@@ -63,23 +65,26 @@ def require_channels(config: PreTrainedConfig) -> None:
     """
     model = skeleton(config)
     for index, block in enumerate(get_blocks(model)):
-        if not _candidates(block, text_config(config).hidden_size):
+        if not channel_candidates(block, text_config(config).hidden_size):
             raise _none(model, index)
 
 
 def _none(model: nn.Module, index: int) -> InputError:
     family = text_config(model.config).model_type
     return InputError(
-        f"{family}: {find_blocks(model)[0]}.{index} has no feed-forward part whose channels lie between linear modules"
-        ' of their own, so that none can be removed: choose another compress.method than "gradot"'
+        f"{family}: {find_blocks(model)[0]}.{index} has no feed-forward part whose channels lie between separate"
+        ' linear modules, so that none can be removed: choose another compress.method than "gradot"'
     )
 
 
-def _candidates(block: nn.Module, width: int) -> list[Channels]:
-    """Return what the shapes of a block's linear modules allow, the most channels first.
+def channel_candidates(block: nn.Module, width: int) -> list[Channels]:
+    """Return the candidates that the shapes of a block's linear modules allow, the most channels first.
 
-    Attention has more than two matrices in front of its last one, or some that lead to fewer heads.
+    Attention has more than two matrices in front of its last one, or some that lead to fewer heads. Of a mixture of
+    experts only shared ones could be linear modules, which are the smaller part: it has no candidates.
     """
+    if any("experts" in name for name, _ in block.named_parameters()):
+        return []
     shapes = linear_shapes(block)
     found = []
     for out, shape in shapes.items():

@@ -1,7 +1,7 @@
 """A soft prompt: trained vectors in front of the embedded tokens of every row (Lester et al. 2021, arXiv 2104.08691).
 
-Its vectors are the embeddings of virtual tokens, whose ids follow those of the vocabulary. So all that takes token ids
-takes a soft prompt too: training, scoring, shared prompts, generation, blocks on disk.
+Its vectors are the embeddings of virtual tokens, whose ids follow those of the vocabulary. Training, scoring, shared
+prompts, generation and blocks on disk take these ids as they take others.
 Shapes: B rows, T tokens, d width, P virtual tokens, V rows of the embedding matrix.
 """
 

@@ -14,7 +14,7 @@ METHODS = {
     "low_rank": ("rank", "rank_choice", "seed"),
     "gradot": ("rank", "channels", "loss_weight"),
 }
-# Those of them without which a method does nothing.
+# The settings that a method requires.
 NEEDED = {"prune": ("ratio",), "quantise": ("bits",), "low_rank": ("rank",), "gradot": ("rank", "channels")}
 MAX_BITS = 16
 

@@ -12,6 +12,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from tasks.core.blocks.factored import LinearShape, linear_shapes
+from tasks.core.blocks.feed_forward import Channels, channel_candidates
 from tasks.core.costs.operations import Operations
 from tasks.core.tuning.method import TuningMethod
 from tasks.core.tuning.parts import block_parameters
@@ -27,7 +28,9 @@ class BlockShape:
 
     matrices, vectors: parameters with two or more dimensions, and with one; multiplied: elements with which a token is
     multiplied; experts: parameters of the experts, which are part of the matrices; linears: dimensions (in, out) of the
-    linear modules; biases: elements of the vectors that BitFit trains. attention_width, key_width: heads times head
+    linear modules; around: which of them lead to the channels of the feed-forward part, or from them, where these can be
+    removed; num_channels: number of these channels; channel_biases: of the modules that lead to them, those with a
+    bias; biases: elements of the vectors that BitFit trains. attention_width, key_width: heads times head
     size, of queries (averaged with values) and of keys. hidden_width: width inside the feed-forward part, summed over
     all experts of a token; is_gated: whether two matrices lead into it; gathered: elements of the copies of a token
     that go to experts. normed: elements of one token that enter the block's norms; has_layer_norms: whether these are
@@ -39,6 +42,9 @@ class BlockShape:
     multiplied: int
     experts: int
     linears: tuple[tuple[int, int], ...]
+    around: tuple[bool, ...]
+    num_channels: int
+    channel_biases: int
     biases: int
     attention_width: int
     key_width: int
@@ -71,6 +77,7 @@ def block_shape(block: nn.Module, text: Any, counted: Operations) -> BlockShape:
         # Keys of other kinds (latent keys, for example) are as wide as queries when they are multiplied.
         query = key = counted.columns
     linears = linear_shapes(block)
+    channels = next(iter(channel_candidates(block, width)), Channels((), "", 0))
     experts = _experts(block, width)
     inside = _feed_forward(block, linears, width, experts, counted.multiplied)
     if inside is None:
@@ -83,6 +90,9 @@ def block_shape(block: nn.Module, text: Any, counted: Operations) -> BlockShape:
         multiplied=counted.multiplied,
         experts=sum(size.numel() for size in experts.values()),
         linears=tuple((each.num_in, each.num_out) for each in linears.values()),
+        around=tuple(path in channels.paths for path in linears),
+        num_channels=channels.num_channels,
+        channel_biases=sum(getattr(block.get_submodule(path), "bias", None) is not None for path in channels.into),
         biases=sum(bias.numel() for bias in block_parameters(block, TuningMethod("bitfit")).values()),
         attention_width=query,
         key_width=key,

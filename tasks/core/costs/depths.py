@@ -62,7 +62,7 @@ class Depth:
 
     def stored(self, shape: Shape, source: int) -> int:
         """Number of stored parameters of a kept block."""
-        return shape.blocks[source].parameters - self._saved(shape, source)
+        return shape.blocks[source].parameters - self._saved(shape, source) - self._saved_biases(shape, source)
 
     def multiplied(self, shape: Shape, source: int) -> int:
         """Number of elements of a kept block with which a token is multiplied."""
@@ -71,7 +71,13 @@ class Depth:
     def _saved(self, shape: Shape, source: int) -> int:
         if self.rank is None or source in self.tuned:
             return 0
-        return saved_by_compressing(shape.blocks[source], shape.width, self.rank, self.channels)
+        return saved_by_compressing(shape.blocks[source], self.rank, self.channels)
+
+    def _saved_biases(self, shape: Shape, source: int) -> int:
+        block = shape.blocks[source]
+        if self.channels is None or source in self.tuned:
+            return 0
+        return block.channel_biases * (block.num_channels - channels_within(self.channels, block.num_channels))
 
 
 @dataclass(frozen=True)
@@ -121,19 +127,20 @@ class Trained:
 
 
 @cache
-def saved_by_compressing(block: BlockShape, width: int, rank: int | float, channels: float | None) -> int:
+def saved_by_compressing(block: BlockShape, rank: int | float, channels: float | None) -> int:
     """Count the elements of matrices saved by factoring the block's linear modules, wherever that makes them smaller.
 
-    width: of the model; rank: rank of the two factors, a number or a share of the full rank; channels: share of the
-    channels that feed-forward parts keep instead.
+    rank: rank of the two factors, a number or a share of the full rank; channels: share of the channels that
+    feed-forward parts keep instead.
 
     Raises:
         InputError: when the share gives rank 0.
     """
     saved = 0
-    for num_in, num_out in block.linears:
-        if channels is not None and {num_in, num_out} == {width, block.hidden_width}:
-            saved += width * (block.hidden_width - channels_within(channels, block.hidden_width))
+    for (num_in, num_out), is_around in zip(block.linears, block.around, strict=True):
+        if channels is not None and is_around:
+            removed = block.num_channels - channels_within(channels, block.num_channels)
+            saved += num_in * num_out * removed // block.num_channels
             continue
         found = rank_within(rank, num_in, num_out)
         if is_worth_two(found, num_in, num_out):

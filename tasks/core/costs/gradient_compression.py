@@ -17,8 +17,9 @@ def observed_flops(shape: Shape, depth: Depth, passes: Passes) -> float:
     """Operations of the passes, of the scores, and of the singular value decompositions (Golub and Van Loan, 8.6)."""
     scores = decompositions = 0.0
     for source in depth.frozen:
-        for num_in, num_out in shape.blocks[source].linears:
-            if _is_inside(shape, source, num_in, num_out):
+        block = shape.blocks[source]
+        for (num_in, num_out), is_around in zip(block.linears, block.around, strict=True):
+            if is_around:
                 # Two products with what was observed, and a square one over the channels.
                 scores += 2.0 * passes.tokens * (2 * num_in * num_out + max(num_in, num_out) ** 2)
                 continue
@@ -39,8 +40,3 @@ def observed_bytes(shape: Shape, depth: Depth, passes: Passes, precision: str) -
     weights = FORMATS[precision] * emulator_parameters(shape, depth)
     own = gradient_bytes(shape, depth, passes.largest, passes.largest_answers, precision)
     return weights + own + WIDE * kept * min(passes.tokens, NUM_PROBED)
-
-
-def _is_inside(shape: Shape, source: int, num_in: int, num_out: int) -> bool:
-    """Whether a matrix leads to the channels of a feed-forward part, or from them."""
-    return {num_in, num_out} == {shape.width, shape.blocks[source].hidden_width}

@@ -21,14 +21,14 @@ ALWAYS_KEPT = 0.05
 
 
 class Observed(NamedTuple):
-    """What passed through a linear module: inputs x [T, in], and gradients of the loss at its outputs [T, out]."""
+    """Inputs x of a linear module [T, in], and gradients of the loss at its outputs [T, out]."""
 
     inputs: Tensor
     gradients: Tensor
 
 
 class Linear(NamedTuple):
-    """A linear module: its weight [out, in], its bias [out] or None, and what passed through it."""
+    """A linear module: its weight [out, in], its bias [out] or None, and its observed tokens."""
 
     weight: Tensor
     bias: Tensor | None

@@ -6,21 +6,21 @@ Shapes: B rows, T tokens, d width.
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from tasks.core.batching import Batch
+from tasks.core.batching import Batch, Example
 from tasks.core.blocks.partial_passes import leaf_embeddings
 from tasks.core.blocks.surgery import get_blocks
 from tasks.core.errors import InputError
 from tasks.core.gradot.choosing import Observed
 from tasks.core.tuning.losses import AnswerLoss
 
-# Tokens that are observed at most: each module keeps the inputs and gradients of all of them.
-NUM_TOKENS = 1024
-# The position of a block, and the path of a linear module within it.
+# Tokens that are observed at most, and of one row: each module keeps the inputs and gradients of all of them.
+NUM_TOKENS, TOKENS_OF_A_ROW = 1024, 256
+# The number of a block, and the path of a linear module within it.
 Place = tuple[int, str]
 
 
@@ -43,16 +43,16 @@ class _Parts:
 def observe(
     model: nn.Module, places: Mapping[Place, Sequence[Place]], batches: Iterable[Batch]
 ) -> dict[Place, Observed]:
-    """Run batches, on the model's device, forward and back, until `NUM_TOKENS` tokens are observed.
+    """Run batches, on the model's device, forward and back, and observe all their tokens.
 
-    places: the modules that share a weight, by the name under which they are returned. Loss: of the answers, in nats,
-    summed over their tokens. Observed: float32 on the CPU. No gradient of a weight is computed.
+    places: the modules that share a weight, by the block and path under which they are returned. Loss: of the answers,
+    in nats, summed over their tokens. Observed: float32 on the CPU. No gradient of a weight is computed.
 
     Raises:
         InputError: when the loss's gradient is not finite.
     """
     found: dict[Place, _Parts] = defaultdict(_Parts)
-    count, loss = 0, AnswerLoss(model)
+    loss = AnswerLoss(model)
     for batch in batches:
         real = batch.attention_mask.bool()
         with _watched(model, [each for group in places.values() for each in group]) as calls:
@@ -60,14 +60,26 @@ def observe(
         for name, group in places.items():
             for each in group:
                 for call in calls[each]:
-                    _add(found[name], call, real, NUM_TOKENS - count)
-        if (count := count + int(real.sum())) >= NUM_TOKENS:
-            break
+                    _add(found[name], call, real)
     whole = {name: Observed(torch.cat(parts.inputs), torch.cat(parts.gradients)) for name, parts in found.items()}
-    for (position, path), seen in whole.items():
+    for (block, path), seen in whole.items():
         if not seen.gradients.isfinite().all():
-            raise InputError(f"block {position}, {path}: gradients of the loss are not finite; take float32")
+            raise InputError(f"block {block}, {path}: gradients of the loss are not finite; take float32")
     return whole
+
+
+def observed_rows(rows: Iterable[Example]) -> list[Example]:
+    """Return the first rows that have `NUM_TOKENS` tokens together, each with its last tokens, and so its answer."""
+    found: list[Example] = []
+    left = NUM_TOKENS
+    for row in rows:
+        most = min(TOKENS_OF_A_ROW, left)
+        answer = row.answer_ids[: most - 1]
+        cut = replace(row, prompt_ids=row.prompt_ids[-(most - len(answer)) :], answer_ids=answer)
+        found.append(cut)
+        if (left := left - cut.num_tokens) < 2:
+            break
+    return found
 
 
 def _backward(model: nn.Module, loss: AnswerLoss, batch: Batch) -> None:
@@ -97,9 +109,9 @@ def _watched(model: nn.Module, places: Sequence[Place]) -> Iterator[dict[Place, 
             handle.remove()
 
 
-def _add(parts: _Parts, call: _Call, real: Tensor, most: int) -> None:
-    """Add the first real tokens of a call, as rows."""
+def _add(parts: _Parts, call: _Call, real: Tensor) -> None:
+    """Add the real tokens of a call, as rows."""
     assert call.gradients is not None, "the loss depends on every block"
     for kept, tensor in ((parts.inputs, call.inputs), (parts.gradients, call.gradients)):
         # OPT runs its modules on all tokens of a batch in one row.
-        kept.append(tensor.reshape(*real.shape, -1)[real.to(tensor.device)][:most].float().cpu())
+        kept.append(tensor.reshape(*real.shape, -1)[real.to(tensor.device)].float().cpu())

@@ -145,9 +145,10 @@ class DistillingLoss(nn.Module):
         if margin is None:
             summed, count = self._answers(batch)
             return summed, summed, count
-        own, counts = self._answers.by_row(batch)
+        # First, so that the logits of one model at a time are in memory.
         with torch.no_grad():
             taught, _ = self._taught_answers.by_row(batch)
+        own, counts = self._answers.by_row(batch)
         excess = own - taught.to(own) - margin * counts
         return excess.abs().sum(), own.sum(), int(counts.sum())
 

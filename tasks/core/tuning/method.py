@@ -24,7 +24,7 @@ class MethodOptions:
     """Options of a tuning method, as a user may set them."""
 
     method: MethodName = "blocks"
-    """What is trained of blocks: all, low-rank factors, a bottleneck behind, biases; or a prompt before each row."""
+    """Trained part: whole blocks, low-rank factors, a bottleneck behind each block, biases, or a soft prompt."""
     trained: TrainedBlocks = "tuned"
     """Which blocks of the emulator are trained; frozen ones stay with it, only tuned ones are plugged in."""
     lm_head: bool = False
@@ -54,8 +54,8 @@ class TuningMethod(MethodOptions):
     freeze_bottom: tuned blocks of index i < num_blocks / 2 keep their initial weights.
 
     Raises:
-        SettingError: when a value is unknown or out of range, freeze_bottom is set with trained = "frozen", or a prompt
-            with what trains blocks.
+        SettingError: when a value is unknown or out of range, freeze_bottom is set with trained = "frozen", or
+            method "prompt" is combined with `trained`, `lm_head` or `freeze_bottom`.
     """
 
     def __post_init__(self) -> None:

@@ -104,7 +104,7 @@ class DistillOptions(StepOptions):
     loss_margin: Positive | None = None
     """Nats a token by which the emulator's loss is to exceed the teacher's; by default it is to be low (LLEOT)."""
     random_prompt: Annotated[int, Bounds(ge=0)] = 0
-    """Random virtual tokens in front of every window, the same for emulator and teacher (LLEOT)."""
+    """Random virtual tokens in front of every window, drawn for each forward pass, the same for both models (LLEOT)."""
     random_prompt_std: Positive = 20.0
     """Standard deviation of their vectors."""
     seed: int = 0
@@ -122,6 +122,11 @@ class Elevation:
     margin: float | None = None
     prompt_tokens: int = 0
     prompt_std: float = 20.0
+
+    def cache_view(self) -> dict[str, Any]:
+        """Settings that decide the result."""
+        unused = () if self.prompt_tokens else ("prompt_std",)
+        return {name: value for name, value in asdict(self).items() if name not in unused}
 
     @property
     def changes_nothing(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tasks.core.batching import Example, behind, training_batch
+from tasks.core.batching import Example, prepend_ids, training_batch
 from tasks.core.blocks.devices import EVERY, place
 from tasks.core.blocks.memory import FlatMemory, is_memory_fault, recomputing, release
 from tasks.core.blocks.soft_prompt import prompt_ids
@@ -65,7 +65,7 @@ def train(
     if not examples:
         raise InputError("there are no training rows")
     prompt = prompt_ids(trained.model)
-    examples, validation = behind(prompt, examples), behind(prompt, validation)
+    examples, validation = prepend_ids(prompt, examples), prepend_ids(prompt, validation)
     accelerator = make_accelerator(device, precision)
     set_formats(trained, precision)
     team = make_team(parallel, accelerator.device)

@@ -49,7 +49,7 @@ def language_model(
     made.max_tokens = max_tokens
     made.progress = progress
     made.prompt = list(prompt_ids(model))
-    made.window = min(window or max_length, max_length - len(made.prompt))
+    made.window = window or max_length - len(made.prompt)
     made.tensors = tensors
     made.num_truncated = 0
     return made
@@ -139,7 +139,7 @@ def _generated(scorer: Any, requests: list[Any], generate: Callable[[list[Any]],
     generated tokens lengthen them together. For other models lm-eval makes the batches.
 
     Raises:
-        InputError: when the model's blocks are on disk.
+        InputError: when the model's blocks are on disk, or a soft prompt leaves no room for a row.
     """
     if scorer.tensors is not None:
         raise InputError(
@@ -150,6 +150,11 @@ def _generated(scorer: Any, requests: list[Any], generate: Callable[[list[Any]],
 
     for prompt, how in (request.args for request in requests):
         most = scorer.max_length - len(scorer.prompt) - most_written(how)
+        if scorer.prompt and most < 1:
+            raise InputError(
+                f"the soft prompt's {len(scorer.prompt)} tokens and the {most_written(how)} that the model may write"
+                f" leave none of {scorer.max_length} for a row: take fewer tune.prompt_tokens, or lower max_gen_toks"
+            )
         scorer.num_truncated += len(scorer.tok_encode(prompt)) > most
     if not length_limits(scorer.model.config):
         return generate(requests)

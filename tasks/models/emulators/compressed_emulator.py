@@ -37,7 +37,7 @@ Change = Callable[[str, StoredTensor, InBlock], list[tuple[str, TensorSource]]]
 def write_compressed(folder: Path, how: Compression, out: Path, seen: "Sensitivities | None" = None) -> Tally:
     """Write the emulator of `folder` into the empty folder `out`, with its frozen blocks compressed.
 
-    seen: what GradOT chooses by.
+    seen: channels and observations, for GradOT.
 
     Raises:
         InputError: when the emulator has no frozen blocks, none of their weights suits the method, or the rank is
@@ -112,13 +112,12 @@ def _changer(
     config = load_config(folder)
     with in_table("compress"):
         require_rank(config, how)
-    shapes = shapes_by_block(config)
+    shapes, kept = shapes_by_block(config), read_plan(folder, "emulator").kept
     if how.method == "gradot":
         from tasks.models.emulators.gradient_preserving_weights import GradientPreserving
 
         assert seen is not None, "GradOT chooses by gradients"
-        return GradientPreserving(how, tally, stored, names, shapes, seen)
-    kept = read_plan(folder, "emulator").kept
+        return GradientPreserving(how, tally, stored, names, kept, shapes, seen)
     # Identified by the original block: the seed is the same in every plan that keeps it.
     return lambda name, tensor, place: _low_rank(
         name, tensor, shapes[place.block], how, f"{kept[place.block]}.{place.rest}", tally

@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 
 
 class Sensitivities(NamedTuple):
-    """Evidence for GradOT: the channels of each stored block, and what passed through its linear modules, by path."""
+    """Evidence for GradOT: the channels of each frozen block, and the tokens in its linear modules, by path.
 
-    channels: "Sequence[Channels]"
+    Blocks have their numbers in the full model.
+    """
+
+    channels: "Mapping[int, Channels]"
     observed: "Mapping[tuple[int, str], Observed]"
 
 
@@ -30,16 +33,18 @@ class Sensitivities(NamedTuple):
 class GradientPreserving:
     """Makes the tensors that are written in the place of one of a frozen block.
 
-    names, stored: of the emulator's folder; shapes: of the linear modules of each block.
+    names, stored: of the emulator's folder; kept: blocks of the full model, in the order of the folder; shapes: of the
+    linear modules of each.
     """
 
     how: Compression
     tally: Tally
     stored: Mapping[str, StoredTensor]
     names: BlockNames
+    kept: Sequence[int]
     shapes: "Sequence[Mapping[str, LinearShape]]"
     seen: Sensitivities
-    _kept: "dict[int, Tensor]" = field(default_factory=dict)
+    _chosen: "dict[int, Tensor]" = field(default_factory=dict)
 
     def __call__(self, name: str, tensor: StoredTensor, place: InBlock) -> list[tuple[str, TensorSource]]:
         """Return the changed tensors with their names; a tensor of no linear module stays as it is.
@@ -48,7 +53,7 @@ class GradientPreserving:
             InputError: when the weights around the channels are not stored one by one.
         """
         path, _, kind = place.rest.rpartition(".")
-        shape, channels = self.shapes[place.block].get(path), self.seen.channels[place.block]
+        shape, channels = self.shapes[place.block].get(path), self._channels(place.block)
         if shape is None or tensor.dtype not in FLOATS:
             return [(name, tensor)]
         if path in channels.paths:
@@ -68,7 +73,7 @@ class GradientPreserving:
 
     def _narrow(self, tensor: StoredTensor, block: int, path: str, kind: str) -> TensorSource:
         """Return a weight or bias with the kept channels only; the bias behind them stays."""
-        channels, is_transposed = self.seen.channels[block], self.shapes[block][path].is_transposed
+        channels, is_transposed = self._channels(block), self.shapes[block][path].is_transposed
         if path == channels.out and kind == "bias":
             return tensor
         axis = 0 if kind == "bias" else int(is_transposed != (path == channels.out))
@@ -86,19 +91,22 @@ class GradientPreserving:
 
         return ComputedTensor(tensor.dtype, shape, compute)
 
+    def _channels(self, block: int) -> "Channels":
+        return self.seen.channels[self.kept[block]]
+
     def _count(self, block: int) -> int:
         assert self.how.channels is not None
-        return channels_within(self.how.channels, self.seen.channels[block].num_channels)
+        return channels_within(self.how.channels, self._channels(block).num_channels)
 
     def _kept_channels(self, block: int) -> "Tensor":
         """Choose the channels of a block, once; the tensors of one block are written one after the other."""
-        if block not in self._kept:
+        if block not in self._chosen:
             from tasks.core.gradot.choosing import kept_channels
 
-            channels = self.seen.channels[block]
+            channels = self._channels(block)
             into, out = [self._linear(block, path) for path in channels.into], self._linear(block, channels.out)
-            self._kept[block] = kept_channels(into, out, self._count(block), self.how.loss_weight)
-        return self._kept[block]
+            self._chosen[block] = kept_channels(into, out, self._count(block), self.how.loss_weight)
+        return self._chosen[block]
 
     def _linear(self, block: int, path: str, weight: "Tensor | None" = None) -> "Linear":
         """Return a linear module. weight: [out, in], where it is read already."""
@@ -114,4 +122,4 @@ class GradientPreserving:
             weight = read_stored(self.stored[name])
             weight = weight.T if self.shapes[block][path].is_transposed else weight
         bias = self.stored.get(self.names.name(block, f"{path}.bias"))
-        return Linear(weight, read_stored(bias) if bias else None, self.seen.observed[block, path])
+        return Linear(weight, read_stored(bias) if bias else None, self.seen.observed[self.kept[block], path])

@@ -18,11 +18,11 @@ WITHOUT = {"phi3"}
 @pytest.mark.parametrize("family", sorted(FAMILIES.keys() - WITHOUT))
 def test_removed_channels_are_zeros_in_front_of_the_last_matrix(family: str) -> None:
     model = tiny_model(family)
-    found = feed_forward_channels(model)
+    found = feed_forward_channels(model, range(NUM_BLOCKS))
     require_channels(model.config)
-    assert len(found) == NUM_BLOCKS
+    assert feed_forward_channels(model, [3]) == {3: found[3]}
     narrow, zeroed = copy.deepcopy(model), copy.deepcopy(model)
-    for index, channels in enumerate(found):
+    for index, channels in found.items():
         kept = torch.arange(0, channels.num_channels, 3)
         block, shapes = get_blocks(narrow)[index], linear_shapes(get_blocks(model)[index])
         for path in channels.paths:
@@ -41,11 +41,11 @@ def test_removed_channels_are_zeros_in_front_of_the_last_matrix(family: str) -> 
         assert not torch.allclose(model(token_ids(), use_cache=False).logits, expected, atol=1e-2)
 
 
-@pytest.mark.parametrize("family", ["phi3", "mixtral"])
+@pytest.mark.parametrize("family", ["phi3", "mixtral", "deepseek_v3", "glm4_moe"])
 def test_a_family_without_such_channels_is_refused_by_name(family: str) -> None:
     model = tiny_model(family)
-    for refuse in (lambda: feed_forward_channels(model), lambda: require_channels(model.config)):
-        with pytest.raises(InputError, match=rf"{family}: model.layers.0 has no feed-forward part.*compress.method"):
+    for refuse in (lambda: feed_forward_channels(model, range(NUM_BLOCKS)), lambda: require_channels(model.config)):
+        with pytest.raises(InputError, match=rf"{family}: model.layers.\d has no feed-forward part.*compress.method"):
             refuse()
 
 
@@ -55,4 +55,4 @@ def test_modules_of_fitting_shapes_that_are_not_around_channels_are_refused() ->
     for block in get_blocks(model):
         block.mlp.act_fn = torch.nn.Softmax(dim=-1)
     with pytest.raises(InputError, match="no feed-forward part"):
-        feed_forward_channels(model)
+        feed_forward_channels(model, [0])

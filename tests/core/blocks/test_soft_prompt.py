@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.core.batching import Example, behind, collate
+from tasks.core.batching import Example, collate, prepend_ids
 from tasks.core.blocks.soft_prompt import insert_prompt, prompt_ids, prompt_parameters, prompt_shapes
 from tasks.core.blocks.surgery import aliased
 from tasks.core.errors import InputError, SettingError
@@ -77,7 +77,7 @@ def test_gradients_reach_the_prompt_alone() -> None:
     model.requires_grad_(False)
     (vectors,) = prompt_parameters(model).values()
     vectors.requires_grad_(True)
-    rows = behind(prompt_ids(model), [Example((5, 6, 7), (8, 9)), Example((10,), (11,), 1)])
+    rows = prepend_ids(prompt_ids(model), [Example((5, 6, 7), (8, 9)), Example((10,), (11,), 1)])
     summed, count = AnswerLoss(model)(collate(rows, 0))
     summed.backward()
     assert count == 3

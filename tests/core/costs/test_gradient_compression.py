@@ -26,7 +26,7 @@ def test_operations(family: str) -> None:
     model, shape = network(family)
     examples, headless = stand_in_rows()
     emulator = with_layout(model.eval(), PLAN).requires_grad_(False)
-    blocks, channels = get_blocks(emulator), feed_forward_channels(emulator)
+    blocks, channels = get_blocks(emulator), feed_forward_channels(emulator, FROZEN)
     places: list[Place] = [(block, path) for block in FROZEN for path in linear_shapes(blocks[block])]
 
     def score() -> None:

@@ -1,4 +1,4 @@
-"""What is observed of linear modules: their inputs, and the derivative of the loss by their outputs."""
+"""Observed inputs of linear modules, and derivatives of the loss by their outputs."""
 
 import pytest
 import torch
@@ -7,8 +7,7 @@ from tasks.core.batching import Example, collate
 from tasks.core.blocks.factored import linear_shapes
 from tasks.core.blocks.surgery import get_blocks, with_layout
 from tasks.core.errors import InputError
-from tasks.core.gradot import observing
-from tasks.core.gradot.observing import observe
+from tasks.core.gradot.observing import NUM_TOKENS, TOKENS_OF_A_ROW, observe, observed_rows
 from tasks.core.plan.layout import fixed_plan
 from tasks.core.tuning.losses import AnswerLoss
 from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, tiny_model
@@ -47,14 +46,17 @@ def test_a_weight_that_runs_twice_is_observed_at_both_positions() -> None:
     assert torch.equal(whole.gradients, torch.cat([part.gradients for part in parts]))
 
 
-def test_no_more_tokens_than_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(observing, "NUM_TOKENS", 9)
-    model = tiny_model("llama")
-    batches = iter([collate([row], 0) for row in (*ROWS, *ROWS)])
-    place = (0, "mlp.down_proj")
-    assert len(observe(model, {place: [place]}, batches)[place].inputs) == 9
-    # The pass that reached the number was the last one.
-    assert len(list(batches)) == 2
+def test_the_first_rows_are_taken_with_their_answers() -> None:
+    rows = [Example(tuple(range(length)), (7, 8), number) for number, length in enumerate((10, 1000, 400, 300, 300, 5))]
+    found = observed_rows(rows)
+    assert [row.row for row in found] == [0, 1, 2, 3, 4]
+    assert [row.num_tokens for row in found] == [12, TOKENS_OF_A_ROW, TOKENS_OF_A_ROW, TOKENS_OF_A_ROW, 244]
+    assert sum(row.num_tokens for row in found) == NUM_TOKENS
+    assert all(row.answer_ids == (7, 8) for row in found)
+    # The beginning of a long prompt is left out, as in scoring.
+    assert found[1].prompt_ids[-1] == 999
+    (long,) = observed_rows([Example((1, 2), tuple(range(300)))])
+    assert (long.prompt_ids, long.num_tokens) == ((2,), TOKENS_OF_A_ROW)
 
 
 def test_gradients_that_are_not_finite_are_refused_by_name() -> None:

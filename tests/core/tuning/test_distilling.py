@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks.core.batching import Batch, Example, behind, collate
+from tasks.core.batching import Batch, Example, collate, prepend_ids
 from tasks.core.blocks.soft_prompt import prompt_ids, prompt_parameters
 from tasks.core.blocks.surgery import capture_blocks, get_blocks, rearranged, with_layout
 from tasks.core.errors import InputError, InterruptedRun
@@ -227,7 +227,7 @@ def test_the_loss_rises_to_the_margin_and_stays_there() -> None:
 
 def test_random_prompts_are_those_of_both_models_and_new_in_every_pass() -> None:
     trained = frozen_blocks("llama", OFT, elevation=Elevation(prompt_tokens=4, prompt_std=20.0))
-    loss, batch = trained.make_loss(), collate(behind(prompt_ids(trained.model), rows(3)), 0)
+    loss, batch = trained.make_loss(), collate(prepend_ids(prompt_ids(trained.model), rows(3)), 0)
     drawn = []
     for training in (True, True, False, False):
         trained.model.train(training)

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from flows.cost.plan_sizes import compressed, trained_of
 from flows.settings.run import Settings
-from tasks.core.batching import Example, behind
+from tasks.core.batching import Example, prepend_ids
 from tasks.core.blocks.factored import linear_shapes, put_factors
 from tasks.core.blocks.surgery import get_blocks, with_layout
 from tasks.core.compression.settings import is_worth_two, rank_within
@@ -95,7 +95,7 @@ def test_operations_of_every_variant(words: str, plan: str) -> None:
     model, shape = network("gpt2")
     made, chosen, examples = PLANS[plan], settings(tune=TUNES[words]), rows()
     depth, how = Depth.of(made), trained_of(chosen, shape)
-    passes = one_pass(behind((0,) * how.inputs, examples))
+    passes = one_pass(prepend_ids((0,) * how.inputs, examples))
     expected = costs.forward_flops(shape, depth, passes, how) + costs.backward_flops(shape, depth, passes, how)
     real = tuning_flops(make_trained(with_layout(model, made), made, chosen.tune.tuning_method), examples)
     # Where no norm is trained, nothing needs the gradient of the lowest trained block's input.

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from tasks.core.compression.settings import Compression
 from tasks.core.costs.depths import Depth
 from tasks.core.costs.shapes import shape_of
 from tasks.core.errors import InputError
+from tasks.core.gradot.choosing import Linear, kept_channels
 from tasks.core.gradot.observing import observe
 from tasks.core.plan.layout import fixed_plan
 from tasks.models.emulators.compressed_emulator import write_compressed
@@ -201,19 +203,43 @@ def test_half_a_pair_of_factors_is_refused(emulator: Path, tmp_path: Path) -> No
 
 
 def sensitivities(model: PreTrainedModel) -> Sensitivities:
-    """What passes through an emulator of `PLAN` of this model."""
+    """Evidence from an emulator of `PLAN` of this model."""
     emulator = with_layout(model, PLAN)
-    channels = feed_forward_channels(emulator)
-    positions = {source: [at for at, (each, _) in enumerate(PLAN.layout) if each == source] for source in PLAN.kept}
+    positions = {source: [at for at, (each, _) in enumerate(PLAN.layout) if each == source] for source in PLAN.frozen}
+    channels = feed_forward_channels(emulator, [first for first, *_ in positions.values()])
     places = {
-        (stored, path): [(position, path) for position in positions[source]]
-        for stored, source in enumerate(PLAN.kept)
+        (source, path): [(position, path) for position in at]
+        for source, at in positions.items()
         for path in linear_shapes(get_blocks(model)[source])
-        if source in PLAN.frozen
     }
     rows = [Example((3, 4, 5, 6, 7), (8, 9), 0), Example((10, 11), (12, 13, 14), 1)]
     seen = observe(emulator.requires_grad_(False), places, [collate(rows, 0)])
-    return Sensitivities([channels[positions[source][0]] for source in PLAN.kept], seen)
+    return Sensitivities({source: channels[first] for source, (first, *_) in positions.items()}, seen)
+
+
+def require_the_best_channels(model: PreTrainedModel, emulator: Any, seen: Sensitivities, stored: int) -> None:
+    """Check that all matrices around the channels of a block keep the same ones, those of the best scores."""
+    source = PLAN.kept[stored]
+    position = [each for each, _ in PLAN.layout].index(source)
+    before, after = get_blocks(model)[source], get_blocks(emulator)[position]
+    channels, shapes = seen.channels[source], linear_shapes(before)
+
+    def linear(path: str) -> Linear:
+        module = before.get_submodule(path)
+        weight = module.weight.detach()
+        bias = getattr(module, "bias", None)
+        return Linear(
+            weight.T if shapes[path].is_transposed else weight,
+            None if bias is None else bias.detach(),
+            seen.observed[source, path],
+        )
+
+    into, out = [linear(path) for path in channels.into], linear(channels.out)
+    kept = kept_channels(into, out, channels.num_channels // 2, GRADOT.loss_weight)
+    for path in channels.paths:
+        found = after.get_submodule(path).weight.detach()
+        found = found.T if shapes[path].is_transposed else found
+        assert torch.equal(found, linear(path).weight.index_select(int(path == channels.out), kept))
 
 
 GRADOT = Compression("gradot", rank=0.3, channels=0.5)
@@ -231,19 +257,21 @@ def test_gradot_makes_frozen_blocks_smaller_and_all_ways_of_loading_agree(
     seen = sensitivities(model)
     tally = write_compressed(folder, GRADOT, tmp_path / "out", seen)
     before, after = (load_file(place / "model.safetensors") for place in (folder, tmp_path / "out"))
-    around = {path for channels in seen.channels for path in channels.paths}
+    around = {path for channels in seen.channels.values() for path in channels.paths}
     for name, tensor in before.items():
         block = position(name)
         if block not in FROZEN:
             assert torch.equal(after[name], tensor)
             continue
         path = name.partition(f".{block}.")[2].rpartition(".")[0]
-        is_narrow = path in around and not (path == seen.channels[block].out and name.endswith("bias"))
+        is_narrow = path in around and not (path == seen.channels[PLAN.kept[block]].out and name.endswith("bias"))
         assert (after[name].shape != tensor.shape) == (is_narrow or f"{name}_inner" in after)
-    count = seen.channels[0].num_channels // 2
+    count = seen.channels[PLAN.frozen[0]].num_channels // 2
     assert tally.num_channels == len(FROZEN) * count
     assert all(0 < error < 1.5 for error in tally.errors)
     emulator = load_emulator(tmp_path / "out")
+    for stored in FROZEN:
+        require_the_best_channels(model, emulator, seen, stored)
     save_expanded(tmp_path / "out", tmp_path / "expanded")
     assert cached_logits(load_plain(tmp_path / "expanded")) == pytest.approx(cached_logits(emulator), abs=2e-3)
     with pytest.raises(Exception, match=r"shape|size"):
@@ -261,8 +289,11 @@ def test_operations_and_bytes_of_gradot_fall_as_predicted(family: tuple[PreTrain
     saved = {block: shape.blocks[block].multiplied - depth.multiplied(shape, block) for block in PLAN.frozen}
     predicted = 2 * token_ids().numel() * sum(saved[block] * num_runs[block] for block in PLAN.frozen)
     assert flops(load_emulator(folder)) - flops(load_emulator(tmp_path / "out")) == predicted
-    matrices = [
-        sum(tensor.numel() for tensor in load_file(place / "model.safetensors").values() if tensor.dim() > 1)
+    entries = [
+        sum(tensor.numel() for tensor in load_file(place / "model.safetensors").values())
         for place in (folder, tmp_path / "out")
     ]
-    assert matrices[0] - matrices[1] == sum(saved.values())
+    # Biases of removed channels are saved too.
+    assert entries[0] - entries[1] == sum(
+        shape.blocks[block].parameters - depth.stored(shape, block) for block in saved
+    )
