@@ -118,7 +118,7 @@ def gpu_memory(count: int) -> float:
 def whole_need(cost: Cost, sizes: Sizes, num_gpus: int, parallel: str) -> Need:
     """Return the need of a stage that loads its model whole; on GPUs, of all that it takes together."""
     if not (num_gpus and cost.on_gpu):
-        return Need(PROCESS_BYTES + cost.memory)
+        return Need(PROCESS_BYTES + cost.memory + cost.gaps)
     # The weights pass through main memory, and checkpoints; everything else is on the GPUs.
     passing = sizes.shape.loaded_bytes * sizes.shape.parameters + cost.working_disk / NUM_CHECKPOINTS
     copies = num_gpus if cost.stage in TUNINGS and (parallel == "data" or cost.stage == "distill") else 1

@@ -20,7 +20,8 @@ class Cost:
 
     stage: the row of the table in which it is counted; flops: operations; memory: peak of bytes on the device; disk:
     bytes of the artifact; working_disk: bytes on disk only while the stage runs; on_gpu: whether it computes on a GPU
-    where there is one; streamed: memory where the stage can load a model's blocks one at a time.
+    where there is one; streamed: memory where the stage can load a model's blocks one at a time; gaps: bytes that a
+    backward pass takes in main memory beside `memory`, where it runs on a CPU.
     """
 
     stage: str
@@ -30,6 +31,7 @@ class Cost:
     working_disk: float = 0.0
     on_gpu: bool = True
     streamed: Streamed | None = None
+    gaps: float = 0.0
 
 
 class Sizes:

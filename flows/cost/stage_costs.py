@@ -176,6 +176,7 @@ def tune(call: Priced) -> Cost:
         costs.tune_bytes(shape, depth, passes, sizes.precision, trained),
         costs.WIDE * count + SMALL_BYTES,
         costs.checkpoint_bytes(count, trained.best),
+        gaps=costs.gap_bytes(shape, depth, passes, sizes.precision, trained),
     )
 
 
@@ -204,7 +205,8 @@ def distill(call: Priced) -> Cost:
     memory += costs.FORMATS[sizes.precision] * shape.parameters
     count = costs.trained_parameters(shape, depth, trained)
     working = costs.checkpoint_bytes(count, trained.best)
-    return Cost(call.name, flops, memory, emulate(call).disk, working)
+    gaps = costs.gap_bytes(shape, depth, passes, sizes.precision, trained)
+    return Cost(call.name, flops, memory, emulate(call).disk, working, gaps=gaps)
 
 
 def _taught_flops(call: Priced, passes: Passes) -> float:

@@ -39,7 +39,9 @@ def main(name: str, precision: str, what: str, num_steps: int) -> dict[str, Any]
     shape = shape_of(model.config, CONTEXT)
     lengths = workloads.Lengths.of([(row.num_tokens, len(row.answer_ids)) for row in rows])
     passes, _ = workloads.training_passes(lengths, CONTEXT, BATCH, MAX_TOKENS, shape.limits)
-    expected = PROCESS_BYTES + totals.tune_bytes(shape, Depth.of(plan), passes, precision)
+    depth = Depth.of(plan)
+    beside = totals.gap_bytes(shape, depth, passes, precision)
+    expected = PROCESS_BYTES + totals.tune_bytes(shape, depth, passes, precision) + beside
     emulator = with_layout(model.to(getattr(torch, precision)), plan)
     del model
     peaks: list[int] = []

@@ -28,7 +28,7 @@ class BlockShape:
 
     matrices, vectors: parameters with two or more dimensions, and with one; multiplied: elements with which a token is
     multiplied; experts: parameters of the experts, which are part of the matrices; linears: dimensions (in, out) of the
-    linear modules; around: which of them lead to the channels of the feed-forward part, or from them, where these can be
+    linear modules; around: which of them lead to or from the channels of the feed-forward part, where these can be
     removed; num_channels: number of these channels; channel_biases: of the modules that lead to them, those with a
     bias; biases: elements of the vectors that BitFit trains. attention_width, key_width: heads times head
     size, of queries (averaged with values) and of keys. hidden_width: width inside the feed-forward part, summed over
