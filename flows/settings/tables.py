@@ -47,7 +47,7 @@ class Task(Group, frozen=True):
 
 
 class Support(Group, frozen=True):
-    """The support set: the examples whose states decide the plan (CRaSh section 3.1)."""
+    """The support set: the examples that decide the plan (CRaSh section 3.1), stand-ins and GradOT's choice."""
 
     num_rows: PositiveInt = 512
     """Number of examples."""

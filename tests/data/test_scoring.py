@@ -12,16 +12,18 @@ import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from tasks.core.evaluation.likelihoods import perplexity_with_error
+from tasks.core.blocks.soft_prompt import insert_prompt
+from tasks.core.evaluation.likelihoods import perplexity_with_error, score_tokens
 from tasks.core.evaluation.scores import Scores
 from tasks.data.lm_eval.model import language_model
 from tasks.data.lm_eval.task import quiet
 from tasks.data.resolving import resolve_task
 from tasks.data.scoring import score
+from tasks.data.tokenize import load_examples
 from tasks.models.loading import load_model, load_tokenizer
 from tasks.models.resolving import resolve_model
 from tasks.models.source import ModelSource
-from tests.places import ROOT
+from tests.places import DEMO, ROOT
 from tests.store.inputs import (
     LIMIT,
     QA_TASKS,
@@ -191,3 +193,24 @@ def test_the_embedded_model_knows_its_world() -> None:
     scores = ours(source, task)
     assert scores.metric == "acc"
     assert scores.num_rows == 48
+
+
+@pytest.mark.parametrize("limit", [None, 20])
+def test_a_soft_prompt_takes_none_of_the_tasks_own_limit(tmp_path: Path, limit: int | None) -> None:
+    """Documents and rows behind a prompt are cut as for its tuning: to the model's context without it."""
+    text = " ".join(["Anna lives in Rome."] * 40)
+    for split in ("train", "test"):
+        write_rows(tmp_path / f"{split}.jsonl", [{"text": f"{text} {split}"}])
+    task = resolve_task({"name": "mine", "kind": "text", "data": str(tmp_path), "max_length": limit})
+    source = resolve_model(str(DEMO / "model"))
+    model, tokenizer = load_model(source, "float32"), load_tokenizer(source)
+    torch.manual_seed(0)
+    insert_prompt(model, 5)
+    found = score(model, tokenizer, task, max_length=source.context)
+    rows = load_examples(task, "scored", tokenizer, source.context - 5).rows
+    assert max(row.num_tokens for row in rows) == (limit or source.context - 5)
+    losses = [
+        -value
+        for value, _ in score_tokens(model, [(row.prompt_ids, row.answer_ids) for row in rows], source.context, 512)
+    ]
+    assert found.metrics["loss"] == pytest.approx(sum(losses) / sum(len(row.answer_ids) for row in rows), rel=1e-5)

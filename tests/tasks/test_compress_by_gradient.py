@@ -45,8 +45,8 @@ def test_the_result_is_scored_tuned_and_plugged_in(chain: Chain) -> None:
     assert emulator.summary["num_channels"] == 2 * 24
     assert emulator.summary["num_parameters"] < whole.summary["num_parameters"]
     assert emulator.summary["num_bytes"] < whole.summary["num_bytes"]
-    told = {"method": "gradot", "rank": 0.5, "channels": 0.5, "loss_weight": 0.1}
-    assert json.loads((chain.open(emulator) / "compression.json").read_text()) == told
+    written = {"method": "gradot", "rank": 0.5, "channels": 0.5, "loss_weight": 0.1}
+    assert json.loads((chain.open(emulator) / "compression.json").read_text()) == written
     inputs = {"model": chain.model, "task": chain.task}
     tuned = tune.run(chain.runtime, **chain.tuning() | {"emulator": emulator})
     plugged = plug_in.run(chain.runtime, model=chain.model, plan=chain.plan, tuned=tuned)

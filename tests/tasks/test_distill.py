@@ -145,8 +145,9 @@ def test_behind_compression(chain: Chain, text: Path, how: Compression) -> None:
 
 
 def test_a_margin_and_random_prompts(chain: Chain, text: Path) -> None:
-    """LLEOT: the result is an emulator like any other, and what is off is in no key."""
+    """LLEOT: the result is an emulator like any other, and unused options are in no key."""
     plainly = distilled(chain, text)
+    assert Elevation(4.0, prompt_std=9.0).cache_view() == Elevation(4.0).cache_view() != Elevation(4.0, 1).cache_view()
     raised = distilled(chain, text, elevation=Elevation(margin=4.0, prompt_tokens=3))
     assert raised.key != plainly.key
     assert distilled(chain, text, elevation=Elevation(margin=4.0, prompt_tokens=2)).key != raised.key

@@ -122,7 +122,7 @@ def test_an_exported_model_is_what_is_scored(chain: Chain, tmp_path: Path, varia
 
 
 @pytest.mark.parametrize("method", ["adapter", "prompt"])
-def test_what_is_no_weight_of_the_model_cannot_be_exported(chain: Chain, method: Any) -> None:
+def test_adapters_and_prompts_cannot_be_exported(chain: Chain, method: Any) -> None:
     with pytest.raises(InputError, match=f"a Hugging Face folder cannot hold what tune.method = '{method}' trains"):
         plugged(chain, tuned(chain, TuningMethod(method)), export=True)
 

@@ -45,11 +45,12 @@ def test_on_a_gpu_only_the_weights_pass_through_main_memory(tmp_path: Path) -> N
     assert all(need.main == weights for name, need in there.items() if name.startswith("evaluate"))
     assert all(need.main > weights for name, need in there.items() if name.startswith("tune")), "checkpoints"
     assert there["report"] == here["report"]
-    assert all(
-        need.gpu - CONTEXT_BYTES == pytest.approx(here[name].main - PROCESS_BYTES)
-        for name, need in there.items()
-        if need.gpu
-    )
+    for name, need in there.items():
+        if name.startswith("tune"):
+            # On a CPU, gaps between tensors are counted beside them.
+            assert need.gpu - CONTEXT_BYTES < here[name].main - PROCESS_BYTES
+        elif need.gpu:
+            assert need.gpu - CONTEXT_BYTES == pytest.approx(here[name].main - PROCESS_BYTES)
 
 
 class Gpu:
@@ -167,7 +168,7 @@ def test_a_run_asks_once_and_refuses_what_never_fits(tmp_path: Path, monkeypatch
     tight = read_settings(small_settings(tmp_path), ["place.memory_gb=0.5001"])
     refusing = ExpectedMemory("crash", [("", tight, inputs)])
     assert refusing("report") == Need(PROCESS_BYTES), "what fits is computed"
-    with pytest.raises(EnvironmentFault, match=r"needs about 0\.5 GB of main memory, and stages here have 0\.5 GB"):
+    with pytest.raises(EnvironmentFault, match=r"needs about 0\.6 GB of main memory, and stages here have 0\.5 GB"):
         refusing(largest)
 
 

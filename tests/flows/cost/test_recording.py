@@ -35,6 +35,7 @@ CHANGES: dict[str, list[str]] = {
     "low rank": ["compress.method=low_rank", "compress.rank=0.25"],
     "by gradient": ["compress.method=gradot", "compress.rank=0.5", "compress.channels=0.5"],
     "distilled": DISTILL,
+    "of little use alone": [*DISTILL, "distill.loss_margin=4", "distill.random_prompt=2", "tune.method=prompt"],
     "both": ["compress.method=low_rank", "compress.rank=0.25", *DISTILL, f"distill.teacher={DEMO / 'model'}"],
     "rates and seeds": ["tune.learning_rates=[1e-4, 1e-3]", "tune.eval_steps=5", "tune.seeds=[3, 4]"],
     "one rate for the full model": [

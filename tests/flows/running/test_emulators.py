@@ -11,6 +11,7 @@ from flows.settings.reading import read_settings
 from flows.settings.run import Settings
 from tasks.core.errors import InputError
 from tasks.core.stand_ins.fitting import HELD_OUT
+from tasks.core.tuning.settings import Elevation
 from tasks.data.emulator_checks import require_same_shape
 from tests.flows.commands import DEMO, artifacts, crash, stages
 from tests.tasks.chain import write_model
@@ -148,6 +149,9 @@ def test_what_is_off_is_passed_to_no_stage(tmp_path: Path) -> None:
     assert arguments.tune(0) == Arguments(settings, "float32").tune(0)
     assert arguments.compress["how"].cache_view() == {"method": "prune", "ratio": 0.5}
     given = arguments.distill
+    assert "elevation" not in given
+    raised = read(tmp_path, DISTILL + "loss_margin = 4.0\nrandom_prompt = 3\n")
+    assert Arguments(raised, "float32").distill == given | {"elevation": Elevation(4.0, 3)}
     assert (given["settings"].num_steps, given["settings"].learning_rate, given["block"]) == (10, 1e-4, 512)
 
 
