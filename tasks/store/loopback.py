@@ -9,9 +9,11 @@ calls `require_proxy` first, so that no request bypasses the proxy that the user
 import ipaddress
 import logging
 import os
+import random
 import socket
 import urllib.request
 from collections.abc import Iterable, Mapping, MutableMapping
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from tasks.core.errors import EnvironmentFault
@@ -22,10 +24,18 @@ PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 # Variable with the names of those that were set aside and the reasons: `ALL_PROXY=reason;HTTPS_PROXY=reason`.
 SET_ASIDE = "CRASH_PROXIES_SET_ASIDE"
 SOCKS_PACKAGES = "pip install socksio PySocks"
+# Below the ports that systems give to outgoing connections, any of which may get one before its server has started.
+PORTS = range(20_000, 32_000)
+ATTEMPTS = 100
 
 
 def free_port() -> int:
-    """Return a loopback port on which nothing listens now."""
+    """Return a loopback port on which nothing listens now; processes that ask at the same time get different ones."""
+    # Not the generator that others seed.
+    for port in random.SystemRandom().sample(PORTS, ATTEMPTS):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

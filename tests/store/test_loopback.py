@@ -3,6 +3,8 @@
 import http.server
 import logging
 import os
+import random
+import socket
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -15,7 +17,8 @@ from websockets.proxy import get_proxy
 from websockets.uri import parse_uri
 
 from tasks.core.errors import EnvironmentFault
-from tasks.store.loopback import SET_ASIDE, keep_loopback_direct, require_proxy
+from tasks.store import loopback
+from tasks.store.loopback import PORTS, SET_ASIDE, free_port, keep_loopback_direct, require_proxy
 
 DEAD = "127.0.0.2:9"
 NAMES = [*(f"{kind}_proxy" for kind in ("http", "https", "all", "no", "ws", "wss", "socks")), SET_ASIDE]
@@ -144,3 +147,26 @@ def test_the_proxy_of_a_scheme_goes_before_that_of_all(given):
     keep_loopback_direct(found)
     with pytest.raises(EnvironmentFault):
         require_proxy("http://outside.example", found)
+
+
+def test_a_free_port_is_none_that_an_outgoing_connection_gets() -> None:
+    found = []
+    for _ in range(20):
+        # Programs that are seeded alike do not choose alike.
+        random.seed(0)
+        found.append(free_port())
+    assert len(set(found)) > 10
+    assert all(port in PORTS for port in found)
+    with socket.socket() as server, socket.socket() as other:
+        server.bind(("127.0.0.1", found[-1]))
+        with pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", found[-1]))
+
+
+def test_taken_ports_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        taken = server.getsockname()[1]
+        monkeypatch.setattr(loopback, "ATTEMPTS", 1)
+        monkeypatch.setattr(loopback, "PORTS", range(taken, taken + 1))
+        assert free_port() != taken
