@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.running.inputs import check_budget, check_variant
-from flows.running.pass_limits import check_windows
+from flows.running.pass_limits import check_room
 from flows.settings.run import SearchSettings, Settings, StudySettings
 from tasks.core.costs.paper_rows import PUBLISHED_ROWS
 from tasks.core.costs.shapes import Shape
@@ -94,7 +94,7 @@ def check_cell(settings: Settings, shape: Shape) -> None:
     teacher = settings.distill.teacher if settings.distill.enabled else None
     teaching = config_folder(teacher, None) if teacher else None
     check_shapes(folder, settings.compress.compression, teaching, teacher)
-    check_windows(settings, shape.context)
+    check_room(settings, shape.context)
 
 
 def num_validating_tokens(settings: Settings) -> int:

@@ -68,7 +68,7 @@ def trained_of(settings: Settings, shape: Shape) -> Trained:
         tuned=variant.trained != "frozen" and variant.method != "prompt",
         frozen=variant.trained != "tuned",
         head=variant.lm_head,
-        inputs=variant.prompt_tokens if variant.method == "prompt" else 0,
+        inputs=variant.num_virtual,
         best=tune.eval_steps is not None,
         recompute=tune.gradient_checkpointing,
     )

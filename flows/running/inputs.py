@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.running.arguments import emulator_wishes, grids, is_linear, plan_options
-from flows.running.pass_limits import Limits, check_windows, run_limits
+from flows.running.pass_limits import Limits, check_room, run_limits
 from flows.settings.grid import describe_values, named_cell
 from flows.settings.run import Kind, Settings
 from tasks.artifacts.check_facts import check_summary
@@ -65,7 +65,7 @@ class Inputs:
         check_budget(settings, self.model.num_blocks)
         check_variant(settings, self.model.num_blocks, Path(self.model.path))
         self.teacher, self.text = self._distilling(settings, store)
-        check_windows(settings, self.model.context)
+        check_room(settings, self.model.context)
         inputs = {"model": self.model, "task": self.task, "limits": limits(settings)}
         inputs |= emulator_wishes(settings, self.teacher, self.text)
         # A store that cannot be written still serves what was computed before; anything else fails at its lock.

@@ -24,7 +24,7 @@ def search_limits(settings: Settings) -> Limits:
     return (*captured(settings), compared, *tuned(settings), validated)
 
 
-def check_windows(settings: Settings, context: int) -> None:
+def check_room(settings: Settings, context: int) -> None:
     """Refuse windows of generic text that are too long for one pass of distillation, and prompts that leave no room.
 
     Raises:
@@ -41,15 +41,10 @@ def check_windows(settings: Settings, context: int) -> None:
             f"distill.block = {distill.block} makes windows of {block} tokens, but {DISTILL} = {distill.max_tokens}:"
             " raise it where memory allows, or take shorter windows"
         )
-    if (prompt := prompt_tokens(settings)) and context - prompt < 2:
+    if (prompt := settings.tune.tuning_method.num_virtual) and context - prompt < 2:
         raise InputError(
             f"tune.prompt_tokens = {prompt}, but the model takes {context} tokens: none is left for a row; take fewer"
         )
-
-
-def prompt_tokens(settings: Settings) -> int:
-    """Return the number of virtual tokens that the settings put in front of every row."""
-    return settings.tune.prompt_tokens if settings.tune.method == "prompt" else 0
 
 
 def _compressed(settings: Settings) -> Limits:
@@ -68,5 +63,5 @@ def captured(settings: Settings) -> Limits:
 def tuned(settings: Settings) -> Limits:
     """Limits of a tuning, which runs every training row and, where it validates, every validation row."""
     splits: tuple[Split, ...] = ("train", "validation") if settings.tune.eval_steps else ("train",)
-    prompt = prompt_tokens(settings)
+    prompt = settings.tune.tuning_method.num_virtual
     return tuple(PassLimit(TUNE, settings.tune.max_tokens, split, in_front=prompt) for split in splits)

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from tasks.core.blocks.devices import input_device
 from tasks.core.blocks.factored import linear_shapes
 from tasks.core.blocks.locate_blocks import find_blocks, get_blocks, skeleton, text_config
-from tasks.core.blocks.partial_passes import capture_blocks
+from tasks.core.blocks.partial_passes import capture_blocks, hooked
 from tasks.core.errors import InputError
 
 PROBE_TOKENS = 4
@@ -105,12 +105,8 @@ def _are_channels(model: nn.Module, block: nn.Module, index: int, channels: Chan
         return states.masked_fill(half.to(states.device), 0.0)
 
     def outputs(handles: list[Any]) -> Tensor:
-        try:
-            with capture_blocks(model, last=index) as run:
-                return run(ids)[-1].float()
-        finally:
-            for handle in handles:
-                handle.remove()
+        with hooked(handles), capture_blocks(model, last=index) as run:
+            return run(ids)[-1].float()
 
     plain = outputs([])
     into, out = [block.get_submodule(path) for path in channels.into], block.get_submodule(channels.out)

@@ -1,12 +1,13 @@
 """Partial forward passes: the output of every block without the head, and the head without the blocks."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from tasks.core.blocks.length_limits import forget_lengths
@@ -24,6 +25,26 @@ def state_of(output: Tensor | tuple | list) -> Tensor:
 
 
 @contextmanager
+def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Remove these hooks at the end of the context."""
+    handles = list(handles)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def real_tokens(state: Tensor, real: Tensor) -> Tensor:
+    """Return the states of the real tokens of a pass as rows [number of tokens, d], float32 on the CPU.
+
+    state: of B x T tokens; real: bool [B, T].
+    """
+    # OPT runs its modules on all tokens of a batch in one row.
+    return state.reshape(*real.shape, -1)[real.to(state.device)].float().cpu()
+
+
+@contextmanager
 def leaf_embeddings(model: nn.Module) -> Iterator[list[Tensor]]:
     """Within the context, a pass's embeddings are a leaf of autograd, which the list then holds.
 
@@ -36,11 +57,8 @@ def leaf_embeddings(model: nn.Module) -> Iterator[list[Tensor]]:
         # Some families scale their embeddings in place, which a leaf does not allow.
         return leaf[-1].clone()
 
-    handle = model.get_input_embeddings().register_forward_hook(start)  # type: ignore[operator]
-    try:
+    with hooked([model.get_input_embeddings().register_forward_hook(start)]):  # type: ignore[operator]
         yield leaf
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -113,11 +131,8 @@ def watched_runs(model: nn.Module, runs: Sequence[tuple[int, int]]) -> Iterator[
 
     handles = [blocks[first].register_forward_pre_hook(before, with_kwargs=True) for first, _ in runs]
     handles += [blocks[last].register_forward_hook(after) for _, last in runs]
-    try:
+    with hooked(handles):
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def run_through(

@@ -62,8 +62,13 @@ def factors(weight: Tensor, rank: int, choice: str, seed: int) -> tuple[Tensor, 
         left, values, right = torch.linalg.svd(wide, full_matrices=False)
         chosen = torch.arange(rank) if choice == "topk" else _drawn(values, rank, seed)
         left, values, right = left[:, chosen], values[chosen], right[chosen]
+    return halves(left, values, right, weight.dtype)
+
+
+def halves(left: Tensor, values: Tensor, right: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return (outer [out, r], inner [r, in]) of singular values [r], each with the square root of the values."""
     root = values.sqrt()
-    return (left * root).to(weight.dtype).contiguous(), (root[:, None] * right).to(weight.dtype).contiguous()
+    return (left * root).to(dtype).contiguous(), (root[:, None] * right).to(dtype).contiguous()
 
 
 def product(outer: Tensor, inner: Tensor) -> Tensor:

@@ -10,11 +10,14 @@ chosen, so that lambda has no unit and 1 weighs them alike. A weight's bias coun
 Shapes: W [out, in] weight, T tokens, r full rank, m channels.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from tasks.core.compression.methods import halves
 
 # Of the singular values, those that always stay, from the largest on.
 ALWAYS_KEPT = 0.05
@@ -38,17 +41,13 @@ class Linear(NamedTuple):
 def best_factors(module: Linear, rank: int, loss_weight: float) -> tuple[Tensor, Tensor]:
     """Factorise a weight into (outer [out, rank], inner [rank, in]), of the singular values that GradOT keeps.
 
-    loss_weight: lambda. Each factor takes the square root of the singular values.
+    loss_weight: lambda.
     """
-    wide = module.weight.float()
-    left, values, right = torch.linalg.svd(wide, full_matrices=False)
+    left, values, right = torch.linalg.svd(module.weight.float(), full_matrices=False)
     scores = rank_scores(left, values, right, module.seen, loss_weight)
-    always = min(rank, -int(-ALWAYS_KEPT * len(values) // 1))
-    scores[:always] = torch.inf
+    scores[: min(rank, math.ceil(ALWAYS_KEPT * len(values)))] = torch.inf
     chosen = scores.topk(rank).indices.sort().values
-    root = values[chosen].sqrt()
-    outer, inner = left[:, chosen] * root, root[:, None] * right[chosen]
-    return outer.to(module.weight.dtype).contiguous(), inner.to(module.weight.dtype).contiguous()
+    return halves(left[:, chosen], values[chosen], right[chosen], module.weight.dtype)
 
 
 def rank_scores(left: Tensor, values: Tensor, right: Tensor, seen: Observed, loss_weight: float) -> Tensor:

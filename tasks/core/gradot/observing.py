@@ -6,13 +6,13 @@ Shapes: B rows, T tokens, d width.
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from tasks.core.batching import Batch, Example
-from tasks.core.blocks.partial_passes import leaf_embeddings
+from tasks.core.blocks.partial_passes import hooked, leaf_embeddings, real_tokens
 from tasks.core.blocks.surgery import get_blocks
 from tasks.core.errors import InputError
 from tasks.core.gradot.choosing import Observed
@@ -32,14 +32,6 @@ class _Call:
     gradients: Tensor | None = None
 
 
-@dataclass
-class _Parts:
-    """The observed tokens of a module, in parts."""
-
-    inputs: list[Tensor] = field(default_factory=list)
-    gradients: list[Tensor] = field(default_factory=list)
-
-
 def observe(
     model: nn.Module, places: Mapping[Place, Sequence[Place]], batches: Iterable[Batch]
 ) -> dict[Place, Observed]:
@@ -51,17 +43,14 @@ def observe(
     Raises:
         InputError: when the loss's gradient is not finite.
     """
-    found: dict[Place, _Parts] = defaultdict(_Parts)
-    loss = AnswerLoss(model)
+    found, loss = defaultdict[Place, list[Observed]](list), AnswerLoss(model)
     for batch in batches:
         real = batch.attention_mask.bool()
         with _watched(model, [each for group in places.values() for each in group]) as calls:
             _backward(model, loss, batch)
         for name, group in places.items():
-            for each in group:
-                for call in calls[each]:
-                    _add(found[name], call, real)
-    whole = {name: Observed(torch.cat(parts.inputs), torch.cat(parts.gradients)) for name, parts in found.items()}
+            found[name] += [_observed(call, real) for each in group for call in calls[each]]
+    whole = {name: Observed(*map(torch.cat, zip(*parts, strict=True))) for name, parts in found.items()}
     for (block, path), seen in whole.items():
         if not seen.gradients.isfinite().all():
             raise InputError(f"block {block}, {path}: gradients of the loss are not finite; take float32")
@@ -101,17 +90,12 @@ def _watched(model: nn.Module, places: Sequence[Place]) -> Iterator[dict[Place, 
 
         return hook
 
-    handles = [blocks[place[0]].get_submodule(place[1]).register_forward_hook(see(place)) for place in places]
-    try:
+    modules = {place: blocks[place[0]].get_submodule(place[1]) for place in places}
+    with hooked(module.register_forward_hook(see(place)) for place, module in modules.items()):
         yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-def _add(parts: _Parts, call: _Call, real: Tensor) -> None:
-    """Add the real tokens of a call, as rows."""
+def _observed(call: _Call, real: Tensor) -> Observed:
+    """Return the real tokens of a call, as rows."""
     assert call.gradients is not None, "the loss depends on every block"
-    for kept, tensor in ((parts.inputs, call.inputs), (parts.gradients, call.gradients)):
-        # OPT runs its modules on all tokens of a batch in one row.
-        kept.append(tensor.reshape(*real.shape, -1)[real.to(tensor.device)].float().cpu())
+    return Observed(real_tokens(call.inputs, real), real_tokens(call.gradients, real))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.core.batching import Batch
-from tasks.core.blocks.partial_passes import base_model_and_head, leaf_embeddings, state_of
+from tasks.core.blocks.partial_passes import base_model_and_head, hooked, leaf_embeddings, real_tokens, state_of
 from tasks.core.blocks.surgery import get_blocks
 from tasks.core.evaluation.likelihoods import HEAD_ROWS
 from tasks.core.stand_ins.least_squares import Run
@@ -110,21 +110,15 @@ def _watched(
     wanted = set(lasts)
     handles = [blocks[index].get_submodule(paths[index]).register_forward_hook(see_output(index)) for index in fronts]
     handles += [blocks[index].register_forward_hook(see_state(index)) for index in chosen]
-    try:
+    with hooked(handles):
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _real_tokens(seen: Probe, real: Tensor, most: int) -> Probe:
     """Return the first real tokens of a pass, as rows."""
 
-    def rows(state: Tensor) -> Tensor:
-        # OPT runs its modules on all tokens of a batch in one row.
-        return state.reshape(*real.shape, -1)[real.to(state.device)][:most].float().cpu()
-
-    return Probe(*({index: rows(state) for index, state in part.items()} for part in vars(seen).values()))
+    parts = vars(seen).values()
+    return Probe(*({index: real_tokens(state, real)[:most] for index, state in part.items()} for part in parts))
 
 
 def _joined(parts: Sequence[dict[int, Tensor]]) -> dict[int, Tensor]:

@@ -73,6 +73,11 @@ class TuningMethod(MethodOptions):
         return self.cache_view() == TuningMethod().cache_view()
 
     @property
+    def num_virtual(self) -> int:
+        """Number of virtual tokens in front of every row."""
+        return self.prompt_tokens if self.method == "prompt" else 0
+
+    @property
     def admitted(self) -> "TuningMethod":
         """The method after validation and merging: adapters and prompts stay, everything else becomes whole blocks."""
         if self.method == "prompt":

@@ -6,7 +6,7 @@ a frozen copy is stored once, so the copy is exact as well.
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,7 @@ def write_compressed(folder: Path, how: Compression, out: Path, seen: "Sensitivi
     if not plan.frozen:
         raise InputError(f"compress.method = {how.method!r}: the plan tunes every kept block, none is frozen")
     names, tally = BlockNames(stored, len(plan.kept), folder), Tally()
-    change = _changer(folder, how, tally, stored, names, seen)
+    change = _changer(folder, how, tally, stored, names, plan.kept, seen)
     tensors: list[tuple[str, TensorSource]] = []
     for name, tensor in stored.items():
         place = names.place(name)
@@ -102,6 +102,7 @@ def _changer(
     tally: Tally,
     stored: Mapping[str, StoredTensor],
     names: BlockNames,
+    kept: Sequence[int],
     seen: "Sensitivities | None",
 ) -> Change:
     """Return the function that changes the tensors of frozen blocks."""
@@ -112,16 +113,21 @@ def _changer(
     config = load_config(folder)
     with in_table("compress"):
         require_rank(config, how)
-    shapes, kept = shapes_by_block(config), read_plan(folder, "emulator").kept
+    shapes = shapes_by_block(config)
     if how.method == "gradot":
         from tasks.models.emulators.gradient_preserving_weights import GradientPreserving
 
         assert seen is not None, "GradOT chooses by gradients"
         return GradientPreserving(how, tally, stored, names, kept, shapes, seen)
-    # Identified by the original block: the seed is the same in every plan that keeps it.
-    return lambda name, tensor, place: _low_rank(
-        name, tensor, shapes[place.block], how, f"{kept[place.block]}.{place.rest}", tally
-    )
+
+    def low_rank(name: str, tensor: StoredTensor, place: InBlock) -> list[tuple[str, TensorSource]]:
+        shape = shapes[place.block].get(place.rest.removesuffix(OUTER)) if place.rest.endswith(OUTER) else None
+        if shape is None or not _is_weight(tensor):
+            return [(name, tensor)]
+        # Identified by the original block: the seed is the same in every plan that keeps it.
+        return _low_rank(name, tensor, shape, how, f"{kept[place.block]}.{place.rest}", tally)
+
+    return low_rank
 
 
 def _is_weight(tensor: StoredTensor) -> bool:
@@ -143,13 +149,10 @@ def _rounded(stored: StoredTensor, how: Compression, tally: Tally) -> ComputedTe
 
 
 def _low_rank(
-    name: str, stored: StoredTensor, shapes: "Mapping[str, LinearShape]", how: Compression, identity: str, tally: Tally
+    name: str, stored: StoredTensor, shape: "LinearShape", how: Compression, identity: str, tally: Tally
 ) -> list[tuple[str, TensorSource]]:
     from tasks.core.compression.methods import factors, seed_of
 
-    shape = shapes.get(identity.partition(".")[2].removesuffix(OUTER)) if name.endswith(OUTER) else None
-    if shape is None or not _is_weight(stored):
-        return [(name, stored)]
     assert how.rank is not None
     rank = rank_within(how.rank, shape.num_in, shape.num_out)
     decompose = partial(factors, rank=rank, choice=how.rank_choice, seed=seed_of(how.seed, identity))

@@ -7,7 +7,7 @@ them; made whole again, it has zeros instead, at the end. `from_pretrained` refu
 it never runs with randomly initialised weights.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,13 +39,13 @@ def load_as_stored(
     stored = stored_tensors(folder)
     if not any(name.endswith(INNER) for name in stored) and not (folder / COMPRESSION_FILE).is_file():
         return load_folder(folder, dtype=dtype, device=device)
-    narrow = _narrow(stored, load_config(folder), num_blocks, folder)
-    if not any(name.endswith(INNER) for name in stored) and not narrow:
-        return load_folder(folder, dtype=dtype, device=device)
-    from tasks.core.blocks.factored import put_factors, put_narrow
+    from tasks.core.blocks.factored import put_factors, put_narrow, shapes_by_block
     from tasks.core.blocks.surgery import get_blocks
 
     names = BlockNames(stored, num_blocks, folder)
+    narrow = _narrow(stored, names, shapes_by_block(load_config(folder)))
+    if not any(name.endswith(INNER) for name in stored) and not narrow:
+        return load_folder(folder, dtype=dtype, device=device)
     model: Any = _load_the_rest(folder, stored, len(narrow), dtype)
     blocks = get_blocks(model)
     for name in (name for name in stored if name.endswith(INNER)):
@@ -95,7 +95,7 @@ def made_whole(
     from tasks.core.blocks.factored import shapes_by_block
 
     names, shapes = BlockNames(tensors, num_blocks, folder), shapes_by_block(config)
-    narrow = _narrow(tensors, config, num_blocks, folder)
+    narrow = _narrow(tensors, names, shapes)
     result: dict[str, TensorSource] = {}
     for name, tensor in tensors.items():
         inner = tensors.get(name.removesuffix(OUTER) + INNER) if name.endswith(OUTER) else None
@@ -111,12 +111,9 @@ def made_whole(
 
 
 def _narrow(
-    stored: Mapping[str, StoredTensor], config: "PreTrainedConfig", num_blocks: int, folder: Path
+    stored: Mapping[str, StoredTensor], names: BlockNames, shapes: "Sequence[Mapping[str, LinearShape]]"
 ) -> dict[str, tuple[int, ...]]:
     """Return the weights and biases of linear modules with fewer channels, and the shapes that the config says."""
-    from tasks.core.blocks.factored import shapes_by_block
-
-    names, shapes = BlockNames(stored, num_blocks, folder), shapes_by_block(config)
     found = {}
     for name, tensor in stored.items():
         place = names.place(name)

@@ -238,6 +238,6 @@ def test_random_prompts_are_those_of_both_models_and_new_in_every_pass() -> None
     assert not torch.equal(drawn[0], drawn[1])
     assert torch.equal(drawn[2], drawn[3])
     assert 15 < float(drawn[0].std()) < 25
-    # What is returned are blocks alone.
+    # Only blocks are returned.
     assert not [name for name in trained.state() if "prompt" in name]
     assert not any(each.grad is not None for each in prompt_parameters(trained.model).values())

@@ -7,7 +7,7 @@ import pytest
 
 from flows.running.inputs import Inputs
 from flows.running.logs import encoding_lines
-from flows.running.pass_limits import check_windows, run_limits, search_limits
+from flows.running.pass_limits import check_room, run_limits, search_limits
 from flows.settings.reading import read_settings
 from flows.settings.run import StudySettings
 from flows.studies.checks import study_limits
@@ -76,24 +76,24 @@ def test_windows_of_generic_text_fit_a_pass() -> None:
     with pytest.raises(
         InputError, match=r"distill.block = 4096 makes windows of 4096 tokens.*distill.max_tokens = 2048"
     ):
-        check_windows(settings(distill=distill), 131_072)
-    check_windows(settings(distill=distill), 2048)
-    check_windows(settings(distill=distill | {"enabled": False}), 131_072)
+        check_room(settings(distill=distill), 131_072)
+    check_room(settings(distill=distill), 2048)
+    check_room(settings(distill=distill | {"enabled": False}), 131_072)
     with pytest.raises(InputError, match=r"makes windows of 2058 tokens"):
-        check_windows(settings(distill=distill | {"random_prompt": 10, "block": 2048}), 131_072)
+        check_room(settings(distill=distill | {"random_prompt": 10, "block": 2048}), 131_072)
 
 
 def test_prompts_leave_room() -> None:
     distill = {"enabled": True, "data": "text", "num_steps": 10, "warmup_steps": 1, "max_tokens": 2048}
     for number in (63, 64, 200):
         with pytest.raises(InputError, match=rf"distill.random_prompt = {number}, but the model takes 64 tokens"):
-            check_windows(settings(distill=distill | {"random_prompt": number}), 64)
+            check_room(settings(distill=distill | {"random_prompt": number}), 64)
         prompted = settings(tune={"method": "prompt", "prompt_tokens": number})
         with pytest.raises(InputError, match=rf"tune.prompt_tokens = {number}, but the model takes 64 tokens"):
-            check_windows(prompted, 64)
-    check_windows(settings(tune={"method": "prompt", "prompt_tokens": 62}), 64)
+            check_room(prompted, 64)
+    check_room(settings(tune={"method": "prompt", "prompt_tokens": 62}), 64)
     # Of another method they do not count.
-    check_windows(settings(tune={"prompt_tokens": 200}), 64)
+    check_room(settings(tune={"prompt_tokens": 200}), 64)
 
 
 def test_virtual_tokens_and_whole_rows_of_the_support_set_are_limited() -> None:
