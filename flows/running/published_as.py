@@ -37,6 +37,6 @@ def _crash(settings: Settings) -> dict[str, str]:
         return {}
     if support.model_dump(exclude=FREE_SUPPORT) != Support().model_dump(exclude=FREE_SUPPORT):
         return {}
-    rows = {"auto": "crash", "all": "crash", "none": "crash without sharing"}
+    rows = {"all": "crash", "auto": "crash without sharing", "none": "crash without sharing"}
     share = plan.share_of("crash")
     return {"crash": rows[share]} if share in rows else {}

@@ -33,6 +33,7 @@ num_test = 400
 [plan]
 num_kept = 21
 num_tuned = 4
+share = {{crash = "all"}}
 [tune]
 learning_rate = 5e-5
 num_epochs = 1

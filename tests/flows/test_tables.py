@@ -166,7 +166,8 @@ def test_table_1_has_the_published_rows_and_budgets(tmp_path: Path) -> None:
     assert {cell.tune.learning_rates for cell in cells} == {(2e-5, 5e-5, 8e-5, 1e-4)}
     assert {cell.tune.num_epochs for cell in cells} == {5}
     assert sum(cell.distill.enabled for cell in cells) == 8
-    assert sum(cell.strategy == ("crash",) and cell.plan.share == "none" for cell in cells) == 8
+    for share in ("none", "all"):
+        assert sum(cell.strategy == ("crash",) and cell.plan.share == share for cell in cells) == 8
 
 
 def test_a_cell_alone_costs_less_than_its_sweep(table: tuple[str, Path, Path]) -> None:

@@ -80,8 +80,11 @@ class Strategy:
 CRASH, OFT = "CRaSh, arXiv 2310.15477", "Offsite-Tuning, arXiv 2302.04870"
 BOTH = "published code of CRaSh and Offsite-Tuning"
 
+# CRaSh publishes its strategies with sharing. A block that runs again where nothing was trained for it takes a real
+# model to chance (docs/contributing/log.md), so none shares by default.
+
 _ALL = (
-    Strategy("crash", crash_plan, "clusters", "all", "the centre of each cluster of adjacent, similar blocks", CRASH),
+    Strategy("crash", crash_plan, "clusters", None, "the centre of each cluster of adjacent, similar blocks", CRASH),
     Strategy("uniform", uniform_plan, "num_blocks", None, "evenly spaced between the tuned ends", OFT),
     Strategy(
         "uniform_spread",
@@ -125,7 +128,7 @@ _ALL = (
         "iterative_drop",
         iterative_drop_plan,
         "dropped",
-        "all",
+        None,
         "drops the block most like the one below it, runs the rest again, and so on",
         CRASH,
     ),
@@ -133,7 +136,7 @@ _ALL = (
         "single",
         single_plan,
         "single_clusters",
-        "all",
+        None,
         "the centre of each cluster of blocks that do alike to the embeddings, adjacent or not",
         CRASH,
     ),
@@ -145,7 +148,7 @@ _ALL = (
         "all but the runs of blocks that linear maps replace best",
         "this project",
     ),
-    Strategy("fixed", fixed_plan, "num_blocks", "all", "exactly plan.kept and plan.tuned", "your own choice"),
+    Strategy("fixed", fixed_plan, "num_blocks", None, "exactly plan.kept and plan.tuned", "your own choice"),
 )
 STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in _ALL}
 

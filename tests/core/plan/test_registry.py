@@ -77,13 +77,7 @@ def test_every_strategy_is_named_described_and_found_beside_the_plans() -> None:
 
 def test_what_each_does_by_default() -> None:
     assert {name for name, strategy in STRATEGIES.items() if strategy.placement == "ends"} == AT_THE_ENDS
-    assert {name for name, strategy in STRATEGIES.items() if strategy.share} == {
-        "crash",
-        "iterative_drop",
-        "single",
-        "spans",
-        "fixed",
-    }
+    assert {name: strategy.share for name, strategy in STRATEGIES.items() if strategy.share} == {"spans": "linear"}
     assert {name for name, strategy in STRATEGIES.items() if strategy.is_sampled} == {
         "normal",
         "left_normal",

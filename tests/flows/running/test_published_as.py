@@ -11,7 +11,8 @@ from flows.settings.run import Settings
 @pytest.mark.parametrize(
     ("share", "expected"),
     [
-        ("auto", {"uniform": "uniform", "uniform_spread": "uniform_spread", "crash": "crash"}),
+        ("auto", {"uniform": "uniform", "uniform_spread": "uniform_spread", "crash": "crash without sharing"}),
+        ({"crash": "all"}, {"uniform": "uniform", "uniform_spread": "uniform_spread", "crash": "crash"}),
         ("none", {"uniform": "uniform", "uniform_spread": "uniform_spread", "crash": "crash without sharing"}),
         ("all", {"crash": "crash"}),
         (

@@ -32,11 +32,10 @@ def settings(strategy: Any = "crash", **plan: Any) -> Settings:
 def test_only_what_a_strategy_uses_is_passed(name: str) -> None:
     chosen = settings(name, kept=(0, 2, 3), tuned=(0, 3))
     expected = {
-        "crash": {"num_kept": 6, "num_tuned": 4, "linkage": "boundary", "share": "all", "keep_ends": False},
-        "single": {"num_kept": 6, "num_tuned": 4, "linkage": "average", "share": "all"},
-        "iterative_drop": {"num_kept": 6, "num_tuned": 4, "share": "all"},
+        "crash": {"num_kept": 6, "num_tuned": 4, "linkage": "boundary", "share": None, "keep_ends": False},
+        "single": {"num_kept": 6, "num_tuned": 4, "linkage": "average", "share": None},
         "spans": {"num_kept": 6, "num_tuned": 4, "share": "linear"},
-        "fixed": {"kept": (0, 2, 3), "tuned": (0, 3), "share": "all"},
+        "fixed": {"kept": (0, 2, 3), "tuned": (0, 3), "share": None},
         "uniform_deviation": {"num_kept": 6, "num_tuned": 4, "deviation": 0.0, "share": None},
     }
     otherwise = {"num_kept": 6, "num_tuned": 4, "share": None} | ({"seed": 0} if STRATEGIES[name].is_sampled else {})
@@ -62,7 +61,7 @@ def test_one_way_to_share_is_for_all_and_a_table_for_those_in_it() -> None:
 @pytest.mark.parametrize(
     ("plan", "rows"),
     [
-        ({}, {"uniform": "uniform", "uniform_spread": "uniform_spread", "crash": "crash"}),
+        ({}, {"uniform": "uniform", "uniform_spread": "uniform_spread", "crash": "crash without sharing"}),
         (
             {"share": "none"},
             {"uniform": "uniform", "uniform_spread": "uniform_spread", "crash": "crash without sharing"},
