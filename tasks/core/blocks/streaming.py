@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tasks.core.blocks.devices import input_device
 from tasks.core.blocks.length_limits import forget_lengths
 from tasks.core.blocks.locate_blocks import find_blocks, get_stack, text_config
+from tasks.core.blocks.memory import give_back
 from tasks.core.blocks.partial_passes import EndOfPassError, state_of
 from tasks.core.errors import InputError
 
@@ -93,6 +94,8 @@ def run_streamed(
                     state, others[number] = run(index, states[number].to(device), others[number], inputs[number])
                     see(number, index + 1, states[number], state)
                     states[number] = state.cpu()
+            # What stays is small and lies in the gaps of what was large: without this, they grow with every block.
+            give_back()
         if see_last is not None:
             for number, last in states.items():
                 see_last(number, run(len(blocks), last.to(device), others[number], inputs[number])[0])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tasks.core.blocks import streaming
 from tasks.core.blocks.locate_blocks import find_blocks
 from tasks.core.blocks.streaming import can_stream, run_streamed
 from tasks.core.blocks.surgery import aliased, base_model_and_head, capture_blocks, get_blocks
@@ -103,6 +104,15 @@ def test_each_block_is_read_once_and_given_back() -> None:
     assert sorted(tensors.asked) == sorted(tensors.tensors)
     assert all(parameter.is_meta for block in get_blocks(emptied) for parameter in block.parameters())
     assert all("forward" not in vars(block) for block in get_blocks(emptied))
+
+
+def test_gaps_between_tensors_are_given_back_after_each_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    seen: list[int] = []
+    monkeypatch.setattr(streaming, "give_back", lambda: given.append(len(seen)))
+    model, tensors = on_disk(tiny_model("llama"))
+    run_streamed(model, tensors, BATCHES, lambda batch, index, before, state: seen.append(index))
+    assert given == [len(BATCHES) * (1 + done) for done in range(1, NUM_BLOCKS + 1)]
 
 
 def test_a_tensor_that_cannot_be_read_leaves_the_model_as_it_was() -> None:
