@@ -42,8 +42,9 @@ def insert_adapter(block: nn.Module, width: int, size: int) -> None:
     """Add an adapter to the output of a block, in place: as a submodule in float32, on the block's device."""
     adapter = Adapter(width, size).train(block.training)
     block.add_module(NAME, adapter.to(next(block.parameters()).device))
-    # A hook instead of a wrapper module, because a family's stack reads attributes of its blocks.
-    block.register_forward_hook(_adapted)
+    # A hook instead of a wrapper module, because a family's stack reads attributes of its blocks. It runs before
+    # others, such as that of harmonizers, which stand in for the blocks behind this one.
+    block.register_forward_hook(_adapted, prepend=True)
 
 
 def live_adapter(block: nn.Module) -> dict[str, nn.Parameter]:

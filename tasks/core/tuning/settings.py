@@ -23,7 +23,7 @@ NOT_CONTENT = ("checkpoint_steps", "gradient_checkpointing", "may_diverge")
 
 @dataclass(frozen=True)
 class StepOptions:
-    """Options of every training: its steps, their size and learning rate, validations and checkpoints."""
+    """Options of every training: its steps, their size and learning rate, and checkpoints."""
 
     learning_rate: Positive = 2e-5
     """Peak learning rate of AdamW."""
@@ -35,14 +35,20 @@ class StepOptions:
     """Most padded tokens in one forward pass; a larger batch is accumulated."""
     warmup_steps: Annotated[int, Bounds(ge=0)] = 0
     """Steps of linear warm-up."""
-    eval_steps: Count | None = None
-    """Steps between validations, of which the best state is kept; by default the last state is."""
     checkpoint_steps: Count = 50
     """Steps between checkpoints, from which a killed run resumes."""
 
 
 @dataclass(frozen=True)
-class TrainOptions(StepOptions):
+class ValidatedOptions(StepOptions):
+    """Options of a training that may keep its best state."""
+
+    eval_steps: Count | None = None
+    """Steps between validations, of which the best state is kept; by default the last state is."""
+
+
+@dataclass(frozen=True)
+class TrainOptions(ValidatedOptions):
     """Options of a tuning. Its length is either num_steps or num_epochs."""
 
     num_epochs: Count | None = None
@@ -88,7 +94,7 @@ class TrainSettings(TrainOptions):
 
 
 @dataclass(frozen=True)
-class DistillOptions(StepOptions):
+class DistillOptions(ValidatedOptions):
     """Options of the distillation of an emulator's frozen blocks on generic text."""
 
     block: Annotated[int, Bounds(ge=2)] = 512
@@ -160,5 +166,5 @@ class Distillation(DistillOptions):
     @property
     def training(self) -> TrainSettings:
         """The settings of its training loop."""
-        shared = {field.name: getattr(self, field.name) for field in fields(StepOptions)}
+        shared = {field.name: getattr(self, field.name) for field in fields(ValidatedOptions)}
         return TrainSettings(**shared, seed=self.seed)

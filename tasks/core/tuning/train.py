@@ -46,6 +46,7 @@ def train(
     on_metrics: Metrics = lambda step, values: None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    after_step: Callable[[int], dict[str, float]] = lambda step: {},
     names: Names = NAMES,
 ) -> TrainResult:
     """Train some tensors of a model in place; afterwards they hold the state to keep.
@@ -53,7 +54,9 @@ def train(
     Loss: mean over the answer tokens of a batch, in nats. Trained tensors are float32; with precision "bfloat16", the
     other matrices are bfloat16 and products run under autocast. Training continues from the checkpoint, with the same
     bits as without the interruption. With parallel "data" or "sharded", every process of torch's process group calls
-    this with the same arguments; the first one reads and writes the checkpoint. names: the settings in error messages.
+    this with the same arguments; the first one reads and writes the checkpoint. after_step: called with the number of
+    steps that are done, before they are saved; it may change what `trained` runs, and returns metrics. names: the
+    settings in error messages.
 
     Raises:
         InputError: when there are no training rows.
@@ -76,7 +79,7 @@ def train(
     try:
         wide = accelerator.device.type == "cpu" and precision == "bfloat16"
         with recomputing(trained.model, settings.gradient_checkpointing), float32_attention(trained.model, wide):
-            _all_steps(run, on_metrics, should_stop, progress)
+            _all_steps(run, on_metrics, should_stop, progress, after_step)
     except (RuntimeError, MemoryError) as error:
         if not is_memory_fault(error):
             raise
@@ -89,13 +92,14 @@ def _all_steps(
     on_metrics: Metrics,
     should_stop: Callable[[], bool],
     progress: Callable[[Iterable[int]], Iterable[int]],
+    after_step: Callable[[int], dict[str, float]],
 ) -> None:
     memory = FlatMemory() if run.accelerator.device.type == "cpu" else None
     for step in progress(range(run.progress.step, run.num_steps)):
         # Checked before each step, so that a tuning resumed after its end stops again.
         if run.is_over:
             break
-        values = run.step(step) | run.validate(step)
+        values = run.step(step) | run.validate(step) | after_step(step + 1)
         if memory:
             memory.after_step()
         # Poll before reporting: from the first poll on, a request to stop makes the stage save a checkpoint.
