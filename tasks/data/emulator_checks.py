@@ -37,10 +37,11 @@ def check_shapes(model: Path, compression: Compression | None, teacher: Path | N
     """Check what the configs in two folders decide: the rank and the teacher's shape. called: the teacher's name."""
     if compression is not None and compression.rank is not None:
         from tasks.core.blocks.factored import require_rank
-        from tasks.core.blocks.feed_forward import require_channels
+        from tasks.core.blocks.feed_forward import factorised_shapes, require_channels
 
+        shapes = factorised_shapes(load_config(model), compression)
         with in_table("compress"):
-            require_rank(load_config(model), compression)
+            require_rank(shapes, compression)
         if compression.method == "gradot":
             require_channels(load_config(model))
     if teacher is not None:

@@ -1,5 +1,6 @@
 """Shapes of a block's linear modules, and modules of other shapes than the config says: in two factors, or narrower."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,13 +66,13 @@ def shapes_by_block(config: PreTrainedConfig) -> list[dict[str, LinearShape]]:
     return [linear_shapes(block) for block in get_blocks(skeleton(config))]
 
 
-def require_rank(config: PreTrainedConfig, how: Compression) -> None:
-    """Check the rank of a low-rank compression against the weights of the blocks.
+def require_rank(by_block: Sequence[Mapping[str, LinearShape]], how: Compression) -> None:
+    """Check the rank of a low-rank compression against the weights that it factorises, by block.
 
     Raises:
         SettingError: when the rank is 0 for some weight, or larger than the full rank of every weight.
     """
-    shapes = {(shape.num_in, shape.num_out) for block in shapes_by_block(config) for shape in block.values()}
+    shapes = {(shape.num_in, shape.num_out) for block in by_block for shape in block.values()}
     assert how.rank is not None
     for num_in, num_out in sorted(shapes):
         rank_within(how.rank, num_in, num_out)

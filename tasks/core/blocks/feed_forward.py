@@ -11,13 +11,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from tasks.core.blocks.devices import input_device
-from tasks.core.blocks.factored import linear_shapes
+from tasks.core.blocks.factored import LinearShape, linear_shapes, shapes_by_block
 from tasks.core.blocks.locate_blocks import find_blocks, get_blocks, skeleton, text_config
 from tasks.core.blocks.partial_passes import capture_blocks, hooked
+from tasks.core.compression.settings import Compression
 from tasks.core.errors import InputError
 
 PROBE_TOKENS = 4
 TOLERANCE = 1e-2
+# How an error ends.
+REMOVED = 'so that none can be removed: choose another compress.method than "gradot"'
+TOLD_APART = 'from which the attention could be told apart: choose compress.parts = "all"'
 
 
 class Channels(NamedTuple):
@@ -63,17 +67,42 @@ def require_channels(config: PreTrainedConfig) -> None:
     Raises:
         InputError: as `feed_forward_channels`.
     """
-    model = skeleton(config)
+    _ = _candidates(config, REMOVED)
+
+
+def factorised_shapes(config: PreTrainedConfig, how: Compression) -> list[dict[str, LinearShape]]:
+    """Return the shapes of the linear modules that a low-rank compression factorises, by block and path.
+
+    Raises:
+        InputError: when only those of the attention are to be, and the family's feed-forward part cannot be told from
+            it by shapes.
+    """
+    shapes = shapes_by_block(config)
+    if how.method != "low_rank" or how.parts == "all":
+        return shapes
+    found = _candidates(config, TOLD_APART)
+    return [
+        {path: shape for path, shape in block.items() if path not in channels.paths}
+        for block, channels in zip(shapes, found, strict=True)
+    ]
+
+
+def _candidates(config: PreTrainedConfig, so: str) -> list[Channels]:
+    """Return the most likely channels of every block by shapes alone. so: the end of the error where there are none."""
+    model, found = skeleton(config), list[Channels]()
     for index, block in enumerate(get_blocks(model)):
-        if not channel_candidates(block, text_config(config).hidden_size):
-            raise _none(model, index)
+        candidates = channel_candidates(block, text_config(config).hidden_size)
+        if not candidates:
+            raise _none(model, index, so)
+        found.append(candidates[0])
+    return found
 
 
-def _none(model: nn.Module, index: int) -> InputError:
+def _none(model: nn.Module, index: int, so: str = REMOVED) -> InputError:
     family = text_config(model.config).model_type
     return InputError(
         f"{family}: {find_blocks(model)[0]}.{index} has no feed-forward part whose channels lie between separate"
-        ' linear modules, so that none can be removed: choose another compress.method than "gradot"'
+        f" linear modules, {so}"
     )
 
 

@@ -11,7 +11,7 @@ from tasks.core.errors import SettingError
 METHODS = {
     "prune": ("ratio",),
     "quantise": ("bits",),
-    "low_rank": ("rank", "rank_choice", "seed"),
+    "low_rank": ("rank", "rank_choice", "seed", "parts"),
     "gradot": ("rank", "channels", "loss_weight"),
 }
 # The settings that a method requires.
@@ -31,6 +31,8 @@ class CompressOptions:
     """Each weight has at most 2^bits values (quantise)."""
     rank: Annotated[int, Bounds(ge=1)] | Annotated[float, Bounds(gt=0, lt=1)] | None = None
     """Rank of factors, or its share of the full rank (low_rank, gradot); weights that would not shrink stay dense."""
+    parts: Literal["all", "attention"] = "all"
+    """Linear weights that are factorised: all, or only those of the attention, as in ScaleOT (low_rank)."""
     rank_choice: Literal["topk", "sampling", "lowrank"] = "topk"
     """Which singular values are kept: the largest, drawn ones, or those of the randomised SVD (low_rank)."""
     seed: int = 0
@@ -47,9 +49,10 @@ class Compression(CompressOptions):
 
     prune: the smallest entries of each weight, a share of `ratio`, become zero. quantise: each weight has at most
     2^`bits` values. low_rank: each linear weight is the product of two factors of rank `rank`, a number or a share of
-    the full rank; `rank_choice` decides which singular values are kept, `seed` is for the choices that draw. gradot:
-    the feed-forward parts keep a share of `channels` of their channels, and the other linear weights are two factors of
-    rank `rank`, so that the gradients of the tuned blocks change little and the loss rises (`loss_weight`).
+    the full rank, in all linear modules or in those of the attention (`parts`); `rank_choice` decides which singular
+    values are kept, `seed` is for the choices that draw. gradot: the feed-forward parts keep a share of `channels` of
+    their channels, and the other linear weights are two factors of rank `rank`, so that the gradients of the tuned
+    blocks change little and the loss rises (`loss_weight`).
 
     Raises:
         SettingError: when a value is missing, unknown or out of range.
@@ -65,9 +68,11 @@ class Compression(CompressOptions):
 
     def cache_view(self) -> dict[str, Any]:
         """Settings that decide the result, without those that only other methods use."""
-        used = ("method", *METHODS[self.method])
-        if self.method == "low_rank" and self.rank_choice == "topk":
-            used = ("method", "rank", "rank_choice")
+        used = {"method", *METHODS[self.method]}
+        if self.rank_choice == "topk":
+            used -= {"seed"}
+        if self.parts == "all":
+            used -= {"parts"}
         return {name: value for name, value in asdict(self).items() if name in used}
 
 

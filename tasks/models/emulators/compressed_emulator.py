@@ -108,12 +108,12 @@ def _changer(
     """Return the function that changes the tensors of frozen blocks."""
     if how.method in ("prune", "quantise"):
         return lambda name, tensor, _: [(name, _rounded(tensor, how, tally) if _is_weight(tensor) else tensor)]
-    from tasks.core.blocks.factored import require_rank, shapes_by_block
+    from tasks.core.blocks.factored import require_rank
+    from tasks.core.blocks.feed_forward import factorised_shapes
 
-    config = load_config(folder)
+    shapes = factorised_shapes(load_config(folder), how)
     with in_table("compress"):
-        require_rank(config, how)
-    shapes = shapes_by_block(config)
+        require_rank(shapes, how)
     if how.method == "gradot":
         from tasks.models.emulators.gradient_preserving_weights import GradientPreserving
 
