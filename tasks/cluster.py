@@ -4,6 +4,7 @@ from typing import Any
 
 from tasks.artifacts.clusters import write_clusters
 from tasks.artifacts.dropped_blocks import read_dropped
+from tasks.artifacts.harmonizers import read_block_scores
 from tasks.artifacts.plan import PlanSummary, summarise_plan, write_plan
 from tasks.artifacts.similarity import read_similarity
 from tasks.artifacts.stand_in_errors import read_stand_in_errors
@@ -21,6 +22,7 @@ def cluster(
     similarity: Ref | None = None,
     dropped: Ref | None = None,
     stand_in_errors: Ref | None = None,
+    harmonizers: Ref | None = None,
     estimator: str | None = None,
     num_kept: int | None = None,
     num_tuned: int | None = None,
@@ -35,8 +37,8 @@ def cluster(
 ) -> PlanSummary:
     """Make the plan of one strategy. Arguments that the strategy does not use are left out, so that they are in no key.
 
-    similarity: of the support set's states, or for `single` of those of each block alone; dropped, stand_in_errors: of
-    the stages that give `iterative_drop` and `spans` their evidence.
+    similarity: of the support set's states, or for `single` of those of each block alone; dropped, stand_in_errors,
+    harmonizers: of the stages that give `iterative_drop`, `spans` and `scaleot` their evidence.
     Writes `plan.json` and, where adjacent blocks are clustered, `clusters.json`; for `single`, `single_clusters.json`.
 
     Raises:
@@ -48,7 +50,7 @@ def cluster(
     if strategy == "full":
         plan = full_plan(num_blocks)
     else:
-        refs = {"dropped": dropped, "stand_in_errors": stand_in_errors}
+        refs = {"dropped": dropped, "stand_in_errors": stand_in_errors, "block_scores": harmonizers}
         given = refs.get(needed(strategy), similarity)
         evidence = _evidence(work, strategy, num_blocks, given, estimator, num_kept or 0, linkage)
         options: dict[str, Any] = {
@@ -84,6 +86,8 @@ def _evidence(
         return read_dropped(work.open(given))
     if needs == "stand_in_errors":
         return read_stand_in_errors(work.open(given))["effects"]
+    if needs == "block_scores":
+        return read_block_scores(work.open(given))
     matrices = read_similarity(work.open(given))
     if needs in ("block_influence", "angular_distance"):
         return matrices[needs]

@@ -16,10 +16,11 @@ class EmulatorSizes(TypedDict):
 
 
 class EmulatorSummary(EmulatorSizes):
-    """Summary of `emulate`. depth: number of positions."""
+    """Summary of `emulate`. depth: number of positions; num_harmonizers: of removed blocks, where there are any."""
 
     num_kept: int
     depth: int
+    num_harmonizers: NotRequired[int]
 
 
 class CompressionFacts(TypedDict):

@@ -11,6 +11,7 @@ from tasks.artifacts import (
     check_facts,
     clusters,
     dropped_blocks,
+    harmonizers,
     plan,
     proxies,
     report,
@@ -42,7 +43,7 @@ from tasks.core.evaluation.proxies import Proxies
 from tasks.core.evaluation.scores import Scores
 from tasks.core.plan.layout import uniform_plan
 
-SIZES = {"N": 3, "M": 4, "n": 5, "d": 2, "L": 2, "m": 3, "P": 3, "R": 2, "B": 6, "D": 2, "K": 2}
+SIZES = {"N": 3, "C": 2, "r": 4, "M": 4, "n": 5, "d": 2, "L": 2, "m": 3, "P": 3, "R": 2, "B": 6, "D": 2, "K": 2}
 VARIANT = {"sources": [0], "top": [["a"]], "probability": [[0.5]], "entropy": [[0.1]], "kl": [[0.0]]}
 # (write, read, value) of files of JSON.
 OBJECTS = {
@@ -94,6 +95,16 @@ TENSORS = {
         stand_in_errors.STAND_IN_ERRORS_FILE,
         stand_in_errors.write_stand_in_errors,
         stand_in_errors.read_stand_in_errors,
+    ),
+    "harmonizers": (
+        harmonizers.NETWORKS_FILE,
+        harmonizers.NETWORKS_FILE.write,
+        lambda folder: harmonizers.NETWORKS_FILE.read(folder),
+    ),
+    "block scores": (
+        harmonizers.SCORES_FILE,
+        harmonizers.SCORES_FILE.write,
+        lambda folder: harmonizers.SCORES_FILE.read(folder),
     ),
     "structure": (modules.STRUCTURE_FILE, modules.write_structure, modules.read_structure),
     "cross": (cross_similarity.CROSS_FILE, cross_similarity.write_cross, cross_similarity.read_cross),

@@ -10,15 +10,18 @@ import torch
 from transformers import PreTrainedModel
 
 from tasks.core.batching import Example
-from tasks.core.blocks.surgery import get_blocks, plug_in, tuned_parameters, tuned_state, with_layout
+from tasks.core.blocks.surgery import aliased, get_blocks, plug_in, tuned_parameters, tuned_state, with_layout
 from tasks.core.capturing import capture_states
 from tasks.core.cka import angular_distance, linear_cka
 from tasks.core.clustering import adjacent_clusters, similar_clusters
+from tasks.core.harmonizers.settings import Harmonizing
+from tasks.core.harmonizers.training import TrainedHarmonizers
 from tasks.core.plan.layout import Plan
 from tasks.core.plan.registry import STRATEGIES, make_plan
 from tasks.core.plan.spans import runs_up_to
 from tasks.core.stand_ins.fitting import measure_stand_ins
 from tasks.core.study.states_of_variants import drop_blocks, states_alone
+from tasks.core.tuning.train import train
 from tasks.models.emulators.emulator import write_emulator
 from tasks.models.families.known import NO_STAND_INS
 from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, VOCABULARY, load_plain, tiny_model, token_ids
@@ -63,7 +66,16 @@ def evidence(model: PreTrainedModel) -> dict[str, Any]:
         "angular_distance": angular_distance(states.last),
         "dropped": drop_blocks(model, examples, NUM_KEPT, estimator="linear_cka", device="cpu"),
         "stand_in_errors": stand_in_errors(model, examples),
+        "block_scores": block_scores(model, examples),
     }
+
+
+def block_scores(model: PreTrainedModel, examples: list[Example]) -> torch.Tensor:
+    """[N], of two steps, each with an update of the scores."""
+    how = Harmonizing(num_steps=2, warmup_steps=0, batch_size=6, rank=3, score_steps=1)
+    trained = TrainedHarmonizers(aliased(model), how, rows=examples)
+    train(trained, examples, [], how.training, after_step=trained.after_step)
+    return trained.scores
 
 
 def stand_in_errors(model: PreTrainedModel, examples: list[Example]) -> torch.Tensor:

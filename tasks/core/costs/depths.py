@@ -18,7 +18,8 @@ class Depth:
     lowest_frozen: position of the lowest tuned and of the lowest frozen block; taught: number of the full model's
     blocks that run when it is the teacher, None for all; rank: rank of the frozen blocks' factored matrices, a number
     or a share of the full rank, None when they are not factored; channels: share of the channels that the frozen
-    blocks' feed-forward parts keep, whose matrices are not factored then.
+    blocks' feed-forward parts keep, whose matrices are not factored then; attention_only: whether the matrices of
+    feed-forward parts stay whole; harmonizers: number of networks of rank harmonizer_rank beside the blocks.
     """
 
     layout: tuple[tuple[int, bool], ...]
@@ -27,6 +28,9 @@ class Depth:
     taught: int | None = None
     rank: int | float | None = None
     channels: float | None = None
+    attention_only: bool = False
+    harmonizers: int = 0
+    harmonizer_rank: int = 0
 
     @classmethod
     def whole(cls, num_blocks: int) -> "Depth":
@@ -60,6 +64,10 @@ class Depth:
         tuned = set(self.tuned)
         return any(source in tuned and not is_tuned for source, is_tuned in self.layout)
 
+    def beside(self, shape: Shape) -> int:
+        """Number of parameters of all harmonizers, with each of which a token is multiplied."""
+        return 2 * self.harmonizers * self.harmonizer_rank * shape.width
+
     def stored(self, shape: Shape, source: int) -> int:
         """Number of stored parameters of a kept block."""
         return shape.blocks[source].parameters - self._saved(shape, source) - self._saved_biases(shape, source)
@@ -71,7 +79,7 @@ class Depth:
     def _saved(self, shape: Shape, source: int) -> int:
         if self.rank is None or source in self.tuned:
             return 0
-        return saved_by_compressing(shape.blocks[source], self.rank, self.channels)
+        return saved_by_compressing(shape.blocks[source], self.rank, self.channels, self.attention_only)
 
     def _saved_biases(self, shape: Shape, source: int) -> int:
         block = shape.blocks[source]
@@ -127,17 +135,21 @@ class Trained:
 
 
 @cache
-def saved_by_compressing(block: BlockShape, rank: int | float, channels: float | None) -> int:
+def saved_by_compressing(
+    block: BlockShape, rank: int | float, channels: float | None, attention_only: bool = False
+) -> int:
     """Count the elements of matrices saved by factoring the block's linear modules, wherever that makes them smaller.
 
     rank: rank of the two factors, a number or a share of the full rank; channels: share of the channels that
-    feed-forward parts keep instead.
+    feed-forward parts keep instead; attention_only: leave the matrices of feed-forward parts as they are.
 
     Raises:
         InputError: when the share gives rank 0.
     """
     saved = 0
     for (num_in, num_out), is_around in zip(block.linears, block.around, strict=True):
+        if attention_only and is_around:
+            continue
         if channels is not None and is_around:
             removed = block.num_channels - channels_within(channels, block.num_channels)
             saved += num_in * num_out * removed // block.num_channels

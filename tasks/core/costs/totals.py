@@ -95,7 +95,8 @@ def backward_flops(shape: Shape, depth: Depth, passes: Passes, trained: Trained 
     above, weights = trained.above(depth), trained.beside(depth)
     if trained.extra is None:
         weights = _multiplied(shape, depth, trained.positions(depth))
-    products = 2 * (_multiplied(shape, depth, above) + trained.beside(depth) + weights) * passes.tokens
+    passed = _multiplied(shape, depth, above) + depth.beside(shape) + trained.beside(depth)
+    products = 2 * (passed + weights) * passes.tokens
     head = 2 * shape.head * passes.answers * (1 + trained.head)
     again = 0.0
     if trained.recompute:
@@ -163,8 +164,8 @@ def effect_bytes(shape: Shape, tokens: float, precision: str) -> float:
 def gradient_bytes(shape: Shape, depth: Depth, tokens: float, answers: float, precision: str) -> float:
     """Activations of a pass that goes back to the embeddings, and logits of answers, beside the model's weights."""
     size = FORMATS[precision]
-    saved = size * sum(_kept_by_any(shape.blocks[source], size) for source, _ in depth.layout) * tokens
-    return saved + WIDE * LOGIT_COPIES * answers * shape.vocabulary
+    kept = sum(_kept_by_any(shape.blocks[source], size) for source, _ in depth.layout) + _kept_by_harmonizers(depth)
+    return size * kept * tokens + WIDE * LOGIT_COPIES * answers * shape.vocabulary
 
 
 def forward_bytes(shape: Shape, num_parameters: float, passes: Passes, precision: str) -> float:
@@ -242,9 +243,15 @@ def saved_bytes(shape: Shape, depth: Depth, size: int, trained: Trained | None =
     above = [_kept_by_any(shape.blocks[source], size) for source in trained.above(depth)]
     is_whole = trained.extra is None
     own = [_kept_by_trained(shape.blocks[source], is_whole, size) for source in trained.positions(depth)]
+    beside = _kept_by_harmonizers(depth)
     if trained.recompute:
-        return size * (len(above) * shape.width + max(above, default=0) + max(own, default=0))
-    return size * (sum(above) + sum(own))
+        return size * (len(above) * shape.width + max(above, default=0) + max(own, default=0) + beside)
+    return size * (sum(above) + sum(own) + beside)
+
+
+def _kept_by_harmonizers(depth: Depth) -> int:
+    """Number of elements of one token that frozen harmonizers keep: the outputs of their ReLU."""
+    return depth.harmonizers * depth.harmonizer_rank
 
 
 def _kept_by_any(block: BlockShape, size: int) -> int:
@@ -275,8 +282,9 @@ def trained_parameters(shape: Shape, depth: Depth, trained: Trained | None = Non
 
 
 def emulator_parameters(shape: Shape, depth: Depth) -> int:
-    """Number of disclosed parameters: every kept block once, and everything outside the blocks."""
-    return sum(depth.stored(shape, source) for source in {source for source, _ in depth.layout}) + shape.outside
+    """Number of disclosed parameters: every kept block once, harmonizers, and everything outside the blocks."""
+    blocks = sum(depth.stored(shape, source) for source in {source for source, _ in depth.layout})
+    return blocks + depth.beside(shape) + shape.outside
 
 
 def states_bytes(shape: Shape, num_rows: int, num_blocks: int) -> float:
@@ -290,7 +298,7 @@ def checkpoint_bytes(count: int, best: bool) -> float:
 
 
 def _forward(shape: Shape, depth: Depth, sources: Sequence[int], passes: Passes, beside: int) -> float:
-    weights = _multiplied(shape, depth, sources) + shape.around + beside
+    weights = _multiplied(shape, depth, sources) + depth.beside(shape) + shape.around + beside
     return 2 * weights * passes.tokens + _attention(shape, sources, passes) + 2 * shape.head * passes.answers
 
 

@@ -1,4 +1,4 @@
-"""Strategies that choose blocks by measurements of their states, once or again after each dropped block.
+"""Strategies that choose blocks by measurements of their states, once or again after each dropped block, or by scores.
 
 Of N blocks, K are kept and m tuned. A strategy chooses from the *pool*: all blocks except those that are known to be
 tuned before the others are chosen (see `pool_plan`). All plan functions raise InputError for an impossible budget.
@@ -25,13 +25,24 @@ def block_influence_plan(
 
     influence: [N], mean of 1 - cos(input, output) of each block.
     """
-    values = [float(value) for value in influence]
-    _require_finite(values, "influence")
+    choose = _highest(influence, "influence")
+    return pool_plan(len(influence), num_kept, num_tuned, choose, placement, tuned, share)
 
-    def choose(pool: Sequence[int], count: int) -> list[int]:
-        return sorted(pool, key=lambda block: (-values[block], block))[:count]
 
-    return pool_plan(len(values), num_kept, num_tuned, choose, placement, tuned, share)
+def scaleot_plan(
+    scores: Any,
+    num_kept: int,
+    num_tuned: int = 4,
+    placement: str = "centres",
+    tuned: Sequence[int] = (),
+    share: str | None = "harmonizers",
+) -> Plan:
+    """Keep the blocks with the highest scores (ScaleOT, arXiv 2412.09812), on a tie the lower ones.
+
+    scores: [N], see `tasks.core.harmonizers.scores`. Which of the kept blocks are tuned is open in our source.
+    """
+    choose = _highest(scores, "score")
+    return pool_plan(len(scores), num_kept, num_tuned, choose, placement, tuned, share)
 
 
 def angular_plan(
@@ -135,6 +146,13 @@ def drop_iteratively(
         places = [place for place in range(1, len(left)) if left[place] not in stay]
         dropped.append(left.pop(max(places, key=lambda place: similarity[place - 1])))
     return dropped
+
+
+def _highest(measured: Any, what: str) -> Callable[[Sequence[int], int], list[int]]:
+    """Return a choice of the blocks with the highest values. measured: [N]."""
+    values = [float(value) for value in measured]
+    _require_finite(values, what)
+    return lambda pool, count: sorted(pool, key=lambda block: (-values[block], block))[:count]
 
 
 def _require_finite(values: Sequence[float], what: str) -> None:

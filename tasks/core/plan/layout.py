@@ -12,10 +12,12 @@ from typing import Any, Literal, get_args
 from tasks.core.errors import InputError
 from tasks.core.plan.placement import check_budget, check_indices, evenly, place_tuned, spread, tuned_before_selection
 
-Sharing = Literal["all", "frozen_only", "linear"]
+Sharing = Literal["all", "frozen_only", "linear", "harmonizers"]
 SHARES: tuple[Sharing | None, ...] = (None, *get_args(Sharing))
 # The way in which no block runs a second time, but weights of frozen blocks are changed.
 LINEAR: Sharing = "linear"
+# The way in which small trained networks run in the place of removed blocks.
+HARMONIZERS: Sharing = "harmonizers"
 # Ways in which kept blocks run a second time, in the place of removed ones.
 REPEATING: tuple[Sharing, ...] = ("all", "frozen_only")
 Layout = tuple[tuple[int, bool], ...]
@@ -27,8 +29,9 @@ class Plan:
 
     kept: indices of the kept blocks, ascending. tuned: indices of the kept blocks that are trained, ascending.
     share: None (nothing runs in place of a removed block), "all" (the nearest kept block stands in for it),
-    "frozen_only" (the nearest kept block, or the other neighbour when the nearest is tuned and the other is frozen) or
-    "linear" (a linear map stands in for a run of removed blocks, folded into the frozen block in front of it).
+    "frozen_only" (the nearest kept block, or the other neighbour when the nearest is tuned and the other is frozen),
+    "linear" (a linear map stands in for a run of removed blocks, folded into the frozen block in front of it) or
+    "harmonizers" (a small trained network stands in for a removed block, beside the kept ones).
     layout: for each position, the source block and whether it is the trained copy. A tuned source at another position
     is a frozen copy with its initial weights.
 
@@ -96,9 +99,9 @@ class Plan:
 def make_layout(num_blocks: int, kept: Sequence[int], tuned: Sequence[int], share: str | None) -> Layout:
     """Make the layout of the emulator (CRaSh, section 3.3).
 
-    Without sharing, or with linear stand-ins, the kept blocks run in order. With sharing, the emulator is as deep as
-    the full model, and the nearest kept block by index stands in for each removed one: the higher one on a tie, and at
-    the ends the only one.
+    Without sharing, or with linear stand-ins or harmonizers, the kept blocks run in order. With sharing, the emulator
+    is as deep as the full model, and the nearest kept block by index stands in for each removed one: the higher one on
+    a tie, and at the ends the only one.
     """
     if share not in REPEATING:
         return tuple((index, index in tuned) for index in kept)

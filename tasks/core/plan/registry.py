@@ -14,6 +14,7 @@ from tasks.core.plan.by_similarity import (
     block_influence_plan,
     drop_iteratively,
     iterative_drop_plan,
+    scaleot_plan,
     single_plan,
 )
 from tasks.core.plan.layout import Plan, crash_plan, fixed_plan, uniform_plan
@@ -24,8 +25,8 @@ from tasks.core.plan.spans import spans_plan
 
 # The evidence from which a plan is made, the first argument of its function: the number of blocks alone; clusters of
 # adjacent blocks, block influence or angular distance, all three measured on the support set's states; clusters by the
-# states of each block when it runs alone; the order in which blocks were dropped, with a new run after each drop; or
-# the errors of the linear stand-ins of all runs of blocks.
+# states of each block when it runs alone; the order in which blocks were dropped, with a new run after each drop; the
+# errors of the linear stand-ins of all runs of blocks; or scores that are trained together with harmonizers.
 Evidence = Literal[
     "num_blocks",
     "clusters",
@@ -34,6 +35,7 @@ Evidence = Literal[
     "single_clusters",
     "dropped",
     "stand_in_errors",
+    "block_scores",
 ]
 
 
@@ -148,6 +150,14 @@ _ALL = (
         "all but the runs of blocks that linear maps replace best",
         "this project",
     ),
+    Strategy(
+        "scaleot",
+        scaleot_plan,
+        "block_scores",
+        "harmonizers",
+        "those with the highest scores, trained together with networks that replace the others",
+        "ScaleOT, arXiv 2412.09812",
+    ),
     Strategy("fixed", fixed_plan, "num_blocks", None, "exactly plan.kept and plan.tuned", "your own choice"),
 )
 STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in _ALL}
@@ -198,7 +208,8 @@ def check_plan_possible(name: str, num_blocks: int, options: Mapping[str, Any]) 
     else:
         flat = [0.0] * (num_blocks + 1)
         square = [flat] * len(flat)
-        zeros = {"block_influence": flat[1:], "angular_distance": square, "stand_in_errors": [flat[1:]] * num_blocks}
+        by_block = dict.fromkeys(("block_influence", "block_scores"), flat[1:])
+        zeros = {**by_block, "angular_distance": square, "stand_in_errors": [flat[1:]] * num_blocks}
         made_up = zeros.get(needs, num_blocks)
     return make_plan(name, made_up, {**options, "num_blocks": num_blocks})
 

@@ -24,7 +24,7 @@ from tasks.core.blocks.partial_passes import run_through, watched_runs
 from tasks.core.blocks.soft_prompt import insert_prompt, prompt_parameters
 from tasks.core.blocks.surgery import get_blocks
 from tasks.core.errors import InputError
-from tasks.core.plan.layout import Plan
+from tasks.core.plan.layout import HARMONIZERS, Plan
 from tasks.core.tuning.losses import AnswerLoss
 from tasks.core.tuning.settings import Elevation
 
@@ -187,7 +187,14 @@ class FrozenBlocks:
         keep_zeros: bool = False,
         elevation: Elevation = OFFSITE_TUNING,
     ) -> None:
-        """Prepare the training. precision: of the computation, including the teacher's; spread: put it on all GPUs."""
+        """Prepare the training. precision: of the computation, including the teacher's; spread: put it on all GPUs.
+
+        Raises:
+            InputError: when no kept block is frozen, or harmonizers run beside them.
+        """
+        if plan.share == HARMONIZERS:
+            # A segment's states would be compared without the harmonizers at its ends.
+            raise InputError("distill: harmonizers stand in for removed blocks already; choose one of both")
         self.model, self.plan, self.teacher = model, plan, teacher
         self.parts = Parts()
         self._hidden_weight, self._precision = hidden_weight, precision

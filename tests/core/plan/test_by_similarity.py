@@ -11,8 +11,10 @@ from tasks.core.plan.by_similarity import (
     block_influence_plan,
     drop_iteratively,
     iterative_drop_plan,
+    scaleot_plan,
     single_plan,
 )
+from tasks.core.plan.layout import Plan
 
 
 def test_the_most_influential_blocks_are_kept() -> None:
@@ -23,7 +25,18 @@ def test_the_most_influential_blocks_are_kept() -> None:
     assert block_influence_plan([0.1, 0.3, 0.3, 0.3], 2, 2).kept == (1, 2), "of equal ones the lower"
 
 
-@pytest.mark.parametrize("make", [block_influence_plan, lambda x, k, m: angular_plan(np.diag(x, 1), k, m)])
+def test_the_blocks_with_the_highest_scores_are_kept() -> None:
+    plan = scaleot_plan([0.4, -0.1, 0.0, 0.3, -0.2, 0.4], 3, 2)
+    assert (plan.kept, plan.tuned, plan.share) == ((0, 3, 5), (0, 5), "harmonizers")
+    assert plan.layout == ((0, True), (3, False), (5, True)), "harmonizers have no positions"
+    assert scaleot_plan([0.0, 0.1, 0.2, 0.3, 0.2, 0.0], 4, 2, placement="ends").kept == (0, 2, 3, 5)
+
+
+def angular_of_runs(turns: list[float], num_kept: int, num_tuned: int) -> Plan:
+    return angular_plan(np.diag(turns, 1), num_kept, num_tuned)
+
+
+@pytest.mark.parametrize("make", [block_influence_plan, scaleot_plan, angular_of_runs])
 def test_what_is_not_finite_is_named(make) -> None:
     with pytest.raises(InputError, match="at place 1 is not finite"):
         make([0.1, float("nan"), 0.3, 0.4], 3, 2)

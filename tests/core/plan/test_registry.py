@@ -25,7 +25,7 @@ def evidence_for(name: str, num_blocks: int, num_kept: int, seed: int, protected
     match STRATEGIES[name].needs:
         case "num_blocks":
             return num_blocks
-        case "block_influence":
+        case "block_influence" | "block_scores":
             return [numbers.random() for _ in range(num_blocks)]
         case "angular_distance":
             return [[numbers.random() for _ in range(num_blocks + 1)] for _ in range(num_blocks + 1)]
@@ -77,7 +77,8 @@ def test_every_strategy_is_named_described_and_found_beside_the_plans() -> None:
 
 def test_what_each_does_by_default() -> None:
     assert {name for name, strategy in STRATEGIES.items() if strategy.placement == "ends"} == AT_THE_ENDS
-    assert {name: strategy.share for name, strategy in STRATEGIES.items() if strategy.share} == {"spans": "linear"}
+    shares = {name: strategy.share for name, strategy in STRATEGIES.items() if strategy.share}
+    assert shares == {"spans": "linear", "scaleot": "harmonizers"}
     assert {name for name, strategy in STRATEGIES.items() if strategy.is_sampled} == {
         "normal",
         "left_normal",

@@ -202,6 +202,32 @@ def test_half_a_pair_of_factors_is_refused(emulator: Path, tmp_path: Path) -> No
         load_emulator(tmp_path / "out")
 
 
+def test_of_attention_alone(family: tuple[PreTrainedModel, Path], tmp_path: Path) -> None:
+    """ScaleOT's selective rank compression: feed-forward parts stay, and the estimate counts what is stored."""
+    model, folder = family
+    how = Compression("low_rank", rank=0.25, parts="attention")
+    if model.config.model_type == "phi3":
+        # Two of its feed-forward matrices are one, as its queries, keys and values are.
+        with pytest.raises(InputError, match=r"from which the attention could be told apart: choose compress\.parts"):
+            write_compressed(folder, how, tmp_path / "out")
+        return
+    tally = write_compressed(folder, how, tmp_path / "out")
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    before = load_file(folder / "model.safetensors")
+    factored = {name.removesuffix("_inner") for name in stored if name.endswith(".weight_inner")}
+    assert len(factored) == tally.num_factored > 0
+    assert all("att" in name.lower() for name in factored)
+    for name, tensor in before.items():
+        if name not in factored:
+            assert torch.equal(stored[name], tensor), name
+    shape = shape_of(model.config, 64)
+    depth = replace(Depth.of(PLAN), rank=how.rank, attention_only=True)
+    saved = sum(shape.blocks[source].parameters - depth.stored(shape, source) for source in PLAN.frozen)
+    numbers = [sum(tensor.numel() for tensor in tensors.values()) for tensors in (before, stored)]
+    assert numbers[0] - numbers[1] == saved
+    assert cached_logits(load_emulator(tmp_path / "out")).isfinite().all()
+
+
 def sensitivities(model: PreTrainedModel) -> Sensitivities:
     """Evidence from an emulator of `PLAN` of this model."""
     emulator = with_layout(model, PLAN)
