@@ -3,9 +3,10 @@
 model, task ─ capture ─ similarity ─ cluster ─ emulate ─ (compress) ─ (distill) ─┬─ tune ─ (select) ─ plug_in ─┐
                                                                                  └─ evaluate ──────────────────┴─ report
 
-The strategies `single`, `iterative_drop` and `spans` need runs of the model that only they use: the stages of the same
-names and `stand_in_errors`, which come before `cluster`. Plans with linear stand-ins have these fitted before `emulate`
-by the stage `stand_ins`. A run that computes and one that is only priced call the same functions.
+The strategies `single`, `iterative_drop`, `spans` and `scaleot` need runs of the model that only they use: the stages
+of the first two names, `stand_in_errors` and `harmonizers`, which come before `cluster`. Plans with linear stand-ins or
+harmonizers have these made before `emulate`, by the stages `stand_ins` and `harmonizers`. A run that computes and one
+that is only priced call the same functions.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from tasks.core.plan.registry import STRATEGIES
 from tasks.distill import distill
 from tasks.emulate import emulate
 from tasks.evaluate import evaluate
+from tasks.harmonizers import harmonizers
 from tasks.iterative_drop import iterative_drop
 from tasks.plug_in import plug_in
 from tasks.report import report
@@ -82,6 +84,8 @@ def planned(run: BaseRun, name: Strategy, similar: Any, label: str | None = None
         evidence["dropped"] = run(iterative_drop, **inputs, **run.arguments.iterative_drop(num_blocks))
     elif needs == "stand_in_errors":
         evidence["stand_in_errors"] = run(stand_in_errors, **inputs, **run.arguments.stand_in_errors(num_blocks))
+    elif needs == "block_scores":
+        evidence["harmonizers"] = harmonizers_of(run, name, label)
     elif needs != "num_blocks":
         evidence["similarity"] = similar
     return run(cluster, label or name, **run.arguments.cluster(name, num_blocks, evidence))
@@ -91,8 +95,8 @@ def one_strategy(run: BaseRun, name: Strategy, similar: Any) -> dict[str, Any]:
     """Make the emulator of one strategy; score it zero-shot, tuned, and with its tuned blocks in the full model."""
     inputs, scores = {"model": run.model, "task": run.task}, run.arguments.scoring
     plan = planned(run, name, similar)
-    maps = stand_ins_of(run, name, plan)
-    emulator = emulator_of(run, name, plan, maps)
+    beside = replacements_of(run, name, plan)
+    emulator = emulator_of(run, name, plan, beside)
     zero_shot = run(evaluate, f"{name} emulator", **inputs, emulator=emulator, **scores)
     tuned = tunings_of(run, name, plan, emulator)
     plugged = plugged_of(run, name, plan, tuned)
@@ -107,7 +111,7 @@ def one_strategy(run: BaseRun, name: Strategy, similar: Any) -> dict[str, Any]:
     return {
         "name": name,
         "plan": plan,
-        **({"stand_ins": maps} if maps is not None else {}),
+        **{made: result for made, result in beside.items() if made == "stand_ins"},
         "emulator": emulator,
         "emulator_zero_shot": zero_shot,
         "emulator_tuned": emulator_tuned,
@@ -116,20 +120,29 @@ def one_strategy(run: BaseRun, name: Strategy, similar: Any) -> dict[str, Any]:
     }
 
 
-def stand_ins_of(run: BaseRun, strategy: Strategy, plan: Any, label: str | None = None) -> Any:
-    """Fit the linear stand-ins of a plan; None where its strategy has none."""
-    if not run.arguments.is_linear(strategy):
-        return None
-    return run(stand_ins, label or strategy, model=run.model, task=run.task, plan=plan, **run.arguments.stand_ins)
+def harmonizers_of(run: BaseRun, strategy: Strategy, label: str | None = None) -> Any:
+    """Train the harmonizers and the scores of the blocks that a strategy may remove."""
+    given = run.arguments.harmonizers(strategy, run.model.num_blocks)
+    return run(harmonizers, label or strategy, model=run.model, text=run.text, **given)
 
 
-def emulator_of(run: BaseRun, strategy: Strategy, plan: Any, maps: Any, label: str | None = None) -> Any:
+def replacements_of(run: BaseRun, strategy: Strategy, plan: Any, label: str | None = None) -> dict[str, Any]:
+    """Make the linear stand-ins or the harmonizers of a plan, as arguments of `emulate`; none where it has none."""
+    if run.arguments.is_linear(strategy):
+        given = {"model": run.model, "task": run.task, "plan": plan}
+        return {"stand_ins": run(stand_ins, label or strategy, **given, **run.arguments.stand_ins)}
+    if run.arguments.is_harmonized(strategy):
+        return {"harmonizers": harmonizers_of(run, strategy, label), **run.arguments.harmonized}
+    return {}
+
+
+def emulator_of(run: BaseRun, strategy: Strategy, plan: Any, beside: dict[str, Any], label: str | None = None) -> Any:
     """Build the emulator: the kept blocks, and where the settings say so, compressed and distilled.
 
-    maps: the linear stand-ins of its plan, or None.
+    beside: what `replacements_of` has made for its plan.
     """
-    name, inputs = label or strategy, {"model": run.model, "plan": plan}
-    emulator = run(emulate, name, **inputs, **({"stand_ins": maps} if maps is not None else {}))
+    name = label or strategy
+    emulator = run(emulate, name, model=run.model, plan=plan, **beside)
     if run.settings.compress.method == "gradot":
         given = {"model": run.model, "task": run.task, "emulator": emulator}
         emulator = run(compress_by_gradient, name, **given, **run.arguments.compress, **run.arguments.proxies)
@@ -141,10 +154,10 @@ def emulator_of(run: BaseRun, strategy: Strategy, plan: Any, maps: Any, label: s
 
 
 def changes_frozen_weights(run: BaseRun, strategy: Strategy) -> bool:
-    """Return whether weights of an emulator's frozen blocks are others than the full model's."""
+    """Return whether an emulator has more than its plan says: other weights in frozen blocks, or harmonizers."""
     settings = run.settings
     changed = settings.compress.method != "none" or settings.distill.enabled
-    return changed or run.arguments.is_linear(strategy)
+    return changed or run.arguments.is_linear(strategy) or run.arguments.is_harmonized(strategy)
 
 
 def tunings_of(run: BaseRun, name: str, plan: Any, emulator: Any) -> list[Any]:

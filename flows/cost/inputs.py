@@ -61,7 +61,7 @@ class Known:
 
     def check(self, cell: Settings, shape: Shape) -> None:
         """Make the checks of a run that need only the settings and the model's config."""
-        parts = {"model", "strategy", "plan", "compress", "distill", "export"}
+        parts = {"model", "strategy", "plan", "compress", "distill", "harmonizers", "export"}
         tune = {"method", "trained", "lm_head", "freeze_bottom", "gradient_checkpointing", "prompt_tokens"}
         key = cell.model_dump_json(include={**dict.fromkeys(parts, True), "tune": tune})
         self._once(("checked", key), lambda: check_cell(cell, shape))

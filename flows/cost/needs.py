@@ -13,7 +13,7 @@ from flows.cost.inputs import num_fewshot
 from flows.cost.priced import Cost, Sizes
 from flows.cost.recording import Estimate
 from flows.cost.stage_costs import FULL_TUNE
-from flows.running.pass_limits import DISTILL, EVALUATE, SUPPORT, TUNE
+from flows.running.pass_limits import DISTILL, EVALUATE, HARMONIZERS, SUPPORT, TUNE
 from flows.settings.run import SearchSettings, Settings, StudySettings
 from tasks.core.costs.shapes import Shape
 from tasks.core.costs.totals import NUM_CHECKPOINTS
@@ -32,6 +32,7 @@ CONTEXT_BYTES = 0.5e9
 PASSES = {
     "tune": TUNE,
     "distill": DISTILL,
+    "harmonizers": HARMONIZERS,
     "evaluate": EVALUATE,
     "validate": EVALUATE,
     **dict.fromkeys(("capture", "single", "iterative_drop", "stand_in_errors", "stand_ins", "proxies"), SUPPORT),

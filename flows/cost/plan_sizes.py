@@ -54,7 +54,9 @@ def compressed(depth: Depth, settings: Settings) -> Depth:
     how = settings.compress.compression
     if how is None or how.method in ("prune", "quantise"):
         return depth
-    return replace(depth, rank=how.rank, channels=how.channels if how.method == "gradot" else None)
+    channels = how.channels if how.method == "gradot" else None
+    attention_only = how.method == "low_rank" and how.parts == "attention"
+    return replace(depth, rank=how.rank, channels=channels, attention_only=attention_only)
 
 
 def trained_of(settings: Settings, shape: Shape) -> Trained:

@@ -12,6 +12,10 @@ from tasks.core.costs.depths import Depth, Trained
 from tasks.core.costs.shapes import Shape
 from tasks.core.costs.totals import Passes, Streamed
 from tasks.core.costs.workloads import Lengths, Workload
+from tasks.core.harmonizers.settings import num_harmonized
+
+# Bytes of manifest, plan, scores and the like beside an artifact's tensors, as in the demo.
+SMALL_BYTES = 2000
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,9 @@ class Priced:
             return compressed(given["emulator"].depth, sizes.settings)
         if self.name == "select":
             return given["tunings"][0].depth
-        if self.name in ("emulate", "plug_in"):
+        if self.name == "emulate":
+            return _with_harmonizers(given)
+        if self.name == "plug_in":
             return given["plan"].depth
         emulator = given.get("emulator")
         return emulator.depth if emulator else sizes.whole
@@ -122,6 +128,16 @@ class Priced:
     def trained(self) -> Trained:
         """Return the parts that a tuning trains."""
         return self.sizes.all_trained if self.is_full else self.sizes.trained
+
+
+def _with_harmonizers(given: Mapping[str, Any]) -> Depth:
+    """Return the depth of an emulator from the arguments of the stage that writes it."""
+    plan = given["plan"].depth
+    if given.get("harmonizers") is None:
+        return plan
+    num_removed = given["harmonizers"].sizes.shape.num_blocks - len(plan.layout)
+    count = num_harmonized(num_removed, given["harmonized"])
+    return replace(plan, harmonizers=count, harmonizer_rank=given["harmonizers"].arguments["how"].rank)
 
 
 def count_rows(states: Priced) -> int:

@@ -48,14 +48,13 @@ class Estimate:
 
 
 class RecordingRun(BaseRun[Kind]):
-    """One model and one task whose stages are recorded. text: name of the text of a distillation."""
+    """One model and one task whose stages are recorded. text: name of the generic text, if it is used."""
 
     def __init__(
         self, settings: Kind, sizes: Sizes, estimate: Estimate, model: ModelSource, teacher: ModelSource | None
     ) -> None:
-        parameters, distill = sizes.shape.parameters, settings.distill
-        text = distill.data if distill.enabled else None
-        super().__init__(settings, sizes.precision, model, parameters, settings.task, teacher, text)
+        parameters = sizes.shape.parameters
+        super().__init__(settings, sizes.precision, model, parameters, settings.task, teacher, settings.text)
         self.sizes = sizes
         self.estimate = estimate
 

@@ -1,7 +1,7 @@
 """The cost of each stage that only a search has, from the arguments with which the flow calls it."""
 
-from flows.cost.priced import Cost, Priced
-from flows.cost.stage_costs import SMALL_BYTES, CostOf, fixed, scored
+from flows.cost.priced import SMALL_BYTES, Cost, Priced
+from flows.cost.stage_costs import CostOf, fixed, scored
 from tasks.core.costs import analyses
 from tasks.core.costs import totals as costs
 from tasks.core.costs.depths import Trained

@@ -3,19 +3,16 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from flows.cost.priced import Cost, Priced, Sizes, count_rows, ran, without_head
+from flows.cost.emulator_costs import compress_by_gradient, distill, emulate, harmonizers
+from flows.cost.priced import SMALL_BYTES, Cost, Priced, Sizes, count_rows, ran, without_head
 from tasks.core.costs import totals as costs
 from tasks.core.costs import workloads
-from tasks.core.costs.depths import Depth, Trained
-from tasks.core.costs.gradient_compression import observed_bytes, observed_flops
 from tasks.core.costs.totals import Passes, Streamed
 from tasks.core.plan.spans import runs_up_to
-from tasks.core.tuning.settings import Elevation
 
 CostOf = Callable[[Priced], Cost]
-# Bytes of manifest, plan, scores and the like beside an artifact's tensors; of a report with its pictures; and of a
-# check's limits and facts. All as in the demo.
-SMALL_BYTES, REPORT_BYTES, CHECK_BYTES = 2000, 700_000, 3500
+# Bytes of a report with its pictures, and of a check's limits and facts. Both as in the demo.
+REPORT_BYTES, CHECK_BYTES = 700_000, 3500
 # The row of the tunings of the full model, apart from those of emulators.
 FULL_TUNE = "full_tune"
 
@@ -103,28 +100,6 @@ def similarity(call: Priced) -> Cost:
     return Cost(call.name, costs.similarity_flops(shape, count), 0.0, disk + SMALL_BYTES, on_gpu=False)
 
 
-def emulate(call: Priced) -> Cost:
-    """A copy of the kept blocks and of all tensors outside the blocks; compressed, with cheaper frozen blocks."""
-    shape = call.sizes.shape
-    disk = shape.stored_bytes * costs.emulator_parameters(shape, call.depth)
-    return Cost(call.name, disk=disk + SMALL_BYTES, on_gpu=False)
-
-
-def compress_by_gradient(call: Priced) -> Cost:
-    """One pass forward and back over some tokens of the support set, the scores, and the decompositions."""
-    sizes, given = call.sizes, call.arguments
-    depth, shape = given["emulator"].depth, sizes.shape
-    rows = sizes.rows(given["split"], given["num_rows"])
-    whole = sizes.passes(rows, min(given["max_tokens"], costs.NUM_PROBED))
-    passes = whole.times(min(1.0, costs.NUM_PROBED / whole.tokens))
-    return Cost(
-        call.name,
-        observed_flops(shape, depth, passes),
-        observed_bytes(shape, depth, passes, sizes.precision),
-        emulate(call).disk,
-    )
-
-
 def evaluate(call: Priced) -> Cost:
     """The scored rows through the emulator, or through the full model where there is none."""
     workload = call.sizes.workload
@@ -180,47 +155,6 @@ def tune(call: Priced) -> Cost:
     )
 
 
-def distill(call: Priced) -> Cost:
-    """Steps on windows of generic text: the teacher forward, the emulator forward, and backward for frozen blocks.
-
-    Every `eval_steps`, and at the end, all windows that validate go forward through both.
-    """
-    sizes, depth, how = call.sizes, call.depth, call.arguments["settings"]
-    elevation = call.arguments.get("elevation", Elevation())
-    shape, block = sizes.shape, min(call.arguments["block"], sizes.shape.context - elevation.prompt_tokens)
-    # Rows of one length: the largest pass is one batch, or as much of it as fits.
-    row = block + elevation.prompt_tokens
-    largest = row * min(how.batch_size, max(1, how.max_tokens // row))
-    tokens = float(how.batch_size * row * how.num_steps)
-    passes = Passes(tokens, tokens * row, tokens, largest, largest)
-    trained = Trained(tuned=False, frozen=True, best=how.eval_steps is not None)
-    flops = _taught_flops(call, passes) + costs.backward_flops(shape, depth, passes, trained)
-    if how.eval_steps:
-        assert sizes.num_validating is not None
-        # All tokens but the first are predicted, in windows that begin with the last one of the window before.
-        windows = -(-(sizes.num_validating - 1) // (block - 1))
-        validating = windows * row * float(-(-how.num_steps // how.eval_steps))
-        flops += _taught_flops(call, Passes(validating, validating * row, validating, largest, largest))
-    memory = costs.tune_bytes(shape, depth, passes, sizes.precision, trained)
-    memory += costs.FORMATS[sizes.precision] * shape.parameters
-    count = costs.trained_parameters(shape, depth, trained)
-    working = costs.checkpoint_bytes(count, trained.best)
-    gaps = costs.gap_bytes(shape, depth, passes, sizes.precision, trained)
-    return Cost(call.name, flops, memory, emulate(call).disk, working, gaps=gaps)
-
-
-def _taught_flops(call: Priced, passes: Passes) -> float:
-    """Operations of both forward passes: the teacher's, without head and up to the last needed block, and the
-    emulator's. With a margin, the teacher goes forward a second time, for its loss.
-    """
-    shape, depth = call.sizes.shape, call.depth
-    teacher = Depth.whole(shape.num_blocks if depth.taught is None else depth.taught)
-    both = costs.forward_flops(shape, teacher, replace(passes, answers=0)) + costs.forward_flops(shape, depth, passes)
-    if call.arguments.get("elevation", Elevation()).margin is None:
-        return both
-    return both + costs.forward_flops(shape, Depth.whole(shape.num_blocks), passes)
-
-
 def plug_in(call: Priced) -> Cost:
     """The tuned blocks in the format in which the model is loaded; with export, also the full model."""
     shape, trained = call.sizes.shape, call.sizes.trained
@@ -252,6 +186,7 @@ RUN_COSTS: dict[str, CostOf] = {
     "iterative_drop": iterative_drop,
     "similarity": similarity,
     "stand_in_errors": stand_in_errors,
+    "harmonizers": harmonizers,
     "cluster": fixed(SMALL_BYTES),
     "stand_ins": stand_ins,
     "emulate": emulate,

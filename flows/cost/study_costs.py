@@ -1,8 +1,8 @@
 """The cost of each stage that only a study has, from the arguments with which the flow calls it."""
 
 from flows.cost import study_pass_costs as passes
-from flows.cost.priced import Cost, Priced, count_rows, ran
-from flows.cost.stage_costs import SMALL_BYTES, CostOf
+from flows.cost.priced import SMALL_BYTES, Cost, Priced, count_rows, ran
+from flows.cost.stage_costs import CostOf
 from tasks.core.costs import analyses
 from tasks.core.costs import totals as costs
 

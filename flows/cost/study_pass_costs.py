@@ -3,8 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from flows.cost.priced import Cost, Priced, Sizes, without_head
-from flows.cost.stage_costs import SMALL_BYTES
+from flows.cost.priced import SMALL_BYTES, Cost, Priced, Sizes, without_head
 from tasks.core.costs import analyses, workloads
 from tasks.core.costs import totals as costs
 from tasks.core.costs.totals import Passes

@@ -6,7 +6,7 @@ from flows.settings.run import SearchSettings, Settings, Strategy
 from tasks.core.clustering import FREE_LINKAGES
 from tasks.core.errors import in_table
 from tasks.core.plan.layout import LINEAR
-from tasks.core.plan.placement import tuned_before_selection
+from tasks.core.plan.placement import ends, tuned_before_selection
 from tasks.core.plan.registry import STRATEGIES
 from tasks.core.tuning.settings import TrainSettings
 
@@ -29,6 +29,16 @@ def plan_options(settings: Settings, name: Strategy) -> dict[str, Any]:
 def is_linear(settings: Settings, strategy: Strategy) -> bool:
     """Return whether linear maps stand in for the blocks that a strategy removes."""
     return bool(plan_options(settings, strategy)["share"] == LINEAR)
+
+
+def tuned_ahead(settings: Settings, strategy: Strategy, num_blocks: int) -> tuple[int, ...]:
+    """Return the tuned blocks of a strategy's plans where they do not depend on its evidence, else none."""
+    chosen, how = plan_options(settings, strategy), STRATEGIES[strategy]
+    if "tuned" in chosen:
+        return tuple(sorted(chosen["tuned"]))
+    if chosen.get("placement", how.placement) == "ends" and not how.clusters:
+        return ends(range(num_blocks), chosen["num_tuned"])
+    return ()
 
 
 class Arguments:
@@ -64,6 +74,23 @@ class Arguments:
     def is_linear(self, strategy: Strategy) -> bool:
         """Whether linear maps stand in for the blocks that this strategy removes."""
         return is_linear(self._settings, strategy)
+
+    def is_harmonized(self, strategy: Strategy) -> bool:
+        """Whether harmonizers run in the place of the blocks that this strategy removes."""
+        return self._settings.plan.is_harmonized(strategy)
+
+    def harmonizers(self, strategy: Strategy, num_blocks: int) -> dict[str, Any]:
+        """The training of harmonizers and scores; blocks that are tuned in every plan of the strategy always run."""
+        with in_table("harmonizers"):
+            how = self._settings.harmonizers.harmonizing
+        protected = tuned_ahead(self._settings, strategy, num_blocks)
+        chosen = {"how": how, "block": self._settings.distill.block, "protected": protected}
+        return {**chosen, "precision": self._precision}
+
+    @property
+    def harmonized(self) -> dict[str, Any]:
+        """The share of the removed blocks that get their harmonizer."""
+        return {"harmonized": self._settings.harmonizers.share}
 
     @property
     def stand_ins(self) -> dict[str, Any]:
@@ -162,12 +189,12 @@ def grids(settings: Settings) -> tuple[tuple[float, ...], tuple[float, ...]]:
 def emulator_wishes(settings: Settings, teacher: Any, text: Any) -> dict[str, Any]:
     """Return what the settings ask of emulators beyond a plan, which the check of the inputs compares with the model.
 
-    teacher, text: of a distillation.
+    teacher: of a distillation; text: of a distillation or of harmonizers, else None.
     """
     wanted: dict[str, Any] = {}
     if compression := settings.compress.compression:
         wanted["compression"] = compression
-    if settings.distill.enabled:
+    if text is not None:
         wanted |= {"text": text, "block": settings.distill.block}
     if settings.distill.enabled and settings.distill.teacher:
         wanted["teacher"] = teacher

@@ -16,9 +16,9 @@ from tasks.models.source import ModelSource
 class BaseRun(ABC, Generic[Kind]):
     """One model and one task with their settings; `run(stage, label, **arguments)` submits a stage.
 
-    model, task: as stages take them; teacher, text: of a distillation, else None; arguments: of every stage, from the
-    settings; facts: shown in the report beside the stages' results; prefix: precedes the labels of its stages, where a
-    flow has several models or tasks.
+    model, task: as stages take them; teacher: of a distillation, else None; text: generic text, where it is used;
+    arguments: of every stage, from the settings; facts: shown in the report beside the stages' results; prefix:
+    precedes the labels of its stages, where a flow has several models or tasks.
     """
 
     def __init__(

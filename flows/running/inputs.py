@@ -5,10 +5,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from flows.running.arguments import emulator_wishes, grids, is_linear, plan_options
+from flows.running.arguments import emulator_wishes, is_linear, plan_options, tuned_ahead
+from flows.running.disk_needs import MIN_FREE_BYTES, needed_bytes
 from flows.running.pass_limits import Limits, check_room, run_limits
 from flows.settings.grid import describe_values, named_cell
-from flows.settings.run import Kind, Settings
+from flows.settings.run import Kind, Settings, Strategy
 from tasks.artifacts.check_facts import check_summary
 from tasks.core.errors import InputError, in_table
 from tasks.core.plan.layout import fixed_plan
@@ -19,18 +20,12 @@ from tasks.engine.precision import resolve_precision
 from tasks.engine.runtime import Runtime
 from tasks.models.families.known import failed_operations, require_exact
 from tasks.models.folder_tensors import count_parameters
-from tasks.models.tensor_files import weight_bytes
 from tasks.tracking.address import check_tracking
 
-# Room for the smallest useful run; what a run really needs is estimated from the model's size.
-MIN_FREE_BYTES = 200 * 2**20
 # The unbiased estimator of similarity divides by n (n - 3).
 MIN_SUPPORT_ROWS = 4
 # `tasks.core.stand_ins.fitting.HELD_OUT`, whose module needs torch: one row of as many is held out.
 MIN_STAND_IN_ROWS = 5
-# Bytes for each trained parameter: a checkpoint holds the weight, two moments and the best state in float32; there is
-# the finished checkpoint and the one being written, of two tunings at once.
-CHECKPOINT_BYTES = 2 * 2 * 16
 
 
 class Inputs:
@@ -88,16 +83,14 @@ class Inputs:
         return count_parameters(Path(self.model.path))
 
     def _distilling(self, settings: Settings, store: Any) -> tuple[Any, Any]:
-        """Resolve the teacher and the text, where emulators are distilled."""
+        """Resolve the teacher, where emulators are distilled, and the text, where it is used."""
         from tasks.data.resolving_text import resolve_text
         from tasks.models.resolving import resolve_model
 
-        chosen = settings.distill
-        if not chosen.enabled:
-            return None, None
-        assert chosen.data is not None
-        teacher = resolve_model(chosen.teacher, None, store) if chosen.teacher else self.model
-        return teacher, resolve_text(chosen.data, store)
+        chosen, teacher = settings.distill, None
+        if chosen.enabled:
+            teacher = resolve_model(chosen.teacher, None, store) if chosen.teacher else self.model
+        return teacher, resolve_text(settings.text, store) if settings.text is not None else None
 
 
 # Inputs that a command has resolved for the flow that it calls next, keyed by the JSON of their settings.
@@ -145,8 +138,19 @@ def check_budget(settings: Settings, num_blocks: int) -> None:
         except InputError as error:
             given = ", ".join(f"plan.{key} = {_written(value)}" for key, value in chosen.items())
             raise InputError(f"strategy {strategy} with {given}: {error}") from error
+        _check_replaceable(settings, strategy, num_blocks)
     _check_frozen(settings, num_blocks)
     _check_trained(settings, num_blocks)
+
+
+def _check_replaceable(settings: Settings, strategy: Strategy, num_blocks: int) -> None:
+    """Refuse to train harmonizers where fewer than two blocks can be compared."""
+    ahead = tuned_ahead(settings, strategy, num_blocks)
+    if settings.plan.needs_harmonizers(strategy) and num_blocks - len(ahead) < 2:
+        raise InputError(
+            f"strategy {strategy} compares at least two blocks that are not tuned to train harmonizers, but of"
+            f" {num_blocks} blocks {len(ahead)} are tuned: tune fewer (plan.num_tuned, plan.tuned)"
+        )
 
 
 def _written(value: Any) -> Any:
@@ -232,45 +236,3 @@ def check_support(settings: Settings, facts: dict[str, Any]) -> None:
             f" {'linear stand-ins take' if fitted else 'comparing blocks takes'} at least {least}: give more rows, or"
             " take them from another split with support.split"
         )
-
-
-def needed_bytes(settings: Settings, model: Any) -> int:
-    """Upper bound of the disk a run takes, in bytes: emulators, tuned blocks in float32, and concurrent checkpoints."""
-    parameters = _num_parameters(model)
-    plan, num_seeds = settings.plan, len(settings.tune.seeds)
-    tuned = parameters * max(plan.num_tuned_blocks, len(plan.tuned)) / model.num_blocks
-    # Whole blocks even where only small parts of them are returned, since plugging in merges these into whole blocks.
-    num_rates, num_full_rates = (len(rates) + (len(rates) > 1) for rates in grids(settings))
-    trained = tuned if settings.tune.trained == "tuned" else parameters * plan.num_kept / model.num_blocks
-    of_strategy = num_rates * trained + tuned
-    returned = (
-        4
-        * num_seeds
-        * (len(settings.strategy) * of_strategy + settings.full_tune.enabled * num_full_rates * parameters)
-    )
-    largest = parameters if settings.full_tune.enabled else max(trained, _num_distilled(settings, model))
-    return int(emulator_bytes(settings, model) + returned + CHECKPOINT_BYTES * largest) + MIN_FREE_BYTES
-
-
-def emulator_bytes(settings: Settings, model: Any) -> int:
-    """Upper bound of the disk that the emulators of all strategies take, in bytes."""
-    # Compressing and distilling each write another emulator, at most as large.
-    steps = 1 + (settings.compress.method != "none") + settings.distill.enabled
-    share = settings.plan.num_kept / model.num_blocks
-    return int(steps * len(settings.strategy) * weight_bytes(Path(model.path)) * share)
-
-
-def distilling_bytes(settings: Settings, model: Any) -> int:
-    """Upper bound of the disk that checkpoints of distillation take, in bytes."""
-    return int(CHECKPOINT_BYTES * _num_distilled(settings, model))
-
-
-def _num_parameters(model: Any) -> float:
-    """Estimate the number of parameters from weights in 16 bits, as in nearly all models; twice too high for 32."""
-    return weight_bytes(Path(model.path)) / 2
-
-
-def _num_distilled(settings: Settings, model: Any) -> float:
-    """Number of parameters in the frozen blocks of an emulator, where these are distilled."""
-    num_frozen = settings.plan.num_kept - settings.plan.num_tuned_blocks
-    return settings.distill.enabled * _num_parameters(model) * num_frozen / model.num_blocks

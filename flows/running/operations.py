@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from flows.running.arguments import plan_options
 from flows.settings.run import Settings
-from tasks.core.plan.layout import LINEAR
+from tasks.core.plan.layout import LINEAR, REPEATING
 from tasks.core.plan.registry import STRATEGIES
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def plan_operations(settings: Settings, strategies: "Sequence[Strategy]") -> Wan
     wanted: Wanted = {}
     for name in strategies:
         share = plan_options(settings, name)["share"]
-        if share is not None:
+        if share == LINEAR or share in REPEATING:
             wanted.setdefault("stand_ins" if share == LINEAR else "sharing", f"plan.share of {name}")
         if STRATEGIES[name].needs == "stand_in_errors":
             wanted.setdefault("stand_ins", f"strategy {name}")

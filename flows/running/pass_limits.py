@@ -6,7 +6,8 @@ from tasks.data.pass_limits import PassLimit
 from tasks.data.sources import Split
 
 Limits = tuple[PassLimit, ...]
-SUPPORT, TUNE, EVALUATE, DISTILL = (f"{group}.max_tokens" for group in ("support", "tune", "evaluate", "distill"))
+GROUPS = ("support", "tune", "evaluate", "distill", "harmonizers")
+SUPPORT, TUNE, EVALUATE, DISTILL, HARMONIZERS = (f"{group}.max_tokens" for group in GROUPS)
 
 
 def run_limits(settings: Settings) -> Limits:
@@ -25,10 +26,11 @@ def search_limits(settings: Settings) -> Limits:
 
 
 def check_room(settings: Settings, context: int) -> None:
-    """Refuse windows of generic text that are too long for one pass of distillation, and prompts that leave no room.
+    """Refuse windows of generic text that are too long for one pass, and prompts that leave no room.
 
     Raises:
-        InputError: when distill.block is larger than distill.max_tokens, or a prompt is as long as the context.
+        InputError: when distill.block is larger than the max_tokens of what runs on such windows, or a prompt is as
+            long as the context.
     """
     distill, prompt = settings.distill, settings.distill.random_prompt
     if distill.enabled and context - prompt < 2:
@@ -40,6 +42,12 @@ def check_room(settings: Settings, context: int) -> None:
         raise InputError(
             f"distill.block = {distill.block} makes windows of {block} tokens, but {DISTILL} = {distill.max_tokens}:"
             " raise it where memory allows, or take shorter windows"
+        )
+    block = min(settings.distill.block, context)
+    if settings.trains_harmonizers and block > settings.harmonizers.max_tokens:
+        raise InputError(
+            f"distill.block = {distill.block} makes windows of {block} tokens, but {HARMONIZERS} ="
+            f" {settings.harmonizers.max_tokens}: raise it where memory allows, or take shorter windows"
         )
     if (prompt := settings.tune.tuning_method.num_virtual) and context - prompt < 2:
         raise InputError(

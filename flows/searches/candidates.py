@@ -49,13 +49,14 @@ def make_candidates(settings: SearchSettings, sizes: "Sizes") -> list[Candidate]
 
     Raises:
         InputError: when no plan can be tried (the message names the least that can be disclosed), or emulators are
-            compressed by low_rank or gradot.
+            compressed by low_rank or gradot, or have harmonizers.
     """
     if settings.compress.method in ("low_rank", "gradot"):
         raise InputError(
             f'compress.method = "{settings.compress.method}" in a search: what such an emulator discloses does not'
             " follow from its plan; search without it, then run the best plan with it"
         )
+    _refuse_harmonizers(settings)
     found: dict[str, Candidate] = {}
     for values in combinations(settings):
         identity, candidate = _candidate(settings, values, sizes)
@@ -63,6 +64,17 @@ def make_candidates(settings: SearchSettings, sizes: "Sizes") -> list[Candidate]
     if all(candidate.reason for candidate in found.values()):
         raise InputError(_refusal(settings, list(found.values()), sizes))
     return list(found.values())
+
+
+def _refuse_harmonizers(settings: SearchSettings) -> None:
+    shares = settings.search.share or (settings.plan.share,)
+    for strategy in settings.search.strategy or settings.strategy:
+        plans = (settings.plan.model_copy(update={"share": share}) for share in shares)
+        if any(plan.needs_harmonizers(strategy) for plan in plans):
+            raise InputError(
+                f"strategy {strategy} with harmonizers in a search: what such an emulator discloses does not follow"
+                ' from its plan; search without scaleot and plan.share = "harmonizers", then run the best plan with it'
+            )
 
 
 def combinations(settings: SearchSettings) -> Iterator[dict[str, Any]]:

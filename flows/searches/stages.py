@@ -6,7 +6,7 @@ model, task ─ capture ─ similarity ─ cluster ─ proxies ─ emulate ─ t
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from flows.method import changes_frozen_weights, emulator_of, planned, plugged_of, stand_ins_of, tunings_of
+from flows.method import changes_frozen_weights, emulator_of, planned, plugged_of, replacements_of, tunings_of
 from flows.running.base_run import BaseRun
 from flows.searches.candidates import make_candidates, sizes_of
 from flows.searches.trials import Trial, require_one
@@ -71,7 +71,7 @@ def compare(trial: Trial) -> Any:
 def _emulator(trial: Trial) -> Any:
     run, plan, name = trial.run, trial.found["plan"], trial.name
     (strategy,) = run.settings.strategy
-    return emulator_of(run, strategy, plan, stand_ins_of(run, strategy, plan, name), name)
+    return emulator_of(run, strategy, plan, replacements_of(run, strategy, plan, name), name)
 
 
 def measure(trial: Trial) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""Settings of compressed and distilled emulators."""
+"""Settings of emulators that are compressed, distilled or have harmonizers."""
 
 from pydantic import model_validator
 
 from flows.settings.group import Group
 from tasks.core.compression.settings import Compression, CompressOptions
+from tasks.core.harmonizers.settings import HarmonizerOptions, Harmonizing
 from tasks.core.tuning.settings import Distillation, DistillOptions
 
 
@@ -44,3 +45,17 @@ class Distill(Group, DistillOptions, frozen=True):
     def distillation(self) -> Distillation:
         """The settings of the training of frozen blocks, where it is enabled."""
         return self.make(Distillation)
+
+
+class Harmonizers(Group, HarmonizerOptions, frozen=True):
+    """Small networks that replace blocks, and scores of the blocks, trained on the text of `distill.data` (ScaleOT)."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Harmonizers":
+        _ = self.harmonizing
+        return self
+
+    @property
+    def harmonizing(self) -> Harmonizing:
+        """The settings of their training."""
+        return self.make(Harmonizing)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from flows.settings.group import Group
-from tasks.core.plan.layout import Sharing
+from tasks.core.plan.layout import HARMONIZERS, Sharing
 from tasks.core.plan.placement import Placement
 from tasks.core.plan.registry import STRATEGIES
 
@@ -29,7 +29,7 @@ class PlanSettings(Group, frozen=True):
     linkage: Literal["boundary", "average", "complete", "optimal"] = "boundary"
     """Rule by which clusters merge; boundary is the published one. `single` has average (its default) and complete."""
     share: Share | dict[Strategy, Share] = "auto"
-    """Stand-in for removed blocks: nothing, the nearest kept or frozen one, or a linear map; auto: by strategy."""
+    """Stand-in for removed blocks: none, nearest kept or frozen one, linear map, or harmonizers; auto: by strategy."""
     keep_ends: bool = False
     """Make the first and the last block the centres of their clusters (crash)."""
     deviation: Annotated[float, Field(gt=-1, lt=1)] = 0.0
@@ -72,3 +72,12 @@ class PlanSettings(Group, frozen=True):
     def share_of(self, strategy: Strategy) -> Share:
         """Return the sharing of one strategy."""
         return self.share.get(strategy, "auto") if isinstance(self.share, dict) else self.share
+
+    def is_harmonized(self, strategy: Strategy) -> bool:
+        """Return whether harmonizers run in the place of the blocks that a strategy removes."""
+        share = self.share_of(strategy)
+        return (STRATEGIES[strategy].share if share == "auto" else share) == HARMONIZERS
+
+    def needs_harmonizers(self, strategy: Strategy) -> bool:
+        """Return whether harmonizers are trained for a strategy: for its emulator, or with the scores for its plan."""
+        return STRATEGIES[strategy].needs == "block_scores" or self.is_harmonized(strategy)

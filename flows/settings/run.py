@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import Field, field_validator, model_validator
 
-from flows.settings.emulator import Compress, Distill
+from flows.settings.emulator import Compress, Distill, Harmonizers
 from flows.settings.group import Group
 from flows.settings.plan import PlanSettings, Strategy
 from flows.settings.study import Study
@@ -36,6 +36,7 @@ class Settings(Group, frozen=True):
     plan: PlanSettings
     compress: Compress = Compress()
     distill: Distill = Distill()
+    harmonizers: Harmonizers = Harmonizers()
     tune: Tune = Tune()
     full_tune: FullTune = FullTune()
     evaluate: Evaluate = Evaluate()
@@ -65,6 +66,21 @@ class Settings(Group, frozen=True):
         return self
 
     @model_validator(mode="after")
+    def _harmonizers_have_text(self) -> "Settings":
+        for name in filter(self.plan.needs_harmonizers, self.strategy):
+            if self.distill.data is None:
+                raise ValueError(
+                    f"strategy {name} needs distill.data, the generic text on which harmonizers and scores are trained;"
+                    ' or choose another strategy than scaleot, and another plan.share than "harmonizers"'
+                )
+            if self.distill.enabled and self.plan.is_harmonized(name):
+                raise ValueError(
+                    f"distill.enabled = true with the harmonizers of strategy {name}: both replace removed blocks;"
+                    " switch it off (distill.data is the text of harmonizers too), or choose another plan.share"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _training_leaves_no_levels(self) -> "Settings":
         if self.distill.enabled and self.compress.method == "quantise":
             raise ValueError(
@@ -90,6 +106,16 @@ class Settings(Group, frozen=True):
                 ' or train "tuned"'
             )
         return self
+
+    @property
+    def trains_harmonizers(self) -> bool:
+        """Whether harmonizers are trained for one of the strategies."""
+        return any(map(self.plan.needs_harmonizers, self.strategy))
+
+    @property
+    def text(self) -> str | None:
+        """The generic text that emulators need, to be distilled or for harmonizers; None where they need none."""
+        return self.distill.data if self.distill.enabled or self.trains_harmonizers else None
 
     @property
     def store_root(self) -> Path:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.running.inputs import MIN_FREE_BYTES, distilling_bytes, emulator_bytes, needed_bytes
+from flows.running.disk_needs import MIN_FREE_BYTES, distilling_bytes, emulator_bytes, needed_bytes
 from flows.running.pass_limits import EVALUATE, Limits, captured, tuned
 from flows.settings.run import StudySettings
 from tasks.core.errors import InputError
@@ -39,6 +39,12 @@ def check_study(settings: StudySettings) -> None:
     if FULL in study.points and not settings.full_tune.enabled:
         raise InputError('study.points has "full", but full_tune.enabled = false: switch it on, or leave "full" out')
     _check_plugged(settings)
+    if "similarity" in study.parts and study.against == "emulator":
+        for name in filter(settings.plan.is_harmonized, settings.strategy):
+            raise InputError(
+                f'study.against = "emulator" with the harmonizers of strategy {name}: emulators are captured as plain'
+                ' models, which have none; choose study.against = "plug_in", or another plan.share'
+            )
 
 
 def _check_plugged(settings: StudySettings) -> None:

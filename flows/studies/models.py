@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from flows.method import at_best_rate, emulator_of, planned, stand_ins_of, tunings_of
+from flows.method import at_best_rate, emulator_of, planned, replacements_of, tunings_of
 from flows.studies.cells import StudyCell
 from flows.studies.checks import FULL
 from tasks.capture import capture
@@ -74,6 +74,6 @@ def tuned_model(cell: StudyCell, analysis: str, name: Any) -> Any:
 def _emulator(cell: StudyCell, strategy: "Strategy") -> Any:
     def make() -> Any:
         plan = plan_of(cell, strategy)
-        return emulator_of(cell.run, strategy, plan, stand_ins_of(cell.run, strategy, plan))
+        return emulator_of(cell.run, strategy, plan, replacements_of(cell.run, strategy, plan))
 
     return cell.once(f"emulator {strategy}", make)

@@ -75,7 +75,7 @@ def plans_of(cell: Settings, num_blocks: int, seed: int) -> list[Plan]:
             errors = np.where(np.triu(similar[1:, 1:], 1) > 0, similar[1:, 1:], np.inf)
             evidence = {
                 **{"num_blocks": num_blocks, "block_influence": similar[0, 1:]},
-                **{"angular_distance": similar, "stand_in_errors": errors},
+                **{"angular_distance": similar, "stand_in_errors": errors, "block_scores": similar[1, 1:]},
             }[needs]
         found.append(make_plan(name, evidence, chosen))
     return found

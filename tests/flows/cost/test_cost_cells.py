@@ -10,7 +10,7 @@ from transformers.models.llama import LlamaConfig
 
 from flows.cost.estimates import estimate_cells
 from flows.cost.inputs import VALIDATING_TOKENS
-from flows.cost.priced import Cost
+from flows.cost.priced import SMALL_BYTES, Cost
 from flows.running.arguments import Arguments
 from flows.settings.grid import make_cells
 from flows.settings.run import AllSettings
@@ -144,6 +144,41 @@ def test_factors_are_cheaper(models: dict[str, str]) -> None:
     )
     assert cheaper.flops < distilled.flops
     assert (cheaper.disk, cheaper.working_disk) < (distilled.disk, distilled.working_disk)
+
+
+def test_harmonizers_are_priced_and_part_of_the_emulator(models: dict[str, str]) -> None:
+    model, more = models["llama"], {"distill": {"data": "owner/text", "block": 64}}
+    more |= {"harmonizers": {"rank": 3, "share": 0.5}, "plan": {"num_kept": 4, "num_tuned": 2, "share": "harmonizers"}}
+    for stage in ("evaluate", "tune"):
+        found, plain = one(model, stage, **more), one(model, stage)
+        assert sum(cost.flops for cost in found) > sum(cost.flops for cost in plain)
+        assert sum(cost.memory for cost in found) > sum(cost.memory for cost in plain)
+        assert [cost.disk for cost in found] == [cost.disk for cost in plain]
+    assert one(model, "plug_in", **more) == one(model, "plug_in")
+    # Two of four removed blocks have one, stored in 32 bits as this config says.
+    one_harmonizer = 2 * 3 * 64
+    assert one(model, "emulate", **more)[0].disk - one(model, "emulate")[0].disk == 2 * one_harmonizer * 4
+    (cost,) = one(model, "harmonizers", **more)
+    # Of the eight blocks, two are tuned in every plan and never replaced.
+    assert cost.disk == 6 * one_harmonizer * 4 + 8 * 4 + SMALL_BYTES
+    assert cost.working_disk == 2 * 3 * 4 * 6 * one_harmonizer
+    assert one(model, "harmonizers") == []
+
+
+def test_what_decides_the_cost_of_harmonizers(models: dict[str, str]) -> None:
+    def priced(**settings: Any) -> Cost:
+        given = {"distill": {"data": "owner/text", "block": 64}, "harmonizers": {"num_steps": 100, **settings}}
+        (cost,) = one(models["llama"], "harmonizers", strategy="scaleot", **given)
+        return cost
+
+    first = priced()
+    assert priced(num_steps=200).flops == pytest.approx(2 * first.flops)
+    assert priced(score_steps=5).flops > first.flops
+    assert priced(max_tokens=64).memory < first.memory
+    assert priced(rank=8).disk < first.disk
+    given: dict[str, Any] = {"strategy": "scaleot", "distill": {"data": "owner/text"}}
+    for key, values, number in (("checkpoint_steps", [5, 9], 1), ("share", [0.5, 1.0], 1), ("rank", [4, 8], 2)):
+        assert counts(models["llama"], {f"harmonizers.{key}": values}, **given)["harmonizers"] == number
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,16 @@ def test_an_emulator_in_two_factors(family: str, plan: str) -> None:
         assert tuning_flops(trained, examples) == pytest.approx(expected, rel=0.03)
 
 
+def test_attention_alone_in_two_factors() -> None:
+    depth = compressed(Depth.of(UNIFORM), settings(compress=LOW_RANK | {"parts": "attention"}))
+    assert depth.attention_only
+    assert not compressed(Depth.of(UNIFORM), settings(compress=LOW_RANK)).attention_only
+    block = shape_of_family("llama").blocks[0]
+    attention = sum(a * b - 8 * (a + b) for a, b in ((32, 32), (32, 32)))
+    keys = 2 * (32 * 16 - 4 * (32 + 16))
+    assert depths.saved_by_compressing(block, 0.25, None, attention_only=True) == attention + keys
+
+
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("family", ["opt", "llama"])
 def test_operations_of_distillation(family: str, plan: str) -> None:

@@ -50,6 +50,12 @@ CHANGES: dict[str, list[str]] = {
         "compress.rank=0.25",
         *DISTILL,
     ],
+    "harmonizers": [
+        *('strategy=["scaleot", "uniform", "fixed"]', "plan.kept=[0, 2, 5, 11]", "plan.tuned=[2, 11]"),
+        'plan.share={uniform = "harmonizers", fixed = "none"}',
+        *(f"distill.data={DEMO / 'text'}", "harmonizers.rank=4", "harmonizers.share=0.5"),
+        *("compress.method=low_rank", "compress.rank=0.5", "compress.parts=attention"),
+    ],
     "full model not tuned": ["full_tune.enabled=false"],
     "written out": ["export.plugged_model=true"],
 }

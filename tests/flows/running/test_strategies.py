@@ -24,7 +24,7 @@ OFT = {"uniform": "uniform", "uniform_spread": "uniform_spread"}
 
 
 def settings(strategy: Any = "crash", **plan: Any) -> Settings:
-    named = {"model": {"name": "m"}, "task": {"name": "t"}, "strategy": strategy}
+    named = {"model": {"name": "m"}, "task": {"name": "t"}, "strategy": strategy, "distill": {"data": "d"}}
     return Settings.model_validate({**named, "plan": {"num_kept": 6, **plan}})
 
 
@@ -35,6 +35,7 @@ def test_only_what_a_strategy_uses_is_passed(name: str) -> None:
         "crash": {"num_kept": 6, "num_tuned": 4, "linkage": "boundary", "share": None, "keep_ends": False},
         "single": {"num_kept": 6, "num_tuned": 4, "linkage": "average", "share": None},
         "spans": {"num_kept": 6, "num_tuned": 4, "share": "linear"},
+        "scaleot": {"num_kept": 6, "num_tuned": 4, "share": "harmonizers"},
         "fixed": {"kept": (0, 2, 3), "tuned": (0, 3), "share": None},
         "uniform_deviation": {"num_kept": 6, "num_tuned": 4, "deviation": 0.0, "share": None},
     }

@@ -12,6 +12,7 @@ from tasks.core.errors import InputError
 
 SIZES = Sizes((10,) * 8, 20)
 BASE = {"model": {"name": "m"}, "task": {"name": "t"}, "plan": {"num_kept": 4, "num_tuned": 2}}
+BASE |= {"distill": {"data": "d"}}
 
 
 def settings(search: dict, plan: dict | None = None) -> SearchSettings:
@@ -99,6 +100,14 @@ def test_each_strategy_shares_in_its_own_way_and_named_blocks_are_counted():
     assert only.name == "uniform 4/2 none"
     explicit = settings({"strategy": ["reverse"]}, {"placement": "explicit", "tuned": [0, 2, 3]})
     assert [candidate.name for candidate in make_candidates(explicit, SIZES)] == ["reverse 4/3 none"]
+
+
+def test_what_harmonizers_disclose_the_plan_does_not_say():
+    for plan, search in (({"share": "harmonizers"}, {}), ({}, {"share": ["all", "harmonizers"]})):
+        with pytest.raises(InputError, match="strategy crash with harmonizers in a search: what such an emulator"):
+            make_candidates(settings(search, plan), SIZES)
+    with pytest.raises(InputError, match="strategy scaleot with harmonizers in a search"):
+        make_candidates(settings({"strategy": ["crash", "scaleot"]}), SIZES)
 
 
 def test_of_low_rank_emulators_the_plan_does_not_say_what_they_disclose():

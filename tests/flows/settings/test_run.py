@@ -47,7 +47,7 @@ def test_wrong_type_names_line_and_value(tmp_path):
 
 def test_unknown_strategy_lists_the_choices(tmp_path):
     path = write(tmp_path, 'strategy = "crsh"\n' + MINIMAL)
-    with pytest.raises(InputError, match=r"'crash', 'uniform', .*'single', 'spans' or 'fixed'"):
+    with pytest.raises(InputError, match=r"'crash', 'uniform', .*'spans', 'scaleot' or 'fixed'"):
         read_settings(path)
 
 

@@ -110,6 +110,10 @@ def test_why_two_models_are_not_compared_is_said(settings, caplog):
             ["tune.trained=frozen", "full_tune.enabled=false", 'study.parts=["importance"]'],
             "study.rewound = true and full_tune.enabled = false: frozen blocks stay with the emulator",
         ),
+        (
+            ["strategy=scaleot", "distill.data=d", "variants="],
+            "with the harmonizers of strategy scaleot: emulators are captured as plain",
+        ),
         (["study.num_bootstraps=1"], r"study\.num_bootstraps: Input should be greater than or equal to 2"),
         (["study.importance_rows=1"], r"study\.importance_rows: Input should be greater than or equal to 2"),
         (["study.landscape_rows=1"], r"study\.landscape_rows: Input should be greater than or equal to 2"),
