@@ -16,7 +16,7 @@ from torch import Tensor
 from tasks.core.cka import angular_distance, linear_cka
 from tasks.core.clustering import adjacent_clusters, similar_clusters
 from tasks.core.plan.by_similarity import drop_iteratively
-from tasks.core.plan.layout import LINEAR, REPEATING, Plan
+from tasks.core.plan.layout import HARMONIZERS, LINEAR, REPEATING, Plan
 from tasks.core.plan.registry import STRATEGIES, Strategy, make_plan
 from tasks.core.plan.spans import runs_up_to
 from tasks.core.stand_ins.least_squares import ALPHAS, Moments, error, solve
@@ -29,12 +29,14 @@ NUM_BLOCKS, NUM_KEPT, NUM_TUNED = 24, 12, 4
 NUM_ROWS, WIDTH = 256, 64
 # Of `fixed`: what CRaSh publishes for OPT-1.3B on ARC-easy.
 KEPT, TUNED = (0, 1, 2, 3, 5, 9, 12, 15, 18, 20, 22, 23), (0, 5, 18, 23)
-COLOURS = {"tuned": ORANGE, "kept": BLUE, "shared": "#A9CCE3", "linear": "#B9DFC4", "removed": "#E4E4E4"}
+COLOURS = {"tuned": ORANGE, "kept": BLUE, "shared": "#A9CCE3", "linear": "#B9DFC4", "harmonized": "#D9C2E9"}
+COLOURS |= {"removed": "#E4E4E4"}
 LEGEND = {
     "tuned": "tuned",
     "kept": "kept, frozen",
     "shared": "replaced by the nearest kept block",
     "linear": "by a linear map",
+    "harmonized": "by a harmonizer",
     "removed": "removed",
 }
 
@@ -80,7 +82,17 @@ def evidence() -> dict[str, Any]:
         "angular_distance": angular_distance(states),
         "dropped": drop_iteratively(NUM_BLOCKS, NUM_KEPT, adjacent),
         "stand_in_errors": stand_in_errors(states),
+        "block_scores": block_scores(model, states[-1]),
     }
+
+
+def block_scores(model: MadeUpModel, output: Tensor) -> list[float]:
+    """How far the output [rows, width] turns without each block, in the place of trained scores."""
+    scores = []
+    for left_out in range(NUM_BLOCKS):
+        without = model.states([block for block in range(NUM_BLOCKS) if block != left_out])[-1]
+        scores.append(1 - float(torch.nn.functional.cosine_similarity(without, output, dim=-1).mean()))
+    return scores
 
 
 def stand_in_errors(states: Tensor) -> list[list[float]]:
@@ -115,7 +127,7 @@ def draw(made: Mapping[str, Plan], path: Path) -> None:
         axes.text(-0.9, -row, name, ha="right", va="center", fontsize=11, fontweight="bold", color=INK)
         axes.text(NUM_BLOCKS - 0.2, -row, _words(STRATEGIES[name]), va="center", fontsize=9.5, color="#444444")
     for place, (kind, words) in enumerate(LEGEND.items()):
-        left = (0, 3.0, 7.6, 17.6, 23.6)[place]
+        left = (0, 3.0, 7.6, 17.6, 23.0, 28.6)[place]
         _cell(axes, left, 1.25, kind, "")
         axes.text(left + 0.7, 1.25, words, va="center", fontsize=10, color=INK)
     below = f"{NUM_BLOCKS} blocks, {NUM_KEPT} kept, {NUM_TUNED} tuned.   * looks at the model: here a made-up one"
@@ -129,7 +141,8 @@ def _kind(plan: Plan, index: int) -> str:
         return "tuned"
     if index in plan.kept:
         return "kept"
-    return "linear" if plan.share == LINEAR else "shared" if plan.share in REPEATING else "removed"
+    beside = {LINEAR: "linear", HARMONIZERS: "harmonized", **dict.fromkeys(REPEATING, "shared")}
+    return beside.get(plan.share or "", "removed")
 
 
 def _words(strategy: Strategy) -> str:
