@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tasks.core.blocks.devices import input_device
 from tasks.core.blocks.length_limits import forget_lengths
@@ -30,29 +30,31 @@ class ReplaceableBlocks:
     def __init__(self, model: nn.Module, harmonizers: Mapping[int, Harmonizer]) -> None:
         blocks = get_blocks(model)
         self.kept: Sequence[bool] = [True] * len(blocks)
-        self._in_tuple = returns_tuple(model)
+        self._num_beside = num_returned_beside(model)
         for index, harmonizer in harmonizers.items():
             block = blocks[index]
             block.add_module(NAME, harmonizer)
             # An instance attribute overrides the method of the class and leaves the rest of the block unchanged.
             vars(block)["forward"] = partial(self._forward, block.forward, harmonizer, index)
 
-    def _forward(
-        self, own: Callable[..., Any], harmonizer: Harmonizer, index: int, *args: Any, **kwargs: Any
-    ) -> Tensor | tuple[Tensor] | Any:
+    def _forward(self, own: Callable[..., Any], harmonizer: Harmonizer, index: int, *args: Any, **kwargs: Any) -> Any:
         if self.kept[index]:
             return own(*args, **kwargs)
         state = harmonizer(args[0] if args else kwargs["hidden_states"])
-        return (state,) if self._in_tuple else state
+        return state if self._num_beside is None else (state, *[None] * self._num_beside)
 
 
 @torch.no_grad()
-def returns_tuple(model: nn.Module) -> bool:
-    """Return whether the blocks of a model return their state in a tuple, by a pass of one token through the first."""
-    found = list[bool]()
+def num_returned_beside(model: nn.Module) -> int | None:
+    """Return how many things the blocks of a model return beside their state, None where they return it alone.
+
+    By a pass of one token through the first block; some families unpack exactly so many (attention weights, which are
+    None when nobody asks for them).
+    """
+    found = list[int | None]()
 
     def see(_: nn.Module, args: tuple, output: Any) -> None:
-        found.append(isinstance(output, tuple | list))
+        found.append(len(output) - 1 if isinstance(output, tuple | list) else None)
         raise EndOfPassError
 
     ids = torch.ones(1, 1, dtype=torch.long, device=input_device(model))

@@ -1,9 +1,10 @@
 """Scores of blocks, choices of blocks by them, and their update by rewards: ScaleOT's LayerReplace (arXiv 2412.09812).
 
 A block with the score s has the worth p = sigmoid(s). A *choice* keeps one half of every group of neighbouring blocks;
-the others are replaced. How a choice is drawn is open in our source. Here logistic noise is added to every score, so
-that a single block would exceed one half with probability p (the binary case of Maddison et al. 2017, arXiv
-1611.00712), and in each group the blocks with the higher noisy worth are kept. So every block is replaced now and then.
+the others are replaced. The description of the paper that this follows leaves open how a choice is drawn. Here logistic
+noise is added to every score, so that a single block would exceed one half with probability p (the binary case of
+Maddison et al. 2017, arXiv 1611.00712), and in each group the blocks with the higher noisy worth are kept. So every
+block is replaced now and then.
 Shapes: N blocks, M choices.
 """
 
@@ -55,7 +56,7 @@ def updated_scores(scores: Tensor, choices: Tensor, losses: Tensor, rate: float)
 def harmonized_blocks(plan: Plan, scores: Sequence[float], share: float) -> list[int]:
     """Return the removed blocks that get their harmonizer: a share of them, those with the highest scores.
 
-    At least one, and on a tie the lower blocks. Which of the removed blocks get one is open in our source.
+    At least one, and on a tie the lower blocks. The description that this follows leaves open which blocks they are.
     """
     removed = [block for block in range(plan.num_blocks) if block not in plan.kept]
     best = sorted(removed, key=lambda block: (-float(scores[block]), block))

@@ -39,7 +39,8 @@ def scaleot_plan(
 ) -> Plan:
     """Keep the blocks with the highest scores (ScaleOT, arXiv 2412.09812), on a tie the lower ones.
 
-    scores: [N], see `tasks.core.harmonizers.scores`. Which of the kept blocks are tuned is open in our source.
+    scores: [N], see `tasks.core.harmonizers.scores`. The description that this follows leaves open which of the kept
+    blocks are tuned: placement, tuned as in `block_influence_plan`.
     """
     choose = _highest(scores, "score")
     return pool_plan(len(scores), num_kept, num_tuned, choose, placement, tuned, share)

@@ -7,11 +7,12 @@ import torch
 from transformers import PreTrainedModel
 
 from tasks.core.batching import Example, collate
+from tasks.core.blocks.locate_blocks import text_config
 from tasks.core.blocks.soft_prompt import insert_prompt
 from tasks.core.blocks.surgery import aliased, get_blocks, tuned_state, with_layout
 from tasks.core.errors import InputError
 from tasks.core.harmonizers.harmonizer import Harmonizer, add_harmonizers, new_harmonizer
-from tasks.core.harmonizers.replacing import ReplaceableBlocks, returns_tuple
+from tasks.core.harmonizers.replacing import ReplaceableBlocks, num_returned_beside
 from tasks.core.plan.layout import fixed_plan
 from tasks.core.tuning.adapters import insert_adapter
 from tasks.core.tuning.losses import AnswerLoss
@@ -23,13 +24,13 @@ REMOVED = (0, 2, 4, 5)
 RANK = 4
 
 
-def harmonizers(*blocks: int, seed: int = 0) -> dict[int, Harmonizer]:
+def harmonizers(*blocks: int, width: int = WIDTH) -> dict[int, Harmonizer]:
     """Random ones, which change a state as much as it is large."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     made = {}
     for block in blocks:
-        made[block] = new_harmonizer(WIDTH, RANK, generator)
-        made[block].up.data = torch.randn(WIDTH, RANK, generator=generator)
+        made[block] = new_harmonizer(width, RANK, generator)
+        made[block].up.data = torch.randn(width, RANK, generator=generator)
     return made
 
 
@@ -70,6 +71,22 @@ def test_the_full_model_with_replaced_blocks_is_the_emulator(family: str) -> Non
         blocks.kept = [True] * NUM_BLOCKS
         assert torch.equal(replaced(ids, use_cache=False).logits, whole)
     assert torch.equal(cached_logits(model), whole), "the model itself is as before"
+
+
+# Blocks that return more than their state, state spaces beside attention, mixtures of experts.
+@pytest.mark.parametrize("family", ["bamba", "jamba", "falcon_h1", "mixtral", "mamba2", "qwen3_next", "gpt_oss"])
+def test_in_further_families_too(family: str) -> None:
+    model = tiny_model(family)
+    num_blocks, width = len(get_blocks(model)), text_config(model.config).hidden_size
+    removed = [*range(0, num_blocks, 2)]
+    plan = fixed_plan(num_blocks, [*range(1, num_blocks, 2)], [1], share="harmonizers")
+    emulator, replaced, ids = with_layout(model, plan), aliased(model), token_ids()
+    add_harmonizers(emulator, plan, harmonizers(*removed, width=width))
+    blocks = ReplaceableBlocks(replaced, harmonizers(*removed, width=width))
+    blocks.kept = [block in plan.kept for block in range(num_blocks)]
+    with torch.no_grad():
+        found, expected = (each(ids, use_cache=False).logits for each in (replaced, emulator))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -135,9 +152,9 @@ def test_an_adapter_runs_behind_its_block_and_before_the_harmonizers() -> None:
     torch.testing.assert_close(seen[0], seen[1] + 5.0)
 
 
-@pytest.mark.parametrize(("family", "expected"), [("gptj", True), ("llama", False)])
-def test_how_blocks_return_their_state(family: str, expected: bool) -> None:
-    assert returns_tuple(tiny_model(family)) == expected
+@pytest.mark.parametrize(("family", "expected"), [("bamba", 1), ("llama", None)])
+def test_what_blocks_return_beside_their_state(family: str, expected: int | None) -> None:
+    assert num_returned_beside(tiny_model(family)) == expected
 
 
 def test_a_model_of_another_plan_is_refused() -> None:
