@@ -7,14 +7,12 @@ import pytest
 
 from flows.running.arguments import Arguments
 from flows.running.inputs import MIN_STAND_IN_ROWS, Inputs, check_budget
-from flows.running.pass_limits import check_room
 from flows.settings.reading import read_settings
 from flows.settings.run import Settings
 from tasks.core.errors import InputError
 from tasks.core.stand_ins.fitting import HELD_OUT
 from tasks.core.tuning.settings import Elevation
 from tasks.data.emulator_checks import require_same_shape
-from tasks.models.tensor_files import stored_tensors
 from tests.flows.commands import DEMO, artifacts, crash, stages
 from tests.tasks.chain import write_model
 
@@ -132,63 +130,6 @@ def test_keeping_every_block_with_linear_stand_ins_is_allowed(tmp_path: Path) ->
         check_budget(read_settings(tmp_path / "settings.toml", changes), 12)
 
 
-HARMONIZED = ("strategy=scaleot", "distill.data=d")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (("strategy=scaleot",), r"strategy scaleot needs distill\.data, the generic text on which harmonizers"),
-        (("strategy=uniform", "plan.share=harmonizers"), r"strategy uniform needs distill\.data"),
-        (("strategy=scaleot", "plan.share=none"), r"strategy scaleot needs distill\.data"),
-        (
-            (*HARMONIZED, "distill.enabled=true", "distill.num_steps=9", "distill.warmup_steps=0"),
-            "distill.enabled = true with the harmonizers of strategy scaleot",
-        ),
-        ((*HARMONIZED, "harmonizers.group_size=1"), r"harmonizers\.group_size: .*greater than or equal to 2"),
-        ((*HARMONIZED, "harmonizers.share=0"), r"harmonizers\.share: .*greater than 0"),
-        ((*HARMONIZED, "harmonizers.num_steps=50"), "harmonizers: warmup_steps = 50 but num_steps = 50"),
-    ],
-)
-def test_harmonizers_that_cannot_be_are_refused(tmp_path: Path, changes: tuple[str, ...], message: str) -> None:
-    (tmp_path / "settings.toml").write_text(MINIMAL)
-    with pytest.raises(InputError, match=message):
-        read_settings(tmp_path / "settings.toml", list(changes))
-
-
-def test_harmonizers_that_do_not_fit_the_model_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "settings.toml").write_text(MINIMAL)
-
-    def check(*changes: str) -> Settings:
-        settings = read_settings(tmp_path / "settings.toml", [*HARMONIZED, *changes])
-        check_budget(settings, 12)
-        return settings
-
-    check("plan.num_tuned=6")
-    check("plan.num_kept=11", "plan.num_tuned=10", "plan.placement=ends")
-    with pytest.raises(InputError, match=r"compares at least two blocks .* but of 12 blocks 11 are tuned"):
-        check("plan.num_kept=11", "plan.num_tuned=11", "plan.placement=ends")
-    with pytest.raises(InputError, match=r"windows of 512 tokens, but harmonizers\.max_tokens = 100: raise it"):
-        check_room(check("harmonizers.max_tokens=100"), 1024)
-    check_room(check("harmonizers.max_tokens=100"), 100)
-
-
-def test_blocks_that_are_tuned_in_every_plan_are_never_replaced(tmp_path: Path) -> None:
-    (tmp_path / "settings.toml").write_text(MINIMAL)
-    expected = {
-        ("strategy=scaleot",): (),
-        ("strategy=scaleot", "plan.placement=ends"): (0, 1, 10, 11),
-        ("strategy=uniform", "plan.share=harmonizers"): (0, 1, 10, 11),
-        ("strategy=crash", "plan.share=harmonizers", "plan.placement=ends"): (),
-        ("strategy=fixed", "plan.share=harmonizers", "plan.kept=[1, 2, 5]", "plan.tuned=[1, 5]"): (1, 5),
-    }
-    for changes, protected in expected.items():
-        settings = read_settings(tmp_path / "settings.toml", ["distill.data=d", "plan.num_kept=6", *changes])
-        given = Arguments(settings, "float32").harmonizers(settings.strategy[0], 12)
-        assert given["protected"] == protected
-        assert (given["block"], given["how"].rank) == (512, 64)
-
-
 def test_stand_ins_take_as_many_rows_as_are_held_out_from() -> None:
     assert MIN_STAND_IN_ROWS == HELD_OUT
 
@@ -235,33 +176,6 @@ def test_one_run_with_both(first: Path) -> None:
     for manifest in (first / "home/store/artifacts/tune").glob("*/manifest.json"):
         parents = json.loads(manifest.read_text())["parents"]
         assert {parent["stage"] for parent in parents} == {"cluster", "distill"}
-
-
-def test_one_run_with_harmonizers(tmp_path: Path) -> None:
-    """ScaleOT beside another plan with harmonizers: trained, chosen by scores, and attention of lower rank."""
-    write_model(tmp_path / "model")
-    text = RUN.format(model=tmp_path / "model", demo=DEMO, home=tmp_path / "home", method="low_rank")
-    text = text.replace('strategy = "fixed"', 'strategy = ["scaleot", "fixed"]').replace("enabled = true", "")
-    more = "[harmonizers]\nnum_steps = 4\nwarmup_steps = 1\nbatch_size = 4\nrank = 3\nscore_steps = 2\nshare = 0.5\n"
-    (tmp_path / "settings.toml").write_text(text + more)
-    changes = ("--set", "plan.share=harmonizers", "--set", "compress.parts=attention")
-    done = crash("run", str(tmp_path / "settings.toml"), *changes)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "| scaleot emulator" in done.stdout
-    found = stages(set(artifacts(tmp_path / "home/store")))
-    # Two trainings: the tuned blocks of `fixed` are known, and always run.
-    assert (found["harmonizers"], found["emulate"], found["compress"], found["cluster"]) == (2, 2, 2, 2)
-    assert "distill" not in found
-    for manifest in (tmp_path / "home/store/artifacts/emulate").glob("*/manifest.json"):
-        written = json.loads(manifest.read_text())
-        assert {parent["stage"] for parent in written["parents"]} == {"cluster", "harmonizers"}
-        assert written["summary"]["num_harmonizers"] == 1
-    for stored in (tmp_path / "home/store/artifacts/compress").glob("*"):
-        names = stored_tensors(stored).keys()
-        assert sum(name.startswith("harmonizer_") for name in names) == 2
-        factored = {name for name in names if name.endswith("weight_inner")}
-        assert factored
-        assert all("self_attn" in name for name in factored)
 
 
 @pytest.mark.nightly

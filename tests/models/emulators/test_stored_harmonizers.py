@@ -47,7 +47,7 @@ def test_what_is_loaded_is_what_was_laid_out(family: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tuned_blocks_stay_pure_updates(family: str, tmp_path: Path) -> None:
-    """What is stored, returned and plugged in of a tuned block is the full model's own block, to the bit."""
+    """A tuned block is stored, returned and plugged in as the full model's own block, to the bit."""
     model = tiny_model(family)
     loaded = load_emulator(written(model, tmp_path, *REMOVED))
     state = tuned_state(loaded, PLAN)
