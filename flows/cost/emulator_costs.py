@@ -30,12 +30,14 @@ def harmonizers(call: Priced) -> Cost:
     largest = row * min(how.batch_size, max(1, how.max_tokens // row))
     one = Passes(row, row**2, row, largest, largest)
     steps, compared = one.times(how.batch_size * how.num_steps), how.num_steps // how.score_steps * how.score_rows
-    count = harmonizer_parameters(shape, how.rank, shape.num_blocks - len(protected))
+    num_harmonizers = shape.num_blocks - len(protected)
+    count = harmonizer_parameters(shape, how.rank, num_harmonizers)
     return Cost(
         call.name,
         harmonizing_flops(shape, depth, steps) + comparing_flops(shape, depth, one.times(compared)),
         harmonizing_bytes(shape, depth, steps, precision, count),
-        costs.WIDE * (count + shape.num_blocks) + SMALL_BYTES,
+        # The number of each one's block has eight bytes.
+        costs.WIDE * (count + shape.num_blocks) + 8 * num_harmonizers + SMALL_BYTES,
         costs.checkpoint_bytes(count, best=False),
         gaps=costs.GAPS[precision] * kept_bytes(shape, depth, steps, precision),
     )

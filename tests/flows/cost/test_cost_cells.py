@@ -160,7 +160,7 @@ def test_harmonizers_are_priced_and_part_of_the_emulator(models: dict[str, str])
     assert one(model, "emulate", **more)[0].disk - one(model, "emulate")[0].disk == 2 * one_harmonizer * 4
     (cost,) = one(model, "harmonizers", **more)
     # Of the eight blocks, two are tuned in every plan and never replaced.
-    assert cost.disk == 6 * one_harmonizer * 4 + 8 * 4 + SMALL_BYTES
+    assert cost.disk == 6 * (one_harmonizer * 4 + 8) + 8 * 4 + SMALL_BYTES
     assert cost.working_disk == 2 * 3 * 4 * 6 * one_harmonizer
     assert one(model, "harmonizers") == []
 

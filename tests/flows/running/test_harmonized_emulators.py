@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.cost.priced import SMALL_BYTES
 from flows.running.arguments import Arguments
 from flows.running.inputs import check_budget
 from flows.running.pass_limits import check_room
@@ -100,3 +101,19 @@ def test_one_run_with_harmonizers(tmp_path: Path) -> None:
         factored = {name for name in names if name.endswith("weight_inner")}
         assert factored
         assert all("self_attn" in name for name in factored)
+    planned = crash("plan-cost", str(tmp_path / "settings.toml"), *changes, "--json")
+    assert planned.returncode == 0, planned.stderr
+    rows = {row["stage"]: row for row in json.loads(planned.stdout)["stages"]}
+    assert {stage: row["count"] for stage, row in rows.items()} == found
+    disk = {stage: row["disk_bytes"] - SMALL_BYTES * found[stage] for stage, row in rows.items()}
+    stored = {stage: list((tmp_path / "home/store/artifacts" / stage).rglob("*.safetensors")) for stage in rows}
+    assert disk["harmonizers"] == sum(map(tensor_bytes, stored["harmonizers"]))
+    for stage in ("emulate", "compress"):
+        # A parameter is priced by the model's files, with a part of their header.
+        assert disk[stage] == pytest.approx(sum(file.stat().st_size for file in stored[stage]), rel=0.03), stage
+
+
+def tensor_bytes(file: Path) -> int:
+    """Bytes of the tensors of a safetensors file, without its header."""
+    content = file.read_bytes()
+    return len(content) - 8 - int.from_bytes(content[:8], "little")
