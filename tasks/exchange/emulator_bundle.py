@@ -1,0 +1,118 @@
+"""The files of an emulator's bundle, from an emulator's folder, and back.
+
+What travels: the weights, as they are stored; `tokenizer.json`; and, in the manifest, what the other side makes a config
+from. No tensor of a removed block and nothing of a tuning is among them: only the emulator's own files are read.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.artifacts.emulator import COMPRESSION_FILE
+from tasks.artifacts.plan import PLAN_FILE, read_plan
+from tasks.core.errors import InputError, RefusedError
+from tasks.core.plan.layout import Plan, make_layout
+from tasks.core.tuning.method import WHOLE_BLOCKS
+from tasks.exchange.architecture import config_values, describe
+from tasks.exchange.manifest import Architecture, EmulatorManifest, PlanFacts, TensorFacts, TokenizerFacts
+from tasks.exchange.names import TOKENIZER_FILE, is_weights, shard_name
+from tasks.exchange.tokenizer import write_tokenizer, write_tokenizer_config
+from tasks.exchange.weights import ITEM_BYTES
+from tasks.models.emulators.compressed_emulator import read_compression
+from tasks.models.folder import load_config
+from tasks.models.loading import load_tokenizer
+from tasks.models.source import ModelSource
+from tasks.models.tensor_files import INDEX_FILE, SINGLE_FILE, read_header, stored_tensors, weight_files
+from tasks.store.files import write_text
+
+
+@dataclass(frozen=True)
+class EmulatorParts:
+    """Fields of the manifest that follow from the emulator's folder."""
+
+    architecture: Architecture
+    plan: PlanFacts
+    compression: dict[str, bool | int | float | str | None] | None
+    tokenizer: TokenizerFacts
+
+
+def write_files(emulator: Path, model: ModelSource, out: Path) -> EmulatorParts:
+    """Write the files of a bundle into the empty folder `out`. model: the full model, for its tokenizer.
+
+    Raises:
+        InputError: when a weight has a number format that a bundle cannot have, or config or tokenizer cannot be
+            described.
+    """
+    plan = read_plan(emulator, "emulator")
+    for name, tensor in stored_tensors(emulator).items():
+        if tensor.dtype not in ITEM_BYTES:
+            raise InputError(f"{emulator}: {name} is {tensor.dtype}; a bundle holds {', '.join(ITEM_BYTES)}")
+    shards = [name for name in weight_files(emulator) if name != INDEX_FILE]
+    for number, name in enumerate(shards, start=1):
+        shutil.copyfile(emulator / name, out / shard_name(number, len(shards)))
+    return EmulatorParts(
+        architecture=describe(load_config(emulator)),
+        plan=PlanFacts(kept=plan.kept, tuned=plan.tuned, share=plan.share),  # type: ignore[arg-type]
+        compression=read_compression(emulator),
+        tokenizer=write_tokenizer(load_tokenizer(model), model.context, out),
+    )
+
+
+def template_of(model: Path, plan: Plan) -> dict[str, TensorFacts]:
+    """Return the tensors of the tuned blocks as they come back whole, from the full model's config.
+
+    model: folder of the full model.
+    """
+    from tasks.core.blocks.locate_blocks import skeleton
+    from tasks.core.tuning.parts import returned_shapes
+
+    shapes = returned_shapes(skeleton(load_config(model)), plan, WHOLE_BLOCKS)
+    return {name: TensorFacts(dtype="F32", shape=shape) for name, shape in shapes.items()}
+
+
+def plan_of(manifest: EmulatorManifest) -> Plan:
+    """Return the plan that a manifest describes.
+
+    Raises:
+        RefusedError: when its blocks are not those of one model.
+    """
+    facts, num_blocks = manifest.plan, manifest.base.num_blocks
+    try:
+        layout = make_layout(num_blocks, facts.kept, facts.tuned, facts.share)
+        return Plan(num_blocks, facts.kept, facts.tuned, facts.share, layout)
+    except InputError as error:
+        raise RefusedError(f"manifest.json: {error}") from None
+
+
+def restore_folder(copy: Path, manifest: EmulatorManifest, out: Path) -> None:
+    """Make an emulator's folder in the empty folder `out` from the verified copy of a bundle.
+
+    Every file but the weights and `tokenizer.json` is written here, from the manifest's checked fields. Weights share
+    the copy's disk space where they can.
+
+    Raises:
+        RefusedError: when the manifest describes no network or plan that can be built here.
+    """
+    plan, config = plan_of(manifest), config_values(manifest.architecture)
+    shards = [name for name in manifest.files if is_weights(name)]
+    names = [SINGLE_FILE] if len(shards) == 1 else sorted(shards)
+    for name, source in zip(names, sorted(shards), strict=True):
+        _same_file(copy / source, out / name)
+    if len(shards) > 1:
+        weight_map = {tensor: name for name in names for tensor in read_header(out / name)}
+        write_text(out / INDEX_FILE, json.dumps({"metadata": {}, "weight_map": weight_map}))
+    _same_file(copy / TOKENIZER_FILE, out / TOKENIZER_FILE)
+    write_tokenizer_config(manifest.tokenizer, out)
+    write_text(out / "config.json", json.dumps(config, indent=1, sort_keys=True))
+    write_text(out / PLAN_FILE, plan.to_json())
+    if manifest.compression is not None:
+        write_text(out / COMPRESSION_FILE, json.dumps(manifest.compression, sort_keys=True))
+
+
+def _same_file(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

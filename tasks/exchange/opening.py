@@ -1,0 +1,132 @@
+"""Open a bundle: verify it, keep a copy that nobody else can change, and enter it into the ledger, in one step."""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from tasks.core.errors import RefusedError
+from tasks.exchange.keys import own_public_keys, trusted_keys
+from tasks.exchange.ledger import Entry, entry_of, opened
+from tasks.exchange.manifest import EmulatorManifest, Manifest, TunedBlocksManifest
+from tasks.exchange.names import TOKENIZER_FILE, is_weights
+from tasks.exchange.place import ExchangePlace
+from tasks.exchange.receiving import (
+    Expected,
+    Verified,
+    copy_files,
+    private_folder,
+    refusing,
+    require_recipient,
+    require_unseen,
+    verify_manifest,
+)
+from tasks.store.files import flush
+
+FILES, RESTORED = "bundle", "opened"
+
+
+@dataclass(frozen=True)
+class OpenedBundle:
+    """A bundle that was verified. folder: what was made of it, in a form that stages read; digest: of its manifest."""
+
+    manifest: Manifest
+    digest: str
+    folder: Path
+
+
+# Says which tensors a bundle must have, and makes a folder of its verified files.
+Restore = Callable[[Path, Path], None]
+
+
+def open_emulator(
+    bundle: Path, place: ExchangePlace, now: datetime, restore: Callable[[EmulatorManifest, Path, Path], None]
+) -> OpenedBundle:
+    """Verify an emulator that another party has sealed for this one, and make its folder.
+
+    restore: makes the emulator's folder from manifest and verified files. An emulator may be opened again and again.
+
+    Raises:
+        RefusedError: when any check fails; nothing is kept then.
+    """
+
+    def expected(verified: Verified) -> tuple[Expected, Restore]:
+        manifest = verified.manifest
+        assert isinstance(manifest, EmulatorManifest), "the kind was checked"
+        if TOKENIZER_FILE not in manifest.files:
+            raise RefusedError(f"manifest.json: files: {TOKENIZER_FILE} is missing")
+        weights = {name: None for name in manifest.files if is_weights(name)}
+        return weights, lambda copy, out: restore(manifest, copy, out)
+
+    return _open(bundle, "emulator", place, now, expected)
+
+
+def open_tuned_blocks(
+    bundle: Path,
+    place: ExchangePlace,
+    now: datetime,
+    expect: Callable[[TunedBlocksManifest, Entry], tuple[Expected, Restore]],
+) -> OpenedBundle:
+    """Verify tuned blocks that answer an emulator of this party, and make their folder.
+
+    expect: says, from manifest and the ledger's entry of the emulator, which tensors must be there, and how to make a
+    tuning's folder of them. The answer is not accepted yet (`settle`).
+
+    Raises:
+        RefusedError: when any check fails; nothing is kept then.
+    """
+
+    def expected(verified: Verified) -> tuple[Expected, Restore]:
+        manifest = verified.manifest
+        assert isinstance(manifest, TunedBlocksManifest), "the kind was checked"
+        with opened(place.ledger) as ledger:
+            asked = ledger.require_open(manifest.answers, manifest.sender.fingerprint)
+        if manifest.base != asked.base:
+            raise RefusedError("manifest.json: base: tuned blocks of another full model than the emulator's")
+        return expect(manifest, asked)
+
+    return _open(bundle, "tuned_blocks", place, now, expected)
+
+
+def settle(place: ExchangePlace, manifest: TunedBlocksManifest, state: str) -> None:
+    """Accept or decline tuned blocks, once. state: `ledger.ACCEPTED` or `ledger.DECLINED`.
+
+    Raises:
+        RefusedError: when the emulator was answered meanwhile.
+    """
+    with opened(place.ledger) as ledger:
+        ledger.require_open(manifest.answers, manifest.sender.fingerprint)
+        ledger.close(manifest.id, state)
+
+
+def _open(
+    bundle: Path,
+    kind: str,
+    place: ExchangePlace,
+    now: datetime,
+    expected: Callable[[Verified], tuple[Expected, Restore]],
+) -> OpenedBundle:
+    with refusing(bundle), private_folder(place.received) as partial:
+        copy, restored = partial / FILES, partial / RESTORED
+        copy.mkdir()
+        restored.mkdir()
+        verified = verify_manifest(bundle, copy, kind, trusted_keys(place.trusted), now)
+        require_recipient(verified, own_public_keys(place.keys))
+        # Before anything large is read; and again with the entry, since another admission may have come between.
+        with opened(place.ledger) as ledger:
+            require_unseen(verified, ledger, now)
+        tensors, restore = expected(verified)
+        copy_files(bundle, copy, verified.manifest, tensors)
+        restore(copy, restored)
+        target = place.received / verified.digest
+        with opened(place.ledger) as ledger:
+            require_unseen(verified, ledger, now)
+            if ledger.find(verified.manifest.id) is None:
+                ledger.add(entry_of(verified.manifest, verified.digest, "in", now))
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(partial, target)
+            flush(place.received)
+            partial.mkdir()
+        return OpenedBundle(verified.manifest, verified.digest, target / RESTORED)

@@ -1,0 +1,36 @@
+"""Where a party keeps its keys, the keys that it trusts, its ledger and the bundles that it has accepted."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ExchangePlace:
+    """The folder `exchange` in the home of a party. Nothing in it is ever sent."""
+
+    root: Path
+
+    @staticmethod
+    def of_home(home: Path) -> "ExchangePlace":
+        """Return the place in a home."""
+        return ExchangePlace(home.absolute() / "exchange")
+
+    @property
+    def keys(self) -> Path:
+        """Folder of this party's own keys."""
+        return self.root / "keys"
+
+    @property
+    def trusted(self) -> Path:
+        """Folder of the public keys of other parties."""
+        return self.root / "trusted"
+
+    @property
+    def ledger(self) -> Path:
+        """File of the ledger."""
+        return self.root / "ledger.sqlite"
+
+    @property
+    def received(self) -> Path:
+        """Folder of copies of bundles that were verified, each under its digest."""
+        return self.root / "received"

@@ -1,0 +1,98 @@
+"""The files of a bundle of tuned blocks, from a tuning's folder, and back.
+
+Only `tuned.safetensors` travels: what was trained of frozen blocks, losses of single rows, states of the optimizer and
+checkpoints stay with the owner of the data.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.artifacts.files import require_file
+from tasks.artifacts.plan import write_plan
+from tasks.artifacts.tuning import TUNED_FILE, VARIANT_FILE
+from tasks.core.errors import CrashError, InputError, RefusedError
+from tasks.core.plan.layout import Plan
+from tasks.core.tuning.method import TuningMethod
+from tasks.exchange.manifest import EmulatorManifest, Returns, TensorFacts, TunedBlocksManifest
+from tasks.exchange.names import WEIGHTS_FILE
+from tasks.models.folder import load_config
+from tasks.store.files import write_text
+
+# Numbers of a tuning that may be told: none of them is of a single row.
+TOLD = ("num_steps", "num_rows", "num_parameters", "num_tokens", "seconds", "learning_rate")
+
+
+def require_returnable(method: TuningMethod, returns: Returns) -> None:
+    """Check that what a tuning method trains may come back.
+
+    Raises:
+        InputError: when the owner of the model does not take it.
+    """
+    if method.method not in returns.methods:
+        raise InputError(
+            f'tune.method = "{method.method}": the owner of the model takes back {", ".join(returns.methods)} only'
+        )
+    if method.method == "lora" and method.lora_rank > returns.max_rank:
+        raise InputError(f"tune.lora_rank = {method.lora_rank}: the owner of the model takes at most {returns.max_rank}")
+    if method.lm_head:
+        raise InputError("tune.lm_head: the owner of the model takes back tuned blocks, and no head")
+
+
+def write_files(tuning: Path, out: Path) -> None:
+    """Copy what goes back into the empty folder `out`. tuning: folder of a tuning's artifact."""
+    shutil.copyfile(require_file(tuning, TUNED_FILE, "tuning"), out / WEIGHTS_FILE)
+
+
+def told(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of a tuning's summary that go into the manifest."""
+    return {name: float(summary[name]) for name in TOLD if name in summary}
+
+
+def method_of(manifest: TunedBlocksManifest, returns: Returns) -> TuningMethod:
+    """Return the tuning method that a manifest names.
+
+    Raises:
+        RefusedError: when it is unknown, or not one that may come back.
+    """
+    try:
+        method = TuningMethod.from_json(json.dumps(manifest.method))
+        require_returnable(method, returns)
+    except CrashError as error:
+        raise RefusedError(f"manifest.json: method: {error}") from None
+    return method
+
+
+def expected_tensors(model: Path, plan: Plan, method: TuningMethod) -> dict[str, dict[str, TensorFacts]]:
+    """Return the tensors that must come back, by file. model: folder of the full model.
+
+    Raises:
+        RefusedError: when blocks of this family have none that the method trains.
+    """
+    from tasks.core.blocks.locate_blocks import skeleton
+    from tasks.core.tuning.parts import returned_shapes
+
+    try:
+        shapes = returned_shapes(skeleton(load_config(model)), plan, method)
+    except InputError as error:
+        raise RefusedError(f"manifest.json: method: {error}") from None
+    return {WEIGHTS_FILE: {name: TensorFacts(dtype="F32", shape=shape) for name, shape in shapes.items()}}
+
+
+def require_template(manifest: EmulatorManifest, expected: Mapping[str, TensorFacts]) -> None:
+    """Check that whole blocks that come back are those that were asked for.
+
+    Raises:
+        RefusedError: when the full model has changed since the emulator was sealed.
+    """
+    if dict(expected) != dict(manifest.returns.template):
+        raise RefusedError("the full model is not the one from which the emulator was made")
+
+
+def restore_folder(copy: Path, plan: Plan, method: TuningMethod, out: Path) -> None:
+    """Make a tuning's folder in the empty folder `out` from the verified copy of a bundle."""
+    shutil.copyfile(copy / WEIGHTS_FILE, out / TUNED_FILE)
+    write_text(out / VARIANT_FILE, method.to_json())
+    write_plan(out, plan)
