@@ -11,6 +11,8 @@ from flows.running.environment import check_prefect, local_database, prepare_env
 from flows.running.guard import start_temporary_server
 from flows.running.logs import quiet_prefect
 from flows.settings.run import SearchSettings, Settings, StudySettings
+from flows.settings.tables import Place
+from tasks.artifacts.party_report import PARTY_PAGE
 from tasks.artifacts.report import REPORT_PAGE
 from tasks.artifacts.search_table import FRONTIER_PICTURE
 from tasks.artifacts.study.study_report import STUDY_PAGE, STUDY_TABLE
@@ -18,6 +20,7 @@ from tasks.artifacts.sweep_table import SWEEP_PAGE
 from tasks.artifacts.tables import MARKDOWN_TABLE
 from tasks.core.errors import EnvironmentFault
 from tasks.engine.child_process import fix_environment
+from tasks.store.artifacts import Ref
 from tasks.store.databases import sqlite_path, sqlite_url
 from tasks.store.remote.store import open_store
 from tasks.tracking.mlflow_sender import warm_up
@@ -29,14 +32,14 @@ LOCAL_PAGE = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 
 def launch(settings: Settings) -> int:
     """Run the `crash` flow in this process; return the exit code."""
-    _prepare(settings)
+    prepare(settings.place)
     from flows.running.inputs import prepare_inputs
 
     prepare_inputs(settings)
     begun = time.monotonic()
     from flows.crash import crash
 
-    _start(settings)
+    start(settings)
     folder = open_store(settings.store_root, settings.store_url).open(crash(settings))
     _print_summary(settings, folder / MARKDOWN_TABLE, folder / REPORT_PAGE, time.monotonic() - begun)
     return 0
@@ -44,7 +47,7 @@ def launch(settings: Settings) -> int:
 
 def launch_sweep(settings: Settings, axes: dict[str, list[Any]], at_once: int | None, here: bool) -> int:
     """Run the `sweep` flow in this process, with its cells on the work pool if there is one; return the exit code."""
-    _prepare(settings)
+    prepare(settings.place)
     from flows.running.inputs import check_cells
     from flows.settings.grid import make_cells
 
@@ -52,7 +55,7 @@ def launch_sweep(settings: Settings, axes: dict[str, list[Any]], at_once: int | 
     begun = time.monotonic()
     from flows.sweep import sweep
 
-    _start(settings)
+    start(settings)
     table = sweep(settings, axes, at_once, "here" if here else "auto")
     folder = open_store(settings.store_root, settings.store_url).open(table)
     _print_summary(settings, folder / MARKDOWN_TABLE, folder / SWEEP_PAGE, time.monotonic() - begun)
@@ -61,7 +64,7 @@ def launch_sweep(settings: Settings, axes: dict[str, list[Any]], at_once: int | 
 
 def launch_search(settings: SearchSettings) -> int:
     """Run the `search` flow in this process; return the exit code."""
-    _prepare(settings)
+    prepare(settings.place)
     from flows.running.inputs import prepare_inputs
     from flows.running.pass_limits import search_limits
     from flows.searches.candidates import make_candidates, sizes_of
@@ -70,7 +73,7 @@ def launch_search(settings: SearchSettings) -> int:
     begun = time.monotonic()
     from flows.search import search
 
-    _start(settings)
+    start(settings)
     folder = open_store(settings.store_root, settings.store_url).open(search(settings))
     _print_summary(settings, folder / MARKDOWN_TABLE, folder / FRONTIER_PICTURE, time.monotonic() - begun)
     return 0
@@ -78,7 +81,7 @@ def launch_search(settings: SearchSettings) -> int:
 
 def launch_study(settings: StudySettings, axes: dict[str, list[Any]]) -> int:
     """Run the `study` flow in this process; return the exit code."""
-    _prepare(settings)
+    prepare(settings.place)
     from flows.running.inputs import prepare_inputs
     from flows.studies.cells import make_cells_of, open_inputs
 
@@ -86,18 +89,19 @@ def launch_study(settings: StudySettings, axes: dict[str, list[Any]]) -> int:
     begun = time.monotonic()
     from flows.study import study
 
-    _start(settings)
+    start(settings)
     folder = open_store(settings.store_root, settings.store_url).open(study(settings, axes))
     _print_summary(settings, folder / STUDY_TABLE, folder / STUDY_PAGE, time.monotonic() - begun)
     return 0
 
 
-def _prepare(settings: Settings) -> None:
-    prepare_environment(Path(settings.place.home))
+def prepare(place: Place) -> None:
+    """Settle what the environment says, before anything is checked."""
+    prepare_environment(Path(place.home))
     check_prefect()
 
 
-def _start(settings: Settings) -> None:
+def start(settings: Settings) -> None:
     """Start what takes seconds, once the input is known to be valid."""
     _make_home(Path(settings.place.home))
     stopping.listen(also_when_ignored=True)
@@ -106,6 +110,13 @@ def _start(settings: Settings) -> None:
         warm_up()
     quiet_prefect()
     start_temporary_server()
+
+
+def finish(settings: Settings, report: Ref, begun: float, show_table: bool = True) -> None:
+    """Print the table of a party's report, and where its page is. begun: monotonic time of the start."""
+    folder = open_store(settings.store_root, settings.store_url).open(report)
+    table = folder / MARKDOWN_TABLE if show_table else None
+    _print_summary(settings, table, folder / PARTY_PAGE, time.monotonic() - begun)
 
 
 def _make_home(home: Path) -> None:
@@ -122,8 +133,9 @@ def _make_home(home: Path) -> None:
         ) from error
 
 
-def _print_summary(settings: Settings, table: Path, result: Path, seconds: float) -> None:
-    print("\n" + table.read_text())
+def _print_summary(settings: Settings, table: Path | None, result: Path, seconds: float) -> None:
+    if table:
+        print("\n" + table.read_text())
     print(f"\nFinished in {seconds:.0f} s.")
     print(f"Report:  {result}")
     if settings.tracked_later:

@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+from flows.cli.exchange_parser import COMMANDS as EXCHANGE
 from flows.cli.parser import make_parser
 from flows.running import stopping
 from flows.running.environment import read_connection, settle_interpreter
@@ -42,7 +43,8 @@ def main(arguments: list[str] | None = None) -> None:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     handlers = {"run": _run, "sweep": _sweep, "study": _study, "plan-cost": _plan_cost}
-    return make_parser(handlers | {"runs": _runs, "gc": _gc, "doctor": _doctor})
+    handlers |= {"runs": _runs, "gc": _gc, "doctor": _doctor}
+    return make_parser(handlers | dict.fromkeys(EXCHANGE, _exchange))
 
 
 def _request(error: BaseException) -> int | None:
@@ -134,6 +136,12 @@ def _doctor(options: argparse.Namespace) -> int:
     prepare_environment(Path(settings.place.home))
     home, store = Path(settings.place.home), (settings.store_root, settings.store_url)
     return doctor(home, *store, settings.tracking_uri, options.verify, input_findings(settings))
+
+
+def _exchange(options: argparse.Namespace) -> int:
+    from flows.cli import exchange
+
+    return int(getattr(exchange, options.command.replace("-", "_"))(options))
 
 
 def _store(options: argparse.Namespace) -> tuple[Path, str | None]:

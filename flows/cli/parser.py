@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from flows.cli.exchange_parser import add_exchange
 from flows.service.commands import HOME_HELP, add_commands, count
 from tasks.store.home import default_home
 
@@ -40,10 +41,11 @@ def make_parser(handlers: Handlers) -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="crash", description="Fine-tune a large language model without having all of it."
     )
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    commands = top.add_subparsers(required=True, metavar="COMMAND", dest="command")
     whole = _add_whole(commands)
     tables = _add_tables(commands)
-    for command in (*whole, *tables):
+    exchange = add_exchange(commands)
+    for command in (*whole, *tables, *exchange):
         command.add_argument("--set", dest="changes", action="append", metavar="KEY=VALUE", help=SET_HELP)
     for command in whole:
         command.add_argument("--pool", action="store_true", help="run it on the work pool, and follow it from here")

@@ -30,7 +30,7 @@ from tasks.tracking.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 # Stages whose artifact is the final result of a run, sweep, search or study.
-RESULTS = ("report", "collect", "frontier", "findings")
+RESULTS = ("report", "collect", "frontier", "findings", "party_report")
 # For checkpoints and tracking together, after a request to stop.
 CLOSING_SECONDS = 24.0
 
@@ -69,13 +69,13 @@ class Run(BaseRun[Kind]):
 
     def wait(self) -> None:
         for future in self._futures:
-            self._result(future)
+            self.result(future)
 
     def as_model(self, made: Any, subfolder: str = "") -> ModelSource:
         from tasks.models.resolving import resolve_model
 
         store = self.runtime.open_store()
-        return resolve_model(str(store.open(self._result(made)) / subfolder), store=store)
+        return resolve_model(str(store.open(self.result(made)) / subfolder), store=store)
 
     def finish(self, last: Any) -> Ref:
         """Wait for all stages and return the result of `last`; raise the error of the first stage that fails."""
@@ -83,12 +83,12 @@ class Run(BaseRun[Kind]):
 
         progress, total = Progress(), len(self._futures)
         for done, future in enumerate(as_completed(self._futures), start=1):
-            self._result(future)
+            self.result(future)
             progress.show(done, total)
-        self.report = self._result(last)
+        self.report = self.result(last)
         return self.report
 
-    def _result(self, future: Any) -> Any:
+    def result(self, future: Any) -> Any:
         """Return the result of a stage; where it never started, raise the error of the stage that it needs."""
         from prefect.exceptions import UnfinishedRun
 

@@ -4,6 +4,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from flows.running.environment import prefect_page
+from tasks.artifacts.party_report import PARTY_FILE, PARTY_PAGE
 from tasks.artifacts.plan import PLAN_FILE, plan_summary
 from tasks.artifacts.report import read_report
 from tasks.artifacts.search_table import BEST_FILE, FRONTIER_PICTURE, SEARCH_FILE, read_search_table
@@ -112,6 +113,17 @@ def show_study(run: "Run[StudySettings]", tracking: Tracking) -> None:
     table = read_study_table(folder)
     tracking.describe(table, {"findings.key": run.report.key})
     _show_table(table, "The study in numbers")
+
+
+def show_party(run: "Run", tracking: Tracking) -> None:
+    """Pass the table and the page of one party of an exchange on to MLflow and Prefect."""
+    assert run.report is not None
+    folder = run.runtime.open_store().open(run.report)
+    tracking.files([folder / name for name in (PARTY_PAGE, MARKDOWN_TABLE, LONG_TABLE, PARTY_FILE.name)], "report")
+    tracking.values({name: float(value) for name, value in run.report.summary.items()})
+    table = read_table(folder)
+    tracking.describe(table, {"party_report.key": run.report.key})
+    _show_table(table, "What was exchanged")
 
 
 def _show_table(table: str, description: str) -> None:

@@ -5,7 +5,7 @@ import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -17,6 +17,7 @@ from tasks.core.errors import InputError
 from tasks.data.sources import NAME_PLACE
 from tasks.models.user_text import read_user_text
 
+PartyKind = TypeVar("PartyKind", bound=BaseModel)
 # Sweeps that come with the project.
 READY = Path(__file__).parents[1] / "tables"
 
@@ -46,6 +47,19 @@ def settings_of(values: dict[str, Any], changes: list[str]) -> Settings:
     for change in changes:
         _apply(values, change)
     return _validated(values, Path("command line"), "", Settings)
+
+
+def read_party_settings(path: Path, changes: list[str] | None, kind: type[PartyKind]) -> PartyKind:
+    """Read the TOML file of a party that has no full model, with `--set` changes applied. kind: its settings.
+
+    Raises:
+        InputError: when the file cannot be read or a setting is invalid.
+    """
+    values, text = _read(path, changes)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise InputError("\n".join(_explain(problem, path, text, kind) for problem in error.errors())) from error
 
 
 def read_sweep(
@@ -137,14 +151,14 @@ def _beside(text: Any, folder: Path) -> Any:
     return text
 
 
-def _explain(problem: Any, path: Path, text: str) -> str:
+def _explain(problem: Any, path: Path, text: str, kind: type[BaseModel] = AllSettings) -> str:
     keys = [str(part) for part in problem["loc"]]
     name = ".".join(keys)
     where = f"{path}{_line_of(text, keys)}"
     if keys == [TABLE]:
         return f"{where}: variants are run side by side by `crash sweep`; `crash run` takes one"
     if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown setting {name}. {_suggest(keys)}"
+        return f"{where}: unknown setting {name}. {_suggest(keys, kind)}"
     if problem["type"] == "missing":
         return f"{where}: the setting {name} is missing; add it"
     message = problem["msg"].removeprefix("Value error, ")
@@ -161,14 +175,13 @@ def _line_of(text: str, keys: list[str]) -> str:
     return ""
 
 
-def _suggest(keys: list[str]) -> str:
-    """Suggest the nearest key, and list every key of that table."""
-    group: type[BaseModel] = AllSettings
+def _suggest(keys: list[str], group: type[BaseModel]) -> str:
+    """Suggest the nearest key, and list every key of that table. group: of all settings."""
     for key in keys[:-1]:
-        kind = group.model_fields[key].annotation if key in group.model_fields else None
-        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        inner = group.model_fields[key].annotation if key in group.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             break
-        group = kind
+        group = inner
     names = list(group.model_fields)
     near = difflib.get_close_matches(keys[-1], names, n=1)
     meant = f"Did you mean {near[0]}? " if near else ""

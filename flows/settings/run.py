@@ -13,6 +13,7 @@ from flows.settings.study import Study
 from flows.settings.tables import (
     TRACKED_LATER,
     Evaluate,
+    Exchange,
     Export,
     Model,
     Place,
@@ -22,6 +23,7 @@ from flows.settings.tables import (
     Task,
 )
 from flows.settings.tune import FullTune, Tune
+from tasks.core.errors import InputError
 
 
 class Settings(Group, frozen=True):
@@ -157,7 +159,24 @@ class StudySettings(Settings, frozen=True):
     study: Study = Study()
 
 
-class AllSettings(StudySettings, SearchSettings, frozen=True):
+class EmulateSettings(Settings, frozen=True):
+    """Settings of an emulator that is given away (`crash emulate`): those of a run, and the table `[exchange]`."""
+
+    exchange: Exchange = Exchange()
+
+    @property
+    def only_strategy(self) -> Strategy:
+        """The strategy, where there is one.
+
+        Raises:
+            InputError: when there are several.
+        """
+        if len(self.strategy) > 1:
+            raise InputError(f"strategy = {list(self.strategy)}: one emulator is given away, so give one strategy")
+        return self.strategy[0]
+
+
+class AllSettings(StudySettings, SearchSettings, EmulateSettings, frozen=True):
     """A settings file may have the tables of all flows. Each command checks them all, and its flow gets its own."""
 
 

@@ -7,6 +7,7 @@ from pydantic import Field, PositiveInt
 from flows.settings.group import Group
 from flows.settings.plan import Share, Strategy
 from flows.settings.study import Pooling
+from tasks.core.tuning.method import MethodName
 from tasks.core.tuning.settings import Parallel
 from tasks.store.home import default_home
 
@@ -96,6 +97,21 @@ class Search(Group, frozen=True):
     """Tune and plug in every plan, or only those that the model owner's proxies rank best."""
     num_measured: PositiveInt = 4
     """Number of plans that are tuned and plugged in with by = "estimated"."""
+
+
+class Exchange(Group, frozen=True):
+    """An emulator that is given away (`crash emulate`): how much of the model, to whom, and what may come back."""
+
+    budget: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Largest share of the full model's parameters that a recipient may have, all emulators so far together."""
+    together: tuple[str, ...] = ()
+    """Names of other trusted parties who may put their emulators together with the recipient's; they count as one."""
+    days: Annotated[int, Field(ge=1, le=3650)] = 90
+    """Days until the bundle expires."""
+    methods: Annotated[tuple[MethodName, ...], Field(min_length=1)] = ("blocks", "lora")
+    """Tuning methods whose results may come back."""
+    max_lora_rank: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Largest rank of LoRA's factors that may come back."""
 
 
 class Export(Group, frozen=True):

@@ -23,7 +23,7 @@ _LEFT_OUT = frozenset({
 })  # fmt: skip
 _WORD = re.compile(r"[A-Za-z0-9_.+-]{0,64}")
 MAX_DEPTH, MAX_LENGTH = 3, MAX_BLOCKS
-# Of settings by which modules are counted: a network of a billion blocks would never be built. Others only size tensors.
+# Of settings by which modules are counted: a network of a billion blocks would never be built. Others size tensors.
 _MAX_COUNT = 1024
 _COUNTS = re.compile(r"(num|n)_?.*(layers?|experts?|heads?|groups|blocks)$")
 _MAX_NUMBER = 1 << 31

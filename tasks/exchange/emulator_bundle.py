@@ -1,7 +1,7 @@
 """The files of an emulator's bundle, from an emulator's folder, and back.
 
-What travels: the weights, as they are stored; `tokenizer.json`; and, in the manifest, what the other side makes a config
-from. No tensor of a removed block and nothing of a tuning is among them: only the emulator's own files are read.
+The weights travel as they are stored, with `tokenizer.json`; the manifest says how to make a config. No tensor of a
+removed block and nothing of a tuning is among them: only the emulator's own files are read.
 """
 
 import json

@@ -103,7 +103,9 @@ def new_key(name: str, folder: Path, now: datetime) -> PublicKey:
             expires=begun + timedelta(days=365 * YEARS),
         )
     except ValidationError:
-        raise InputError(f"--name {name!r}: a name has up to 64 letters, digits, dots, dashes and underscores") from None
+        raise InputError(
+            f"--name {name!r}: a name has up to 64 letters, digits, dots, dashes and underscores"
+        ) from None
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     _write_private(folder / f"{name}{PRIVATE}", private)
@@ -215,7 +217,9 @@ def _read_private(file: Path) -> "Ed25519PrivateKey":
     try:
         found = load_pem_private_key(file.read_bytes(), password=None)
     except (ValueError, TypeError):
-        raise EnvironmentFault(f"the private key {file} is damaged: restore it from a copy, or make a new one") from None
+        raise EnvironmentFault(
+            f"the private key {file} is damaged: restore it from a copy, or make a new one"
+        ) from None
     if not isinstance(found, Ed25519PrivateKey):
         raise EnvironmentFault(f"the private key {file} is not an Ed25519 key")
     return found

@@ -163,7 +163,12 @@ class Ledger:
             RefusedError: when none was sealed for this sender with this nonce and manifest, or it was answered.
         """
         asked = self.find(answer.id)
-        if asked is None or asked.direction != "out" or asked.nonce != answer.nonce or asked.manifest != answer.manifest:
+        if (
+            asked is None
+            or asked.direction != "out"
+            or asked.nonce != answer.nonce
+            or asked.manifest != answer.manifest
+        ):
             raise RefusedError("it answers an emulator that was not sealed here (id, nonce or manifest differ)")
         if asked.party != sender:
             raise RefusedError(f"it answers an emulator that was sealed for {asked.name}, and another party signed it")
@@ -216,8 +221,7 @@ def opened(file: Path) -> Iterator[Ledger]:
 def _require_sound(connection: sqlite3.Connection, file: Path) -> None:
     """Make the tables of a new file, and check those of another."""
     application, version, found = (
-        connection.execute(f"PRAGMA {name}").fetchone()[0]
-        for name in ("application_id", "user_version", "quick_check")
+        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version", "quick_check")
     )
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if not tables:

@@ -77,7 +77,7 @@ class Header(_Strict):
     @model_validator(mode="after")
     def _in_bounds(self) -> "Header":
         if wrong := [name for name in self.files if not is_allowed(name) or name.startswith("manifest.")]:
-            raise ValueError(f"files: {ascii(wrong[0][:64])} is not a name of the format")
+            raise ValueError(f"files: {wrong[0][:64]!a} is not a name of the format")
         if wrong := [name for name, facts in self.files.items() if facts.size > max_bytes(name)]:
             raise ValueError(f"files: {wrong[0]} is larger than it may be")
         if self.expires <= self.created:
@@ -113,7 +113,9 @@ class PlanFacts(_Strict):
 class TokenizerFacts(_Strict):
     """Beside `tokenizer.json`: its special tokens by role, chat template, and the tokens that the model takes."""
 
-    special_tokens: dict[Literal["bos_token", "eos_token", "unk_token", "pad_token"], Annotated[str, Field(max_length=64)]]
+    special_tokens: dict[
+        Literal["bos_token", "eos_token", "unk_token", "pad_token"], Annotated[str, Field(max_length=64)]
+    ]
     chat_template: Annotated[str, Field(max_length=1 << 16)] | None
     context: Size
 
@@ -131,7 +133,7 @@ class Disclosure(_Strict):
 
 
 class Returns(_Strict):
-    """What may come back. template: the tuned blocks whole, in the full model's names; max_rank: of low-rank factors."""
+    """What may come back. template: the tuned blocks whole, by the full model's names; max_rank: of LoRA's factors."""
 
     methods: Annotated[tuple[MethodName, ...], Field(min_length=1, max_length=5, strict=False)]
     max_rank: Annotated[int, Field(ge=1, le=4096)]

@@ -90,8 +90,13 @@ def open_tuned_blocks(
     return _open(bundle, "tuned_blocks", place, now, expected)
 
 
-def settle(place: ExchangePlace, manifest: TunedBlocksManifest, state: str) -> None:
-    """Accept or decline tuned blocks, once. state: `ledger.ACCEPTED` or `ledger.DECLINED`.
+def settle(
+    place: ExchangePlace, manifest: TunedBlocksManifest, state: str, publish: Callable[[], None] = lambda: None
+) -> None:
+    """Accept or decline tuned blocks, once.
+
+    state: `ledger.ACCEPTED` or `ledger.DECLINED`; publish: hands over what was accepted, within the transaction. A
+    process that is killed after it leaves what was handed over, and tuned blocks that can still be accepted.
 
     Raises:
         RefusedError: when the emulator was answered meanwhile.
@@ -99,6 +104,7 @@ def settle(place: ExchangePlace, manifest: TunedBlocksManifest, state: str) -> N
     with opened(place.ledger) as ledger:
         ledger.require_open(manifest.answers, manifest.sender.fingerprint)
         ledger.close(manifest.id, state)
+        publish()
 
 
 def _open(
@@ -128,5 +134,4 @@ def _open(
             shutil.rmtree(target, ignore_errors=True)
             os.replace(partial, target)
             flush(place.received)
-            partial.mkdir()
         return OpenedBundle(verified.manifest, verified.digest, target / RESTORED)

@@ -34,3 +34,13 @@ class ExchangePlace:
     def received(self) -> Path:
         """Folder of copies of bundles that were verified, each under its digest."""
         return self.root / "received"
+
+    @property
+    def sealed(self) -> Path:
+        """Folder of what the owner of the model remembers of each emulator that was given away, by its id."""
+        return self.root / "sealed"
+
+    @property
+    def plugged(self) -> Path:
+        """Folder of the original tensors of plugged models, by the id of the tuned blocks."""
+        return self.root / "plugged"

@@ -35,10 +35,12 @@ class Verified:
     signer: PublicKey
 
 
-def verify_manifest(folder: Path, copy: Path, kind: str, trusted: Sequence[PublicKey], now: datetime) -> Verified:
+def verify_manifest(
+    folder: Path, copy: Path, kind: str | None, trusted: Sequence[PublicKey], now: datetime
+) -> Verified:
     """Copy manifest and signature of a bundle, check them, and read the manifest.
 
-    copy: an empty folder; kind: which kind of bundle is expected; trusted: keys of other parties.
+    copy: an empty folder; kind: which kind of bundle is expected, None for any; trusted: keys of other parties.
 
     Raises:
         RefusedError: when files are not those of a bundle, no trusted key has signed, or the manifest is not valid, of
@@ -50,7 +52,7 @@ def verify_manifest(folder: Path, copy: Path, kind: str, trusted: Sequence[Publi
     write_flushed(copy / MANIFEST_FILE, content)
     write_flushed(copy / SIGNATURE_FILE, signature)
     manifest = read_manifest(content)
-    if manifest.kind != kind:
+    if kind not in (None, manifest.kind):
         raise RefusedError(f"{MANIFEST_FILE}: expected a bundle of kind {kind}, found {manifest.kind}")
     if manifest.sender.fingerprint != signer.fingerprint:
         raise RefusedError(f"{MANIFEST_FILE}: signed by {signer.name}, but it names another sender")

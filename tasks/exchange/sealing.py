@@ -76,8 +76,8 @@ def seal(
 ) -> Manifest:
     """Sign the files in a folder and move it to `out`.
 
-    folder: on the same disk as `out`, with all files but manifest and signature; kind: of the bundle; describe: makes the manifest from its
-    common fields, and may look into the ledger; place: of the sender.
+    folder: on the same disk as `out`, with all files but manifest and signature; kind: of the bundle; describe: makes
+    the manifest from its common fields, and may look into the ledger; place: of the sender.
 
     Raises:
         InputError: when something is at `out`.
@@ -92,11 +92,20 @@ def seal(
         write_flushed(folder / SIGNATURE_FILE, parties.sender.sign(content))
         flush_tree(folder)
         ledger.add(entry_of(manifest, hashlib.sha256(content).hexdigest(), "out", now))
-    folder.chmod(0o777 & ~_umask())
+    hand_over(folder, out)
+    return manifest
+
+
+def hand_over(folder: Path, out: Path) -> None:
+    """Move a private folder to its place, where others may read it as any new folder.
+
+    Raises:
+        InputError: when something is there.
+    """
     require_room(out)
+    folder.chmod(0o777 & ~_umask())
     os.replace(folder, out)
     flush(out.absolute().parent)
-    return manifest
 
 
 def file_facts(folder: Path) -> dict[str, FileFacts]:

@@ -5,9 +5,6 @@ from typing import Any
 
 from tasks.core.errors import RefusedError
 
-# Deeper than anything that we write; Python's parser would need one of its own frames for each level.
-MAX_DEPTH = 16
-
 
 def parse_strictly(content: bytes, what: str) -> dict[str, Any]:
     """Parse one JSON object. what: what it is, for messages, which never quote its text.
@@ -16,14 +13,14 @@ def parse_strictly(content: bytes, what: str) -> dict[str, Any]:
         RefusedError: when it is not UTF-8, not valid JSON, nested too deep, or not an object, has a name twice in one
             object, or a number that is not finite.
     """
-    if _depth(content) > MAX_DEPTH:
-        raise RefusedError(f"{what}: nested more than {MAX_DEPTH} levels deep")
     try:
         found = json.loads(
             content.decode(), object_pairs_hook=_without_repeats, parse_constant=_refuse_constant, parse_int=_whole
         )
     except _NotStrict as error:
         raise RefusedError(f"{what}: {error}") from None
+    except RecursionError:
+        raise RefusedError(f"{what}: nested too deep") from None
     except UnicodeDecodeError:
         raise RefusedError(f"{what}: not UTF-8") from None
     except json.JSONDecodeError as error:
@@ -52,20 +49,3 @@ def _whole(digits: str) -> int:
     if len(digits) > 20:
         raise _NotStrict(f"a number of {len(digits)} digits is not allowed")
     return int(digits)
-
-
-def _depth(content: bytes) -> int:
-    """Return how deep brackets are nested outside strings, in any text."""
-    deepest = depth = 0
-    inside = escaped = False
-    for byte in content:
-        if inside:
-            inside, escaped = byte != 0x22 or escaped, byte == 0x5C and not escaped
-        elif byte == 0x22:
-            inside = True
-        elif byte in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif byte in b"]}":
-            depth -= 1
-    return deepest

@@ -19,6 +19,7 @@ from tasks.core.tuning.method import TuningMethod
 from tasks.exchange.manifest import EmulatorManifest, Returns, TensorFacts, TunedBlocksManifest
 from tasks.exchange.names import WEIGHTS_FILE
 from tasks.models.folder import load_config
+from tasks.models.source import ModelSource
 from tasks.store.files import write_text
 
 # Numbers of a tuning that may be told: none of them is of a single row.
@@ -36,7 +37,9 @@ def require_returnable(method: TuningMethod, returns: Returns) -> None:
             f'tune.method = "{method.method}": the owner of the model takes back {", ".join(returns.methods)} only'
         )
     if method.method == "lora" and method.lora_rank > returns.max_rank:
-        raise InputError(f"tune.lora_rank = {method.lora_rank}: the owner of the model takes at most {returns.max_rank}")
+        raise InputError(
+            f"tune.lora_rank = {method.lora_rank}: the owner of the model takes at most {returns.max_rank}"
+        )
     if method.lm_head:
         raise InputError("tune.lm_head: the owner of the model takes back tuned blocks, and no head")
 
@@ -81,14 +84,17 @@ def expected_tensors(model: Path, plan: Plan, method: TuningMethod) -> dict[str,
     return {WEIGHTS_FILE: {name: TensorFacts(dtype="F32", shape=shape) for name, shape in shapes.items()}}
 
 
-def require_template(manifest: EmulatorManifest, expected: Mapping[str, TensorFacts]) -> None:
-    """Check that whole blocks that come back are those that were asked for.
+def require_base(asked: EmulatorManifest, model: ModelSource) -> None:
+    """Check that the full model is still the one from which the emulator was made.
 
     Raises:
-        RefusedError: when the full model has changed since the emulator was sealed.
+        InputError: when its weights are other ones.
     """
-    if dict(expected) != dict(manifest.returns.template):
-        raise RefusedError("the full model is not the one from which the emulator was made")
+    if model.weights != asked.base.weights:
+        raise InputError(
+            f"{model.name} is not the model from which the emulator was made (weights {model.weights[:12]}..., then"
+            f" {asked.base.weights[:12]}...): the tuned blocks fit that one only"
+        )
 
 
 def restore_folder(copy: Path, plan: Plan, method: TuningMethod, out: Path) -> None:

@@ -10,7 +10,6 @@ from math import prod
 from typing import Any
 
 import numpy as np
-
 from pydantic import TypeAdapter, ValidationError
 
 from tasks.core.errors import RefusedError
@@ -110,7 +109,7 @@ class WeightsCheck:
         if missing := sorted(self.found.keys() - header.keys()):
             raise RefusedError(f"{self._name}: {len(missing)} tensors are missing, first {missing[0]}")
         if extra := sorted(header.keys() - self.found.keys()):
-            raise RefusedError(f"{self._name}: {len(extra)} unexpected tensors, first {ascii(extra[0][:64])}")
+            raise RefusedError(f"{self._name}: {len(extra)} unexpected tensors, first {extra[0][:64]!a}")
         spans = [self._span(name, header[name], facts) for name, facts in self.found.items()]
         spans.sort(key=lambda span: span[2:])
         end = 0
@@ -168,7 +167,7 @@ def _described(file: str, header: Mapping[str, Any]) -> dict[str, TensorFacts]:
             chosen = {key: entry[key] for key in ("dtype", "shape")}
             found[name] = TensorFacts.model_validate(chosen)
         except (ValidationError, KeyError, TypeError):
-            raise RefusedError(f"{file}: {ascii(name[:64])}: not a tensor that a bundle may have") from None
+            raise RefusedError(f"{file}: {name[:64]!a}: not a tensor that a bundle may have") from None
     return found
 
 

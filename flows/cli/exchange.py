@@ -1,0 +1,158 @@
+"""Run the commands of the exchange: each checks what it can before anything is computed, and says what it did."""
+
+import argparse
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.core.errors import InputError
+from tasks.exchange.keys import PUBLIC, PublicKey, grouped, new_key, own_public_keys, trust, trusted_keys
+from tasks.exchange.place import ExchangePlace
+from tasks.store.files import replace_file
+
+if TYPE_CHECKING:
+    pass
+
+
+def keys(options: argparse.Namespace) -> int:
+    """Make a key, trust one, or list them."""
+    place = ExchangePlace.of_home(options.home)
+    if options.action == "new":
+        file = Path(f"{options.name}{PUBLIC}")
+        if file.exists():
+            raise InputError(f"{file} is here already: go to another folder, or remove it")
+        key = new_key(options.name, place.keys, datetime.now(UTC))
+        replace_file(file, key.to_json())
+        _print_key(key, f"private key: {place.keys / options.name}.key (never give it away)")
+        print(f"public key:  {file} (give it to the other party, and compare the fingerprint by telephone)")
+    elif options.action == "trust":
+        _print_key(
+            trust(options.file, place.trusted), "trusted from now on, if its party reads out the same fingerprint"
+        )
+    else:
+        for what, found in (("own", own_public_keys(place.keys)), ("trusted", trusted_keys(place.trusted))):
+            for key in found:
+                _print_key(key, f"{what}, until {key.expires:%Y-%m-%d}")
+    return 0
+
+
+def _print_key(key: PublicKey, what: str) -> None:
+    print(f"{key.name}: {grouped(key.fingerprint)}\n  {what}")
+
+
+def emulate(options: argparse.Namespace) -> int:
+    """Make an emulator and seal it for another party."""
+    from flows.cli.launch import finish, prepare, start
+    from flows.exchange.owner import make_gift
+    from flows.running.inputs import prepare_inputs
+    from flows.settings.reading import read_settings
+    from flows.settings.run import EmulateSettings
+
+    settings = read_settings(options.settings, options.changes, EmulateSettings)
+    prepare(settings.place)
+    _ = settings.only_strategy, make_gift(settings, options.to, options.out, options.key)
+    prepare_inputs(settings)
+    begun = time.monotonic()
+    from flows.emulate import emulate as flow
+
+    start(settings)
+    finish(settings, flow(settings, options.to, str(options.out), options.key), begun)
+    print(f"Bundle:  {options.out} (send it to {options.to}; `crash bundle show {options.out}` says what it holds)")
+    return 0
+
+
+def tune(options: argparse.Namespace) -> int:
+    """Tune an emulator that another party has sealed."""
+    from flows.cli.launch import finish, prepare, start
+    from flows.exchange.data_owner import open_errand
+    from flows.running.inputs import prepare_inputs
+    from flows.settings.exchange import TuneSettings
+    from flows.settings.reading import read_party_settings
+
+    given = read_party_settings(options.settings, options.changes, TuneSettings)
+    prepare(given.place)
+    errand = open_errand(options.bundle, Path(given.place.home), options.out)
+    settings = errand.settings(given)
+    print(f"Verified: an emulator from {errand.manifest.sender.name}, sequence {errand.manifest.sequence}")
+    prepare_inputs(settings)
+    begun = time.monotonic()
+    from flows.tune import tune as flow
+
+    start(settings)
+    finish(settings, flow(given, str(options.bundle), str(options.out)), begun)
+    print(f"Bundle:  {options.out} (send it to {errand.manifest.sender.name})")
+    return 0
+
+
+def plug_in(options: argparse.Namespace) -> int:
+    """Verify tuned blocks that came back, and plug them in once accepted."""
+    from flows.cli.launch import finish, prepare, start
+    from flows.exchange.admission import open_answer
+    from flows.running.inputs import prepare_inputs
+    from tasks.exchange.sealing import require_room
+
+    require_room(options.out)
+    answered = open_answer(options.bundle, options.home)
+    prepare(answered.settings.place)
+    print(f"Verified: tuned blocks from {answered.manifest.sender.name}, sequence {answered.manifest.sequence}")
+    prepare_inputs(answered.settings)
+    begun = time.monotonic()
+    from flows.plug_in import plug_in_returned
+
+    start(answered.settings)
+    said = True if options.accept else False if options.decline else None
+    report, decision = plug_in_returned(
+        str(options.home), str(options.bundle), str(options.out), lambda _, table: _ask(table, said)
+    )
+    finish(answered.settings, report, begun, show_table=said is not None)
+    if decision is None:
+        print("Nothing was plugged in: run the same command with --accept or --decline")
+    elif decision:
+        print(f"Model:   {options.out} (`crash unplug {options.out}` takes the tuned blocks out again)")
+    else:
+        print("Declined: nothing was plugged in, and the emulator can be answered again")
+    return 0
+
+
+def _ask(table: str, said: bool | None) -> bool | None:
+    """Show the table to a person and return the answer; None without a terminal."""
+    if said is not None:
+        return said
+    print(f"\n{table}")
+    if not sys.stdin.isatty():
+        return None
+    answer = input("Plug these blocks into the full model? [y/N] ").strip().lower()
+    return answer in ("y", "yes") or None
+
+
+def unplug(options: argparse.Namespace) -> int:
+    """Put the original blocks back into a plugged model."""
+    from tasks.exchange import plugging
+    from tasks.models.resolving import resolve_model
+
+    bundle = plugging.plugged_bundle(options.model)
+    plugging.unplug(options.model, ExchangePlace.of_home(options.home).plugged / bundle)
+    print(f"{options.model} is the model of before: weights {resolve_model(str(options.model)).weights}")
+    return 0
+
+
+def bundle(options: argparse.Namespace) -> int:
+    """Look at bundles."""
+    from flows.exchange.bundles import compare, show, verify
+
+    place = ExchangePlace.of_home(options.home)
+    action = {"show": show, "verify": verify, "diff": compare}[options.action]
+    print(action(options.bundle, place))
+    return 0
+
+
+def ledger(options: argparse.Namespace) -> int:
+    """List the entries of the ledger."""
+    from flows.exchange.bundles import described_entries, entries_table
+
+    found = described_entries(ExchangePlace.of_home(options.home))
+    print(json.dumps(found, indent=1) if options.json else entries_table(found))
+    return 0

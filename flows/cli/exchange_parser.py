@@ -1,0 +1,72 @@
+"""The commands of the exchange between two parties, their arguments and their help."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from flows.service.commands import HOME_HELP
+from tasks.store.home import default_home
+
+Commands = Any
+COMMANDS = ("keys", "emulate", "tune", "plug-in", "unplug", "bundle", "ledger")
+
+
+def add_exchange(commands: Commands) -> list[argparse.ArgumentParser]:
+    """Add the commands of the exchange; return those that take `--set`."""
+    emulate = commands.add_parser("emulate", help="make an emulator and seal it for another party")
+    emulate.add_argument("settings", type=Path, help="TOML file as for `crash run`, with limits in [exchange]")
+    emulate.add_argument("--to", required=True, metavar="NAME", help="the party, whose key is trusted here")
+    tune = commands.add_parser("tune", help="tune an emulator that another party has sealed, on own rows")
+    tune.add_argument("bundle", type=Path, help="folder that came from the owner of the model")
+    tune.add_argument("settings", type=Path, help="TOML file with [task], and perhaps [tune], [evaluate] and [place]")
+    for command, what in ((emulate, "the emulator's bundle"), (tune, "the bundle that goes back")):
+        command.add_argument("--out", type=Path, required=True, help=f"folder of {what}, which must not exist")
+    emulate.add_argument("--key", metavar="NAME", help="own key that signs, where there are several")
+    _add_plug_in(commands)
+    _add_keys(commands)
+    _add_bundle(commands)
+    ledger = commands.add_parser("ledger", help="bundles that were sealed and received here")
+    ledger.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    for name in ("plug-in", "unplug", "ledger"):
+        commands.choices[name].add_argument("--home", default=default_home(), type=Path, help=HOME_HELP)
+    return [emulate, tune]
+
+
+def _add_plug_in(commands: Commands) -> None:
+    plug_in = commands.add_parser(
+        "plug-in", help="verify tuned blocks that came back, and plug them into the full model"
+    )
+    plug_in.add_argument("bundle", type=Path, help="folder that came back from the owner of the data")
+    plug_in.add_argument("--out", type=Path, required=True, help="folder of the plugged model, which must not exist")
+    decision = plug_in.add_mutually_exclusive_group()
+    decision.add_argument("--accept", action="store_true", help="accept without asking")
+    decision.add_argument(
+        "--decline", action="store_true", help="decline without asking; the emulator can be answered again"
+    )
+    unplug = commands.add_parser("unplug", help="put the original blocks back into a plugged model")
+    unplug.add_argument("model", type=Path, help="folder that `crash plug-in` wrote")
+
+
+def _add_keys(commands: Commands) -> None:
+    keys = commands.add_parser("keys", help="own keys, and keys of other parties")
+    actions = keys.add_subparsers(required=True, metavar="ACTION", dest="action")
+    new = actions.add_parser("new", help="make a key; the public half is written into this folder")
+    new.add_argument("--name", required=True, help="name of this party, as others will see it")
+    trust = actions.add_parser("trust", help="trust another party's public key, after comparing its fingerprint")
+    trust.add_argument("file", type=Path, help="NAME.pub, from the other party")
+    show = actions.add_parser("show", help="own keys and trusted ones, with their fingerprints")
+    for action in (new, trust, show):
+        action.add_argument("--home", default=default_home(), type=Path, help=HOME_HELP)
+
+
+def _add_bundle(commands: Commands) -> None:
+    bundle = commands.add_parser("bundle", help="look at a bundle, verify it, or compare two")
+    actions = bundle.add_subparsers(required=True, metavar="ACTION", dest="action")
+    show = actions.add_parser("show", help="the manifest of a bundle whose signature is right")
+    verify = actions.add_parser("verify", help="every check but those of the ledger")
+    diff = actions.add_parser("diff", help="the fields in which two manifests differ")
+    for action in (show, verify):
+        action.add_argument("bundle", type=Path, help="folder of the bundle")
+    diff.add_argument("bundle", type=Path, nargs=2, help="folders of two bundles")
+    for action in (show, verify, diff):
+        action.add_argument("--home", default=default_home(), type=Path, help=HOME_HELP)

@@ -1,0 +1,46 @@
+"""The owner of the model gives an emulator away: make it, say what it discloses, and seal it for one other party.
+
+`flows/exchange/stages.py` has the stages. Sealing is no stage: it is never taken from the store.
+"""
+
+from pathlib import Path
+
+from prefect import flow
+
+from flows.crash import RUNNER
+from flows.exchange.facts import emulator_facts
+from flows.exchange.owner import check_disclosure, make_gift, seal_emulator
+from flows.exchange.stages import emulator_stages, plan_of
+from flows.running.run import run_name, started
+from flows.running.show import show_party
+from flows.settings.run import EmulateSettings
+from tasks.artifacts.plan import read_plan
+from tasks.party_report import party_report
+from tasks.store.artifacts import Ref
+
+
+def _flow_run_name() -> str:
+    """Return the name of the flow run that is about to start."""
+    from prefect.runtime import flow_run
+
+    settings = EmulateSettings.model_validate(flow_run.parameters["settings"])
+    return f"{run_name(settings)} · to {flow_run.parameters['recipient']}"
+
+
+@flow(name="emulate", flow_run_name=_flow_run_name, task_runner=RUNNER, persist_result=False)
+def emulate(settings: EmulateSettings, recipient: str, out: str, key: str | None = None) -> Ref:
+    """Make an emulator, and seal it for a party whose key is trusted here.
+
+    recipient: name of the party; out: folder of the bundle, which must not exist; key: which of several own keys signs.
+    """
+    strategy = settings.only_strategy
+    gift = make_gift(settings, recipient, Path(out), key)
+    with started(settings, "emulate", show_party) as run:
+        plan = run.result(plan_of(run, strategy))
+        disclosure = check_disclosure(run, gift, read_plan(run.runtime.open_store().open(plan)))
+        emulator, scores = emulator_stages(run, strategy, plan)
+        title = f"{run.facts['model']}: an emulator for {recipient}"
+        facts = emulator_facts(strategy, disclosure, run.model.num_blocks)
+        report = run.finish(run(party_report, title=title, scores=scores, facts=facts))
+        seal_emulator(run, gift, run.result(emulator))
+        return report

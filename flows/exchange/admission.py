@@ -1,0 +1,86 @@
+"""The owner of the model takes tuned blocks back: verify them, and plug them in once a person has accepted."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flows.exchange.owner import remembered
+from flows.settings.run import EmulateSettings
+from tasks.core.tuning.method import TuningMethod
+from tasks.exchange import emulator_bundle, tuned_bundle
+from tasks.exchange.ledger import ACCEPTED, DECLINED, Entry
+from tasks.exchange.manifest import EmulatorManifest, TunedBlocksManifest
+from tasks.exchange.opening import OpenedBundle, Restore, open_tuned_blocks, settle
+from tasks.exchange.place import ExchangePlace
+from tasks.exchange.plugging import find_patches, write_plugged
+from tasks.exchange.received import ReceivedBundle
+from tasks.exchange.receiving import Expected, private_folder
+from tasks.exchange.sealing import hand_over
+from tasks.models.resolving import resolve_model
+from tasks.models.tuned_blocks import read_returned
+from tasks.store.artifacts import Ref, Store
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Tuned blocks that were verified, the emulator that they answer, and the settings from which that was made."""
+
+    place: ExchangePlace
+    opened: OpenedBundle
+    asked: EmulatorManifest
+    settings: EmulateSettings
+    method: TuningMethod
+
+    @property
+    def manifest(self) -> TunedBlocksManifest:
+        """The manifest of the tuned blocks."""
+        assert isinstance(self.opened.manifest, TunedBlocksManifest)
+        return self.opened.manifest
+
+    @property
+    def bundle(self) -> ReceivedBundle:
+        """The tuned blocks as the input of a stage."""
+        return ReceivedBundle(path=str(self.opened.folder), kind="tuned_blocks", digest=self.opened.digest)
+
+
+def open_answer(bundle: Path, home: Path) -> Answered:
+    """Verify tuned blocks that answer an emulator of this home.
+
+    Raises:
+        RefusedError: when any check fails.
+        InputError: when the full model is not where it was.
+    """
+    place = ExchangePlace.of_home(home)
+    found: list[tuple[EmulatorManifest, EmulateSettings, TuningMethod]] = []
+
+    def expect(manifest: TunedBlocksManifest, entry: Entry) -> tuple[Expected, Restore]:
+        asked, settings = remembered(place, entry.id)
+        plan, method = emulator_bundle.plan_of(asked), tuned_bundle.method_of(manifest, asked.returns)
+        model = resolve_model(settings.model.name, settings.model.revision)
+        tuned_bundle.require_base(asked, model)
+        tensors = tuned_bundle.expected_tensors(Path(model.path), plan, method)
+        found.append((asked, settings, method))
+        return tensors, lambda copy, out: tuned_bundle.restore_folder(copy, plan, method, out)
+
+    opened = open_tuned_blocks(bundle, place, datetime.now(UTC), expect)
+    return Answered(place, opened, *found[-1])
+
+
+def accept(answered: Answered, store: Store, plugged: Ref, out: Path) -> None:
+    """Write the full model with the accepted blocks, and close the answer in the ledger."""
+    model = resolve_model(answered.settings.model.name, answered.settings.model.revision, store)
+    patches = find_patches(model, read_returned(store.open(plugged)).tuned)
+    manifest, kept = answered.manifest, answered.place.plugged / answered.manifest.id
+    facts = {"bundle": manifest.id, "emulator": manifest.answers.id, "from": manifest.sender.name}
+    with private_folder(out.absolute().parent) as folder, private_folder(answered.place.plugged) as original:
+        write_plugged(model, patches, folder, original, facts)
+        shutil.rmtree(kept, ignore_errors=True)
+        os.replace(original, kept)
+        settle(answered.place, manifest, ACCEPTED, lambda: hand_over(folder, out))
+
+
+def decline(answered: Answered) -> None:
+    """Close the answer in the ledger as declined; the emulator can be answered again."""
+    settle(answered.place, answered.manifest, DECLINED)

@@ -1,0 +1,57 @@
+"""What each party is shown of an exchange, beside the scores."""
+
+from typing import Any
+
+from tasks.exchange.keys import grouped
+from tasks.exchange.manifest import Disclosure, EmulatorManifest, TunedBlocksManifest
+
+
+def emulator_facts(strategy: str, disclosure: Disclosure, num_blocks: int) -> dict[str, Any]:
+    """Return what an emulator that is about to be given away discloses."""
+    return {
+        "strategy": strategy,
+        "blocks given away": _blocks(disclosure.blocks, num_blocks),
+        "share of the full model's parameters": f"{disclosure.share:.1%}",
+        "blocks given to the recipient so far": _blocks(disclosure.blocks_so_far, num_blocks),
+        "share so far": f"{disclosure.share_so_far:.1%}",
+    }
+
+
+def bundle_facts(manifest: EmulatorManifest | TunedBlocksManifest) -> dict[str, Any]:
+    """Return what is told of a verified bundle."""
+    return {
+        "from": f"{manifest.sender.name} ({grouped(manifest.sender.fingerprint)[:19]} ...)",
+        "sequence": manifest.sequence,
+        "sealed": f"{manifest.created:%Y-%m-%d %H:%M} UTC",
+        "valid until": f"{manifest.expires:%Y-%m-%d}",
+        "size": f"{sum(each.size for each in manifest.files.values()) / 1e6:.1f} MB",
+    }
+
+
+def tuning_facts(asked: EmulatorManifest, summary: dict[str, Any], num_bytes: int) -> dict[str, Any]:
+    """Return what a tuning of a received emulator was, and what goes back."""
+    plan = asked.plan
+    return {
+        "emulator from": asked.sender.name,
+        "blocks in the emulator": _blocks(plan.kept, asked.base.num_blocks),
+        "tuned blocks": ", ".join(map(str, plan.tuned)),
+        "training rows": summary.get("num_rows"),
+        "steps": summary.get("num_steps"),
+        "time of the tuning": f"{summary.get('all_seconds', summary.get('seconds', 0)):.0f} s",
+        "goes back": f"{num_bytes / 1e6:.1f} MB of tuned tensors, and the numbers above; no row, no loss of a row",
+    }
+
+
+def answer_facts(asked: EmulatorManifest, answer: TunedBlocksManifest, summary: dict[str, Any]) -> dict[str, Any]:
+    """Return what tuned blocks are, and how far each block moved. summary: of `plug_in`."""
+    moved = {
+        f"block {name.removeprefix('moved_block_')} moved by": f"{value:.2%} of its norm"
+        for name, value in summary.items()
+        if name.startswith("moved_block_")
+    }
+    method = answer.method.get("method", "blocks")
+    return {**bundle_facts(answer), "answers": f"emulator {asked.sequence}", "tuned by": method, **moved}
+
+
+def _blocks(blocks: tuple[int, ...], num_blocks: int) -> str:
+    return f"{len(blocks)} of {num_blocks}: {', '.join(map(str, blocks))}"

@@ -1,0 +1,66 @@
+"""The stages of each party: the owner of the model makes an emulator, the owner of the data tunes it, and the owner of
+the model plugs in what comes back.
+
+owner   model, task ─ capture ─ similarity ─ cluster ─ emulate ─ (compress) ─ (distill) ─ evaluate ─ party_report
+data            open_bundle ─ tune ─ (select) ─ evaluate ─ party_report
+owner           open_bundle ─ plug_in ─ evaluate ─ party_report
+"""
+
+from typing import Any
+
+from flows.method import emulator_of, planned, stand_ins_of, tunings_of
+from flows.running.base_run import BaseRun
+from flows.settings.run import Strategy
+from tasks.capture import capture
+from tasks.core.plan.registry import STRATEGIES
+from tasks.evaluate import evaluate
+from tasks.exchange.received import ReceivedBundle
+from tasks.open_bundle import open_bundle
+from tasks.plug_in import plug_in
+from tasks.similarity import similarity
+
+# Evidence that is taken from the similarity of the support set's states.
+SIMILAR = ("clusters", "block_influence", "angular_distance")
+
+
+def plan_of(run: BaseRun, strategy: Strategy) -> Any:
+    """Make the plan of the emulator, from states only where its strategy looks at them."""
+    similar = None
+    if STRATEGIES[strategy].needs in SIMILAR:
+        states = run(capture, model=run.model, task=run.task, **run.arguments.capture)
+        similar = run(similarity, states=states, **run.arguments.similarity)
+    return planned(run, strategy, similar)
+
+
+def emulator_stages(run: BaseRun, strategy: Strategy, plan: Any) -> tuple[Any, dict[str, Any]]:
+    """Make the emulator of a plan; return it, and the scores of the full model and of the emulator."""
+    inputs, scores = {"model": run.model, "task": run.task}, run.arguments.scoring
+    emulator = emulator_of(run, strategy, plan, stand_ins_of(run, strategy, plan))
+    return emulator, {
+        "full_zero_shot": run(evaluate, "full", **inputs, **scores),
+        "emulator_zero_shot": run(evaluate, f"{strategy} emulator", **inputs, emulator=emulator, **scores),
+    }
+
+
+def tuning_stages(run: BaseRun, bundle: ReceivedBundle) -> tuple[Any, dict[str, Any]]:
+    """Tune an emulator that was received; return the tuning, and the scores of the emulator before and after it."""
+    inputs, scores = {"model": run.model, "task": run.task}, run.arguments.scoring
+    emulator = run(open_bundle, "emulator", bundle=bundle)
+    # An emulator's folder has its plan.
+    (tuned,) = tunings_of(run, "fixed", emulator, emulator)
+    return tuned, {
+        "emulator_zero_shot": run(evaluate, "fixed emulator", **inputs, emulator=emulator, **scores),
+        "emulator_tuned": run(evaluate, "fixed emulator tuned", **inputs, emulator=emulator, tuned=tuned, **scores),
+    }
+
+
+def plug_in_stages(run: BaseRun, bundle: ReceivedBundle) -> tuple[Any, dict[str, Any]]:
+    """Prepare tuned blocks that were received for the full model; return them, and the scores before and after."""
+    inputs, scores = {"model": run.model, "task": run.task}, run.arguments.scoring
+    tuned = run(open_bundle, "tuned blocks", bundle=bundle)
+    # A tuning's folder has its plan.
+    plugged = run(plug_in, "returned", model=run.model, plan=tuned, tuned=tuned)
+    return plugged, {
+        "full_zero_shot": run(evaluate, "full", **inputs, **scores),
+        "plug_in": run(evaluate, "plugged in", **inputs, tuned=plugged, **scores),
+    }

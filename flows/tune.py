@@ -1,0 +1,45 @@
+"""The owner of the data tunes an emulator that another party has sealed, and seals the tuned blocks for that party.
+
+Nothing else is needed: no full model, no server, no network. `flows/exchange/stages.py` has the stages.
+"""
+
+from pathlib import Path
+
+from prefect import flow
+
+from flows.crash import RUNNER
+from flows.exchange.data_owner import open_errand, seal_tuned
+from flows.exchange.facts import bundle_facts, tuning_facts
+from flows.exchange.stages import tuning_stages
+from flows.running.run import started
+from flows.running.show import show_party
+from flows.settings.exchange import TuneSettings
+from tasks.artifacts.tuning import TUNED_FILE
+from tasks.party_report import party_report
+from tasks.store.artifacts import Ref
+
+
+def _flow_run_name() -> str:
+    """Return the name of the flow run that is about to start."""
+    from prefect.runtime import flow_run
+
+    settings = TuneSettings.model_validate(flow_run.parameters["settings"])
+    return f"{Path(flow_run.parameters['bundle']).name} · {settings.task.name}"
+
+
+@flow(name="tune", flow_run_name=_flow_run_name, task_runner=RUNNER, persist_result=False)
+def tune(settings: TuneSettings, bundle: str, out: str) -> Ref:
+    """Verify an emulator's bundle, tune the emulator on own rows, and seal what goes back.
+
+    bundle: folder that came from the owner of the model; out: folder for what goes back, which must not exist.
+    """
+    errand = open_errand(Path(bundle), Path(settings.place.home), Path(out))
+    with started(errand.settings(settings), "tune", show_party) as run:
+        tuning, scores = tuning_stages(run, errand.bundle)
+        made, store = run.result(tuning), run.runtime.open_store()
+        facts = tuning_facts(errand.manifest, made.summary, (store.open(made) / TUNED_FILE).stat().st_size)
+        title = f"{settings.task.name}: an emulator of {errand.manifest.base.name}, tuned"
+        facts |= bundle_facts(errand.manifest)
+        report = run.finish(run(party_report, title=title, scores=scores, facts=facts))
+        seal_tuned(errand, store, made, settings.tune.tuning_method)
+        return report

@@ -1,0 +1,27 @@
+"""What one party sees of an exchange: the artifact of `party_report`."""
+
+from typing import Any, TypedDict
+
+from tasks.artifacts.files import JsonFile
+
+PARTY_PAGE = "report.html"
+
+
+class PartyReport(TypedDict):
+    """title: what was done; scores: rows of setting, metric, value, standard error and rows; facts: by name."""
+
+    title: str
+    scores: list[dict[str, Any]]
+    facts: dict[str, Any]
+
+
+PARTY_FILE = JsonFile("report.json", "report of a party", PartyReport, indent=1)
+
+
+class PartyReportSummary(TypedDict, total=False):
+    """Summary of `party_report`: value by setting."""
+
+    full_zero_shot: float
+    emulator_zero_shot: float
+    emulator_tuned: float
+    plug_in: float

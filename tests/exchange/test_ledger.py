@@ -1,0 +1,140 @@
+"""The ledger: transactions, sequences, answers, the clock, and files that are not ledgers."""
+
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tasks.core.errors import EnvironmentFault, RefusedError
+from tasks.exchange import ledger as ledger_module
+from tasks.exchange.ledger import Entry, opened
+from tests.exchange.parties import NOW
+
+ENTRY = Entry(
+    id="a" * 32,
+    direction="out",
+    kind="emulator",
+    party="f" * 64,
+    name="clinic",
+    sequence=1,
+    nonce="1" * 32,
+    answers=None,
+    manifest="d" * 64,
+    base="b" * 64,
+    blocks=(0, 2, 7),
+    share=0.5,
+    expires=NOW + timedelta(days=90),
+    at=NOW,
+    state="sealed",
+)
+
+
+def test_entries_come_back_as_they_were_added(tmp_path: Path) -> None:
+    with opened(tmp_path / "ledger.sqlite") as ledger:
+        ledger.add(ENTRY)
+    with opened(tmp_path / "ledger.sqlite") as ledger:
+        assert ledger.entries() == [ENTRY]
+        assert ledger.find(ENTRY.id) == ENTRY
+        assert ledger.find("0" * 32) is None
+
+
+def test_an_error_undoes_everything_in_its_context(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with opened(tmp_path / "ledger.sqlite") as ledger:
+            ledger.add(ENTRY)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with opened(tmp_path / "ledger.sqlite") as ledger:
+        assert ledger.entries() == []
+
+
+def test_sequences_count_by_party_and_kind(tmp_path: Path) -> None:
+    with opened(tmp_path / "ledger.sqlite") as ledger:
+        assert ledger.next_sequence("emulator", ENTRY.party) == 1
+        ledger.add(ENTRY)
+        assert ledger.next_sequence("emulator", ENTRY.party) == 2
+        assert ledger.next_sequence("emulator", "e" * 64) == 1
+        assert ledger.next_sequence("tuned_blocks", ENTRY.party) == 1
+
+
+def test_disclosed_blocks_add_up_over_recipients_of_a_group_and_not_over_models(tmp_path: Path) -> None:
+    other = replace(ENTRY, id="c" * 32, party="e" * 64, blocks=(0, 3, 7))
+    with opened(tmp_path / "ledger.sqlite") as ledger:
+        ledger.add(ENTRY)
+        ledger.add(other)
+        ledger.add(replace(ENTRY, id="9" * 32, sequence=2, base="0" * 64, blocks=(5,)))
+        assert ledger.disclosed(ENTRY.base, [ENTRY.party]) == {0, 2, 7}
+        assert ledger.disclosed(ENTRY.base, [ENTRY.party, other.party]) == {0, 2, 3, 7}
+
+
+def test_the_same_sequence_twice_is_refused(tmp_path: Path) -> None:
+    def twice() -> None:
+        with opened(tmp_path / "l.sqlite") as ledger:
+            ledger.add(ENTRY)
+            ledger.add(replace(ENTRY, id="c" * 32))
+
+    with pytest.raises(RefusedError, match="has this bundle already"):
+        twice()
+
+
+def test_a_clock_that_was_set_back_is_noticed(tmp_path: Path) -> None:
+    with opened(tmp_path / "l.sqlite") as ledger:
+        ledger.require_later(NOW)
+        ledger.add(ENTRY)
+        ledger.require_later(NOW - timedelta(minutes=5))
+        with pytest.raises(RefusedError, match="earlier than the last entry"):
+            ledger.require_later(NOW - timedelta(hours=1))
+
+
+def test_a_damaged_ledger_is_never_used(tmp_path: Path) -> None:
+    file = tmp_path / "l.sqlite"
+    with opened(file) as ledger:
+        ledger.add(ENTRY)
+    content = file.read_bytes()
+    for damaged in (b"not a database" * 100, content[:5000] + b"\xff" * 3000 + content[8000:], content[:6000]):
+        file.write_bytes(damaged)
+        with pytest.raises(EnvironmentFault, match="Restore it from a copy"), opened(file) as ledger:
+            ledger.entries()
+        assert file.read_bytes() == damaged
+
+
+def test_files_of_other_programs_and_newer_versions_are_not_used(tmp_path: Path) -> None:
+    file = tmp_path / "l.sqlite"
+    with sqlite3.connect(file) as connection:
+        connection.execute("CREATE TABLE x (y)")
+    with pytest.raises(EnvironmentFault, match="not a ledger of this program"), opened(file):
+        pass
+    file.unlink()
+    with opened(file):
+        pass
+    with sqlite3.connect(file) as connection:
+        connection.execute("PRAGMA user_version = 2")
+    with pytest.raises(EnvironmentFault, match="newer version"), opened(file):
+        pass
+
+
+def test_a_ledger_that_stays_locked_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "l.sqlite"
+    monkeypatch.setattr(ledger_module, "WAIT_SECONDS", 0.1)
+    with opened(file), pytest.raises(EnvironmentFault, match="was in use"), opened(file):
+        pass
+
+
+def test_a_process_that_is_killed_within_a_transaction_leaves_no_entry(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys; from pathlib import Path; from tests.exchange.test_ledger import ENTRY;"
+        "from tasks.exchange.ledger import opened\n"
+        "with opened(Path(sys.argv[1])) as ledger: ledger.add(ENTRY); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    file = tmp_path / "l.sqlite"
+    done = subprocess.run([sys.executable, "-c", program, str(file)], cwd=Path(__file__).parents[2], check=False)
+    assert done.returncode == -9
+    with opened(file) as ledger:
+        assert ledger.entries() == []
+        ledger.add(ENTRY)
