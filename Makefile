@@ -22,7 +22,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Files run in their order, not those with most tests first, which would leave the longest runs for the end.
 BY_FILE := --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo real test test-faults test-service test-service-shared test-service-alone test-nightly lint format readme bench bench-gpu idea strategies docs images clean
+.PHONY: help setup demo demo-parties real test test-faults test-service test-service-shared test-service-alone test-nightly lint format readme bench bench-gpu idea strategies docs images clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s $$'\t'
@@ -40,6 +40,10 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY) ## the whole method on the embedded model and task, in minutes on a laptop
 	$(BIN)/crash demo
+
+demo-parties: $(READY) ## two parties that share nothing but bundles, on the embedded model
+	folder=$$(mktemp -d) && chmod 755 $$folder && flows/demo/parties/demo.sh $(CURDIR)/$(BIN)/crash $$folder/demo; \
+		code=$$?; rm -rf $$folder; exit $$code
 
 # The package is not imported, which would need a runtime for such files.
 real: $(READY) ## the method on a real language model and task, in some ten minutes on a laptop

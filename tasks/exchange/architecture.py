@@ -21,6 +21,8 @@ _LEFT_OUT = frozenset({
     "output_attentions", "output_hidden_states", "use_cache", "crash_gguf_types",
     "chunk_size_feed_forward", "id2label", "label2id", "problem_type",
 })  # fmt: skip
+# A setting of OPT that changes what is computed, in spite of its name.
+_KEPT = frozenset({"_remove_final_layer_norm"})
 _WORD = re.compile(r"[A-Za-z0-9_.+-]{0,64}")
 MAX_DEPTH, MAX_LENGTH = 3, MAX_BLOCKS
 # Of settings by which modules are counted: a network of a billion blocks would never be built. Others size tensors.
@@ -80,7 +82,7 @@ def _default(family: str) -> dict[str, Any]:
 
 
 def _is_left_out(name: str) -> bool:
-    return name.startswith("_") or name in _LEFT_OUT
+    return (name.startswith("_") and name not in _KEPT) or name in _LEFT_OUT
 
 
 def _require_allowed(name: str, value: Any, depth: int) -> None:

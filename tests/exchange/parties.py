@@ -36,7 +36,7 @@ from tasks.models.resolving import resolve_model
 
 DEMO = Path(__file__).parents[2] / "flows" / "demo" / "model"
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
-PLAN = fixed_plan(8, kept=(0, 2, 4, 7), tuned=(0, 7))
+PLAN = fixed_plan(12, kept=(0, 3, 6, 11), tuned=(0, 11))
 
 
 @dataclass(frozen=True)
