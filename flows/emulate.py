@@ -11,11 +11,12 @@ from flows.crash import RUNNER
 from flows.exchange.facts import emulator_facts
 from flows.exchange.owner import check_disclosure, make_gift, seal_emulator
 from flows.exchange.stages import emulator_stages, plan_of
+from flows.running.pass_limits import emulate_limits
 from flows.running.run import run_name, started
 from flows.running.show import show_party
 from flows.settings.run import EmulateSettings
 from tasks.artifacts.plan import read_plan
-from tasks.party_report import party_report
+from tasks.parties.party_report import party_report
 from tasks.store.artifacts import Ref
 
 
@@ -35,7 +36,7 @@ def emulate(settings: EmulateSettings, recipient: str, out: str, key: str | None
     """
     strategy = settings.only_strategy
     gift = make_gift(settings, recipient, Path(out), key)
-    with started(settings, "emulate", show_party) as run:
+    with started(settings, "emulate", show_party, limits=emulate_limits) as run:
         plan = run.result(plan_of(run, strategy))
         disclosure = check_disclosure(run, gift, read_plan(run.runtime.open_store().open(plan)))
         emulator, scores = emulator_stages(run, strategy, plan)

@@ -12,10 +12,12 @@ from flows.crash import RUNNER
 from flows.exchange.admission import Answered, accept, decline, open_answer
 from flows.exchange.facts import answer_facts
 from flows.exchange.stages import plug_in_stages
+from flows.running.pass_limits import scored
 from flows.running.run import started
 from flows.running.show import show_party
+from tasks.artifacts.examined import examined
 from tasks.artifacts.tables import read_table
-from tasks.party_report import party_report
+from tasks.parties.party_report import party_report
 from tasks.store.artifacts import Ref
 
 # Shows the table to a person and returns the answer; None where nobody could be asked.
@@ -37,11 +39,11 @@ def plug_in_returned(home: str, bundle: str, out: str, ask: Ask) -> tuple[Ref, b
     exist. Returns the report, and the person's answer.
     """
     answered = open_answer(Path(bundle), Path(home))
-    with started(answered.settings, "plug-in", show_party) as run:
-        plugged, scores = plug_in_stages(run, answered.bundle)
+    with started(answered.settings, "plug-in", show_party, limits=scored) as run:
+        plugged, changes, scores = plug_in_stages(run, answered.bundle)
         made, store = run.result(plugged), run.runtime.open_store()
         title = f"{run.facts['model']} with tuned blocks from {answered.manifest.sender.name}"
-        facts = answer_facts(answered.asked, answered.manifest, made.summary)
+        facts = answer_facts(answered.asked, answered.manifest, examined(run.result(changes)))
         report = run.finish(run(party_report, title=title, scores=scores, facts=facts))
         decision = ask(answered, read_table(store.open(report)))
         if decision:

@@ -11,11 +11,12 @@ from flows.crash import RUNNER
 from flows.exchange.data_owner import open_errand, seal_tuned
 from flows.exchange.facts import bundle_facts, tuning_facts
 from flows.exchange.stages import tuning_stages
+from flows.running.pass_limits import tune_limits
 from flows.running.run import started
 from flows.running.show import show_party
 from flows.settings.exchange import TuneSettings
 from tasks.artifacts.tuning import TUNED_FILE
-from tasks.party_report import party_report
+from tasks.parties.party_report import party_report
 from tasks.store.artifacts import Ref
 
 
@@ -34,7 +35,7 @@ def tune(settings: TuneSettings, bundle: str, out: str) -> Ref:
     bundle: folder that came from the owner of the model; out: folder for what goes back, which must not exist.
     """
     errand = open_errand(Path(bundle), Path(settings.place.home), Path(out))
-    with started(errand.settings(settings), "tune", show_party) as run:
+    with started(errand.settings(settings), "tune", show_party, limits=tune_limits) as run:
         tuning, scores = tuning_stages(run, errand.bundle)
         made, store = run.result(tuning), run.runtime.open_store()
         facts = tuning_facts(errand.manifest, made.summary, (store.open(made) / TUNED_FILE).stat().st_size)

@@ -48,13 +48,14 @@ def emulate(options: argparse.Namespace) -> int:
     from flows.cli.launch import finish, prepare, start
     from flows.exchange.owner import make_gift
     from flows.running.inputs import prepare_inputs
+    from flows.running.pass_limits import emulate_limits
     from flows.settings.reading import read_settings
     from flows.settings.run import EmulateSettings
 
     settings = read_settings(options.settings, options.changes, EmulateSettings)
     prepare(settings.place)
     _ = settings.only_strategy, make_gift(settings, options.to, options.out, options.key)
-    prepare_inputs(settings)
+    prepare_inputs(settings, limits=emulate_limits)
     begun = time.monotonic()
     from flows.emulate import emulate as flow
 
@@ -69,6 +70,7 @@ def tune(options: argparse.Namespace) -> int:
     from flows.cli.launch import finish, prepare, start
     from flows.exchange.data_owner import open_errand
     from flows.running.inputs import prepare_inputs
+    from flows.running.pass_limits import tune_limits
     from flows.settings.exchange import TuneSettings
     from flows.settings.reading import read_party_settings
 
@@ -77,7 +79,7 @@ def tune(options: argparse.Namespace) -> int:
     errand = open_errand(options.bundle, Path(given.place.home), options.out)
     settings = errand.settings(given)
     print(f"Verified: an emulator from {errand.manifest.sender.name}, sequence {errand.manifest.sequence}")
-    prepare_inputs(settings)
+    prepare_inputs(settings, limits=tune_limits)
     begun = time.monotonic()
     from flows.tune import tune as flow
 
@@ -92,13 +94,14 @@ def plug_in(options: argparse.Namespace) -> int:
     from flows.cli.launch import finish, prepare, start
     from flows.exchange.admission import open_answer
     from flows.running.inputs import prepare_inputs
+    from flows.running.pass_limits import scored
     from tasks.exchange.sealing import require_room
 
     require_room(options.out)
     answered = open_answer(options.bundle, options.home)
     prepare(answered.settings.place)
     print(f"Verified: tuned blocks from {answered.manifest.sender.name}, sequence {answered.manifest.sequence}")
-    prepare_inputs(answered.settings)
+    prepare_inputs(answered.settings, limits=scored)
     begun = time.monotonic()
     from flows.plug_in import plug_in_returned
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tasks.artifacts.examined import Examined
 from tasks.exchange.keys import grouped
 from tasks.exchange.manifest import Disclosure, EmulatorManifest, TunedBlocksManifest
 
@@ -42,15 +43,16 @@ def tuning_facts(asked: EmulatorManifest, summary: dict[str, Any], num_bytes: in
     }
 
 
-def answer_facts(asked: EmulatorManifest, answer: TunedBlocksManifest, summary: dict[str, Any]) -> dict[str, Any]:
-    """Return what tuned blocks are, and how far each block moved. summary: of `plug_in`."""
-    moved = {
-        f"block {name.removeprefix('moved_block_')} moved by": f"{value:.2%} of its norm"
-        for name, value in summary.items()
-        if name.startswith("moved_block_")
+def answer_facts(asked: EmulatorManifest, answer: TunedBlocksManifest, changes: Examined) -> dict[str, Any]:
+    """Return what tuned blocks are, how far each block moved, and what honest tunings do not do."""
+    moved = {f"block {block} moved by": f"{value:.2%} of its norm" for block, value in changes["moved"].items()}
+    return {
+        **bundle_facts(answer),
+        "answers": f"emulator {asked.sequence}",
+        "tuned by": answer.method.get("method", "blocks"),
+        **moved,
+        "alarms": "; ".join(changes["alarms"]) or "none",
     }
-    method = answer.method.get("method", "blocks")
-    return {**bundle_facts(answer), "answers": f"emulator {asked.sequence}", "tuned by": method, **moved}
 
 
 def _blocks(blocks: tuple[int, ...], num_blocks: int) -> str:

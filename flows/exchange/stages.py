@@ -15,7 +15,8 @@ from tasks.capture import capture
 from tasks.core.plan.registry import STRATEGIES
 from tasks.evaluate import evaluate
 from tasks.exchange.received import ReceivedBundle
-from tasks.open_bundle import open_bundle
+from tasks.parties.examine import examine
+from tasks.parties.open_bundle import open_bundle
 from tasks.plug_in import plug_in
 from tasks.similarity import similarity
 
@@ -54,13 +55,20 @@ def tuning_stages(run: BaseRun, bundle: ReceivedBundle) -> tuple[Any, dict[str, 
     }
 
 
-def plug_in_stages(run: BaseRun, bundle: ReceivedBundle) -> tuple[Any, dict[str, Any]]:
-    """Prepare tuned blocks that were received for the full model; return them, and the scores before and after."""
+def plug_in_stages(run: BaseRun, bundle: ReceivedBundle) -> tuple[Any, Any, dict[str, Any]]:
+    """Prepare tuned blocks that were received for the full model; return them, how they differ from its blocks, and
+    the scores before and after.
+    """
     inputs, scores = {"model": run.model, "task": run.task}, run.arguments.scoring
     tuned = run(open_bundle, "tuned blocks", bundle=bundle)
     # A tuning's folder has its plan.
     plugged = run(plug_in, "returned", model=run.model, plan=tuned, tuned=tuned)
-    return plugged, {
-        "full_zero_shot": run(evaluate, "full", **inputs, **scores),
-        "plug_in": run(evaluate, "plugged in", **inputs, tuned=plugged, **scores),
-    }
+    changes = run(examine, "returned", model=run.model, tuned=tuned, plugged=plugged)
+    return (
+        plugged,
+        changes,
+        {
+            "full_zero_shot": run(evaluate, "full", **inputs, **scores),
+            "plug_in": run(evaluate, "plugged in", **inputs, tuned=plugged, **scores),
+        },
+    )

@@ -12,9 +12,17 @@ SUPPORT, TUNE, EVALUATE, DISTILL, HARMONIZERS = (f"{group}.max_tokens" for group
 
 def run_limits(settings: Settings) -> Limits:
     """Limits of a crash run, which captures, tunes and scores."""
-    how = settings.evaluate
-    scored = PassLimit(EVALUATE, how.max_tokens, "scored", choices=True, num_fewshot=how.num_fewshot)
-    return (*captured(settings), *_compressed(settings), *tuned(settings), scored)
+    return (*captured(settings), *_compressed(settings), *tuned(settings), *scored(settings))
+
+
+def emulate_limits(settings: Settings) -> Limits:
+    """Limits of the owner of the model, who captures and scores."""
+    return (*captured(settings), *_compressed(settings), *scored(settings))
+
+
+def tune_limits(settings: Settings) -> Limits:
+    """Limits of the owner of the data, who tunes and scores."""
+    return (*tuned(settings), *scored(settings))
 
 
 def search_limits(settings: Settings) -> Limits:
@@ -66,6 +74,12 @@ def captured(settings: Settings) -> Limits:
     """Limits of capture, which runs the chosen part of the support rows."""
     support = settings.support
     return (PassLimit(SUPPORT, support.max_tokens, support.split, support.num_rows, support.part),)
+
+
+def scored(settings: Settings) -> Limits:
+    """Limits of scoring, which runs every scored row with each of its choices."""
+    how = settings.evaluate
+    return (PassLimit(EVALUATE, how.max_tokens, "scored", choices=True, num_fewshot=how.num_fewshot),)
 
 
 def tuned(settings: Settings) -> Limits:

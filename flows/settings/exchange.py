@@ -5,7 +5,7 @@ from typing import Any, Literal
 from flows.settings.group import Group
 from flows.settings.plan import PlanSettings
 from flows.settings.run import Settings
-from flows.settings.tables import Evaluate, Model, Place, Task
+from flows.settings.tables import Evaluate, Model, Place, Support, Task
 from flows.settings.tune import FullTune, Tune
 
 
@@ -35,6 +35,8 @@ class TuneSettings(Group, frozen=True):
         return Settings(
             model=Model(name=folder, precision=self.model.precision),
             task=self.task,
+            # No support set is looked at; this one is there for every task.
+            support=Support(split="train", num_rows=4),
             strategy=("fixed",),
             plan=PlanSettings(**chosen, tuned=tuple(kept.index(block) for block in tuned)),
             tune=self.tune,

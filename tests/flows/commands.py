@@ -49,11 +49,13 @@ def small_settings(folder: Path, **changes: str) -> Path:
     return path
 
 
-def crash(*arguments: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`crash ARGUMENTS`, with what it printed."""
-    return subprocess.run(
-        [str(CRASH), *arguments], capture_output=True, text=True, timeout=timeout, env=clean_environment(**environment)
-    )
+def crash(
+    *arguments: str, timeout: float = 300, cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """`crash ARGUMENTS`, with what it printed. cwd: the folder in which it runs."""
+    variables = clean_environment(**environment)
+    command = [str(CRASH), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=variables, cwd=cwd)
 
 
 def run_module(module: str, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:

@@ -113,7 +113,7 @@ def distances(state: State, model: nn.Module, plan: Plan) -> dict[int, float]:
     """
     moved = dict.fromkeys(plan.tuned, 0.0)
     size = dict.fromkeys(plan.tuned, 0.0)
-    for name, own in _tuned_parameters(model, plan).items():
+    for name, own in tuned_parameters(model, plan).items():
         block = int(name.partition(".")[0])
         moved[block] += float((state[name].double() - own.double()).square().sum())
         size[block] += float(own.double().square().sum())
@@ -122,7 +122,7 @@ def distances(state: State, model: nn.Module, plan: Plan) -> dict[int, float]:
 
 def _whole_blocks(state: State, model: nn.Module, plan: Plan, variant: TuningMethod) -> State:
     """Return every tuned block as a whole, with the model's tensors where none were returned."""
-    whole = _tuned_parameters(model, plan)
+    whole = tuned_parameters(model, plan)
     blocks = get_blocks(model)
     for source in variant.returned_sources(plan):
         own = _under(state, source)
@@ -184,7 +184,8 @@ def _under(state: State, source: int) -> State:
     return {name.partition(".")[2]: tensor for name, tensor in state.items() if name.partition(".")[0] == str(source)}
 
 
-def _tuned_parameters(model: nn.Module, plan: Plan) -> State:
+def tuned_parameters(model: nn.Module, plan: Plan) -> State:
+    """Return the parameters of a plan's tuned blocks in the full model, `"{block}.{name}"` to tensor."""
     blocks = get_blocks(model)
     return {
         f"{index}.{name}": parameter.detach()
