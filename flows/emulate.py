@@ -15,6 +15,7 @@ from flows.running.pass_limits import emulate_limits
 from flows.running.run import run_name, started
 from flows.running.show import show_party
 from flows.settings.run import EmulateSettings
+from tasks.artifacts.party_report import PARTY_FILE
 from tasks.artifacts.plan import read_plan
 from tasks.parties.party_report import party_report
 from tasks.store.artifacts import Ref
@@ -43,5 +44,6 @@ def emulate(settings: EmulateSettings, recipient: str, out: str, key: str | None
         title = f"{run.facts['model']}: an emulator for {recipient}"
         facts = emulator_facts(strategy, disclosure, run.model.num_blocks)
         report = run.finish(run(party_report, title=title, scores=scores, facts=facts))
-        seal_emulator(run, gift, run.result(emulator))
+        shown = PARTY_FILE.read(run.runtime.open_store().open(report))
+        seal_emulator(run, gift, run.result(emulator), shown)
         return report

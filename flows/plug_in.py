@@ -16,6 +16,7 @@ from flows.running.pass_limits import scored
 from flows.running.run import started
 from flows.running.show import show_party
 from tasks.artifacts.examined import examined
+from tasks.artifacts.party_report import PARTY_FILE
 from tasks.artifacts.tables import read_table
 from tasks.parties.party_report import party_report
 from tasks.store.artifacts import Ref
@@ -47,7 +48,7 @@ def plug_in_returned(home: str, bundle: str, out: str, ask: Ask) -> tuple[Ref, b
         report = run.finish(run(party_report, title=title, scores=scores, facts=facts))
         decision = ask(answered, read_table(store.open(report)))
         if decision:
-            accept(answered, store, made, Path(out))
+            accept(answered, store, made, Path(out), PARTY_FILE.read(store.open(report)))
         elif decision is not None:
             decline(answered)
         return report, decision

@@ -8,10 +8,13 @@ from pathlib import Path
 
 from flows.exchange.owner import remembered
 from flows.settings.run import EmulateSettings
+from tasks.artifacts.party_report import PartyReport
 from tasks.core.tuning.method import TuningMethod
 from tasks.exchange import emulator_bundle, tuned_bundle
+from tasks.exchange.card import plugged_card
 from tasks.exchange.ledger import ACCEPTED, DECLINED, Entry
 from tasks.exchange.manifest import EmulatorManifest, TunedBlocksManifest
+from tasks.exchange.names import CARD_FILE
 from tasks.exchange.opening import OpenedBundle, Restore, open_tuned_blocks, settle
 from tasks.exchange.place import ExchangePlace
 from tasks.exchange.plugging import find_patches, write_plugged
@@ -20,7 +23,9 @@ from tasks.exchange.receiving import Expected, private_folder
 from tasks.exchange.sealing import hand_over
 from tasks.models.resolving import resolve_model
 from tasks.models.tuned_blocks import read_returned
+from tasks.reports.party import card_scores
 from tasks.store.artifacts import Ref, Store
+from tasks.store.files import write_text
 
 
 @dataclass(frozen=True)
@@ -68,14 +73,16 @@ def open_answer(bundle: Path, home: Path) -> Answered:
     return Answered(place, opened, *found[-1])
 
 
-def accept(answered: Answered, store: Store, plugged: Ref, out: Path) -> None:
-    """Write the full model with the accepted blocks, and close the answer in the ledger."""
+def accept(answered: Answered, store: Store, plugged: Ref, out: Path, report: PartyReport) -> None:
+    """Write the full model with the accepted blocks, and close the answer in the ledger. report: what its card says."""
     model = resolve_model(answered.settings.model.name, answered.settings.model.revision, store)
     patches = find_patches(model, read_returned(store.open(plugged)).tuned)
     manifest, kept = answered.manifest, answered.place.plugged / answered.manifest.id
     facts = {"bundle": manifest.id, "emulator": manifest.answers.id, "from": manifest.sender.name}
     with private_folder(out.absolute().parent) as folder, private_folder(answered.place.plugged) as original:
         write_plugged(model, patches, folder, original, facts)
+        card = plugged_card(answered.asked.base.name, manifest.sender.name, report["facts"], card_scores(report))
+        write_text(folder / CARD_FILE, card.text())
         shutil.rmtree(kept, ignore_errors=True)
         os.replace(original, kept)
         settle(answered.place, manifest, ACCEPTED, lambda: hand_over(folder, out))

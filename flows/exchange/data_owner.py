@@ -10,15 +10,18 @@ from flows.settings.run import Settings
 from tasks.core.errors import InputError
 from tasks.core.tuning.method import TuningMethod
 from tasks.exchange import emulator_bundle, tuned_bundle
+from tasks.exchange.card import tuned_card
 from tasks.exchange.keys import own_key, trusted_key
 from tasks.exchange.ledger import Ledger
 from tasks.exchange.manifest import Answer, EmulatorManifest, Manifest, TunedBlocksManifest
+from tasks.exchange.names import CARD_FILE
 from tasks.exchange.opening import OpenedBundle, open_emulator
 from tasks.exchange.place import ExchangePlace
 from tasks.exchange.received import ReceivedBundle
 from tasks.exchange.receiving import private_folder
 from tasks.exchange.sealing import Parties, require_room, seal
 from tasks.store.artifacts import Ref, Store
+from tasks.store.files import write_text
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,13 @@ def open_errand(bundle: Path, home: Path, out: Path) -> Errand:
 
 
 def seal_tuned(errand: Errand, store: Store, tuning: Ref, method: TuningMethod) -> TunedBlocksManifest:
-    """Seal the tuned blocks of an artifact."""
+    """Seal the tuned blocks of an artifact, with a card that says no more than the manifest."""
     asked = errand.manifest
     with private_folder(errand.out.absolute().parent) as files:
         tuned_bundle.write_files(store.open(tuning), files)
+        told = tuned_bundle.told(tuning.summary)
+        facts = {"tuned blocks": ", ".join(map(str, asked.plan.tuned)), "method": method.method, **told}
+        write_text(files / CARD_FILE, tuned_card(asked.base.name, asked.sender.name, facts).text())
 
         def describe(_: Ledger, header: dict[str, Any]) -> Manifest:
             return TunedBlocksManifest(
@@ -87,7 +93,7 @@ def seal_tuned(errand: Errand, store: Store, tuning: Ref, method: TuningMethod) 
                 answers=Answer(id=asked.id, nonce=asked.nonce, manifest=errand.opened.digest),
                 base=asked.base.weights,
                 method=method.cache_view(),
-                tuning=tuned_bundle.told(tuning.summary),
+                tuning=told,
                 scores={},
             )
 

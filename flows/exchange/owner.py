@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from flows.running.run import Run
 from flows.service.submit import portable
 from flows.settings.run import EmulateSettings
+from tasks.artifacts.party_report import PartyReport
 from tasks.artifacts.plan import read_plan
 from tasks.core.errors import EnvironmentFault, RefusedError
 from tasks.exchange import emulator_bundle
+from tasks.exchange.card import emulator_card
 from tasks.exchange.keys import own_key, trusted_key
 from tasks.exchange.ledger import Ledger, opened
 from tasks.exchange.manifest import (
@@ -24,10 +26,11 @@ from tasks.exchange.manifest import (
     read_manifest,
     to_bytes,
 )
-from tasks.exchange.names import MANIFEST_FILE
+from tasks.exchange.names import CARD_FILE, MANIFEST_FILE
 from tasks.exchange.place import ExchangePlace
 from tasks.exchange.receiving import private_folder
 from tasks.exchange.sealing import Parties, require_room, seal
+from tasks.reports.party import card_scores
 from tasks.store.artifacts import Ref
 from tasks.store.files import write_flushed, write_text
 
@@ -95,8 +98,8 @@ def check_disclosure(run: Run[EmulateSettings], gift: Gift, plan: "Plan") -> Dis
         return gift.disclosure(ledger, run.model.weights, sizes_of(run), plan.kept)
 
 
-def seal_emulator(run: Run[EmulateSettings], gift: Gift, emulator: Ref) -> EmulatorManifest:
-    """Seal the emulator of an artifact, and remember its settings.
+def seal_emulator(run: Run[EmulateSettings], gift: Gift, emulator: Ref, report: PartyReport) -> EmulatorManifest:
+    """Seal the emulator of an artifact, and remember its settings. report: what its card says.
 
     Raises:
         RefusedError: when another emulator was sealed meanwhile, so that both would exceed the budget.
@@ -106,6 +109,8 @@ def seal_emulator(run: Run[EmulateSettings], gift: Gift, emulator: Ref) -> Emula
     template = emulator_bundle.template_of(Path(run.model.path), plan)
     with private_folder(gift.out.absolute().parent) as files:
         parts = emulator_bundle.write_files(folder, run.model, files)
+        card = emulator_card(run.facts["model"], gift.parties.recipient.name, report["facts"], card_scores(report))
+        write_text(files / CARD_FILE, card.text())
 
         def describe(ledger: Ledger, header: dict[str, Any]) -> Manifest:
             manifest = EmulatorManifest(

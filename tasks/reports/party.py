@@ -45,3 +45,8 @@ def scores_table(report: PartyReport) -> Table:
         ],
         num_names=2,
     )
+
+
+def card_scores(report: PartyReport) -> list[tuple[str, str, str]]:
+    """Return the scores for a model card: setting, metric and value as text."""
+    return [(setting, metric, score) for setting, metric, score, _ in scores_table(report).rows]
