@@ -67,6 +67,6 @@ def plugged_card(base: str, sender: str, facts: Mapping[str, Any], scores: Seque
         about="The full model, in which the blocks that were tuned inside an emulator replace its own.",
         facts=facts,
         scores=scores,
-        loading='from transformers import AutoModelForCausalLM\n\nmodel = AutoModelForCausalLM.from_pretrained("FOLDER")',
+        loading='from transformers import pipeline\n\npipeline("text-generation", model="FOLDER")',
         language="python",
     )
