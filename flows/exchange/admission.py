@@ -17,7 +17,7 @@ from tasks.exchange.manifest import EmulatorManifest, TunedBlocksManifest
 from tasks.exchange.names import CARD_FILE
 from tasks.exchange.opening import OpenedBundle, Restore, open_tuned_blocks, settle
 from tasks.exchange.place import ExchangePlace
-from tasks.exchange.plugging import find_patches, write_plugged
+from tasks.exchange.plugging import find_replaced, write_plugged
 from tasks.exchange.received import ReceivedBundle
 from tasks.exchange.receiving import Expected, private_folder
 from tasks.exchange.sealing import hand_over
@@ -76,11 +76,11 @@ def open_answer(bundle: Path, home: Path) -> Answered:
 def accept(answered: Answered, store: Store, plugged: Ref, out: Path, report: PartyReport) -> None:
     """Write the full model with the accepted blocks, and close the answer in the ledger. report: what its card says."""
     model = resolve_model(answered.settings.model.name, answered.settings.model.revision, store)
-    patches = find_patches(model, read_returned(store.open(plugged)).tuned)
+    replaced = find_replaced(model, read_returned(store.open(plugged)).tuned)
     manifest, kept = answered.manifest, answered.place.plugged / answered.manifest.id
     facts = {"bundle": manifest.id, "emulator": manifest.answers.id, "from": manifest.sender.name}
     with private_folder(out.absolute().parent) as folder, private_folder(answered.place.plugged) as original:
-        write_plugged(model, patches, folder, original, facts)
+        write_plugged(model, replaced, folder, original, facts)
         card = plugged_card(answered.asked.base.name, manifest.sender.name, report["facts"], card_scores(report))
         write_text(folder / CARD_FILE, card.text())
         shutil.rmtree(kept, ignore_errors=True)

@@ -1,15 +1,15 @@
 """The full model with returned blocks as a plain Hugging Face folder, and back to the model of before.
 
-The folder is a copy of the model's own files, in which only the bytes of the tuned blocks are other ones. Putting the
-original bytes back gives the original files, digest by digest.
+The folder is a copy of the model's own files, in which the tensors of tuned blocks are other ones. The headers and the
+replaced tensors of the original files are kept in the owner's home: with them, these files are made again, digest by
+digest.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,110 +20,142 @@ from tasks.models.block_names import BlockNames
 from tasks.models.folder import copy_companions
 from tasks.models.folder_tensors import tensors_of
 from tasks.models.source import ModelSource
-from tasks.models.tensor_files import weight_files
-from tasks.models.tensor_sources import DTYPES, MemoryTensor
-from tasks.store.files import flush, flush_tree, write_text
+from tasks.models.tensor_files import StoredTensor, TensorSource, read_header, weight_files, write_tensor_file
+from tasks.models.tensor_sources import MemoryTensor
+from tasks.store.files import flush, flush_tree, write_flushed, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 # In the plugged folder; transformers and servers of models ignore it.
 PLUG_FILE = "crash_plug.json"
-ORIGINAL_FILE = "original.bin"
+# In the owner's home, for each file with replaced tensors.
+HEADER, REPLACED = ".header", ".replaced"
 
 
-@dataclass(frozen=True)
-class Patch:
-    """Where the bytes of a returned tensor go: a file of the model, and the tensor that they replace."""
-
-    file: str
-    start: int
-    end: int
-    tensor: "Tensor"
-
-
-def find_patches(model: ModelSource, admitted: "Mapping[str, Tensor]") -> list[Patch]:
-    """Find the bytes of a model's files that returned tensors replace.
+def find_replaced(model: ModelSource, admitted: "Mapping[str, Tensor]") -> "dict[str, dict[str, Tensor]]":
+    """Find the stored tensors that returned ones replace, by file and name.
 
     admitted: whole blocks in the model's number format, `"{block}.{name}"` to tensor.
 
     Raises:
-        InputError: when a tensor has no bytes of its own in the files, because transformers stores the family's blocks
-            under other names or in other pieces than it computes with.
+        InputError: when a tensor is not stored as it is, because transformers computes with the family's blocks under
+            other names or in other pieces than the files have.
     """
     folder = Path(model.path)
     stored = tensors_of(folder)
     names = BlockNames(stored, model.num_blocks, folder)
-    found = []
+    found: dict[str, dict[str, Tensor]] = {}
     for name, tensor in admitted.items():
         block, _, rest = name.partition(".")
-        place = stored.get(names.name(int(block), rest))
-        if place is None or (place.dtype, place.shape) != (_code(tensor), tuple(tensor.shape)):
+        place = stored.get(full := names.name(int(block), rest))
+        if place is None or place.shape != tuple(tensor.shape):
             raise InputError(
                 f"{model.name}: the files of this {model.family} model store {name} in another form than it is"
                 " computed with, so that it cannot be replaced in them; use `crash run` with export.plugged_model"
             )
-        found.append(Patch(place.file.name, place.start, place.end, tensor))
-    return sorted(found, key=lambda patch: (patch.file, patch.start))
+        found.setdefault(place.file.name, {})[full] = tensor
+    return found
 
 
-def write_plugged(model: ModelSource, patches: list[Patch], out: Path, original: Path, facts: dict[str, str]) -> None:
-    """Write the full model with the patches into the empty folder `out`.
+def write_plugged(
+    model: ModelSource,
+    replaced: "Mapping[str, Mapping[str, Tensor]]",
+    out: Path,
+    original: Path,
+    facts: dict[str, str],
+) -> None:
+    """Write the full model with other tensors into the empty folder `out`.
 
-    original: an empty folder, for the bytes that are replaced; facts: of the bundle, for `crash_plug.json`.
+    replaced: by file and name; original: an empty folder, for headers and tensors of the original files; facts: of the
+    bundle, for `crash_plug.json`.
     """
     folder = Path(model.path)
     for name in weight_files(folder):
-        shutil.copyfile(folder / name, out / name)
+        if name not in replaced:
+            shutil.copyfile(folder / name, out / name)
+            continue
+        stored = read_header(folder / name)
+        others = {tensor: MemoryTensor(new) for tensor, new in replaced[name].items()}
+        merged: dict[str, TensorSource] = {**stored, **others}
+        write_tensor_file(list(merged.items()), out / name)
+        write_flushed(original / f"{name}{HEADER}", _header(folder / name))
+        with open(original / f"{name}{REPLACED}", "wb") as saved:
+            for tensor in _in_order(stored[each] for each in others):
+                tensor.write_to(saved)
+            os.fsync(saved.fileno())
     shutil.copyfile(folder / "config.json", out / "config.json")
     copy_companions(folder, out)
-    places = [[patch.file, patch.start, patch.end] for patch in patches]
-    before = {name: _digest(out / name) for name in sorted({patch.file for patch in patches})}
-    with open(original / ORIGINAL_FILE, "wb") as saved:
-        for patch in patches:
-            with open(out / patch.file, "r+b") as target:
-                target.seek(patch.start)
-                saved.write(target.read(patch.end - patch.start))
-                target.seek(patch.start)
-                MemoryTensor(patch.tensor).write_to(target)
-        saved.flush()
-        os.fsync(saved.fileno())
-    described = {"weights_before": model.weights, **facts, "files_before": before}
+    before = {name: _digest(folder / name) for name in sorted(replaced)}
+    described = {**facts, "weights_before": model.weights, "files_before": before}
     write_text(out / PLUG_FILE, json.dumps(described, indent=1))
-    write_text(original / PLUG_FILE, json.dumps({**described, "places": places}, indent=1))
+    names = {name: sorted(tensors) for name, tensors in replaced.items()}
+    write_text(original / PLUG_FILE, json.dumps({**described, "replaced": names}, indent=1))
     flush_tree(out)
 
 
 def unplug(folder: Path, original: Path) -> None:
-    """Put the original bytes back into a folder that `write_plugged` wrote, in place.
+    """Make the original files again in a folder that `write_plugged` wrote. It can be run again where it was killed.
 
-    original: the folder of these bytes. It can be run again where it was interrupted.
+    original: the folder of their headers and tensors.
 
     Raises:
-        EnvironmentFault: when the original bytes are not there.
-        RefusedError: when the folder's files were changed otherwise since.
+        EnvironmentFault: when these are not there.
+        RefusedError: when the folder's files were changed otherwise since; they stay as they are.
     """
     try:
         described = json.loads((original / PLUG_FILE).read_text())
-        content = (original / ORIGINAL_FILE).read_bytes()
-    except (OSError, ValueError) as error:
+        before, replaced = dict(described["files_before"]), dict(described["replaced"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise EnvironmentFault(
             f"the original blocks of {folder} are not in {original} ({type(error).__name__}): restore that folder from"
             " a copy of the home, or take the original model"
         ) from None
-    for file, pieces in _by_file(described["places"], content).items():
-        with open(folder / file, "r+b") as target:
-            for start, piece in pieces:
-                target.seek(start)
-                target.write(piece)
-            target.flush()
-            os.fsync(target.fileno())
-    for file, digest in described["files_before"].items():
-        if _digest(folder / file) != digest:
-            raise RefusedError(f"{folder / file}: not what it was before plugging in: it was changed otherwise since")
+    for name, digest in before.items():
+        if _digest(folder / name) == digest:
+            continue
+        again = folder / f"{name}.partial"
+        _write_original(folder / name, original, set(replaced[name]), again)
+        if _digest(again) != digest:
+            again.unlink()
+            raise RefusedError(f"{folder / name}: it was changed otherwise since it was plugged in; nothing was undone")
+        os.replace(again, folder / name)
     (folder / PLUG_FILE).unlink()
     (folder / CARD_FILE).unlink(missing_ok=True)
     flush(folder)
+
+
+def _write_original(plugged: Path, original: Path, replaced: set[str], out: Path) -> None:
+    """Write an original file from its header, its replaced tensors, and the others in the plugged file."""
+    header = original / f"{plugged.name}{HEADER}"
+    now = read_header(plugged)
+    with open(out, "wb") as target, open(original / f"{plugged.name}{REPLACED}", "rb") as saved:
+        target.write(header.read_bytes())
+        for name, num_bytes in _spans(header):
+            if name in replaced:
+                target.write(saved.read(num_bytes))
+            else:
+                now[name].write_to(target)
+        target.flush()
+        os.fsync(target.fileno())
+
+
+def _header(file: Path) -> bytes:
+    with open(file, "rb") as stream:
+        length = stream.read(8)
+        return length + stream.read(int.from_bytes(length, "little"))
+
+
+def _spans(header: Path) -> list[tuple[str, int]]:
+    """Return name and number of bytes of each tensor, in the order of the file."""
+    entries = json.loads(header.read_bytes()[8:])
+    entries.pop("__metadata__", None)
+    offsets = {name: entry["data_offsets"] for name, entry in entries.items()}
+    return [(name, offsets[name][1] - offsets[name][0]) for name in sorted(offsets, key=offsets.__getitem__)]
+
+
+def _in_order(tensors: Iterable[StoredTensor]) -> list[StoredTensor]:
+    return sorted(tensors, key=lambda tensor: tensor.start)
 
 
 def plugged_bundle(folder: Path) -> str:
@@ -136,19 +168,6 @@ def plugged_bundle(folder: Path) -> str:
         return str(json.loads((folder / PLUG_FILE).read_text())["bundle"])
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{folder} has no {PLUG_FILE}: nothing was plugged into it, or it was unplugged") from None
-
-
-def _by_file(places: list, content: bytes) -> dict[str, list[tuple[int, bytes]]]:
-    found: dict[str, list[tuple[int, bytes]]] = {}
-    at = 0
-    for file, start, end in places:
-        found.setdefault(file, []).append((start, content[at : at + end - start]))
-        at += end - start
-    return found
-
-
-def _code(tensor: "Tensor") -> str:
-    return DTYPES[str(tensor.dtype).removeprefix("torch.")]
 
 
 def _digest(path: Path) -> str:

@@ -190,12 +190,12 @@ def write_tensors(
         raise EnvironmentFault(f"{out} needs {total / 1e9:.1f} GB, its disk has {free / 1e9:.1f} GB free: make room")
     shards = _shards(tensors, max_shard_bytes)
     if len(shards) == 1:
-        _write_file(shards[0], out / SINGLE_FILE)
+        write_tensor_file(shards[0], out / SINGLE_FILE)
         return
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_file(shard, out / name)
+        write_tensor_file(shard, out / name)
         weight_map |= dict.fromkeys((tensor for tensor, _ in shard), name)
     write_text(out / INDEX_FILE, json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2))
 
@@ -213,7 +213,8 @@ def _shards(tensors: Sequence[tuple[str, TensorSource]], limit: int) -> list[lis
     return shards
 
 
-def _write_file(tensors: list[tuple[str, TensorSource]], file: Path) -> None:
+def write_tensor_file(tensors: Sequence[tuple[str, TensorSource]], file: Path) -> None:
+    """Write one safetensors file, flushed to the disk."""
     # Wide numbers first, so that every tensor starts at a multiple of its item size.
     ordered = sorted(tensors, key=lambda item: -item[1].num_bytes // max(1, prod(item[1].shape)))
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}

@@ -70,11 +70,11 @@ def _with_tuned(variant: "PreTrainedModel", folder: Path, model: ModelSource, in
 
     returned = read_returned(folder)
     plan, how = returned.plan, returned.variant
+    if in_emulator:
+        load_parts(variant, returned.tuned | returned.kept, plan, how)
+        return variant
     if plan.num_blocks != model.num_blocks:
         raise InputError(
             f"the tuned blocks are of a model with {plan.num_blocks} blocks, {model.name} has {model.num_blocks}"
         )
-    if not in_emulator:
-        return plug_in_parts(variant, validate_returned(returned.tuned, variant, plan, how), plan, how.admitted)
-    load_parts(variant, returned.tuned | returned.kept, plan, how)
-    return variant
+    return plug_in_parts(variant, validate_returned(returned.tuned, variant, plan, how), plan, how.admitted)

@@ -91,11 +91,6 @@ def with_tensors(exchanged: Exchanged, tmp_path: Path, change: Callable[[dict[st
     return sealed_again(exchanged, bundle)
 
 
-def test_the_valid_bundle_is_accepted(exchanged: Exchanged, tmp_path: Path) -> None:
-    bundle = sealed_again(exchanged, copied(exchanged.returned, tmp_path / "good"))
-    assert isinstance(receive_tuned(exchanged.acme, bundle, exchanged.asked), OpenedBundle)
-
-
 @pytest.mark.parametrize("name", ["weights.pt", "pytorch_model.bin", "weights.pkl"])
 def test_b01_a_pickle_is_not_a_file_of_a_bundle(exchanged: Exchanged, tmp_path: Path, name: str) -> None:
     bundle = copied(exchanged.returned, tmp_path / "bad")
@@ -367,3 +362,9 @@ def test_b22_dimensions_and_settings_out_of_bounds(
     resign(bundle, exchanged.acme, json.dumps(values).encode())
     with refused(exchanged.clinic, reason):
         receive_emulator(exchanged.clinic, bundle)
+
+
+def test_the_valid_bundle_is_accepted(exchanged: Exchanged, tmp_path: Path) -> None:
+    """After all others: it is in the ledger then."""
+    bundle = sealed_again(exchanged, copied(exchanged.returned, tmp_path / "good"))
+    assert isinstance(receive_tuned(exchanged.acme, bundle, exchanged.asked), OpenedBundle)

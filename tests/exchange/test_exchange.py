@@ -129,7 +129,7 @@ def test_the_same_emulator_can_be_opened_again_and_tuned_blocks_accepted_once(
     first = receive_tuned(acme, tmp_path / "returned", sent[0])
     assert receive_tuned(acme, tmp_path / "returned", sent[0]) == first
     settle(acme.place, manifest, ACCEPTED)
-    with pytest.raises(RefusedError, match="nonce was already used"):
+    with pytest.raises(RefusedError, match="was received on 2026-11-01 and is accepted"):
         receive_tuned(acme, tmp_path / "returned", sent[0])
     seal_tuned(clinic, acme, asked, tuning, tmp_path / "again")
     with pytest.raises(RefusedError, match="nonce was already used"):
