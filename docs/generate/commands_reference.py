@@ -6,6 +6,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from docs.generate.markers import replace_between
 from docs.project import parser
@@ -18,10 +19,16 @@ def reference() -> str:
     return "\n\n".join(_section(name, command, line) for name, command, line in commands())
 
 
-def commands() -> list[tuple[str, argparse.ArgumentParser, str]]:
-    """Name, parser and one line of help of every command, in the order of `crash --help`."""
-    (group,) = [action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)]
-    return [(choice.dest, group.choices[choice.dest], choice.help or "") for choice in group._choices_actions]
+def commands(whole: argparse.ArgumentParser | None = None, before: str = "") -> list[tuple[str, Any, str]]:
+    """Name, parser and one line of help of every command, in the order of `crash --help`; actions of a command, such
+    as `keys new`, in its place.
+    """
+    found: list[tuple[str, Any, str]] = []
+    for group in (each for each in (whole or parser())._actions if isinstance(each, argparse._SubParsersAction)):
+        for choice in group._choices_actions:
+            name, command = f"{before}{choice.dest}", group.choices[choice.dest]
+            found += commands(command, f"{name} ") or [(name, command, choice.help or "")]
+    return found
 
 
 def updated(text: str) -> str:

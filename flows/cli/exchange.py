@@ -147,8 +147,10 @@ def bundle(options: argparse.Namespace) -> int:
     from flows.exchange.bundles import compare, show, verify
 
     place = ExchangePlace.of_home(options.home)
-    action = {"show": show, "verify": verify, "diff": compare}[options.action]
-    print(action(options.bundle, place))
+    if options.action == "diff":
+        print(compare(options.bundle, place))
+    else:
+        print(show(options.bundle, place) if options.action == "show" else verify(options.bundle, place))
     return 0
 
 

@@ -14,7 +14,8 @@ from tasks.exchange.keys import NAME
 from tasks.exchange.names import MANIFEST_FILE, MAX_FILES, is_allowed, max_bytes
 from tasks.exchange.strict_json import parse_strictly
 
-FORMAT, VERSION = "crash-flow bundle", 1
+FORMAT: Literal["crash-flow bundle"] = "crash-flow bundle"
+VERSION: Literal[1] = 1
 MAX_BLOCKS = 1024
 MAX_TENSORS = 16384
 

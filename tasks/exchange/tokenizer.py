@@ -50,8 +50,8 @@ def write_tokenizer_config(facts: TokenizerFacts, out: Path) -> None:
         "tokenizer_class": CLASS,
         "model_max_length": facts.context,
         "clean_up_tokenization_spaces": False,
-        **facts.special_tokens,
     }
+    config |= {str(role): token for role, token in facts.special_tokens.items()}
     if facts.chat_template is not None:
         config["chat_template"] = facts.chat_template
     write_text(out / "tokenizer_config.json", json.dumps(config, indent=1, sort_keys=True))

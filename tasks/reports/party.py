@@ -21,7 +21,7 @@ def long_csv(report: PartyReport) -> str:
 
 def markdown(report: PartyReport) -> str:
     """Return title, scores and facts as Markdown."""
-    facts = Table(["", "value"], report["facts"].items()).markdown()
+    facts = Table(["", "value"], report["facts"].items(), num_names=2).markdown()
     return "\n\n".join([report["title"], scores_table(report).markdown(), facts]) + "\n"
 
 

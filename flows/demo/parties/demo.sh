@@ -18,12 +18,21 @@ user_of() {
     case $1 in acme) echo daemon ;; clinic) echo nobody ;; esac
 }
 
+# Run a program as another user, without anything that root may do.
+run_as() {
+    user=$1
+    shift
+    setpriv --reuid "$user" --regid "$(id -g "$user")" --clear-groups --inh-caps=-all --ambient-caps=-all -- "$@"
+}
+
 is_apart=no
 if [ "$(id -u)" = 0 ] && command -v setpriv >/dev/null && id daemon >/dev/null 2>&1 && id nobody >/dev/null 2>&1 &&
-    setpriv --reuid nobody --clear-groups -- "$crash" --help >/dev/null 2>&1; then
+    run_as daemon "$(dirname "$crash")/python" -c "import subprocess, sys; subprocess.check_call([sys.executable, '-c', ''])" \
+        2>/dev/null; then
     is_apart=yes
     chown -R daemon "$folder/acme"
     chown -R nobody "$folder/clinic"
+    echo "acme runs as the user daemon, clinic as nobody"
 fi
 
 # Run a command of a party in its folder, and show it.
@@ -33,7 +42,7 @@ as() {
     printf '\n%s$ crash %s\n' "$party" "$*"
     if [ $is_apart = yes ]; then
         (cd "$folder/$party" && HOME="$folder/$party" CRASH_HOME="$folder/$party/.crash" \
-            setpriv --reuid "$(user_of "$party")" --clear-groups -- "$crash" "$@")
+            run_as "$(user_of "$party")" "$crash" "$@")
     else
         (cd "$folder/$party" && CRASH_HOME="$folder/$party/.crash" "$crash" "$@")
     fi
