@@ -8,7 +8,7 @@ owner           open_bundle ─ plug_in ─ evaluate ─ party_report
 
 from typing import Any
 
-from flows.method import emulator_of, planned, stand_ins_of, tunings_of
+from flows.method import emulator_of, planned, replacements_of, tunings_of
 from flows.running.base_run import BaseRun
 from flows.settings.run import Strategy
 from tasks.capture import capture
@@ -36,7 +36,7 @@ def plan_of(run: BaseRun, strategy: Strategy) -> Any:
 def emulator_stages(run: BaseRun, strategy: Strategy, plan: Any) -> tuple[Any, dict[str, Any]]:
     """Make the emulator of a plan; return it, and the scores of the full model and of the emulator."""
     inputs, scores = {"model": run.model, "task": run.task}, run.arguments.scoring
-    emulator = emulator_of(run, strategy, plan, stand_ins_of(run, strategy, plan))
+    emulator = emulator_of(run, strategy, plan, replacements_of(run, strategy, plan))
     return emulator, {
         "full_zero_shot": run(evaluate, "full", **inputs, **scores),
         "emulator_zero_shot": run(evaluate, f"{strategy} emulator", **inputs, emulator=emulator, **scores),

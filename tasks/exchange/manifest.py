@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tasks.core.errors import RefusedError
+from tasks.core.plan.layout import Sharing
 from tasks.core.tuning.method import MethodName
 from tasks.exchange.keys import NAME
 from tasks.exchange.names import MANIFEST_FILE, MAX_FILES, is_allowed, max_bytes
@@ -108,7 +109,7 @@ class PlanFacts(_Strict):
 
     kept: Annotated[tuple[Index, ...], Field(min_length=1, max_length=MAX_BLOCKS, strict=False)]
     tuned: Annotated[tuple[Index, ...], Field(max_length=MAX_BLOCKS, strict=False)]
-    share: Literal["all", "frozen_only", "linear"] | None
+    share: Sharing | None
 
 
 class TokenizerFacts(_Strict):
