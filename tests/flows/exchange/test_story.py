@@ -1,5 +1,6 @@
 """Two parties by the command line alone: the story of the README, and the same scores as one process has."""
 
+import base64
 import csv
 import json
 import shutil
@@ -151,6 +152,25 @@ def test_b27_a_second_set_of_blocks_above_the_budget_is_not_sealed(story: Story)
     said = story.run(story.acme, "emulate", "owner.toml", "--to", "clinic", "--out", "second", *changes, code=3)
     assert "with all so far clinic would have" in said
     assert not (story.acme / "second").exists()
+
+
+def test_b26_no_word_of_a_row_is_written_anywhere(story: Story, tmp_path: Path) -> None:
+    marker = "Zyxwqvut7731"
+    data = tmp_path / "marked"
+    shutil.copytree(DEMO / "task", data)
+    rows = (data / "train.jsonl").read_text().splitlines()
+    first = json.loads(rows[0])
+    text = next(name for name, value in first.items() if isinstance(value, str))
+    rows[0] = json.dumps({**first, text: f"{first[text]} {marker}"})
+    (data / "train.jsonl").write_text("\n".join(rows) + "\n")
+    changes = ("--set", f"task.data={data}", "--set", "place.mlflow=")
+    said = story.run(story.clinic, "tune", "emulator", "clinic.toml", "--out", "marked", *changes)
+    traces = [marker.encode(), base64.b64encode(marker.encode())[:-2]]
+    assert not [trace for trace in traces if trace in said.encode()]
+    files = [path for path in story.clinic.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".db" for path in files), "MLflow's database is among them"
+    found = [str(path) for path in files for trace in traces if trace in path.read_bytes()]
+    assert found == []
 
 
 def test_bundles_are_shown_verified_and_compared(story: Story) -> None:
