@@ -9,7 +9,7 @@ from pathlib import Path
 from prefect import flow
 
 from flows.crash import RUNNER
-from flows.exchange.admission import Answered, accept, decline, open_answer
+from flows.exchange.admission import Answered, accept, decline, declining, open_answer
 from flows.exchange.facts import answer_facts
 from flows.exchange.stages import plug_in_stages
 from flows.running.pass_limits import scored
@@ -44,7 +44,9 @@ def plug_in_returned(home: str, bundle: str, out: str, ask: Ask) -> tuple[Ref, b
         plugged, changes, scores = plug_in_stages(run, answered.bundle)
         made, store = run.result(plugged), run.runtime.open_store()
         title = f"{run.facts['model']} with tuned blocks from {answered.manifest.sender.name}"
-        facts = answer_facts(answered.asked, answered.manifest, examined(run.result(changes)))
+        with declining(answered):
+            found = examined(run.result(changes))
+        facts = answer_facts(answered.asked, answered.manifest, found)
         report = run.finish(run(party_report, title=title, scores=scores, facts=facts))
         decision = ask(answered, read_table(store.open(report)))
         if decision:

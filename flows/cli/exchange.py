@@ -6,15 +6,11 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tasks.core.errors import InputError
 from tasks.exchange.keys import PUBLIC, PublicKey, grouped, new_key, own_public_keys, trust, trusted_keys
 from tasks.exchange.place import ExchangePlace
 from tasks.store.files import replace_file
-
-if TYPE_CHECKING:
-    pass
 
 
 def keys(options: argparse.Namespace) -> int:
@@ -54,7 +50,7 @@ def emulate(options: argparse.Namespace) -> int:
 
     settings = read_settings(options.settings, options.changes, EmulateSettings)
     prepare(settings.place)
-    _ = settings.only_strategy, make_gift(settings, options.to, options.out, options.key)
+    make_gift(settings, options.to, options.out, options.key)
     prepare_inputs(settings, limits=emulate_limits)
     begun = time.monotonic()
     from flows.emulate import emulate as flow
@@ -127,7 +123,10 @@ def _ask(table: str, said: bool | None) -> bool | None:
     print(f"\n{table}")
     if not sys.stdin.isatty():
         return None
-    answer = input("Plug these blocks into the full model? [y/N] ").strip().lower()
+    try:
+        answer = input("Plug these blocks into the full model? [y/N] ").strip().lower()
+    except EOFError:
+        return None
     return answer in ("y", "yes") or None
 
 

@@ -63,7 +63,7 @@ def _add_bundle(commands: Commands) -> None:
     bundle = commands.add_parser("bundle", help="look at a bundle, verify it, or compare two")
     actions = bundle.add_subparsers(required=True, metavar="ACTION", dest="action")
     show = actions.add_parser("show", help="the manifest of a bundle whose signature is right")
-    verify = actions.add_parser("verify", help="every check but those of the ledger")
+    verify = actions.add_parser("verify", help="signature, manifest, digests and values of a bundle; nothing is kept")
     diff = actions.add_parser("diff", help="the fields in which two manifests differ")
     for action in (show, verify):
         action.add_argument("bundle", type=Path, help="folder of the bundle")

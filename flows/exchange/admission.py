@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 from flows.exchange.owner import remembered
 from flows.settings.run import EmulateSettings
 from tasks.artifacts.party_report import PartyReport
+from tasks.core.errors import RefusedError
 from tasks.core.tuning.method import TuningMethod
 from tasks.exchange import emulator_bundle, tuned_bundle
 from tasks.exchange.card import plugged_card
@@ -26,6 +29,7 @@ from tasks.models.tuned_blocks import read_returned
 from tasks.reports.party import card_scores
 from tasks.store.artifacts import Ref, Store
 from tasks.store.files import write_text
+from tasks.store.remote.store import open_store
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,13 @@ def open_answer(bundle: Path, home: Path) -> Answered:
     found: list[tuple[EmulatorManifest, EmulateSettings, TuningMethod]] = []
 
     def expect(manifest: TunedBlocksManifest, entry: Entry) -> tuple[Expected, Restore]:
-        asked, settings = remembered(place, entry.id)
+        asked, remembered_settings = remembered(place, entry.id)
+        # The home of this command, not that of the time when the emulator was sealed.
+        at_home = remembered_settings.place.model_copy(update={"home": str(home)})
+        settings = remembered_settings.model_copy(update={"place": at_home})
         plan, method = emulator_bundle.plan_of(asked), tuned_bundle.method_of(manifest, asked.returns)
-        model = resolve_model(settings.model.name, settings.model.revision)
+        store = open_store(settings.store_root, settings.store_url)
+        model = resolve_model(settings.model.name, settings.model.revision, store)
         tuned_bundle.require_base(asked, model)
         tensors = tuned_bundle.expected_tensors(Path(model.path), plan, method)
         found.append((asked, settings, method))
@@ -86,6 +94,16 @@ def accept(answered: Answered, store: Store, plugged: Ref, out: Path, report: Pa
         shutil.rmtree(kept, ignore_errors=True)
         os.replace(original, kept)
         settle(answered.place, manifest, ACCEPTED, lambda: hand_over(folder, out))
+
+
+@contextmanager
+def declining(answered: Answered) -> Iterator[None]:
+    """Decline the answer where it is refused within the context: the emulator can be answered again."""
+    try:
+        yield
+    except RefusedError as error:
+        decline(answered)
+        raise RefusedError(f"refused bundle {answered.manifest.id}: {error}") from None
 
 
 def decline(answered: Answered) -> None:

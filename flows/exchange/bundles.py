@@ -1,18 +1,16 @@
 """Bundles and the ledger as text, for people and for scripts."""
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tasks.exchange.keys import own_public_keys, trusted_keys
 from tasks.exchange.ledger import opened
-from tasks.exchange.manifest import EmulatorManifest, TunedBlocksManifest
 from tasks.exchange.names import is_weights
 from tasks.exchange.place import ExchangePlace
 from tasks.exchange.receiving import Verified, copy_files, private_folder, refusing, verify_manifest
 from tasks.reports.table import Table
-
-Manifest = EmulatorManifest | TunedBlocksManifest
 
 
 def show(bundle: Path, place: ExchangePlace) -> str:
@@ -21,7 +19,7 @@ def show(bundle: Path, place: ExchangePlace) -> str:
     Raises:
         RefusedError: when a check fails.
     """
-    return _verified(bundle, place).manifest.model_dump_json(indent=1)
+    return json.dumps(_verified(bundle, place).manifest.model_dump(mode="json"), indent=1)
 
 
 def verify(bundle: Path, place: ExchangePlace) -> str:
@@ -115,5 +113,6 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, dict):
             found |= _flat(value, f"{prefix}{name}.")
         else:
-            found[f"{prefix}{name}"] = str(value)
+            # A stranger's text, without control characters.
+            found[f"{prefix}{name}"] = json.dumps(value)
     return found

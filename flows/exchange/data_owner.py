@@ -11,7 +11,7 @@ from tasks.core.errors import InputError
 from tasks.core.tuning.method import TuningMethod
 from tasks.exchange import emulator_bundle, tuned_bundle
 from tasks.exchange.card import tuned_card
-from tasks.exchange.keys import own_key, trusted_key
+from tasks.exchange.keys import own_key_of
 from tasks.exchange.ledger import Ledger
 from tasks.exchange.manifest import Answer, EmulatorManifest, Manifest, TunedBlocksManifest
 from tasks.exchange.names import CARD_FILE
@@ -72,10 +72,8 @@ def open_errand(bundle: Path, home: Path, out: Path) -> Errand:
         emulator_bundle.restore_folder(copy, manifest, folder)
 
     opened = open_emulator(bundle, place, datetime.now(UTC), restore)
-    sender, recipient = opened.manifest.sender, opened.manifest.recipient
-    owner = trusted_key(place.trusted, sender.name)
-    own = own_key(place.keys, recipient.name)
-    return Errand(place, opened, Parties(own, owner), out)
+    own = own_key_of(place.keys, opened.manifest.recipient.fingerprint)
+    return Errand(place, opened, Parties(own, opened.signer), out)
 
 
 def seal_tuned(errand: Errand, store: Store, tuning: Ref, method: TuningMethod) -> TunedBlocksManifest:

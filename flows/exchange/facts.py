@@ -39,7 +39,7 @@ def tuning_facts(asked: EmulatorManifest, summary: dict[str, Any], num_bytes: in
         "training rows": summary.get("num_rows"),
         "steps": summary.get("num_steps"),
         "time of the tuning": f"{summary.get('all_seconds', summary.get('seconds', 0)):.0f} s",
-        "goes back": f"{num_bytes / 1e6:.1f} MB of tuned tensors, and the numbers above; no row, no loss of a row",
+        "goes back": f"{num_bytes / 1e6:.1f} MB of tuned tensors, and numbers of the whole tuning; no row",
     }
 
 

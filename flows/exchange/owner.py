@@ -28,6 +28,7 @@ from tasks.exchange.manifest import (
 )
 from tasks.exchange.names import CARD_FILE, MANIFEST_FILE
 from tasks.exchange.place import ExchangePlace
+from tasks.exchange.plugging import require_stored
 from tasks.exchange.receiving import private_folder
 from tasks.exchange.sealing import Parties, require_room, seal
 from tasks.reports.party import card_scores
@@ -45,14 +46,14 @@ SETTINGS_FILE = "settings.json"
 class Gift:
     """An emulator on its way: between whom, where it is written, and what of the model it may disclose.
 
-    fingerprints: of the recipient and of all who may put theirs together with the recipient's.
+    together: name by fingerprint of the recipient, and of all who may put theirs together with the recipient's.
     """
 
     place: ExchangePlace
     parties: Parties
     out: Path
     budget: float
-    fingerprints: tuple[str, ...]
+    together: dict[str, str]
 
     def disclosure(self, ledger: Ledger, base: str, sizes: "Sizes", kept: tuple[int, ...]) -> Disclosure:
         """Return what the recipient has by this emulator, and by all so far.
@@ -62,7 +63,7 @@ class Gift:
         Raises:
             RefusedError: when all together would disclose more than the budget.
         """
-        so_far = tuple(sorted({*kept, *ledger.disclosed(base, self.fingerprints)}))
+        so_far = tuple(sorted({*kept, *ledger.disclosed(base, self.together)}))
         found = Disclosure(
             blocks=kept, share=sizes.disclosed(kept), blocks_so_far=so_far, share_so_far=sizes.disclosed(so_far)
         )
@@ -81,11 +82,12 @@ def make_gift(settings: EmulateSettings, recipient: str, out: Path, key: str | N
     Raises:
         InputError: when a key is missing, or something is at `out`.
     """
-    place = ExchangePlace.of_home(Path(settings.place.home))
+    place, _ = ExchangePlace.of_home(Path(settings.place.home)), settings.only_strategy
     parties = Parties(own_key(place.keys, key), trusted_key(place.trusted, recipient), settings.exchange.days)
+    parties.require_current(datetime.now(UTC))
     require_room(out)
-    others = tuple(trusted_key(place.trusted, name).fingerprint for name in settings.exchange.together)
-    return Gift(place, parties, out, settings.exchange.budget, (parties.recipient.fingerprint, *others))
+    keys = [parties.recipient, *(trusted_key(place.trusted, name) for name in settings.exchange.together)]
+    return Gift(place, parties, out, settings.exchange.budget, {key.fingerprint: key.name for key in keys})
 
 
 def check_disclosure(run: Run[EmulateSettings], gift: Gift, plan: "Plan") -> Disclosure:
@@ -93,7 +95,10 @@ def check_disclosure(run: Run[EmulateSettings], gift: Gift, plan: "Plan") -> Dis
 
     Raises:
         RefusedError: as `Gift.disclosure`.
+        InputError: when the model cannot be described to another party, or tuned blocks could not be plugged into it.
     """
+    emulator_bundle.require_describable(run.model)
+    require_stored(run.model, emulator_bundle.template_of(Path(run.model.path), plan))
     with opened(gift.place.ledger) as ledger:
         return gift.disclosure(ledger, run.model.weights, sizes_of(run), plan.kept)
 
@@ -113,11 +118,12 @@ def seal_emulator(run: Run[EmulateSettings], gift: Gift, emulator: Ref, report: 
         write_text(files / CARD_FILE, card.text())
 
         def describe(ledger: Ledger, header: dict[str, Any]) -> Manifest:
+            disclosure = gift.disclosure(ledger, run.model.weights, sizes, plan.kept)
             manifest = EmulatorManifest(
                 **header,
                 nonce=secrets.token_hex(16),
                 base=BaseModelFacts(
-                    name=Path(run.settings.model.name).name,
+                    name=Path(run.settings.model.name).name.encode("ascii", "replace").decode()[:256],
                     weights=run.model.weights,
                     tokenizer=run.model.tokenizer,
                     num_blocks=run.model.num_blocks,
@@ -128,7 +134,7 @@ def seal_emulator(run: Run[EmulateSettings], gift: Gift, emulator: Ref, report: 
                 compression=parts.compression,
                 tokenizer=parts.tokenizer,
                 returns=Returns(methods=exchange.methods, max_rank=exchange.max_lora_rank, template=template),
-                disclosure=gift.disclosure(ledger, run.model.weights, sizes, plan.kept),
+                disclosure=disclosure,
             )
             _remember(gift.place, manifest, run.settings)
             return manifest

@@ -7,7 +7,6 @@ from pydantic import Field, PositiveInt
 from flows.settings.group import Group
 from flows.settings.plan import Share, Strategy
 from flows.settings.study import Pooling
-from tasks.core.tuning.method import MethodName
 from tasks.core.tuning.settings import Parallel
 from tasks.store.home import default_home
 
@@ -108,7 +107,7 @@ class Exchange(Group, frozen=True):
     """Names of other trusted parties who may put their emulators together with the recipient's; they count as one."""
     days: Annotated[int, Field(ge=1, le=3650)] = 90
     """Days until the bundle expires."""
-    methods: Annotated[tuple[MethodName, ...], Field(min_length=1)] = ("blocks", "lora")
+    methods: Annotated[tuple[Literal["blocks", "lora", "bitfit"], ...], Field(min_length=1)] = ("blocks", "lora")
     """Tuning methods whose results may come back."""
     max_lora_rank: Annotated[int, Field(ge=1, le=4096)] = 64
     """Largest rank of LoRA's factors that may come back."""

@@ -4,15 +4,21 @@ A config of transformers can name code to load, and kernels and files to fetch. 
 config has are taken, as numbers, truth values, and words without a slash, within bounds; nothing else can be said.
 """
 
+import json
+import logging
 import re
+from collections.abc import Iterator, Mapping
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import InputError, RefusedError
-from tasks.exchange.manifest import MAX_BLOCKS, Architecture
+from tasks.exchange.manifest import MAX_BLOCKS, MAX_TENSORS, Architecture
 from tasks.models.families.known import failed_operations
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+logger = logging.getLogger(__name__)
 
 # Settings that choose code, or say where the model came from; none of them changes the numbers that it computes.
 _LEFT_OUT = frozenset({
@@ -32,23 +38,43 @@ _MAX_NUMBER = 1 << 31
 
 
 def describe(config: "PreTrainedConfig") -> Architecture:
-    """Return what a manifest says of a config.
+    """Return what a manifest says of a config: every setting that its family has, also those with default values.
 
     Raises:
-        InputError: when a setting of the config cannot be said, so that the emulator would be another network.
+        InputError: when the config that is made from it differs, so that the emulator would be another network.
     """
-    values = {name: value for name, value in config.to_dict().items() if not _is_left_out(name)}
-    default = _default(config.model_type)
-    said = {name: value for name, value in values.items() if name in default and value != default[name]}
-    described = Architecture(family=config.model_type, config=said)
+    values = json.loads(json.dumps({name: each for name, each in config.to_dict().items() if not _is_left_out(name)}))
+    known = _default(config.model_type)
+    if others := sorted(name for name, value in values.items() if name not in known and value is not None):
+        logger.warning("not told to the other party, since %s has no such settings: %s", config.model_type, others)
+    described = Architecture(family=config.model_type, config={name: values[name] for name in values if name in known})
+    what = f"{config.name_or_path}: this model's config cannot be described to another party"
     try:
-        made = _config_values(described)
+        made = made_config(described).to_dict()
     except RefusedError as error:
-        raise InputError(f"this model's config cannot be described to another party: {error}") from None
-    for name, value in values.items():
-        if name in default and made.get(name, default[name]) != value:
-            raise InputError(f"this model's config cannot be described to another party: {name} = {value!r}")
+        raise InputError(f"{what}: {error}") from None
+    again = json.loads(json.dumps({name: made.get(name) for name in described.config}))
+    if different := sorted(name for name, value in described.config.items() if again[name] != value):
+        raise InputError(
+            f"{what}: {different[0]} is {values[different[0]]!r}, and would become {again[different[0]]!r}"
+        )
     return described
+
+
+def made_config(described: Architecture) -> "PreTrainedConfig":
+    """Make the config that a manifest describes.
+
+    Raises:
+        RefusedError: as `config_values`, or when transformers does not accept the settings.
+    """
+    from transformers import CONFIG_MAPPING
+
+    values = _config_values(described)
+    try:
+        made: PreTrainedConfig = CONFIG_MAPPING[values.pop("model_type")](**values)
+    except Exception as error:
+        raise RefusedError(f"architecture: transformers does not accept it ({type(error).__name__})") from None
+    return made
 
 
 def config_values(described: Architecture) -> dict[str, Any]:
@@ -68,6 +94,9 @@ def _config_values(described: Architecture) -> dict[str, Any]:
         if name not in default or _is_left_out(name):
             raise RefusedError(f"architecture: {ascii(name)[:66]} is not a setting of family {described.family}")
         _require_allowed(name, value, 0)
+    counted = [max([1, *_counts(described.config, kind)]) for kind in ("layers", "experts")]
+    if prod(counted) > MAX_TENSORS:
+        raise RefusedError(f"architecture: {' x '.join(map(str, counted))} modules are more than any emulator has")
     return {"model_type": described.family, **described.config}
 
 
@@ -79,6 +108,15 @@ def _default(family: str) -> dict[str, Any]:
         raise RefusedError(f"architecture: transformers does not know the family {family!r}")
     found: dict[str, Any] = CONFIG_MAPPING[family]().to_dict()
     return found
+
+
+def _counts(values: Mapping[str, Any], kind: str) -> Iterator[int]:
+    """Yield the settings that count modules of a kind."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _counts(value, kind)
+        elif type(value) is int and kind in name and _COUNTS.fullmatch(name):
+            yield value
 
 
 def _is_left_out(name: str) -> bool:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 from tasks.artifacts.emulator import COMPRESSION_FILE
@@ -18,14 +19,19 @@ from tasks.core.tuning.method import WHOLE_BLOCKS
 from tasks.exchange.architecture import config_values, describe
 from tasks.exchange.manifest import Architecture, EmulatorManifest, PlanFacts, TensorFacts, TokenizerFacts
 from tasks.exchange.names import TOKENIZER_FILE, is_weights, shard_name
-from tasks.exchange.tokenizer import write_tokenizer, write_tokenizer_config
+from tasks.exchange.tokenizer import probe_tokenizer, tokenizer_facts, write_tokenizer, write_tokenizer_config
 from tasks.exchange.weights import ITEM_BYTES
+from tasks.models.block_names import BlockNames
 from tasks.models.emulators.compressed_emulator import read_compression
 from tasks.models.folder import load_config
 from tasks.models.loading import load_tokenizer
+from tasks.models.resolving import read_usable_config
 from tasks.models.source import ModelSource
 from tasks.models.tensor_files import INDEX_FILE, SINGLE_FILE, read_header, stored_tensors, weight_files
 from tasks.store.files import write_text
+
+# Harmonizers and separate copies of tied tensors are beside the network's own parameters.
+MOST_ADDED = 2
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,16 @@ class EmulatorParts:
     plan: PlanFacts
     compression: dict[str, bool | int | float | str | None] | None
     tokenizer: TokenizerFacts
+
+
+def require_describable(model: ModelSource) -> None:
+    """Check that config and tokenizer of a full model can be described to another party.
+
+    Raises:
+        InputError: when they cannot.
+    """
+    describe(load_config(Path(model.path)))
+    tokenizer_facts(load_tokenizer(model), model.context)
 
 
 def write_files(emulator: Path, model: ModelSource, out: Path) -> EmulatorParts:
@@ -96,9 +112,11 @@ def restore_folder(copy: Path, manifest: EmulatorManifest, out: Path) -> None:
         RefusedError: when the manifest describes no network or plan that can be built here.
     """
     plan, config = plan_of(manifest), config_values(manifest.architecture)
-    shards = [name for name in manifest.files if is_weights(name)]
+    shards = sorted(name for name in manifest.files if is_weights(name))
+    if shards != [shard_name(number, len(shards)) for number in range(1, len(shards) + 1)]:
+        raise RefusedError("manifest.json: files: neither one file of weights nor all parts of it")
     names = [SINGLE_FILE] if len(shards) == 1 else sorted(shards)
-    for name, source in zip(names, sorted(shards), strict=True):
+    for name, source in zip(names, shards, strict=True):
         _same_file(copy / source, out / name)
     if len(shards) > 1:
         weight_map = {tensor: name for name in names for tensor in read_header(out / name)}
@@ -109,6 +127,31 @@ def restore_folder(copy: Path, manifest: EmulatorManifest, out: Path) -> None:
     write_text(out / PLAN_FILE, plan.to_json())
     if manifest.compression is not None:
         write_text(out / COMPRESSION_FILE, json.dumps(manifest.compression, sort_keys=True))
+    _require_usable(out, len(plan.kept))
+
+
+def _require_usable(folder: Path, num_kept: int) -> None:
+    """Check that config, weights and tokenizer of an emulator's folder belong together, before anything uses them.
+
+    Raises:
+        RefusedError: when the network cannot be built, the weights are not those of its blocks, or the tokenizer cannot
+            be loaded within limits.
+    """
+    from tasks.core.blocks.locate_blocks import get_blocks, skeleton
+
+    read_usable_config(folder)
+    stored = stored_tensors(folder)
+    BlockNames(stored, num_kept, folder)
+    try:
+        network = skeleton(load_config(folder))
+    except Exception as error:
+        raise RefusedError(f"architecture: no network can be built from it ({type(error).__name__})") from None
+    if (found := len(get_blocks(network))) != num_kept:
+        raise RefusedError(f"architecture: {found} blocks, but the plan keeps {num_kept}")
+    expected = sum(parameter.numel() for parameter in network.parameters())
+    if sum(prod(tensor.shape) for tensor in stored.values()) > MOST_ADDED * expected:
+        raise RefusedError("the weights have more numbers than the network that the manifest describes")
+    probe_tokenizer(folder / TOKENIZER_FILE)
 
 
 def _same_file(source: Path, target: Path) -> None:

@@ -108,8 +108,9 @@ def new_key(name: str, folder: Path, now: datetime) -> PublicKey:
         ) from None
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
-    _write_private(folder / f"{name}{PRIVATE}", private)
+    # A private key without its public half would stop every command.
     write_flushed(folder / f"{name}{PUBLIC}", public.to_json())
+    _write_private(folder / f"{name}{PRIVATE}", private)
     return public
 
 
@@ -129,6 +130,18 @@ def own_key(folder: Path, name: str | None = None) -> OwnKey:
     if chosen not in names:
         raise InputError(f"there is no key {chosen} in {folder}, which has {', '.join(names)}")
     return OwnKey(read_public(folder / f"{chosen}{PUBLIC}"), _read_private(folder / f"{chosen}{PRIVATE}"))
+
+
+def own_key_of(folder: Path, fingerprint: str) -> OwnKey:
+    """Return the key of this party with a fingerprint.
+
+    Raises:
+        InputError: when there is none.
+    """
+    found = [key.name for key in own_public_keys(folder) if key.fingerprint == fingerprint]
+    if not found:
+        raise InputError(f"there is no key with fingerprint {grouped(fingerprint)} in {folder}")
+    return own_key(folder, found[0])
 
 
 def own_public_keys(folder: Path) -> list[PublicKey]:

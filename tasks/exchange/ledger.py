@@ -6,7 +6,7 @@ recipient has been given. Entries are only added, or closed; a ledger that is da
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -97,7 +97,7 @@ def entry_of(manifest: Manifest, digest: str, direction: str, at: datetime) -> E
 
 
 class Ledger:
-    """The ledger in a file, which is made when the first entry is added. Use `opened`."""
+    """The ledger in a file, which is made when it is first opened. Use `opened`."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -110,8 +110,14 @@ class Ledger:
         self._connection.execute(f"INSERT INTO entries VALUES ({marks})", stored)
 
     def close(self, bundle: str, state: str) -> None:
-        """Accept or decline a received bundle. bundle: its id."""
-        self._connection.execute("UPDATE entries SET state = ? WHERE id = ? AND direction = 'in'", (state, bundle))
+        """Accept or decline a received bundle, once. bundle: its id.
+
+        Raises:
+            RefusedError: when it was accepted or declined before.
+        """
+        query = "UPDATE entries SET state = ? WHERE id = ? AND direction = 'in' AND state = ?"
+        if self._connection.execute(query, (state, bundle, OPEN)).rowcount != 1:
+            raise RefusedError(f"bundle {bundle} was accepted or declined meanwhile")
 
     def entries(self) -> list[Entry]:
         """Return all entries, in the order in which they were added."""
@@ -126,12 +132,16 @@ class Ledger:
         """Return the sequence number of the next bundle to a party."""
         return self._last("out", kind, party) + 1
 
-    def disclosed(self, base: str, parties: Sequence[str]) -> set[int]:
-        """Return the blocks of a full model that any of these parties has been given."""
+    def disclosed(self, base: str, parties: Mapping[str, str]) -> set[int]:
+        """Return the blocks of a full model that any of these parties has been given, also under an earlier key.
+
+        base: digest of the model's weights; parties: name by fingerprint.
+        """
         return {
             block
             for entry in self.entries()
-            if entry.direction == "out" and entry.base == base and entry.party in parties
+            if entry.direction == "out" and entry.base == base
+            if entry.party in parties or entry.name in parties.values()
             for block in entry.blocks
         }
 
@@ -225,6 +235,7 @@ def _require_sound(connection: sqlite3.Connection, file: Path) -> None:
     )
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if not tables:
+        _require_first(file)
         for statement in _SCHEMA.split(";"):
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {APPLICATION}")
@@ -236,6 +247,14 @@ def _require_sound(connection: sqlite3.Connection, file: Path) -> None:
         raise EnvironmentFault(f"the ledger {file} was written by a newer version of this program: update it")
     if found != "ok":
         raise _damaged(file)
+
+
+def _require_first(file: Path) -> None:
+    """Check that a ledger without entries is a new one, and not one that was lost."""
+    for name in ("sealed", "received"):
+        folder = file.parent / name
+        if folder.is_dir() and any(not each.name.startswith("partial-") for each in folder.iterdir()):
+            raise _damaged(file)
 
 
 @contextmanager
@@ -256,8 +275,8 @@ def _explained(file: Path) -> Iterator[None]:
 
 def _damaged(file: Path) -> EnvironmentFault:
     return EnvironmentFault(
-        f"the ledger {file} is damaged. Restore it from a copy: without it, bundles could be accepted twice, and what"
-        " was disclosed is not known"
+        f"the ledger {file} is damaged or was removed. Restore it from a copy: without it, bundles could be accepted"
+        " twice, and what was disclosed is not known"
     )
 
 

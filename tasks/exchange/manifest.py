@@ -4,6 +4,7 @@ The file `manifest.json` is one JSON object, signed as it is. `docs/reference/ex
 readers.
 """
 
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -19,6 +20,7 @@ FORMAT: Literal["crash-flow bundle"] = "crash-flow bundle"
 VERSION: Literal[1] = 1
 MAX_BLOCKS = 1024
 MAX_TENSORS = 16384
+MAX_LIFE = timedelta(days=3660)
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Identity = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -82,8 +84,10 @@ class Header(_Strict):
             raise ValueError(f"files: {wrong[0][:64]!a} is not a name of the format")
         if wrong := [name for name, facts in self.files.items() if facts.size > max_bytes(name)]:
             raise ValueError(f"files: {wrong[0]} is larger than it may be")
-        if self.expires <= self.created:
-            raise ValueError("expires: not after created")
+        if not 2020 <= self.created.year < 9000:
+            raise ValueError("created: not a date of this program")
+        if not timedelta(0) < self.expires - self.created <= MAX_LIFE:
+            raise ValueError(f"expires: not after created, or more than {MAX_LIFE.days} days after it")
         return self
 
 
@@ -125,7 +129,8 @@ class TokenizerFacts(_Strict):
 class Disclosure(_Strict):
     """What the recipient has of the full model: by this bundle, and by all so far, this one included.
 
-    blocks: indices of the blocks that are given away unchanged; shares: of the full model's distinct parameters.
+    blocks: indices of the blocks that are given away, compressed and distilled ones too; shares: of the full model's
+    distinct parameters.
     """
 
     blocks: Annotated[tuple[Index, ...], Field(max_length=MAX_BLOCKS, strict=False)]

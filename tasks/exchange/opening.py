@@ -2,13 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from tasks.core.errors import RefusedError
-from tasks.exchange.keys import own_public_keys, trusted_keys
+from tasks.core.errors import InputError, RefusedError
+from tasks.exchange.keys import PublicKey, own_public_keys, trusted_keys
 from tasks.exchange.ledger import Entry, entry_of, opened
 from tasks.exchange.manifest import EmulatorManifest, Manifest, TunedBlocksManifest
 from tasks.exchange.names import TOKENIZER_FILE, is_weights
@@ -30,11 +31,14 @@ FILES, RESTORED = "bundle", "opened"
 
 @dataclass(frozen=True)
 class OpenedBundle:
-    """A bundle that was verified. folder: what was made of it, in a form that stages read; digest: of its manifest."""
+    """A bundle that was verified. folder: made of it, in a form that stages read; digest: of its manifest; signer: the
+    key of its sender.
+    """
 
     manifest: Manifest
     digest: str
     folder: Path
+    signer: PublicKey
 
 
 # Says which tensors a bundle must have, and makes a folder of its verified files.
@@ -120,18 +124,33 @@ def _open(
         restored.mkdir()
         verified = verify_manifest(bundle, copy, kind, trusted_keys(place.trusted), now)
         require_recipient(verified, own_public_keys(place.keys))
+        target, found = place.received / verified.digest, verified.manifest
+        opened_bundle = OpenedBundle(found, verified.digest, target / RESTORED, verified.signer)
         # Before anything large is read; and again with the entry, since another admission may have come between.
         with opened(place.ledger) as ledger:
             require_unseen(verified, ledger, now)
+            is_known = ledger.find(found.id) is not None
         tensors, restore = expected(verified)
-        copy_files(bundle, copy, verified.manifest, tensors)
-        restore(copy, restored)
-        target = place.received / verified.digest
+        if is_known and target.is_dir():
+            return opened_bundle
+        copy_files(bundle, copy, found, tensors)
+        with _refused_input():
+            restore(copy, restored)
         with opened(place.ledger) as ledger:
             require_unseen(verified, ledger, now)
-            if ledger.find(verified.manifest.id) is None:
-                ledger.add(entry_of(verified.manifest, verified.digest, "in", now))
+            if ledger.find(found.id) is None:
+                ledger.add(entry_of(found, verified.digest, "in", now))
+            # Where a process was killed between this step and its entry, or another one was faster.
             shutil.rmtree(target, ignore_errors=True)
             os.replace(partial, target)
             flush(place.received)
-        return OpenedBundle(verified.manifest, verified.digest, target / RESTORED)
+        return opened_bundle
+
+
+@contextmanager
+def _refused_input() -> Iterator[None]:
+    """Treat an emulator that cannot be used as what it is here: something that a stranger has sent."""
+    try:
+        yield
+    except InputError as error:
+        raise RefusedError(f"it cannot be used: {' '.join(str(error).split())}") from None

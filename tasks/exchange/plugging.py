@@ -5,16 +5,15 @@ replaced tensors of the original files are kept in the owner's home: with them, 
 digest.
 """
 
-import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.core.errors import EnvironmentFault, InputError, RefusedError
-from tasks.exchange.folder import CHUNK_BYTES
 from tasks.exchange.names import CARD_FILE
 from tasks.models.block_names import BlockNames
 from tasks.models.folder import copy_companions
@@ -22,6 +21,7 @@ from tasks.models.folder_tensors import tensors_of
 from tasks.models.source import ModelSource
 from tasks.models.tensor_files import StoredTensor, TensorSource, read_header, weight_files, write_tensor_file
 from tasks.models.tensor_sources import MemoryTensor
+from tasks.store.digests import plain_digest
 from tasks.store.files import flush, flush_tree, write_flushed, write_text
 
 if TYPE_CHECKING:
@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 # In the plugged folder; transformers and servers of models ignore it.
 PLUG_FILE = "crash_plug.json"
 # In the owner's home, for each file with replaced tensors.
-HEADER, REPLACED = ".header", ".replaced"
+HEADER, REPLACED, PARTIAL = ".header", ".replaced", ".partial"
+_NOT_STORED = (
+    "{name}: the files of this {family} model store {tensor} in another form than it is computed with, so that it"
+    " cannot be replaced in them; take another model, or use `crash run` with export.plugged_model"
+)
 
 
 def find_replaced(model: ModelSource, admitted: "Mapping[str, Tensor]") -> "dict[str, dict[str, Tensor]]":
@@ -50,12 +54,26 @@ def find_replaced(model: ModelSource, admitted: "Mapping[str, Tensor]") -> "dict
         block, _, rest = name.partition(".")
         place = stored.get(full := names.name(int(block), rest))
         if place is None or place.shape != tuple(tensor.shape):
-            raise InputError(
-                f"{model.name}: the files of this {model.family} model store {name} in another form than it is"
-                " computed with, so that it cannot be replaced in them; use `crash run` with export.plugged_model"
-            )
+            raise InputError(_NOT_STORED.format(name=model.name, family=model.family, tensor=name))
         found.setdefault(place.file.name, {})[full] = tensor
     return found
+
+
+def require_stored(model: ModelSource, template: Iterable[str]) -> None:
+    """Check, before an emulator is made, that what comes back can be put into the files of the full model.
+
+    template: `"{block}.{name}"` of the tensors of the tuned blocks.
+
+    Raises:
+        InputError: as `find_replaced`.
+    """
+    folder = Path(model.path)
+    stored = tensors_of(folder)
+    names = BlockNames(stored, model.num_blocks, folder)
+    for name in template:
+        block, _, rest = name.partition(".")
+        if names.name(int(block), rest) not in stored:
+            raise InputError(_NOT_STORED.format(name=model.name, family=model.family, tensor=name))
 
 
 def write_plugged(
@@ -86,7 +104,7 @@ def write_plugged(
             os.fsync(saved.fileno())
     shutil.copyfile(folder / "config.json", out / "config.json")
     copy_companions(folder, out)
-    before = {name: _digest(folder / name) for name in sorted(replaced)}
+    before = {name: plain_digest(folder / name) for name in sorted(replaced)}
     described = {**facts, "weights_before": model.weights, "files_before": before}
     write_text(out / PLUG_FILE, json.dumps(described, indent=1))
     names = {name: sorted(tensors) for name, tensors in replaced.items()}
@@ -111,18 +129,27 @@ def unplug(folder: Path, original: Path) -> None:
             f"the original blocks of {folder} are not in {original} ({type(error).__name__}): restore that folder from"
             " a copy of the home, or take the original model"
         ) from None
-    for name, digest in before.items():
-        if _digest(folder / name) == digest:
-            continue
-        again = folder / f"{name}.partial"
-        _write_original(folder / name, original, set(replaced[name]), again)
-        if _digest(again) != digest:
-            again.unlink()
-            raise RefusedError(f"{folder / name}: it was changed otherwise since it was plugged in; nothing was undone")
-        os.replace(again, folder / name)
+    made: list[Path] = []
+    try:
+        for name, digest in before.items():
+            if plain_digest(folder / name) != digest:
+                made.append(folder / f"{name}{PARTIAL}")
+                _write_original(folder / name, original, set(replaced[name]), made[-1])
+                _require_digest(made[-1], digest)
+    except (OSError, KeyError, InputError, RefusedError):
+        for each in made:
+            each.unlink(missing_ok=True)
+        raise RefusedError(f"{folder}: it was changed otherwise since it was plugged in; nothing was undone") from None
+    for each in made:
+        os.replace(each, each.with_name(each.name.removesuffix(PARTIAL)))
     (folder / PLUG_FILE).unlink()
     (folder / CARD_FILE).unlink(missing_ok=True)
     flush(folder)
+
+
+def _require_digest(file: Path, digest: str) -> None:
+    if plain_digest(file) != digest:
+        raise RefusedError(f"{file}: another digest")
 
 
 def _write_original(plugged: Path, original: Path, replaced: set[str], out: Path) -> None:
@@ -165,14 +192,9 @@ def plugged_bundle(folder: Path) -> str:
         InputError: when nothing was plugged into it.
     """
     try:
-        return str(json.loads((folder / PLUG_FILE).read_text())["bundle"])
+        bundle = str(json.loads((folder / PLUG_FILE).read_text())["bundle"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{folder} has no {PLUG_FILE}: nothing was plugged into it, or it was unplugged") from None
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(CHUNK_BYTES):
-            digest.update(part)
-    return digest.hexdigest()
+        bundle = ""
+    if not re.fullmatch(r"[0-9a-f]{32}", bundle):
+        raise InputError(f"{folder} has no {PLUG_FILE}: nothing was plugged into it, or it was unplugged")
+    return bundle

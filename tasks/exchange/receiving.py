@@ -18,7 +18,7 @@ from tasks.exchange.folder import CHUNK_BYTES, list_bundle, opened, read_small
 from tasks.exchange.keys import PublicKey
 from tasks.exchange.ledger import TOLERANCE, Ledger
 from tasks.exchange.manifest import FileFacts, Manifest, TensorFacts, read_manifest
-from tasks.exchange.names import MANIFEST_FILE, SIGNATURE_FILE, is_weights
+from tasks.exchange.names import CARD_FILE, MANIFEST_FILE, SIGNATURE_FILE, TOKENIZER_FILE
 from tasks.exchange.weights import WeightsCheck
 from tasks.store.files import write_flushed
 
@@ -54,7 +54,7 @@ def verify_manifest(
     manifest = read_manifest(content)
     if kind not in (None, manifest.kind):
         raise RefusedError(f"{MANIFEST_FILE}: expected a bundle of kind {kind}, found {manifest.kind}")
-    if manifest.sender.fingerprint != signer.fingerprint:
+    if (manifest.sender.fingerprint, manifest.sender.name) != (signer.fingerprint, signer.name):
         raise RefusedError(f"{MANIFEST_FILE}: signed by {signer.name}, but it names another sender")
     _require_valid(manifest, now)
     _require_files(sizes, manifest.files)
@@ -89,12 +89,15 @@ def copy_files(folder: Path, copy: Path, manifest: Manifest, expected: Expected)
         RefusedError: when a file has another digest than the manifest says, or other tensors than expected, or values
             that are not finite.
     """
-    if wrong := sorted({name for name in manifest.files if is_weights(name)} ^ expected.keys()):
+    others = {CARD_FILE, TOKENIZER_FILE} if manifest.kind == "emulator" else {CARD_FILE}
+    if wrong := sorted((manifest.files.keys() - others) ^ expected.keys()):
         raise RefusedError(f"{MANIFEST_FILE}: files: {wrong[0]} is missing, or there is no reason for it")
     seen: set[str] = set()
     for name, facts in manifest.files.items():
         check = WeightsCheck(name, facts.size, expected[name]) if name in expected else None
         _copy(folder, copy, name, facts, check)
+        if check:
+            _require_readable(copy / name)
         if check and (twice := sorted(seen & check.found.keys())):
             raise RefusedError(f"{name}: {twice[0]} is in another file too")
         seen |= check.found.keys() if check else set()
@@ -140,6 +143,17 @@ def _copy(folder: Path, copy: Path, name: str, facts: FileFacts, check: WeightsC
         problem = _problem(check.finish)
     if problem:
         raise problem
+
+
+def _require_readable(file: Path) -> None:
+    """Check that the library that will read the tensors accepts the file too."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy"):
+            pass
+    except SafetensorError as error:
+        raise RefusedError(f"{file.name}: damaged ({error})") from None
 
 
 def _problem(step: Callable[..., None], *given: bytes) -> RefusedError | None:

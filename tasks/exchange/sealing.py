@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import InputError
-from tasks.exchange.folder import CHUNK_BYTES
 from tasks.exchange.keys import OwnKey, PublicKey
 from tasks.exchange.ledger import Ledger, entry_of, opened
 from tasks.exchange.manifest import FileFacts, Manifest, Party, to_bytes
 from tasks.exchange.names import MANIFEST_FILE, SIGNATURE_FILE
 from tasks.exchange.place import ExchangePlace
+from tasks.store.digests import plain_digest
 from tasks.store.files import flush, flush_tree, write_flushed
 
 PACKAGES = ("crash-flow", "torch", "transformers", "safetensors")
@@ -35,13 +35,26 @@ class Parties:
     recipient: PublicKey
     days: int = DAYS
 
+    def require_current(self, now: datetime) -> None:
+        """Check that a bundle can be sealed now.
+
+        Raises:
+            InputError: when one of the keys has expired.
+        """
+        for key in (self.sender.public, self.recipient):
+            if key.expires <= now:
+                raise InputError(
+                    f"the key of {key.name} expired on {key.expires:%Y-%m-%d}: make a new one (`crash keys new`) and"
+                    " have it trusted"
+                )
+
     def header(self, kind: str, ledger: Ledger, now: datetime) -> dict[str, Any]:
         """Return the manifest's fields that every bundle has, but for the files."""
         return {
             "id": uuid.uuid4().hex,
             "sequence": ledger.next_sequence(kind, self.recipient.fingerprint),
             "created": now.replace(microsecond=0),
-            "expires": now.replace(microsecond=0) + timedelta(days=self.days),
+            "expires": min(now.replace(microsecond=0) + timedelta(days=self.days), self.sender.public.expires),
             "sender": party(self.sender.public),
             "recipient": party(self.recipient),
             "software": {name: version(name) for name in PACKAGES},
@@ -83,14 +96,15 @@ def seal(
         InputError: when something is at `out`.
         RefusedError: when the clock was set back, or as `describe`.
     """
+    parties.require_current(now)
     files = file_facts(folder)
+    flush_tree(folder)
     with opened(place.ledger) as ledger:
         ledger.require_later(now)
         manifest = describe(ledger, {**parties.header(kind, ledger, now), "files": files})
         content = to_bytes(manifest)
         write_flushed(folder / MANIFEST_FILE, content)
         write_flushed(folder / SIGNATURE_FILE, parties.sender.sign(content))
-        flush_tree(folder)
         ledger.add(entry_of(manifest, hashlib.sha256(content).hexdigest(), "out", now))
     hand_over(folder, out)
     return manifest
@@ -110,15 +124,8 @@ def hand_over(folder: Path, out: Path) -> None:
 
 def file_facts(folder: Path) -> dict[str, FileFacts]:
     """Return sizes and digests of the files in a folder."""
-    return {path.name: _facts(path) for path in sorted(folder.iterdir())}
-
-
-def _facts(path: Path) -> FileFacts:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(CHUNK_BYTES):
-            digest.update(part)
-    return FileFacts(size=path.stat().st_size, sha256=digest.hexdigest())
+    paths = sorted(folder.iterdir())
+    return {path.name: FileFacts(size=path.stat().st_size, sha256=plain_digest(path)) for path in paths}
 
 
 def _umask() -> int:

@@ -1,6 +1,7 @@
 """JSON of a stranger: read within bounds, with no name twice and no number that JSON does not have."""
 
 import json
+import math
 from typing import Any
 
 from tasks.core.errors import RefusedError
@@ -15,7 +16,11 @@ def parse_strictly(content: bytes, what: str) -> dict[str, Any]:
     """
     try:
         found = json.loads(
-            content.decode(), object_pairs_hook=_without_repeats, parse_constant=_refuse_constant, parse_int=_whole
+            content.decode(),
+            object_pairs_hook=_without_repeats,
+            parse_constant=_refuse_constant,
+            parse_int=_whole,
+            parse_float=_finite,
         )
     except _NotStrict as error:
         raise RefusedError(f"{what}: {error}") from None
@@ -43,6 +48,13 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> None:
     raise _NotStrict(f"the number {name} is not allowed")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise _NotStrict("a number is too large")
+    return value
 
 
 def _whole(digits: str) -> int:

@@ -1,14 +1,20 @@
 """A tokenizer as data: `tokenizer.json` of the library tokenizers, and a few facts in the manifest.
 
-What runs on the other side is the same normaliser, pre-tokenizer, model and post-processor; no class of transformers is
-chosen by the sender, and no code is run.
+The same normaliser, pre-tokenizer, model and post-processor run on the other side; the sender chooses no class of
+transformers. A pattern in them may still take very long on some texts, so that they are tried first in a process with
+limits. A chat template is a program of Jinja's sandbox, and is run only where `task.template = "chat"` asks for it.
 """
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.core.errors import InputError
+from pydantic import ValidationError
+
+from tasks.core.errors import InputError, RefusedError
 from tasks.exchange.manifest import TokenizerFacts
 from tasks.exchange.names import TOKENIZER_FILE, max_bytes
 from tasks.store.files import write_text
@@ -16,6 +22,17 @@ from tasks.store.files import write_text
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# Seconds of computing and bytes of memory that a tokenizer may take to be loaded and to encode a few texts.
+PROBE_SECONDS, PROBE_BYTES = 30, 8 << 30
+PROBE = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[2]),) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[3]),) * 2)
+from tokenizers import Tokenizer
+tokenizer = Tokenizer.from_file(sys.argv[1])
+for text in ("", "word", "a" * 5000, " " * 5000, "1" * 5000, "a1 " * 2000, "!" * 5000, "\\n" * 5000, "\u00e9" * 5000):
+    tokenizer.decode(tokenizer.encode(text).ids)
+"""
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 CLASS = "PreTrainedTokenizerFast"
 
@@ -33,15 +50,43 @@ def write_tokenizer(tokenizer: "PreTrainedTokenizerBase", context: int, out: Pat
     if len(text.encode()) > max_bytes(TOKENIZER_FILE):
         raise InputError(f"{tokenizer.name_or_path}: the tokenizer is larger than {max_bytes(TOKENIZER_FILE):,} bytes")
     write_text(out / TOKENIZER_FILE, text)
+    return tokenizer_facts(tokenizer, context)
+
+
+def tokenizer_facts(tokenizer: "PreTrainedTokenizerBase", context: int) -> TokenizerFacts:
+    """Return what a manifest says of a tokenizer. context: tokens that the model takes.
+
+    Raises:
+        InputError: when a special token or the chat template is longer than a manifest may have.
+    """
     template = tokenizer.chat_template
     special = {role: str(token) for role in ROLES if (token := getattr(tokenizer, role)) is not None}
-    return TokenizerFacts.model_validate(
-        {
-            "special_tokens": special,
-            "chat_template": template if isinstance(template, str) else None,
-            "context": context,
-        }
-    )
+    facts = {"special_tokens": special, "chat_template": template if isinstance(template, str) else None}
+    try:
+        return TokenizerFacts.model_validate({**facts, "context": context})
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        raise InputError(
+            f"{tokenizer.name_or_path}: the tokenizer's {place} is longer than a bundle may have"
+        ) from None
+
+
+def probe_tokenizer(file: Path) -> None:
+    """Load the tokenizer of a stranger and encode a few texts with it, in a process with limits.
+
+    Raises:
+        RefusedError: when it cannot be loaded, or takes too long or too much memory.
+    """
+    command = [sys.executable, "-I", "-c", PROBE, str(file), str(PROBE_SECONDS), str(PROBE_BYTES)]
+    threads = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=4 * PROBE_SECONDS, env={**os.environ, **threads})
+    except subprocess.TimeoutExpired:
+        raise RefusedError(f"{TOKENIZER_FILE}: it takes too long to encode short texts") from None
+    if done.returncode < 0:
+        raise RefusedError(f"{TOKENIZER_FILE}: it takes too long, or too much memory, to encode short texts")
+    if done.returncode:
+        raise RefusedError(f"{TOKENIZER_FILE}: it is not a tokenizer that can be loaded")
 
 
 def write_tokenizer_config(facts: TokenizerFacts, out: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tasks.core.errors import RefusedError
-from tasks.exchange import receiving
+from tasks.exchange import opening, receiving, tokenizer
 from tasks.exchange.manifest import EmulatorManifest, to_bytes
 from tasks.exchange.opening import OpenedBundle
 from tasks.exchange.sealing import file_facts
@@ -159,7 +159,7 @@ def test_b07_a_huge_file_is_refused_before_it_is_read(
     bundle = copied(exchanged.returned, tmp_path / "bad")
     with open(bundle / "weights.safetensors", "ab") as file:
         file.truncate(1 << 40)
-    monkeypatch.setattr(receiving, "copy_files", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(opening, "copy_files", lambda *_: pytest.fail("read"))
     refuse_returned(exchanged, bundle, r"weights\.safetensors: expected .* bytes, found 1,099,511,627,776")
 
 
@@ -305,8 +305,10 @@ def test_b20_a_file_that_is_cut_while_it_is_read(
         ({"kind": "other"}, "expected kind emulator or tuned_blocks"),
         ({"sequence": 0}, "sequence: "),
         ({"sequence": "1"}, "sequence: "),
-        ({"expires": "2020-01-01T00:00:00Z"}, "expires: not after created|expires"),
-        ({"method": {"method": "blocks"}}, "method"),
+        ({"expires": "2020-01-01T00:00:00Z"}, "expires: not after created"),
+        ({"expires": "9999-12-31T23:59:59-12:00"}, "more than 3660 days after it"),
+        ({"created": "1999-01-01T00:00:00Z"}, "not a date of this program"),
+        ({"method": {"method": "blocks"}}, "method: variant: expected an object with method, trained"),
         ({"method": {"method": "adapter", "trained": "tuned", "adapter_size": 4}}, "takes back blocks, lora only"),
     ],
     ids=lambda value: str(value)[:24],
@@ -342,7 +344,11 @@ def test_b21_deep_large_and_odd_json(exchanged: Exchanged, tmp_path: Path) -> No
         (("architecture", "family"), "attacker", "family 'attacker' is not one"),
         (("architecture", "config", "auto_map"), {"AutoModel": "x"}, "not a setting of family"),
         (("architecture", "config", "_attn_implementation"), "attacker/kernel", "not a setting of family"),
-        (("architecture", "config", "num_hidden_layers"), 1 << 30, "not a setting of family|out of range"),
+        (("architecture", "config", "num_hidden_layers"), 1 << 30, "num_hidden_layers is out of range"),
+        (("architecture", "config", "num_hidden_layers"), 5, "blocks|numbered"),
+        (("architecture", "config", "hidden_size"), 0, "architecture: |cannot be used"),
+        (("architecture", "config", "activation_function"), "attacker", "no network can be built"),
+        (("compression",), {"method": 1e999}, "too large|JSON|Infinity"),
         (("architecture", "config", "vocab_size"), 1 << 40, "out of range"),
         (("tokenizer", "context"), 0, "tokenizer.context"),
     ],
@@ -362,6 +368,49 @@ def test_b22_dimensions_and_settings_out_of_bounds(
     resign(bundle, exchanged.acme, json.dumps(values).encode())
     with refused(exchanged.clinic, reason):
         receive_emulator(exchanged.clinic, bundle)
+
+
+def test_b16_a_party_cannot_take_the_name_of_another(exchanged: Exchanged, tmp_path: Path) -> None:
+    values = json.loads((exchanged.returned / "manifest.json").read_text())
+    sender = {**values["sender"], "name": "acme"}
+    bundle = sealed_again(exchanged, copied(exchanged.returned, tmp_path / "bad"), sender=sender)
+    refuse_returned(exchanged, bundle, "signed by clinic, but it names another sender")
+
+
+def test_b23_tokenizers_that_cannot_be_loaded_or_take_too_long(
+    exchanged: Exchanged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    valid = json.loads((exchanged.emulator / "tokenizer.json").read_text())
+    # Backtracks for every way to cut a run of equal letters.
+    bomb = {"type": "Split", "pattern": {"Regex": "(a+)+$b"}, "behavior": "Isolated", "invert": False}
+    monkeypatch.setattr(tokenizer, "PROBE_SECONDS", 2)
+    contents = (
+        ("{}", "not a tokenizer that can be loaded"),
+        (json.dumps({**valid, "model": {"type": "attacker/code"}}), "not a tokenizer that can be loaded"),
+        (json.dumps({**valid, "pre_tokenizer": bomb}), "too long|can be loaded"),
+    )
+    for number, (content, reason) in enumerate(contents):
+        bundle = copied(exchanged.emulator, tmp_path / str(number))
+        (bundle / "tokenizer.json").write_text(content)
+        values = json.loads((bundle / "manifest.json").read_text())
+        files = {name: facts for name, facts in file_facts(bundle).items() if not name.startswith("manifest.")}
+        described = {name: facts.model_dump() for name, facts in files.items()}
+        changed = {**values, "files": described, "id": "d" * 32, "sequence": 8}
+        resign(bundle, exchanged.acme, json.dumps(changed).encode())
+        with refused(exchanged.clinic, reason):
+            receive_emulator(exchanged.clinic, bundle)
+
+
+def test_b03_shapes_that_only_look_like_whole_numbers(exchanged: Exchanged, tmp_path: Path) -> None:
+    bundle = copied(exchanged.returned, tmp_path / "bad")
+    content = (bundle / "weights.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    name = next(name for name, entry in header.items() if name != "__metadata__")
+    header[name]["shape"] = [float(size) for size in header[name]["shape"]]
+    text = json.dumps(header).encode()
+    (bundle / "weights.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+    refuse_returned(exchanged, sealed_again(exchanged, bundle), "expected F32")
 
 
 def test_the_valid_bundle_is_accepted(exchanged: Exchanged, tmp_path: Path) -> None:

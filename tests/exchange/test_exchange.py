@@ -1,6 +1,7 @@
 """An emulator goes to the data owner, and tuned blocks come back: both arrive as they were sent."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tasks.core.errors import RefusedError
 from tasks.core.tuning.method import TuningMethod
 from tasks.exchange.ledger import ACCEPTED, opened
 from tasks.exchange.manifest import EmulatorManifest
-from tasks.exchange.opening import OpenedBundle, settle
+from tasks.exchange.opening import settle
 from tasks.models.emulators.emulator import load_emulator
 from tasks.models.folder_tensors import tensors_of
 from tasks.models.loading import load_tokenizer, tokenizer_of
@@ -204,7 +205,7 @@ def test_tuned_blocks_of_a_party_that_was_not_asked_are_refused(tmp_path: Path, 
     seal_tuned(other, acme, asked, tuning, tmp_path / "stolen")
     with pytest.raises(RefusedError, match="sealed for clinic, and another party signed it"):
         receive_tuned(acme, tmp_path / "stolen", manifest)
-    wrong = OpenedBundle(asked.manifest.model_copy(update={"nonce": "2" * 32}), asked.digest, asked.folder)
+    wrong = replace(asked, manifest=asked.manifest.model_copy(update={"nonce": "2" * 32}))
     seal_tuned(clinic, acme, wrong, tuning, tmp_path / "wrong")
     with pytest.raises(RefusedError, match="not sealed here"):
         receive_tuned(acme, tmp_path / "wrong", manifest)

@@ -69,8 +69,10 @@ def test_disclosed_blocks_add_up_over_recipients_of_a_group_and_not_over_models(
         ledger.add(ENTRY)
         ledger.add(other)
         ledger.add(replace(ENTRY, id="9" * 32, sequence=2, base="0" * 64, blocks=(5,)))
-        assert ledger.disclosed(ENTRY.base, [ENTRY.party]) == {0, 2, 7}
-        assert ledger.disclosed(ENTRY.base, [ENTRY.party, other.party]) == {0, 2, 3, 7}
+        assert ledger.disclosed(ENTRY.base, {ENTRY.party: "-"}) == {0, 2, 7}
+        assert ledger.disclosed(ENTRY.base, {"a" * 64: ENTRY.name}) == {0, 2, 3, 7}, "under an earlier key"
+        assert ledger.disclosed(ENTRY.base, {"a" * 64: "other"}) == set()
+        assert ledger.disclosed(ENTRY.base, {ENTRY.party: "-", other.party: "-"}) == {0, 2, 3, 7}
 
 
 def test_the_same_sequence_twice_is_refused(tmp_path: Path) -> None:
@@ -102,6 +104,31 @@ def test_a_damaged_ledger_is_never_used(tmp_path: Path) -> None:
         with pytest.raises(EnvironmentFault, match="Restore it from a copy"), opened(file) as ledger:
             ledger.entries()
         assert file.read_bytes() == damaged
+
+
+def test_a_ledger_that_was_removed_is_not_made_anew(tmp_path: Path) -> None:
+    file = tmp_path / "l.sqlite"
+    (tmp_path / "received" / "partial-x").mkdir(parents=True)
+    with opened(file):
+        pass
+    file.unlink()
+    (tmp_path / "received" / ("d" * 64)).mkdir()
+    with pytest.raises(EnvironmentFault, match="damaged or was removed"), opened(file):
+        pass
+    file.write_bytes(b"")
+    with pytest.raises(EnvironmentFault, match="damaged or was removed"), opened(file):
+        pass
+
+
+def test_a_bundle_is_accepted_or_declined_once(tmp_path: Path) -> None:
+    with opened(tmp_path / "l.sqlite") as ledger:
+        ledger.add(replace(ENTRY, direction="in", kind="tuned_blocks", state="open"))
+        ledger.close(ENTRY.id, "declined")
+        with pytest.raises(RefusedError, match="meanwhile"):
+            ledger.close(ENTRY.id, "accepted")
+        found = ledger.find(ENTRY.id)
+        assert found is not None
+        assert found.state == "declined"
 
 
 def test_files_of_other_programs_and_newer_versions_are_not_used(tmp_path: Path) -> None:
