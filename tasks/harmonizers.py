@@ -27,7 +27,7 @@ def harmonizers(
     protected: tuple[int, ...],
     precision: str,
 ) -> dict:
-    """Train a harmonizer beside every block of the frozen full model, and the blocks' scores (ScaleOT).
+    """Train a harmonizer for every block of the frozen full model that may be replaced, and all scores (ScaleOT).
 
     text: documents one after another, in windows of `block` tokens, or of the model's context if that is shorter; of
     its validation split, windows on which choices of blocks are compared. protected: blocks that are never replaced.

@@ -1,6 +1,6 @@
 """The inputs of a run: resolved to their contents, and checked before anything is computed."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -138,15 +138,24 @@ def check_budget(settings: Settings, num_blocks: int) -> None:
         except InputError as error:
             given = ", ".join(f"plan.{key} = {_written(value)}" for key, value in chosen.items())
             raise InputError(f"strategy {strategy} with {given}: {error}") from error
-        _check_replaceable(settings, strategy, num_blocks)
+        _check_replaceable(settings, strategy, num_blocks, made.removed_runs)
     _check_frozen(settings, num_blocks)
     _check_trained(settings, num_blocks)
 
 
-def _check_replaceable(settings: Settings, strategy: Strategy, num_blocks: int) -> None:
-    """Refuse to train harmonizers where fewer than two blocks can be compared."""
+def _check_replaceable(
+    settings: Settings, strategy: Strategy, num_blocks: int, removed: Sequence[tuple[int, int]]
+) -> None:
+    """Refuse to train harmonizers where no block is removed, or fewer than two can be compared."""
+    if not settings.plan.needs_harmonizers(strategy):
+        return
+    if not removed:
+        raise InputError(
+            f"strategy {strategy} would train harmonizers, but all {num_blocks} blocks are kept, so that none replaces"
+            " a block: keep fewer (plan.num_kept), or choose another plan.share and strategy"
+        )
     ahead = tuned_ahead(settings, strategy, num_blocks)
-    if settings.plan.needs_harmonizers(strategy) and num_blocks - len(ahead) < 2:
+    if num_blocks - len(ahead) < 2:
         raise InputError(
             f"strategy {strategy} compares at least two blocks that are not tuned to train harmonizers, but of"
             f" {num_blocks} blocks {len(ahead)} are tuned: tune fewer (plan.num_tuned, plan.tuned)"

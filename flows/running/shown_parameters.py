@@ -33,6 +33,6 @@ def _named(folder: Any) -> str:
 
 
 def digests_of(inputs: "Inputs") -> dict[str, str]:
-    """Return the digests of the model, the task and, where there is one, the text for distillation."""
+    """Return the digests of the model, the task and, where there is one, the generic text."""
     digests = {f"model {inputs.model.family}": inputs.model.weights, f"task {inputs.task.name}": inputs.task.digest}
-    return digests | ({"distill text": inputs.text.digest} if inputs.text else {})
+    return digests | ({"generic text": inputs.text.digest} if inputs.text else {})

@@ -23,7 +23,7 @@ class Networks(TypedDict):
 
 
 class BlockScores(TypedDict):
-    """Score of every block; 0 for blocks that were never replaced."""
+    """Score of every block; next to 0 for blocks that were never replaced."""
 
     scores: Annotated["np.ndarray", "float32 [N]"]
 

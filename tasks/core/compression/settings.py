@@ -32,7 +32,7 @@ class CompressOptions:
     rank: Annotated[int, Bounds(ge=1)] | Annotated[float, Bounds(gt=0, lt=1)] | None = None
     """Rank of factors, or its share of the full rank (low_rank, gradot); weights that would not shrink stay dense."""
     parts: Literal["all", "attention"] = "all"
-    """Linear weights that are factorised: all, or only those of the attention, as in ScaleOT (low_rank)."""
+    """Linear weights that are factorised: all, or those outside the feed-forward part, as in ScaleOT (low_rank)."""
     rank_choice: Literal["topk", "sampling", "lowrank"] = "topk"
     """Which singular values are kept: the largest, drawn ones, or those of the randomised SVD (low_rank)."""
     seed: int = 0
@@ -49,10 +49,10 @@ class Compression(CompressOptions):
 
     prune: the smallest entries of each weight, a share of `ratio`, become zero. quantise: each weight has at most
     2^`bits` values. low_rank: each linear weight is the product of two factors of rank `rank`, a number or a share of
-    the full rank, in all linear modules or in those of the attention (`parts`); `rank_choice` decides which singular
-    values are kept, `seed` is for the choices that draw. gradot: the feed-forward parts keep a share of `channels` of
-    their channels, and the other linear weights are two factors of rank `rank`, so that the gradients of the tuned
-    blocks change little and the loss rises (`loss_weight`).
+    the full rank, in all linear modules or in those outside the feed-forward part, which is found by its shapes
+    (`parts`); `rank_choice` decides which singular values are kept, `seed` is for the choices that draw. gradot: the
+    feed-forward parts keep a share of `channels` of their channels, and the other linear weights are two factors of
+    rank `rank`, so that the gradients of the tuned blocks change little and the loss rises (`loss_weight`).
 
     Raises:
         SettingError: when a value is missing, unknown or out of range.

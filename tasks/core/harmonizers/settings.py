@@ -29,7 +29,7 @@ class HarmonizerOptions(StepOptions):
     share: Annotated[float, Bounds(gt=0, le=1)] = 1.0
     """Share of the removed blocks that get their harmonizer, those with the highest scores; others are only removed."""
     group_size: Annotated[int, Bounds(ge=2)] = 4
-    """Neighbouring blocks of which one half is replaced in every step."""
+    """Least number of neighbouring blocks of which one half is replaced in every step (the smaller half)."""
     score_steps: Count = 10
     """Steps between two updates of the scores."""
     score_rows: Count = 8
@@ -45,7 +45,7 @@ class Harmonizing(HarmonizerOptions):
     """Settings of one training of harmonizers and scores.
 
     Raises:
-        SettingError: when a value is out of range, or warm-up takes all steps.
+        SettingError: when a value is out of range, or warm-up or the steps between two scores take all steps.
     """
 
     def __post_init__(self) -> None:
@@ -54,6 +54,11 @@ class Harmonizing(HarmonizerOptions):
             raise SettingError(
                 f"`warmup_steps` = {self.warmup_steps} but `num_steps` = {self.num_steps}: the learning rate would"
                 " never be reached; take fewer warm-up steps"
+            )
+        if self.score_steps > self.num_steps:
+            raise SettingError(
+                f"`score_steps` = {self.score_steps} but `num_steps` = {self.num_steps}: the scores would never be"
+                " updated, so that all blocks have the same; take fewer steps between two updates"
             )
 
     def cache_view(self) -> dict[str, Any]:

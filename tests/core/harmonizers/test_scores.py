@@ -89,6 +89,7 @@ def test_the_removed_blocks_with_the_highest_scores_are_harmonized() -> None:
         ({"group_size": 1}, "group_size = 1; it must be at least 2"),
         ({"share": 0.0}, "share = 0.0; it must be larger than 0 and at most 1"),
         ({"warmup_steps": 9, "num_steps": 9}, "warmup_steps = 9 but num_steps = 9: .* take fewer"),
+        ({"warmup_steps": 1, "num_steps": 8}, "score_steps = 10 but num_steps = 8: the scores would never be updated"),
     ],
 )
 def test_impossible_settings(changes: dict, message: str) -> None:
@@ -101,6 +102,6 @@ def test_what_decides_the_result() -> None:
     assert Harmonizing(share=0.5, checkpoint_steps=3).cache_view() == view
     assert Harmonizing(rank=8).cache_view() != view
     assert Harmonizing(seed=1).cache_view() != view
-    training = Harmonizing(num_steps=7, warmup_steps=2, batch_size=3, seed=4).training
+    training = Harmonizing(num_steps=7, warmup_steps=2, batch_size=3, seed=4, score_steps=5).training
     assert (training.num_steps, training.warmup_steps, training.batch_size, training.seed) == (7, 2, 3, 4)
     assert training.eval_steps is None

@@ -50,7 +50,7 @@ def test_only_harmonizers_move(family: str, precision: str) -> None:
     assert all(up.dtype == torch.float32 and up.abs().sum() > 0 for up in ups), "each was replaced at some step"
     assert result.num_parameters == NUM_BLOCKS * 2 * 3 * WIDTH
     assert [step for step, values in seen.items() if "validation_loss" in values] == [2, 4, 6]
-    assert result.state["scores"].abs().min() >= 0
+    assert result.state["scores"].isfinite().all()
     assert result.state["scores"].abs().max() > 0
 
 

@@ -110,6 +110,7 @@ def test_tuned_blocks_that_are_known_ahead_are_not_dropped(plan: dict[str, Any],
         ("uniform_deviation", {"deviation": 0.9}, r"deviation = 0.9 leaves 1 of the 8 .* deviate by at most 0.75"),
         ("normal", {"placement": "explicit", "tuned": (3, 12)}, r"leaves 0\.\.11, the blocks of the model"),
         ("crash", {"placement": "explicit", "tuned": range(7)}, "num_tuned = 7: tune between 1 and 6"),
+        ("scaleot", {"num_kept": 12}, "would train harmonizers, but all 12 blocks are kept"),
         ("fixed", {"kept": (0, 1), "tuned": (2,)}, r"fixed with plan.kept = \[0, 1\], .* tuned block 2 is not kept"),
     ],
 )
