@@ -18,11 +18,11 @@ from tasks.exchange.card import plugged_card
 from tasks.exchange.ledger import ACCEPTED, DECLINED, Entry
 from tasks.exchange.manifest import EmulatorManifest, TunedBlocksManifest
 from tasks.exchange.names import CARD_FILE
-from tasks.exchange.opening import OpenedBundle, Restore, open_tuned_blocks, settle
+from tasks.exchange.opening import Expectation, OpenedBundle, open_tuned_blocks, settle
 from tasks.exchange.place import ExchangePlace
 from tasks.exchange.plugging import find_replaced, write_plugged
 from tasks.exchange.received import ReceivedBundle
-from tasks.exchange.receiving import Expected, private_folder
+from tasks.exchange.receiving import private_folder
 from tasks.exchange.sealing import hand_over
 from tasks.models.resolving import resolve_model
 from tasks.models.tuned_blocks import read_returned
@@ -64,7 +64,7 @@ def open_answer(bundle: Path, home: Path) -> Answered:
     place = ExchangePlace.of_home(home)
     found: list[tuple[EmulatorManifest, EmulateSettings, TuningMethod]] = []
 
-    def expect(manifest: TunedBlocksManifest, entry: Entry) -> tuple[Expected, Restore]:
+    def expect(manifest: TunedBlocksManifest, entry: Entry) -> Expectation:
         asked, remembered_settings = remembered(place, entry.id)
         # The home of this command, not that of the time when the emulator was sealed.
         at_home = remembered_settings.place.model_copy(update={"home": str(home)})
@@ -75,7 +75,8 @@ def open_answer(bundle: Path, home: Path) -> Answered:
         tuned_bundle.require_base(asked, model)
         tensors = tuned_bundle.expected_tensors(Path(model.path), plan, method)
         found.append((asked, settings, method))
-        return tensors, lambda copy, out: tuned_bundle.restore_folder(copy, plan, method, out)
+        serving = tuned_bundle.serving_format(Path(model.path))
+        return Expectation(tensors, lambda copy, out: tuned_bundle.restore_folder(copy, plan, method, out), serving)
 
     opened = open_tuned_blocks(bundle, place, datetime.now(UTC), expect)
     return Answered(place, opened, *found[-1])

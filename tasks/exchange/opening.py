@@ -41,8 +41,17 @@ class OpenedBundle:
     signer: PublicKey
 
 
-# Says which tensors a bundle must have, and makes a folder of its verified files.
+# Makes a folder of a bundle's verified files: (their folder, an empty one).
 Restore = Callable[[Path, Path], None]
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a manifest lets expect. tensors: by weights file; serving: number format in which they will be used."""
+
+    tensors: Expected
+    restore: Restore
+    serving: str | None = None
 
 
 def open_emulator(
@@ -56,13 +65,13 @@ def open_emulator(
         RefusedError: when any check fails; nothing is kept then.
     """
 
-    def expected(verified: Verified) -> tuple[Expected, Restore]:
+    def expected(verified: Verified) -> Expectation:
         manifest = verified.manifest
         assert isinstance(manifest, EmulatorManifest), "the kind was checked"
         if TOKENIZER_FILE not in manifest.files:
             raise RefusedError(f"manifest.json: files: {TOKENIZER_FILE} is missing")
         weights = {name: None for name in manifest.files if is_weights(name)}
-        return weights, lambda copy, out: restore(manifest, copy, out)
+        return Expectation(weights, lambda copy, out: restore(manifest, copy, out))
 
     return _open(bundle, "emulator", place, now, expected)
 
@@ -71,7 +80,7 @@ def open_tuned_blocks(
     bundle: Path,
     place: ExchangePlace,
     now: datetime,
-    expect: Callable[[TunedBlocksManifest, Entry], tuple[Expected, Restore]],
+    expect: Callable[[TunedBlocksManifest, Entry], Expectation],
 ) -> OpenedBundle:
     """Verify tuned blocks that answer an emulator of this party, and make their folder.
 
@@ -82,7 +91,7 @@ def open_tuned_blocks(
         RefusedError: when any check fails; nothing is kept then.
     """
 
-    def expected(verified: Verified) -> tuple[Expected, Restore]:
+    def expected(verified: Verified) -> Expectation:
         manifest = verified.manifest
         assert isinstance(manifest, TunedBlocksManifest), "the kind was checked"
         with opened(place.ledger) as ledger:
@@ -116,7 +125,7 @@ def _open(
     kind: str,
     place: ExchangePlace,
     now: datetime,
-    expected: Callable[[Verified], tuple[Expected, Restore]],
+    expected: Callable[[Verified], Expectation],
 ) -> OpenedBundle:
     with refusing(bundle), private_folder(place.received) as partial:
         copy, restored = partial / FILES, partial / RESTORED
@@ -130,12 +139,12 @@ def _open(
         with opened(place.ledger) as ledger:
             require_unseen(verified, ledger, now)
             is_known = ledger.find(found.id) is not None
-        tensors, restore = expected(verified)
+        wanted = expected(verified)
         if is_known and target.is_dir():
             return opened_bundle
-        copy_files(bundle, copy, found, tensors)
+        copy_files(bundle, copy, found, wanted.tensors, wanted.serving)
         with _refused_input():
-            restore(copy, restored)
+            wanted.restore(copy, restored)
         with opened(place.ledger) as ledger:
             require_unseen(verified, ledger, now)
             if ledger.find(found.id) is None:

@@ -82,8 +82,10 @@ def require_unseen(verified: Verified, ledger: Ledger, now: datetime) -> None:
     ledger.require_new(verified.manifest, verified.digest)
 
 
-def copy_files(folder: Path, copy: Path, manifest: Manifest, expected: Expected) -> None:
+def copy_files(folder: Path, copy: Path, manifest: Manifest, expected: Expected, serving: str | None = None) -> None:
     """Copy the other files of a bundle, and check digests, headers and values on the way.
+
+    serving: number format in which the tensors will be used, where it is known.
 
     Raises:
         RefusedError: when a file has another digest than the manifest says, or other tensors than expected, or values
@@ -94,7 +96,7 @@ def copy_files(folder: Path, copy: Path, manifest: Manifest, expected: Expected)
         raise RefusedError(f"{MANIFEST_FILE}: files: {wrong[0]} is missing, or there is no reason for it")
     seen: set[str] = set()
     for name, facts in manifest.files.items():
-        check = WeightsCheck(name, facts.size, expected[name]) if name in expected else None
+        check = WeightsCheck(name, facts.size, expected[name], serving) if name in expected else None
         _copy(folder, copy, name, facts, check)
         if check:
             _require_readable(copy / name)

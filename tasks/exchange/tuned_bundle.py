@@ -20,6 +20,7 @@ from tasks.exchange.manifest import EmulatorManifest, Returns, TensorFacts, Tune
 from tasks.exchange.names import WEIGHTS_FILE
 from tasks.models.folder import load_config
 from tasks.models.source import ModelSource
+from tasks.models.tensor_sources import DTYPES
 from tasks.store.files import write_text
 
 # Numbers of a tuning that may be told: none of them is of a single row.
@@ -82,6 +83,12 @@ def expected_tensors(model: Path, plan: Plan, method: TuningMethod) -> dict[str,
     except InputError as error:
         raise RefusedError(f"manifest.json: method: {error}") from None
     return {WEIGHTS_FILE: {name: TensorFacts(dtype="F32", shape=shape) for name, shape in shapes.items()}}
+
+
+def serving_format(model: Path) -> str | None:
+    """Return the number format in which a model's blocks are computed with, as safetensors calls it."""
+    dtype = str(load_config(model).dtype or "").removeprefix("torch.")
+    return DTYPES.get(dtype)
 
 
 def require_base(asked: EmulatorManifest, model: ModelSource) -> None:

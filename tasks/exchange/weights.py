@@ -26,6 +26,8 @@ _BITS: dict[str, tuple[Any, int, int, int]] = {
     "BF16": (np.uint16, 0x7FFF, 0x7F80, 0x0080),
 }
 _NAME: TypeAdapter[str] = TypeAdapter(TensorName)
+# Bits of the least float32 that becomes infinite in a narrower format: 65,520, and halfway behind bfloat16's largest.
+_OVERFLOW = {"F16": 0x477FF000, "BF16": 0x7F7F8000}
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 # Computing with numbers below the least normal one is up to a hundred times slower; trained weights have next to none.
 MAX_SUBNORMAL = 0.01
@@ -47,8 +49,11 @@ class WeightsCheck:
     tensors that it has; values: how many numbers of each are not finite, and how many subnormal.
     """
 
-    def __init__(self, name: str, size: int, expected: Mapping[str, TensorFacts] | None) -> None:
-        self._name, self._size, self._expected = name, size, expected
+    def __init__(
+        self, name: str, size: int, expected: Mapping[str, TensorFacts] | None, serving: str | None = None
+    ) -> None:
+        """serving: number format in which the tensors will be used, in which values must be finite too."""
+        self._name, self._size, self._expected, self._serving = name, size, expected, serving
         self._limit = MAX_TENSORS if expected is None else len(expected)
         self.found: Mapping[str, TensorFacts] = {}
         self._head = bytearray()
@@ -76,9 +81,12 @@ class WeightsCheck:
         """
         if self._spans is None or self._index < len(self._spans):
             raise RefusedError(f"{self._name}: damaged: it ends before its last tensor")
+        where = f" in {self._serving}" if self._serving else ""
         for tensor, seen in self.values.items():
             if seen.not_finite:
-                raise RefusedError(f"{self._name}: {tensor}: {seen.not_finite} of {seen.count} values are not finite")
+                raise RefusedError(
+                    f"{self._name}: {tensor}: {seen.not_finite} of {seen.count} values are not finite{where}"
+                )
             if seen.subnormal > max(1, MAX_SUBNORMAL * seen.count):
                 raise RefusedError(
                     f"{self._name}: {tensor}: {seen.subnormal} of {seen.count} values are subnormal, which makes"
@@ -151,7 +159,7 @@ class WeightsCheck:
             if whole == 0 and take < stop - self._at:
                 self._rest = bytes(view)
                 return
-            _look(self.values[name], np.frombuffer(view[:whole], _BITS[dtype][0]), dtype)
+            _look(self.values[name], np.frombuffer(view[:whole], _BITS[dtype][0]), dtype, self._serving)
             self._at += whole
             view = view[whole:]
             if self._at == stop:
@@ -173,11 +181,13 @@ def _described(file: str, header: Mapping[str, Any]) -> dict[str, TensorFacts]:
     return found
 
 
-def _look(seen: Seen, bits: np.ndarray, dtype: str) -> None:
+def _look(seen: Seen, bits: np.ndarray, dtype: str, serving: str | None) -> None:
     """Count values by their bits: the magnitude of a float, read as a whole number, grows with the float."""
     if not bits.size:
         return
     _, mask, infinity, normal = _BITS[dtype]
+    if dtype == "F32" and serving in _OVERFLOW:
+        infinity = _OVERFLOW[serving]
     magnitude = bits & mask
     seen.count += bits.size
     if int(magnitude.max()) >= infinity:

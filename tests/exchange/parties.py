@@ -27,9 +27,9 @@ from tasks.exchange.manifest import (
     Returns,
     TunedBlocksManifest,
 )
-from tasks.exchange.opening import OpenedBundle, Restore, open_emulator, open_tuned_blocks
+from tasks.exchange.opening import Expectation, OpenedBundle, open_emulator, open_tuned_blocks
 from tasks.exchange.place import ExchangePlace
-from tasks.exchange.receiving import Expected, private_folder
+from tasks.exchange.receiving import private_folder
 from tasks.exchange.sealing import Parties, seal
 from tasks.models.emulators.emulator import write_emulator
 from tasks.models.resolving import resolve_model
@@ -166,10 +166,14 @@ def seal_tuned(
 def receive_tuned(owner: Party, bundle: Path, emulator: EmulatorManifest, now: datetime = NOW) -> OpenedBundle:
     """Open a bundle of tuned blocks at the model owner's."""
 
-    def expect(manifest: TunedBlocksManifest, _: Entry) -> tuple[Expected, Restore]:
+    def expect(manifest: TunedBlocksManifest, _: Entry) -> Expectation:
         method = tuned_bundle.method_of(manifest, emulator.returns)
         tensors = tuned_bundle.expected_tensors(DEMO, PLAN, method)
-        return tensors, lambda copy, out: tuned_bundle.restore_folder(copy, PLAN, method, out)
+        return Expectation(
+            tensors,
+            lambda copy, out: tuned_bundle.restore_folder(copy, PLAN, method, out),
+            tuned_bundle.serving_format(DEMO),
+        )
 
     return open_tuned_blocks(bundle, owner.place, now, expect)
 

@@ -72,6 +72,22 @@ def test_a_flood_of_subnormal_values_is_refused_and_zeros_are_not(tmp_path: Path
         check(stored(tmp_path, **{"1_b": tensor}), expected)
 
 
+@pytest.mark.parametrize("serving", [torch.float16, torch.bfloat16])
+def test_b08_values_are_finite_in_the_format_in_which_they_are_used(tmp_path: Path, serving: torch.dtype) -> None:
+    code = {torch.float16: "F16", torch.bfloat16: "BF16"}[serving]
+    # Around the first number that is rounded to infinity.
+    middle = torch.finfo(serving).max * (1 + torch.finfo(serving).eps / 4)
+    values = torch.linspace(0.99 * middle, min(1.01 * middle, 3.4e38), 100_001, dtype=torch.float64).float()
+    values = torch.cat([values, -values])
+    expected = {"0.a": EXPECTED["0.a"], "1.b": TensorFacts(dtype="F32", shape=(len(values),))}
+    content = stored(tmp_path, **{"1_b": values})
+    found = WeightsCheck("w", len(content), expected, code)
+    found.feed(content)
+    assert found.values["1.b"].not_finite == int((~values.to(serving).isfinite()).sum()) > 0
+    with pytest.raises(RefusedError, match=f"values are not finite in {code}"):
+        found.finish()
+
+
 def test_counts_are_those_of_numpy() -> None:
     """Every pattern of 16 bits, against numpy's own tests of the numbers."""
     content = np.arange(1 << 16, dtype=np.uint16)
