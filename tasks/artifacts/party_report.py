@@ -4,7 +4,7 @@ from typing import Any, TypedDict
 
 from tasks.artifacts.files import JsonFile
 
-PARTY_PAGE = "report.html"
+PARTY_PAGE = "party.html"
 
 
 class PartyReport(TypedDict):
@@ -15,7 +15,7 @@ class PartyReport(TypedDict):
     facts: dict[str, Any]
 
 
-PARTY_FILE = JsonFile("report.json", "report of a party", PartyReport, indent=1)
+PARTY_FILE = JsonFile("party.json", "report of a party", PartyReport, indent=1)
 
 
 class PartyReportSummary(TypedDict, total=False):

@@ -12,7 +12,7 @@ from tasks.store.artifacts import Ref
 
 @stage(packages=("jinja2", "pandas"))
 def party_report(work: Work, *, title: str, scores: dict[str, Ref], facts: dict[str, Any]) -> PartyReportSummary:
-    """Write `table.md`, `table.csv`, `report.html` and `report.json`.
+    """Write `table.md`, `table.csv`, `party.html` and `party.json`.
 
     scores: by setting, such as `emulator_tuned`; facts: by name, as they are shown. A party has only what it computed
     itself: the owner of the data no score of the full model, the owner of the model no row of the data.

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import EnvironmentFault
+from tasks.core.harmonizers.settings import Harmonizing
 from tasks.core.tuning.settings import TrainSettings
 from tasks.engine.stage import Stage
 from tasks.engine.work import Work, note_kill
@@ -154,5 +155,5 @@ def test_every_stage_whose_passes_a_setting_bounds_makes_them_smaller_after_a_ki
         value for value in vars(module).values() if isinstance(value, Stage) and value.compute.__module__ == name
     ]
     parameters = inspect.signature(stage.compute).parameters.values()
-    bounded = any(each.name == "max_tokens" or each.annotation is TrainSettings for each in parameters)
+    bounded = any(each.name == "max_tokens" or each.annotation in (TrainSettings, Harmonizing) for each in parameters)
     assert bounded == ("work.pass_tokens(" in inspect.getsource(module))

@@ -88,7 +88,7 @@ def scores(home: Path, number: int = 0) -> dict[str, float]:
     """Return the scores of a party's report by setting, the oldest report first."""
     reports = sorted((home / "store/artifacts/party_report").iterdir(), key=lambda path: path.stat().st_mtime)
     return {
-        each["setting"]: each["value"] for each in json.loads((reports[number] / "report.json").read_text())["scores"]
+        each["setting"]: each["value"] for each in json.loads((reports[number] / "party.json").read_text())["scores"]
     }
 
 

@@ -38,7 +38,7 @@ def test_empty_lists_are_the_plan_itself():
     (only,) = make_candidates(settings({}), SIZES)
     assert only.settings.plan == settings({}).plan
     assert only.disclosed == pytest.approx(0.6)
-    assert only.values == {"strategy": "crash", "num_kept": 4, "num_tuned": 2, "share": "all"}
+    assert only.values == {"strategy": "crash", "num_kept": 4, "num_tuned": 2, "share": "none"}
 
 
 def test_what_discloses_too_much_is_left_out_and_says_so():
@@ -55,14 +55,14 @@ def test_explicit_blocks_are_counted_as_they_are():
     sizes = Sizes((50, 10, 10, 10), 20)
     chosen = {"strategy": ["fixed"], "max_disclosed": 0.5}
     assert make_candidates(settings(chosen, {"kept": [1, 3], "tuned": [1]}), sizes)[0].disclosed == 0.4
-    with pytest.raises(InputError, match=r"fixed 2/1 all, discloses 80\.0%"):
+    with pytest.raises(InputError, match=r"fixed 2/1 none, discloses 80\.0%"):
         make_candidates(settings(chosen, {"kept": [0, 3], "tuned": [0]}), sizes)
 
 
 def test_a_limit_that_no_plan_meets_says_the_least_possible():
     with pytest.raises(InputError) as caught:
         make_candidates(settings({"num_kept": [4, 3], "max_disclosed": 0.3}), SIZES)
-    assert "smallest, crash 3/2 all, discloses 50.0% of m" in str(caught.value)
+    assert "smallest, crash 3/2 none, discloses 50.0% of m" in str(caught.value)
     assert "a single block with embeddings and head 30.0%" in str(caught.value)
     assert "search.num_kept" in str(caught.value)
 
