@@ -1,4 +1,4 @@
-"""What each party is shown of an exchange, beside the scores."""
+"""Facts of an exchange that each party is shown beside the scores."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How tuned blocks differ from those of the full model: the artifact of `examine`."""
+"""Differences between tuned blocks and those of the full model: the artifact of `examine`."""
 
 from typing import TypedDict, cast
 

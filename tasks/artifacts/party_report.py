@@ -1,4 +1,4 @@
-"""What one party sees of an exchange: the artifact of `party_report`."""
+"""The report of one party of an exchange: the artifact of `party_report`."""
 
 from typing import Any, TypedDict
 

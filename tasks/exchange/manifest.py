@@ -127,7 +127,7 @@ class TokenizerFacts(_Strict):
 
 
 class Disclosure(_Strict):
-    """What the recipient has of the full model: by this bundle, and by all so far, this one included.
+    """The recipient's part of the full model: by this bundle, and by all so far, this one included.
 
     blocks: indices of the blocks that are given away, compressed and distilled ones too; shares: of the full model's
     distinct parameters.
@@ -140,7 +140,7 @@ class Disclosure(_Strict):
 
 
 class Returns(_Strict):
-    """What may come back. template: the tuned blocks whole, by the full model's names; max_rank: of LoRA's factors."""
+    """Tensors that may come back. template: whole tuned blocks, by the full model's names; max_rank: of LoRA."""
 
     methods: Annotated[tuple[MethodName, ...], Field(min_length=1, max_length=5, strict=False)]
     max_rank: Annotated[int, Field(ge=1, le=4096)]

@@ -47,7 +47,7 @@ Restore = Callable[[Path, Path], None]
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a manifest lets expect. tensors: by weights file; serving: number format in which they will be used."""
+    """The content of a bundle. tensors: by weights file; serving: number format in which they will be used."""
 
     tensors: Expected
     restore: Restore

@@ -1,4 +1,4 @@
-"""Where a party keeps its keys, the keys that it trusts, its ledger and the bundles that it has accepted."""
+"""The folder in which a party keeps its keys, the keys that it trusts, its ledger and the bundles that it accepted."""
 
 from dataclasses import dataclass
 from pathlib import Path

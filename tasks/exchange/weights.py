@@ -35,7 +35,7 @@ MAX_SUBNORMAL = 0.01
 
 @dataclass
 class Seen:
-    """What a tensor's values were: how many, and how many of them not finite or below the least normal number."""
+    """Counts of a tensor's values: all, those that are not finite, and those below the least normal number."""
 
     count: int = 0
     not_finite: int = 0

@@ -28,9 +28,7 @@ def examine(work: Work, model: ModelSource, tuned: Ref, plugged: Ref) -> Examine
         blocks = tuned_parameters(open_blocks(model, whole.plan.tuned, work.scratch), whole.plan)
         changes = measure_changes(blocks, whole.tuned)
         if moved := not_tunings(changes):
-            raise RefusedError(
-                f"tuned blocks {moved} moved by their own norm or further: this is no result of a tuning"
-            )
+            raise RefusedError(f"tuned blocks {moved} moved by their own norm or further, which no tuning does")
         found["moved"] = {str(block): change.moved for block, change in changes.items()}
         found["direction"] = {str(block): change.direction for block, change in changes.items()}
         found["alarms"] = alarms(changes, method.method == "lora")

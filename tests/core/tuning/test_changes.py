@@ -1,4 +1,4 @@
-"""How tuned blocks differ from the original ones, and what is worth a look."""
+"""Changes of tuned blocks, and those that are worth a look."""
 
 import pytest
 import torch
