@@ -1,6 +1,6 @@
 """The owner of the model gives an emulator away: make it, say what it discloses, and seal it for one other party.
 
-`flows/exchange/stages.py` has the stages. Sealing is no stage: it is never taken from the store.
+`flows/exchange/stages.py` has the stages. Sealing happens behind them, since it is never taken from the store.
 """
 
 from pathlib import Path
@@ -35,7 +35,7 @@ def emulate(settings: EmulateSettings, recipient: str, out: str, key: str | None
 
     recipient: name of the party; out: folder of the bundle, which must not exist; key: which of several own keys signs.
     """
-    strategy = settings.only_strategy
+    strategy = settings.require_one_strategy()
     gift = make_gift(settings, recipient, Path(out), key)
     with started(settings, "emulate", show_party, limits=emulate_limits) as run:
         plan = run.result(plan_of(run, strategy))

@@ -87,7 +87,7 @@ def evidence() -> dict[str, Any]:
 
 
 def block_scores(model: MadeUpModel, output: Tensor) -> list[float]:
-    """How far the output [rows, width] turns without each block, in the place of trained scores."""
+    """Turn of the output [rows, width] without each block, in the place of trained scores."""
     scores = []
     for left_out in range(NUM_BLOCKS):
         without = model.states([block for block in range(NUM_BLOCKS) if block != left_out])[-1]

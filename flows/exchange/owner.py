@@ -82,7 +82,8 @@ def make_gift(settings: EmulateSettings, recipient: str, out: Path, key: str | N
     Raises:
         InputError: when a key is missing, or something is at `out`.
     """
-    place, _ = ExchangePlace.of_home(Path(settings.place.home)), settings.only_strategy
+    settings.require_one_strategy()
+    place = ExchangePlace.of_home(Path(settings.place.home))
     parties = Parties(own_key(place.keys, key), trusted_key(place.trusted, recipient), settings.exchange.days)
     parties.require_current(datetime.now(UTC))
     require_room(out)

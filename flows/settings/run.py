@@ -164,9 +164,8 @@ class EmulateSettings(Settings, frozen=True):
 
     exchange: Exchange = Exchange()
 
-    @property
-    def only_strategy(self) -> Strategy:
-        """The strategy, where there is one.
+    def require_one_strategy(self) -> Strategy:
+        """Return the strategy.
 
         Raises:
             InputError: when there are several.

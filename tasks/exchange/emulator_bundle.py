@@ -5,7 +5,6 @@ removed block and nothing of a tuning is among them: only the emulator's own fil
 """
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from math import prod
@@ -28,7 +27,7 @@ from tasks.models.loading import load_tokenizer
 from tasks.models.resolving import read_usable_config
 from tasks.models.source import ModelSource
 from tasks.models.tensor_files import INDEX_FILE, SINGLE_FILE, read_header, stored_tensors, weight_files
-from tasks.store.files import write_text
+from tasks.store.files import link_or_copy, write_text
 
 # Harmonizers and separate copies of tied tensors are beside the network's own parameters.
 MOST_ADDED = 2
@@ -117,11 +116,11 @@ def restore_folder(copy: Path, manifest: EmulatorManifest, out: Path) -> None:
         raise RefusedError("manifest.json: files: neither one file of weights nor all parts of it")
     names = [SINGLE_FILE] if len(shards) == 1 else sorted(shards)
     for name, source in zip(names, shards, strict=True):
-        _same_file(copy / source, out / name)
+        link_or_copy(copy / source, out / name)
     if len(shards) > 1:
         weight_map = {tensor: name for name in names for tensor in read_header(out / name)}
         write_text(out / INDEX_FILE, json.dumps({"metadata": {}, "weight_map": weight_map}))
-    _same_file(copy / TOKENIZER_FILE, out / TOKENIZER_FILE)
+    link_or_copy(copy / TOKENIZER_FILE, out / TOKENIZER_FILE)
     write_tokenizer_config(manifest.tokenizer, out)
     write_text(out / "config.json", json.dumps(config, indent=1, sort_keys=True))
     write_text(out / PLAN_FILE, plan.to_json())
@@ -152,10 +151,3 @@ def _require_usable(folder: Path, num_kept: int) -> None:
     if sum(prod(tensor.shape) for tensor in stored.values()) > MOST_ADDED * expected:
         raise RefusedError("the weights have more numbers than the network that the manifest describes")
     probe_tokenizer(folder / TOKENIZER_FILE)
-
-
-def _same_file(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

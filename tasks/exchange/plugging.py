@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 PLUG_FILE = "crash_plug.json"
 # In the owner's home, for each file with replaced tensors.
 HEADER, REPLACED, PARTIAL = ".header", ".replaced", ".partial"
-_NOT_STORED = (
-    "{name}: the files of this {family} model store {tensor} in another form than it is computed with, so that it"
-    " cannot be replaced in them; take another model, or use `crash run` with export.plugged_model"
-)
 
 
 def find_replaced(model: ModelSource, admitted: "Mapping[str, Tensor]") -> "dict[str, dict[str, Tensor]]":
@@ -46,34 +42,40 @@ def find_replaced(model: ModelSource, admitted: "Mapping[str, Tensor]") -> "dict
         InputError: when a tensor is not stored as it is, because transformers computes with the family's blocks under
             other names or in other pieces than the files have.
     """
-    folder = Path(model.path)
-    stored = tensors_of(folder)
-    names = BlockNames(stored, model.num_blocks, folder)
     found: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in admitted.items():
-        block, _, rest = name.partition(".")
-        place = stored.get(full := names.name(int(block), rest))
-        if place is None or place.shape != tuple(tensor.shape):
-            raise InputError(_NOT_STORED.format(name=model.name, family=model.family, tensor=name))
-        found.setdefault(place.file.name, {})[full] = tensor
+    for name, (full, place) in require_stored(model, admitted).items():
+        if place.shape != tuple(admitted[name].shape):
+            raise _not_stored(model, name)
+        found.setdefault(place.file.name, {})[full] = admitted[name]
     return found
 
 
-def require_stored(model: ModelSource, template: Iterable[str]) -> None:
-    """Check, before an emulator is made, that what comes back can be put into the files of the full model.
+def require_stored(model: ModelSource, names: Iterable[str]) -> dict[str, tuple[str, StoredTensor]]:
+    """Return the name in the model's files, and the stored tensor, of each tensor of its blocks.
 
-    template: `"{block}.{name}"` of the tensors of the tuned blocks.
+    names: `"{block}.{name}"` each. An emulator whose tuned blocks could not be put into the files is not made.
 
     Raises:
-        InputError: as `find_replaced`.
+        InputError: as `find_replaced`, but for shapes.
     """
     folder = Path(model.path)
     stored = tensors_of(folder)
-    names = BlockNames(stored, model.num_blocks, folder)
-    for name in template:
+    blocks = BlockNames(stored, model.num_blocks, folder)
+    found = {}
+    for name in names:
         block, _, rest = name.partition(".")
-        if names.name(int(block), rest) not in stored:
-            raise InputError(_NOT_STORED.format(name=model.name, family=model.family, tensor=name))
+        full = blocks.name(int(block), rest)
+        if full not in stored:
+            raise _not_stored(model, name)
+        found[name] = full, stored[full]
+    return found
+
+
+def _not_stored(model: ModelSource, name: str) -> InputError:
+    return InputError(
+        f"{model.name}: the files of this {model.family} model store {name} in another form than it is computed with,"
+        " so that it cannot be replaced in them; take another model, or use `crash run` with export.plugged_model"
+    )
 
 
 def write_plugged(

@@ -1,13 +1,12 @@
 """Open bundle: take a bundle that was verified into the store, as an emulator or as a tuning."""
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
 from tasks.exchange.received import ReceivedBundle
+from tasks.store.files import link_or_copy
 
 
 @stage(packages=())
@@ -17,10 +16,7 @@ def open_bundle(work: Work, bundle: ReceivedBundle) -> dict[str, Any]:
     The files share the disk space of the copy in the home, where that is on the same disk.
     """
     for source in sorted(Path(bundle.path).iterdir()):
-        try:
-            os.link(source, work.out / source.name)
-        except OSError:
-            shutil.copyfile(source, work.out / source.name)
+        link_or_copy(source, work.out / source.name)
     if bundle.kind == "tuned_blocks":
         return {}
     from tasks.models.folder_tensors import count_parameters

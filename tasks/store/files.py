@@ -31,6 +31,14 @@ def replace_file(path: Path, content: bytes) -> None:
     os.replace(temporary, path)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make a file that shares the disk space of another one, or a copy where the two are on different disks."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def flush(path: Path) -> None:
     """Flush a file's content or a folder's entries to the disk."""
     handle = os.open(path, os.O_RDONLY)
