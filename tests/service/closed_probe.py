@@ -17,6 +17,8 @@ OPEN_IN_PREFECT = {"/api/health", "/api/ready"}
 # MLflow asks for no password here: which kind of store it has, and nothing of what is in it.
 OPEN_IN_MLFLOW = {"/api/3.0/mlflow/server-info", "/ajax-api/3.0/mlflow/server-info"}
 NOTHING = "00000000-0000-0000-0000-000000000000"
+# Prefect builds the description of its calls at the first request: beside other tests longer than httpx waits.
+SECONDS = 60
 
 
 def main(home: Path, address: str) -> None:
@@ -42,13 +44,11 @@ def ask_everything(home: Path, address: str) -> dict:
     return {
         "prefect": statuses(prefect, prefect_calls(prefect)),
         "mlflow": statuses(mlflow, mlflow_calls()),
-        "prefect_with_password": httpx.post(
-            f"{prefect}/api/flow_runs/filter", json={}, auth=(user, password)
-        ).status_code,
-        "prefect_with_another": httpx.post(f"{prefect}/api/flow_runs/filter", json={}, auth=(user, "x")).status_code,
+        "prefect_with_password": flow_runs(prefect, (user, password)),
+        "prefect_with_another": flow_runs(prefect, (user, "x")),
         "mlflow_with_password": search(mlflow, (user, password)),
         "mlflow_with_another": search(mlflow, (user, "x")),
-        "page_asks": httpx.get(f"{prefect}/ui-settings").text,
+        "page_asks": httpx.get(f"{prefect}/ui-settings", timeout=SECONDS).text,
         "password_shown": password in json.dumps(connection["PREFECT_API_URL"]),
     }
 
@@ -60,7 +60,7 @@ def at(url: str, address: str) -> str:
 
 def prefect_calls(prefect: str) -> list[tuple[str, str]]:
     """Method and path of every call that the server describes."""
-    paths = httpx.get(f"{prefect}/openapi.json").json()["paths"]
+    paths = httpx.get(f"{prefect}/openapi.json", timeout=SECONDS).json()["paths"]
     return [(method.upper(), path) for path, methods in paths.items() for method in methods]
 
 
@@ -73,7 +73,7 @@ def mlflow_calls() -> list[tuple[str, str]]:
 
 def statuses(server: str, calls: list[tuple[str, str]]) -> dict[str, int]:
     """What each call answers to somebody without the password."""
-    with httpx.Client(base_url=server, timeout=30) as client:
+    with httpx.Client(base_url=server, timeout=SECONDS) as client:
         return {f"{method} {path}": client.request(method, filled(path)).status_code for method, path in calls}
 
 
@@ -82,9 +82,15 @@ def filled(path: str) -> str:
     return re.sub(r"\{[^}]*\}|<[^>]*>", NOTHING, path)
 
 
+def flow_runs(prefect: str, login: tuple[str, str]) -> int:
+    """Whether runs can be listed."""
+    return httpx.post(f"{prefect}/api/flow_runs/filter", json={}, auth=login, timeout=SECONDS).status_code
+
+
 def search(mlflow: str, login: tuple[str, str]) -> int:
     """Whether experiments can be listed."""
-    return httpx.post(f"{mlflow}/api/2.0/mlflow/experiments/search", json={"max_results": 1}, auth=login).status_code
+    url = f"{mlflow}/api/2.0/mlflow/experiments/search"
+    return httpx.post(url, json={"max_results": 1}, auth=login, timeout=SECONDS).status_code
 
 
 if __name__ == "__main__":
