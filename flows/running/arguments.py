@@ -149,7 +149,7 @@ class Arguments:
 
     def full_tune(self, seed: int, rate: float | None = None) -> dict[str, Any]:
         """The training of every block of the full model. rate: by default the first."""
-        own = {"learning_rate": "full_tune.learning_rate"} if self._settings.full_tune.learning_rate else {}
+        own = {"learning_rate": "full_tune.learning_rate"} if self._settings.full_tune.rates else {}
         with in_table("tune", **own):
             settings = self._train_settings(seed, rate, self.full_rates)
         return {"settings": settings, "precision": self._precision}
@@ -182,8 +182,7 @@ class Arguments:
 
 def grids(settings: Settings) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the learning rates of the emulator's and of the full model's tuning; the best of several is selected."""
-    own = settings.full_tune.learning_rate
-    return settings.tune.rates, (own,) if own else settings.tune.full_rates
+    return settings.tune.rates, settings.full_tune.rates or settings.tune.full_rates
 
 
 def emulator_wishes(settings: Settings, teacher: Any, text: Any) -> dict[str, Any]:

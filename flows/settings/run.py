@@ -59,6 +59,12 @@ class Settings(Group, frozen=True):
         return self
 
     @model_validator(mode="after")
+    def _rates_need_losses(self) -> "Settings":
+        if len(self.full_tune.learning_rates) > 1 and self.tune.eval_steps is None:
+            raise ValueError("full_tune.learning_rates needs validation losses: give tune.eval_steps as well")
+        return self
+
+    @model_validator(mode="after")
     def _examples_are_of_lm_eval(self) -> "Settings":
         if self.evaluate.num_fewshot and self.task.kind != "lm_eval":
             raise ValueError(

@@ -89,3 +89,18 @@ class FullTune(Group, frozen=True):
     """Tune the full model; switch off if it does not fit."""
     learning_rate: Positive | None = None
     """Learning rate, if it differs from tune.learning_rate and tune.learning_rates."""
+    learning_rates: tuple[Positive, ...] = ()
+    """Rates of which the best is selected for each seed, if they differ from tune.learning_rates."""
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> "FullTune":
+        if self.learning_rate and self.learning_rates:
+            raise ValueError("give learning_rate or learning_rates")
+        if len(set(self.learning_rates)) < len(self.learning_rates):
+            raise ValueError(f"learning_rates = {list(self.learning_rates)} names a rate twice")
+        return self
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Learning rates of this table; none where those of the emulator count."""
+        return (self.learning_rate,) if self.learning_rate else self.learning_rates

@@ -124,3 +124,6 @@ def test_a_stage_is_told_only_what_it_uses() -> None:
     assert Arguments(settings(tune=grid), "float32").full_rates == (1e-3, 1e-4)
     own = Arguments(settings(tune=grid, full_tune={"learning_rate": 1e-5}), "float32")
     assert (own.rates, own.full_rates) == ((1e-3, 1e-4), (1e-5,))
+    several = Arguments(settings(tune={"eval_steps": 5}, full_tune={"learning_rates": [1e-5, 2e-5]}), "float32")
+    assert (len(several.rates), several.full_rates) == (1, (1e-5, 2e-5))
+    assert several.full_tune(0, 2e-5)["settings"].may_diverge and not several.tune(0)["settings"].may_diverge

@@ -148,6 +148,18 @@ def test_a_sweep_over_methods_takes_the_grid_of_each(tmp_path):
     assert rates[0] != rates[1]
 
 
+def test_rates_of_the_full_model(tmp_path):
+    file = write(tmp_path, MINIMAL)
+    with pytest.raises(InputError, match="full_tune.learning_rates needs validation losses: give tune.eval_steps"):
+        read_settings(file, ["full_tune.learning_rates=[1e-5, 2e-5]"])
+    with pytest.raises(InputError, match="names a rate twice"):
+        read_settings(file, ["full_tune.learning_rates=[1e-5, 1e-5]", "tune.eval_steps=5"])
+    with pytest.raises(InputError, match="give learning_rate or learning_rates"):
+        read_settings(file, ["full_tune.learning_rates=[1e-5]", "full_tune.learning_rate=1e-5"])
+    found = read_settings(file, ["full_tune.learning_rates=[1e-5, 2e-5]", "tune.eval_steps=5"])
+    assert found.full_tune.rates == (1e-5, 2e-5)
+
+
 def test_set_overrides_the_file(tmp_path):
     settings = read_settings(
         write(tmp_path, MINIMAL), ["tune.seeds=[3, 4]", "model.name=other", "full_tune.enabled=false"]
