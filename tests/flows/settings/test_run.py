@@ -150,7 +150,7 @@ def test_a_sweep_over_methods_takes_the_grid_of_each(tmp_path):
 
 def test_rates_of_the_full_model(tmp_path):
     file = write(tmp_path, MINIMAL)
-    with pytest.raises(InputError, match="full_tune.learning_rates needs validation losses: give tune.eval_steps"):
+    with pytest.raises(InputError, match="learning_rates needs validation losses: give tune"):
         read_settings(file, ["full_tune.learning_rates=[1e-5, 2e-5]"])
     with pytest.raises(InputError, match="names a rate twice"):
         read_settings(file, ["full_tune.learning_rates=[1e-5, 1e-5]", "tune.eval_steps=5"])
