@@ -78,7 +78,8 @@ class Sizes:
         """Return the forward passes of scoring, in which a prompt runs once for its choices where the family allows."""
         if not self.shape.shares_prompts:
             return self.passes(rows, max_tokens)
-        return workloads.scoring_passes(rows, self.longest, max_tokens, self.shape.limits)
+        shape = self.shape
+        return workloads.scoring_passes(rows, self.longest, max_tokens, shape.limits, shape.longest_tree)
 
     def with_settings(self, settings: Settings) -> "Sizes":
         """Return the sizes of a run of the same model and task with other settings."""

@@ -100,7 +100,11 @@ def scored(
     seconds = timed(device, run)
     shape = sizes(config)
     lengths = Lengths.of([(prompt + choice - 1, choice)] * len(requests), per_prompt=num_choices)
-    own = (scoring_passes if share else sorted_passes)(lengths, CONTEXT, max_tokens)
+    own = (
+        scoring_passes(lengths, CONTEXT, max_tokens, shape.limits, shape.longest_tree)
+        if share
+        else sorted_passes(lengths, CONTEXT, max_tokens)
+    )
     flops = totals.forward_flops(shape, Depth.whole(shape.num_blocks), own)
     return Measured(
         f"scoring, prompts {'shared' if share else 'run for every choice'}",

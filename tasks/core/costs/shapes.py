@@ -14,6 +14,7 @@ from tasks.core.blocks.streaming import can_stream
 from tasks.core.costs.block_shapes import BlockShape, block_shape, experts_of
 from tasks.core.costs.operations import Operations, count_operations
 from tasks.core.errors import InputError
+from tasks.core.evaluation.prompt_trees import longest_tree
 from tasks.core.evaluation.scoring_states import can_share_prompts
 
 STORED_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
@@ -32,8 +33,8 @@ class Shape:
     blocks (projections of narrow embeddings); vocabulary: logits of one position; context: maximum tokens of a row;
     stored_bytes, loaded_bytes: bytes of one parameter, in files and in memory; limits: length limits that a pass does
     not straddle; approximate: the reason why operations are approximate, empty when they are as torch counts them;
-    shares_prompts: whether scoring runs a prompt once for all its choices; streams: whether blocks can be loaded one at
-    a time.
+    shares_prompts: whether scoring runs a prompt once for all its choices; longest_tree: most tokens of a prompt and
+    its choices in one row; streams: whether blocks can be loaded one at a time.
     """
 
     width: int
@@ -49,6 +50,7 @@ class Shape:
     limits: LengthLimits = NO_LIMITS
     approximate: str = ""
     shares_prompts: bool = True
+    longest_tree: int = 0
     streams: bool = True
 
     @property
@@ -111,6 +113,7 @@ def _measured(config: PreTrainedConfig, context: int) -> Shape:
         limits=length_limits(config),
         approximate=approximate,
         shares_prompts=can_share_prompts(model),
+        longest_tree=longest_tree(model),
         streams=can_stream(model),
     )
 

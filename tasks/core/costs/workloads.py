@@ -11,7 +11,9 @@ from functools import lru_cache
 from tasks.core.batching import token_batches
 from tasks.core.blocks.length_limits import NO_LIMITS, LengthLimits
 from tasks.core.costs.totals import Passes
-from tasks.core.evaluation.shared_prompts import Group, ScoringPass, pays, shared_passes
+from tasks.core.evaluation.prompt_trees import tree_length, tree_passes
+from tasks.core.evaluation.scoring_pass import Group, ScoringPass
+from tasks.core.evaluation.shared_prompts import pays, shared_passes
 
 # Number of quantiles of the sorted lengths in a shortened sample: the middles of as many equal parts.
 NUM_QUANTILES = 16
@@ -88,30 +90,47 @@ def sorted_passes(lengths: Lengths, context: int, max_tokens: int, limits: Lengt
 
 
 @lru_cache(maxsize=CACHED)
-def scoring_passes(lengths: Lengths, context: int, max_tokens: int, limits: LengthLimits = NO_LIMITS) -> Passes:
+def scoring_passes(
+    lengths: Lengths, context: int, max_tokens: int, limits: LengthLimits = NO_LIMITS, longest_tree: int = 0
+) -> Passes:
     """Passes of scoring, in which a prompt runs once for all rows that share it; these are taken to be as long."""
     rows, answers = lengths.rows(context), lengths.answers
     by_prompt: dict[int, list[int]] = {}
     for place in range(len(rows)):
         by_prompt.setdefault(int(place / lengths.per_prompt), []).append(place)
-    groups = []
+    trees, long = [], []
     for places in by_prompt.values():
+        # The model does not read the last token of an answer.
+        whole = Group(tuple(places), _prompt(rows[places[0]], answers))
+        if tree_length(rows, whole) <= min(longest_tree, max_tokens):
+            trees.append(whole)
+            continue
         most = max(1, max_tokens // rows[places[-1]])
-        for members in (places[start : start + most] for start in range(0, len(places), most)):
-            # The model does not read the last token of an answer.
-            groups.append(Group(tuple(members), _prompt(rows[members[0]], answers)))
-    shared = [
-        group
-        for group in groups
-        if pays((len(group.members) - 1) * group.shared, sum(rows[member] for member in group.members))
-    ]
+        parts = (places[start : start + most] for start in range(0, len(places), most))
+        long += [Group(tuple(members), _prompt(rows[members[0]], answers)) for members in parts]
+    trees = [group for group in trees if _pays(group, rows, tree=True)]
+    long = [group for group in long if _pays(group, rows, tree=False)]
     found = Passes(0, 0, 0, 0, 0)
     grouped: set[int] = set()
-    for chosen in shared_passes(rows, shared, max_tokens, limits):
-        found = found.plus(_two_parts(chosen, rows, answers))
+    for chosen in tree_passes(rows, trees, max_tokens, limits) + shared_passes(rows, long, max_tokens, limits):
+        found = found.plus((_in_trees if chosen.trees else _two_parts)(chosen, rows, answers))
         grouped |= set(chosen.members)
     alone = [length for place, length in enumerate(rows) if place not in grouped]
     return found.plus(_passes([alone], answers, max_tokens, limits))
+
+
+def _pays(group: Group, rows: Sequence[int], tree: bool) -> bool:
+    """Return whether so many of a group's tokens are saved that sharing its prompt pays."""
+    saved, total = (len(group.members) - 1) * group.shared, sum(rows[member] for member in group.members)
+    return saved > 0 and pays(saved, total, tree)
+
+
+def _in_trees(chosen: ScoringPass, rows: Sequence[int], answers: float) -> Passes:
+    """Passes whose rows are prompts with all their answers."""
+    count, longest = len(chosen.trees), max(tree_length(rows, tree) for tree in chosen.trees)
+    # The first tokens of all answers are predicted at one position.
+    positions = answers * len(chosen.members) - (len(chosen.members) - count)
+    return Passes(count * longest, count * longest**2, positions, count * longest, positions)
 
 
 def _two_parts(chosen: ScoringPass, rows: Sequence[int], answers: float) -> Passes:

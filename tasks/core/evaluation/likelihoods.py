@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.core.blocks.devices import input_device
 from tasks.core.blocks.length_limits import LengthLimits, length_limits
 from tasks.core.blocks.soft_prompt import prompt_ids
 from tasks.core.blocks.streaming import StoredTensors
 from tasks.core.blocks.surgery import base_model_and_head
 from tasks.core.errors import InputError
+from tasks.core.evaluation.prompt_trees import longest_tree
+from tasks.core.evaluation.scoring_pass import Ids, ScoringPass
 from tasks.core.evaluation.scoring_states import Place, can_share_prompts, score_streamed, states_at
-from tasks.core.evaluation.shared_prompts import Ids, ScoringPass, scoring_passes
+from tasks.core.evaluation.shared_prompts import scoring_passes
 
 # Groups of rows in the jackknife of metrics that are not means over rows.
 JACKKNIFE_GROUPS = 50
@@ -52,12 +53,12 @@ def score_tokens(
         return score_without_blocks(model, requests, max_length, max_tokens, tensors, (), progress)[0]
     by_inputs = _by_inputs(requests, max_length, prompt_ids(model))
     inputs, share = list(by_inputs), share_prompts and can_share_prompts(model)
-    passes: Iterable[ScoringPass] = scoring_passes(inputs, max_tokens, length_limits(model.config), share)
+    limits = length_limits(model.config)
+    passes: Iterable[ScoringPass] = scoring_passes(inputs, max_tokens, limits, share, longest_tree(model))
     base, head = base_model_and_head(model)
     answers = _Answers(head, requests, by_inputs)
-    device = input_device(model)
     for chosen in progress(passes, description="scoring") if progress else passes:
-        answers.score(chosen, partial(states_at, base, model.config, inputs, chosen, device=device))
+        answers.score(chosen, partial(states_at, model, base, inputs, chosen))
     return answers.in_order()
 
 

@@ -15,7 +15,8 @@ from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixi
 from tasks.core.blocks.devices import input_device
 from tasks.core.blocks.locate_blocks import get_stack, text_config
 from tasks.core.blocks.streaming import StoredTensors, run_streamed
-from tasks.core.evaluation.shared_prompts import Ids, ScoringPass
+from tasks.core.evaluation.prompt_trees import tree_batch
+from tasks.core.evaluation.scoring_pass import Ids, ScoringPass
 
 # Most bytes of hidden states that are kept between two blocks, where blocks are on disk.
 MAX_BYTES = 4 << 30
@@ -41,23 +42,46 @@ def can_share_prompts(model: Any) -> bool:
 
 
 def states_at(
-    base: Callable[..., Any],
-    config: Any,
-    inputs: Sequence[Ids],
-    chosen: ScoringPass,
-    places: Sequence[Place],
-    device: torch.device,
+    model: Any, base: Callable[..., Any], inputs: Sequence[Ids], chosen: ScoringPass, places: Sequence[Place]
 ) -> Tensor:
     """Run one pass and return the last hidden states [number of places, d] at these places of its members.
 
-    base: the stack, as `base_model_and_head` returns it; config: the model's.
+    base: the model's stack, as `base_model_and_head` returns it.
     """
-    if not chosen.start:
-        rows = [inputs[member] for member in chosen.members]
-        states = _run(base, rows, device)
-        index = {member: row for row, member in enumerate(chosen.members)}
-        return _picked(states, [(index[member], position) for member, position in places])
-    cache = DynamicCache(config=text_config(config))
+    if chosen.trees:
+        return _tree_states(model, base, inputs, chosen, places)
+    if chosen.start:
+        return _shared_states(model, base, inputs, chosen, places)
+    states = _run(base, [inputs[member] for member in chosen.members], input_device(model))
+    index = {member: row for row, member in enumerate(chosen.members)}
+    return _picked(states, [(index[member], position) for member, position in places])
+
+
+def _tree_states(
+    model: Any, base: Callable[..., Any], inputs: Sequence[Ids], chosen: ScoringPass, places: Sequence[Place]
+) -> Tensor:
+    """Run a pass whose rows are trees."""
+    batch, device = tree_batch(inputs, chosen.trees, model.dtype), input_device(model)
+    states = base(
+        input_ids=batch.ids.to(device),
+        attention_mask=batch.mask.to(device),
+        position_ids=batch.positions.to(device),
+        use_cache=False,
+    ).last_hidden_state
+    shared = {member: tree.shared for tree in chosen.trees for member in tree.members}
+    where = []
+    for member, position in places:
+        row, column = batch.begins[member]
+        where.append((row, position if position < shared[member] else column + position - shared[member]))
+    return _picked(states, where)
+
+
+def _shared_states(
+    model: Any, base: Callable[..., Any], inputs: Sequence[Ids], chosen: ScoringPass, places: Sequence[Place]
+) -> Tensor:
+    """Run a pass in two parts, the second behind the keys and values of the first."""
+    device = input_device(model)
+    cache = DynamicCache(config=text_config(model.config))
     first = _run(base, chosen.beginnings(inputs), device, cache)
     begins = dict(zip(chosen.members, chosen.begins, strict=True))
     longer = [member for member in chosen.members if len(inputs[member]) > chosen.start]

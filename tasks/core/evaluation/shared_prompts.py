@@ -1,18 +1,18 @@
-"""Forward passes of scoring: inputs that begin with the same tokens run their common beginning once.
+"""Cutting inputs into the forward passes of scoring: those that begin with the same tokens run their beginning once.
 
-The inputs of a multiple-choice row differ only behind its prompt. A pass has two parts: the first runs the beginnings,
+The inputs of a multiple-choice row differ only behind its prompt. Where the model takes masks, each group of such
+inputs is a tree (`prompt_trees`). Otherwise, and for long groups, a pass has two parts: the first runs the beginnings,
 all of one length and each once; the second runs what follows each of them, with the keys and values of its beginning.
 As no token of the first part is padding, no mask or position has to be corrected, whatever the family's attention.
 """
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from tasks.core.batching import PASS_COST, cheapest_parts, token_batches
 from tasks.core.blocks.length_limits import LengthLimits
-
-Ids = tuple[int, ...]
+from tasks.core.evaluation.prompt_trees import tree_length, tree_passes
+from tasks.core.evaluation.scoring_pass import Group, Ids, ScoringPass
 
 # What a group has to save, in tokens and as a share of those of its inputs: below, a second part costs more.
 MIN_SAVED = 16
@@ -21,45 +21,20 @@ MIN_SAVED_SHARE = 1 / 8
 MAX_MEMBERS = 64
 
 
-@dataclass(frozen=True)
-class ScoringPass:
-    """One forward pass over some inputs.
-
-    members: indices of the inputs. start: number of tokens of the first part, 0 when nothing is shared. begins: for
-    each member, the row of the first part with which it begins.
-    """
-
-    members: tuple[int, ...]
-    start: int = 0
-    begins: tuple[int, ...] = ()
-
-    def beginnings(self, inputs: Sequence[Ids]) -> list[Ids]:
-        """Return the rows of the first part, all of length `start`."""
-        rows: dict[int, Ids] = {}
-        for member, row in zip(self.members, self.begins, strict=self.start > 0):
-            rows.setdefault(row, inputs[member][: self.start])
-        return [rows[row] for row in sorted(rows)]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Indices of inputs with the same first `shared` tokens."""
-
-    members: tuple[int, ...]
-    shared: int
-
-
 def scoring_passes(
-    inputs: Sequence[Ids], max_tokens: int, limits: LengthLimits, share: bool = True
+    inputs: Sequence[Ids], max_tokens: int, limits: LengthLimits, share: bool = True, longest_tree: int = 0
 ) -> list[ScoringPass]:
     """Cut distinct inputs into passes of at most `max_tokens` padded tokens; beginnings count with every member.
 
     limits: those of the model (`length_limits`); all inputs of a pass are on the same side of each. share: whether
-    common beginnings run once. Passes are sorted by length, those with shared beginnings first.
+    common beginnings run once. longest_tree: most tokens of a tree (`longest_tree`), 0 for passes in two parts alone.
+    Passes are sorted by length, those with trees first, then those with shared beginnings.
     """
-    lengths = [len(ids) for ids in inputs]
-    groups = list(_groups(inputs, max_tokens, limits)) if share else []
-    shared = shared_passes(lengths, groups, max_tokens, limits)
+    lengths, longest_tree = [len(ids) for ids in inputs], min(longest_tree, max_tokens)
+    groups = list(_groups(inputs, max_tokens, limits, longest_tree)) if share else []
+    short = [group for group in groups if tree_length(lengths, group) <= longest_tree]
+    long = [group for group in groups if tree_length(lengths, group) > longest_tree]
+    shared = tree_passes(lengths, short, max_tokens, limits) + shared_passes(lengths, long, max_tokens, limits)
     grouped = {member for each in shared for member in each.members}
     alone = [index for index in range(len(inputs)) if index not in grouped]
     return shared + _plain_passes(lengths, alone, max_tokens, limits)
@@ -131,12 +106,12 @@ def _plain_passes(
     return [ScoringPass(tuple(chosen[place] for place in batch)) for batch in batches]
 
 
-def pays(saved: int, total: int) -> bool:
-    """Return whether saving so many of a group's tokens is worth a second part."""
-    return saved >= max(MIN_SAVED, MIN_SAVED_SHARE * total)
+def pays(saved: int, total: int, tree: bool = False) -> bool:
+    """Return whether a group is worth the second part or, in a tree, the mask that saves so many of its tokens."""
+    return saved >= max(0 if tree else MIN_SAVED, MIN_SAVED_SHARE * total)
 
 
-def _groups(inputs: Sequence[Ids], max_tokens: int, limits: LengthLimits) -> Iterator[Group]:
+def _groups(inputs: Sequence[Ids], max_tokens: int, limits: LengthLimits, longest_tree: int) -> Iterator[Group]:
     """Yield the groups that save the most tokens in all; inputs that are in none share too little.
 
     Groups are runs of the sorted inputs, where inputs with a long common beginning are neighbours. best[end]: tokens
@@ -152,11 +127,15 @@ def _groups(inputs: Sequence[Ids], max_tokens: int, limits: LengthLimits) -> Ite
             length = len(inputs[order[begin]])
             shared, longest, total = min(shared, common[begin]), max(longest, length), total + length
             count = end - begin
-            if shared == 0 or count * longest > max_tokens:
+            saved = (count - 1) * shared
+            tree = total - saved <= longest_tree
+            if shared == 0 or (count * longest > max_tokens and not tree):
                 break
-            # What follows the common beginning is padded to the longest.
-            saved = (count - 1) * shared - (count * longest - total)
-            if best[begin] + saved > best[end] and pays(saved, total) and limits.group(shared) == limits.group(longest):
+            if not tree:
+                # What follows the common beginning is padded to the longest.
+                saved -= count * longest - total
+            same_side = limits.group(shared) == limits.group(longest)
+            if best[begin] + saved > best[end] and pays(saved, total, tree) and same_side:
                 best[end], begun[end] = best[begin] + saved, begin
     end = len(order)
     while end > 0:

@@ -93,14 +93,34 @@ def test_operations_of_scoring(family: str) -> None:
 
 @pytest.mark.usefixtures("cheap_passes")
 @pytest.mark.parametrize("max_tokens", [96, 1000])
-@pytest.mark.parametrize("family", COUNTED)
-def test_operations_of_scoring_with_shared_prompts(family: str, max_tokens: int) -> None:
-    """Four choices of equal length behind each prompt, as the estimate assumes."""
+@pytest.mark.parametrize("family", ["opt", "gpt2", "gpt_neox", "llama"])
+def test_operations_of_scoring_with_trees(family: str, max_tokens: int) -> None:
     model, shape = network(family)
+    requests, found = four_choices()
+    passes = scoring_passes(found, CONTEXT, max_tokens, shape.limits, shape.longest_tree)
+    assert passes.tokens < sorted_passes(found, CONTEXT, max_tokens).tokens / 2
+    assert (passes.largest_kept, passes.largest <= max_tokens) == (0, True)
+    expected = costs.forward_flops(shape, Depth.whole(NUM_BLOCKS), passes)
+    found_by_torch = counted(lambda: score_tokens(model.eval(), requests, CONTEXT, max_tokens))
+    assert found_by_torch == pytest.approx(expected, rel=0.02)
+
+
+def four_choices() -> tuple[list[tuple[list[int], list[int]]], Lengths]:
+    """Requests with four choices of equal length behind each prompt, as the estimate assumes, and their lengths."""
     generator = random.Random(2)
     prompts = [[generator.randrange(3, VOCABULARY) for _ in range(length)] for length in (9, 20, 21, 30)]
     requests = [(prompt, [first, 1, 2]) for prompt in prompts for first in range(4, 8)]
-    found = Lengths.of([(len(before) + len(scored) - 1, len(scored)) for before, scored in requests], per_prompt=4)
+    lengths = [(len(before) + len(scored) - 1, len(scored)) for before, scored in requests]
+    return requests, Lengths.of(lengths, per_prompt=4)
+
+
+@pytest.mark.usefixtures("cheap_passes")
+@pytest.mark.parametrize("max_tokens", [96, 1000])
+@pytest.mark.parametrize("family", COUNTED)
+def test_operations_of_scoring_in_two_parts(family: str, max_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.core.evaluation.likelihoods.longest_tree", lambda _: 0)
+    model, shape = network(family)
+    requests, found = four_choices()
     passes = scoring_passes(found, CONTEXT, max_tokens)
     assert passes.tokens < sorted_passes(found, CONTEXT, max_tokens).tokens / 2
     assert 3 * 32 <= passes.largest_kept <= max_tokens

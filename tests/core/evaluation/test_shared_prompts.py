@@ -7,31 +7,29 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
 
 from tasks.core.batching import PASS_COST
 from tasks.core.blocks.length_limits import NO_LIMITS, LengthLimits, length_limits
 from tasks.core.blocks.surgery import with_layout
 from tasks.core.evaluation.likelihoods import score_tokens
+from tasks.core.evaluation.prompt_trees import LONGEST, longest_tree, tree_batch, tree_length
+from tasks.core.evaluation.scoring_pass import Group, Ids, ScoringPass
 from tasks.core.evaluation.scoring_states import can_share_prompts
-from tasks.core.evaluation.shared_prompts import (
-    MIN_SAVED,
-    Group,
-    Ids,
-    ScoringPass,
-    _plain_passes,
-    pays,
-    scoring_passes,
-    shared_passes,
-)
+from tasks.core.evaluation.shared_prompts import MIN_SAVED, _plain_passes, pays, scoring_passes, shared_passes
 from tasks.core.plan.layout import fixed_plan
 from tests.core.evaluation.test_batch_invariance import EVERY, ROTARY, network
-from tests.core.tiny_models import NUM_BLOCKS, tiny_model, token_ids
+from tests.core.tiny_models import FAMILIES, NUM_BLOCKS, tiny_model, token_ids
 
 CONTEXT = 64
 # Recurrent blocks keep no keys and values; the others have a cache of their own, or none.
 RECURRENT = {"bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "lfm2", "mamba", "mamba2"}
 RECURRENT |= {"qwen3_5_text", "qwen3_next", "recurrent_gemma"}
 OTHERS = {"gemma3n_text", "gemma4_text", "minimax", "openai-gpt"}
+# Biases by distance, and windows that are too short for the requests below.
+NO_TREES = {"bloom", "mpt", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt_neo", "cohere2", "exaone4"}
+NO_TREES |= {"gpt_oss", "llama4_text", "ministral", "olmo3", "starcoder2", "vaultgemma", "gemma3 with images"}
+NO_TREES |= {"longrope of some blocks", "dynamic of some blocks"}
 # Answers of one and of several tokens behind prompts of lengths that fit in one pass, and others; one crosses the limit
 # of the rotary embeddings with its longest answer only.
 LENGTHS = {20: (1, 3, 5, 2), 21: (2, 2), 19: (1, 4, 4), 9: (1, 3, 5, 2), 30: (3, 1, 2), 12: (7, 1, 6)}
@@ -49,9 +47,13 @@ def inputs_of(requests: list[tuple[Ids, Ids]]) -> list[Ids]:
     return list(dict.fromkeys((*before, *scored)[:-1] for before, scored in requests))
 
 
+SCORED = [name for name, exact in EVERY.items() if "scoring" in exact]
+
+
 @pytest.mark.usefixtures("cheap_passes")
-@pytest.mark.parametrize("family", [name for name, exact in EVERY.items() if "scoring" in exact])
-def test_shared_prompts_change_no_number(family: str) -> None:
+@pytest.mark.parametrize("family", SCORED)
+def test_shared_prompts_change_no_number(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.core.evaluation.likelihoods.longest_tree", lambda _: 0)
     model, requests = network(family), some_requests()
     assert can_share_prompts(model) == (family not in RECURRENT | OTHERS)
     apart = score_tokens(model, requests, CONTEXT, 1)
@@ -59,9 +61,74 @@ def test_shared_prompts_change_no_number(family: str) -> None:
         passes = scoring_passes(inputs_of(requests), max_tokens, length_limits(model.config))
         # With dynamic scaling, every length above the limit is computed in its own way.
         assert any(each.start for each in passes) != family.startswith("dynamic")
-        shared = score_tokens(model, requests, CONTEXT, max_tokens)
-        assert [value for value, _ in shared] == pytest.approx([value for value, _ in apart], abs=1e-4)
-        assert [greedy for _, greedy in shared] == [greedy for _, greedy in apart]
+        assert_same(score_tokens(model, requests, CONTEXT, max_tokens), apart)
+
+
+@pytest.mark.usefixtures("cheap_passes")
+@pytest.mark.parametrize("family", SCORED)
+def test_trees_change_no_number(family: str) -> None:
+    model, requests = network(family), some_requests()
+    if not can_share_prompts(model):
+        return
+    limits, longest = length_limits(model.config), longest_tree(model)
+    # Biases by distance, and windows of four tokens.
+    assert (longest < 10) == (family in NO_TREES)
+    for max_tokens in (60, 200, 2000):
+        passes = scoring_passes(inputs_of(requests), max_tokens, limits, longest_tree=longest)
+        assert any(each.trees for each in passes) != (family in NO_TREES)
+        assert_same(score_tokens(model, requests, CONTEXT, max_tokens), score_tokens(model, requests, CONTEXT, 1))
+
+
+@pytest.mark.usefixtures("cheap_passes")
+def test_trees_as_long_as_a_window_change_no_number() -> None:
+    """Of three kinds: one mask for all blocks, one for each kind of block, and blocks that count tokens themselves."""
+    for family, name in (("mistral", "sliding_window"), ("gemma3", "sliding_window"), ("gpt_neo", "window_size")):
+        config = FAMILIES[family]()
+        setattr(config, name, 29)
+        model = AutoModelForCausalLM.from_config(config).eval()
+        requests = some_requests()
+        passes = scoring_passes(inputs_of(requests), 2000, NO_LIMITS, longest_tree=longest_tree(model))
+        trees = [tree for each in passes for tree in each.trees]
+        assert 24 <= max(tree_length([len(ids) for ids in inputs_of(requests)], tree) for tree in trees) <= 29
+        assert any(each.start for each in passes)
+        assert_same(score_tokens(model, requests, CONTEXT, 2000), score_tokens(model, requests, CONTEXT, 1))
+
+
+def assert_same(found: list[tuple[float, bool]], expected: list[tuple[float, bool]]) -> None:
+    assert [value for value, _ in found] == pytest.approx([value for value, _ in expected], abs=1e-4)
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+
+
+def test_attention_that_takes_no_mask_takes_no_trees() -> None:
+    model = tiny_model("llama")
+    assert longest_tree(model) == LONGEST
+    model.config._attn_implementation = "flash_attention_2"
+    assert longest_tree(model) == 0
+
+
+def test_a_tree_is_a_prompt_once_and_all_its_choices() -> None:
+    inputs: list[Ids] = [(7, 8, 1, 2), (5, 5, 5), (7, 8, 3), (7, 8)]
+    batch = tree_batch(inputs, [Group((0, 2, 3), 2), Group((1,), 3)], torch.float32)
+    assert batch.ids.tolist() == [[7, 8, 1, 2, 3], [5, 5, 5, 0, 0]]
+    assert batch.positions.tolist() == [[0, 1, 2, 3, 2], [0, 1, 2, 0, 0]]
+    assert batch.begins == {0: (0, 2), 2: (0, 4), 3: (0, 5), 1: (1, 3)}
+    seen = (batch.mask[0, 0] == 0).int().tolist()
+    assert seen == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 0, 0, 1]]
+
+
+@pytest.mark.usefixtures("cheap_passes")
+def test_trees_pad_to_the_longest_tree_within_the_bound() -> None:
+    inputs: list[Ids] = [(*(row,) * 30, answer, 9) for row in range(5) for answer in range(50, 54)]
+    passes = scoring_passes(inputs, 3 * 38, NO_LIMITS, longest_tree=100)
+    assert sorted(len(each.trees) for each in passes) == [2, 3]
+    long = scoring_passes(inputs, 4 * 32, NO_LIMITS, longest_tree=33)
+    assert [(each.start, each.trees) for each in long] == [(30, ())] * 5
+
+
+def test_trees_on_two_sides_of_a_limit_are_in_two_passes() -> None:
+    inputs: list[Ids] = [(*(row,) * length, answer) for row, length in enumerate((20, 40)) for answer in (8, 9)]
+    passes = scoring_passes(inputs, 10_000, LengthLimits(frozenset((30,))), longest_tree=100)
+    assert [len(each.trees) for each in passes] == [1, 1]
 
 
 @pytest.mark.usefixtures("cheap_passes")
@@ -194,11 +261,26 @@ rows = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=40).map(tuple),
 
 
 @pytest.mark.usefixtures("cheap_passes")
-@given(rows, st.integers(1, 200), st.builds(LengthLimits, st.frozensets(st.integers(1, 40), max_size=2)))
-def test_every_input_runs_once_within_the_bounds(inputs: list[Ids], max_tokens: int, limits: LengthLimits) -> None:
-    passes = scoring_passes(inputs, max_tokens, limits)
+@given(
+    rows,
+    st.integers(1, 200),
+    st.builds(LengthLimits, st.frozensets(st.integers(1, 40), max_size=2)),
+    st.sampled_from([0, 30, 1000]),
+)
+def test_every_input_runs_once_within_the_bounds(
+    inputs: list[Ids], max_tokens: int, limits: LengthLimits, longest: int
+) -> None:
+    passes = scoring_passes(inputs, max_tokens, limits, longest_tree=longest)
+    lengths = [len(ids) for ids in inputs]
+    for trees in (each.trees for each in passes if each.trees):
+        assert len(trees) * max(tree_length(lengths, tree) for tree in trees) <= max_tokens or len(trees) == 1
+        for tree in trees:
+            assert tree_length(lengths, tree) <= longest
+            assert len({inputs[member][: tree.shared] for member in tree.members}) == 1
     assert sorted(member for each in passes for member in each.members) == list(range(len(inputs)))
     for each in passes:
+        if each.trees:
+            continue
         longest = max(len(inputs[member]) for member in each.members)
         assert len(each.members) == 1 or longest * len(each.members) <= max_tokens
         if each.start:
