@@ -6,11 +6,15 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks.core.errors import InputError
 from tasks.exchange.keys import PUBLIC, PublicKey, grouped, new_key, own_public_keys, trust, trusted_keys
 from tasks.exchange.place import ExchangePlace
 from tasks.store.files import replace_file
+
+if TYPE_CHECKING:
+    from flows.settings.exchange import TuneSettings
 
 
 def keys(options: argparse.Namespace) -> int:
@@ -72,6 +76,10 @@ def tune(options: argparse.Namespace) -> int:
 
     given = read_party_settings(options.settings, options.changes, TuneSettings)
     prepare(given.place)
+    if options.estimate:
+        return _estimate(options.bundle, given)
+    if options.out is None:
+        raise InputError("give --out, a folder for what goes back; or --estimate, to tune nothing")
     errand = open_errand(options.bundle, Path(given.place.home), options.out)
     settings = errand.settings(given)
     print(f"Verified: an emulator from {errand.manifest.sender.name}, sequence {errand.manifest.sequence}")
@@ -82,6 +90,21 @@ def tune(options: argparse.Namespace) -> int:
     start(settings)
     finish(settings, flow(given, str(options.bundle), str(options.out)), begun)
     print(f"Bundle:  {options.out} (send it to {errand.manifest.sender.name})")
+    return 0
+
+
+def _estimate(bundle: Path, given: "TuneSettings") -> int:
+    """Print time and memory of a tuning that is not started."""
+    from flows.exchange.estimate import foresee
+    from tasks.engine.precision import faster_format, machine_rates
+    from tasks.engine.resources import visible_gpus
+
+    rates = machine_rates(Path(given.place.home))
+    precision = faster_format(rates) if given.model.precision == "auto" else given.model.precision
+    # Without a GPU, that of one core.
+    rate = rates[precision] * (1 if visible_gpus() else given.place.cores_per_stage)
+    manifest, found = foresee(bundle, given, rate)
+    print(found.text(manifest))
     return 0
 
 

@@ -20,7 +20,12 @@ def add_exchange(commands: Commands) -> list[argparse.ArgumentParser]:
     tune.add_argument("bundle", type=Path, help="folder that came from the owner of the model")
     tune.add_argument("settings", type=Path, help="TOML file with [task], and perhaps [tune], [evaluate] and [place]")
     for command, what in ((emulate, "the emulator's bundle"), (tune, "the bundle that goes back")):
-        command.add_argument("--out", type=Path, required=True, help=f"folder of {what}, which must not exist")
+        command.add_argument(
+            "--out", type=Path, required=command is emulate, help=f"folder of {what}, which must not exist"
+        )
+    tune.add_argument(
+        "--estimate", action="store_true", help="say time and memory from the signed manifest, and tune nothing"
+    )
     emulate.add_argument("--key", metavar="NAME", help="own key that signs, where there are several")
     _add_plug_in(commands)
     _add_keys(commands)

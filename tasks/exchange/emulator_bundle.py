@@ -110,7 +110,6 @@ def restore_folder(copy: Path, manifest: EmulatorManifest, out: Path) -> None:
     Raises:
         RefusedError: when the manifest describes no network or plan that can be built here.
     """
-    plan, config = plan_of(manifest), config_values(manifest.architecture)
     shards = sorted(name for name in manifest.files if is_weights(name))
     if shards != [shard_name(number, len(shards)) for number in range(1, len(shards) + 1)]:
         raise RefusedError("manifest.json: files: neither one file of weights nor all parts of it")
@@ -120,13 +119,23 @@ def restore_folder(copy: Path, manifest: EmulatorManifest, out: Path) -> None:
     if len(shards) > 1:
         weight_map = {tensor: name for name in names for tensor in read_header(out / name)}
         write_text(out / INDEX_FILE, json.dumps({"metadata": {}, "weight_map": weight_map}))
+    restore_description(copy, manifest, out)
+    _require_usable(out, len(manifest.plan.kept))
+
+
+def restore_description(copy: Path, manifest: EmulatorManifest, out: Path) -> None:
+    """Write everything but weights of an emulator's folder from the verified copy of manifest and `tokenizer.json`.
+
+    Raises:
+        RefusedError: when the manifest describes no plan.
+    """
+    plan, config = plan_of(manifest), config_values(manifest.architecture)
     link_or_copy(copy / TOKENIZER_FILE, out / TOKENIZER_FILE)
     write_tokenizer_config(manifest.tokenizer, out)
     write_text(out / "config.json", json.dumps(config, indent=1, sort_keys=True))
     write_text(out / PLAN_FILE, plan.to_json())
     if manifest.compression is not None:
         write_text(out / COMPRESSION_FILE, json.dumps(manifest.compression, sort_keys=True))
-    _require_usable(out, len(plan.kept))
 
 
 def _require_usable(folder: Path, num_kept: int) -> None:

@@ -105,6 +105,17 @@ def copy_files(folder: Path, copy: Path, manifest: Manifest, expected: Expected,
         seen |= check.found.keys() if check else set()
 
 
+def copy_one(folder: Path, copy: Path, manifest: Manifest, name: str) -> None:
+    """Copy one file of a bundle that holds no tensors, and check its digest.
+
+    Raises:
+        RefusedError: when it is missing, or has another digest than the manifest says.
+    """
+    if name not in manifest.files:
+        raise RefusedError(f"{MANIFEST_FILE}: files: {name} is missing")
+    _copy(folder, copy, name, manifest.files[name], None)
+
+
 @contextmanager
 def refusing(bundle: Path) -> Iterator[None]:
     """Name the bundle in every refusal within the context."""

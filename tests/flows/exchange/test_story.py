@@ -3,6 +3,7 @@
 import base64
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -103,6 +104,27 @@ def test_both_parties_together_have_the_scores_of_one_process(story: Story) -> N
     assert issued["emulator_zero_shot"] == tuned["emulator_zero_shot"] == whole["emulator_zero_shot"]
     assert tuned["emulator_tuned"] == whole["emulator_fine_tuned"]
     assert admitted["plug_in"] == whole["plug_in"]
+
+
+def test_time_and_memory_are_foreseen_from_the_manifest_alone(story: Story, tmp_path: Path) -> None:
+    bundle = tmp_path / "emulator"
+    shutil.copytree(story.acme / "emulator", bundle)
+    weights = bundle / "weights.safetensors"
+    size = weights.stat().st_size
+    # As many bytes as the manifest says, of which none are looked at.
+    weights.write_bytes(bytes(size))
+    said = story.run(story.clinic, "tune", str(bundle), "clinic.toml", "--estimate")
+    assert "Emulator: 6 blocks of model, 4 of them tuned" in said
+    assert "64 to train on" in said
+    (minutes,) = re.findall(r"about (\d+) s on this machine", said)
+    assert int(minutes) < 60
+    (returned,) = re.findall(r"Returned: ([\d.]+) MB", said)
+    assert float(returned) == pytest.approx(
+        (story.clinic / "returned/weights.safetensors").stat().st_size / 1e6, rel=0.1
+    )
+    assert "give --out" in story.run(story.clinic, "tune", str(bundle), "clinic.toml", code=2)
+    (bundle / "tokenizer.json").write_bytes(b" " + (bundle / "tokenizer.json").read_bytes()[1:])
+    assert "tokenizer.json: digest" in story.run(story.clinic, "tune", str(bundle), "clinic.toml", "--estimate", code=3)
 
 
 def test_the_clinic_never_had_the_full_model(story: Story) -> None:
