@@ -1,9 +1,9 @@
 """Gradients of DP-SGD: one of each row, clipped; their sum with noise (Abadi et al. 2016, algorithm 1)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tasks.core.privacy.noise import NOISE, SecretNumbers
 
@@ -21,11 +21,16 @@ class ClippedSum:
     @torch.no_grad()
     def add(self) -> None:
         """Add the gradient that the parameters have now, and remove it from them."""
-        scale = min(1.0, self._largest / max(gradient_norm(self._parameters), 1e-30))
-        for parameter, total in zip(self._parameters, self._sums, strict=True):
-            if parameter.grad is not None:
-                total.add_(parameter.grad, alpha=scale)
-                parameter.grad = None
+        pairs = [
+            (parameter.grad, total)
+            for parameter, total in zip(self._parameters, self._sums, strict=True)
+            if parameter.grad is not None
+        ]
+        scale = min(1.0, self._largest / max(float(nn.utils.get_total_norm([each for each, _ in pairs])), 1e-30))
+        for gradient, total in pairs:
+            total.add_(gradient, alpha=scale)
+        for parameter in self._parameters:
+            parameter.grad = None
 
     @torch.no_grad()
     def noisy_mean(self, noise: float, expected_rows: float, key: str, step: int) -> None:
@@ -40,9 +45,3 @@ class ClippedSum:
                 drawn = numbers.normal(total.shape).to(total.device)
                 total.add_(drawn, alpha=noise * self._largest)
             parameter.grad = total.div_(expected_rows)
-
-
-def gradient_norm(parameters: Iterable[Tensor]) -> float:
-    """Return the norm of all gradients together."""
-    squares = [parameter.grad.double().square().sum() for parameter in parameters if parameter.grad is not None]
-    return float(sum(float(each) for each in squares)) ** 0.5

@@ -1,9 +1,8 @@
 """Random numbers of DP-SGD, from a secret key: nobody who knows the settings and the seed can compute them.
 
 The seed of a tuning is 0 unless it is set, and the other party knows this program. With noise from the seed, it could
-subtract the noise from what comes back. The numbers are those of the stream cipher ChaCha20 instead (RFC 8439), of which
-each step has a part that depends on the key, the step and the purpose alone: a tuning that was killed goes on with the
-same bits.
+subtract the noise from what comes back. The numbers are those of the stream cipher ChaCha20 (RFC 8439) instead. They
+depend on the key, the step and the purpose alone, so that a tuning that was killed goes on with the same bits.
 """
 
 import math
@@ -41,7 +40,7 @@ class SecretNumbers:
     def uniform(self, count: int) -> NDArray[np.float64]:
         """Return numbers in [0, 1)."""
         words = np.frombuffer(self._stream.update(bytes(8 * count)), dtype="<u8")
-        return (words >> np.uint64(64 - BITS)) * 2.0**-BITS
+        return (words >> np.uint64(64 - BITS)).astype(np.float64) * 2.0**-BITS
 
     def normal(self, shape: torch.Size) -> Tensor:
         """Return numbers of a normal distribution, mean 0 and variance 1, in float32 (Box and Muller 1958)."""

@@ -32,7 +32,10 @@ class PrivateSteps:
     def gradient(
         self, losses: Iterable[Tensor], backward: Callable[[Tensor], None], key: str, step: int
     ) -> list[float]:
-        """Give the parameters the gradient of a step; return the loss of each row. losses: scalars, one for each row."""
+        """Give the parameters the gradient of a step; return the loss of each row.
+
+        losses: a scalar for each row, made when it is asked for.
+        """
         total, found = ClippedSum(self._parameters, self._clip), []
         for parameter in self._parameters:
             parameter.grad = None

@@ -68,5 +68,5 @@ def test_small_changes_stay_bit_for_bit():
     ids=["adapter", "prompt", "head"],
 )
 def test_what_changes_no_block_cannot_be_limited(method):
-    with pytest.raises(SettingError, match="max_change with .* it limits changes of blocks"):
+    with pytest.raises(SettingError, match=r"max_change with .* it limits changes of blocks"):
         ChangeLimit(tuned_state(emulator(), PLAN), method, 0.1)
