@@ -9,8 +9,8 @@ from prefect import flow
 
 from flows.crash import RUNNER
 from flows.exchange.data_owner import open_errand, seal_tuned
-from flows.exchange.facts import bundle_facts, tuning_facts
-from flows.exchange.stages import tuning_stages
+from flows.exchange.facts import bundle_facts, exposure_facts, tuning_facts
+from flows.exchange.stages import exposure_stage, tuning_stages
 from flows.running.pass_limits import tune_limits
 from flows.running.run import started
 from flows.running.show import show_party
@@ -29,16 +29,21 @@ def _flow_run_name() -> str:
 
 
 @flow(name="tune", flow_run_name=_flow_run_name, task_runner=RUNNER, persist_result=False)
-def tune(settings: TuneSettings, bundle: str, out: str) -> Ref:
+def tune(settings: TuneSettings, bundle: str, out: str, num_canaries: int = 0) -> Ref:
     """Verify an emulator's bundle, tune the emulator on own rows, and seal what goes back.
 
-    bundle: folder that came from the owner of the model; out: folder for what goes back, which must not exist.
+    bundle: folder that came from the owner of the model; out: folder for what goes back, which must not exist;
+    num_canaries: random rows among the own rows of a second tuning, which measures what its blocks give away.
     """
     errand = open_errand(Path(bundle), Path(settings.place.home), Path(out))
     with started(errand.settings(settings), "tune", show_party, limits=tune_limits) as run:
         tuning, scores = tuning_stages(run, errand.bundle)
         made, store = run.result(tuning), run.runtime.open_store()
-        facts = tuning_facts(errand.manifest, made.summary, (store.open(made) / TUNED_FILE).stat().st_size)
+        num_bytes = (store.open(made) / TUNED_FILE).stat().st_size
+        facts = tuning_facts(errand.manifest, made.summary, num_bytes, settings.tune.max_change)
+        if num_canaries:
+            rate = made.summary.get("learning_rate")
+            facts |= exposure_facts(run.result(exposure_stage(run, errand.bundle, rate, num_canaries)))
         title = f"{settings.task.name}: an emulator of {errand.manifest.base.name}, tuned"
         facts |= bundle_facts(errand.manifest)
         report = run.finish(run(party_report, title=title, scores=scores, facts=facts))

@@ -77,7 +77,10 @@ def _tune(
     """Run the stage in this process, alone or as one of several ranks, of which the first writes the result."""
     from tasks.core.blocks.locate_blocks import text_config
     from tasks.core.blocks.soft_prompt import prompt_ids
+    from tasks.core.blocks.surgery import tuned_state
     from tasks.core.tuning.failures import Names
+    from tasks.core.tuning.limiting import ChangeLimit
+    from tasks.core.tuning.private_steps import privacy_facts, require_small_delta
     from tasks.core.tuning.train import train
     from tasks.core.tuning.trainable import make_trained
     from tasks.data.tokenize import load_examples
@@ -89,11 +92,14 @@ def _tune(
     network, source = _network(work, emulator, model, how, precision)
     tokenizer = load_tokenizer(source)
     with in_table("tune"):
+        limit = ChangeLimit(tuned_state(network, how), variant, settings.max_change) if settings.max_change else None
         trained = make_trained(network, how, variant, settings.seed)
     prompt = prompt_ids(network)
     context = source.context - len(prompt)
     rows = load_examples(task, "train", tokenizer, context)
     validation = load_examples(task, "validation", tokenizer, context) if settings.eval_steps else None
+    with in_table("tune"):
+        require_small_delta(settings, len(rows.rows))
     usage = Usage(work.device, work.rank)
     largest = settings.batch_size * (len(prompt) + max(row.num_tokens for row in rows.rows))
     settings = replace(settings, max_tokens=work.pass_tokens(settings.max_tokens, "tune.max_tokens", largest))
@@ -120,11 +126,14 @@ def _tune(
         progress=lambda steps: work.progress(steps, "steps"),
         names=Names("tune.learning_rate" if emulator else "full_tune.learning_rate", "tune.max_tokens"),
     )
+    facts = privacy_facts(settings, len(rows.rows), result.num_steps)
     if not work.rank:
-        write_returned(work.out, how, variant, result.state)
+        if limit:
+            facts["change_before_limit"] = max(limit.changes(result.state).values(), default=0.0)
+        write_returned(work.out, how, variant, limit.limited(result.state) if limit else result.state)
     digests = {"train_digest": rows.digest} | ({"validation_digest": validation.digest} if validation else {})
     counts = {"num_rows": len(rows.rows), "num_truncated": rows.num_truncated}
-    return as_tuning_summary({**result.summary(), **usage.peak(), **counts, **digests})
+    return as_tuning_summary({**result.summary(), **usage.peak(), **counts, **facts, **digests})
 
 
 def _warn_of_guessing(loss: float, vocabulary: int) -> None:

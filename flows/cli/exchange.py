@@ -88,7 +88,7 @@ def tune(options: argparse.Namespace) -> int:
     from flows.tune import tune as flow
 
     start(settings)
-    finish(settings, flow(given, str(options.bundle), str(options.out)), begun)
+    finish(settings, flow(given, str(options.bundle), str(options.out), options.canaries), begun)
     print(f"Bundle:  {options.out} (send it to {errand.manifest.sender.name})")
     return 0
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from flows.service.commands import HOME_HELP
+from flows.service.commands import HOME_HELP, count
 from tasks.store.home import default_home
 
 Commands = Any
@@ -19,6 +19,13 @@ def add_exchange(commands: Commands) -> list[argparse.ArgumentParser]:
     tune = commands.add_parser("tune", help="tune an emulator that another party has sealed, on own rows")
     tune.add_argument("bundle", type=Path, help="folder that came from the owner of the model")
     tune.add_argument("settings", type=Path, help="TOML file with [task], and perhaps [tune], [evaluate] and [place]")
+    tune.add_argument(
+        "--canaries",
+        type=count,
+        default=0,
+        metavar="NUMBER",
+        help="tune once more with so many random rows among the own ones, and say how well the blocks give them away",
+    )
     for command, what in ((emulate, "the emulator's bundle"), (tune, "the bundle that goes back")):
         command.add_argument(
             "--out", type=Path, required=command is emulate, help=f"folder of {what}, which must not exist"

@@ -1,8 +1,11 @@
 """Facts of an exchange that each party is shown beside the scores."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from tasks.artifacts.examined import Examined
+from tasks.artifacts.exposure import exposure_summary
+from tasks.artifacts.files import HasSummary
 from tasks.exchange.keys import grouped
 from tasks.exchange.manifest import Disclosure, EmulatorManifest, TunedBlocksManifest
 
@@ -29,8 +32,10 @@ def bundle_facts(manifest: EmulatorManifest | TunedBlocksManifest) -> dict[str, 
     }
 
 
-def tuning_facts(asked: EmulatorManifest, summary: dict[str, Any], num_bytes: int) -> dict[str, Any]:
-    """Return what a tuning of a received emulator was, and what goes back."""
+def tuning_facts(
+    asked: EmulatorManifest, summary: dict[str, Any], num_bytes: int, max_change: float | None
+) -> dict[str, Any]:
+    """Return what a tuning of a received emulator was, and what goes back. max_change: limit of each block's change."""
     plan = asked.plan
     return {
         "emulator from": asked.sender.name,
@@ -39,7 +44,35 @@ def tuning_facts(asked: EmulatorManifest, summary: dict[str, Any], num_bytes: in
         "training rows": summary.get("num_rows"),
         "steps": summary.get("num_steps"),
         "time of the tuning": f"{summary.get('all_seconds', summary.get('seconds', 0)):.0f} s",
+        **protection_facts(summary),
+        **_limited(summary, max_change),
         "goes back": f"{num_bytes / 1e6:.1f} MB of tuned tensors, and numbers of the whole tuning; no row",
+    }
+
+
+def protection_facts(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a tuning protects its rows beyond keeping them. summary: of the tuning, or what is told of it."""
+    facts = {}
+    if "dp_noise" in summary:
+        how = f"noise {summary['dp_noise']:g} at clipping {summary['dp_clip']:g}"
+        said = (
+            f"epsilon {summary['dp_epsilon']:.2f} at delta {summary['dp_delta']:g}"
+            if "dp_epsilon" in summary
+            else ("no epsilon")
+        )
+        facts["differential privacy of a training row"] = f"{said} ({how})"
+    return facts
+
+
+def exposure_facts(result: HasSummary) -> dict[str, Any]:
+    """Return how well canaries were recognised by the blocks of a tuning with them."""
+    found = exposure_summary(result)
+    return {
+        "canaries recognised": (
+            f"{found['true_positives']:.0%} of {found['num_inside']} at 1% false positives, area under the curve"
+            f" {found['area']:.2f}, exposure {found['bits']:.1f} bits (guessing: 1%, 0.50, 1.4 bits); by a tuning of"
+            " the same settings that is not sent"
+        )
     }
 
 
@@ -50,9 +83,17 @@ def answer_facts(asked: EmulatorManifest, answer: TunedBlocksManifest, changes: 
         **bundle_facts(answer),
         "answers": f"emulator {asked.sequence}",
         "tuned by": answer.method.get("method", "blocks"),
+        **{f"{name}, as the sender says": text for name, text in protection_facts(answer.tuning).items()},
         **moved,
         "alarms": "; ".join(changes["alarms"]) or "none",
     }
+
+
+def _limited(summary: Mapping[str, Any], max_change: float | None) -> dict[str, str]:
+    if max_change is None:
+        return {}
+    moved = f"at most {max_change:.2%} of its norm; the furthest would have been {summary['change_before_limit']:.2%}"
+    return {"change of each tuned block": moved}
 
 
 def _blocks(blocks: tuple[int, ...], num_blocks: int) -> str:

@@ -2,10 +2,11 @@
 the model plugs in what comes back.
 
 owner   model, task ─ capture ─ similarity ─ cluster ─ emulate ─ (compress) ─ (distill) ─ evaluate ─ party_report
-data            open_bundle ─ tune ─ (select) ─ evaluate ─ party_report
+data            open_bundle ─ tune ─ (select) ─ evaluate ─ (expose) ─ party_report
 owner           open_bundle ─ plug_in ─ evaluate ─ party_report
 """
 
+from dataclasses import replace
 from typing import Any
 
 from flows.method import emulator_of, planned, replacements_of, tunings_of
@@ -16,6 +17,7 @@ from tasks.core.plan.registry import STRATEGIES
 from tasks.evaluate import evaluate
 from tasks.exchange.received import ReceivedBundle
 from tasks.parties.examine import examine
+from tasks.parties.expose import expose
 from tasks.parties.open_bundle import open_bundle
 from tasks.plug_in import plug_in
 from tasks.similarity import similarity
@@ -53,6 +55,14 @@ def tuning_stages(run: BaseRun, bundle: ReceivedBundle) -> tuple[Any, dict[str, 
         "emulator_zero_shot": run(evaluate, "fixed emulator", **inputs, emulator=emulator, **scores),
         "emulator_tuned": run(evaluate, "fixed emulator tuned", **inputs, emulator=emulator, tuned=tuned, **scores),
     }
+
+
+def exposure_stage(run: BaseRun, bundle: ReceivedBundle, rate: float | None, num_canaries: int) -> Any:
+    """Tune an emulator that was received once more, with canaries among the rows. rate: the chosen one of several."""
+    emulator = run(open_bundle, "emulator", bundle=bundle)
+    how = run.arguments.tune(run.settings.tune.seeds[0], rate)
+    how["settings"] = replace(how["settings"], may_diverge=False)
+    return run(expose, "canaries", task=run.task, emulator=emulator, **how, num_canaries=num_canaries)
 
 
 def plug_in_stages(run: BaseRun, bundle: ReceivedBundle) -> tuple[Any, Any, dict[str, Any]]:

@@ -10,6 +10,9 @@ from tasks.core.plan.placement import ends, tuned_before_selection
 from tasks.core.plan.registry import STRATEGIES
 from tasks.core.tuning.settings import TrainSettings
 
+# The full model's tuning is what others are measured against, and nothing of it is returned.
+UNPROTECTED = {"dp_noise": None, "max_change": None}
+
 
 def plan_options(settings: Settings, name: Strategy) -> dict[str, Any]:
     """Return the options that a strategy's plan depends on, under their names in the settings, with `auto` resolved."""
@@ -151,12 +154,14 @@ class Arguments:
         """The training of every block of the full model. rate: by default the first."""
         own = {"learning_rate": "full_tune.learning_rate"} if self._settings.full_tune.rates else {}
         with in_table("tune", **own):
-            settings = self._train_settings(seed, rate, self.full_rates)
+            settings = self._train_settings(seed, rate, self.full_rates, **UNPROTECTED)
         return {"settings": settings, "precision": self._precision}
 
-    def _train_settings(self, seed: int, rate: float | None, rates: tuple[float, ...]) -> TrainSettings:
+    def _train_settings(
+        self, seed: int, rate: float | None, rates: tuple[float, ...], **chosen: object
+    ) -> TrainSettings:
         own = {"learning_rate": rate or rates[0], "seed": seed, "may_diverge": len(rates) > 1}
-        return self._settings.tune.train_settings(**own)
+        return self._settings.tune.train_settings(**own, **chosen)
 
     @property
     def proxies(self) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from typing import Any, Literal
 
+from pydantic import model_validator
+
 from flows.settings.group import Group
 from flows.settings.plan import PlanSettings
 from flows.settings.run import Settings
@@ -24,6 +26,11 @@ class TuneSettings(Group, frozen=True):
     tune: Tune = Tune()
     evaluate: Evaluate = Evaluate()
     place: Place = Place()
+
+    @model_validator(mode="after")
+    def _private_gradients_are_of_one_process(self) -> "TuneSettings":
+        self.tune.require_place(self.place.parallel)
+        return self
 
     def for_emulator(self, folder: str, kept: tuple[int, ...], tuned: tuple[int, ...]) -> Settings:
         """Return the settings of a run whose model is an opened emulator, all of whose blocks are kept.

@@ -65,6 +65,11 @@ class Settings(Group, frozen=True):
         return self
 
     @model_validator(mode="after")
+    def _private_gradients_are_of_one_process(self) -> "Settings":
+        self.tune.require_place(self.place.parallel)
+        return self
+
+    @model_validator(mode="after")
     def _examples_are_of_lm_eval(self) -> "Settings":
         if self.evaluate.num_fewshot and self.task.kind != "lm_eval":
             raise ValueError(

@@ -6,8 +6,8 @@ from pydantic import Field, ModelWrapValidatorHandler, field_validator, model_va
 
 from flows.settings.group import Group
 from tasks.core.bounds import Positive
-from tasks.core.tuning.method import MethodOptions, TuningMethod
-from tasks.core.tuning.settings import TrainOptions, TrainSettings
+from tasks.core.tuning.method import MethodOptions, TuningMethod, require_limitable
+from tasks.core.tuning.settings import ONE_PROCESS, TrainOptions, TrainSettings
 
 # The published length for models of about a billion parameters, where neither epochs nor steps are given.
 NUM_EPOCHS = 5
@@ -49,6 +49,10 @@ class Tune(Group, TrainOptions, MethodOptions, frozen=True):
     @model_validator(mode="after")
     def _possible_and_each_once(self) -> "Tune":
         _ = self.tuning_method, self.train_settings(seed=self.seeds[0])
+        if self.dp_noise is not None and self.learning_rates:
+            raise ValueError("dp_noise with learning_rates: no epsilon counts the other tunings; give learning_rate")
+        if self.max_change is not None:
+            require_limitable(self.tuning_method)
         if self.learning_rates and self.eval_steps is None:
             raise ValueError("learning_rates needs validation losses: give eval_steps as well")
         if len(set(self.rates)) < len(self.rates):
@@ -56,6 +60,15 @@ class Tune(Group, TrainOptions, MethodOptions, frozen=True):
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds = {list(self.seeds)} names a seed twice")
         return self
+
+    def require_place(self, parallel: str) -> None:
+        """Check that these tunings can be divided among GPUs as `place.parallel` says.
+
+        Raises:
+            ValueError: when they cannot.
+        """
+        if self.dp_noise is not None and parallel != "layers":
+            raise ValueError(f'tune.dp_noise with place.parallel = "{parallel}": {ONE_PROCESS}')
 
     @property
     def rates(self) -> tuple[float, ...]:

@@ -24,7 +24,8 @@ class TuningSummary(TypedDict, total=False):
 
     Up to `stopped_early` as `tasks.core.tuning.state.TrainResult`. peak_*: of this process, and of one of its GPUs, in
     GiB; *_digest: of the texts of the rows. From learning_rate on, of `select`: all_seconds is the time of all tunings;
-    it also has `validation_loss_at_{rate}` for each rate.
+    it also has `validation_loss_at_{rate}` for each rate. dp_*: of DP-SGD; change_before_limit: how far the block that
+    moved furthest had moved before `max_change`, as a share of its norm.
     """
 
     diverged: str
@@ -46,6 +47,11 @@ class TuningSummary(TypedDict, total=False):
     num_truncated: int
     train_digest: str
     validation_digest: str
+    dp_epsilon: float
+    dp_delta: float
+    dp_noise: float
+    dp_clip: float
+    change_before_limit: float
     learning_rate: float
     num_diverged: int
     all_seconds: float

@@ -25,6 +25,8 @@ from tasks.store.files import write_text
 
 # Numbers of a tuning that may be told: none of them is of a single row.
 TOLD = ("num_steps", "num_rows", "num_parameters", "num_tokens", "seconds", "learning_rate")
+# Those that are told of a tuning with DP-SGD: tokens and time are sums over rows, which no noise covers.
+TOLD_IN_PRIVATE = ("num_steps", "num_rows", "num_parameters", "dp_epsilon", "dp_delta", "dp_noise", "dp_clip")
 
 
 def require_returnable(method: TuningMethod, returns: Returns) -> None:
@@ -52,7 +54,8 @@ def write_files(tuning: Path, out: Path) -> None:
 
 def told(summary: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers of a tuning's summary that go into the manifest."""
-    return {name: float(summary[name]) for name in TOLD if name in summary}
+    names = TOLD_IN_PRIVATE if "dp_noise" in summary else TOLD
+    return {name: float(summary[name]) for name in names if name in summary}
 
 
 def method_of(manifest: TunedBlocksManifest, returns: Returns) -> TuningMethod:

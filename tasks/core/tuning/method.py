@@ -11,6 +11,8 @@ from tasks.core.plan.layout import Plan
 MethodName = Literal["blocks", "lora", "adapter", "bitfit", "prompt"]
 TrainedBlocks = Literal["tuned", "frozen", "all"]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
+# The methods whose results change blocks, so that the change can be limited.
+LIMITED: tuple[MethodName, ...] = ("blocks", "lora", "bitfit")
 # The settings that only one method uses.
 OWN = {
     "lora": ("lora_rank", "lora_alpha", "lora_dropout"),
@@ -147,3 +149,17 @@ class TuningMethod(MethodOptions):
 
 
 WHOLE_BLOCKS = TuningMethod()
+
+
+def require_limitable(variant: TuningMethod) -> None:
+    """Check that a tuning method changes blocks, and nothing else that is returned.
+
+    Raises:
+        SettingError: when it does not.
+    """
+    if variant.method not in LIMITED or variant.lm_head:
+        what = "`lm_head`" if variant.lm_head else f'`method` = "{variant.method}"'
+        raise SettingError(
+            f"`max_change` with {what}: it limits changes of blocks; choose `method` from {', '.join(LIMITED)}, and"
+            " leave `lm_head` out"
+        )

@@ -16,6 +16,8 @@ Schedule = Literal["cosine", "linear", "constant"]
 # differs (and with dropout, the dropped values), and a result from one GPU is not computed again on eight.
 Parallel = Literal["layers", "data", "sharded"]
 PARALLEL: tuple[Parallel, ...] = get_args(Parallel)
+# Why DP-SGD has no copies and no shards.
+ONE_PROCESS = 'gradients of single rows are clipped in one process; choose "layers"'
 # Settings that decide how often progress is saved, whether activations are kept and whether divergence ends a run, but
 # not what is computed.
 NOT_CONTENT = ("checkpoint_steps", "gradient_checkpointing", "may_diverge")
@@ -65,6 +67,14 @@ class TrainOptions(ValidatedOptions):
     """Consecutive validations without improvement after which a tuning ends."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: the same numbers, less memory, a third more time."""
+    dp_noise: Annotated[float, Bounds(ge=0)] | None = None
+    """DP-SGD: noise on the sum of a step's gradients, as a multiple of dp_clip; 0 clips each row's gradient alone."""
+    dp_clip: Positive = 1.0
+    """Norm to which the gradient of each row is clipped with dp_noise."""
+    dp_delta: Annotated[float, Bounds(gt=0, lt=1)] = 1e-5
+    """The delta for which epsilon is computed with dp_noise; far less than one over the number of rows."""
+    max_change: Positive | None = None
+    """Largest change of a returned block, as a share of its norm; a larger change is scaled down to it at the end."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +96,22 @@ class TrainSettings(TrainOptions):
             raise SettingError("give either `num_steps` or `num_epochs`, not both")
         if self.patience is not None and self.eval_steps is None:
             raise SettingError("`patience` needs validation losses: give `eval_steps` as well")
+        if self.is_private and self.eval_steps is not None:
+            raise SettingError(
+                "`dp_noise` with `eval_steps` or `learning_rates`: a state or a rate that is chosen by validation rows"
+                " tells of these, and of the other tunings, which no epsilon counts; give one `learning_rate` and no"
+                " `eval_steps`"
+            )
+
+    @property
+    def is_private(self) -> bool:
+        """Whether gradients of single rows are clipped, and noise added to their sum (DP-SGD)."""
+        return self.dp_noise is not None
 
     def cache_view(self) -> dict[str, Any]:
         """Settings that decide the result."""
-        unused = NOT_CONTENT if self.patience is not None else (*NOT_CONTENT, "patience")
+        unused = {*NOT_CONTENT, *(name for name in ("patience", "max_change") if getattr(self, name) is None)}
+        unused |= set() if self.is_private else {"dp_noise", "dp_clip", "dp_delta"}
         return {name: value for name, value in asdict(self).items() if name not in unused}
 
 

@@ -30,7 +30,7 @@ class Progress:
 
     max_tokens: padded tokens of a forward pass after running out of memory with the value of the settings, else None.
     num_stale: validations in a row that were not better than the best. seconds: training time until the last save,
-    including that of earlier processes.
+    including that of earlier processes. secret_key: of DP-SGD's random numbers, else empty.
     """
 
     step: int = 0
@@ -44,6 +44,7 @@ class Progress:
     out_of_memory_step: int | None = None
     num_stale: int = 0
     seconds: float = 0.0
+    secret_key: str = field(default="", repr=False)
 
     def validated(self, value: float, state: dict[str, Tensor]) -> None:
         """Record the validation loss after the last step; keep a copy of the best state."""

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,14 +13,16 @@ from tasks.core.blocks.devices import EVERY, place
 from tasks.core.blocks.memory import FlatMemory, is_memory_fault, recomputing, release
 from tasks.core.blocks.soft_prompt import prompt_ids
 from tasks.core.errors import DivergedError, EnvironmentFault, InputError, InterruptedRun
+from tasks.core.privacy.noise import new_key
 from tasks.core.tuning.attention import float32_attention
 from tasks.core.tuning.dividing import Division
 from tasks.core.tuning.failures import Names, diverged, not_finite, out_of_memory
 from tasks.core.tuning.losses import summed_loss
 from tasks.core.tuning.parallel import Team, make_team
 from tasks.core.tuning.precision import make_accelerator, set_formats
+from tasks.core.tuning.private_steps import PrivateSteps
 from tasks.core.tuning.schedule import learning_rate_factor, num_training_steps
-from tasks.core.tuning.settings import TrainSettings
+from tasks.core.tuning.settings import ONE_PROCESS, TrainSettings
 from tasks.core.tuning.state import Checkpoint, Progress, State, TrainResult
 from tasks.core.tuning.trainable import Trained, limits_of
 
@@ -58,8 +60,10 @@ def train(
     steps that are done, before they are saved; it may change what `trained` runs, and returns metrics. names: the
     settings in error messages.
 
+    With `settings.dp_noise`, each step is one of DP-SGD; see `PrivateSteps`.
+
     Raises:
-        InputError: when there are no training rows.
+        InputError: when there are no training rows, or several processes tune with DP-SGD.
         DivergedError: before the optimizer step at which the loss or gradient is not finite, or when a validation loss
             or a trained tensor is not finite.
         InterruptedRun: after saving, when should_stop() is true in any process.
@@ -71,6 +75,8 @@ def train(
     examples, validation = prepend_ids(prompt, examples), prepend_ids(prompt, validation)
     accelerator = make_accelerator(device, precision)
     set_formats(trained, precision)
+    if settings.is_private and parallel != "layers":
+        raise InputError(f'tune.dp_noise with place.parallel = "{parallel}": {ONE_PROCESS}')
     team = make_team(parallel, accelerator.device)
     if not team.in_step:
         place(trained.model, EVERY if device == EVERY else accelerator.device)
@@ -138,6 +144,7 @@ class _Tuning:
         self.state = State(trained, self.optimizer, team)
         self.num_steps = num_training_steps(settings, len(examples))
         self.progress = Progress()
+        self.private = PrivateSteps(settings, self.parameters, len(examples)) if settings.is_private else None
         self.validation = self.division.passes(validation) if validation else None
         self._tokens, self._since, self._before = 0, time.monotonic(), 0.0
 
@@ -151,10 +158,12 @@ class _Tuning:
         """Run one optimizer step on one batch; return its metrics."""
         self.trained.model.train()
         self.team.seed(self.settings.seed, step)
-        chosen = training_batch(len(self.examples), self.settings.batch_size, self.settings.seed, step)
-        rows = [self.examples[index] for index in chosen]
+        rows = [self.examples[index] for index in self._chosen(step)]
         num_tokens, num_answers = sum(row.num_tokens for row in rows), sum(len(row.answer_ids) for row in rows)
-        self.progress.loss = self._gradient(step, rows, num_answers) / num_answers
+        if self.private:
+            self.progress.loss = self._private_gradient(step, rows)
+        else:
+            self.progress.loss = self._gradient(step, rows, num_answers) / num_answers
         norm = self.team.clip(self.parameters, self.settings.clip_norm)
         rate = self.settings.learning_rate * learning_rate_factor(self.settings, step, self.num_steps)
         for group in self.optimizer.param_groups:
@@ -204,6 +213,8 @@ class _Tuning:
                 self.progress.max_tokens or self.settings.max_tokens, self.settings.max_tokens
             )
             self._before = self.progress.seconds
+        if self.private and not self.progress.secret_key:
+            self.progress.secret_key = new_key()
 
     @property
     def seconds(self) -> float:
@@ -222,6 +233,32 @@ class _Tuning:
                 raise self._diverged(f"{name} is not finite after the last step, {progress.step}")
         num_parameters = sum(parameter.numel() for parameter in self.parameters)
         return TrainResult.of(progress, self.num_steps, num_parameters, self.team.size, self.seconds, state)
+
+    def _chosen(self, step: int) -> list[int]:
+        """Return the rows of a step."""
+        if self.private:
+            return self.private.rows(self.progress.secret_key, step)
+        return training_batch(len(self.examples), self.settings.batch_size, self.settings.seed, step)
+
+    def _private_gradient(self, step: int, rows: Sequence[Example]) -> float:
+        """Compute the gradient of a step of DP-SGD; return the mean loss of its rows in nats a token.
+
+        The rows of a step can be none; the loss is that of the step before then.
+        """
+        assert self.private is not None
+        backward, key = self.accelerator.backward, self.progress.secret_key
+        losses = self.private.gradient(self._row_losses(rows), backward, key, step)
+        if losses:
+            return math.fsum(losses) / len(losses)
+        return self.progress.loss if step else 0.0
+
+    def _row_losses(self, rows: Sequence[Example]) -> Iterator[torch.Tensor]:
+        """Yield the mean loss over the answer of each row, one forward pass each."""
+        for row in rows:
+            ((batch, _),) = self.division.passes([row])
+            with self.accelerator.autocast():
+                summed, _ = self.loss(batch)
+            yield summed / len(row.answer_ids)
 
     def _gradient(self, step: int, rows: Sequence[Example], num_answers: int) -> float:
         """Compute the gradient of the mean loss over the batch's answers; return the sum of their losses in nats."""

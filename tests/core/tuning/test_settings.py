@@ -25,7 +25,10 @@ OTHERS = {
     "patience": 3,
     "gradient_checkpointing": True,
     "may_diverge": True,
+    "max_change": 0.1,
 }
+PRIVATE = replace(SETTINGS, eval_steps=None, dp_noise=0.5)
+OTHERS_OF_PRIVATE = {"dp_noise": 0.6, "dp_clip": 2.0, "dp_delta": 1e-6}
 
 
 @pytest.mark.parametrize(
@@ -47,6 +50,12 @@ OTHERS = {
         ({"weight_decay": -0.1}, "weight_decay = -0.1"),
         ({"checkpoint_steps": 0}, "checkpoint_steps = 0"),
         ({"betas": (0.9, 1.0)}, r"betas = \(0.9, 1.0\); it must be at least 0 and less than 1"),
+        ({"dp_noise": -0.1, "eval_steps": None}, "dp_noise = -0.1; it must be at least 0"),
+        ({"dp_noise": float("nan"), "eval_steps": None}, "dp_noise = nan"),
+        ({"dp_noise": 1.0}, "dp_noise with eval_steps or learning_rates: .* give one learning_rate"),
+        ({"dp_clip": 0.0}, "dp_clip = 0.0; it must be larger than 0"),
+        ({"dp_delta": 1.0}, "dp_delta = 1.0; it must be larger than 0 and less than 1"),
+        ({"max_change": 0.0}, "max_change = 0.0; it must be larger than 0"),
         ({"patience": 2, "eval_steps": None}, "patience needs validation losses: give eval_steps as well"),
     ],
 )
@@ -62,7 +71,15 @@ def test_the_key_has_all_that_changes_the_result_and_nothing_else(name):
 
 
 def test_every_setting_is_tried_above():
-    assert {field.name for field in dataclasses.fields(TrainSettings)} == {*OTHERS, "num_epochs"}
+    assert {field.name for field in dataclasses.fields(TrainSettings)} == {*OTHERS, *OTHERS_OF_PRIVATE, "num_epochs"}
+
+
+@pytest.mark.parametrize("name", OTHERS_OF_PRIVATE)
+def test_the_key_has_clipping_and_delta_only_where_there_is_noise(name):
+    changed = {name: OTHERS_OF_PRIVATE[name]}
+    assert replace(PRIVATE, **changed).cache_view() != PRIVATE.cache_view()
+    if name != "dp_noise":
+        assert replace(SETTINGS, **changed).cache_view() == SETTINGS.cache_view()
 
 
 def test_a_distillation_trains_with_its_own_settings_and_the_defaults_of_the_loop():

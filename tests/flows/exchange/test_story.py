@@ -129,7 +129,7 @@ def test_time_and_memory_are_foreseen_from_the_manifest_alone(story: Story, tmp_
 
 def test_the_clinic_never_had_the_full_model(story: Story) -> None:
     names = {name.partition("/")[0] for name in artifacts(story.clinic / "home/store")}
-    assert names <= {"check", "open_bundle", "tune", "evaluate", "party_report"}
+    assert names <= {"check", "open_bundle", "tune", "expose", "evaluate", "party_report"}
     files = [path for path in story.clinic.rglob("*.safetensors") if path.is_file()]
     assert files
     assert max(path.stat().st_size for path in files) < (DEMO / "model/model.safetensors").stat().st_size
@@ -193,6 +193,20 @@ def test_b26_no_word_of_a_row_is_written_anywhere(story: Story, tmp_path: Path) 
     assert any(path.suffix == ".db" for path in files), "MLflow's database is among them"
     found = [str(path) for path in files for trace in traces if trace in path.read_bytes()]
     assert found == []
+
+
+def test_a_private_tuning_says_its_epsilon_and_how_many_canaries_are_recognised(story: Story) -> None:
+    changes = [f"tune.{change}" for change in ("dp_noise=1.0", "max_change=0.01", "batch_size=4", "num_steps=3")]
+    options = [word for change in changes for word in ("--set", change)]
+    said = story.run(story.clinic, "tune", "emulator", "clinic.toml", "--out", "private", "--canaries", "3", *options)
+    assert "of 3 at 1% false positives" in said
+    assert "at most 1.00% of its norm" in said
+    told = json.loads(story.run(story.clinic, "bundle", "show", "private"))["tuning"]
+    assert set(told) == {*("num_steps", "num_rows", "num_parameters", "dp_epsilon", "dp_delta", "dp_noise", "dp_clip")}
+    # Of the rows that were sent, not of these and the canaries.
+    assert told["num_rows"] == 64
+    assert f"epsilon {told['dp_epsilon']:.2f} at delta 1e-05 (noise 1 at clipping 1)" in said
+    assert f"| dp_epsilon | {told['dp_epsilon']}" in (story.clinic / "private/README.md").read_text()
 
 
 def test_bundles_are_shown_verified_and_compared(story: Story) -> None:

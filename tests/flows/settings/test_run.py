@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from docs.generate.settings_reference import updated
+from flows.running.arguments import Arguments
 from flows.settings.grid import make_cells
 from flows.settings.reading import read_settings, read_sweep
 from flows.settings.run import AllSettings, SearchSettings, Settings, StudySettings
@@ -82,6 +83,9 @@ def test_missing_file_and_missing_key(tmp_path):
         ("tune.learning_rates=[0.0]", "tune.learning_rates: rates are numbers greater than 0"),
         ("tune.learning_rates=automatic", "tune.learning_rates: neither a list of rates nor .auto."),
         ("tune.lora_rank=0", "greater than 0"),
+        ("tune.dp_noise=-1", "greater than or equal to 0"),
+        ("tune.dp_delta=1", "less than 1"),
+        ("tune.max_change=0", "greater than 0"),
         ("tune.lora_dropout=1.0", "less than 1"),
     ],
 )
@@ -106,6 +110,14 @@ def test_epochs_and_steps_exclude_one_another(tmp_path):
             ["tune.trained=all", "tune.method=lora", "compress.method=low_rank", "compress.rank=2"],
             "LoRA has no place on weights in two factors; choose tune.method from blocks, adapter, bitfit",
         ),
+        (["tune.dp_noise=1", "tune.learning_rates=auto"], "tune: dp_noise with eval_steps or learning_rates"),
+        (["tune.dp_noise=1", "tune.learning_rates=[1e-4, 1e-3]"], "dp_noise with learning_rates: no epsilon counts"),
+        (["tune.dp_noise=1", "place.parallel=data"], 'tune.dp_noise with place.parallel = "data": gradients of single'),
+        (
+            ["tune.max_change=0.1", "tune.method=prompt"],
+            'max_change with method = "prompt": it limits changes of blocks',
+        ),
+        (["tune.max_change=0.1", "tune.lm_head=true"], "max_change with lm_head: it limits changes of blocks"),
         (
             ["tune.trained=frozen", "tune.freeze_bottom=true"],
             'tune: freeze_bottom has no effect with trained = "frozen"',
@@ -115,6 +127,14 @@ def test_epochs_and_steps_exclude_one_another(tmp_path):
 def test_refused_together(tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         read_settings(write(tmp_path, MINIMAL), changes)
+
+
+def test_the_full_models_tuning_is_neither_private_nor_limited(tmp_path):
+    settings = read_settings(write(tmp_path, MINIMAL), ["tune.dp_noise=1", "tune.max_change=0.1"])
+    arguments = Arguments(settings, "float32")
+    tuned, full = arguments.tune(0)["settings"], arguments.full_tune(0)["settings"]
+    assert (tuned.dp_noise, tuned.max_change) == (1.0, 0.1)
+    assert (full.dp_noise, full.max_change) == (None, None)
 
 
 def test_rates_are_chosen_from_a_grid_of_the_method(tmp_path):
