@@ -1,0 +1,82 @@
+"""Several owners of data who answer emulators of one owner of a model, as `crash emulate` and `crash tune` would."""
+
+import json
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flows.exchange.owner import SETTINGS_FILE
+from flows.settings.run import EmulateSettings
+from tasks.core.tuning.method import WHOLE_BLOCKS, TuningMethod
+from tasks.exchange.manifest import EmulatorManifest, to_bytes
+from tasks.exchange.names import MANIFEST_FILE
+from tests.exchange.parties import (
+    DEMO,
+    Party,
+    make_emulator,
+    make_parties,
+    make_tuning,
+    receive_emulator,
+    seal_emulator,
+    seal_tuned,
+)
+
+
+@dataclass(frozen=True)
+class Several:
+    """The owner of the model, owners of data, and the folders that these sent back, by name."""
+
+    root: Path
+    acme: Party
+    clinics: list[Party]
+    returned: dict[str, Path]
+
+    @property
+    def bundles(self) -> list[Path]:
+        """What all of them sent back."""
+        return list(self.returned.values())
+
+    def send_back(self, clinic: Party, name: str, method: TuningMethod = WHOLE_BLOCKS, **changed: Any) -> Path:
+        """Seal tuned blocks of a party that has an emulator. changed: fields of the manifest that are made up."""
+        asked = receive_emulator(clinic, self.root / f"emulator-{clinic.name}", _now())
+        tuning = self.root / f"tuning-{name}"
+        if not tuning.exists():
+            make_tuning(tuning, method)
+        fields = {"method": method.cache_view(), **changed}
+        seal_tuned(clinic, self.acme, asked, tuning, self.root / name, _now(), **fields)
+        return self.root / name
+
+
+def make_several(root: Path, *names: str) -> Several:
+    """Make the parties, an emulator for each, and what each sent back."""
+    acme, *clinics = make_parties(root / "homes", "acme", *names)
+    made = Several(root, acme, clinics, {})
+    emulator = make_emulator(root / "made")
+    for clinic in clinics:
+        asked = seal_emulator(acme, clinic, emulator, root / f"emulator-{clinic.name}", _now())
+        remember(acme, asked)
+    returned = {clinic.name: made.send_back(clinic, f"returned-{clinic.name}") for clinic in clinics}
+    return replace(made, returned=returned)
+
+
+def remember(acme: Party, asked: EmulatorManifest) -> None:
+    """Keep manifest and settings of an emulator in the home of its owner."""
+    settings = EmulateSettings.model_validate(
+        {
+            "strategy": "crash",
+            "model": {"name": str(DEMO), "precision": "float32"},
+            "task": {"name": "people", "data": str(DEMO.parent / "task"), "num_train": 8, "num_test": 8},
+            "support": {"num_rows": 8, "split": "train"},
+            "plan": {"num_kept": 4},
+            "place": {"home": str(acme.home), "mlflow": "later"},
+        }
+    )
+    folder = acme.place.sealed / asked.id
+    folder.mkdir(parents=True)
+    (folder / MANIFEST_FILE).write_bytes(to_bytes(asked))
+    (folder / SETTINGS_FILE).write_text(json.dumps(settings.model_dump(mode="json")))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
