@@ -6,11 +6,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file, save_file
+
 from flows.exchange.owner import SETTINGS_FILE
 from flows.settings.run import EmulateSettings
+from tasks.artifacts.tuning import TUNED_FILE
 from tasks.core.tuning.method import WHOLE_BLOCKS, TuningMethod
 from tasks.exchange.manifest import EmulatorManifest, to_bytes
 from tasks.exchange.names import MANIFEST_FILE
+from tasks.models.block_matrices import model_tensors
+from tasks.models.tensor_sources import read_stored
 from tests.exchange.parties import (
     DEMO,
     Party,
@@ -42,7 +48,7 @@ class Several:
         asked = receive_emulator(clinic, self.root / f"emulator-{clinic.name}", _now())
         tuning = self.root / f"tuning-{name}"
         if not tuning.exists():
-            make_tuning(tuning, method)
+            make_close(tuning, method)
         fields = {"method": method.cache_view(), **changed}
         seal_tuned(clinic, self.acme, asked, tuning, self.root / name, _now(), **fields)
         return self.root / name
@@ -58,6 +64,20 @@ def make_several(root: Path, *names: str) -> Several:
         remember(acme, asked)
     returned = {clinic.name: made.send_back(clinic, f"returned-{clinic.name}") for clinic in clinics}
     return replace(made, returned=returned)
+
+
+def make_close(folder: Path, method: TuningMethod = WHOLE_BLOCKS) -> None:
+    """Write a tuning's folder: whole blocks close to the embedded model's own, or small factors."""
+    make_tuning(folder, method)
+    own = model_tensors(DEMO, 12)
+    generator = torch.Generator().manual_seed(int.from_bytes(folder.name.encode()) % 1000)
+    state = load_file(folder / TUNED_FILE)
+    for name, tensor in state.items():
+        block, _, rest = name.partition(".")
+        noise = 0.01 * torch.randn(tensor.shape, generator=generator)
+        stored = own.get((int(block), rest))
+        state[name] = noise if stored is None else read_stored(stored).float() * (1 + noise)
+    save_file(state, folder / TUNED_FILE)
 
 
 def remember(acme: Party, asked: EmulatorManifest) -> None:
