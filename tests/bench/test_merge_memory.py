@@ -54,6 +54,7 @@ print(json.dumps({"peak": peak, "seconds": time.perf_counter() - start}))
 
 
 @pytest.mark.bench
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
 def test_merging_twenty_bundles_needs_little_memory(row: Callable[[str, str, str], None]) -> None:
     peaks = {}

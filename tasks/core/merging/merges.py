@@ -1,9 +1,10 @@
 """Merges of several tunings, parameter by parameter.
 
-Shapes: differences [n, c] of n tunings from the full model, at c parameters; results [c]. All in float64, in which the
-difference of two float32 numbers and the sum of some are exact but for extreme ranges.
+Shapes: differences [n, c] of n tunings from the full model, at c parameters; results [c]. All in float64 on the CPU; the
+difference of two float32 numbers and the sum of some are exact in it but for extreme ranges.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +23,9 @@ def trimmed_mean(differences: Tensor, num_trimmed: int) -> Tensor:
     """
     count = differences.shape[0]
     assert 0 <= 2 * num_trimmed < count, "something is left"
-    return differences.sort(0).values[num_trimmed : count - num_trimmed].mean(0)
+    # Along the first axis, numpy sorts several times as fast as torch, and without the indices.
+    ordered = np.sort(differences.numpy(), axis=0)
+    return torch.from_numpy(ordered[num_trimmed : count - num_trimmed]).mean(0)
 
 
 def trim_small(differences: Tensor, thresholds: Tensor) -> Tensor:
