@@ -19,6 +19,7 @@ from tasks.core.tuning.returned import tuned_parameters, validate_returned
 from tasks.exchange import merging as merging_module
 from tasks.exchange.merging import write_merged
 from tasks.models.source import ModelSource
+from tasks.models.tensor_files import StoredTensor
 from tasks.models.tuned_blocks import read_returned
 from tests.tasks.chain import write_model
 
@@ -78,6 +79,25 @@ def test_a_weighted_mean_is_exact_at_every_parameter(model: Model, monkeypatch: 
         expected = (1000 * first + 400 * second) / 1400
         assert tensor.dtype == torch.float32
         torch.testing.assert_close(tensor.double(), expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["mean", "median", "ties"])
+def test_only_a_few_rows_of_each_tuning_are_in_memory(
+    model: Model, monkeypatch: pytest.MonkeyPatch, method: MergeName
+) -> None:
+    limit, read, sizes = 8000, merging_module.read_entries, list[int]()
+
+    def reading(stored: StoredTensor, begin: int, end: int) -> torch.Tensor:
+        sizes.append(end - begin)
+        return read(stored, begin, end)
+
+    monkeypatch.setattr(merging_module, "PART_BYTES", limit)
+    monkeypatch.setattr(merging_module, "read_entries", reading)
+    folders = [model.tuning(str(number), model.changed(noise(number))) for number in range(5)]
+    model.merged(folders, Merging(method))
+    whole = max(tensor.numel() for tensor in model.own.values())
+    # One tuning alone is read in parts of the limit, five of them in parts of a fifth.
+    assert max(sizes) <= (limit / 8 if method == "ties" else limit / 8 / 5) < whole
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,7 +1,7 @@
 """Merges of several tunings, parameter by parameter.
 
-Shapes: differences [n, c] of n tunings from the full model, at c parameters; results [c]. All in float64 on the CPU; the
-difference of two float32 numbers and the sum of some are exact in it but for extreme ranges.
+Shapes: differences [n, c] of n tunings from the full model, at c parameters; results [c]. All in float64 on the CPU, in
+which the difference of two float32 numbers and the sum of some are exact but for extreme ranges.
 """
 
 import numpy as np
