@@ -1,6 +1,7 @@
 """Several owners of data who answer emulators of one owner of a model, as `crash emulate` and `crash tune` would."""
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,6 +43,16 @@ class Several:
     def bundles(self) -> list[Path]:
         """What all of them sent back."""
         return list(self.returned.values())
+
+    def copied(self, root: Path) -> "Several":
+        """Return a copy of everything in another folder, which does not exist."""
+        shutil.copytree(self.root, root)
+
+        def there(party: Party) -> Party:
+            return replace(party, home=root / party.home.relative_to(self.root))
+
+        returned = {name: root / folder.relative_to(self.root) for name, folder in self.returned.items()}
+        return Several(root, there(self.acme), [there(each) for each in self.clinics], returned)
 
     def send_back(self, clinic: Party, name: str, method: TuningMethod = WHOLE_BLOCKS, **changed: Any) -> Path:
         """Seal tuned blocks of a party that has an emulator. changed: fields of the manifest that are made up."""

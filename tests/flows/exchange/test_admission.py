@@ -11,6 +11,7 @@ from flows.exchange import admission
 from flows.exchange.admission import Answered, decline, open_answers, plugged_facts
 from tasks.core.errors import RefusedError
 from tasks.core.plan.layout import fixed_plan
+from tasks.core.tuning.method import TuningMethod
 from tasks.exchange import opening
 from tasks.exchange.ledger import ACCEPTED, DECLINED, OPEN, SEALED, opened
 from tasks.exchange.manifest import PlanFacts
@@ -19,9 +20,14 @@ from tests.exchange.parties import copied, tree_digest
 from tests.exchange.several import Several, make_several
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Several:
+    return make_several(tmp_path_factory.mktemp("several"), "clinic", "surgery", "ward")
+
+
 @pytest.fixture
-def several(tmp_path: Path) -> Several:
-    return make_several(tmp_path, "clinic", "surgery", "ward")
+def several(made: Several, tmp_path: Path) -> Several:
+    return made.copied(tmp_path / "several")
 
 
 def states(several: Several) -> list[str]:
@@ -153,8 +159,6 @@ def test_a_plugged_model_names_its_bundles(several: Several) -> None:
 
 
 def test_low_rank_and_whole_blocks_are_admitted_together(several: Several) -> None:
-    from tasks.core.tuning.method import TuningMethod
-
     lora = several.send_back(several.clinics[1], "lora", TuningMethod("lora", lora_rank=4))
     answers = open_answers([several.bundles[0], lora], several.acme.home)
     assert [each.method.method for each in answers] == ["blocks", "lora"]
