@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.core.errors import InputError
+from tasks.core.errors import InputError, in_table
+from tasks.core.merging.method import MERGES, Merging
 from tasks.exchange.keys import PUBLIC, PublicKey, grouped, new_key, own_public_keys, trust, trusted_keys
 from tasks.exchange.place import ExchangePlace
 from tasks.store.files import replace_file
@@ -111,25 +112,29 @@ def _estimate(bundle: Path, given: "TuneSettings") -> int:
 def plug_in(options: argparse.Namespace) -> int:
     """Verify tuned blocks that came back, and plug them in once accepted."""
     from flows.cli.launch import finish, prepare, start
-    from flows.exchange.admission import open_answer
+    from flows.exchange.admission import open_answers
     from flows.running.inputs import prepare_inputs
     from flows.running.pass_limits import scored
     from tasks.exchange.sealing import require_room
 
     require_room(options.out)
-    answered = open_answer(options.bundle, options.home)
-    prepare(answered.settings.place)
-    print(f"Verified: tuned blocks from {answered.manifest.sender.name}, sequence {answered.manifest.sequence}")
-    prepare_inputs(answered.settings, limits=scored)
+    merging = _merging(options)
+    answers = open_answers(options.bundles, options.home)
+    settings = answers[0].settings
+    prepare(settings.place)
+    for each in answers:
+        print(f"Verified: tuned blocks from {each.manifest.sender.name}, sequence {each.manifest.sequence}")
+    prepare_inputs(settings, limits=scored)
     begun = time.monotonic()
     from flows.plug_in import plug_in_returned
 
-    start(answered.settings)
+    start(settings)
     said = True if options.accept else False if options.decline else None
+    bundles = [str(each) for each in options.bundles]
     report, decision = plug_in_returned(
-        str(options.home), str(options.bundle), str(options.out), lambda _, table: _ask(table, said)
+        str(options.home), bundles, str(options.out), lambda _, table: _ask(table, said), merging
     )
-    finish(answered.settings, report, begun, show_table=said is not None)
+    finish(settings, report, begun, show_table=said is not None)
     if decision is None:
         print("Nothing was plugged in: run the same command with --accept or --decline")
     elif decision:
@@ -137,6 +142,20 @@ def plug_in(options: argparse.Namespace) -> int:
     else:
         print("Declined: nothing was plugged in, and the emulator can be answered again")
     return 0
+
+
+def _merging(options: argparse.Namespace) -> Merging | None:
+    """Return how several bundles are merged; None for one."""
+    if len(options.bundles) == 1:
+        if options.merge or options.weights or options.trim is not None:
+            raise InputError("--merge, --weights and --trim are for several bundles, and one is given")
+        return None
+    if not options.merge:
+        raise InputError(f"{len(options.bundles)} bundles: give --merge and one of {', '.join(MERGES)}")
+    with in_table("", merge="--merge", weights="--weights", trim="--trim"):
+        merging = Merging(options.merge, options.weights, options.trim)
+        merging.require_fits(len(options.bundles))
+    return merging
 
 
 def _ask(table: str, said: bool | None) -> bool | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.service.commands import HOME_HELP, count
+from tasks.core.merging.method import LEFT_OUT, MERGES
 from tasks.store.home import default_home
 
 Commands = Any
@@ -48,15 +49,41 @@ def _add_plug_in(commands: Commands) -> None:
     plug_in = commands.add_parser(
         "plug-in", help="verify tuned blocks that came back, and plug them into the full model"
     )
-    plug_in.add_argument("bundle", type=Path, help="folder that came back from the owner of the data")
+    plug_in.add_argument(
+        "bundles",
+        type=Path,
+        nargs="+",
+        metavar="BUNDLE",
+        help="folder that came back from the owner of the data; of several owners, their folders",
+    )
     plug_in.add_argument("--out", type=Path, required=True, help="folder of the plugged model, which must not exist")
     decision = plug_in.add_mutually_exclusive_group()
     decision.add_argument("--accept", action="store_true", help="accept without asking")
     decision.add_argument(
         "--decline", action="store_true", help="decline without asking; the emulator can be answered again"
     )
+    plug_in.add_argument("--merge", choices=MERGES, help="method that merges several bundles")
+    plug_in.add_argument(
+        "--weights",
+        type=_numbers,
+        default=(),
+        metavar="A,B,...",
+        help="of --merge mean, a number for each bundle, such as its rows",
+    )
+    plug_in.add_argument(
+        "--trim",
+        type=float,
+        metavar="SHARE",
+        help="share that is left out: of the values at each end of every parameter (trimmed-mean, default"
+        f" {LEFT_OUT['trimmed-mean']}), of the smallest changes of each bundle (ties, default {LEFT_OUT['ties']})",
+    )
     unplug = commands.add_parser("unplug", help="put the original blocks back into a plugged model")
     unplug.add_argument("model", type=Path, help="folder that `crash plug-in` wrote")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """Read numbers with commas between them; argparse names the option where it fails."""
+    return tuple(float(part) for part in text.split(","))
 
 
 def _add_keys(commands: Commands) -> None:

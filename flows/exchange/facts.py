@@ -1,11 +1,12 @@
 """Facts of an exchange that each party is shown beside the scores."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.artifacts.examined import Examined
 from tasks.artifacts.exposure import exposure_summary
 from tasks.artifacts.files import HasSummary
+from tasks.core.merging.method import Merging
 from tasks.exchange.keys import grouped
 from tasks.exchange.manifest import Disclosure, EmulatorManifest, TunedBlocksManifest
 
@@ -94,6 +95,29 @@ def _limited(summary: Mapping[str, Any], max_change: float | None) -> dict[str, 
         return {}
     moved = f"at most {max_change:.2%} of its norm; the furthest would have been {summary['change_before_limit']:.2%}"
     return {"change of each tuned block": moved}
+
+
+def merged_facts(
+    sent: Sequence[tuple[EmulatorManifest, TunedBlocksManifest]],
+    changes: Sequence[Examined],
+    merged: Examined,
+    merging: Merging,
+) -> dict[str, Any]:
+    """Return how tuned blocks of several parties were merged, and of each party's how far they moved and what honest
+    tunings do not do. sent: the emulator and the answer of each; changes: of each; merged: changes by the merge.
+    """
+    facts = {"merged by": merging.describe(len(sent))}
+    for (asked, answer), own in zip(sent, changes, strict=True):
+        name = answer.sender.name
+        moved = ", ".join(f"block {block} {value:.2%}" for block, value in own["moved"].items())
+        facts |= {
+            f"from {name}": f"sequence {answer.sequence}, answers emulator {asked.sequence}"
+            f" ({grouped(answer.sender.fingerprint)[:19]} ...)",
+            f"{name} moved": moved or "no whole block",
+            f"{name} alarms": "; ".join(own["alarms"]) or "none",
+        }
+    after = {f"block {block} moved by": f"{value:.2%} of its norm" for block, value in merged["moved"].items()}
+    return {**facts, **after, "alarms": "; ".join(merged["alarms"]) or "none"}
 
 
 def _blocks(blocks: tuple[int, ...], num_blocks: int) -> str:

@@ -17,6 +17,7 @@ from tasks.exchange import emulator_bundle
 from tasks.exchange.card import emulator_card
 from tasks.exchange.keys import own_key, trusted_key
 from tasks.exchange.ledger import Ledger, opened
+from tasks.exchange.lineage import relatives
 from tasks.exchange.manifest import (
     BaseModelFacts,
     Disclosure,
@@ -58,12 +59,14 @@ class Gift:
     def disclosure(self, ledger: Ledger, base: str, sizes: "Sizes", kept: tuple[int, ...]) -> Disclosure:
         """Return what the recipient has by this emulator, and by all so far.
 
-        base: digest of the full model's weights.
+        base: digest of the full model's weights. Emulators of models from which it descends, or that descend from
+        these, count as its own.
 
         Raises:
             RefusedError: when all together would disclose more than the budget.
         """
-        so_far = tuple(sorted({*kept, *ledger.disclosed(base, self.together)}))
+        bases = relatives(self.place.plugged, base)
+        so_far = tuple(sorted({*kept, *ledger.disclosed(bases, self.together)}))
         found = Disclosure(
             blocks=kept, share=sizes.disclosed(kept), blocks_so_far=so_far, share_so_far=sizes.disclosed(so_far)
         )

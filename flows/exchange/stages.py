@@ -3,9 +3,10 @@ the model plugs in what comes back.
 
 owner   model, task ─ capture ─ similarity ─ cluster ─ emulate ─ (compress) ─ (distill) ─ evaluate ─ party_report
 data            open_bundle ─ tune ─ (select) ─ evaluate ─ (expose) ─ party_report
-owner           open_bundle ─ plug_in ─ evaluate ─ party_report
+owner           open_bundle ─ (merge) ─ plug_in ─ evaluate ─ party_report
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,11 +14,13 @@ from flows.method import emulator_of, planned, replacements_of, tunings_of
 from flows.running.base_run import BaseRun
 from flows.settings.run import Strategy
 from tasks.capture import capture
+from tasks.core.merging.method import Merging
 from tasks.core.plan.registry import STRATEGIES
 from tasks.evaluate import evaluate
 from tasks.exchange.received import ReceivedBundle
 from tasks.parties.examine import examine
 from tasks.parties.expose import expose
+from tasks.parties.merge import merge
 from tasks.parties.open_bundle import open_bundle
 from tasks.plug_in import plug_in
 from tasks.similarity import similarity
@@ -65,20 +68,39 @@ def exposure_stage(run: BaseRun, bundle: ReceivedBundle, rate: float | None, num
     return run(expose, "canaries", task=run.task, emulator=emulator, **how, num_canaries=num_canaries)
 
 
-def plug_in_stages(run: BaseRun, bundle: ReceivedBundle) -> tuple[Any, Any, dict[str, Any]]:
+def plug_in_stages(
+    run: BaseRun, bundles: Sequence[ReceivedBundle], merging: Merging | None = None
+) -> tuple[Any, list[Any], dict[str, Any]]:
     """Prepare tuned blocks that were received for the full model; return them, how they differ from its blocks, and
     the scores before and after.
+
+    merging: of several bundles. The differences are those of each bundle, and then those of the merge.
     """
     inputs, scores = {"model": run.model, "task": run.task}, run.arguments.scoring
-    tuned = run(open_bundle, "tuned blocks", bundle=bundle)
-    # A tuning's folder has its plan.
-    plugged = run(plug_in, "returned", model=run.model, plan=tuned, tuned=tuned)
-    changes = run(examine, "returned", model=run.model, tuned=tuned, plugged=plugged)
+    if merging is None:
+        (bundle,) = bundles
+        plugged, changes = _plugged(run, "returned", run(open_bundle, "tuned blocks", bundle=bundle))
+        found = [changes]
+    else:
+        tunings = [
+            run(open_bundle, f"tuned blocks {number}", bundle=bundle) for number, bundle in enumerate(bundles, start=1)
+        ]
+        found = [_plugged(run, f"returned {number}", tuned)[1] for number, tuned in enumerate(tunings, start=1)]
+        merged = run(merge, "returned", model=run.model, tunings=tunings, merging=merging)
+        plugged, changes = _plugged(run, "merged", merged)
+        found.append(changes)
     return (
         plugged,
-        changes,
+        found,
         {
             "full_zero_shot": run(evaluate, "full", **inputs, **scores),
             "plug_in": run(evaluate, "plugged in", **inputs, tuned=plugged, **scores),
         },
     )
+
+
+def _plugged(run: BaseRun, label: str, tuned: Any) -> tuple[Any, Any]:
+    """Prepare a tuning for the full model; return it, and how it differs from the model's blocks."""
+    # A tuning's folder has its plan.
+    plugged = run(plug_in, label, model=run.model, plan=tuned, tuned=tuned)
+    return plugged, run(examine, label, model=run.model, tuned=tuned, plugged=plugged)

@@ -6,7 +6,7 @@ recipient has been given. Entries are only added, or closed; a ledger that is da
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -132,15 +132,16 @@ class Ledger:
         """Return the sequence number of the next bundle to a party."""
         return self._last("out", kind, party) + 1
 
-    def disclosed(self, base: str, parties: Mapping[str, str]) -> set[int]:
+    def disclosed(self, bases: Collection[str], parties: Mapping[str, str]) -> set[int]:
         """Return the blocks of a full model that any of these parties has been given, also under an earlier key.
 
-        base: digest of the model's weights; parties: name by fingerprint.
+        bases: digests of the weights of the model, and of those that count as the same one; parties: name by
+        fingerprint.
         """
         return {
             block
             for entry in self.entries()
-            if entry.direction == "out" and entry.base == base
+            if entry.direction == "out" and entry.base in bases
             if entry.party in parties or entry.name in parties.values()
             for block in entry.blocks
         }

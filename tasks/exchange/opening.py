@@ -2,15 +2,15 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from tasks.core.errors import InputError, RefusedError
 from tasks.exchange.keys import PublicKey, own_public_keys, trusted_keys
-from tasks.exchange.ledger import Entry, entry_of, opened
+from tasks.exchange.ledger import Entry, Ledger, entry_of, opened
 from tasks.exchange.manifest import EmulatorManifest, Manifest, TunedBlocksManifest
 from tasks.exchange.names import TOKENIZER_FILE, is_weights
 from tasks.exchange.place import ExchangePlace
@@ -73,7 +73,8 @@ def open_emulator(
         weights = {name: None for name in manifest.files if is_weights(name)}
         return Expectation(weights, lambda copy, out: restore(manifest, copy, out))
 
-    return _open(bundle, "emulator", place, now, expected)
+    (opened_bundle,) = _open([bundle], "emulator", place, now, expected)
+    return opened_bundle
 
 
 def open_tuned_blocks(
@@ -90,6 +91,21 @@ def open_tuned_blocks(
     Raises:
         RefusedError: when any check fails; nothing is kept then.
     """
+    (opened_bundle,) = open_all_tuned_blocks([bundle], place, now, expect)
+    return opened_bundle
+
+
+def open_all_tuned_blocks(
+    bundles: Sequence[Path],
+    place: ExchangePlace,
+    now: datetime,
+    expect: Callable[[TunedBlocksManifest, Entry], Expectation],
+) -> list[OpenedBundle]:
+    """Verify several bundles of tuned blocks, all or none. expect: as of `open_tuned_blocks`, called in this order.
+
+    Raises:
+        RefusedError: when any check of one of them fails; names it, and nothing is kept of any.
+    """
 
     def expected(verified: Verified) -> Expectation:
         manifest = verified.manifest
@@ -100,34 +116,77 @@ def open_tuned_blocks(
             raise RefusedError("manifest.json: base: tuned blocks of another full model than the emulator's")
         return expect(manifest, asked)
 
-    return _open(bundle, "tuned_blocks", place, now, expected)
+    return _open(bundles, "tuned_blocks", place, now, expected)
 
 
 def settle(
     place: ExchangePlace, manifest: TunedBlocksManifest, state: str, publish: Callable[[], None] = lambda: None
 ) -> None:
-    """Accept or decline tuned blocks, once.
+    """Accept or decline tuned blocks, once, as `settle_all`."""
+    settle_all(place, [manifest], state, publish)
+
+
+def settle_all(
+    place: ExchangePlace,
+    manifests: Sequence[TunedBlocksManifest],
+    state: str,
+    publish: Callable[[], None] = lambda: None,
+) -> None:
+    """Accept or decline tuned blocks of several bundles, once, all or none.
 
     state: `ledger.ACCEPTED` or `ledger.DECLINED`; publish: hands over what was accepted, within the transaction. A
     process that is killed after it leaves what was handed over, and tuned blocks that can still be accepted.
 
     Raises:
-        RefusedError: when the emulator was answered meanwhile.
+        RefusedError: when one of the emulators was answered meanwhile.
     """
     with opened(place.ledger) as ledger:
-        ledger.require_open(manifest.answers, manifest.sender.fingerprint)
-        ledger.close(manifest.id, state)
+        for manifest in manifests:
+            ledger.require_open(manifest.answers, manifest.sender.fingerprint)
+            ledger.close(manifest.id, state)
         publish()
 
 
+@dataclass(frozen=True)
+class _Checked:
+    """A bundle all of whose checks passed, before its entry. partial: private folder of its files, None where they were
+    kept before.
+    """
+
+    verified: Verified
+    partial: Path | None
+    opened: OpenedBundle
+
+
 def _open(
+    bundles: Sequence[Path],
+    kind: str,
+    place: ExchangePlace,
+    now: datetime,
+    expected: Callable[[Verified], Expectation],
+) -> list[OpenedBundle]:
+    with ExitStack() as folders:
+        checked = [_check(bundle, kind, place, now, expected, folders) for bundle in bundles]
+        with opened(place.ledger) as ledger:
+            for bundle, each in zip(bundles, checked, strict=True):
+                with refusing(bundle):
+                    require_unseen(each.verified, ledger, now)
+            for each in checked:
+                _enter(each, ledger, place, now)
+        return [each.opened for each in checked]
+
+
+def _check(
     bundle: Path,
     kind: str,
     place: ExchangePlace,
     now: datetime,
     expected: Callable[[Verified], Expectation],
-) -> OpenedBundle:
-    with refusing(bundle), private_folder(place.received) as partial:
+    folders: ExitStack,
+) -> _Checked:
+    """Check a bundle, and copy and restore it into a private folder, which is removed with `folders`."""
+    with refusing(bundle):
+        partial = folders.enter_context(private_folder(place.received))
         copy, restored = partial / FILES, partial / RESTORED
         copy.mkdir()
         restored.mkdir()
@@ -141,19 +200,25 @@ def _open(
             is_known = ledger.find(found.id) is not None
         wanted = expected(verified)
         if is_known and target.is_dir():
-            return opened_bundle
+            return _Checked(verified, None, opened_bundle)
         copy_files(bundle, copy, found, wanted.tensors, wanted.serving)
         with _refused_input():
             wanted.restore(copy, restored)
-        with opened(place.ledger) as ledger:
-            require_unseen(verified, ledger, now)
-            if ledger.find(found.id) is None:
-                ledger.add(entry_of(found, verified.digest, "in", now))
-            # Where a process was killed between this step and its entry, or another one was faster.
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(partial, target)
-            flush(place.received)
-        return opened_bundle
+        return _Checked(verified, partial, opened_bundle)
+
+
+def _enter(checked: _Checked, ledger: Ledger, place: ExchangePlace, now: datetime) -> None:
+    """Keep the copy of a checked bundle, and add its entry, within the ledger's transaction."""
+    if checked.partial is None:
+        return
+    verified = checked.verified
+    if ledger.find(verified.manifest.id) is None:
+        ledger.add(entry_of(verified.manifest, verified.digest, "in", now))
+    target = place.received / verified.digest
+    # Where a process was killed between this step and its entry, or another one was faster.
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(checked.partial, target)
+    flush(place.received)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from tasks.exchange.names import CARD_FILE
 from tasks.models.block_names import BlockNames
 from tasks.models.folder import copy_companions
 from tasks.models.folder_tensors import tensors_of
+from tasks.models.resolving import resolve_model
 from tasks.models.source import ModelSource
 from tasks.models.tensor_files import StoredTensor, TensorSource, read_header, weight_files, write_tensor_file
 from tasks.models.tensor_sources import MemoryTensor
@@ -107,7 +108,9 @@ def write_plugged(
     shutil.copyfile(folder / "config.json", out / "config.json")
     copy_companions(folder, out)
     before = {name: plain_digest(folder / name) for name in sorted(replaced)}
-    described = {**facts, "weights_before": model.weights, "files_before": before}
+    # The tokenizer and all else that a model folder has are there by now.
+    after = resolve_model(str(out)).weights
+    described = {**facts, "weights_before": model.weights, "weights_after": after, "files_before": before}
     write_text(out / PLUG_FILE, json.dumps(described, indent=1))
     names = {name: sorted(tensors) for name, tensors in replaced.items()}
     write_text(original / PLUG_FILE, json.dumps({**described, "replaced": names}, indent=1))

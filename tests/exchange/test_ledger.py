@@ -69,10 +69,10 @@ def test_disclosed_blocks_add_up_over_recipients_of_a_group_and_not_over_models(
         ledger.add(ENTRY)
         ledger.add(other)
         ledger.add(replace(ENTRY, id="9" * 32, sequence=2, base="0" * 64, blocks=(5,)))
-        assert ledger.disclosed(ENTRY.base, {ENTRY.party: "-"}) == {0, 2, 7}
-        assert ledger.disclosed(ENTRY.base, {"a" * 64: ENTRY.name}) == {0, 2, 3, 7}, "under an earlier key"
-        assert ledger.disclosed(ENTRY.base, {"a" * 64: "other"}) == set()
-        assert ledger.disclosed(ENTRY.base, {ENTRY.party: "-", other.party: "-"}) == {0, 2, 3, 7}
+        assert ledger.disclosed([ENTRY.base], {ENTRY.party: "-"}) == {0, 2, 7}
+        assert ledger.disclosed([ENTRY.base], {"a" * 64: ENTRY.name}) == {0, 2, 3, 7}, "under an earlier key"
+        assert ledger.disclosed([ENTRY.base], {"a" * 64: "other"}) == set()
+        assert ledger.disclosed([ENTRY.base], {ENTRY.party: "-", other.party: "-"}) == {0, 2, 3, 7}
 
 
 def test_the_same_sequence_twice_is_refused(tmp_path: Path) -> None:
