@@ -134,9 +134,9 @@ def show_audit(run: "Run", tracking: Tracking) -> None:
     found, table = AUDIT_FILE.read(folder), read_table(folder)
     tracking.files([folder / AUDIT_PICTURE], "figures")
     tracking.files([folder / name for name in (LONG_TABLE, MARKDOWN_TABLE, AUDIT_FILE.name)], "report")
-    losses = {f"{row['hidden']}/{row['fill']}": (row["loss"], row["recovered"]) for row in found["losses"]}
+    losses = {f"{row['hidden']}/{row['fill']}": (row["loss"], row["recovery"]) for row in found["losses"]}
     tracking.values({f"{name}/loss": loss for name, (loss, _) in losses.items()} | {"full/loss": found["full_loss"]})
-    tracking.values({f"{name}/recovered": share for name, (_, share) in losses.items()})
+    tracking.values({f"{name}/recovery": share for name, (_, share) in losses.items()})
     tracking.describe(table, {"audit_report.key": run.report.key})
     _show_table(table, "What comes back of hidden blocks")
 

@@ -12,8 +12,8 @@ class AuditLoss(TypedDict):
 
     hidden: a strategy, whose emulator hides blocks, or a position; blocks: those that are hidden, by their index;
     share: of the full model's parameters; fill: the way to fill them in, "none" for the emulator as it is; num_filled:
-    hidden blocks with something in their place; loss: nats a token of public text, with its standard error; recovered:
-    see `tasks.core.evaluation.recovery.recovered_share`.
+    hidden blocks with something in their place; loss: nats a token of public text, with its standard error; recovery:
+    see `tasks.core.evaluation.recovery.recovery_share`.
     """
 
     hidden: str
@@ -23,7 +23,7 @@ class AuditLoss(TypedDict):
     num_filled: int
     loss: float
     stderr: float | None
-    recovered: float
+    recovery: float
 
 
 class AuditScore(TypedDict):
@@ -59,6 +59,6 @@ AUDIT_FILE = JsonFile("audit.json", "recovery audit", Audit, indent=1, end="\n")
 class AuditSummary(TypedDict):
     """Summary of `audit_report`: the largest share that came back, of what and by which fill."""
 
-    recovered: float
+    recovery: float
     hidden: str
     fill: str

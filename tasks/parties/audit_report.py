@@ -7,7 +7,7 @@ from tasks.artifacts.audit import AUDIT_FILE, AUDIT_PICTURE, Audit, AuditLoss, A
 from tasks.artifacts.scores import scores_summary
 from tasks.artifacts.tables import LONG_TABLE, MARKDOWN_TABLE
 from tasks.artifacts.validation_loss import loss_summary
-from tasks.core.evaluation.recovery import capability, recovered_share
+from tasks.core.evaluation.recovery import capability, recovery_share
 from tasks.engine.stage import stage
 from tasks.engine.work import Work
 from tasks.store.artifacts import Ref
@@ -58,8 +58,8 @@ def audit_report(
     (work.out / LONG_TABLE).write_text(long_csv(found))
     (work.out / MARKDOWN_TABLE).write_text(markdown(found))
     figure.draw(found, work.out / AUDIT_PICTURE)
-    most = max(found["losses"], key=lambda row: row["recovered"])
-    return {"recovered": most["recovered"], "hidden": most["hidden"], "fill": most["fill"]}
+    most = max(found["losses"], key=lambda row: row["recovery"])
+    return {"recovery": most["recovery"], "hidden": most["hidden"], "fill": most["fill"]}
 
 
 def _loss(row: dict[str, Any], full_loss: float, vocabulary: int) -> AuditLoss:
@@ -72,7 +72,7 @@ def _loss(row: dict[str, Any], full_loss: float, vocabulary: int) -> AuditLoss:
         "num_filled": row["num_filled"],
         "loss": measured["loss"],
         "stderr": measured["stderr"],
-        "recovered": recovered_share(measured["loss"], full_loss, vocabulary),
+        "recovery": recovery_share(measured["loss"], full_loss, vocabulary),
     }
 
 

@@ -5,7 +5,7 @@ import math
 from tasks.core.errors import InputError
 
 
-def recovered_share(loss: float, full_loss: float, vocabulary: int) -> float:
+def recovery_share(loss: float, full_loss: float, vocabulary: int) -> float:
     """Return (ln V - loss) / (ln V - full loss): 0 for guessing among V tokens alike, 1 for the full model.
 
     loss, full_loss: mean negative log-likelihood of a token in nats. Below 0 for a model that is worse than guessing;
@@ -28,7 +28,8 @@ def capability(score: float, full_score: float, higher_is_better: bool) -> float
     """Return the zero-shot score as a share of the full model's (CPL, as in LLEOT, ACL 2026).
 
     Of a score that is better when it is lower, such as perplexity, the share is the other way round, so that 1 is the
-    full model for both kinds. None where it would be divided by zero.
+    full model for both kinds. For one pair the same as the cpl of `tasks.core.evaluation.comparison`. None where the
+    divisor is not above zero.
     """
     above, below = (score, full_score) if higher_is_better else (full_score, score)
-    return above / below if below else None
+    return above / below if below > 0 else None

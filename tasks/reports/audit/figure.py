@@ -35,14 +35,14 @@ def draw(found: Audit, path: Path) -> None:
         _points(axes, fill, [row for row in found["losses"] if row["fill"] == fill], places)
     axes.set_yticks(range(len(names)), [_named(name, found["losses"]) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.45, -0.18), ncols=2, labelcolor=INK)
+    made.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=2, labelcolor=INK)
     plain(axes)
-    facts, below = found["facts"], any(row["recovered"] < LEAST for row in found["losses"])
+    facts, below = found["facts"], any(row["recovery"] < LEAST for row in found["losses"])
     titled(
         axes,
         f"What comes back of hidden blocks: {facts['model']}",
         "public text; 0%: guessing, 100%: the full model" + ("; worse than −10% is drawn there" if below else ""),
-        xlabel="share of the full model's loss below guessing that comes back (%)",
+        xlabel="recovery: share of what the full model's loss is below guessing (%)",
         ylabel="hidden",
     )
     save(made, path)
@@ -52,7 +52,7 @@ def _points(axes: "Axes", fill: str, rows: Sequence[AuditLoss], places: Mapping[
     if not rows:
         return
     marker, colour = LOOKS[fill]
-    values = [100 * max(row["recovered"], LEAST) for row in rows]
+    values = [100 * max(row["recovery"], LEAST) for row in rows]
     lines = {"linewidths": 2.2} if marker == "|" else {"linewidths": 0.6, "edgecolors": INK}
     size = 190 if marker == "|" else 75
     heights = [places[row["hidden"]] for row in rows]

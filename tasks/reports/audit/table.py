@@ -35,7 +35,7 @@ def markdown(found: Audit) -> str:
 
 def losses(found: Audit) -> Table:
     """Return a row for each way to fill in what is hidden."""
-    header = ["hidden", "blocks", "of the model", "in their place", "filled", "loss", "comes back"]
+    header = ["hidden", "blocks", "of the model", "in their place", "filled", "loss", "recovery"]
     return Table(header, [_loss(row) for row in found["losses"]], num_names=4)
 
 
@@ -47,7 +47,7 @@ def _loss(row: AuditLoss) -> list[str]:
         FILLS[row["fill"]],
         f"{row['num_filled']} of {len(row['blocks'])}",
         format_score(Mean(row["loss"], row["stderr"], 1, "rows")),
-        f"{row['recovered']:.1%}",
+        f"{row['recovery']:.1%}",
     ]
 
 
@@ -65,13 +65,13 @@ def _runs(blocks: list[int]) -> str:
 def _note(found: Audit) -> str:
     facts = found["facts"]
     return (
-        "Comes back: (guessing − loss) / (guessing − full model's loss), which is 0% for guessing among all tokens"
+        "Recovery: (guessing − loss) / (guessing − full model's loss), which is 0% for guessing among all tokens"
         " alike and 100% for the full model; compare it with the emulator as it is."
         f" {facts['num_documents']} documents, {facts['num_tokens']} tokens. Copies are trained for"
         f" {facts['num_steps']} steps of {facts['batch_size']} windows of {facts['block']} tokens,"
         f" {facts['trained_tokens']:,} tokens in all; known blocks stay as they are. A linear map needs a known block"
         " in front. Maps and the last fill use states of the full model, which a recipient of an emulator does not"
-        " have: they bound what such a recipient can do."
+        " have. Another attack, or a longer one, may get back more."
     )
 
 

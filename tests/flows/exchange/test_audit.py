@@ -1,4 +1,4 @@
-"""The real command: hidden blocks are filled in in every way, found again when run again, and refused before a start."""
+"""The real command: hidden blocks are filled in in every way, and all of it is found again."""
 
 import json
 import math
@@ -15,7 +15,7 @@ AUDIT = """
 data = "{text}"
 block = 32
 [audit]
-positions = ["bottom", "top"]
+positions = ["bottom"]
 num_documents = 8
 num_steps = 2
 batch_size = 2
@@ -43,9 +43,9 @@ def test_every_fill_is_measured_and_found_again(settings: Path) -> None:
     assert "audit.png" in first.stdout
     kept = artifacts(store)
     made = stages(set(kept))
-    # The emulator, bottom and top; no linear map is possible at the bottom.
-    assert (made["fill"], made["distill"], made["stand_ins"]) == (3, 6, 2)
-    assert (made["validate"], made["evaluate"], made["audit_report"]) == (1 + 3 * 5 - 1, 1 + 5, 1)
+    # Of the full model, of the emulator, and of the bottom, where no linear map is possible.
+    assert (made["validate"], made["evaluate"], made["audit_report"]) == (1 + 5 + 4, 1 + 5, 1)
+    assert (made["fill"], made["distill"], made["stand_ins"]) == (2, 4, 1)
     assert "tune" not in made
     found = content(settings)
     names = ["none", "nearest", "linear", "trained", "distilled"]
@@ -53,16 +53,14 @@ def test_every_fill_is_measured_and_found_again(settings: Path) -> None:
     assert fills == [
         *(("uniform", name) for name in names),
         *(("bottom", name) for name in names if name != "linear"),
-        *(("top", name) for name in names),
     ]
     assert found["guessing"] == math.log(found["facts"]["vocabulary"])
     by_place = {row["hidden"]: row["blocks"] for row in found["losses"]}
     assert by_place["bottom"] == [0, 1, 2, 3, 4, 5]
-    assert by_place["top"] == [6, 7, 8, 9, 10, 11]
     assert len(by_place["uniform"]) == 6
     for row in found["losses"]:
         span = found["guessing"] - found["full_loss"]
-        assert row["recovered"] == pytest.approx((found["guessing"] - row["loss"]) / span)
+        assert row["recovery"] == pytest.approx((found["guessing"] - row["loss"]) / span)
     full, *others = found["scores"]
     assert (full["task"], full["capability"]) == ("people", 1.0)
     assert [row["fill"] for row in others] == names

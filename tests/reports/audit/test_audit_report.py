@@ -62,8 +62,8 @@ def test_shares_are_between_guessing_and_the_full_model(tmp_path: Path) -> None:
     content = json.loads((folder / "audit.json").read_text())
     assert (content["full_loss"], content["guessing"]) == (2.0, GUESSING)
     shares = [(GUESSING - value) / (GUESSING - 2.0) for *_, value in LOSSES]
-    assert [row["recovered"] for row in content["losses"]] == pytest.approx(shares)
-    assert made.summary == {"recovered": pytest.approx(shares[2]), "hidden": "bottom", "fill": "distilled"}
+    assert [row["recovery"] for row in content["losses"]] == pytest.approx(shares)
+    assert made.summary == {"recovery": pytest.approx(shares[2]), "hidden": "bottom", "fill": "distilled"}
     rows = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
     assert [(row["hidden"], row["blocks"], row["fill"]) for row in rows] == [
         ("crash", "1 2 4", "none"),
@@ -100,9 +100,9 @@ def test_the_picture_has_a_row_for_each_place_and_a_marker_for_each_fill(saved: 
     draw(found, Path("audit.png"))
     (axes,) = saved["audit"].axes
     assert title(axes) == "What comes back of hidden blocks: small"
-    assert labels(axes) == ("share of the full model's loss below guessing that comes back (%)", "hidden")
+    assert labels(axes) == ("recovery: share of what the full model's loss is below guessing (%)", "hidden")
     assert ticks(axes.yaxis) == {0.0: "crash (3 blocks, 40%)", 1.0: "bottom (3 blocks, 40%)"}
-    assert legend(axes) == [FILLS[fill] for fill in ("none", "nearest", "distilled")]
+    assert legend(saved["audit"]) == [FILLS[fill] for fill in ("none", "nearest", "distilled")]
     places = {each.get_label(): each.get_offsets().tolist() for each in axes.collections}
     assert places[FILLS["distilled"]] == [[pytest.approx(100 * (GUESSING - 3) / (GUESSING - 2)), 1.0]]
     # Worse than guessing: at the edge, and the note says so.
