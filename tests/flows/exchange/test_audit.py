@@ -2,11 +2,18 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from flows.audit import scored_tasks
+from flows.running.inputs import Inputs
+from flows.settings.reading import read_settings
+from flows.settings.run import AuditSettings
+from tasks.core.errors import InputError
 from tests.flows.commands import DEMO, artifacts, crash, small_settings, stages
 
 pytestmark = [pytest.mark.usefixtures("one_prefect"), pytest.mark.timeout(600)]
@@ -90,3 +97,21 @@ def test_bad_settings_are_refused_before_anything_is_computed(settings: Path, ch
     assert "Traceback" not in done.stderr
     assert set(stages(set(artifacts(settings.parent / "other/store")))) <= {"check"}
     assert artifacts(settings.parent / "home/store") == before
+
+
+def test_an_emulator_is_scored_on_tasks_that_it_was_not_meant_for(settings: Path, tmp_path: Path) -> None:
+    for name in ("people", "others"):
+        shutil.copytree(DEMO / "task", tmp_path / "tasks" / name)
+        definition = tmp_path / "tasks" / name / "people.yaml"
+        definition.write_text(definition.read_text().replace("task: people", f"task: {name}"))
+    changes = [f"task.data={tmp_path / 'tasks'}/{{name}}", 'audit.tasks=["people", "others"]', f"place.home={tmp_path}"]
+    chosen = read_settings(settings, changes, AuditSettings)
+    run: Any = SimpleNamespace(settings=chosen, task=Inputs(chosen).task)
+    found = scored_tasks(run)
+    assert list(found) == ["people", "others"]
+    assert found["people"] is run.task
+    assert found["others"].name == "others"
+    changed = chosen.model_copy(update={"audit": chosen.audit.model_copy(update={"tasks": ("nowhere",)})})
+    run.settings = changed
+    with pytest.raises(InputError, match="nowhere"):
+        scored_tasks(run)
