@@ -8,7 +8,7 @@ plan ─────┴─ cluster ─ stand_ins ─ emulate ──────�
 Source of the question where hidden blocks are best hidden: arXiv 2410.11182.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from tasks.core.costs.sizes import Sizes
 
 AuditRun = BaseRun[AuditSettings]
+# A model in which hidden blocks are filled in, and their number.
+Filled = tuple[Any, int]
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,9 @@ def public_text(run: AuditRun) -> TaskSource:
 
 def audit_stages(
     run: AuditRun,
-    emulators: list[Hidden],
-    runs: list[Hidden],
-    tasks: Mapping[str, Any],
+    emulators: Sequence[Hidden],
+    runs: Sequence[Hidden],
+    tasks: Mapping[str, TaskSource],
     sizes: "Sizes",
     vocabulary: int,
 ) -> Any:
@@ -74,32 +76,19 @@ def audit_stages(
     emulators: those that may be given away, which are scored on all tasks; runs: the same number of blocks elsewhere;
     tasks: by name; sizes: numbers of parameters of the blocks; vocabulary: number of tokens.
     """
-    losses, scores = list[dict[str, Any]](), list[dict[str, Any]]()
-    given, measured = {"model": run.model, "task": public_text(run)}, run.arguments.evaluate
+    losses, scores, text = list[dict[str, Any]](), list[dict[str, Any]](), public_text(run)
     for hidden in (*emulators, *runs):
-        blocks = hidden.blocks(run.model.num_blocks)
-        share = sum(sizes.blocks[block] for block in blocks) / sizes.total
-        for how, (emulator, num_filled) in filled(run, hidden).items():
-            name = f"{hidden.name} {how}"
-            row = {"hidden": hidden.name, "blocks": blocks, "share": share, "fill": how, "num_filled": num_filled}
-            losses.append({**row, "loss": run(validate, name, **given, emulator=emulator, **measured)})
-            if hidden in emulators:
-                scores += [
-                    {
-                        "hidden": hidden.name,
-                        "fill": how,
-                        "task": task,
-                        "score": _score(run, task, name, source, emulator),
-                    }
-                    for task, source in tasks.items()
-                ]
+        models = filled(run, hidden)
+        losses += _losses(run, hidden, models, text, sizes)
+        if hidden in emulators:
+            scores += _scores(run, hidden, models, tasks)
+    full = run(validate, "full", model=run.model, task=text, **run.arguments.evaluate)
+    full_scores = {name: _score(run, f"full, {name}", task) for name, task in tasks.items()}
     facts = {**_facts(run), "vocabulary": vocabulary}
-    full = run(validate, "full", **given, **measured)
-    full_scores = {task: _score(run, task, "full", source) for task, source in tasks.items()}
     return run(audit_report, facts=facts, full=full, full_scores=full_scores, losses=losses, scores=scores)
 
 
-def filled(run: AuditRun, hidden: Hidden) -> dict[str, tuple[Any, int]]:
+def filled(run: AuditRun, hidden: Hidden) -> dict[str, Filled]:
     """Fill in hidden blocks in every way of the settings; return the models, with the number of blocks filled in.
 
     The first, "none", is the emulator as it is.
@@ -118,7 +107,7 @@ def filled(run: AuditRun, hidden: Hidden) -> dict[str, tuple[Any, int]]:
     return {how: made for how, made in found.items() if how in ("none", *chosen)}
 
 
-def with_maps(run: AuditRun, hidden: Hidden) -> tuple[Any, int] | None:
+def with_maps(run: AuditRun, hidden: Hidden) -> Filled | None:
     """Put linear maps in the place of hidden blocks; None where no known block is in front of any.
 
     Maps are fitted on the public text to the full model's states; known blocks are the full model's own.
@@ -156,9 +145,34 @@ def training(run: AuditRun, with_states: bool) -> dict[str, Any]:
     return {**chosen, "precision": run.facts["precision"]}
 
 
-def _score(run: AuditRun, task: str, name: str, source: Any, emulator: Any = None) -> Any:
-    given = {"model": run.model, "task": source, **run.arguments.scoring}
-    return run(evaluate, f"{name}, {task}", **given, **({"emulator": emulator} if emulator else {}))
+def _losses(
+    run: AuditRun, hidden: Hidden, models: Mapping[str, Filled], text: TaskSource, sizes: "Sizes"
+) -> list[dict[str, Any]]:
+    """Measure the loss of each filled model on the public text."""
+    blocks = hidden.blocks(run.model.num_blocks)
+    share = sum(sizes.blocks[block] for block in blocks) / sizes.total
+    row, given = {"hidden": hidden.name, "blocks": blocks, "share": share}, {"model": run.model, "task": text}
+    found = []
+    for how, (emulator, num_filled) in models.items():
+        loss = run(validate, f"{hidden.name} {how}", **given, emulator=emulator, **run.arguments.evaluate)
+        found.append({**row, "fill": how, "num_filled": num_filled, "loss": loss})
+    return found
+
+
+def _scores(
+    run: AuditRun, hidden: Hidden, models: Mapping[str, Filled], tasks: Mapping[str, TaskSource]
+) -> list[dict[str, Any]]:
+    """Score each filled model on every task."""
+    found = []
+    for name, task in tasks.items():
+        for how, (emulator, _) in models.items():
+            score = _score(run, f"{hidden.name} {how}, {name}", task, emulator=emulator)
+            found.append({"hidden": hidden.name, "fill": how, "task": name, "score": score})
+    return found
+
+
+def _score(run: AuditRun, label: str, task: TaskSource, **emulator: Any) -> Any:
+    return run(evaluate, label, model=run.model, task=task, **emulator, **run.arguments.scoring)
 
 
 def _facts(run: AuditRun) -> dict[str, Any]:

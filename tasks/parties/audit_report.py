@@ -41,18 +41,7 @@ def audit_report(
         "full_loss": whole["loss"],
         "guessing": math.log(facts["vocabulary"]),
         "losses": [_loss(row, whole["loss"], facts["vocabulary"]) for row in losses],
-        "scores": [
-            row
-            for task, ref in full_scores.items()
-            for row in (
-                _score(task, "", "", ref, ref),
-                *(
-                    _score(task, each["hidden"], each["fill"], each["score"], ref)
-                    for each in scores
-                    if each["task"] == task
-                ),
-            )
-        ],
+        "scores": [row for task, ref in full_scores.items() for row in _scores(task, ref, scores)],
     }
     AUDIT_FILE.write(work.out, found)
     (work.out / LONG_TABLE).write_text(long_csv(found))
@@ -74,6 +63,13 @@ def _loss(row: dict[str, Any], full_loss: float, vocabulary: int) -> AuditLoss:
         "stderr": measured["stderr"],
         "recovery": recovery_share(measured["loss"], full_loss, vocabulary),
     }
+
+
+def _scores(task: str, full: Ref, scores: list[dict[str, Any]]) -> list[AuditScore]:
+    """Return the rows of one task, the full model's first."""
+    own = [each for each in scores if each["task"] == task]
+    others = [_score(task, each["hidden"], each["fill"], each["score"], full) for each in own]
+    return [_score(task, "", "", full, full), *others]
 
 
 def _score(task: str, hidden: str, fill: str, ref: Ref, full: Ref) -> AuditScore:

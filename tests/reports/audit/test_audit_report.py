@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from flows.settings.audit import FILLS as SETTINGS
 from tasks.artifacts.audit import AUDIT_FILE, Audit
 from tasks.core.errors import InputError
 from tasks.engine.runtime import Runtime
 from tasks.parties.audit_report import audit_report
-from tasks.reports.audit.figure import draw
+from tasks.reports.audit.figure import LOOKS, draw
 from tasks.reports.audit.table import FILLS
 from tasks.store.artifacts import Ref, Store
 from tests.reports.reading import labels, legend, ticks, title
@@ -94,6 +95,10 @@ def test_each_task_has_its_share_of_the_full_score(found: Audit) -> None:
 def test_a_full_model_that_guesses_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing can be recovered"):
         report(tmp_path, full_loss=GUESSING + 0.1)
+
+
+def test_every_fill_of_the_settings_has_words_and_a_look() -> None:
+    assert list(FILLS) == list(LOOKS) == ["none", *SETTINGS]
 
 
 def test_the_picture_has_a_row_for_each_place_and_a_marker_for_each_fill(saved: dict[str, Any], found: Audit) -> None:
