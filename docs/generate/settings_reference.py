@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined
 
 from docs.generate.markers import replace_between
 from flows.settings.exchange import TuneSettings
-from flows.settings.run import AllSettings, EmulateSettings, SearchSettings, Settings, StudySettings
+from flows.settings.run import AllSettings, AuditSettings, EmulateSettings, SearchSettings, Settings, StudySettings
 from tasks.core.plan.registry import STRATEGIES
 
 BEGIN, END = "<!-- settings: begin (make readme) -->", "<!-- settings: end -->"
@@ -36,7 +36,9 @@ def flows() -> str:
     """A line for each kind of settings: the flow that they belong to, and the tables that it reads."""
     read_by_all = [f"`[{name}]`" for name, field in Settings.model_fields.items() if _group(field.annotation)]
     common = f"- {Settings.__doc__} Its tables: {', '.join(read_by_all)}."
-    more = [f"- {kind.__doc__}" for kind in (SearchSettings, StudySettings, EmulateSettings, TuneSettings)]
+    more = [
+        f"- {kind.__doc__}" for kind in (SearchSettings, StudySettings, EmulateSettings, AuditSettings, TuneSettings)
+    ]
     return "\n".join([common, *more, f"- {AllSettings.__doc__}"])
 
 

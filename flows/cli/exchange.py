@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.artifacts.audit import AUDIT_PICTURE
 from tasks.core.errors import InputError, in_table
 from tasks.core.merging.method import MERGES, Merging
 from tasks.exchange.keys import PUBLIC, PublicKey, grouped, new_key, own_public_keys, trust, trusted_keys
@@ -42,6 +43,25 @@ def keys(options: argparse.Namespace) -> int:
 
 def _print_key(key: PublicKey, what: str) -> None:
     print(f"{key.name}: {grouped(key.fingerprint)}\n  {what}")
+
+
+def audit(options: argparse.Namespace) -> int:
+    """Fill in the blocks that an emulator hides, and report how much of the model comes back."""
+    from flows.cli.launch import finish, prepare, start
+    from flows.running.inputs import prepare_inputs
+    from flows.running.pass_limits import emulate_limits
+    from flows.settings.reading import read_settings
+    from flows.settings.run import AuditSettings
+
+    settings = read_settings(options.settings, options.changes, AuditSettings)
+    prepare(settings.place)
+    settings.require_hidden(prepare_inputs(settings, limits=emulate_limits).model.num_blocks)
+    begun = time.monotonic()
+    from flows.audit import audit as flow
+
+    start(settings)
+    finish(settings, flow(settings), begun, shown=AUDIT_PICTURE)
+    return 0
 
 
 def emulate(options: argparse.Namespace) -> int:

@@ -9,11 +9,15 @@ from tasks.core.merging.method import LEFT_OUT, MERGES
 from tasks.store.home import default_home
 
 Commands = Any
-COMMANDS = ("keys", "emulate", "tune", "plug-in", "unplug", "bundle", "ledger")
+COMMANDS = ("keys", "audit", "emulate", "tune", "plug-in", "unplug", "bundle", "ledger")
 
 
 def add_exchange(commands: Commands) -> list[argparse.ArgumentParser]:
     """Add the commands of the exchange; return those that take `--set`."""
+    audit = commands.add_parser(
+        "audit", help="how much of the model comes back when the blocks that an emulator hides are filled in"
+    )
+    audit.add_argument("settings", type=Path, help="TOML file as for `crash run`, with what to fill in in [audit]")
     emulate = commands.add_parser("emulate", help="make an emulator and seal it for another party")
     emulate.add_argument("settings", type=Path, help="TOML file as for `crash run`, with limits in [exchange]")
     emulate.add_argument("--to", required=True, metavar="NAME", help="the party, whose key is trusted here")
@@ -42,7 +46,7 @@ def add_exchange(commands: Commands) -> list[argparse.ArgumentParser]:
     ledger.add_argument("--json", action="store_true", help="print JSON instead of a table")
     for name in ("plug-in", "unplug", "ledger"):
         commands.choices[name].add_argument("--home", default=default_home(), type=Path, help=HOME_HELP)
-    return [emulate, tune]
+    return [audit, emulate, tune]
 
 
 def _add_plug_in(commands: Commands) -> None:

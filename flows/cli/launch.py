@@ -112,11 +112,14 @@ def start(settings: Settings) -> None:
     start_temporary_server()
 
 
-def finish(settings: Settings, report: Ref, begun: float, show_table: bool = True) -> None:
-    """Print the table of a party's report, and where its page is. begun: monotonic time of the start."""
+def finish(settings: Settings, report: Ref, begun: float, show_table: bool = True, shown: str = PARTY_PAGE) -> None:
+    """Print the table of a party's report, and where its page is.
+
+    begun: monotonic time of the start; shown: name of the file that is to be looked at.
+    """
     folder = open_store(settings.store_root, settings.store_url).open(report)
     table = folder / MARKDOWN_TABLE if show_table else None
-    _print_summary(settings, table, folder / PARTY_PAGE, time.monotonic() - begun)
+    _print_summary(settings, table, folder / shown, time.monotonic() - begun)
 
 
 def _make_home(home: Path) -> None:

@@ -30,7 +30,7 @@ from tasks.tracking.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 # Stages whose artifact is the final result of a run, sweep, search or study.
-RESULTS = ("report", "collect", "frontier", "findings", "party_report")
+RESULTS = ("report", "collect", "frontier", "findings", "party_report", "audit_report")
 # For checkpoints and tracking together, after a request to stop.
 CLOSING_SECONDS = 24.0
 

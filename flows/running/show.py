@@ -4,6 +4,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from flows.running.environment import prefect_page
+from tasks.artifacts.audit import AUDIT_FILE, AUDIT_PICTURE
 from tasks.artifacts.party_report import PARTY_FILE, PARTY_PAGE
 from tasks.artifacts.plan import PLAN_FILE, plan_summary
 from tasks.artifacts.report import read_report
@@ -124,6 +125,20 @@ def show_party(run: "Run", tracking: Tracking) -> None:
     table = read_table(folder)
     tracking.describe(table, {"party_report.key": run.report.key})
     _show_table(table, "What was exchanged")
+
+
+def show_audit(run: "Run", tracking: Tracking) -> None:
+    """Pass the table, the picture and the numbers of a recovery audit on to MLflow and Prefect."""
+    assert run.report is not None
+    folder = run.runtime.open_store().open(run.report)
+    found, table = AUDIT_FILE.read(folder), read_table(folder)
+    tracking.files([folder / AUDIT_PICTURE], "figures")
+    tracking.files([folder / name for name in (LONG_TABLE, MARKDOWN_TABLE, AUDIT_FILE.name)], "report")
+    losses = {f"{row['hidden']}/{row['fill']}": (row["loss"], row["recovery"]) for row in found["losses"]}
+    tracking.values({f"{name}/loss": loss for name, (loss, _) in losses.items()} | {"full/loss": found["full_loss"]})
+    tracking.values({f"{name}/recovery": share for name, (_, share) in losses.items()})
+    tracking.describe(table, {"audit_report.key": run.report.key})
+    _show_table(table, "What comes back of hidden blocks")
 
 
 def _show_table(table: str, description: str) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import Field, field_validator, model_validator
 
+from flows.settings.audit import Audit
 from flows.settings.emulator import Compress, Distill, Harmonizers
 from flows.settings.group import Group
 from flows.settings.plan import PlanSettings, Strategy
@@ -186,8 +187,50 @@ class EmulateSettings(Settings, frozen=True):
         return self.strategy[0]
 
 
+class AuditSettings(Settings, frozen=True):
+    """Settings of a recovery audit (`crash audit`): those of a run with `distill.data`, and the table `[audit]`."""
+
+    audit: Audit = Audit()
+
+    @model_validator(mode="after")
+    def _has_text(self) -> "AuditSettings":
+        if self.distill.data is None:
+            raise ValueError(
+                "an audit needs distill.data, the public text on which losses are measured and hidden blocks trained:"
+                " give a folder with train and validation files of text"
+            )
+        return self
+
+    @property
+    def text(self) -> str | None:
+        """The public text, whether or not emulators are distilled on it."""
+        return self.distill.data
+
+    def require_hidden(self, num_blocks: int) -> None:
+        """Check, before anything is computed, that each emulator hides blocks, and that these can be filled in.
+
+        Raises:
+            InputError: when a strategy keeps every block, or has harmonizers.
+        """
+        for name in self.strategy:
+            num_kept = len(self.plan.kept) if name == "fixed" else self.plan.num_kept
+            if num_kept >= num_blocks:
+                raise InputError(
+                    f"strategy {name} keeps all {num_blocks} blocks of {self.model.name}, so that none is hidden and"
+                    " nothing can be recovered: keep fewer (plan.num_kept, plan.kept)"
+                )
+            if self.plan.is_harmonized(name):
+                raise InputError(
+                    f"strategy {name} has harmonizers in the places of hidden blocks, which the audit does not fill in"
+                    ' once more: choose another plan.share than "harmonizers"'
+                )
+
+
 class AllSettings(StudySettings, SearchSettings, EmulateSettings, frozen=True):
     """A settings file may have the tables of all flows. Each command checks them all, and its flow gets its own."""
+
+    # Not by inheritance: of other flows' files, an audit's text is not asked for.
+    audit: Audit = Audit()
 
 
 Kind = TypeVar("Kind", bound=Settings)

@@ -1,0 +1,1 @@
+"""The report of a recovery audit: a table and a picture."""
