@@ -28,7 +28,7 @@ def verify(bundle: Path, place: ExchangePlace) -> str:
     Raises:
         RefusedError: when a check fails.
     """
-    with refusing(bundle), private_folder(place.root / "verifying") as copy:
+    with refusing(bundle), private_folder(place.verifying) as copy:
         verified = verify_manifest(bundle, copy, None, _known(place), datetime.now(UTC))
         weights = {name: None for name in verified.manifest.files if is_weights(name)}
         copy_files(bundle, copy, verified.manifest, weights)
@@ -98,7 +98,7 @@ def entries_table(entries: list[dict[str, Any]]) -> str:
 
 
 def _verified(bundle: Path, place: ExchangePlace) -> Verified:
-    with refusing(bundle), private_folder(place.root / "verifying") as copy:
+    with refusing(bundle), private_folder(place.verifying) as copy:
         return verify_manifest(bundle, copy, None, _known(place), datetime.now(UTC))
 
 

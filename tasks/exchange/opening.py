@@ -1,14 +1,16 @@
 """Open a bundle: verify it, keep a copy that nobody else can change, and enter it into the ledger, in one step."""
 
+import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from tasks.core.errors import InputError, RefusedError
+from tasks.core.errors import CrashError, InputError, RefusedError
 from tasks.exchange.keys import PublicKey, own_public_keys, trusted_keys
 from tasks.exchange.ledger import Entry, entry_of, opened
 from tasks.exchange.manifest import EmulatorManifest, Manifest, TunedBlocksManifest
@@ -24,8 +26,10 @@ from tasks.exchange.receiving import (
     require_unseen,
     verify_manifest,
 )
+from tasks.store.digests import plain_digest, same_files
 from tasks.store.files import flush
 
+logger = logging.getLogger(__name__)
 FILES, RESTORED = "bundle", "opened"
 
 
@@ -140,20 +144,52 @@ def _open(
             require_unseen(verified, ledger, now)
             is_known = ledger.find(found.id) is not None
         wanted = expected(verified)
-        if is_known and target.is_dir():
+        is_there = is_known and target.is_dir()
+        if is_there and _is_intact(target, found, wanted.restore, partial / "compared"):
             return opened_bundle
         copy_files(bundle, copy, found, wanted.tensors, wanted.serving)
         with _refused_input():
             wanted.restore(copy, restored)
         with opened(place.ledger) as ledger:
             require_unseen(verified, ledger, now)
-            if ledger.find(found.id) is None:
+            is_known = ledger.find(found.id) is not None
+            if is_known and target.is_dir() and not is_there:
+                # Another admission of this bundle was faster, and its folder may be in use.
+                return opened_bundle
+            if not is_known:
                 ledger.add(entry_of(found, verified.digest, "in", now))
-            # Where a process was killed between this step and its entry, or another one was faster.
-            shutil.rmtree(target, ignore_errors=True)
+            _set_aside(target, place, is_there)
             os.replace(partial, target)
             flush(place.received)
         return opened_bundle
+
+
+def _is_intact(target: Path, manifest: Manifest, restore: Restore, empty: Path) -> bool:
+    """Return whether the copy of an earlier command is what was verified, and the folder that was made of it too.
+
+    empty: place for a folder that is made again to compare; removed.
+    """
+    empty.mkdir()
+    try:
+        if any(plain_digest(target / FILES / name) != facts.sha256 for name, facts in manifest.files.items()):
+            return False
+        restore(target / FILES, empty)
+        return same_files(empty, target / RESTORED)
+    except (OSError, ValueError, CrashError):
+        return False
+    finally:
+        shutil.rmtree(empty)
+
+
+def _set_aside(target: Path, place: ExchangePlace, is_damaged: bool) -> None:
+    """Make room for a new copy: keep a damaged one for inspection, remove what a killed process has left."""
+    if is_damaged:
+        kept = place.quarantine / f"{target.name[:12]}-{time.time_ns()}"
+        logger.warning("%s was changed since it was received: moved to %s, and copied again", target, kept)
+        kept.parent.mkdir(exist_ok=True)
+        os.replace(target, kept)
+    else:
+        shutil.rmtree(target, ignore_errors=True)
 
 
 @contextmanager
