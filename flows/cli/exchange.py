@@ -88,13 +88,12 @@ def tune(options: argparse.Namespace) -> int:
 def plug_in(options: argparse.Namespace) -> int:
     """Verify tuned blocks that came back, and plug them in once accepted."""
     from flows.cli.launch import finish, prepare, start
-    from flows.exchange.admission import open_answer
+    from flows.exchange.admission import open_answer, require_place
     from flows.running.inputs import prepare_inputs
     from flows.running.pass_limits import scored
-    from tasks.exchange.sealing import require_room
 
-    require_room(options.out)
     answered = open_answer(options.bundle, options.home)
+    require_place(answered, options.out)
     prepare(answered.settings.place)
     print(f"Verified: tuned blocks from {answered.manifest.sender.name}, sequence {answered.manifest.sequence}")
     prepare_inputs(answered.settings, limits=scored)

@@ -7,6 +7,7 @@ from typing import Any
 
 from tasks.exchange.keys import own_public_keys, trusted_keys
 from tasks.exchange.ledger import opened
+from tasks.exchange.manifest import VERSION
 from tasks.exchange.names import is_weights
 from tasks.exchange.place import ExchangePlace
 from tasks.exchange.receiving import Verified, copy_files, private_folder, refusing, verify_manifest
@@ -35,8 +36,8 @@ def verify(bundle: Path, place: ExchangePlace) -> str:
     manifest = verified.manifest
     return (
         f"{bundle}: {manifest.kind} {manifest.id}, sequence {manifest.sequence}, from {manifest.sender.name} for"
-        f" {manifest.recipient.name}, valid until {manifest.expires:%Y-%m-%d}: signature, manifest, digests and values"
-        " are right"
+        f" {manifest.recipient.name}, valid until {manifest.expires:%Y-%m-%d}, format version"
+        f" {manifest.version} (this program reads up to {VERSION}): signature, manifest, digests and values are right"
     )
 
 
