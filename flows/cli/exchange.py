@@ -43,12 +43,14 @@ def emulate(options: argparse.Namespace) -> int:
     """Make an emulator and seal it for another party."""
     from flows.cli.launch import finish, prepare, start
     from flows.exchange.owner import make_gift
+    from flows.exchange.surroundings import require_own_tracking
     from flows.running.inputs import prepare_inputs
     from flows.running.pass_limits import emulate_limits
     from flows.settings.reading import read_settings
     from flows.settings.run import EmulateSettings
 
     settings = read_settings(options.settings, options.changes, EmulateSettings)
+    require_own_tracking(settings.place)
     prepare(settings.place)
     make_gift(settings, options.to, options.out, options.key)
     prepare_inputs(settings, limits=emulate_limits)
@@ -65,12 +67,14 @@ def tune(options: argparse.Namespace) -> int:
     """Tune an emulator that another party has sealed."""
     from flows.cli.launch import finish, prepare, start
     from flows.exchange.data_owner import open_errand
+    from flows.exchange.surroundings import require_own_tracking
     from flows.running.inputs import prepare_inputs
     from flows.running.pass_limits import tune_limits
     from flows.settings.exchange import TuneSettings
     from flows.settings.reading import read_party_settings
 
     given = read_party_settings(options.settings, options.changes, TuneSettings)
+    require_own_tracking(given.place)
     prepare(given.place)
     errand = open_errand(options.bundle, Path(given.place.home), options.out)
     settings = errand.settings(given)
@@ -89,11 +93,13 @@ def plug_in(options: argparse.Namespace) -> int:
     """Verify tuned blocks that came back, and plug them in once accepted."""
     from flows.cli.launch import finish, prepare, start
     from flows.exchange.admission import open_answer, require_place
+    from flows.exchange.surroundings import require_own_tracking
     from flows.running.inputs import prepare_inputs
     from flows.running.pass_limits import scored
 
     answered = open_answer(options.bundle, options.home)
     require_place(answered, options.out)
+    require_own_tracking(answered.settings.place)
     prepare(answered.settings.place)
     print(f"Verified: tuned blocks from {answered.manifest.sender.name}, sequence {answered.manifest.sequence}")
     prepare_inputs(answered.settings, limits=scored)

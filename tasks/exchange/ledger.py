@@ -286,8 +286,12 @@ def _explained(file: Path) -> Iterator[None]:
             raise EnvironmentFault(
                 f"the ledger {file} was in use for {WAIT_SECONDS:.0f} s: wait until the other command has ended"
             ) from None
+        if "decode" in str(error):
+            # The message quotes bytes that are not text.
+            raise _damaged(file) from None
         raise EnvironmentFault(f"the ledger {file} cannot be used: {error}") from None
-    except sqlite3.DatabaseError:
+    except (sqlite3.DatabaseError, UnicodeDecodeError):
+        # Of damaged text, not even SQLite's own message can be read.
         raise _damaged(file) from None
 
 

@@ -10,6 +10,7 @@ from flows.exchange.owner import SETTINGS_FILE
 from flows.settings.run import EmulateSettings
 from tasks.artifacts.party_report import PartyReport
 from tasks.core.tuning.method import WHOLE_BLOCKS
+from tasks.exchange.ledger import opened
 from tasks.exchange.manifest import EmulatorManifest, read_manifest, to_bytes
 from tasks.exchange.names import MANIFEST_FILE
 from tasks.store.artifacts import Ref, Store
@@ -72,12 +73,12 @@ class Exchange:
         elif step == "open an emulator":
             receive_emulator(self.clinic, self.root / "emulator")
         elif step == "seal tuned blocks":
-            opened = receive_emulator(self.clinic, self.root / "emulator")
-            seal_tuned(self.clinic, self.acme, opened, self.root / "tuning", out / "returned")
+            asked = receive_emulator(self.clinic, self.root / "emulator")
+            seal_tuned(self.clinic, self.acme, asked, self.root / "tuning", out / "returned")
         elif step == "open tuned blocks":
             receive_tuned(self.acme, self.root / "returned", self.asked)
         else:
-            self._admit(out / "model")
+            self.admit(out / "model")
 
     def _remember(self, manifest: EmulatorManifest) -> None:
         folder = self.acme.place.sealed / manifest.id
@@ -85,11 +86,12 @@ class Exchange:
         write_flushed(folder / MANIFEST_FILE, to_bytes(manifest))
         write_text(folder / SETTINGS_FILE, json.dumps({}))
 
-    def _admit(self, out: Path) -> None:
-        opened = receive_tuned(self.acme, self.root / "returned", self.asked)
+    def admit(self, out: Path) -> None:
+        """Verify the tuned blocks, and write the full model with them."""
+        found = receive_tuned(self.acme, self.root / "returned", self.asked)
         settings = EmulateSettings.model_validate(SETTINGS)
         store, plugged = Store(self.root / "store"), Ref.model_validate_json((self.root / "plugged.json").read_text())
-        accept(Answered(self.acme.place, opened, self.asked, settings, WHOLE_BLOCKS), store, plugged, out, REPORT)
+        accept(Answered(self.acme.place, found, self.asked, settings, WHOLE_BLOCKS), store, plugged, out, REPORT)
 
 
 def prepare(root: Path, step: str) -> Exchange:
@@ -97,13 +99,18 @@ def prepare(root: Path, step: str) -> Exchange:
     exchange = Exchange(root)
     make_parties(root / "homes", "acme", "clinic")
     (root / "out").mkdir()
+    # Commands have been used before: what they leave is compared with what was there.
+    for party in (exchange.acme, exchange.clinic):
+        party.place.received.mkdir()
+        with opened(party.place.ledger):
+            pass
     make_emulator(root / "made")
     make_tuning(root / "tuning")
     seal_emulator(exchange.acme, exchange.clinic, root / "made", root / "emulator", remember=exchange._remember)
     if step in STEPS[2:]:
-        opened = receive_emulator(exchange.clinic, root / "emulator")
+        asked = receive_emulator(exchange.clinic, root / "emulator")
     if step in STEPS[3:]:
-        seal_tuned(exchange.clinic, exchange.acme, opened, root / "tuning", root / "returned")
+        seal_tuned(exchange.clinic, exchange.acme, asked, root / "tuning", root / "returned")
     if step == STEPS[4]:
         found = receive_tuned(exchange.acme, root / "returned", exchange.asked)
         (root / "plugged.json").write_text(_published(Store(root / "store"), found.folder).model_dump_json())
