@@ -68,12 +68,14 @@ def emulate(options: argparse.Namespace) -> int:
     """Make an emulator and seal it for another party."""
     from flows.cli.launch import finish, prepare, start
     from flows.exchange.owner import make_gift
+    from flows.exchange.surroundings import require_own_tracking
     from flows.running.inputs import prepare_inputs
     from flows.running.pass_limits import emulate_limits
     from flows.settings.reading import read_settings
     from flows.settings.run import EmulateSettings
 
     settings = read_settings(options.settings, options.changes, EmulateSettings)
+    require_own_tracking(settings.place)
     prepare(settings.place)
     make_gift(settings, options.to, options.out, options.key)
     prepare_inputs(settings, limits=emulate_limits)
@@ -90,12 +92,14 @@ def tune(options: argparse.Namespace) -> int:
     """Tune an emulator that another party has sealed."""
     from flows.cli.launch import finish, prepare, start
     from flows.exchange.data_owner import open_errand
+    from flows.exchange.surroundings import require_own_tracking
     from flows.running.inputs import prepare_inputs
     from flows.running.pass_limits import tune_limits
     from flows.settings.exchange import TuneSettings
     from flows.settings.reading import read_party_settings
 
     given = read_party_settings(options.settings, options.changes, TuneSettings)
+    require_own_tracking(given.place)
     prepare(given.place)
     if options.estimate:
         return _estimate(options.bundle, given)
@@ -132,15 +136,16 @@ def _estimate(bundle: Path, given: "TuneSettings") -> int:
 def plug_in(options: argparse.Namespace) -> int:
     """Verify tuned blocks that came back, and plug them in once accepted."""
     from flows.cli.launch import finish, prepare, start
-    from flows.exchange.admission import open_answers
+    from flows.exchange.admission import open_answers, require_place
+    from flows.exchange.surroundings import require_own_tracking
     from flows.running.inputs import prepare_inputs
     from flows.running.pass_limits import scored
-    from tasks.exchange.sealing import require_room
 
-    require_room(options.out)
     merging = _merging(options)
     answers = open_answers(options.bundles, options.home)
     settings = answers[0].settings
+    require_place(answers, options.out)
+    require_own_tracking(settings.place)
     prepare(settings.place)
     for each in answers:
         print(f"Verified: tuned blocks from {each.manifest.sender.name}, sequence {each.manifest.sequence}")

@@ -1,9 +1,12 @@
 """`crash runs` and `crash gc`: list runs, and remove artifacts that no recent run refers to."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from tasks.store.gc import collect, list_runs
+from tasks.exchange.leftovers import collect_exchange
+from tasks.exchange.place import ExchangePlace
+from tasks.store.gc import Removed, collect, list_runs
 from tasks.store.remote.gc import collect_remote
 from tasks.store.remote.store import CachedRemoteStore, open_store
 
@@ -48,17 +51,25 @@ def prefect_states(run_ids: list[str]) -> dict[str, str]:
     return found
 
 
-def print_collected(root: Path, url: str | None, days: float, dry_run: bool) -> int:
+def print_collected(root: Path, url: str | None, home: Path, days: float, dry_run: bool) -> int:
     """Remove, or with `dry_run` only list, what no run of the last `days` days refers to."""
-    if not (url or root.is_dir()):
+    place, removed = ExchangePlace.of_home(home), []
+    if not (url or root.is_dir() or place.root.is_dir()):
         print(f"no store at {root}")
         return 0
-    store = open_store(root, url)
-    removed = collect(store, days, dry_run)
-    if isinstance(store, CachedRemoteStore):
-        removed += collect_remote(store, days, dry_run)
-    for item in removed:
+    for item in _collected(root, url, place, days, dry_run):
         print(f"{item.num_bytes / 2**20:9.1f} MiB  {item.what}")
+        removed.append(item)
     total = sum(item.num_bytes for item in removed) / 2**20
     print(f"{'would remove' if dry_run else 'removed'} {len(removed)} item(s), {total:.1f} MiB")
     return 0
+
+
+def _collected(root: Path, url: str | None, place: ExchangePlace, days: float, dry_run: bool) -> Iterator[Removed]:
+    """Yield what was removed from the store, then from the exchange, whose ledger may be unusable."""
+    if url or root.is_dir():
+        store = open_store(root, url)
+        yield from collect(store, days, dry_run)
+        if isinstance(store, CachedRemoteStore):
+            yield from collect_remote(store, days, dry_run)
+    yield from collect_exchange(place, days, dry_run)

@@ -115,7 +115,7 @@ def _runs(options: argparse.Namespace) -> int:
 def _gc(options: argparse.Namespace) -> int:
     from flows.cli.listing import print_collected
 
-    return print_collected(*_store(options), options.days, options.dry_run)
+    return print_collected(*_store(options), options.home, options.days, options.dry_run)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from flows.exchange.owner import remembered
 from flows.settings.run import EmulateSettings
 from tasks.artifacts.party_report import PartyReport
-from tasks.core.errors import RefusedError
+from tasks.core.errors import InputError, RefusedError
 from tasks.core.tuning.method import TuningMethod
 from tasks.exchange import emulator_bundle, tuned_bundle
 from tasks.exchange.card import plugged_card
@@ -21,14 +21,15 @@ from tasks.exchange.manifest import EmulatorManifest, TunedBlocksManifest
 from tasks.exchange.names import CARD_FILE
 from tasks.exchange.opening import Expectation, OpenedBundle, open_all_tuned_blocks, settle_all
 from tasks.exchange.place import ExchangePlace
-from tasks.exchange.plugging import find_replaced, write_plugged
+from tasks.exchange.plugging import find_replaced, plugged_bundle, write_plugged
 from tasks.exchange.received import ReceivedBundle
 from tasks.exchange.receiving import private_folder
-from tasks.exchange.sealing import hand_over
+from tasks.exchange.sealing import hand_over, require_room
 from tasks.models.resolving import resolve_model
 from tasks.models.tuned_blocks import read_returned
 from tasks.reports.party import card_scores
 from tasks.store.artifacts import Ref, Store
+from tasks.store.digests import same_files
 from tasks.store.files import write_text
 from tasks.store.remote.store import open_store
 
@@ -127,7 +128,7 @@ def accept(answers: Sequence[Answered], store: Store, plugged: Ref, out: Path, r
         write_text(folder / CARD_FILE, card.text())
         shutil.rmtree(kept, ignore_errors=True)
         os.replace(original, kept)
-        settle_all(first.place, manifests, ACCEPTED, lambda: hand_over(folder, out))
+        settle_all(first.place, manifests, ACCEPTED, lambda: _hand_over_once(folder, out))
 
 
 def plugged_facts(manifests: Sequence[TunedBlocksManifest]) -> dict[str, str]:
@@ -143,6 +144,26 @@ def plugged_facts(manifests: Sequence[TunedBlocksManifest]) -> dict[str, str]:
         "from": ", ".join(manifest.sender.name for manifest in manifests),
     }
     return facts if len(ids) == 1 else {**facts, "merged": " ".join(ids)}
+
+
+def require_place(answers: Sequence[Answered], out: Path) -> None:
+    """Check that the full model can be written to `out`, where a killed command may have left the same model.
+
+    Raises:
+        InputError: when something else is at `out`, or the folder around it is missing.
+    """
+    try:
+        is_left = plugged_bundle(out) == plugged_facts([each.manifest for each in answers])["bundle"]
+    except InputError:
+        is_left = False
+    if not is_left:
+        require_room(out)
+
+
+def _hand_over_once(folder: Path, out: Path) -> None:
+    """Hand the plugged model over, unless a command that was killed before its entry has done so."""
+    if not (out.is_dir() and not out.is_symlink() and same_files(folder, out)):
+        hand_over(folder, out)
 
 
 @contextmanager

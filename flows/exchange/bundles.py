@@ -7,6 +7,7 @@ from typing import Any
 
 from tasks.exchange.keys import own_public_keys, trusted_keys
 from tasks.exchange.ledger import opened
+from tasks.exchange.manifest import VERSION
 from tasks.exchange.names import is_weights
 from tasks.exchange.place import ExchangePlace
 from tasks.exchange.receiving import Verified, copy_files, private_folder, refusing, verify_manifest
@@ -28,15 +29,15 @@ def verify(bundle: Path, place: ExchangePlace) -> str:
     Raises:
         RefusedError: when a check fails.
     """
-    with refusing(bundle), private_folder(place.root / "verifying") as copy:
+    with refusing(bundle), private_folder(place.verifying) as copy:
         verified = verify_manifest(bundle, copy, None, _known(place), datetime.now(UTC))
         weights = {name: None for name in verified.manifest.files if is_weights(name)}
         copy_files(bundle, copy, verified.manifest, weights)
     manifest = verified.manifest
     return (
         f"{bundle}: {manifest.kind} {manifest.id}, sequence {manifest.sequence}, from {manifest.sender.name} for"
-        f" {manifest.recipient.name}, valid until {manifest.expires:%Y-%m-%d}: signature, manifest, digests and values"
-        " are right"
+        f" {manifest.recipient.name}, valid until {manifest.expires:%Y-%m-%d}, format version"
+        f" {manifest.version} (this program reads up to {VERSION}): signature, manifest, digests and values are right"
     )
 
 
@@ -98,7 +99,7 @@ def entries_table(entries: list[dict[str, Any]]) -> str:
 
 
 def _verified(bundle: Path, place: ExchangePlace) -> Verified:
-    with refusing(bundle), private_folder(place.root / "verifying") as copy:
+    with refusing(bundle), private_folder(place.verifying) as copy:
         return verify_manifest(bundle, copy, None, _known(place), datetime.now(UTC))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 from tasks.core.errors import EnvironmentFault, RefusedError
@@ -198,7 +199,8 @@ class Ledger:
         if row[0] is not None and (last := datetime.fromisoformat(row[0])) > now + TOLERANCE:
             raise RefusedError(
                 f"the clock says {now:%Y-%m-%d %H:%M}, earlier than the last entry of the ledger"
-                f" ({last:%Y-%m-%d %H:%M} UTC): set the clock right"
+                f" ({last:%Y-%m-%d %H:%M} UTC): set the clock right; if it was wrong then, restore the ledger of before"
+                " that entry from a copy"
             )
 
     def _last(self, direction: str, kind: str, party: str) -> int:
@@ -213,9 +215,13 @@ def opened(file: Path) -> Iterator[Ledger]:
     Others wait meanwhile, so that two admissions at once cannot both be the first.
 
     Raises:
-        EnvironmentFault: when the file is damaged, of a newer version or of another program, or stays locked.
+        EnvironmentFault: when the file is damaged, of a newer version or of another program, stays locked, or cannot be
+            written.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentFault(f"the ledger {file} cannot be made: {error.strerror}") from None
     with _explained(file), closing(sqlite3.connect(file, timeout=WAIT_SECONDS, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN IMMEDIATE")
@@ -246,8 +252,20 @@ def _require_sound(connection: sqlite3.Connection, file: Path) -> None:
         raise EnvironmentFault(f"{file} is not a ledger of this program: move it away")
     if version > VERSION:
         raise EnvironmentFault(f"the ledger {file} was written by a newer version of this program: update it")
-    if found != "ok":
+    if found != "ok" or _columns(connection) != _expected_columns():
         raise _damaged(file)
+
+
+def _columns(connection: sqlite3.Connection) -> list[tuple]:
+    """Return name and type of each column of the entries."""
+    return connection.execute("SELECT name, type FROM pragma_table_info('entries')").fetchall()
+
+
+@cache
+def _expected_columns() -> list[tuple]:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(_SCHEMA)
+        return _columns(connection)
 
 
 def _require_first(file: Path) -> None:
@@ -269,8 +287,12 @@ def _explained(file: Path) -> Iterator[None]:
             raise EnvironmentFault(
                 f"the ledger {file} was in use for {WAIT_SECONDS:.0f} s: wait until the other command has ended"
             ) from None
+        if "decode" in str(error):
+            # The message quotes bytes that are not text.
+            raise _damaged(file) from None
         raise EnvironmentFault(f"the ledger {file} cannot be used: {error}") from None
-    except sqlite3.DatabaseError:
+    except (sqlite3.DatabaseError, UnicodeDecodeError):
+        # Of damaged text, not even SQLite's own message can be read.
         raise _damaged(file) from None
 
 
@@ -289,6 +311,9 @@ def _stored(value: object) -> object:
 
 def _entry(row: Sequence) -> Entry:
     values = dict(zip(Entry.__dataclass_fields__, row, strict=True))
-    values["blocks"] = tuple(json.loads(values["blocks"]))
-    values |= {name: datetime.fromisoformat(values[name]) for name in ("expires", "at")}
+    try:
+        values["blocks"] = tuple(json.loads(values["blocks"]))
+        values |= {name: datetime.fromisoformat(values[name]) for name in ("expires", "at")}
+    except (ValueError, TypeError):
+        raise sqlite3.DatabaseError("an entry cannot be read") from None
     return Entry(**values)

@@ -1,14 +1,16 @@
 """Open a bundle: verify it, keep a copy that nobody else can change, and enter it into the ledger, in one step."""
 
+import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from tasks.core.errors import InputError, RefusedError
+from tasks.core.errors import CrashError, InputError, RefusedError
 from tasks.exchange.keys import PublicKey, own_public_keys, trusted_keys
 from tasks.exchange.ledger import Entry, Ledger, entry_of, opened
 from tasks.exchange.manifest import EmulatorManifest, Manifest, TunedBlocksManifest
@@ -24,8 +26,10 @@ from tasks.exchange.receiving import (
     require_unseen,
     verify_manifest,
 )
+from tasks.store.digests import plain_digest, same_files
 from tasks.store.files import flush
 
+logger = logging.getLogger(__name__)
 FILES, RESTORED = "bundle", "opened"
 
 
@@ -149,13 +153,16 @@ def settle_all(
 
 @dataclass(frozen=True)
 class _Checked:
-    """A bundle all of whose checks passed, before its entry. partial: private folder of its files, None where they were
-    kept before.
+    """A bundle all of whose checks passed, before its entry.
+
+    partial: private folder of its files, None where they were kept before; is_damaged: whether what was kept before is
+    no longer what was verified.
     """
 
     verified: Verified
     partial: Path | None
     opened: OpenedBundle
+    is_damaged: bool = False
 
 
 def _open(
@@ -199,12 +206,13 @@ def _check(
             require_unseen(verified, ledger, now)
             is_known = ledger.find(found.id) is not None
         wanted = expected(verified)
-        if is_known and target.is_dir():
+        is_there = is_known and target.is_dir()
+        if is_there and _is_intact(target, found, wanted.restore, partial / "compared"):
             return _Checked(verified, None, opened_bundle)
         copy_files(bundle, copy, found, wanted.tensors, wanted.serving)
         with _refused_input():
             wanted.restore(copy, restored)
-        return _Checked(verified, partial, opened_bundle)
+        return _Checked(verified, partial, opened_bundle, is_damaged=is_there)
 
 
 def _enter(checked: _Checked, ledger: Ledger, place: ExchangePlace, now: datetime) -> None:
@@ -212,13 +220,43 @@ def _enter(checked: _Checked, ledger: Ledger, place: ExchangePlace, now: datetim
     if checked.partial is None:
         return
     verified = checked.verified
-    if ledger.find(verified.manifest.id) is None:
+    target, is_known = place.received / verified.digest, ledger.find(verified.manifest.id) is not None
+    if is_known and target.is_dir() and not checked.is_damaged:
+        # Another admission of this bundle was faster, and its folder may be in use.
+        return
+    if not is_known:
         ledger.add(entry_of(verified.manifest, verified.digest, "in", now))
-    target = place.received / verified.digest
-    # Where a process was killed between this step and its entry, or another one was faster.
-    shutil.rmtree(target, ignore_errors=True)
+    _set_aside(target, place, checked.is_damaged)
     os.replace(checked.partial, target)
     flush(place.received)
+
+
+def _is_intact(target: Path, manifest: Manifest, restore: Restore, empty: Path) -> bool:
+    """Return whether the copy of an earlier command is what was verified, and the folder that was made of it too.
+
+    empty: place for a folder that is made again to compare; removed.
+    """
+    empty.mkdir()
+    try:
+        if any(plain_digest(target / FILES / name) != facts.sha256 for name, facts in manifest.files.items()):
+            return False
+        restore(target / FILES, empty)
+        return same_files(empty, target / RESTORED)
+    except (OSError, ValueError, CrashError):
+        return False
+    finally:
+        shutil.rmtree(empty)
+
+
+def _set_aside(target: Path, place: ExchangePlace, is_damaged: bool) -> None:
+    """Make room for a new copy: keep a damaged one for inspection, remove what a killed process has left."""
+    if is_damaged:
+        kept = place.quarantine / f"{target.name[:12]}-{time.time_ns()}"
+        logger.warning("%s was changed since it was received: moved to %s, and copied again", target, kept)
+        kept.parent.mkdir(exist_ok=True)
+        os.replace(target, kept)
+    else:
+        shutil.rmtree(target, ignore_errors=True)
 
 
 @contextmanager

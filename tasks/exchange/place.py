@@ -36,6 +36,16 @@ class ExchangePlace:
         return self.root / "received"
 
     @property
+    def verifying(self) -> Path:
+        """Folder of copies that exist only while a bundle is looked at."""
+        return self.root / "verifying"
+
+    @property
+    def quarantine(self) -> Path:
+        """Folder of copies of received bundles that were found damaged, kept for inspection."""
+        return self.root / "quarantine"
+
+    @property
     def sealed(self) -> Path:
         """Folder of what the owner of the model remembers of each emulator that was given away, by its id."""
         return self.root / "sealed"

@@ -6,6 +6,7 @@ the ledger; then each other file, which is copied, hashed and looked at in one p
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,13 +14,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from tasks.core.errors import RefusedError
+from tasks.core.errors import EnvironmentFault, RefusedError
 from tasks.exchange.folder import CHUNK_BYTES, list_bundle, opened, read_small
 from tasks.exchange.keys import PublicKey
 from tasks.exchange.ledger import TOLERANCE, Ledger
+from tasks.exchange.leftovers import find_abandoned, partial_prefix
 from tasks.exchange.manifest import FileFacts, Manifest, TensorFacts, read_manifest
 from tasks.exchange.names import CARD_FILE, MANIFEST_FILE, SIGNATURE_FILE, TOKENIZER_FILE
 from tasks.exchange.weights import WeightsCheck
+from tasks.store.disk import DISK_ERRORS
 from tasks.store.files import write_flushed
 
 # The tensors of each weights file; None for a file whose tensors follow from nothing but its own header.
@@ -127,10 +130,33 @@ def refusing(bundle: Path) -> Iterator[None]:
 
 @contextmanager
 def private_folder(beside: Path) -> Iterator[Path]:
-    """Make a folder that only this user can read, and remove it at the end unless it was renamed."""
-    beside.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=beside, prefix="partial-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+    """Make a folder that only this user can read, and remove it at the end unless it was renamed.
+
+    Folders that killed processes have left beside it are removed too.
+
+    Raises:
+        EnvironmentFault: when the disk is full, or may not be written.
+    """
+    with _explained(beside):
+        beside.mkdir(parents=True, exist_ok=True)
+        for left in find_abandoned(beside):
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=beside, prefix=partial_prefix(), ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Say what to do about an error of the disk within the context."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        raise EnvironmentFault(
+            f"{error.filename or folder}: {error.strerror}; nothing half written is kept. Make room on the disk, or"
+            " change the rights of the folder, then run the same command again"
+        ) from None
 
 
 def _copy(folder: Path, copy: Path, name: str, facts: FileFacts, check: WeightsCheck | None) -> None:

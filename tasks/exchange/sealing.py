@@ -118,7 +118,12 @@ def hand_over(folder: Path, out: Path) -> None:
     """
     require_room(out)
     folder.chmod(0o777 & ~_umask())
-    os.replace(folder, out)
+    try:
+        os.replace(folder, out)
+    except OSError:
+        # Something came there meanwhile.
+        require_room(out)
+        raise
     flush(out.absolute().parent)
 
 

@@ -21,7 +21,7 @@ from tasks.exchange.names import WEIGHTS_FILE
 from tasks.models.folder import load_config
 from tasks.models.source import ModelSource
 from tasks.models.tensor_sources import DTYPES
-from tasks.store.files import write_text
+from tasks.store.files import link_or_copy, write_text
 
 # Numbers of a tuning that may be told: none of them is of a single row.
 TOLD = ("num_steps", "num_rows", "num_parameters", "num_tokens", "seconds", "learning_rate")
@@ -108,7 +108,10 @@ def require_base(asked: EmulatorManifest, model: ModelSource) -> None:
 
 
 def restore_folder(copy: Path, plan: Plan, method: TuningMethod, out: Path) -> None:
-    """Make a tuning's folder in the empty folder `out` from the verified copy of a bundle."""
-    shutil.copyfile(copy / WEIGHTS_FILE, out / TUNED_FILE)
+    """Make a tuning's folder in the empty folder `out` from the verified copy of a bundle.
+
+    The weights share the copy's disk space where they can.
+    """
+    link_or_copy(copy / WEIGHTS_FILE, out / TUNED_FILE)
     write_text(out / VARIANT_FILE, method.to_json())
     write_plan(out, plan)

@@ -7,6 +7,8 @@ import threading
 import time
 from pathlib import Path
 
+from tasks.store.files import list_files
+
 # A file written within this time before being hashed may change again with the same time stamp.
 SETTLED_SECONDS = 2.0
 
@@ -15,6 +17,19 @@ def plain_digest(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def same_files(first: Path, second: Path) -> bool:
+    """Return whether two folders have files of the same names and contents.
+
+    Raises:
+        ValueError: when an entry is neither a file nor a folder.
+    """
+    names = list_files(first)
+    return names == list_files(second) and all(
+        (first / name).samefile(second / name) or plain_digest(first / name) == plain_digest(second / name)
+        for name in names
+    )
 
 
 class Digests:

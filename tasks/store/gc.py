@@ -126,9 +126,12 @@ def collect(store: Store, days: float, dry_run: bool = False) -> list[Removed]:
     return removed + _remove_leftovers(store, since, bool(running), dry_run)
 
 
-def _abandoned(folder: Path, since: float) -> bool:
-    """Return whether a temporary folder's process is gone; for another machine's process, its age decides."""
-    pid, _, rest = folder.name.partition("@")
+def is_abandoned(folder: Path, since: float, prefix: str = "") -> bool:
+    """Return whether a temporary folder's process is gone; for another machine's process, its age decides.
+
+    prefix: of the folder's name, before process and machine (`temporary_prefix`).
+    """
+    pid, _, rest = folder.name.removeprefix(prefix).partition("@")
     if rest.startswith(f"{os.uname().nodename}-"):
         return not Path(f"/proc/{pid}").exists()
     return folder.stat().st_mtime < since
@@ -148,7 +151,7 @@ def _remove_leftovers(store: Store, since: float, any_running: bool, dry_run: bo
         if folder.lstat().st_mtime < since:
             removed += _remove(folder, f"quarantine {folder.name[:24]}", dry_run, trash)
     for folder in sorted((store.root / "tmp").glob("*-*")):
-        if _abandoned(folder, since):
+        if is_abandoned(folder, since):
             removed += _remove(folder, f"temporary {folder.name[:24]}", dry_run, trash)
     if not any_running:
         for folder in sorted((store.root / "work").glob("*")):

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -85,15 +86,22 @@ def make_emulator(folder: Path) -> Path:
     return folder
 
 
-def seal_emulator(owner: Party, clinic: Party, emulator: Path, out: Path, now: datetime = NOW) -> EmulatorManifest:
-    """Seal an emulator of the embedded model."""
+def seal_emulator(
+    owner: Party,
+    clinic: Party,
+    emulator: Path,
+    out: Path,
+    now: datetime = NOW,
+    remember: Callable[[EmulatorManifest], None] = lambda _: None,
+) -> EmulatorManifest:
+    """Seal an emulator of the embedded model. remember: called within the transaction, as the flow does."""
     model = demo_model()
 
     with private_folder(out.parent) as folder:
         parts = emulator_bundle.write_files(emulator, model, folder)
 
         def describe(ledger: Ledger, header: dict[str, Any]) -> Manifest:
-            return EmulatorManifest(
+            described = EmulatorManifest(
                 **header,
                 nonce="1" * 31 + str(header["sequence"] % 10),
                 base=BaseModelFacts(
@@ -112,6 +120,8 @@ def seal_emulator(owner: Party, clinic: Party, emulator: Path, out: Path, now: d
                 ),
                 disclosure=Disclosure(blocks=PLAN.kept, share=0.6, blocks_so_far=PLAN.kept, share_so_far=0.6),
             )
+            remember(described)
+            return described
 
         manifest = seal(folder, out, "emulator", describe, owner.to(clinic), owner.place, now)
     assert isinstance(manifest, EmulatorManifest)

@@ -119,6 +119,18 @@ def test_b02_damaged_weights(exchanged: Exchanged, tmp_path: Path, how: str) -> 
     refuse_returned(exchanged, sealed_again(exchanged, bundle), "weights.safetensors: damaged")
 
 
+def test_b04_a_name_twice_in_the_header(exchanged: Exchanged, tmp_path: Path) -> None:
+    bundle = copied(exchanged.returned, tmp_path / "bad")
+    content = (bundle / "weights.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + length].rstrip()
+    name = next(name for name in json.loads(header) if name != "__metadata__")
+    entry = json.dumps({name: json.loads(header)[name]}).encode()
+    text = header[:-1] + b", " + entry[1:]
+    (bundle / "weights.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+    refuse_returned(exchanged, sealed_again(exchanged, bundle), "header: duplicate key")
+
+
 def test_b05_missing_extra_and_renamed_tensors(exchanged: Exchanged, tmp_path: Path) -> None:
     def rename(tensors: dict[str, torch.Tensor]) -> None:
         tensors["0.other"] = tensors.pop(next(iter(tensors)))

@@ -4,18 +4,22 @@ import json
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tasks.artifacts.plan import read_plan
 from tasks.artifacts.tuning import TUNED_FILE
 from tasks.core.errors import RefusedError
+from tasks.core.plan.layout import fixed_plan
 from tasks.core.tuning.method import TuningMethod
-from tasks.exchange.ledger import ACCEPTED, opened
-from tasks.exchange.manifest import EmulatorManifest
+from tasks.exchange import tuned_bundle
+from tasks.exchange.ledger import ACCEPTED, Ledger, opened
+from tasks.exchange.manifest import Answer, EmulatorManifest, Manifest, TunedBlocksManifest
 from tasks.exchange.opening import settle
+from tasks.exchange.sealing import seal
 from tasks.models.emulators.emulator import load_emulator
 from tasks.models.folder_tensors import tensors_of
 from tasks.models.loading import load_tokenizer, tokenizer_of
@@ -90,6 +94,48 @@ def test_a_bundle_has_no_tensor_of_a_removed_block(sent: tuple[EmulatorManifest,
         assert not any(each.shape == tensor.shape and torch.equal(each, tensor) for each in secret if each.std() > 0)
 
 
+def test_an_emulators_bundle_has_the_emulators_own_tensors_and_nothing_of_a_tuning(
+    tmp_path: Path, acme_and_clinic: tuple[Party, Party], emulator: Path
+) -> None:
+    """Also where the emulator's folder holds a checkpoint and states of an optimizer: tensor by tensor."""
+    own = load_file(next(emulator.glob("*.safetensors")))
+    for name in ("checkpoint.safetensors", "optimizer.safetensors"):
+        save_file({"0.exp_avg": torch.full((3, 5), 7.125)}, emulator / name)
+    (emulator / "metrics.jsonl").write_text("{}")
+    seal_emulator(*acme_and_clinic, emulator, tmp_path / "emulator")
+    given: dict[str, torch.Tensor] = {}
+    for file in (tmp_path / "emulator").glob("*.safetensors"):
+        given |= load_file(file)
+    assert given.keys() == own.keys()
+    assert all(torch.equal(given[name], own[name]) for name in own)
+    assert not [name for name in given if "exp_avg" in name or "optimizer" in name]
+
+
+def test_low_rank_factors_of_opt_125m_are_small(tmp_path: Path, acme_and_clinic: tuple[Party, Party]) -> None:
+    """LoRA of rank 4 in four tuned blocks of that shape goes back in at most 2 MB, with manifest and signature."""
+    from transformers import OPTConfig
+
+    acme, clinic = acme_and_clinic
+    folder = tmp_path / "opt"
+    folder.mkdir()
+    # The defaults of this config are OPT-125m's.
+    OPTConfig(architectures=["OPTForCausalLM"]).save_pretrained(folder)
+    plan, method = fixed_plan(12, kept=(0, 1, 4, 7, 10, 11), tuned=(0, 1, 10, 11)), TuningMethod("lora", lora_rank=4)
+    ((name, tensors),) = tuned_bundle.expected_tensors(folder, plan, method).items()
+    assert {each.shape for each in tensors.values()} == {(4, 768), (768, 4), (4, 3072), (3072, 4)}
+    files = tmp_path / "files"
+    files.mkdir()
+    save_file({each: torch.ones(facts.shape) for each, facts in tensors.items()}, files / name)
+
+    def describe(_: Ledger, header: dict[str, Any]) -> Manifest:
+        answer = Answer(id="1" * 32, nonce="2" * 32, manifest="3" * 64)
+        described = {"answers": answer, "base": "4" * 64, "method": method.cache_view(), "tuning": {}, "scores": {}}
+        return TunedBlocksManifest(**header, **described)
+
+    seal(files, tmp_path / "returned", "tuned_blocks", describe, clinic.to(acme), clinic.place, NOW)
+    assert sum(file.stat().st_size for file in (tmp_path / "returned").iterdir()) <= 2_000_000
+
+
 def test_tuned_blocks_come_back_as_they_were_trained(
     tmp_path: Path, acme_and_clinic: tuple[Party, Party], sent: tuple[EmulatorManifest, Path]
 ) -> None:
@@ -137,7 +183,7 @@ def test_the_same_emulator_can_be_opened_again_and_tuned_blocks_accepted_once(
         receive_tuned(acme, tmp_path / "again", sent[0])
 
 
-def test_an_older_emulator_is_not_taken_after_a_newer_one(
+def test_b17_an_older_emulator_is_not_taken_after_a_newer_one(
     tmp_path: Path, acme_and_clinic: tuple[Party, Party], sent: tuple[EmulatorManifest, Path], emulator: Path
 ) -> None:
     acme, clinic = acme_and_clinic
@@ -147,7 +193,7 @@ def test_an_older_emulator_is_not_taken_after_a_newer_one(
         receive_emulator(clinic, sent[1])
 
 
-def test_expired_bundles_are_refused_and_a_clock_set_back_does_not_help(
+def test_b18_expired_bundles_are_refused_and_a_clock_set_back_does_not_help(
     acme_and_clinic: tuple[Party, Party], sent: tuple[EmulatorManifest, Path]
 ) -> None:
     _acme, clinic = acme_and_clinic

@@ -178,7 +178,7 @@ def exchanged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Party, Party, E
     return acme, clinic, asked, root / "returned"
 
 
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(max(3600, CASES))
 @settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(mutations=st.lists(MUTATIONS, min_size=1, max_size=3), is_signed=st.booleans())
 def test_mutated_bundles_are_refused_or_identical(

@@ -1,8 +1,11 @@
 """The ledger: transactions, sequences, answers, the clock, and files that are not ledgers."""
 
+import random
+import re
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -104,6 +107,65 @@ def test_a_damaged_ledger_is_never_used(tmp_path: Path) -> None:
         with pytest.raises(EnvironmentFault, match="Restore it from a copy"), opened(file) as ledger:
             ledger.entries()
         assert file.read_bytes() == damaged
+
+
+def test_bytes_that_changed_anywhere_are_refused_or_harmless(tmp_path: Path) -> None:
+    """Whatever bytes are other ones: the ledger is refused with what to do, or can be used; it is never made anew."""
+    file, generator = tmp_path / "l.sqlite", random.Random(0)
+    with opened(file) as ledger:
+        for number in range(1, 20):
+            ledger.add(replace(ENTRY, id=f"{number:032x}", sequence=number))
+    content = file.read_bytes()
+    refused = []
+    for _ in range(300):
+        place = generator.randrange(len(content))
+        damaged = content[:place] + generator.randbytes(3) + content[place + 3 :]
+        file.write_bytes(damaged)
+        try:
+            with opened(file) as ledger:
+                assert len(ledger.entries()) == 19
+        except EnvironmentFault as error:
+            refused.append(str(error))
+        assert file.read_bytes() == damaged
+    assert len(refused) > 20
+    advice = "Restore it from a copy|move it away|update it|cannot be used"
+    assert [said for said in refused if "\n" in said or not re.search(advice, said)] == []
+
+
+def test_another_schema_is_refused(tmp_path: Path) -> None:
+    statements = ("DROP COLUMN share", "RENAME TO others", "ADD COLUMN more TEXT")
+    for number, statement in enumerate(statements):
+        file = tmp_path / f"{number}.sqlite"
+        with opened(file) as ledger:
+            ledger.add(ENTRY)
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute(f"ALTER TABLE entries {statement}")
+            connection.commit()
+        before = file.read_bytes()
+        with pytest.raises(EnvironmentFault, match="Restore it from a copy"), opened(file) as ledger:
+            ledger.entries()
+        assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(("column", "value"), [("blocks", "[0, "), ("at", "yesterday"), ("expires", "")])
+def test_an_entry_that_cannot_be_read_is_damage(tmp_path: Path, column: str, value: str) -> None:
+    file = tmp_path / "l.sqlite"
+    with opened(file) as ledger:
+        ledger.add(ENTRY)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute(f"UPDATE entries SET {column} = ?", (value,))
+        connection.commit()
+    with pytest.raises(EnvironmentFault, match="Restore it from a copy"), opened(file) as ledger:
+        ledger.entries()
+
+
+def test_a_folder_in_the_place_of_the_ledger_or_a_file_around_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / "l.sqlite").mkdir()
+    with pytest.raises(EnvironmentFault, match="cannot be used"), opened(tmp_path / "l.sqlite"):
+        pass
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(EnvironmentFault, match="cannot be made"), opened(tmp_path / "file" / "l.sqlite"):
+        pass
 
 
 def test_a_ledger_that_was_removed_is_not_made_anew(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+ÜÌr¸Úk.•¿ZJžKu¾aÕsm}ä—lÍ*ÛÔB—FxamøIâÕ!lQmP%B"“hH‚„ŸÓ‹Wÿ
