@@ -3,17 +3,19 @@
 `flows/exchange/stages.py` has the stages. Model, task and the number format are those of `crash emulate`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from prefect import flow
 
 from flows.crash import RUNNER
-from flows.exchange.admission import Answered, accept, decline, declining, open_answers
+from flows.exchange.admission import Answered, accept, decline, declining, open_answers, require_place
+from flows.exchange.approval import decide
 from flows.exchange.facts import answer_facts, merged_facts
 from flows.exchange.stages import plug_in_stages
 from flows.running.pass_limits import scored
-from flows.running.run import started
+from flows.running.run import Run, started
 from flows.running.show import show_party
 from tasks.artifacts.examined import examined
 from tasks.artifacts.party_report import PARTY_FILE
@@ -21,9 +23,7 @@ from tasks.artifacts.tables import read_table
 from tasks.core.merging.method import Merging
 from tasks.parties.party_report import party_report
 from tasks.store.artifacts import Ref
-
-# Shows the table to a person and returns the answer; None where nobody could be asked.
-Ask = Callable[[Sequence[Answered], str], bool | None]
+from tasks.store.home import default_home
 
 
 def _flow_run_name() -> str:
@@ -33,35 +33,44 @@ def _flow_run_name() -> str:
     return f"{' + '.join(Path(each).name for each in flow_run.parameters['bundles'])} · plug in"
 
 
-@flow(name="plug-in", flow_run_name=_flow_run_name, task_runner=RUNNER, persist_result=False, validate_parameters=False)
-def plug_in_returned(
-    home: str, bundles: list[str], out: str, ask: Ask, merging: Merging | None = None
+@flow(name="plug-in", flow_run_name=_flow_run_name, task_runner=RUNNER, persist_result=False)
+def plug_in(
+    bundles: list[str], out: str, home: str | None = None, merging: Merging | None = None
 ) -> tuple[Ref, bool | None]:
     """Verify tuned blocks, score the full model with them, and write it where a person accepts.
 
-    home: of the owner of the model; bundles: folders that came back; out: folder of the plugged model, which must not
-    exist; merging: of several bundles. Returns the report, and the person's answer.
+    bundles: folders that came back; out: folder of the plugged model, which must not exist; home: of the owner of the
+    model, by default that of the worker; merging: how several bundles are merged. Returns the report, and the person's
+    answer: on the page of the flow run, unless the context asks in another way (`approval.asking`).
     """
-    answers = open_answers([Path(each) for each in bundles], Path(home))
+    answers = open_answers([Path(each) for each in bundles], Path(home or default_home()))
+    require_place(answers, Path(out))
     with started(answers[0].settings, "plug-in", show_party, limits=scored) as run:
         plugged, changes, scores = plug_in_stages(run, [each.bundle for each in answers], merging)
         made, store = run.result(plugged), run.runtime.open_store()
+        facts = _facts(run, answers, changes, merging)
         senders = ", ".join(each.manifest.sender.name for each in answers)
         title = f"{run.facts['model']} with tuned blocks from {senders}"
-        found = []
-        # The last changes, where bundles are merged, are those of the merge.
-        for answered, change in zip(answers, changes, strict=False):
-            with declining(answered):
-                found.append(examined(run.result(change)))
-        if merging is None:
-            facts = answer_facts(answers[0].asked, answers[0].manifest, found[0])
-        else:
-            sent = [(each.asked, each.manifest) for each in answers]
-            facts = merged_facts(sent, found, examined(run.result(changes[-1])), merging)
         report = run.finish(run(party_report, title=title, scores=scores, facts=facts))
-        decision = ask(answers, read_table(store.open(report)))
+        decision = decide(answers, read_table(store.open(report)))
         if decision:
             accept(answers, store, made, Path(out), PARTY_FILE.read(store.open(report)))
         elif decision is not None:
             decline(answers)
         return report, decision
+
+
+def _facts(run: Run, answers: Sequence[Answered], changes: Sequence[Any], merging: Merging | None) -> dict[str, Any]:
+    """Return what a person is shown of the answers. changes: of each, and where they are merged, of the merge.
+
+    Raises:
+        RefusedError: when blocks of one are such as no tuning gives; it is declined.
+    """
+    found = []
+    for answered, change in zip(answers, changes, strict=False):
+        with declining(answered):
+            found.append(examined(run.result(change)))
+    if merging is None:
+        return answer_facts(answers[0].asked, answers[0].manifest, found[0])
+    sent = [(each.asked, each.manifest) for each in answers]
+    return merged_facts(sent, found, examined(run.result(changes[-1])), merging)

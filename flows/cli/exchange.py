@@ -120,7 +120,7 @@ def tune(options: argparse.Namespace) -> int:
 
 def _estimate(bundle: Path, given: "TuneSettings") -> int:
     """Print time and memory of a tuning that is not started."""
-    from flows.exchange.estimate import foresee
+    from flows.cost.tuning_ahead import foresee
     from tasks.engine.precision import faster_format, machine_rates
     from tasks.engine.resources import visible_gpus
 
@@ -151,14 +151,14 @@ def plug_in(options: argparse.Namespace) -> int:
         print(f"Verified: tuned blocks from {each.manifest.sender.name}, sequence {each.manifest.sequence}")
     prepare_inputs(settings, limits=scored)
     begun = time.monotonic()
-    from flows.plug_in import plug_in_returned
+    from flows.exchange.approval import asking
+    from flows.plug_in import plug_in as flow
 
     start(settings)
     said = True if options.accept else False if options.decline else None
     bundles = [str(each) for each in options.bundles]
-    report, decision = plug_in_returned(
-        str(options.home), bundles, str(options.out), lambda _, table: _ask(table, said), merging
-    )
+    with asking(lambda _, table: _ask(table, said)):
+        report, decision = flow(bundles, str(options.out), str(options.home), merging)
     finish(settings, report, begun, show_table=said is not None)
     if decision is None:
         print("Nothing was plugged in: run the same command with --accept or --decline")

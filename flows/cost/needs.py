@@ -14,7 +14,7 @@ from flows.cost.priced import Cost, Sizes
 from flows.cost.recording import Estimate
 from flows.cost.stage_costs import FULL_TUNE
 from flows.running.pass_limits import DISTILL, EVALUATE, HARMONIZERS, SUPPORT, TUNE
-from flows.settings.run import SearchSettings, Settings, StudySettings
+from flows.settings.run import AuditSettings, EmulateSettings, SearchSettings, Settings, StudySettings
 from tasks.core.costs.shapes import Shape
 from tasks.core.costs.totals import NUM_CHECKPOINTS
 from tasks.core.costs.workloads import Workload
@@ -46,9 +46,20 @@ TUNINGS = ("tune", FULL_TUNE, "distill")
 
 # (label, settings) of each model and task of a flow
 Cells = Sequence[tuple[str, Settings]]
-# For each flow: the kind of its settings, and its estimate.
+
+
+def _of_run(cells: Cells, rows: Any) -> Estimate:
+    return estimate_cells([({}, cells[0][1])], rows)
+
+
+# For each flow: the kind of its settings, and its estimate. Emulators that are given away, tuned, plugged in or audited
+# are priced as parts of a run with their settings.
 FLOWS: dict[str, tuple[type[Settings], Callable[..., Estimate]]] = {
-    "crash": (Settings, lambda cells, rows: estimate_cells([({}, cells[0][1])], rows)),
+    "crash": (Settings, _of_run),
+    "emulate": (EmulateSettings, _of_run),
+    "tune": (Settings, _of_run),
+    "plug-in": (EmulateSettings, _of_run),
+    "audit": (AuditSettings, _of_run),
     "search": (SearchSettings, lambda cells, rows: estimate_search(cells[0][1], rows)),
     "study": (StudySettings, estimate_study),
 }

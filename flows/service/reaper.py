@@ -32,7 +32,7 @@ RECENT = timedelta(days=1)
 GIVEN_UP = "given up"
 HEARTBEAT = "prefect.flow-run.heartbeat"
 # Every flow of this project, since a run that was started by hand belongs to no pool.
-OWN_FLOWS = ("crash", "search", "study", "sweep", "emulate", "tune", "plug-in", "audit")
+OWN_FLOWS = ("crash", "search", "study", "sweep", "emulate", "tune", "plug-in", "audit", "incoming")
 PAGE = 50
 # One page, of the largest size that the server allows, holds the last two minutes of this many runs.
 RUNS_A_QUESTION = 12

@@ -1,5 +1,6 @@
 """The memory that a flow expects of its stages: for every stage that it submits, and advice where it cannot be had."""
 
+import ast
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -8,16 +9,17 @@ from typing import Any
 
 import pytest
 
-from flows.cost.needs import CONTEXT_BYTES, PROCESS_BYTES, SMALLEST_PASS, find_needs, gpu_memory
+from flows.cost.needs import CONTEXT_BYTES, FLOWS, PROCESS_BYTES, SMALLEST_PASS, find_needs, gpu_memory
 from flows.running.expected_memory import ExpectedMemory
 from flows.settings.reading import read_settings
-from flows.settings.run import StudySettings
+from flows.settings.run import EmulateSettings, StudySettings
 from tasks.core.errors import EnvironmentFault
 from tasks.data.lengths import measure
 from tasks.data.resolving import resolve_task
 from tasks.engine.memory import Need
 from tasks.models.folder_tensors import count_parameters
 from tests.flows.commands import crash, small_settings
+from tests.places import ROOT
 
 ENOUGH = 1e15
 ENOUGH_TOTAL = Need(ENOUGH)
@@ -35,6 +37,22 @@ def test_every_stage_of_a_run_has_its_need(tmp_path: Path) -> None:
     assert all(need.main >= PROCESS_BYTES and need.gpu == 0 for need in needs.values())
     tune = next(need for name, need in needs.items() if name.startswith("tune"))
     assert tune.main > needs["report"].main
+
+
+def test_every_flow_that_computes_has_an_estimate() -> None:
+    trees = (ast.parse(path.read_text()) for path in (ROOT / "flows").rglob("*.py"))
+    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    started = [call.args[1] for call in calls if getattr(call.func, "id", "") == "started"]
+    begun = {name.value for name in started if isinstance(name, ast.Constant)}
+    assert begun >= {"crash", "search", "emulate", "tune", "plug-in", "audit"}
+    assert FLOWS.keys() == begun | {"study"}
+
+
+def test_the_owner_of_an_emulator_has_the_needs_of_a_run(tmp_path: Path) -> None:
+    settings = read_settings(small_settings(tmp_path), ["model.precision=float32", 'strategy="crash"'], EmulateSettings)
+    needs = {flow: find_needs(flow, cells(settings), ENOUGH, num_gpus=0)[0] for flow in ("emulate", "plug-in")}
+    assert needs["emulate"].keys() >= {"capture", "evaluate · full", "evaluate · crash emulator"}
+    assert needs["emulate"] == needs["plug-in"]
 
 
 def test_on_a_gpu_only_the_weights_pass_through_main_memory(tmp_path: Path) -> None:

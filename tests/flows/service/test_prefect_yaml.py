@@ -7,6 +7,7 @@ import tomllib
 import pytest
 import yaml
 
+from flows import incoming
 from flows.cli.main import parser
 from flows.settings.run import Settings
 from tests.places import ROOT
@@ -27,7 +28,7 @@ def test_the_demo_is_the_command_lines_demo():
 def test_each_is_complete_and_its_entrypoint_is_a_flow(deployment):
     path, _, name = deployment["entrypoint"].partition(":")
     flow = getattr(importlib.import_module(path.removesuffix(".py").replace("/", ".")), name)
-    assert flow.name == name
+    assert flow.name == name.replace("_", "-")
     assert {"description", "tags", "version", "work_pool"} <= deployment.keys()
     assert deployment["work_pool"]["name"] == "gpu"
     assert deployment["work_pool"]["job_variables"]["env"] == {}
@@ -36,13 +37,20 @@ def test_each_is_complete_and_its_entrypoint_is_a_flow(deployment):
 def test_deployments_and_commands_are_the_same_words():
     commands = set(next(action.choices for action in parser()._actions if action.choices))
     assert {"demo", "run", "sweep", "up", "down", "deploy", "worker", "reap"} <= commands
-    for flow, name in DEPLOYMENTS.keys() - {("crash", "weekly")}:
-        assert (name if flow == "crash" else flow) in commands
+    for flow, name in DEPLOYMENTS.keys() - {("crash", "weekly"), ("incoming", "watch")}:
+        assert (name if flow == "crash" else flow.replace("_", "-")) in commands
 
 
 def test_the_weekly_schedule_is_inactive_and_on_the_clock():
     (schedule,) = DEPLOYMENTS["crash", "weekly"]["schedules"]
     assert schedule == {"cron": "0 3 * * 1", "timezone": "UTC", "active": False}
+
+
+def test_the_watch_is_inactive_and_starts_a_deployment_that_there_is():
+    (schedule,) = DEPLOYMENTS["incoming", "watch"]["schedules"]
+    assert schedule == {"interval": 60, "active": False}
+    flow, _, name = incoming.DEPLOYMENT.partition("/")
+    assert (flow.replace("-", "_"), name) in DEPLOYMENTS
 
 
 def test_the_version_is_the_packages_with_or_without_a_checkout(tmp_path):
