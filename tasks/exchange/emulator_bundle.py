@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tasks.artifacts.emulator import COMPRESSION_FILE
 from tasks.artifacts.plan import PLAN_FILE, read_plan
-from tasks.core.errors import InputError, RefusedError
+from tasks.core.errors import EnvironmentFault, InputError, RefusedError
 from tasks.core.plan.layout import Plan, make_layout
 from tasks.core.tuning.method import WHOLE_BLOCKS
 from tasks.exchange.architecture import config_values, describe
@@ -152,6 +152,9 @@ def _require_usable(folder: Path, num_kept: int) -> None:
     BlockNames(stored, num_kept, folder)
     try:
         network = skeleton(load_config(folder))
+    except EnvironmentFault:
+        # A disk of this party that is full is not the fault of who sent the bundle.
+        raise
     except Exception as error:
         raise RefusedError(f"architecture: no network can be built from it ({type(error).__name__})") from None
     if (found := len(get_blocks(network))) != num_kept:
