@@ -31,8 +31,9 @@ _OVERFLOW = {"F16": 0x477FF000, "BF16": 0x7F7F8000}
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 # Values that are looked at together: what is computed of them stays in the processor's cache.
 CACHED_VALUES = 1 << 16
-# Computing with numbers below the least normal one is up to a hundred times slower; trained weights have next to none.
-MAX_SUBNORMAL = 0.01
+# Computing with numbers below the least normal one is up to a hundred times slower. Trained weights have next to none,
+# but biases that hardly moved from zero have some.
+MAX_SUBNORMAL, MAX_SUBNORMAL_SHARE = 64, 0.01
 
 
 @dataclass
@@ -89,7 +90,7 @@ class WeightsCheck:
                 raise RefusedError(
                     f"{self._name}: {tensor}: {seen.not_finite} of {seen.count} values are not finite{where}"
                 )
-            if seen.subnormal > max(1, MAX_SUBNORMAL * seen.count):
+            if seen.subnormal > max(MAX_SUBNORMAL, MAX_SUBNORMAL_SHARE * seen.count):
                 raise RefusedError(
                     f"{self._name}: {tensor}: {seen.subnormal} of {seen.count} values are subnormal, which makes"
                     " computing with them many times slower"

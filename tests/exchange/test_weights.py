@@ -61,15 +61,20 @@ def test_values_that_are_not_finite_are_counted_by_tensor(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_a_flood_of_subnormal_values_is_refused_and_zeros_are_not(tmp_path: Path, dtype: torch.dtype) -> None:
     codes = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-    expected = {"0.a": EXPECTED["0.a"], "1.b": TensorFacts(dtype=codes[dtype], shape=(1000,))}  # type: ignore[arg-type]
-    tensor = torch.zeros(1000, dtype=dtype)
+    expected = {"0.a": EXPECTED["0.a"], "1.b": TensorFacts(dtype=codes[dtype], shape=(8000,))}  # type: ignore[arg-type]
+    tensor = torch.zeros(8000, dtype=dtype)
     assert check(stored(tmp_path, **{"1_b": tensor}), expected).values["1.b"].subnormal == 0
     tiny = torch.finfo(dtype).tiny
     tensor[:10] = tiny
     assert check(stored(tmp_path, **{"1_b": tensor}), expected).values["1.b"].subnormal == 0
-    tensor[:11] = torch.tensor(-tiny / 2, dtype=dtype)
-    with pytest.raises(RefusedError, match=r"1\.b: 11 of 1000 values are subnormal"):
+    tensor[:81] = torch.tensor(-tiny / 2, dtype=dtype)
+    with pytest.raises(RefusedError, match=r"1\.b: 81 of 8000 values are subnormal"):
         check(stored(tmp_path, **{"1_b": tensor}), expected)
+
+
+def test_a_bias_that_hardly_moved_from_zero_has_subnormal_values_and_is_taken(tmp_path: Path) -> None:
+    expected = {"0.a": EXPECTED["0.a"], "1.b": TensorFacts(dtype="F32", shape=(128,))}
+    assert check(stored(tmp_path, **{"1_b": torch.full((128,), 0.5).index_fill(0, torch.arange(64), 1e-40)}), expected)
 
 
 @pytest.mark.parametrize("serving", [torch.float16, torch.bfloat16])
