@@ -52,12 +52,13 @@ def plug_in(
         senders = ", ".join(each.manifest.sender.name for each in answers)
         title = f"{run.facts['model']} with tuned blocks from {senders}"
         report = run.finish(run(party_report, title=title, scores=scores, facts=facts))
-        decision = decide(answers, read_table(store.open(report)))
-        if decision:
-            accept(answers, store, made, Path(out), PARTY_FILE.read(store.open(report)))
-        elif decision is not None:
-            decline(answers)
-        return report, decision
+    # Behind the run, whose records are closed while it waits.
+    decision = decide(answers, read_table(store.open(report)))
+    if decision:
+        accept(answers, store, made, Path(out), PARTY_FILE.read(store.open(report)))
+    elif decision is not None:
+        decline(answers)
+    return report, decision
 
 
 def _facts(run: Run, answers: Sequence[Answered], changes: Sequence[Any], merging: Merging | None) -> dict[str, Any]:

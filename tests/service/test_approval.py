@@ -1,4 +1,4 @@
-"""Tuned blocks that arrive in a watched folder: the run pauses, a person answers on its page, the model is written."""
+"""Tuned blocks in a watched folder: the run is suspended, a person answers on its page, the model is written."""
 
 import shutil
 from pathlib import Path
@@ -64,7 +64,7 @@ def returned(healthy: Service, tmp_path: Path) -> Path:
     return arrived
 
 
-def test_a_person_answers_on_the_page_of_the_paused_run(healthy: Service, returned: Path, tmp_path: Path) -> None:
+def test_a_person_answers_on_the_page_of_the_suspended_run(healthy: Service, returned: Path, tmp_path: Path) -> None:
     models = tmp_path / "models"
     models.mkdir()
     given = (f"folder={returned}", f"out={models}")
@@ -74,15 +74,15 @@ def test_a_person_answers_on_the_page_of_the_paused_run(healthy: Service, return
         )
         assert done.returncode == 0, done.stdout + done.stderr
     # Started once, however often the folder is looked at.
-    (paused,) = wait_until(
-        lambda: [each for each in healthy.runs("returned") if each["state_type"] == "PAUSED"], "paused run", 240
+    (waiting,) = wait_until(
+        lambda: [each for each in healthy.runs("returned") if each["state_type"] == "PAUSED"], "suspended run", 240
     )
     assert len(healthy.runs("returned")) == 1
     assert not list(models.iterdir())
     page = healthy.connection["PREFECT_API_URL"].removesuffix("/api")
-    picture = tmp_path / "paused.png"
-    assert "Paused" in look(f"{page}/runs/flow-run/{paused['id']}", picture, "Resume")
-    api = f"{healthy.connection['PREFECT_API_URL']}/flow_runs/{paused['id']}/resume"
+    picture = tmp_path / "suspended.png"
+    assert "Suspended" in look(f"{page}/runs/flow-run/{waiting['id']}", picture, "Resume")
+    api = f"{healthy.connection['PREFECT_API_URL']}/flow_runs/{waiting['id']}/resume"
     refused = httpx.post(api, json={"run_input": {"decision": "perhaps"}}, timeout=60).json()
     assert refused["status"] == "REJECT"
     accepted = httpx.post(api, json={"run_input": {"decision": "plug in"}}, timeout=60).json()
@@ -95,4 +95,3 @@ def test_a_person_answers_on_the_page_of_the_paused_run(healthy: Service, return
     done = healthy.prefect("deployment", "run", "incoming/watch", "-p", given[0], "-p", given[1], "--watch")
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(healthy.runs("returned")) == 1
-    shutil.copy(picture, Path("/tmp/t/paused.png"))
