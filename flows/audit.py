@@ -1,4 +1,4 @@
-"""The owner of a model measures what an emulator would give away, before it is given away.
+"""The model owner measures what an emulator would give away, before it is given away.
 
 `flows/exchange/auditing.py` has the stages. Nothing is sealed, and no ledger is written.
 """

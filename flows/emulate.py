@@ -1,4 +1,4 @@
-"""The owner of the model gives an emulator away: make it, say what it discloses, and seal it for one other party.
+"""The model owner gives an emulator away: make it, say what it discloses, and seal it for one other party.
 
 `flows/exchange/stages.py` has the stages. Sealing happens behind them, since it is never taken from the store.
 """

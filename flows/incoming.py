@@ -56,7 +56,9 @@ def arrived(folder: Path, home: Path) -> Iterator[Arrived]:
         InputError: when there is no such folder.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder on this machine: make it, or give the one in which bundles arrive")
+        raise InputError(
+            f"{folder} is not a folder on this machine: create it, or give the one in which bundles arrive"
+        )
     with opened(ExchangePlace.of_home(home).ledger) as ledger:
         known = {entry.id for entry in ledger.entries() if entry.state in (ACCEPTED, DECLINED)}
     for each in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
@@ -73,7 +75,7 @@ def _complete(folder: Path) -> Arrived:
     sizes, content = list_bundle(folder), read_small(folder, MANIFEST_FILE)
     manifest = read_manifest(content)
     if not isinstance(manifest, TunedBlocksManifest):
-        raise RefusedError("an emulator, which the owner of the data tunes")
+        raise RefusedError("it is an emulator, and only tuned blocks are plugged in")
     for name, facts in manifest.files.items():
         if sizes.get(name) != facts.size:
             raise RefusedError(f"{name}: {sizes.get(name, 0):,} of {facts.size:,} bytes so far")

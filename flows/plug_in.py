@@ -1,4 +1,4 @@
-"""The owner of the model takes tuned blocks back: verify, prepare and score them, and plug them in once accepted.
+"""The model owner takes tuned blocks back: verify, prepare and score them, and plug them in once accepted.
 
 `flows/exchange/stages.py` has the stages. Model, task and the number format are those of `crash emulate`.
 """

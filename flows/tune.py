@@ -1,4 +1,4 @@
-"""The owner of the data tunes an emulator that another party has sealed, and seals the tuned blocks for that party.
+"""The data owner tunes an emulator that another party has sealed, and seals the tuned blocks for that party.
 
 Nothing else is needed: no full model, no server, no network. `flows/exchange/stages.py` has the stages.
 """
@@ -32,7 +32,7 @@ def _flow_run_name() -> str:
 def tune(settings: TuneSettings, bundle: str, out: str, num_canaries: int = 0) -> Ref:
     """Verify an emulator's bundle, tune the emulator on own rows, and seal what goes back.
 
-    bundle: folder that came from the owner of the model; out: folder for what goes back, which must not exist;
+    bundle: folder that came from the model owner; out: folder for what goes back, which must not exist;
     num_canaries: random rows among the own rows of a second tuning, which measures what its blocks give away.
     """
     errand = open_errand(Path(bundle), Path(settings.place.home), Path(out))

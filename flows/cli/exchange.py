@@ -102,6 +102,8 @@ def tune(options: argparse.Namespace) -> int:
     require_own_tracking(given.place)
     prepare(given.place)
     if options.estimate:
+        if options.canaries or options.out:
+            raise InputError("--estimate tunes nothing: leave out --canaries and --out")
         return _estimate(options.bundle, given)
     if options.out is None:
         raise InputError("give --out, a folder for what goes back; or --estimate, to tune nothing")
@@ -120,7 +122,7 @@ def tune(options: argparse.Namespace) -> int:
 
 def _estimate(bundle: Path, given: "TuneSettings") -> int:
     """Print time and memory of a tuning that is not started."""
-    from flows.cost.tuning_ahead import foresee
+    from flows.cost.tuning_estimate import estimate_tuning
     from tasks.engine.precision import faster_format, machine_rates
     from tasks.engine.resources import visible_gpus
 
@@ -128,7 +130,7 @@ def _estimate(bundle: Path, given: "TuneSettings") -> int:
     precision = faster_format(rates) if given.model.precision == "auto" else given.model.precision
     # Without a GPU, that of one core.
     rate = rates[precision] * (1 if visible_gpus() else given.place.cores_per_stage)
-    manifest, found = foresee(bundle, given, rate)
+    manifest, found = estimate_tuning(bundle, given, rate)
     print(found.text(manifest))
     return 0
 

@@ -21,15 +21,16 @@ def add_exchange(commands: Commands) -> list[argparse.ArgumentParser]:
     emulate = commands.add_parser("emulate", help="make an emulator and seal it for another party")
     emulate.add_argument("settings", type=Path, help="TOML file as for `crash run`, with limits in [exchange]")
     emulate.add_argument("--to", required=True, metavar="NAME", help="the party, whose key is trusted here")
-    tune = commands.add_parser("tune", help="tune an emulator that another party has sealed, on own rows")
-    tune.add_argument("bundle", type=Path, help="folder that came from the owner of the model")
+    tune = commands.add_parser("tune", help="tune an emulator that another party has sealed, on your own rows")
+    tune.add_argument("bundle", type=Path, help="folder that came from the model owner")
     tune.add_argument("settings", type=Path, help="TOML file with [task], and perhaps [tune], [evaluate] and [place]")
     tune.add_argument(
         "--canaries",
         type=count,
         default=0,
         metavar="NUMBER",
-        help="tune once more with so many random rows among the own ones, and say how well the blocks give them away",
+        help="tune once more with NUMBER random rows among the training rows, and report how well the tuned blocks give"
+        " them away",
     )
     for command, what in ((emulate, "the emulator's bundle"), (tune, "the bundle that goes back")):
         command.add_argument(
@@ -58,7 +59,7 @@ def _add_plug_in(commands: Commands) -> None:
         type=Path,
         nargs="+",
         metavar="BUNDLE",
-        help="folder that came back from the owner of the data; of several owners, their folders",
+        help="folder that came back from the data owner; of several owners, their folders",
     )
     plug_in.add_argument("--out", type=Path, required=True, help="folder of the plugged model, which must not exist")
     decision = plug_in.add_mutually_exclusive_group()

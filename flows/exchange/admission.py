@@ -1,4 +1,4 @@
-"""The owner of the model takes tuned blocks back: verify them, and plug them in once a person has accepted."""
+"""The model owner takes tuned blocks back: verify them, and plug them in once a person has accepted."""
 
 import hashlib
 import os
@@ -103,7 +103,7 @@ def require_mergeable(
     if manifest.sender.fingerprint == other.sender.fingerprint or manifest.sender.name == other.sender.name:
         raise RefusedError(f"{manifest.sender.name} sent another one of these bundles; each party counts once")
     if asked.base.weights != other_asked.base.weights:
-        raise RefusedError(f"it is of another full model than the bundle of {other.sender.name}")
+        raise RefusedError(f"it belongs to another full model than the bundle of {other.sender.name}")
     if asked.plan.tuned != other_asked.plan.tuned:
         raise RefusedError(
             f"it has the tuned blocks {list(asked.plan.tuned)}, and that of {other.sender.name}"

@@ -19,7 +19,7 @@ from flows.exchange.admission import Answered
 # Shows the table to a person and returns the answer; None where nobody could be asked.
 Ask = Callable[[Sequence[Answered], str], bool | None]
 # The page takes no answer after this time; the deployment can be run again.
-PATIENCE = timedelta(days=7)
+APPROVAL_TIMEOUT = timedelta(days=7)
 
 
 class Decision(RunInput):
@@ -34,7 +34,7 @@ def ask_on_page(answers: Sequence[Answered], table: str) -> bool:
     """Suspend the flow run until a person has filled in the form on its page; return the answer in the run after it."""
     senders = ", ".join(each.manifest.sender.name for each in answers)
     form = Decision.with_initial_data(description=f"## Tuned blocks from {senders}\n\n{table}")
-    answer = suspend_flow_run(wait_for_input=form, timeout=int(PATIENCE.total_seconds()), key="decision")
+    answer = suspend_flow_run(wait_for_input=form, timeout=int(APPROVAL_TIMEOUT.total_seconds()), key="decision")
     assert answer is not None, "the form has to be filled in"
     return answer.decision == "plug in"
 

@@ -1,4 +1,4 @@
-"""The stages of a recovery audit, which the owner of a model runs before an emulator is given away.
+"""The stages of a recovery audit, which the model owner runs before an emulator is given away.
 
 emulator ─┬──────────────────────────────────────────┬─ validate, evaluate ─ audit_report
           ├─ fill ─┬─────────────────────────────────┤

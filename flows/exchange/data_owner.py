@@ -1,4 +1,4 @@
-"""The owner of the data: open an emulator that another party has sealed, and seal the tuned blocks."""
+"""The data owner: open an emulator that another party has sealed, and seal the tuned blocks."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -48,7 +48,7 @@ class Errand:
         """Return the settings of the run that tunes this emulator.
 
         Raises:
-            InputError: when the owner of the model does not take back what these settings train, or several seeds are
+            InputError: when the model owner does not take back what these settings train, or several seeds are
                 given.
         """
         if len(given.tune.seeds) > 1:
@@ -81,8 +81,8 @@ def seal_tuned(errand: Errand, store: Store, tuning: Ref, method: TuningMethod) 
     asked = errand.manifest
     with private_folder(errand.out.absolute().parent) as files:
         tuned_bundle.write_files(store.open(tuning), files)
-        told = tuned_bundle.told(tuning.summary)
-        facts = {"tuned blocks": ", ".join(map(str, asked.plan.tuned)), "method": method.method, **told}
+        reported = tuned_bundle.reported(tuning.summary)
+        facts = {"tuned blocks": ", ".join(map(str, asked.plan.tuned)), "method": method.method, **reported}
         write_text(files / CARD_FILE, tuned_card(asked.base.name, asked.sender.name, facts).text())
 
         def describe(_: Ledger, header: dict[str, Any]) -> Manifest:
@@ -91,7 +91,7 @@ def seal_tuned(errand: Errand, store: Store, tuning: Ref, method: TuningMethod) 
                 answers=Answer(id=asked.id, nonce=asked.nonce, manifest=errand.opened.digest),
                 base=asked.base.weights,
                 method=method.cache_view(),
-                tuning=told,
+                tuning=reported,
                 scores={},
             )
 

@@ -23,7 +23,7 @@ def emulator_facts(strategy: str, disclosure: Disclosure, num_blocks: int) -> di
 
 
 def bundle_facts(manifest: EmulatorManifest | TunedBlocksManifest) -> dict[str, Any]:
-    """Return what is told of a verified bundle."""
+    """Return the facts of a verified bundle that reports show."""
     return {
         "from": f"{manifest.sender.name} ({grouped(manifest.sender.fingerprint)[:19]} ...)",
         "sequence": manifest.sequence,
@@ -103,8 +103,9 @@ def merged_facts(
     merged: Examined,
     merging: Merging,
 ) -> dict[str, Any]:
-    """Return how tuned blocks of several parties were merged, and of each party's how far they moved and what honest
-    tunings do not do. sent: the emulator and the answer of each; changes: of each; merged: changes by the merge.
+    """Return how tuned blocks were merged, and for each party how far they moved and which alarms they raised.
+
+    sent: the emulator and the answer of each; changes: of each; merged: changes by the merge.
     """
     facts = {"merged by": merging.describe(len(sent))}
     for (asked, answer), own in zip(sent, changes, strict=True):

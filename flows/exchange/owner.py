@@ -1,4 +1,4 @@
-"""The owner of the model: seal an emulator for another party, and remember from what it was made."""
+"""The model owner: seal an emulator for another party, and remember from what it was made."""
 
 import json
 import secrets

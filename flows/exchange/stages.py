@@ -1,4 +1,4 @@
-"""The stages of each party: the owner of the model makes an emulator, the owner of the data tunes it, and the owner of
+"""The stages of each party: the model owner makes an emulator, the data owner tunes it, and the owner of
 the model plugs in what comes back.
 
 owner   model, task ─ capture ─ similarity ─ cluster ─ emulate ─ (compress) ─ (distill) ─ evaluate ─ party_report

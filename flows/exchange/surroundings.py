@@ -1,4 +1,4 @@
-"""What a party's commands may tell other machines: nothing that its own settings do not name."""
+"""Checks that the commands of a party send numbers only to servers that its own settings name."""
 
 import os
 from urllib.parse import urlsplit

@@ -16,12 +16,12 @@ def run_limits(settings: Settings) -> Limits:
 
 
 def emulate_limits(settings: Settings) -> Limits:
-    """Limits of the owner of the model, who captures and scores."""
+    """Limits of the model owner, who captures and scores."""
     return (*captured(settings), *_compressed(settings), *scored(settings))
 
 
 def tune_limits(settings: Settings) -> Limits:
-    """Limits of the owner of the data, who tunes and scores."""
+    """Limits of the data owner, who tunes and scores."""
     return (*tuned(settings), *scored(settings))
 
 

@@ -1,4 +1,4 @@
-"""Settings of the owner of the data, who has an emulator's bundle and a task, and no full model."""
+"""Settings of the data owner, who has an emulator's bundle and a task, and no full model."""
 
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ class Computation(Group, frozen=True):
 
 
 class TuneSettings(Group, frozen=True):
-    """Settings of a tuning by the owner of the data (`crash tune`); the plan and the limits come from the bundle."""
+    """Settings of a tuning by the data owner (`crash tune`); the plan and the limits come from the bundle."""
 
     model: Computation = Computation()
     task: Task

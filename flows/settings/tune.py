@@ -50,7 +50,10 @@ class Tune(Group, TrainOptions, MethodOptions, frozen=True):
     def _possible_and_each_once(self) -> "Tune":
         _ = self.tuning_method, self.train_settings(seed=self.seeds[0])
         if self.dp_noise is not None and self.learning_rates:
-            raise ValueError("dp_noise with learning_rates: no epsilon counts the other tunings; give learning_rate")
+            raise ValueError(
+                "dp_noise cannot be combined with learning_rates: epsilon does not cover the other tunings; give one"
+                " learning_rate"
+            )
         if self.max_change is not None:
             require_limitable(self.tuning_method)
         if self.learning_rates and self.eval_steps is None:

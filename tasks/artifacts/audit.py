@@ -1,4 +1,4 @@
-"""What comes back of a model when its hidden blocks are filled in, `audit.json`: the artifact of `audit_report`."""
+"""Results of a recovery audit, `audit.json`: the artifact of `audit_report`."""
 
 from typing import Any, TypedDict
 

@@ -148,7 +148,7 @@ class Returns(_Strict):
 
 
 class EmulatorManifest(Header):
-    """Manifest of an emulator, from the owner of the model to the owner of the data. nonce: the answer repeats it."""
+    """Manifest of an emulator, from the model owner to the data owner. nonce: the answer repeats it."""
 
     kind: Literal["emulator"] = "emulator"
     nonce: Identity
@@ -170,9 +170,9 @@ class Answer(_Strict):
 
 
 class TunedBlocksManifest(Header):
-    """Manifest of tuned blocks, from the owner of the data back to the owner of the model.
+    """Manifest of tuned blocks, from the data owner back to the model owner.
 
-    method: the fields of `TuningMethod`; tuning, scores: numbers that the owner of the data agreed to tell.
+    method: the fields of `TuningMethod`; tuning, scores: numbers that the data owner agreed to tell.
     """
 
     kind: Literal["tuned_blocks"] = "tuned_blocks"

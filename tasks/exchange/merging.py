@@ -1,4 +1,4 @@
-"""Merge the tuned blocks of several owners of data into one set, a few rows of one tensor at a time.
+"""Merge the tuned blocks of several data owners into one set, a few rows of one tensor at a time.
 
 Memory holds the headers of all files, the factors of one matrix (of low-rank tunings), and the same rows of one tensor
 of all tunings; of whole blocks, neither how large they are nor how many tensors they have matters.

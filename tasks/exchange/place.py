@@ -47,7 +47,7 @@ class ExchangePlace:
 
     @property
     def sealed(self) -> Path:
-        """Folder of what the owner of the model remembers of each emulator that was given away, by its id."""
+        """Folder of what the model owner remembers of each emulator that was given away, by its id."""
         return self.root / "sealed"
 
     @property

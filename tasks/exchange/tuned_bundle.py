@@ -1,7 +1,7 @@
 """The files of a bundle of tuned blocks, from a tuning's folder, and back.
 
 Only `tuned.safetensors` travels: what was trained of frozen blocks, losses of single rows, states of the optimizer and
-checkpoints stay with the owner of the data.
+checkpoints stay with the data owner.
 """
 
 import json
@@ -23,28 +23,26 @@ from tasks.models.source import ModelSource
 from tasks.models.tensor_sources import DTYPES
 from tasks.store.files import link_or_copy, write_text
 
-# Numbers of a tuning that may be told: none of them is of a single row.
-TOLD = ("num_steps", "num_rows", "num_parameters", "num_tokens", "seconds", "learning_rate")
-# Those that are told of a tuning with DP-SGD: tokens and time are sums over rows, which no noise covers.
-TOLD_IN_PRIVATE = ("num_steps", "num_rows", "num_parameters", "dp_epsilon", "dp_delta", "dp_noise", "dp_clip")
+# Numbers of a tuning that its manifest reports: none of them is of a single row.
+REPORTED = ("num_steps", "num_rows", "num_parameters", "num_tokens", "seconds", "learning_rate")
+# With DP-SGD, tokens and time are left out: they are sums over rows, and no noise covers them.
+REPORTED_WITH_DP = ("num_steps", "num_rows", "num_parameters", "dp_epsilon", "dp_delta", "dp_noise", "dp_clip")
 
 
 def require_returnable(method: TuningMethod, returns: Returns) -> None:
     """Check that what a tuning method trains may come back.
 
     Raises:
-        InputError: when the owner of the model does not take it.
+        InputError: when the model owner does not take it.
     """
     if method.method not in returns.methods:
         raise InputError(
-            f'tune.method = "{method.method}": the owner of the model takes back {", ".join(returns.methods)} only'
+            f'tune.method = "{method.method}": the model owner takes back {", ".join(returns.methods)} only'
         )
     if method.method == "lora" and method.lora_rank > returns.max_rank:
-        raise InputError(
-            f"tune.lora_rank = {method.lora_rank}: the owner of the model takes at most {returns.max_rank}"
-        )
+        raise InputError(f"tune.lora_rank = {method.lora_rank}: the model owner takes at most {returns.max_rank}")
     if method.lm_head:
-        raise InputError("tune.lm_head: the owner of the model takes back tuned blocks, and no head")
+        raise InputError("tune.lm_head: the model owner takes back tuned blocks, and no head")
 
 
 def write_files(tuning: Path, out: Path) -> None:
@@ -52,9 +50,9 @@ def write_files(tuning: Path, out: Path) -> None:
     shutil.copyfile(require_file(tuning, TUNED_FILE, "tuning"), out / WEIGHTS_FILE)
 
 
-def told(summary: Mapping[str, Any]) -> dict[str, float]:
+def reported(summary: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers of a tuning's summary that go into the manifest."""
-    names = TOLD_IN_PRIVATE if "dp_noise" in summary else TOLD
+    names = REPORTED_WITH_DP if "dp_noise" in summary else REPORTED
     return {name: float(summary[name]) for name in names if name in summary}
 
 

@@ -1,4 +1,4 @@
-"""Merge: one set of tuned blocks from those that several owners of data sent back."""
+"""Merge: one set of tuned blocks from those that several data owners sent back."""
 
 from typing import Any
 

@@ -15,7 +15,7 @@ def party_report(work: Work, *, title: str, scores: dict[str, Ref], facts: dict[
     """Write `table.md`, `table.csv`, `party.html` and `party.json`.
 
     scores: by setting, such as `emulator_tuned`; facts: by name, as they are shown. A party has only what it computed
-    itself: the owner of the data no score of the full model, the owner of the model no row of the data.
+    itself: the data owner no score of the full model, the model owner no row of the data.
     """
     from tasks.reports.party import long_csv, markdown, page
 

@@ -80,7 +80,7 @@ def test_merging_twenty_bundles_needs_little_memory(row: Callable[[str, str, str
 
 
 def _write_tunings(root: Path) -> int:
-    """Write what each owner of data returned; return the bytes of one."""
+    """Write what each data owner returned; return the bytes of one."""
     own = {
         f"1.{name}": read_stored(stored).float()
         for (block, name), stored in model_tensors(root / "model", 2).items()

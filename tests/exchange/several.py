@@ -1,4 +1,4 @@
-"""Several owners of data who answer emulators of one owner of a model, as `crash emulate` and `crash tune` would."""
+"""Several data owners who answer emulators of one model owner, as `crash emulate` and `crash tune` would."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ from tests.exchange.parties import (
 
 @dataclass(frozen=True)
 class Several:
-    """The owner of the model, owners of data, and the folders that these sent back, by name."""
+    """The model owner, data owners, and the folders that these sent back, by name."""
 
     root: Path
     acme: Party

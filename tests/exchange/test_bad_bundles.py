@@ -1,8 +1,9 @@
-"""Bundles that must be refused, each by its number in the threat model: one line, exit code 3, nothing changed."""
+"""Bundles that must be refused, each by its number in docs/reference/threat-model.md; nothing is changed by them."""
 
 import json
 import os
 import pickle
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -74,7 +75,7 @@ def refuse_returned(exchanged: Exchanged, bundle: Path, reason: str) -> None:
 
 
 def sealed_again(exchanged: Exchanged, bundle: Path, **changed: Any) -> Path:
-    """Sign a damaged bundle of tuned blocks anew, as a dishonest owner of the data would, with digests that fit."""
+    """Sign a damaged bundle of tuned blocks anew, as a dishonest data owner would, with digests that fit."""
     values = json.loads((bundle / "manifest.json").read_text())
     files = {name: facts for name, facts in file_facts(bundle).items() if not name.startswith("manifest.")}
     values |= {"files": {name: facts.model_dump() for name, facts in files.items()}} | changed
@@ -240,10 +241,13 @@ def test_b13_a_folder_of_git(exchanged: Exchanged, tmp_path: Path) -> None:
     refuse_returned(exchanged, bundle, "unexpected file '.git'")
 
 
-def test_b14_archives_are_not_unpacked(exchanged: Exchanged, tmp_path: Path) -> None:
-    archive = tmp_path / "bundle.tar"
-    archive.write_bytes(b"x" * 1024)
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_b14_archives_are_not_unpacked(exchanged: Exchanged, tmp_path: Path, kind: str) -> None:
+    archive = Path(shutil.make_archive(str(tmp_path / "bundle"), kind, exchanged.returned))
     refuse_returned(exchanged, archive, "expected a folder, found a file")
+    bundle = copied(exchanged.returned, tmp_path / "bad")
+    shutil.copy(archive, bundle / f"weights.{kind}")
+    refuse_returned(exchanged, bundle, "unexpected file")
     refuse_returned(exchanged, tmp_path / "none", "expected a folder, found nothing")
 
 
@@ -252,10 +256,17 @@ def test_b15_edited_and_swapped_files(exchanged: Exchanged, tmp_path: Path) -> N
     text = (bundle / "manifest.json").read_text()
     (bundle / "manifest.json").write_text(text.replace('"sequence": 1', '"sequence": 9'))
     refuse_returned(exchanged, bundle, "no trusted key has signed this manifest")
-    bundle = copied(exchanged.returned, tmp_path / "swapped")
+    bundle = copied(exchanged.returned, tmp_path / "flipped")
     content = bytearray((bundle / "weights.safetensors").read_bytes())
     content[-1] ^= 1
     (bundle / "weights.safetensors").write_bytes(content)
+    refuse_returned(exchanged, bundle, "weights.safetensors: digest: expected")
+    bundle, other = copied(exchanged.returned, tmp_path / "swapped"), tmp_path / "other"
+    other.mkdir()
+    tensors = load_file(bundle / "weights.safetensors")
+    save_file({name: tensor + 0.5 for name, tensor in tensors.items()}, other / "weights.safetensors")
+    assert (other / "weights.safetensors").stat().st_size == (bundle / "weights.safetensors").stat().st_size
+    shutil.copy(other / "weights.safetensors", bundle / "weights.safetensors")
     refuse_returned(exchanged, bundle, "weights.safetensors: digest: expected")
 
 
@@ -277,12 +288,22 @@ def test_b16_no_signature_and_one_of_the_other_role(exchanged: Exchanged, tmp_pa
         receive_tuned(exchanged.acme, exchanged.emulator, exchanged.asked)
 
 
-def test_b19_a_file_that_changes_after_its_check_has_no_effect(exchanged: Exchanged, tmp_path: Path) -> None:
-    bundle = copied(exchanged.emulator, tmp_path / "changing")
-    opened = receive_emulator(exchanged.clinic, bundle)
-    before = tree_digest(opened.folder)
-    (bundle / "weights.safetensors").write_bytes(b"other")
-    assert tree_digest(opened.folder) == before
+def test_b19_a_file_that_changes_after_its_check_has_no_effect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    acme, clinic = make_parties(tmp_path / "homes", "acme", "clinic")
+    bundle, copy_files = tmp_path / "emulator", opening.copy_files
+    seal_emulator(acme, clinic, make_emulator(tmp_path / "made"), bundle)
+    valid = load_file(bundle / "weights.safetensors")
+
+    def changing(*given: Any, **named: Any) -> None:
+        copy_files(*given, **named)
+        for name in ("weights.safetensors", "tokenizer.json", "manifest.json"):
+            (bundle / name).write_bytes(b"other")
+
+    monkeypatch.setattr(opening, "copy_files", changing)
+    opened = receive_emulator(clinic, bundle)
+    assert (bundle / "weights.safetensors").read_bytes() == b"other"
+    (file,) = opened.folder.glob("*.safetensors")
+    assert all(torch.equal(tensor, valid[name]) for name, tensor in load_file(file).items())
 
 
 def test_b20_a_file_that_is_cut_while_it_is_read(

@@ -99,7 +99,7 @@ def test_tuned_blocks_of_each_version_are_taken(version: Path, name: str, tmp_pa
 
 
 def receive_tuned(version: Path, name: str, scratch: Path) -> OpenedBundle:
-    """Open tuned blocks of a version at the owner of the model's."""
+    """Open tuned blocks of a version at the model owner's."""
     place, asked = place_of(scratch / "home", version, "acme", "clinic"), emulator_of(version)
     with opened(place.ledger) as ledger:
         ledger.add(entry_of(asked, plain_digest(version / "emulator" / MANIFEST_FILE), "out", asked.created))

@@ -184,7 +184,7 @@ def exchanged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Party, Party, E
 def test_mutated_bundles_are_refused_or_identical(
     exchanged: tuple[Party, Party, EmulatorManifest, Path], mutations: list[Mutation], is_signed: bool
 ) -> None:
-    """is_signed: the owner of the data is dishonest and signs the changed manifest."""
+    """is_signed: the data owner is dishonest and signs the changed manifest."""
     acme, clinic, asked, valid = exchanged
     bundle = valid.parent / "mutated"
     shutil.rmtree(bundle, ignore_errors=True)

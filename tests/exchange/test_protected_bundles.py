@@ -7,7 +7,7 @@ import pytest
 
 from flows.exchange.facts import answer_facts, exposure_facts, tuning_facts
 from tasks.exchange.manifest import read_manifest, to_bytes
-from tasks.exchange.tuned_bundle import told
+from tasks.exchange.tuned_bundle import reported
 from tests.exchange import parties
 from tests.exchange.parties import make_emulator, make_parties, make_tuning, receive_emulator, receive_tuned, resign
 
@@ -18,13 +18,13 @@ SUMMARY = {
 }
 
 
-def test_tokens_and_time_of_a_private_tuning_are_not_told() -> None:
-    assert told(SUMMARY) == {
+def test_tokens_and_time_of_a_private_tuning_are_not_reported() -> None:
+    assert reported(SUMMARY) == {
         **{"num_steps": 60.0, "num_rows": 512.0, "num_parameters": 1000.0},
         **{"dp_epsilon": 5.678, "dp_delta": 1e-5, "dp_noise": 1.0, "dp_clip": 0.5},
     }
     plain = {name: value for name, value in SUMMARY.items() if not name.startswith("dp_")}
-    assert set(told(plain)) == {"num_steps", "num_rows", "num_parameters", "num_tokens", "seconds"}
+    assert set(reported(plain)) == {"num_steps", "num_rows", "num_parameters", "num_tokens", "seconds"}
 
 
 @pytest.mark.parametrize("summary", [SUMMARY, {"num_steps": 60, "dp_noise": 0.0, "dp_clip": 0.5}, {"num_steps": 60}])
@@ -34,10 +34,10 @@ def test_manifests_with_and_without_epsilon_are_verified_and_shown(tmp_path: Pat
     asked = receive_emulator(clinic, tmp_path / "given")
     tuning = make_tuning(tmp_path / "tuning")
     plain = parties.seal_tuned(clinic, owner, asked, tuning, tmp_path / "returned")
-    sealed = plain.model_copy(update={"tuning": told(summary)})
+    sealed = plain.model_copy(update={"tuning": reported(summary)})
     resign(tmp_path / "returned", clinic, to_bytes(sealed))
     receive_tuned(owner, tmp_path / "returned", emulator)
-    assert read_manifest(to_bytes(sealed)).tuning == told(summary)
+    assert read_manifest(to_bytes(sealed)).tuning == reported(summary)
     shown = answer_facts(emulator, sealed, CHANGES)
     private = shown.get("differential privacy of a training row, as the sender says")
     if "dp_epsilon" in summary:

@@ -41,12 +41,12 @@ class Exchange:
 
     @property
     def acme(self) -> Party:
-        """The owner of the model."""
+        """The model owner."""
         return Party("acme", self.root / "homes" / "acme")
 
     @property
     def clinic(self) -> Party:
-        """The owner of the data."""
+        """The data owner."""
         return Party("clinic", self.root / "homes" / "clinic")
 
     @property

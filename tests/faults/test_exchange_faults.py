@@ -179,20 +179,26 @@ def at_once(*works: Callable[[], object]) -> list[str]:
     barrier, answers = context.Barrier(len(works)), [context.SimpleQueue() for _ in works]
 
     def run(work: Callable[[], object], answer: Any) -> None:
-        barrier.wait()
         try:
+            barrier.wait(60)
             work()
             answer.put("done")
         except CrashError as error:
             answer.put(str(error))
+        except BaseException as error:
+            answer.put(repr(error))
+            raise
 
-    processes = [context.Process(target=run, args=each) for each in zip(works, answers, strict=True)]
+    given = zip(works, answers, strict=True)
+    processes = [context.Process(target=run, args=each, daemon=True) for each in given]
     for process in processes:
         process.start()
-    found = [answer.get() for answer in answers]
-    for process in processes:
-        process.join()
-    return found
+    try:
+        return [answer.get() for answer in answers]
+    finally:
+        for process in processes:
+            process.join(60)
+            process.kill()
 
 
 def test_of_two_admissions_at_once_exactly_one_is_accepted(before: dict[str, Exchange], tmp_path: Path) -> None:

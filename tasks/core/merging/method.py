@@ -1,4 +1,4 @@
-"""Methods that merge the tunings of several owners of data; torch is not imported, so that commands load without it."""
+"""Methods that merge the tunings of several data owners; torch is not imported, so that commands load without it."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from tasks.core.errors import SettingError
 
 MergeName = Literal["mean", "trimmed-mean", "median", "ties"]
 MERGES: tuple[MergeName, ...] = get_args(MergeName)
-# Of the values at each end (one of five owners of data), and of each tuning's changes (Yadav et al. 2023, section 4).
+# Of the values at each end (one of five data owners), and of each tuning's changes (Yadav et al. 2023, section 4).
 LEFT_OUT: dict[MergeName, float] = {"trimmed-mean": 0.2, "ties": 0.8}
 # A share of a whole number of tunings may be a little less than that number: 0.29 * 100 is 28.999999999999996.
 ROUNDING = 1e-9

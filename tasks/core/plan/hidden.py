@@ -1,4 +1,4 @@
-"""Hidden blocks: those of the full model that an emulator does not have, and who could fill them in.
+"""Hidden blocks: those of the full model that an emulator does not have, and plans that fill them in.
 
 Source: "Archilles' Heel in Semi-open LLMs: Hiding Bottom against Recovery Attacks" (arXiv 2410.11182), which compares
 what comes back when blocks at the bottom, in the middle or at the top are hidden.

@@ -1,6 +1,6 @@
 """Changes of whole blocks by a tuning: how far each moved, and on how few directions the change lies.
 
-A change is an alarm, never a proof: tunings of honest owners of data are small and lie on many directions, and a change
+A change is an alarm, never a proof: tunings of honest data owners are small and lie on many directions, and a change
 that is large, or all in one direction of a matrix, is worth a look before it is plugged in. A backdoor can be neither.
 """
 

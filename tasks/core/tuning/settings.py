@@ -98,9 +98,8 @@ class TrainSettings(TrainOptions):
             raise SettingError("`patience` needs validation losses: give `eval_steps` as well")
         if self.is_private and self.eval_steps is not None:
             raise SettingError(
-                "`dp_noise` with `eval_steps` or `learning_rates`: a state or a rate that is chosen by validation rows"
-                " tells of these, and of the other tunings, which no epsilon counts; give one `learning_rate` and no"
-                " `eval_steps`"
+                "`dp_noise` cannot be combined with `eval_steps` or `learning_rates`: epsilon does not cover a choice"
+                " by validation loss; give one `learning_rate` and no `eval_steps`"
             )
 
     @property

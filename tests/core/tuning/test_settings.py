@@ -52,7 +52,7 @@ OTHERS_OF_PRIVATE = {"dp_noise": 0.6, "dp_clip": 2.0, "dp_delta": 1e-6}
         ({"betas": (0.9, 1.0)}, r"betas = \(0.9, 1.0\); it must be at least 0 and less than 1"),
         ({"dp_noise": -0.1, "eval_steps": None}, "dp_noise = -0.1; it must be at least 0"),
         ({"dp_noise": float("nan"), "eval_steps": None}, "dp_noise = nan"),
-        ({"dp_noise": 1.0}, "dp_noise with eval_steps or learning_rates: .* give one learning_rate"),
+        ({"dp_noise": 1.0}, "dp_noise cannot be combined with eval_steps or learning_rates: .* give one learning_rate"),
         ({"dp_clip": 0.0}, "dp_clip = 0.0; it must be larger than 0"),
         ({"dp_delta": 1.0}, "dp_delta = 1.0; it must be larger than 0 and less than 1"),
         ({"max_change": 0.0}, "max_change = 0.0; it must be larger than 0"),

@@ -80,7 +80,7 @@ def test_an_emulator_is_not_plugged_in(story: Story, caplog: pytest.LogCaptureFi
     shutil.copytree(story.folder.parent / "emulator", story.folder / "emulator")
     with caplog.at_level(logging.WARNING):
         assert names(story) == []
-    assert "left alone: emulator: an emulator, which the owner of the data tunes" in caplog.text
+    assert "left alone: emulator: it is an emulator, and only tuned blocks" in caplog.text
 
 
 def test_each_starts_one_run_however_often_it_is_seen(story: Story, tmp_path: Path) -> None:
@@ -98,5 +98,5 @@ def test_each_starts_one_run_however_often_it_is_seen(story: Story, tmp_path: Pa
 
 
 def test_a_folder_that_is_missing_is_named(story: Story) -> None:
-    with pytest.raises(InputError, match="nowhere is no folder on this machine"):
+    with pytest.raises(InputError, match="nowhere is not a folder on this machine"):
         next(incoming.arrived(story.folder / "nowhere", story.home))

@@ -1,4 +1,4 @@
-"""Two owners of data and two rounds by the command line: bundles are merged, and the model is given out again."""
+"""Two data owners and two rounds by the command line: bundles are merged, and the model is given out again."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.usefixtures("one_prefect"), pytest.mark.nightly, pytes
 
 
 class Rounds(Story):
-    """The story of one owner of data, and a second one."""
+    """The story of one data owner, and a second one."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)

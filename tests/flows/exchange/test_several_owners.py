@@ -1,4 +1,4 @@
-"""Bundles of several owners of data by the command line: options, merge, one decision, unplugging, and lineage."""
+"""Bundles of several data owners by the command line: options, merge, one decision, unplugging, and lineage."""
 
 import json
 from pathlib import Path

@@ -110,8 +110,8 @@ def test_epochs_and_steps_exclude_one_another(tmp_path):
             ["tune.trained=all", "tune.method=lora", "compress.method=low_rank", "compress.rank=2"],
             "LoRA has no place on weights in two factors; choose tune.method from blocks, adapter, bitfit",
         ),
-        (["tune.dp_noise=1", "tune.learning_rates=auto"], "tune: dp_noise with eval_steps or learning_rates"),
-        (["tune.dp_noise=1", "tune.learning_rates=[1e-4, 1e-3]"], "dp_noise with learning_rates: no epsilon counts"),
+        (["tune.dp_noise=1", "tune.learning_rates=auto"], "tune: dp_noise cannot be combined with eval_steps"),
+        (["tune.dp_noise=1", "tune.learning_rates=[1e-4, 1e-3]"], "dp_noise cannot be combined with learning_rates"),
         (["tune.dp_noise=1", "place.parallel=data"], 'tune.dp_noise with place.parallel = "data": gradients of single'),
         (
             ["tune.max_change=0.1", "tune.method=prompt"],

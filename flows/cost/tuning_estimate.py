@@ -16,11 +16,11 @@ from tasks.exchange.tokenizer import probe_tokenizer
 
 # Share of the measured rate of matrix products that tunings of small models reach on a CPU, where 53 to 65% were
 # measured; it is as good a guess for a GPU.
-REACHED = 0.5
+UTILISATION = 0.5
 
 
 @dataclass(frozen=True)
-class Foreseen:
+class TuningEstimate:
     """A tuning before it runs: numbers of rows and operations, seconds, and the peak of its memory in bytes."""
 
     num_rows: int
@@ -37,14 +37,14 @@ class Foreseen:
                 f"Emulator: {len(plan.kept)} blocks of {manifest.base.name}, {len(plan.tuned)} of them tuned",
                 f"Rows:     {self.num_rows:,} to train on",
                 f"Time:     about {_time(self.seconds)} on this machine ({self.flops / 1e12:,.3g} TFLOP for tuning"
-                f" and scoring, at {REACHED:.0%} of its measured rate)",
+                f" and scoring, at {UTILISATION:.0%} of its measured rate)",
                 f"Memory:   {self.memory / 1e9:.1f} GB for the largest stage",
                 f"Returned: {self.returned / 1e6:,.1f} MB",
             ]
         )
 
 
-def foresee(bundle: Path, given: TuneSettings, rate: float) -> tuple[EmulatorManifest, Foreseen]:
+def estimate_tuning(bundle: Path, given: TuneSettings, rate: float) -> tuple[EmulatorManifest, TuningEstimate]:
     """Estimate the tuning of an emulator's bundle. rate: floating-point operations per second that are available.
 
     Raises:
@@ -66,8 +66,8 @@ def foresee(bundle: Path, given: TuneSettings, rate: float) -> tuple[EmulatorMan
         return manifest, _estimated(settings, rate)
 
 
-def _estimated(settings: Settings, rate: float) -> Foreseen:
-    """Price the stages that the owner of the data runs, among those of a whole run on the emulator."""
+def _estimated(settings: Settings, rate: float) -> TuningEstimate:
+    """Price the stages that the data owner runs, among those of a whole run on the emulator."""
     from flows.cost.estimates import estimate_cells
     from flows.cost.needs import PROCESS_BYTES
 
@@ -76,10 +76,10 @@ def _estimated(settings: Settings, rate: float) -> Foreseen:
     costs = [cost for cost, _ in own.values()]
     flops = sum(cost.flops for cost in costs)
     sizes = next(sizes for cost, sizes in own.values() if cost.stage == "tune")
-    return Foreseen(
+    return TuningEstimate(
         num_rows=sizes.workload.train.num_rows,
         flops=flops,
-        seconds=flops / (REACHED * rate),
+        seconds=flops / (UTILISATION * rate),
         memory=PROCESS_BYTES + max(cost.memory + cost.gaps for cost in costs),
         returned=max(cost.disk for cost in costs if cost.stage == "tune"),
     )
