@@ -47,8 +47,9 @@ def plug_in(
     require_place(answers, Path(out))
     with started(answers[0].settings, "plug-in", show_party, limits=scored) as run:
         plugged, changes, scores = plug_in_stages(run, [each.bundle for each in answers], merging)
-        made, store = run.result(plugged), run.runtime.open_store()
+        # First, as an answer that cannot be used is declined.
         facts = _facts(run, answers, changes, merging)
+        made, store = run.result(plugged), run.runtime.open_store()
         senders = ", ".join(each.manifest.sender.name for each in answers)
         title = f"{run.facts['model']} with tuned blocks from {senders}"
         report = run.finish(run(party_report, title=title, scores=scores, facts=facts))

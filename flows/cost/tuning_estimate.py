@@ -53,7 +53,7 @@ def estimate_tuning(bundle: Path, given: TuneSettings, rate: float) -> tuple[Emu
     """
     place = ExchangePlace.of_home(Path(given.place.home))
     trusted, own = trusted_keys(place.trusted), own_public_keys(place.keys)
-    with refusing(bundle), private_folder(place.root / "verifying") as copy, private_folder(copy) as folder:
+    with refusing(bundle), private_folder(place.verifying) as copy, private_folder(copy) as folder:
         verified = verify_manifest(bundle, copy, "emulator", trusted, datetime.now(UTC))
         require_recipient(verified, own)
         manifest = verified.manifest

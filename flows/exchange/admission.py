@@ -126,9 +126,16 @@ def accept(answers: Sequence[Answered], store: Store, plugged: Ref, out: Path, r
         write_plugged(model, replaced, folder, original, facts)
         card = plugged_card(first.asked.base.name, facts["from"], report["facts"], card_scores(report))
         write_text(folder / CARD_FILE, card.text())
-        shutil.rmtree(kept, ignore_errors=True)
-        os.replace(original, kept)
-        settle_all(first.place, manifests, ACCEPTED, lambda: _hand_over_once(folder, out))
+        # A command that was killed before its entry may have handed it over; compared while the ledger is free.
+        is_there = out.is_dir() and not out.is_symlink() and same_files(folder, out)
+
+        def publish() -> None:
+            shutil.rmtree(kept, ignore_errors=True)
+            os.replace(original, kept)
+            if not is_there:
+                hand_over(folder, out)
+
+        settle_all(first.place, manifests, ACCEPTED, publish)
 
 
 def plugged_facts(manifests: Sequence[TunedBlocksManifest]) -> dict[str, str]:
@@ -160,18 +167,18 @@ def require_place(answers: Sequence[Answered], out: Path) -> None:
         require_room(out)
 
 
-def _hand_over_once(folder: Path, out: Path) -> None:
-    """Hand the plugged model over, unless a command that was killed before its entry has done so."""
-    if not (out.is_dir() and not out.is_symlink() and same_files(folder, out)):
-        hand_over(folder, out)
-
-
 @contextmanager
 def declining(answered: Answered) -> Iterator[None]:
-    """Decline the answer where it is refused within the context: the emulator can be answered again."""
+    """Decline the answer where it is refused, or cannot be used, within the context.
+
+    The emulator can be answered again.
+
+    Raises:
+        RefusedError: in the place of errors about the input: this one is a stranger's.
+    """
     try:
         yield
-    except RefusedError as error:
+    except (RefusedError, InputError) as error:
         decline([answered])
         manifest = answered.manifest
         raise RefusedError(f"refused bundle {manifest.id} from {manifest.sender.name}: {error}") from None

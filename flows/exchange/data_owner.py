@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flows.exchange.surroundings import require_no_password
 from flows.settings.exchange import TuneSettings
 from flows.settings.run import Settings
 from tasks.core.errors import InputError
@@ -53,6 +54,7 @@ class Errand:
         """
         if len(given.tune.seeds) > 1:
             raise InputError(f"tune.seeds = {list(given.tune.seeds)}: one tuning is sent back, so give one seed")
+        require_no_password(given.place)
         tuned_bundle.require_returnable(given.tune.tuning_method, self.manifest.returns)
         plan = self.manifest.plan
         return given.for_emulator(str(self.opened.folder), plan.kept, plan.tuned)

@@ -51,18 +51,18 @@ def tuning_facts(
     }
 
 
-def protection_facts(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how a tuning protects its rows beyond keeping them. summary: of the tuning, or what is told of it."""
-    facts = {}
-    if "dp_noise" in summary:
-        how = f"noise {summary['dp_noise']:g} at clipping {summary['dp_clip']:g}"
-        said = (
-            f"epsilon {summary['dp_epsilon']:.2f} at delta {summary['dp_delta']:g}"
-            if "dp_epsilon" in summary
-            else ("no epsilon")
-        )
-        facts["differential privacy of a training row"] = f"{said} ({how})"
-    return facts
+def protection_facts(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Return how a tuning protects its rows beyond keeping them.
+
+    summary: of the tuning, or of its manifest, in which any name may be missing.
+    """
+    if "dp_noise" not in summary:
+        return {}
+    names = {"dp_epsilon": "epsilon", "dp_delta": "delta", "dp_noise": "noise", "dp_clip": "clipping"}
+    said = [f"{word} {summary[name]:.3g}" for name, word in names.items() if name in summary]
+    return {
+        "differential privacy of a training row": ", ".join(said if "dp_epsilon" in summary else ["no epsilon", *said])
+    }
 
 
 def exposure_facts(result: HasSummary) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def exposure_facts(result: HasSummary) -> dict[str, Any]:
     found = exposure_summary(result)
     return {
         "canaries recognised": (
-            f"{found['true_positives']:.0%} of {found['num_inside']} at 1% false positives, area under the curve"
+            f"{found['true_positives']:.0%} of {found['num_inside']} at a false-positive rate of 1%, AUC"
             f" {found['area']:.2f}, exposure {found['bits']:.1f} bits (guessing: 1%, 0.50, 1.4 bits); by a tuning of"
             " the same settings that is not sent"
         )
@@ -111,6 +111,7 @@ def merged_facts(
     for (asked, answer), own in zip(sent, changes, strict=True):
         name = answer.sender.name
         moved = ", ".join(f"block {block} {value:.2%}" for block, value in own["moved"].items())
+        facts |= {f"{name}: {what}, as the sender says": text for what, text in protection_facts(answer.tuning).items()}
         facts |= {
             f"from {name}": f"sequence {answer.sequence}, answers emulator {asked.sequence}"
             f" ({grouped(answer.sender.fingerprint)[:19]} ...)",

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.exchange.surroundings import require_no_password
 from flows.running.run import Run
 from flows.service.submit import portable
 from flows.settings.run import EmulateSettings
@@ -83,9 +84,10 @@ def make_gift(settings: EmulateSettings, recipient: str, out: Path, key: str | N
     """Check, before anything is computed, that an emulator can be sealed for a party.
 
     Raises:
-        InputError: when a key is missing, or something is at `out`.
+        InputError: when a key is missing, something is at `out`, or an address in the settings has a password.
     """
     settings.require_one_strategy()
+    require_no_password(settings.place)
     place = ExchangePlace.of_home(Path(settings.place.home))
     parties = Parties(own_key(place.keys, key), trusted_key(place.trusted, recipient), settings.exchange.days)
     parties.require_current(datetime.now(UTC))

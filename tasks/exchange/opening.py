@@ -255,6 +255,8 @@ def _set_aside(target: Path, place: ExchangePlace, is_damaged: bool) -> None:
         logger.warning("%s was changed since it was received: moved to %s, and copied again", target, kept)
         kept.parent.mkdir(exist_ok=True)
         os.replace(target, kept)
+        # `crash gc` counts from here.
+        os.utime(kept)
     else:
         shutil.rmtree(target, ignore_errors=True)
 

@@ -68,6 +68,7 @@ def expose(
         device=work.device,
         precision=precision,
         pad_id=tokenizer.pad_token_id or 0,
+        checkpoint=work.checkpoint(),
         should_stop=work.stop_requested,
         progress=lambda steps: work.progress(steps, "steps"),
     )
@@ -127,13 +128,12 @@ def _losses(trained: "Trained", rows: "Sequence[Example]", device: str, precisio
 
     model = trained.model.eval()
     set_formats(trained, precision)
-    if device != EVERY:
-        place(model, device)
+    accelerator = make_accelerator(device, precision)
+    place(model, EVERY if device == EVERY else accelerator.device)
     loss, found = AnswerLoss(model), list[float]()
     rows = prepend_ids(prompt_ids(model), rows)
-    autocast = make_accelerator("cpu" if device == EVERY else device, precision).autocast
     for start in range(0, len(rows), ROWS_OF_A_PASS):
         batch = collate(rows[start : start + ROWS_OF_A_PASS], 0).to(input_device(model))
-        with torch.no_grad(), autocast():
+        with torch.no_grad(), accelerator.autocast():
             found += loss.by_row(batch)[0].tolist()
     return found

@@ -36,7 +36,9 @@ class CheckpointFile:
             metadata={"facts": json.dumps(facts)},
         )
         temporary = self.path.with_suffix(".tmp")
-        with open(temporary, "wb") as file:
+        # The key of a private tuning is for this user alone.
+        mode = 0o600 if facts.get("secret_key") else 0o666
+        with open(temporary, "wb", opener=lambda path, flags: os.open(path, flags, mode)) as file:
             # The digest goes in front, so that one rename replaces both.
             file.write(hashlib.sha256(content).hexdigest().encode())
             file.write(content)

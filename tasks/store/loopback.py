@@ -73,7 +73,7 @@ def require_proxy(address: str, environment: Mapping[str, str]) -> None:
     """
     parts = urlsplit(address)
     host, noted = parts.hostname or "", environment.get(SET_ASIDE)
-    if not noted or not host or _is_loopback(host):
+    if not noted or not host or is_loopback(host):
         return
     reasons = dict(note.split("=", 1) for note in noted.split(";"))
     proxies = {"no": environment.get("no_proxy") or environment.get("NO_PROXY") or ""}
@@ -161,7 +161,7 @@ def _is_understood(entry: str) -> bool:
     return True
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

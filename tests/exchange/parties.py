@@ -62,11 +62,11 @@ class Party:
         return Parties(own_key(self.place.keys), trusted_key(self.place.trusted, other.name))
 
 
-def make_parties(root: Path, *names: str) -> list[Party]:
-    """Make parties that trust each other."""
+def make_parties(root: Path, *names: str, now: datetime = NOW) -> list[Party]:
+    """Make parties that trust each other. now: the time at which their keys are made."""
     parties = [Party(name, root / name) for name in names]
     for each in parties:
-        new_key(each.name, each.place.keys, NOW)
+        new_key(each.name, each.place.keys, now)
     for each in parties:
         for other in parties:
             if other is not each:
