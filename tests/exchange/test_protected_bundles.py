@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import pytest
 
-from flows.exchange.facts import answer_facts, exposure_facts, tuning_facts
+from flows.exchange.facts import answer_facts, exposure_facts, protection_facts, tuning_facts
 from tasks.exchange.manifest import read_manifest, to_bytes
 from tasks.exchange.tuned_bundle import reported
 from tests.exchange import parties
@@ -41,9 +41,9 @@ def test_manifests_with_and_without_epsilon_are_verified_and_shown(tmp_path: Pat
     shown = answer_facts(emulator, sealed, CHANGES)
     private = shown.get("differential privacy of a training row, as the sender says")
     if "dp_epsilon" in summary:
-        assert private == "epsilon 5.68 at delta 1e-05 (noise 1 at clipping 0.5)"
+        assert private == "epsilon 5.68, delta 1e-05, noise 1, clipping 0.5"
     elif "dp_noise" in summary:
-        assert private == "no epsilon (noise 0 at clipping 0.5)"
+        assert private == "no epsilon, noise 0, clipping 0.5"
     else:
         assert private is None
 
@@ -66,3 +66,9 @@ class Found:
 def test_the_clinic_is_shown_how_many_canaries_are_recognised() -> None:
     (text,) = exposure_facts(Found()).values()
     assert text.startswith("12% of 64 at 1% false positives, area under the curve 0.75, exposure 3.2 bits (guessing")
+
+
+def test_what_a_sender_says_of_privacy_is_shown_as_far_as_it_goes() -> None:
+    shown = [protection_facts(said) for said in ({}, {"dp_noise": 1.0}, {"dp_noise": 1.0, "dp_epsilon": 3.25})]
+    name = "differential privacy of a training row"
+    assert shown == [{}, {name: "no epsilon, noise 1"}, {name: "epsilon 3.25, noise 1"}]

@@ -48,6 +48,16 @@ def test_the_last_save_counts_and_nothing_else_is_left(checkpoint):
     assert [path.name for path in checkpoint.path.parent.iterdir()] == ["checkpoint.safetensors"]
 
 
+def test_one_with_a_key_is_for_this_user_alone(checkpoint):
+    for facts, mode in (({"secret_key": "ab"}, 0o600), ({"secret_key": ""}, 0o644)):
+        before = os.umask(0o022)
+        try:
+            checkpoint.save({"x": torch.zeros(1)}, facts)
+        finally:
+            os.umask(before)
+        assert checkpoint.path.stat().st_mode & 0o777 == mode
+
+
 def test_a_save_that_was_cut_short_leaves_the_one_before(checkpoint, monkeypatch):
     checkpoint.save(TENSORS, FACTS)
     monkeypatch.setattr("tasks.store.checkpoints.os.replace", lambda *names: (_ for _ in ()).throw(OSError("no space")))

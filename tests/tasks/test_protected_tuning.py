@@ -42,7 +42,7 @@ def test_a_delta_of_one_row_is_refused(chain: Chain) -> None:
         chain.tune(dp_noise=1.0, dp_delta=0.1)
 
 
-def test_the_key_goes_with_the_checkpoint(chain: Chain) -> None:
+def test_no_file_of_a_finished_tuning_has_the_key(chain: Chain) -> None:
     # Checkpoints are written after every second of six steps; the stage's process has made the key.
     chain.tune(dp_noise=1.0, seed=11)
     files = [path for path in chain.store.root.rglob("*") if path.is_file()]
