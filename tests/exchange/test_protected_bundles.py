@@ -65,7 +65,7 @@ class Found:
 
 def test_the_clinic_is_shown_how_many_canaries_are_recognised() -> None:
     (text,) = exposure_facts(Found()).values()
-    assert text.startswith("12% of 64 at 1% false positives, area under the curve 0.75, exposure 3.2 bits (guessing")
+    assert text.startswith("12% of 64 at a false-positive rate of 1%, AUC 0.75, exposure 3.2 bits (guessing")
 
 
 def test_what_a_sender_says_of_privacy_is_shown_as_far_as_it_goes() -> None:
