@@ -91,7 +91,7 @@ class Exchange:
         found = receive_tuned(self.acme, self.root / "returned", self.asked)
         settings = EmulateSettings.model_validate(SETTINGS)
         store, plugged = Store(self.root / "store"), Ref.model_validate_json((self.root / "plugged.json").read_text())
-        accept(Answered(self.acme.place, found, self.asked, settings, WHOLE_BLOCKS), store, plugged, out, REPORT)
+        accept([Answered(self.acme.place, found, self.asked, settings, WHOLE_BLOCKS)], store, plugged, out, REPORT)
 
 
 def prepare(root: Path, step: str) -> Exchange:
