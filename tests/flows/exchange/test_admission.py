@@ -99,7 +99,7 @@ def test_bundles_of_other_blocks_or_another_model_are_refused(
 
     monkeypatch.setattr(admission, "remembered", changed)
     reason = {"plan": r"returned-surgery: it has the tuned blocks \[0, 6\], and that of clinic \[0, 11\]",
-              "model": "returned-surgery: it is of another full model than the bundle of clinic"}[what]  # fmt: skip
+              "model": "returned-surgery: it belongs to another full model than the bundle of clinic"}[what]  # fmt: skip
     refuse(several, several.bundles, reason)
 
 
