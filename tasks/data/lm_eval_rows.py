@@ -42,15 +42,19 @@ class Pair(NamedTuple):
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Disable the progress bar that lm-eval draws while it builds requests, for which it has no option."""
+    """Disable the progress bar that lm-eval draws while it builds requests, for which it has no option.
+
+    Its thread too, which tqdm makes for a disabled bar: a stop that arrives meanwhile would become a warning.
+    """
     from lm_eval.api import task as module
     from tqdm import tqdm
 
+    seconds, tqdm.monitor_interval = tqdm.monitor_interval, 0
     module.tqdm = partial(tqdm, disable=True)
     try:
         yield
     finally:
-        module.tqdm = tqdm
+        module.tqdm, tqdm.monitor_interval = tqdm, seconds
 
 
 def harness_task(source: TaskSource, split: Split, num_fewshot: int = 0) -> "ConfigurableTask":

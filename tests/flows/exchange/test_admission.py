@@ -98,9 +98,11 @@ def test_bundles_of_other_blocks_or_another_model_are_refused(
         return asked.model_copy(update={"plan": facts}), settings
 
     monkeypatch.setattr(admission, "remembered", changed)
-    reason = {"plan": r"returned-surgery: it has the tuned blocks \[0, 6\], and that of clinic \[0, 11\]",
-              "model": "returned-surgery: it belongs to another full model than the bundle of clinic"}[what]  # fmt: skip
-    refuse(several, several.bundles, reason)
+    reasons = {
+        "plan": r"it has the tuned blocks \[0, 6\], and that of clinic \[0, 11\]",
+        "model": "it belongs to another full model than the bundle of clinic",
+    }
+    refuse(several, several.bundles, f"returned-surgery: {reasons[what]}")
 
 
 def test_a_process_that_fails_between_two_entries_leaves_none(

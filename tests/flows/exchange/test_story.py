@@ -200,7 +200,7 @@ def test_a_private_tuning_says_its_epsilon_and_how_many_canaries_are_recognised(
     changes = [f"tune.{change}" for change in ("dp_noise=1.0", "max_change=0.01", "batch_size=4", "num_steps=3")]
     options = [word for change in changes for word in ("--set", change)]
     said = story.run(story.clinic, "tune", "emulator", "clinic.toml", "--out", "private", "--canaries", "3", *options)
-    assert "of 3 at 1% false positives" in said
+    assert "of 3 at a false-positive rate of 1%" in said
     assert "at most 1.00% of its norm" in said
     told = json.loads(story.run(story.clinic, "bundle", "show", "private"))["tuning"]
     assert set(told) == {*("num_steps", "num_rows", "num_parameters", "dp_epsilon", "dp_delta", "dp_noise", "dp_clip")}
