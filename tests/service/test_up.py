@@ -30,7 +30,7 @@ def test_everything_answers_and_listens_on_loopback_only(healthy):
     assert httpx.get(f"{healthy.connection['MLFLOW_TRACKING_URI']}/health").text == "OK"
     addresses = set().union(*(listening(pid) for pid in healthy.pids.values()))
     assert addresses == {"127.0.0.1"}
-    assert {found["name"] for found in healthy.ask("/deployments/filter")} == {"demo", "run", "weekly"}
+    assert {found["name"] for found in healthy.ask("/deployments/filter")} == {"demo", "run", "watch", "weekly"}
     assert (healthy.home / "service" / "secrets.json").stat().st_mode & 0o077 == 0
 
 

@@ -206,7 +206,7 @@ def test_a_private_tuning_says_its_epsilon_and_how_many_canaries_are_recognised(
     assert set(told) == {*("num_steps", "num_rows", "num_parameters", "dp_epsilon", "dp_delta", "dp_noise", "dp_clip")}
     # Of the rows that were sent, not of these and the canaries.
     assert told["num_rows"] == 64
-    assert f"epsilon {told['dp_epsilon']:.2f} at delta 1e-05 (noise 1 at clipping 1)" in said
+    assert f"epsilon {told['dp_epsilon']:.3g}, delta 1e-05, noise 1, clipping 1" in said
     assert f"| dp_epsilon | {told['dp_epsilon']}" in (story.clinic / "private/README.md").read_text()
 
 
