@@ -33,7 +33,7 @@ def _descents(plugged: Path) -> list[set[str]]:
         file = folder / PLUG_FILE
         try:
             described = json.loads(file.read_text())
-            # Models that were plugged in by an earlier version have no digest of their own here.
+            # Models that were plugged in by an earlier version have no digest here.
             found.append({str(described["weights_before"]), str(described.get("weights_after", ""))} - {""})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise EnvironmentFault(

@@ -1,4 +1,4 @@
-"""Admission of tuned blocks of a given size, in a process of its own: FOLDER, made by `prepare`."""
+"""Admission of tuned blocks of a given size, in a separate process: FOLDER, made by `prepare`."""
 
 import hashlib
 import json

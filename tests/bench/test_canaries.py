@@ -1,4 +1,4 @@
-"""What tuned blocks give away of their rows: canaries recognised by four ways of tuning, on the embedded model.
+"""Exposure of rows by tuned blocks: canaries recognised by four ways of tuning, on the embedded model.
 
 `python -m pytest -s -m bench tests/bench/test_canaries.py`; the table is in `docs/concepts/trust.md`.
 """

@@ -41,7 +41,7 @@ class Several:
 
     @property
     def bundles(self) -> list[Path]:
-        """What all of them sent back."""
+        """The bundles that all of them sent back."""
         return list(self.returned.values())
 
     def copied(self, root: Path) -> "Several":

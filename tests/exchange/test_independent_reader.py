@@ -34,7 +34,7 @@ print(json.dumps({"kind": manifest["kind"], "plan": manifest.get("plan"), "tenso
 
 
 def read_independently(bundle: Path, public: Path, folder: Path) -> dict[str, Any]:
-    """Check a bundle with that reader, in a process of its own; return what it found. public: its sender's key."""
+    """Check a bundle with that reader, in a separate process; return its findings. public: its sender's key."""
     command = [sys.executable, "-I", "-c", READER, str(bundle), str(public)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr

@@ -208,7 +208,7 @@ def test_adapters_and_other_plans_cannot_be_merged(model: Model) -> None:
 
 @pytest.mark.parametrize("bad", ["scaled", "random", "flipped"])
 def test_one_dishonest_owner_of_five_moves_the_mean_and_not_the_robust_merges(model: Model, bad: str) -> None:
-    """Four honest tunings: a change in common, and noise of their own. Distances in norms of the change in common."""
+    """Four honest tunings: a change in common, and different noise. Distances in norms of the change in common."""
     common = {name: noise(7)(tensor) for name, tensor in model.own.items()}
     honest = [_honest(model, common, seed) for seed in range(5)]
     dishonest = {

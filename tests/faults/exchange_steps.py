@@ -1,4 +1,4 @@
-"""The steps of an exchange as functions that a test disturbs: seal, open and admit, each in homes of its own."""
+"""The steps of an exchange as functions that a test disturbs: seal, open and admit, each in new homes."""
 
 import json
 import shutil

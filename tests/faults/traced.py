@@ -29,7 +29,7 @@ class Outcome:
 
 
 def with_fault(work: Callable[[], object], call: str, fault: str, number: int, scratch: Path) -> Outcome:
-    """Run a function with a fault at the `number`-th such system call of its own. scratch: folder for two files."""
+    """Run a function with a fault at the `number`-th such system call that it makes. scratch: folder for two files."""
     said, trace = scratch / "said", scratch / "trace"
     for file in (said, trace):
         file.unlink(missing_ok=True)

@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tasks.core.evaluation.recovery import capability
+
 SETTINGS = ("full_zero_shot", "full_fine_tuned", "emulator_zero_shot", "emulator_fine_tuned", "plug_in")
 DIFFERENCES = ("gain", "leak", "privacy_gap")
 # recovered = gain / (full fine-tuned - full zero-shot); cpl = emulator zero-shot / full zero-shot.
@@ -145,5 +147,5 @@ def _recovered(plugged: Sequence[Score], tuned: Sequence[Score], zero_shot: Scor
 
 def _kept(emulator: Score, full: Score, higher_is_better: bool) -> Mean | None:
     """Return how much of the full model's zero-shot score the emulator has; both are scored on the same rows."""
-    share, whole = (emulator.value, full.value) if higher_is_better else (full.value, emulator.value)
-    return Mean(share / whole, None, 1, "rows") if whole > 0 else None
+    share = capability(emulator.value, full.value, higher_is_better)
+    return None if share is None else Mean(share, None, 1, "rows")

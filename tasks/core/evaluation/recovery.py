@@ -28,8 +28,7 @@ def capability(score: float, full_score: float, higher_is_better: bool) -> float
     """Return the zero-shot score as a share of the full model's (CPL, as in LLEOT, ACL 2026).
 
     Of a score that is better when it is lower, such as perplexity, the share is the other way round, so that 1 is the
-    full model for both kinds. For one pair the same as the cpl of `tasks.core.evaluation.comparison`. None where the
-    divisor is not above zero.
+    full model for both kinds. None where the divisor is not above zero.
     """
     above, below = (score, full_score) if higher_is_better else (full_score, score)
     return above / below if below > 0 else None

@@ -22,7 +22,7 @@ FALSE_POSITIVES = 0.01
 
 @dataclass(frozen=True)
 class Exposure:
-    """How well canaries of the training are told from others.
+    """Recognition of canaries of the training among others.
 
     true_positives: share of those recognised where `FALSE_POSITIVES` of the others are; area: under the curve of true
     over false positives, 0.5 by guessing; bits: mean exposure (Carlini et al. 2019), 1.4 by guessing, and at most

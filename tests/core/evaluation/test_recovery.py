@@ -1,4 +1,4 @@
-"""What comes back of a model: shares on numbers made by hand."""
+"""Recovery of a model and its capability: shares on numbers made by hand."""
 
 import math
 

@@ -19,7 +19,7 @@ def answered(*digests: str) -> Any:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What Prefect was asked to wait for; it answers at once."""
+    """The questions that Prefect was given; it answers at once."""
     found: list[dict[str, Any]] = []
 
     def suspend(wait_for_input: Any, **named: Any) -> Any:

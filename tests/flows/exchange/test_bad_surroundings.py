@@ -30,7 +30,7 @@ home = "{home}"
 
 @pytest.fixture(scope="module")
 def clinic(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a party that has an emulator, and settings with rows of its own."""
+    """Folder of a party that has an emulator, and settings with its rows."""
     root = tmp_path_factory.mktemp("clinic")
     owner, party = make_parties(root / "homes", "acme", "clinic")
     seal_emulator(owner, party, make_emulator(root / "made"), root / "emulator", datetime.now(UTC))

@@ -34,7 +34,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Several:
 
 @pytest.fixture(scope="module")
 def said(several: Several) -> str:
-    """What the command says when the bundles are merged."""
+    """The output of the command that merges the bundles."""
     return plug_in(several, "--out", "merged", "--merge", "median", "--accept")
 
 
