@@ -18,6 +18,7 @@ from tasks.store.remote.objects import Remote
 from tasks.store.remote.store import CachedRemoteStore
 from tests.store.objects import forbid_writing
 from tests.store.sharer import QUICK, compute, key_of
+from tests.store.waiting import wait_for
 
 KEY = key_of(1)[0]
 PLACE = f"artifacts/sample/{KEY}"
@@ -294,11 +295,13 @@ def test_waits_are_told(machine, caplog, monkeypatch):
     # Ten seconds otherwise.
     monkeypatch.setattr("tasks.store.patience.FIRST_SECONDS", 0.1)
     first, second, inside = machine("a"), machine("b"), threading.Event()
+    message = f"waiting for sample {KEY[:12]}, which process"
 
     def work() -> None:
         with first.lock("sample", KEY):
             inside.set()
-            time.sleep(0.5)
+            # The second machine takes seconds to get as far as the lock where the processor is busy.
+            wait_for(lambda: message in caplog.text, seconds=60)
             compute(first, 1)
 
     with caplog.at_level(logging.INFO):
@@ -308,4 +311,4 @@ def test_waits_are_told(machine, caplog, monkeypatch):
         with second.lock("sample", KEY):
             assert second.find("sample", KEY) is not None, "who waited finds the result"
         thread.join()
-    assert caplog.text.count(f"waiting for sample {KEY[:12]}, which process") == 1
+    assert caplog.text.count(message) == 1
