@@ -9,6 +9,7 @@ from prefect import flow
 
 from flows.crash import RUNNER
 from flows.exchange.facts import emulator_facts
+from flows.exchange.logged_models import log_emulator
 from flows.exchange.owner import check_disclosure, make_gift, seal_emulator
 from flows.exchange.stages import emulator_stages, plan_of
 from flows.running.pass_limits import emulate_limits
@@ -45,5 +46,6 @@ def emulate(settings: EmulateSettings, recipient: str, out: str, key: str | None
         facts = emulator_facts(strategy, disclosure, run.model.num_blocks)
         report = run.finish(run(party_report, title=title, scores=scores, facts=facts))
         shown = PARTY_FILE.read(run.runtime.open_store().open(report))
-        seal_emulator(run, gift, run.result(emulator), shown)
+        manifest = seal_emulator(run, gift, run.result(emulator), shown)
+        log_emulator(run.context.tracking, manifest, gift.out)
         return report

@@ -16,7 +16,8 @@ from prefect.deployments import run_deployment
 from tasks.core.errors import InputError, RefusedError
 from tasks.exchange.folder import list_bundle
 from tasks.exchange.keys import own_public_keys, trusted_keys
-from tasks.exchange.ledger import ACCEPTED, DECLINED, opened
+from tasks.exchange.ledger import opened
+from tasks.exchange.ledger_entry import ACCEPTED, DECLINED
 from tasks.exchange.place import ExchangePlace
 from tasks.exchange.receiving import private_folder, require_recipient, verify_manifest
 from tasks.store.home import default_home

@@ -13,6 +13,7 @@ from flows.crash import RUNNER
 from flows.exchange.admission import Answered, accept, decline, declining, open_answers, require_place
 from flows.exchange.approval import decide
 from flows.exchange.facts import answer_facts, merged_facts
+from flows.exchange.logged_models import log_plugged
 from flows.exchange.stages import plug_in_stages
 from flows.running.pass_limits import scored
 from flows.running.run import Run, started
@@ -57,6 +58,7 @@ def plug_in(
     decision = decide(answers, read_table(store.open(report)))
     if decision:
         accept(answers, store, made, Path(out), PARTY_FILE.read(store.open(report)))
+        log_plugged(run, answers, Path(out))
     elif decision is not None:
         decline(answers)
     return report, decision

@@ -10,6 +10,7 @@ from prefect import flow
 from flows.crash import RUNNER
 from flows.exchange.data_owner import open_errand, seal_tuned
 from flows.exchange.facts import bundle_facts, exposure_facts, tuning_facts
+from flows.exchange.logged_models import log_tuned_blocks
 from flows.exchange.stages import exposure_stage, tuning_stages
 from flows.running.pass_limits import tune_limits
 from flows.running.run import started
@@ -47,5 +48,6 @@ def tune(settings: TuneSettings, bundle: str, out: str, num_canaries: int = 0) -
         title = f"{settings.task.name}: an emulator of {errand.manifest.base.name}, tuned"
         facts |= bundle_facts(errand.manifest)
         report = run.finish(run(party_report, title=title, scores=scores, facts=facts))
-        seal_tuned(errand, store, made, settings.tune.tuning_method)
+        manifest = seal_tuned(errand, store, made, settings.tune.tuning_method)
+        log_tuned_blocks(run.context.tracking, manifest, errand.out)
         return report

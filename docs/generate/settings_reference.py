@@ -94,7 +94,9 @@ def _values(annotation: Any) -> str:
     if origin is dict:
         return f"a table of {_values(inner[1])} by strategy" if inner[0] is not str else "table"
     if origin is tuple:
-        return f"list of {_values(inner[0])}"
+        return _values(inner[0]) if _group(inner[0]) else f"list of {_values(inner[0])}"
+    if group := _group(annotation):
+        return f"tables like `[{group.__name__.lower()}]`"
     names = {int: "integer", float: "number", str: "text", bool: "true or false"}
     return names.get(annotation, str(annotation))
 

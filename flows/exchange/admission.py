@@ -16,10 +16,10 @@ from tasks.core.errors import InputError, RefusedError
 from tasks.core.tuning.method import TuningMethod
 from tasks.exchange import emulator_bundle, tuned_bundle
 from tasks.exchange.card import plugged_card
-from tasks.exchange.ledger import ACCEPTED, DECLINED, Entry
+from tasks.exchange.ledger_entry import ACCEPTED, DECLINED, Entry
 from tasks.exchange.manifest import EmulatorManifest, TunedBlocksManifest
 from tasks.exchange.names import CARD_FILE
-from tasks.exchange.opening import Expectation, OpenedBundle, open_all_tuned_blocks, settle_all
+from tasks.exchange.opening import Expectation, OpenedBundle, open_tuned_blocks, settle
 from tasks.exchange.place import ExchangePlace
 from tasks.exchange.plugging import find_replaced, plugged_bundle, write_plugged
 from tasks.exchange.received import ReceivedBundle
@@ -82,7 +82,7 @@ def open_answers(bundles: Sequence[Path], home: Path) -> list[Answered]:
         serving = tuned_bundle.serving_format(Path(model.path))
         return Expectation(tensors, lambda copy, out: tuned_bundle.restore_folder(copy, plan, method, out), serving)
 
-    opened = open_all_tuned_blocks(bundles, place, datetime.now(UTC), expect)
+    opened = open_tuned_blocks(bundles, place, datetime.now(UTC), expect)
     return [
         Answered(place, each, asked, settings, method)
         for each, (_, asked, settings, method) in zip(opened, found, strict=True)
@@ -135,7 +135,7 @@ def accept(answers: Sequence[Answered], store: Store, plugged: Ref, out: Path, r
             if not is_there:
                 hand_over(folder, out)
 
-        settle_all(first.place, manifests, ACCEPTED, publish)
+        settle(first.place, manifests, ACCEPTED, publish)
 
 
 def plugged_facts(manifests: Sequence[TunedBlocksManifest]) -> dict[str, str]:
@@ -186,4 +186,4 @@ def declining(answered: Answered) -> Iterator[None]:
 
 def decline(answers: Sequence[Answered]) -> None:
     """Close all answers in the ledger as declined; their emulators can be answered again."""
-    settle_all(answers[0].place, [each.manifest for each in answers], DECLINED)
+    settle(answers[0].place, [each.manifest for each in answers], DECLINED)

@@ -40,12 +40,19 @@ def plan_of(run: BaseRun, strategy: Strategy) -> Any:
 
 def emulator_stages(run: BaseRun, strategy: Strategy, plan: Any) -> tuple[Any, dict[str, Any]]:
     """Make the emulator of a plan; return it, and the scores of the full model and of the emulator."""
-    inputs, scores = {"model": run.model, "task": run.task}, run.arguments.scoring
     emulator = emulator_of(run, strategy, plan, replacements_of(run, strategy, plan))
-    return emulator, {
-        "full_zero_shot": run(evaluate, "full", **inputs, **scores),
-        "emulator_zero_shot": run(evaluate, f"{strategy} emulator", **inputs, emulator=emulator, **scores),
+    zero_shot = _scored(run, "emulator_zero_shot", f"{strategy} emulator", emulator=emulator)
+    return emulator, _scored(run, "full_zero_shot", "full") | zero_shot
+
+
+def _scored(run: BaseRun, setting: str, label: str, **made: Any) -> dict[str, Any]:
+    """Score a model on the task and on the held-out ones; return the scores by setting, or setting/task."""
+    arguments = {"model": run.model, **made, **run.arguments.scoring}
+    others = {
+        f"{setting}/{name}": run(evaluate, f"{label} on {name}", task=task, **arguments)
+        for name, task in run.held_out.items()
     }
+    return {setting: run(evaluate, label, task=run.task, **arguments), **others}
 
 
 def tuning_stages(run: BaseRun, bundle: ReceivedBundle) -> tuple[Any, dict[str, Any]]:
@@ -76,7 +83,6 @@ def plug_in_stages(
 
     merging: of several bundles. The differences are those of each bundle, and then those of the merge.
     """
-    inputs, scores = {"model": run.model, "task": run.task}, run.arguments.scoring
     if merging is None:
         (bundle,) = bundles
         plugged, changes = _plugged(run, "returned", run(open_bundle, "tuned blocks", bundle=bundle))
@@ -89,14 +95,8 @@ def plug_in_stages(
         merged = run(merge, "returned", model=run.model, tunings=tunings, merging=merging)
         plugged, changes = _plugged(run, "merged", merged)
         found.append(changes)
-    return (
-        plugged,
-        found,
-        {
-            "full_zero_shot": run(evaluate, "full", **inputs, **scores),
-            "plug_in": run(evaluate, "plugged in", **inputs, tuned=plugged, **scores),
-        },
-    )
+    scores = _scored(run, "full_zero_shot", "full") | _scored(run, "plug_in", "plugged in", tuned=plugged)
+    return plugged, found, scores
 
 
 def _plugged(run: BaseRun, label: str, tuned: Any) -> tuple[Any, Any]:

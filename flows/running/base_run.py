@@ -17,8 +17,9 @@ class BaseRun(ABC, Generic[Kind]):
     """One model and one task with their settings; `run(stage, label, **arguments)` submits a stage.
 
     model, task: as stages take them; teacher: of a distillation, else None; text: generic text, where it is used;
-    arguments: of every stage, from the settings; facts: shown in the report beside the stages' results; prefix:
-    precedes the labels of its stages, where a flow has several models or tasks.
+    held_out: by name, further tasks that are only scored; arguments: of every stage, from the settings; facts: shown in
+    the report beside the stages' results; prefix: precedes the labels of its stages, where a flow has several models or
+    tasks.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class BaseRun(ABC, Generic[Kind]):
         self.model = model
         self.task = task
         self.teacher, self.text = teacher, text
+        self.held_out: dict[str, Any] = {}
         self.arguments = Arguments(settings, precision)
         self.facts: dict[str, Any] = {
             "model": Path(settings.model.name).name,

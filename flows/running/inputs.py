@@ -7,9 +7,10 @@ from typing import Any
 
 from flows.running.arguments import emulator_wishes, is_linear, plan_options, tuned_ahead
 from flows.running.disk_needs import MIN_FREE_BYTES, needed_bytes
-from flows.running.pass_limits import Limits, check_room, run_limits
+from flows.running.pass_limits import Limits, check_room, run_limits, scored
 from flows.settings.grid import describe_values, named_cell
 from flows.settings.run import Kind, Settings, Strategy
+from flows.settings.tables import Task
 from tasks.artifacts.check_facts import check_summary
 from tasks.core.errors import InputError, in_table
 from tasks.core.plan.layout import fixed_plan
@@ -29,7 +30,10 @@ MIN_STAND_IN_ROWS = 5
 
 
 class Inputs:
-    """A model and a task, resolved to their contents and checked before anything is computed."""
+    """A model and a task, resolved to their contents and checked before anything is computed.
+
+    held_out: by name, tasks that are only scored.
+    """
 
     def __init__(
         self,
@@ -76,6 +80,18 @@ class Inputs:
         require_exact(self.model.name, self.model.family, check_summary(self.checked).get("not_exact", {}), wanted)
         check_support(settings, self.checked.summary)
         self.task = checked_task(self.task, self.checked.summary)
+        self.held_out = {task.name: self._held_out(settings, task, runtime) for task in settings.held_out}
+
+    def _held_out(self, settings: Settings, task: Task, runtime: Runtime) -> Any:
+        """Resolve and check a task that is only scored."""
+        from tasks.check_inputs import check
+        from tasks.data.resolving import resolve_task, with_chat
+        from tasks.models.loading import load_tokenizer
+
+        found = resolve_task(task.model_dump(), runtime.open_store())
+        found = with_chat(found, partial(load_tokenizer, self.model), self.model.name)
+        checked = check.run(runtime, f"inputs {task.name}", model=self.model, task=found, limits=scored(settings))
+        return checked_task(found, checked.summary)
 
     @cached_property
     def num_parameters(self) -> int:

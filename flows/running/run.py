@@ -48,6 +48,7 @@ class Run(BaseRun[Kind]):
         super().__init__(settings, inputs.precision, inputs.model, inputs.num_parameters, inputs.task, *distilling)
         self.runtime = runtime
         self.context = context
+        self.held_out = inputs.held_out
         self.facts |= facts
         for note in input_notes(facts):
             logger.warning("task %s: %s", inputs.task.name, note)

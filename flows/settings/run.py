@@ -158,6 +158,11 @@ class Settings(Group, frozen=True):
         """The setting or variable that gives the tracking server's address, for messages."""
         return "place.mlflow" if self.place.mlflow else "MLFLOW_TRACKING_URI"
 
+    @property
+    def held_out(self) -> tuple[Task, ...]:
+        """Further tasks that are only scored."""
+        return ()
+
 
 class SearchSettings(Settings, frozen=True):
     """Settings of a search (`crash search`): those of a run, and the table `[search]`."""
@@ -175,6 +180,20 @@ class EmulateSettings(Settings, frozen=True):
     """Settings of an emulator that is given away (`crash emulate`): those of a run, and the table `[exchange]`."""
 
     exchange: Exchange = Exchange()
+
+    @model_validator(mode="after")
+    def _tasks_have_names(self) -> "EmulateSettings":
+        names = [task.name for task in (self.task, *self.exchange.held_out)]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(
+                f"exchange.held_out: the task {min(twice)} is there twice, or is task.name; name each once"
+            )
+        return self
+
+    @property
+    def held_out(self) -> tuple[Task, ...]:
+        """Further tasks on which the full model, the emulator and the plugged model are scored."""
+        return self.exchange.held_out
 
     def require_one_strategy(self) -> Strategy:
         """Return the strategy.

@@ -8,7 +8,10 @@ PARTY_PAGE = "party.html"
 
 
 class PartyReport(TypedDict):
-    """title: what was done; scores: rows of setting, metric, value, standard error and rows; facts: by name."""
+    """title: what was done; scores: rows of setting, metric, value, standard error and rows; facts: by name.
+
+    The setting of a held-out task is followed by / and the task.
+    """
 
     title: str
     scores: list[dict[str, Any]]
@@ -19,7 +22,7 @@ PARTY_FILE = JsonFile("party.json", "report of a party", PartyReport, indent=1)
 
 
 class PartyReportSummary(TypedDict, total=False):
-    """Summary of `party_report`: value by setting."""
+    """Summary of `party_report`: value by setting, or setting/task."""
 
     full_zero_shot: float
     emulator_zero_shot: float

@@ -47,10 +47,19 @@ def require_describable(model: ModelSource) -> None:
     """Check that config and tokenizer of a full model can be described to another party.
 
     Raises:
-        InputError: when they cannot.
+        InputError: when they cannot, or the tokenizer has ids beyond the vocabulary.
     """
-    describe(load_config(Path(model.path)))
-    tokenizer_facts(load_tokenizer(model), model.context)
+    from tasks.core.blocks.locate_blocks import text_config
+
+    config, tokenizer = load_config(Path(model.path)), load_tokenizer(model)
+    describe(config)
+    tokenizer_facts(tokenizer, model.context)
+    largest, size = max(tokenizer.get_vocab().values()), text_config(config).vocab_size
+    if largest >= size:
+        raise InputError(
+            f"{model.name}: the tokenizer has the token id {largest}, and the model's vocabulary ends at {size - 1}:"
+            " remove tokens that were added to the tokenizer alone, or resize the model's embeddings"
+        )
 
 
 def write_files(emulator: Path, model: ModelSource, out: Path) -> EmulatorParts:
@@ -143,7 +152,7 @@ def _require_usable(folder: Path, num_kept: int) -> None:
 
     Raises:
         RefusedError: when the network cannot be built, the weights are not those of its blocks, or the tokenizer cannot
-            be loaded within limits.
+            be loaded within limits or has ids beyond the vocabulary.
     """
     from tasks.core.blocks.locate_blocks import get_blocks, skeleton
 
@@ -162,4 +171,6 @@ def _require_usable(folder: Path, num_kept: int) -> None:
     expected = sum(parameter.numel() for parameter in network.parameters())
     if sum(prod(tensor.shape) for tensor in stored.values()) > MOST_ADDED * expected:
         raise RefusedError("the weights have more numbers than the network that the manifest describes")
-    probe_tokenizer(folder / TOKENIZER_FILE)
+    largest, size = probe_tokenizer(folder / TOKENIZER_FILE), network.get_input_embeddings().num_embeddings
+    if largest >= size:
+        raise RefusedError(f"{TOKENIZER_FILE}: token id {largest}, but the model's vocabulary ends at {size - 1}")

@@ -4,25 +4,24 @@ It holds what a later bundle is checked against: sequence numbers, nonces and th
 recipient has been given. Entries are only added, or closed; a ledger that is damaged is never repaired by guess.
 """
 
-import json
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 
 from tasks.core.errors import EnvironmentFault, RefusedError
-from tasks.exchange.manifest import Answer, EmulatorManifest, Manifest, TunedBlocksManifest
+from tasks.exchange.ledger_entry import ACCEPTED, OPEN, Entry, read_row, row_of, with_digest
+from tasks.exchange.manifest import Answer, Manifest
 
 # "CRSH", in SQLite's field for the program that a file belongs to.
 APPLICATION = 0x43525348
-VERSION = 1
+VERSION = 2
 WAIT_SECONDS = 30.0
 # By so much, clocks of two machines may differ.
 TOLERANCE = timedelta(minutes=10)
-SEALED, OPEN, ACCEPTED, DECLINED = "sealed", "open", "accepted", "declined"
 
 _SCHEMA = """
 CREATE TABLE entries (
@@ -41,60 +40,11 @@ CREATE TABLE entries (
     expires TEXT NOT NULL,
     at TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('sealed', 'open', 'accepted', 'declined')),
+    digest TEXT NOT NULL,
     UNIQUE (direction, kind, party, sequence)
 ) STRICT;
 CREATE UNIQUE INDEX one_answer ON entries (answers) WHERE answers IS NOT NULL AND state = 'accepted';
 """
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A bundle in the ledger.
-
-    direction: "out" or "in"; party, name: fingerprint and name of the other side; answers: id of the emulator that
-    tuned blocks are of; manifest: SHA-256 of the manifest's bytes; base: digest of the full model's weights; blocks,
-    share: disclosed by an emulator; at: time of the entry.
-    """
-
-    id: str
-    direction: str
-    kind: str
-    party: str
-    name: str
-    sequence: int
-    nonce: str | None
-    answers: str | None
-    manifest: str
-    base: str
-    blocks: tuple[int, ...]
-    share: float | None
-    expires: datetime
-    at: datetime
-    state: str
-
-
-def entry_of(manifest: Manifest, digest: str, direction: str, at: datetime) -> Entry:
-    """Return the entry of a bundle. digest: SHA-256 of its manifest."""
-    other = manifest.recipient if direction == "out" else manifest.sender
-    emulator = manifest if isinstance(manifest, EmulatorManifest) else None
-    answers = manifest.answers.id if isinstance(manifest, TunedBlocksManifest) else None
-    return Entry(
-        id=manifest.id,
-        direction=direction,
-        kind=manifest.kind,
-        party=other.fingerprint,
-        name=other.name,
-        sequence=manifest.sequence,
-        nonce=emulator.nonce if emulator else None,
-        answers=answers,
-        manifest=digest,
-        base=emulator.base.weights if emulator else manifest.base,  # type: ignore[arg-type]
-        blocks=emulator.disclosure.blocks if emulator else (),
-        share=emulator.disclosure.share if emulator else None,
-        expires=manifest.expires,
-        at=at,
-        state=SEALED if direction == "out" else OPEN,
-    )
 
 
 class Ledger:
@@ -105,10 +55,8 @@ class Ledger:
 
     def add(self, entry: Entry) -> None:
         """Add an entry, within the transaction of the context."""
-        values = [getattr(entry, name) for name in Entry.__dataclass_fields__]
-        stored = [_stored(value) for value in values]
-        marks = ", ".join("?" * len(stored))
-        self._connection.execute(f"INSERT INTO entries VALUES ({marks})", stored)
+        row = row_of(entry)
+        self._connection.execute(f"INSERT INTO entries VALUES ({', '.join('?' * len(row))})", row)
 
     def close(self, bundle: str, state: str) -> None:
         """Accept or decline a received bundle, once. bundle: its id.
@@ -116,18 +64,21 @@ class Ledger:
         Raises:
             RefusedError: when it was accepted or declined before.
         """
-        query = "UPDATE entries SET state = ? WHERE id = ? AND direction = 'in' AND state = ?"
-        if self._connection.execute(query, (state, bundle, OPEN)).rowcount != 1:
+        entry = self.find(bundle)
+        if entry is None or (entry.direction, entry.state) != ("in", OPEN):
             raise RefusedError(f"bundle {bundle} was accepted or declined meanwhile")
+        closed = replace(entry, state=state)
+        query = "UPDATE entries SET state = ?, digest = ? WHERE id = ?"
+        self._connection.execute(query, (state, row_of(closed)[-1], bundle))
 
     def entries(self) -> list[Entry]:
         """Return all entries, in the order in which they were added."""
-        return [_entry(row) for row in self._connection.execute("SELECT * FROM entries ORDER BY rowid")]
+        return [read_row(row) for row in self._connection.execute("SELECT * FROM entries ORDER BY rowid")]
 
     def find(self, bundle: str) -> Entry | None:
         """Return the entry of a bundle. bundle: its id."""
         row = self._connection.execute("SELECT * FROM entries WHERE id = ?", (bundle,)).fetchone()
-        return _entry(row) if row else None
+        return read_row(row) if row else None
 
     def next_sequence(self, kind: str, party: str) -> int:
         """Return the sequence number of the next bundle to a party."""
@@ -252,8 +203,20 @@ def _require_sound(connection: sqlite3.Connection, file: Path) -> None:
         raise EnvironmentFault(f"{file} is not a ledger of this program: move it away")
     if version > VERSION:
         raise EnvironmentFault(f"the ledger {file} was written by a newer version of this program: update it")
+    if version == 1:
+        _add_digests(connection)
     if found != "ok" or _columns(connection) != _expected_columns():
         raise _damaged(file)
+    # Each is checked when it is read.
+    Ledger(connection).entries()
+
+
+def _add_digests(connection: sqlite3.Connection) -> None:
+    """Give the entries of a ledger of version 1 their digests."""
+    connection.execute("ALTER TABLE entries ADD COLUMN digest TEXT NOT NULL DEFAULT ''")
+    for row in connection.execute("SELECT * FROM entries").fetchall():
+        connection.execute("UPDATE entries SET digest = ? WHERE id = ?", (with_digest(row[:-1])[-1], row[0]))
+    connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def _columns(connection: sqlite3.Connection) -> list[tuple]:
@@ -301,19 +264,3 @@ def _damaged(file: Path) -> EnvironmentFault:
         f"the ledger {file} is damaged or was removed. Restore it from a copy: without it, bundles could be accepted"
         " twice, and what was disclosed is not known"
     )
-
-
-def _stored(value: object) -> object:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(timespec="seconds")
-    return json.dumps(value) if isinstance(value, tuple) else value
-
-
-def _entry(row: Sequence) -> Entry:
-    values = dict(zip(Entry.__dataclass_fields__, row, strict=True))
-    try:
-        values["blocks"] = tuple(json.loads(values["blocks"]))
-        values |= {name: datetime.fromisoformat(values[name]) for name in ("expires", "at")}
-    except (ValueError, TypeError):
-        raise sqlite3.DatabaseError("an entry cannot be read") from None
-    return Entry(**values)

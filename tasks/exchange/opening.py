@@ -12,7 +12,8 @@ from pathlib import Path
 
 from tasks.core.errors import CrashError, InputError, RefusedError
 from tasks.exchange.keys import PublicKey, own_public_keys, trusted_keys
-from tasks.exchange.ledger import Entry, Ledger, entry_of, opened
+from tasks.exchange.ledger import Ledger, opened
+from tasks.exchange.ledger_entry import Entry, entry_of
 from tasks.exchange.manifest import EmulatorManifest, Manifest, TunedBlocksManifest
 from tasks.exchange.names import TOKENIZER_FILE, is_weights
 from tasks.exchange.place import ExchangePlace
@@ -82,30 +83,15 @@ def open_emulator(
 
 
 def open_tuned_blocks(
-    bundle: Path,
-    place: ExchangePlace,
-    now: datetime,
-    expect: Callable[[TunedBlocksManifest, Entry], Expectation],
-) -> OpenedBundle:
-    """Verify tuned blocks that answer an emulator of this party, and make their folder.
-
-    expect: says, from manifest and the ledger's entry of the emulator, which tensors must be there, and how to make a
-    tuning's folder of them. The answer is not accepted yet (`settle`).
-
-    Raises:
-        RefusedError: when any check fails; nothing is kept then.
-    """
-    (opened_bundle,) = open_all_tuned_blocks([bundle], place, now, expect)
-    return opened_bundle
-
-
-def open_all_tuned_blocks(
     bundles: Sequence[Path],
     place: ExchangePlace,
     now: datetime,
     expect: Callable[[TunedBlocksManifest, Entry], Expectation],
 ) -> list[OpenedBundle]:
-    """Verify several bundles of tuned blocks, all or none. expect: as of `open_tuned_blocks`, called in this order.
+    """Verify bundles of tuned blocks that answer emulators of this party, all or none, and make their folders.
+
+    expect: says, from manifest and the ledger's entry of the emulator, which tensors must be there, and how to make a
+    tuning's folder of them; called in the order of the bundles. The answers are not accepted yet (`settle`).
 
     Raises:
         RefusedError: when any check of one of them fails; names it, and nothing is kept of any.
@@ -124,13 +110,6 @@ def open_all_tuned_blocks(
 
 
 def settle(
-    place: ExchangePlace, manifest: TunedBlocksManifest, state: str, publish: Callable[[], None] = lambda: None
-) -> None:
-    """Accept or decline tuned blocks, once, as `settle_all`."""
-    settle_all(place, [manifest], state, publish)
-
-
-def settle_all(
     place: ExchangePlace,
     manifests: Sequence[TunedBlocksManifest],
     state: str,

@@ -16,7 +16,8 @@ from typing import Any
 
 from tasks.core.errors import InputError
 from tasks.exchange.keys import OwnKey, PublicKey
-from tasks.exchange.ledger import Ledger, entry_of, opened
+from tasks.exchange.ledger import Ledger, opened
+from tasks.exchange.ledger_entry import entry_of
 from tasks.exchange.manifest import FileFacts, Manifest, Party, to_bytes
 from tasks.exchange.names import MANIFEST_FILE, SIGNATURE_FILE
 from tasks.exchange.place import ExchangePlace

@@ -32,6 +32,7 @@ from tokenizers import Tokenizer
 tokenizer = Tokenizer.from_file(sys.argv[1])
 for text in ("", "word", "a" * 5000, " " * 5000, "1" * 5000, "a1 " * 2000, "!" * 5000, "\\n" * 5000, "\u00e9" * 5000):
     tokenizer.decode(tokenizer.encode(text).ids)
+print(max(tokenizer.get_vocab().values(), default=-1))
 """
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 CLASS = "PreTrainedTokenizerFast"
@@ -71,8 +72,10 @@ def tokenizer_facts(tokenizer: "PreTrainedTokenizerBase", context: int) -> Token
         ) from None
 
 
-def probe_tokenizer(file: Path) -> None:
+def probe_tokenizer(file: Path) -> int:
     """Load the tokenizer of a stranger and encode a few texts with it, in a process with limits.
+
+    Returns the largest id of its tokens.
 
     Raises:
         RefusedError: when it cannot be loaded, or takes too long or too much memory.
@@ -87,6 +90,7 @@ def probe_tokenizer(file: Path) -> None:
         raise RefusedError(f"{TOKENIZER_FILE}: it takes too long, or too much memory, to encode short texts")
     if done.returncode:
         raise RefusedError(f"{TOKENIZER_FILE}: it is not a tokenizer that can be loaded")
+    return int(done.stdout)
 
 
 def write_tokenizer_config(facts: TokenizerFacts, out: Path) -> None:

@@ -36,7 +36,7 @@ def scores_table(report: PartyReport) -> Table:
         ["", "metric", "score", "rows"],
         [
             [
-                SETTINGS[each["setting"]],
+                described(each["setting"]),
                 each["metric"],
                 format_score(Mean(each["value"], each["stderr"], 1, "rows")),
                 each["num_rows"],
@@ -45,6 +45,12 @@ def scores_table(report: PartyReport) -> Table:
         ],
         num_names=2,
     )
+
+
+def described(setting: str) -> str:
+    """Return a setting, or setting/task, in words."""
+    name, _, task = setting.partition("/")
+    return f"{SETTINGS[name]}, {task}" if task else SETTINGS[name]
 
 
 def card_scores(report: PartyReport) -> list[tuple[str, str, str]]:

@@ -178,6 +178,15 @@ class Sender:
         if Path(event["path"]).exists():
             self._client.log_artifact(self._id(run_id, event["run"]), event["path"], event["folder"] or None)
 
+    def _on_model(self, run_id: str, event: dict[str, Any]) -> None:
+        tags, place = event["tags"] | {"crash.model": event["key"]}, [self._experiment_id]
+        found = self._client.search_logged_models(place, f"tags.`crash.model` = '{event['key']}'")
+        # A process that was killed right behind this call has left one that is still pending.
+        model = next(iter(found), None) or self._client.create_logged_model(
+            self._experiment_id, event["name"], self._id(run_id, ""), tags, event["parameters"], event["type"]
+        )
+        self._client.finalize_logged_model(model.model_id, "READY")
+
     def _on_end(self, run_id: str, event: dict[str, Any]) -> None:
         if event["tags"]:
             self._on_tags(run_id, event)

@@ -8,7 +8,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,23 @@ class Tracking:
         """Show files among the run's artifacts."""
         for path in paths:
             self.journal.write("file", run="", path=str(path), folder=folder)
+
+    def model(self, key: str, name: str, type: str, card: str, facts: Mapping[str, object], folder: Path) -> None:
+        """Show a folder as a model that this run has made: its card and facts, and where it is, but not its files.
+
+        key: tells it from all other models; type: what kind of model it is; card: Markdown.
+        """
+        parameters = {metric_name(fact): str(value) for fact, value in facts.items()}
+        tags = {"mlflow.note.content": card, "crash.folder": str(folder.absolute())}
+        self.journal.write("model", run="", key=key, name=name, type=type, parameters=parameters, tags=tags)
+
+    def deliver(self, seconds: float = 60.0) -> None:
+        """Deliver what was added behind the end of the run, or leave it to the next run."""
+        if self.later:
+            self.journal.release()
+            return
+        self._delivery.start()
+        self._delivery.finish(seconds, lambda: False)
 
     def describe(self, text: str, tags: dict[str, str] | None = None) -> None:
         """Set the Markdown text on the run's overview page."""

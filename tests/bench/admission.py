@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from tasks.core.tuning.method import WHOLE_BLOCKS
-from tasks.exchange.ledger import Entry, Ledger
+from tasks.exchange.ledger import Ledger
+from tasks.exchange.ledger_entry import Entry
 from tasks.exchange.manifest import Answer, Manifest, TensorFacts, TunedBlocksManifest
 from tasks.exchange.opening import Expectation, open_tuned_blocks
 from tasks.exchange.place import ExchangePlace
@@ -63,7 +64,7 @@ def admit(root: Path) -> None:
         )
 
     place = ExchangePlace.of_home(root / "homes" / "acme")
-    open_tuned_blocks(root / "returned", place, NOW + timedelta(days=1), expect)
+    open_tuned_blocks([root / "returned"], place, NOW + timedelta(days=1), expect)
 
 
 def _write(file: Path, num_tensors: int) -> int:

@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -18,7 +18,8 @@ from tasks.core.plan.layout import fixed_plan
 from tasks.core.tuning.method import WHOLE_BLOCKS, TuningMethod
 from tasks.exchange import emulator_bundle, tuned_bundle
 from tasks.exchange.keys import PublicKey, new_key, own_key, trust, trusted_key
-from tasks.exchange.ledger import Entry, Ledger
+from tasks.exchange.ledger import Ledger
+from tasks.exchange.ledger_entry import Entry
 from tasks.exchange.manifest import (
     Answer,
     BaseModelFacts,
@@ -175,9 +176,18 @@ def seal_tuned(
 
 def receive_tuned(owner: Party, bundle: Path, emulator: EmulatorManifest, now: datetime = NOW) -> OpenedBundle:
     """Open a bundle of tuned blocks at the model owner's."""
+    (found,) = receive_all_tuned(owner, [bundle], [emulator], now)
+    return found
+
+
+def receive_all_tuned(
+    owner: Party, bundles: Sequence[Path], emulators: Sequence[EmulatorManifest], now: datetime = NOW
+) -> list[OpenedBundle]:
+    """Open bundles of tuned blocks at the model owner's, all or none."""
+    returns = {emulator.id: emulator.returns for emulator in emulators}
 
     def expect(manifest: TunedBlocksManifest, _: Entry) -> Expectation:
-        method = tuned_bundle.method_of(manifest, emulator.returns)
+        method = tuned_bundle.method_of(manifest, returns[manifest.answers.id])
         tensors = tuned_bundle.expected_tensors(DEMO, PLAN, method)
         return Expectation(
             tensors,
@@ -185,7 +195,7 @@ def receive_tuned(owner: Party, bundle: Path, emulator: EmulatorManifest, now: d
             tuned_bundle.serving_format(DEMO),
         )
 
-    return open_tuned_blocks(bundle, owner.place, now, expect)
+    return open_tuned_blocks(bundles, owner.place, now, expect)
 
 
 def tree_digest(folder: Path) -> str:

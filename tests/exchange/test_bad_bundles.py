@@ -2,12 +2,8 @@
 
 import json
 import os
-import pickle
 import shutil
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,185 +11,37 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tasks.core.errors import RefusedError
 from tasks.exchange import opening, receiving, tokenizer
-from tasks.exchange.manifest import EmulatorManifest, to_bytes
+from tasks.exchange.manifest import to_bytes
 from tasks.exchange.opening import OpenedBundle
 from tasks.exchange.sealing import file_facts
 from tests.exchange.parties import (
-    Party,
     copied,
     make_emulator,
     make_parties,
-    make_tuning,
     receive_emulator,
     receive_tuned,
     resign,
     seal_emulator,
-    seal_tuned,
-    tree_digest,
 )
-
-
-@dataclass(frozen=True)
-class Exchanged:
-    """Two parties, a valid emulator and valid tuned blocks; neither was accepted yet at its recipient's."""
-
-    acme: Party
-    clinic: Party
-    emulator: Path
-    asked: EmulatorManifest
-    returned: Path
-
-
-@pytest.fixture(scope="module")
-def exchanged(tmp_path_factory: pytest.TempPathFactory) -> Exchanged:
-    root = tmp_path_factory.mktemp("exchanged")
-    acme, clinic = make_parties(root / "homes", "acme", "clinic")
-    asked = seal_emulator(acme, clinic, make_emulator(root / "made"), root / "emulator")
-    opened = receive_emulator(clinic, root / "emulator")
-    seal_tuned(clinic, acme, opened, make_tuning(root / "tuning"), root / "returned")
-    return Exchanged(acme, clinic, root / "emulator", asked, root / "returned")
-
-
-@contextmanager
-def refused(party: Party, reason: str) -> Iterator[None]:
-    """Expect a refusal in one line with a reason, after which the home of the party is as before."""
-    party.place.received.mkdir(parents=True, exist_ok=True)
-    before = tree_digest(party.home)
-    with pytest.raises(RefusedError, match=reason) as found:
-        yield
-    assert found.value.exit_code == 3
-    assert str(found.value).startswith("refused ")
-    assert "\n" not in str(found.value)
-    assert tree_digest(party.home) == before
-
-
-def refuse_returned(exchanged: Exchanged, bundle: Path, reason: str) -> None:
-    with refused(exchanged.acme, reason):
-        receive_tuned(exchanged.acme, bundle, exchanged.asked)
-
-
-def sealed_again(exchanged: Exchanged, bundle: Path, **changed: Any) -> Path:
-    """Sign a damaged bundle of tuned blocks anew, as a dishonest data owner would, with digests that fit."""
-    values = json.loads((bundle / "manifest.json").read_text())
-    files = {name: facts for name, facts in file_facts(bundle).items() if not name.startswith("manifest.")}
-    values |= {"files": {name: facts.model_dump() for name, facts in files.items()}} | changed
-    resign(bundle, exchanged.clinic, json.dumps(values).encode())
-    return bundle
-
-
-def with_tensors(exchanged: Exchanged, tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> Path:
-    """Return a bundle of tuned blocks with other tensors, properly signed."""
-    bundle = copied(exchanged.returned, tmp_path / "bad")
-    tensors = load_file(bundle / "weights.safetensors")
-    change(tensors)
-    save_file(tensors, bundle / "weights.safetensors", metadata={"format": "pt"})
-    return sealed_again(exchanged, bundle)
-
-
-@pytest.mark.parametrize("name", ["weights.pt", "pytorch_model.bin", "weights.pkl"])
-def test_b01_a_pickle_is_not_a_file_of_a_bundle(exchanged: Exchanged, tmp_path: Path, name: str) -> None:
-    bundle = copied(exchanged.returned, tmp_path / "bad")
-    (bundle / "weights.safetensors").rename(bundle / name)
-    refuse_returned(exchanged, bundle, f"unexpected file '{name}'")
-
-
-def test_b01_a_pickle_in_the_place_of_the_weights_is_never_run(exchanged: Exchanged, tmp_path: Path) -> None:
-    class Attack:
-        def __reduce__(self) -> tuple:
-            return Path.touch, (tmp_path / "ran",)
-
-    bundle = copied(exchanged.returned, tmp_path / "bad")
-    (bundle / "weights.safetensors").write_bytes(pickle.dumps(Attack()) + b" " * 4096)
-    refuse_returned(exchanged, sealed_again(exchanged, bundle), "damaged: a header of")
-    assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize("how", ["truncated", "longer", "empty", "header"])
-def test_b02_damaged_weights(exchanged: Exchanged, tmp_path: Path, how: str) -> None:
-    bundle = copied(exchanged.returned, tmp_path / "bad")
-    file = bundle / "weights.safetensors"
-    content = file.read_bytes()
-    changed = {"truncated": content[:-9], "longer": content + b"x", "empty": b"", "header": b"\xff" * 8 + content[8:]}
-    file.write_bytes(changed[how])
-    refuse_returned(exchanged, sealed_again(exchanged, bundle), "weights.safetensors: damaged")
-
-
-def test_b04_a_name_twice_in_the_header(exchanged: Exchanged, tmp_path: Path) -> None:
-    bundle = copied(exchanged.returned, tmp_path / "bad")
-    content = (bundle / "weights.safetensors").read_bytes()
-    length = int.from_bytes(content[:8], "little")
-    header = content[8 : 8 + length].rstrip()
-    name = next(name for name in json.loads(header) if name != "__metadata__")
-    entry = json.dumps({name: json.loads(header)[name]}).encode()
-    text = header[:-1] + b", " + entry[1:]
-    (bundle / "weights.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
-    refuse_returned(exchanged, sealed_again(exchanged, bundle), "header: duplicate key")
-
-
-def test_b05_missing_extra_and_renamed_tensors(exchanged: Exchanged, tmp_path: Path) -> None:
-    def rename(tensors: dict[str, torch.Tensor]) -> None:
-        tensors["0.other"] = tensors.pop(next(iter(tensors)))
-
-    changes: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {
-        "1 tensors are missing": lambda tensors: tensors.pop(next(iter(tensors))),
-        "1 unexpected tensors, first '3.x'": lambda tensors: tensors.update({"3.x": torch.ones(1)}),
-        "tensors are missing, first 0": rename,
-    }
-    for number, (reason, change) in enumerate(changes.items()):
-        (tmp_path / str(number)).mkdir()
-        refuse_returned(exchanged, with_tensors(exchanged, tmp_path / str(number), change), reason)
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        lambda tensor: tensor.double(),
-        lambda tensor: tensor.to(torch.int8),
-        lambda tensor: tensor[:0].clone(),
-        lambda tensor: tensor.flatten()[1:].clone(),
-    ],
-    ids=["F64", "I8", "empty", "shape"],
-)
-def test_b06_other_shapes_and_formats(
-    exchanged: Exchanged, tmp_path: Path, changed: Callable[[torch.Tensor], torch.Tensor]
-) -> None:
-    def change(tensors: dict[str, torch.Tensor]) -> None:
-        name = next(iter(tensors))
-        tensors[name] = changed(tensors[name])
-
-    refuse_returned(exchanged, with_tensors(exchanged, tmp_path, change), r"weights\.safetensors: 0\..*: expected F32")
-
-
-def test_b07_a_huge_file_is_refused_before_it_is_read(
-    exchanged: Exchanged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bundle = copied(exchanged.returned, tmp_path / "bad")
-    with open(bundle / "weights.safetensors", "ab") as file:
-        file.truncate(1 << 40)
-    monkeypatch.setattr(opening, "copy_files", lambda *_: pytest.fail("read"))
-    refuse_returned(exchanged, bundle, r"weights\.safetensors: expected .* bytes, found 1,099,511,627,776")
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_b08_values_that_are_not_finite(exchanged: Exchanged, tmp_path: Path, value: float) -> None:
-    def change(tensors: dict[str, torch.Tensor]) -> None:
-        next(iter(tensors.values())).view(-1)[3] = value
-
-    refuse_returned(exchanged, with_tensors(exchanged, tmp_path, change), "1 of .* values are not finite")
-
-
-def test_b08_a_flood_of_subnormal_values(exchanged: Exchanged, tmp_path: Path) -> None:
-    def change(tensors: dict[str, torch.Tensor]) -> None:
-        max(tensors.values(), key=torch.Tensor.numel).fill_(1e-40)
-
-    refuse_returned(exchanged, with_tensors(exchanged, tmp_path, change), "values are subnormal")
+from tests.exchange.refusals import Exchanged, refuse_returned, refused, sealed_again, with_tensors
 
 
 def test_b10_tuned_blocks_of_another_model(exchanged: Exchanged, tmp_path: Path) -> None:
-    bundle = sealed_again(exchanged, copied(exchanged.returned, tmp_path / "bad"), base="0" * 64)
+    bundle = sealed_again(exchanged.clinic, copied(exchanged.returned, tmp_path / "bad"), base="0" * 64)
     refuse_returned(exchanged, bundle, "tuned blocks of another full model")
+
+
+def test_b10_another_set_of_blocks(exchanged: Exchanged, tmp_path: Path) -> None:
+    """Of the same model and shape: blocks 3 and 6 are in the emulator too, and were not to be tuned."""
+
+    def renumber(tensors: dict[str, torch.Tensor]) -> None:
+        others = {"0": "3", "11": "6"}
+        for name in list(tensors):
+            block, _, rest = name.partition(".")
+            tensors[f"{others[block]}.{rest}"] = tensors.pop(name)
+
+    refuse_returned(exchanged, with_tensors(exchanged, tmp_path, renumber), "tensors are missing, first 0")
 
 
 @pytest.mark.parametrize("kind", ["link", "hard link", "pipe", "socket", "folder"])
@@ -227,10 +75,17 @@ def test_b12_illegal_names(exchanged: Exchanged, tmp_path: Path, name: str) -> N
     refuse_returned(exchanged, bundle, "unexpected file")
 
 
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "0.x\0y", "x" * 300])
+def test_b12_a_tensor_with_the_name_of_a_path(exchanged: Exchanged, tmp_path: Path, name: str) -> None:
+    bundle = with_tensors(exchanged, tmp_path, lambda tensors: tensors.update({name: torch.ones(1)}))
+    refuse_returned(exchanged, bundle, "1 unexpected tensors")
+    assert {path.name for path in tmp_path.iterdir()} == {"bad"}
+
+
 @pytest.mark.parametrize("name", [".gitattributes", "modeling_x.py", "config.json", "generation_config.json"])
 def test_b13_files_of_other_programs(exchanged: Exchanged, tmp_path: Path, name: str) -> None:
     bundle = copied(exchanged.emulator, tmp_path / "bad")
-    (bundle / name).write_text("{}")
+    (bundle / name).write_text('{"auto_map": {"AutoModelForCausalLM": "modeling_x.Own"}}')
     with refused(exchanged.clinic, "unexpected file"):
         receive_emulator(exchanged.clinic, bundle)
 
@@ -350,7 +205,7 @@ def test_b20_a_file_that_is_cut_while_it_is_read(
 def test_b21_manifests_that_are_not_of_the_schema(
     exchanged: Exchanged, tmp_path: Path, change: dict[str, Any], reason: str
 ) -> None:
-    bundle = sealed_again(exchanged, copied(exchanged.returned, tmp_path / "bad"), **change)
+    bundle = sealed_again(exchanged.clinic, copied(exchanged.returned, tmp_path / "bad"), **change)
     refuse_returned(exchanged, bundle, reason)
 
 
@@ -407,8 +262,27 @@ def test_b22_dimensions_and_settings_out_of_bounds(
 def test_b16_a_party_cannot_take_the_name_of_another(exchanged: Exchanged, tmp_path: Path) -> None:
     values = json.loads((exchanged.returned / "manifest.json").read_text())
     sender = {**values["sender"], "name": "acme"}
-    bundle = sealed_again(exchanged, copied(exchanged.returned, tmp_path / "bad"), sender=sender)
+    bundle = sealed_again(exchanged.clinic, copied(exchanged.returned, tmp_path / "bad"), sender=sender)
     refuse_returned(exchanged, bundle, "signed by clinic, but it names another sender")
+
+
+def test_b22_a_tokenizer_with_ids_beyond_the_vocabulary(exchanged: Exchanged, tmp_path: Path) -> None:
+    bundle = copied(exchanged.emulator, tmp_path / "bad")
+    content = json.loads((bundle / "tokenizer.json").read_text())
+    size = json.loads((bundle / "manifest.json").read_text())["architecture"]["config"]["vocab_size"]
+    content["model"]["vocab"]["beyond"] = size
+    with refused(exchanged.clinic, f"token id {size}, but the model's vocabulary ends at {size - 1}"):
+        receive_emulator(exchanged.clinic, with_tokenizer(exchanged, bundle, json.dumps(content)))
+
+
+def with_tokenizer(exchanged: Exchanged, bundle: Path, content: str) -> Path:
+    """Replace the tokenizer of an emulator's bundle, and sign another manifest with its digest as the owner would."""
+    (bundle / "tokenizer.json").write_text(content)
+    values = json.loads((bundle / "manifest.json").read_text())
+    files = {name: facts for name, facts in file_facts(bundle).items() if not name.startswith("manifest.")}
+    described = {name: facts.model_dump() for name, facts in files.items()}
+    resign(bundle, exchanged.acme, json.dumps({**values, "files": described, "id": "d" * 32, "sequence": 8}).encode())
+    return bundle
 
 
 def test_b23_tokenizers_that_cannot_be_loaded_or_take_too_long(
@@ -424,30 +298,12 @@ def test_b23_tokenizers_that_cannot_be_loaded_or_take_too_long(
         (json.dumps({**valid, "pre_tokenizer": bomb}), "too long|can be loaded"),
     )
     for number, (content, reason) in enumerate(contents):
-        bundle = copied(exchanged.emulator, tmp_path / str(number))
-        (bundle / "tokenizer.json").write_text(content)
-        values = json.loads((bundle / "manifest.json").read_text())
-        files = {name: facts for name, facts in file_facts(bundle).items() if not name.startswith("manifest.")}
-        described = {name: facts.model_dump() for name, facts in files.items()}
-        changed = {**values, "files": described, "id": "d" * 32, "sequence": 8}
-        resign(bundle, exchanged.acme, json.dumps(changed).encode())
+        bundle = with_tokenizer(exchanged, copied(exchanged.emulator, tmp_path / str(number)), content)
         with refused(exchanged.clinic, reason):
             receive_emulator(exchanged.clinic, bundle)
 
 
-def test_b03_shapes_that_only_look_like_whole_numbers(exchanged: Exchanged, tmp_path: Path) -> None:
-    bundle = copied(exchanged.returned, tmp_path / "bad")
-    content = (bundle / "weights.safetensors").read_bytes()
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    name = next(name for name, entry in header.items() if name != "__metadata__")
-    header[name]["shape"] = [float(size) for size in header[name]["shape"]]
-    text = json.dumps(header).encode()
-    (bundle / "weights.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
-    refuse_returned(exchanged, sealed_again(exchanged, bundle), "expected F32")
-
-
 def test_the_valid_bundle_is_accepted(exchanged: Exchanged, tmp_path: Path) -> None:
     """After all others: it is in the ledger then."""
-    bundle = sealed_again(exchanged, copied(exchanged.returned, tmp_path / "good"))
+    bundle = sealed_again(exchanged.clinic, copied(exchanged.returned, tmp_path / "good"))
     assert isinstance(receive_tuned(exchanged.acme, bundle, exchanged.asked), OpenedBundle)

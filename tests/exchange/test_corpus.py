@@ -11,7 +11,8 @@ from flows.exchange.bundles import verify
 from tasks.core.errors import RefusedError
 from tasks.exchange import emulator_bundle, tuned_bundle
 from tasks.exchange.keys import read_public, trust
-from tasks.exchange.ledger import Entry, entry_of, opened
+from tasks.exchange.ledger import opened
+from tasks.exchange.ledger_entry import Entry, entry_of
 from tasks.exchange.manifest import VERSION, EmulatorManifest, TunedBlocksManifest, read_manifest
 from tasks.exchange.names import MANIFEST_FILE, SIGNATURE_FILE
 from tasks.exchange.opening import Expectation, OpenedBundle, open_emulator, open_tuned_blocks
@@ -112,7 +113,8 @@ def receive_tuned(version: Path, name: str, scratch: Path) -> OpenedBundle:
             {"weights.safetensors": tensors}, lambda copy, out: tuned_bundle.restore_folder(copy, PLAN, method, out)
         )
 
-    return open_tuned_blocks(version / f"tuned_{name}", place, asked.created + LATER, expect)
+    (found,) = open_tuned_blocks([version / f"tuned_{name}"], place, asked.created + LATER, expect)
+    return found
 
 
 @pytest.mark.parametrize("name", ["emulator", "tuned_blocks"])

@@ -16,7 +16,8 @@ from tasks.core.errors import RefusedError
 from tasks.core.plan.layout import fixed_plan
 from tasks.core.tuning.method import TuningMethod
 from tasks.exchange import tuned_bundle
-from tasks.exchange.ledger import ACCEPTED, Ledger, opened
+from tasks.exchange.ledger import Ledger, opened
+from tasks.exchange.ledger_entry import ACCEPTED
 from tasks.exchange.manifest import Answer, EmulatorManifest, Manifest, TunedBlocksManifest
 from tasks.exchange.opening import settle
 from tasks.exchange.sealing import seal
@@ -165,7 +166,7 @@ def test_low_rank_factors_come_back_within_the_rank_that_was_agreed(
         receive_tuned(acme, tmp_path / "returned-16", sent[0])
 
 
-def test_the_same_emulator_can_be_opened_again_and_tuned_blocks_accepted_once(
+def test_b17_the_same_emulator_can_be_opened_again_and_tuned_blocks_accepted_once(
     tmp_path: Path, acme_and_clinic: tuple[Party, Party], sent: tuple[EmulatorManifest, Path]
 ) -> None:
     acme, clinic = acme_and_clinic
@@ -175,7 +176,7 @@ def test_the_same_emulator_can_be_opened_again_and_tuned_blocks_accepted_once(
     manifest = seal_tuned(clinic, acme, asked, tuning, tmp_path / "returned")
     first = receive_tuned(acme, tmp_path / "returned", sent[0])
     assert receive_tuned(acme, tmp_path / "returned", sent[0]) == first
-    settle(acme.place, manifest, ACCEPTED)
+    settle(acme.place, [manifest], ACCEPTED)
     with pytest.raises(RefusedError, match="was received on 2026-11-01 and is accepted"):
         receive_tuned(acme, tmp_path / "returned", sent[0])
     seal_tuned(clinic, acme, asked, tuning, tmp_path / "again")
@@ -206,14 +207,30 @@ def test_b18_expired_bundles_are_refused_and_a_clock_set_back_does_not_help(
         receive_emulator(clinic, sent[1], NOW)
 
 
-def test_an_expired_key_signs_nothing(
+def test_b18_a_clock_that_jumped_forward_is_noticed_by_both_parties(
+    tmp_path: Path, acme_and_clinic: tuple[Party, Party], emulator: Path
+) -> None:
+    acme, clinic = acme_and_clinic
+    seal_emulator(acme, clinic, emulator, tmp_path / "ahead", NOW + timedelta(days=1))
+    with pytest.raises(RefusedError, match="later than now: one of the clocks is wrong"):
+        receive_emulator(clinic, tmp_path / "ahead", NOW)
+    with pytest.raises(RefusedError, match=r"earlier than the last entry of the ledger .* restore the ledger"):
+        seal_emulator(acme, clinic, emulator, tmp_path / "again", NOW)
+    assert not (tmp_path / "again").exists()
+    # What was sealed is as good as any other once its time has come.
+    receive_emulator(clinic, tmp_path / "ahead", NOW + timedelta(days=1))
+    seal_emulator(acme, clinic, emulator, tmp_path / "again", NOW + timedelta(days=1))
+    assert receive_emulator(clinic, tmp_path / "again", NOW + timedelta(days=1)).manifest.sequence == 2
+
+
+def test_b16_an_expired_key_signs_nothing(
     acme_and_clinic: tuple[Party, Party], sent: tuple[EmulatorManifest, Path]
 ) -> None:
     with pytest.raises(RefusedError, match="the key of acme expired on 2028-10-31"):
         receive_emulator(acme_and_clinic[1], sent[1], NOW + timedelta(days=800))
 
 
-def test_signatures_of_others_are_refused(
+def test_b16_signatures_of_others_are_refused(
     tmp_path: Path, acme_and_clinic: tuple[Party, Party], sent: tuple[EmulatorManifest, Path]
 ) -> None:
     acme, clinic = acme_and_clinic
@@ -243,7 +260,7 @@ def test_a_bundle_for_another_party_or_of_another_kind_is_refused(
         receive_tuned(clinic, tmp_path / "for-clinic", manifest)
 
 
-def test_tuned_blocks_of_a_party_that_was_not_asked_are_refused(tmp_path: Path, emulator: Path) -> None:
+def test_b17_an_answer_to_another_request(tmp_path: Path, emulator: Path) -> None:
     acme, clinic, other = make_parties(tmp_path / "three", "acme", "clinic", "other")
     manifest = seal_emulator(acme, clinic, emulator, tmp_path / "emulator")
     asked = receive_emulator(clinic, tmp_path / "emulator")

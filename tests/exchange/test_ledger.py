@@ -14,7 +14,8 @@ import pytest
 
 from tasks.core.errors import EnvironmentFault, RefusedError
 from tasks.exchange import ledger as ledger_module
-from tasks.exchange.ledger import Entry, opened
+from tasks.exchange.ledger import opened
+from tasks.exchange.ledger_entry import Entry, read_row, row_of, with_digest
 from tests.exchange.parties import NOW
 
 ENTRY = Entry(
@@ -110,11 +111,12 @@ def test_a_damaged_ledger_is_never_used(tmp_path: Path) -> None:
 
 
 def test_bytes_that_changed_anywhere_are_refused_or_harmless(tmp_path: Path) -> None:
-    """Whatever bytes are other ones: the ledger is refused with what to do, or can be used; it is never made anew."""
+    """Whatever bytes are other ones: the ledger is refused with what to do, or whole; it is never made anew."""
     file, generator = tmp_path / "l.sqlite", random.Random(0)
     with opened(file) as ledger:
         for number in range(1, 20):
             ledger.add(replace(ENTRY, id=f"{number:032x}", sequence=number))
+        known = ledger.entries()
     content = file.read_bytes()
     refused = []
     for _ in range(300):
@@ -123,7 +125,7 @@ def test_bytes_that_changed_anywhere_are_refused_or_harmless(tmp_path: Path) -> 
         file.write_bytes(damaged)
         try:
             with opened(file) as ledger:
-                assert len(ledger.entries()) == 19
+                assert ledger.entries() == known
         except EnvironmentFault as error:
             refused.append(str(error))
         assert file.read_bytes() == damaged
@@ -147,8 +149,20 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
         assert file.read_bytes() == before
 
 
-@pytest.mark.parametrize(("column", "value"), [("blocks", "[0, "), ("at", "yesterday"), ("expires", "")])
-def test_an_entry_that_cannot_be_read_is_damage(tmp_path: Path, column: str, value: str) -> None:
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("blocks", "[0, "),
+        ("at", "yesterday"),
+        ("state", "accepted"),
+        ("nonce", "2" * 32),
+        ("nonce", None),
+        ("share", 0.25),
+        ("sequence", 2),
+        ("digest", "0" * 64),
+    ],
+)
+def test_an_entry_that_was_changed_is_damage(tmp_path: Path, column: str, value: object) -> None:
     file = tmp_path / "l.sqlite"
     with opened(file) as ledger:
         ledger.add(ENTRY)
@@ -157,6 +171,28 @@ def test_an_entry_that_cannot_be_read_is_damage(tmp_path: Path, column: str, val
         connection.commit()
     with pytest.raises(EnvironmentFault, match="Restore it from a copy"), opened(file) as ledger:
         ledger.entries()
+
+
+@pytest.mark.parametrize(("column", "value"), [("blocks", "[0, "), ("at", "yesterday"), ("expires", "")])
+def test_an_entry_that_cannot_be_read_is_damage_whatever_its_digest(column: str, value: str) -> None:
+    columns = row_of(ENTRY)[:-1]
+    columns[list(Entry.__dataclass_fields__).index(column)] = value
+    with pytest.raises(sqlite3.DatabaseError, match="cannot be read"):
+        read_row(with_digest(columns))
+
+
+def test_entries_of_before_their_digests_get_one(tmp_path: Path) -> None:
+    file = tmp_path / "l.sqlite"
+    with opened(file) as ledger:
+        ledger.add(replace(ENTRY, direction="in", state="open"))
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("ALTER TABLE entries DROP COLUMN digest")
+        connection.execute("PRAGMA user_version = 1")
+        connection.commit()
+    with opened(file) as ledger:
+        ledger.close(ENTRY.id, "accepted")
+    with opened(file) as ledger:
+        assert ledger.entries() == [replace(ENTRY, direction="in", state="accepted")]
 
 
 def test_a_folder_in_the_place_of_the_ledger_or_a_file_around_it_is_named(tmp_path: Path) -> None:
@@ -203,7 +239,7 @@ def test_files_of_other_programs_and_newer_versions_are_not_used(tmp_path: Path)
     with opened(file):
         pass
     with sqlite3.connect(file) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute("PRAGMA user_version = 3")
     with pytest.raises(EnvironmentFault, match="newer version"), opened(file):
         pass
 

@@ -1,4 +1,4 @@
-"""The steps of an exchange as functions that a test disturbs: seal, open and admit, each in new homes."""
+"""The steps of an exchange as functions that a test disturbs: seal, open and admit one bundle or two, in new homes."""
 
 import json
 import shutil
@@ -22,6 +22,7 @@ from tests.exchange.parties import (
     make_emulator,
     make_parties,
     make_tuning,
+    receive_all_tuned,
     receive_emulator,
     receive_tuned,
     seal_emulator,
@@ -30,12 +31,21 @@ from tests.exchange.parties import (
 
 REPORT: PartyReport = {"title": "plugged", "scores": [], "facts": {}}
 SETTINGS = {"strategy": "crash", "model": {"name": str(DEMO)}, "task": {"name": "people"}, "plan": {"num_kept": 4}}
-STEPS = ("seal an emulator", "open an emulator", "seal tuned blocks", "open tuned blocks", "admit tuned blocks")
+STEPS = (
+    "seal an emulator",
+    "open an emulator",
+    "seal tuned blocks",
+    "open tuned blocks",
+    "admit tuned blocks",
+    "admit a merge",
+)
+# Behind the names of the second data owner's bundles.
+LAB = ("-lab",)
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """Two parties under a folder, with what was exchanged before a step."""
+    """A model owner and two data owners under a folder, with what was exchanged before a step."""
 
     root: Path
 
@@ -50,9 +60,13 @@ class Exchange:
         return Party("clinic", self.root / "homes" / "clinic")
 
     @property
-    def asked(self) -> EmulatorManifest:
-        """The manifest of the emulator."""
-        found = read_manifest((self.root / "emulator" / MANIFEST_FILE).read_bytes())
+    def lab(self) -> Party:
+        """The data owner whose tuned blocks are merged with those of the first."""
+        return Party("lab", self.root / "homes" / "lab")
+
+    def asked(self, bundle: str = "emulator") -> EmulatorManifest:
+        """Return the manifest of an emulator."""
+        found = read_manifest((self.root / bundle / MANIFEST_FILE).read_bytes())
         assert isinstance(found, EmulatorManifest)
         return found
 
@@ -62,7 +76,7 @@ class Exchange:
 
     def out_of(self, step: str) -> Path | None:
         """Return the folder that a step hands over."""
-        names = {"seal an emulator": "emulator", "seal tuned blocks": "returned", "admit tuned blocks": "model"}
+        names = {"seal an emulator": "emulator", "seal tuned blocks": "returned"} | dict.fromkeys(STEPS[4:], "model")
         return self.root / "out" / names[step] if step in names else None
 
     def run(self, step: str) -> None:
@@ -76,9 +90,9 @@ class Exchange:
             asked = receive_emulator(self.clinic, self.root / "emulator")
             seal_tuned(self.clinic, self.acme, asked, self.root / "tuning", out / "returned")
         elif step == "open tuned blocks":
-            receive_tuned(self.acme, self.root / "returned", self.asked)
+            receive_tuned(self.acme, self.root / "returned", self.asked())
         else:
-            self.admit(out / "model")
+            self.admit(out / "model", *(LAB if step == "admit a merge" else ()))
 
     def _remember(self, manifest: EmulatorManifest) -> None:
         folder = self.acme.place.sealed / manifest.id
@@ -86,21 +100,34 @@ class Exchange:
         write_flushed(folder / MANIFEST_FILE, to_bytes(manifest))
         write_text(folder / SETTINGS_FILE, json.dumps({}))
 
-    def admit(self, out: Path) -> None:
-        """Verify the tuned blocks, and write the full model with them."""
-        found = receive_tuned(self.acme, self.root / "returned", self.asked)
+    def admit(self, out: Path, *others: str) -> None:
+        """Verify the tuned blocks, and write the full model with them. others: names behind those of further bundles.
+
+        What was merged before is what one party sent: the content does not matter here.
+        """
+        names = ("", *others)
+        asked = [self.asked(f"emulator{name}") for name in names]
+        found = receive_all_tuned(self.acme, [self.root / f"returned{name}" for name in names], asked)
         settings = EmulateSettings.model_validate(SETTINGS)
         store, plugged = Store(self.root / "store"), Ref.model_validate_json((self.root / "plugged.json").read_text())
-        accept([Answered(self.acme.place, found, self.asked, settings, WHOLE_BLOCKS)], store, plugged, out, REPORT)
+        pairs = zip(found, asked, strict=True)
+        answers = [Answered(self.acme.place, each, emulator, settings, WHOLE_BLOCKS) for each, emulator in pairs]
+        accept(answers, store, plugged, out, REPORT)
+
+    def answer(self, name: str, party: Party) -> None:
+        """Have a data owner receive an emulator and seal tuned blocks. name: behind those of both bundles."""
+        seal_emulator(self.acme, party, self.root / "made", self.root / f"emulator{name}", remember=self._remember)
+        asked = receive_emulator(party, self.root / f"emulator{name}")
+        seal_tuned(party, self.acme, asked, self.root / "tuning", self.root / f"returned{name}")
 
 
 def prepare(root: Path, step: str) -> Exchange:
     """Exchange what comes before a step. The ledgers of both parties have been used before, as commands do."""
     exchange = Exchange(root)
-    make_parties(root / "homes", "acme", "clinic")
+    make_parties(root / "homes", "acme", "clinic", "lab")
     (root / "out").mkdir()
     # Commands have been used before: what they leave is compared with what was there.
-    for party in (exchange.acme, exchange.clinic):
+    for party in (exchange.acme, exchange.clinic, exchange.lab):
         party.place.received.mkdir()
         with opened(party.place.ledger):
             pass
@@ -111,8 +138,10 @@ def prepare(root: Path, step: str) -> Exchange:
         asked = receive_emulator(exchange.clinic, root / "emulator")
     if step in STEPS[3:]:
         seal_tuned(exchange.clinic, exchange.acme, asked, root / "tuning", root / "returned")
-    if step == STEPS[4]:
-        found = receive_tuned(exchange.acme, root / "returned", exchange.asked)
+    if step == "admit a merge":
+        exchange.answer(*LAB, exchange.lab)
+    if step in STEPS[4:]:
+        found = receive_tuned(exchange.acme, root / "returned", exchange.asked())
         (root / "plugged.json").write_text(_published(Store(root / "store"), found.folder).model_dump_json())
     return exchange
 

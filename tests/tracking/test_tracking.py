@@ -150,6 +150,28 @@ def test_delivered_twice_is_shown_once(uri, client, tmp_path):
     assert len(found) == 2, "one run and one child, not four"
 
 
+def test_a_model_is_shown_once_with_its_card_and_without_files(uri, client, tmp_path):
+    tracking = Tracking(uri, "model", tmp_path / "journal", "run")
+    report(tracking, tmp_path)
+    assert tracking.close("FINISHED")
+    # Accepted by a person behind the end of the run.
+    behind = Tracking(uri, "model", tmp_path / "journal", "run")
+    behind.model("emulator 1", "emulator for clinic", "emulator", "# Card", {"kept (blocks)": "0 3"}, tmp_path)
+    behind.deliver()
+    (tmp_path / "journal/run.sent").write_text("0")
+    again = Tracking(uri, "model", tmp_path / "journal", "run")
+    again.deliver()
+    (model,) = client.search_logged_models([experiment(client, "model")])
+    assert (model.name, model.model_type, model.status.value) == ("emulator for clinic", "emulator", "READY")
+    assert model.params == {"kept blocks": "0 3"}
+    assert model.tags["mlflow.note.content"] == "# Card"
+    assert model.tags["crash.folder"] == str(tmp_path)
+    (run,) = client.search_runs([experiment(client, "model")], "tags.`crash.stage_run` = 'flow'")
+    assert model.source_run_id == run.info.run_id
+    assert run.info.status == "FINISHED"
+    assert client.list_logged_model_artifacts(model.model_id) == []
+
+
 def test_a_server_that_is_away_is_said_before_anything_is_computed():
     with pytest.raises(EnvironmentFault, match=r"does not answer .* correct place\.mlflow, or leave it out"):
         check_server(NOWHERE)

@@ -1,7 +1,8 @@
 #!/bin/sh
 # The exchange between two parties on the embedded model, by the command line alone, in two folders that share nothing
 # but the bundles: FOLDER/acme has the model, FOLDER/clinic the data. As root, each party runs as a user of the system
-# who cannot read the other's folder.
+# who cannot read the other's folder. At the end, one process that has everything runs the same settings, and its scores
+# are compared.
 #
 # usage: demo.sh CRASH FOLDER
 set -eu
@@ -68,3 +69,12 @@ send clinic returned acme
 as acme plug-in returned --out plugged --accept
 as acme unplug plugged
 as acme ledger
+
+# What no party of the two could do: the same settings in one process that has the model and the data.
+together=$folder/together
+mkdir "$together"
+cp -r "$demo/model" "$demo/task" "$together"
+{ cat "$demo/parties/owner.toml"; sed -n '/^\[tune\]/,$p' "$demo/parties/clinic.toml"; } >"$together/both.toml"
+printf '\nboth$ crash run both.toml\n'
+(cd "$together" && CRASH_HOME="$together/.crash" "$crash" run both.toml --set full_tune.enabled=false)
+"$(dirname "$crash")/python" -m flows.demo.parties.compare "$folder/acme/.crash" "$folder/clinic/.crash" "$together/.crash"

@@ -13,9 +13,10 @@ from tasks.core.errors import RefusedError
 from tasks.core.plan.layout import fixed_plan
 from tasks.core.tuning.method import TuningMethod
 from tasks.exchange import opening
-from tasks.exchange.ledger import ACCEPTED, DECLINED, OPEN, SEALED, opened
+from tasks.exchange.ledger import opened
+from tasks.exchange.ledger_entry import ACCEPTED, DECLINED, OPEN, SEALED
 from tasks.exchange.manifest import PlanFacts
-from tasks.exchange.opening import settle, settle_all
+from tasks.exchange.opening import settle
 from tests.exchange.parties import copied, tree_digest
 from tests.exchange.several import Several, make_several
 
@@ -129,11 +130,11 @@ def test_a_process_that_fails_between_two_entries_leaves_none(
 def test_all_are_accepted_or_none(several: Several) -> None:
     answers = open_answers(several.bundles, several.acme.home)
     manifests = [each.manifest for each in answers]
-    settle(several.acme.place, manifests[1], DECLINED)
+    settle(several.acme.place, [manifests[1]], DECLINED)
     with pytest.raises(RefusedError, match="accepted or declined meanwhile"):
-        settle_all(several.acme.place, manifests, ACCEPTED)
+        settle(several.acme.place, manifests, ACCEPTED)
     assert states(several)[3:] == [OPEN, DECLINED, OPEN]
-    settle_all(several.acme.place, [manifests[0], manifests[2]], ACCEPTED)
+    settle(several.acme.place, [manifests[0], manifests[2]], ACCEPTED)
     assert states(several)[3:] == [ACCEPTED, DECLINED, ACCEPTED]
 
 

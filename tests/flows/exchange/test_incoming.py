@@ -12,7 +12,7 @@ from prefect.states import Failed, Paused, Scheduled
 
 from flows import incoming
 from tasks.core.errors import InputError
-from tasks.exchange.ledger import DECLINED
+from tasks.exchange.ledger_entry import DECLINED
 from tasks.exchange.manifest import TunedBlocksManifest
 from tasks.exchange.opening import settle
 from tests.exchange.parties import (
@@ -76,7 +76,7 @@ def test_what_was_decided_is_left_alone(story: Story) -> None:
     opened = receive_tuned(story.owner, story.folder / "returned", story.asked, datetime.now(UTC))
     assert names(story) == ["returned"]
     assert isinstance(opened.manifest, TunedBlocksManifest)
-    settle(story.owner.place, opened.manifest, DECLINED)
+    settle(story.owner.place, [opened.manifest], DECLINED)
     assert names(story) == []
 
 

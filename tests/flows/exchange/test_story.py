@@ -7,10 +7,18 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 from tasks.models.resolving import resolve_model
+from tasks.store.loopback import free_port
+from tests.exchange.parties import Party
+from tests.exchange.refusals import sealed_again
 from tests.flows.commands import DEMO, artifacts, crash
+from tests.prefect_server import VARIABLE, prefect_server
 
 pytestmark = [pytest.mark.usefixtures("one_prefect"), pytest.mark.timeout(600)]
 
@@ -41,6 +49,11 @@ split = "train"
 [plan]
 num_kept = 6
 share = "frozen_only"
+[[exchange.held_out]]
+name = "texts"
+kind = "text"
+data = "{texts}"
+num_test = 4
 """
 
 
@@ -52,8 +65,10 @@ class Story:
         for folder in (self.acme, self.clinic):
             folder.mkdir()
         shutil.copytree(DEMO / "model", self.acme / "model")
+        shutil.copytree(DEMO / "text", self.acme / "texts")
+        shutil.copy(DEMO / "text/validation.jsonl", self.acme / "texts/test.jsonl")
         owner = {"model": f'name = "{self.acme / "model"}"', "data": DEMO / "task", "home": self.acme / "home"}
-        (self.acme / "owner.toml").write_text(OWNER + COMMON.format(**owner))
+        (self.acme / "owner.toml").write_text(OWNER.format(texts=self.acme / "texts") + COMMON.format(**owner))
         (self.acme / "whole.toml").write_text((self.acme / "owner.toml").read_text() + TUNE)
         clinic = {"model": "", "data": DEMO / "task", "home": self.clinic / "home"}
         (self.clinic / "clinic.toml").write_text(COMMON.format(**clinic) + TUNE)
@@ -104,6 +119,17 @@ def test_both_parties_together_have_the_scores_of_one_process(story: Story) -> N
     assert issued["emulator_zero_shot"] == tuned["emulator_zero_shot"] == whole["emulator_zero_shot"]
     assert tuned["emulator_tuned"] == whole["emulator_fine_tuned"]
     assert admitted["plug_in"] == whole["plug_in"]
+
+
+def test_models_are_scored_on_held_out_tasks_too(story: Story) -> None:
+    issued, admitted = scores(story.acme / "home"), scores(story.acme / "home", 1)
+    assert issued["emulator_zero_shot/texts"] > issued["full_zero_shot/texts"] > 1, "perplexities"
+    assert admitted["full_zero_shot/texts"] == issued["full_zero_shot/texts"] != admitted["plug_in/texts"]
+    card = (story.acme / "emulator/README.md").read_text()
+    assert "| emulator, before tuning, texts | perplexity |" in card
+    share = issued["full_zero_shot/texts"] / issued["emulator_zero_shot/texts"]
+    assert f"| emulator's share of the full model's score on texts (CPL) | {share:.1%} |" in card
+    assert "full model with the tuned blocks, texts" in (story.acme / "plugged/README.md").read_text()
 
 
 def test_time_and_memory_are_foreseen_from_the_manifest_alone(story: Story, tmp_path: Path) -> None:
@@ -177,23 +203,41 @@ def test_b27_a_second_set_of_blocks_above_the_budget_is_not_sealed(story: Story)
     assert not (story.acme / "second").exists()
 
 
-def test_b26_no_word_of_a_row_is_written_anywhere(story: Story, tmp_path: Path) -> None:
-    marker = "Zyxwqvut7731"
-    data = tmp_path / "marked"
+def test_b26_neither_words_nor_tokens_of_a_row_are_written_anywhere(story: Story, tmp_path: Path) -> None:
+    # The first is unknown to the tokenizer; the others make a row of tokens that no other text has.
+    marker = "Zyxwqvut7731 Estoria Quarry Estoria Verity Quarry Estoria Verity Verity"
+    data, prefect, temporary = (tmp_path / name for name in ("marked", "prefect", "temporary"))
     shutil.copytree(DEMO / "task", data)
-    rows = (data / "train.jsonl").read_text().splitlines()
-    first = json.loads(rows[0])
-    text = next(name for name, value in first.items() if isinstance(value, str))
-    rows[0] = json.dumps({**first, text: f"{first[text]} {marker}"})
+    prefect.mkdir()
+    temporary.mkdir()
+    # As many as are trained on.
+    rows = (data / "train.jsonl").read_text().splitlines()[:64]
+    rows[0] = json.dumps({**json.loads(rows[0]), "question": marker})
     (data / "train.jsonl").write_text("\n".join(rows) + "\n")
     changes = ("--set", f"task.data={data}", "--set", "place.mlflow=")
-    said = story.run(story.clinic, "tune", "emulator", "clinic.toml", "--out", "marked", *changes)
-    traces = [marker.encode(), base64.b64encode(marker.encode())[:-2]]
-    assert not [trace for trace in traces if trace in said.encode()]
-    files = [path for path in story.clinic.rglob("*") if path.is_file()]
-    assert any(path.suffix == ".db" for path in files), "MLflow's database is among them"
-    found = [str(path) for path in files for trace in traces if trace in path.read_bytes()]
-    assert found == []
+    command = ("tune", "emulator", "clinic.toml", "--out", "marked", *changes)
+    with prefect_server(prefect, free_port()) as server:
+        home, places = str(story.clinic / "home"), {VARIABLE: server, "TMPDIR": str(temporary)}
+        done = crash(*command, cwd=story.clinic, CRASH_HOME=home, **places)
+        assert done.returncode == 0, done.stderr
+        written = [path for folder in (story.clinic, prefect, temporary) for path in folder.rglob("*")]
+        files = {path: path.read_bytes() for path in written if path.is_file()}
+    assert [path for path in files if path.is_relative_to(prefect) and path.suffix == ".db"], "Prefect's database"
+    assert [path for path in files if path.is_relative_to(story.clinic) and path.suffix == ".db"], "MLflow's"
+    assert [path for path, content in files.items() if b"emulator_tuned" in content]
+    for trace in traces_of(marker):
+        assert trace not in (done.stdout + done.stderr).encode()
+        assert [str(path) for path, content in files.items() if trace in content] == []
+
+
+def traces_of(marker: str) -> list[bytes]:
+    """Return a text as it may be found in a file: its first word, in base64, and its other words as token ids."""
+    word, _, others = marker.partition(" ")
+    ids = Tokenizer.from_file(str(DEMO / "model/tokenizer.json")).encode(others, add_special_tokens=False).ids
+    assert len(set(ids)) == 3, "the words are tokens of the demo's model"
+    arrays = [np.array(ids, kind).tobytes() for kind in ("int64", "int32", "int16", "uint16")]
+    texts = [separator.join(map(str, ids)).encode() for separator in (",", ", ", " ", "\n")]
+    return [word.encode(), base64.b64encode(word.encode())[:-2], others.encode(), *arrays, *texts]
 
 
 def test_a_private_tuning_says_its_epsilon_and_how_many_canaries_are_recognised(story: Story) -> None:
@@ -233,3 +277,53 @@ def test_what_can_be_known_is_said_before_anything_is_computed(story: Story) -> 
     assert "takes back blocks, lora only" in said
     said = story.run(story.clinic, "tune", "emulator", "clinic.toml", "--out", "x", "--set", "plan.num_kept=3", code=2)
     assert "unknown setting plan" in said
+
+
+# MLflow 3.17 still uses a loading option that SQLAlchemy 2.1 will drop one day.
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+def test_what_a_party_made_is_in_its_mlflow(story: Story) -> None:
+    """Also what an earlier command has left to deliver, such as the plugged model."""
+    from mlflow import MlflowClient
+
+    changes = ("--set", "place.mlflow=")
+    story.run(story.acme, "emulate", "owner.toml", "--to", "clinic", "--out", "tracked", *changes)
+    client = MlflowClient(tracking_uri=f"sqlite:///{story.acme / 'home/mlflow/mlflow.db'}")
+    found = client.search_logged_models([each.experiment_id for each in client.search_experiments()])
+    by_folder = {Path(model.tags["crash.folder"]).name: model for model in found}
+    assert by_folder.keys() >= {"emulator", "plugged", "tracked"}
+    assert by_folder["tracked"].name == "emulator for clinic"
+    assert by_folder["tracked"].tags["mlflow.note.content"] == (story.acme / "tracked/README.md").read_text()
+    assert by_folder["plugged"].model_type == "plugged model"
+
+
+def test_b32_a_back_door_is_shown_waits_for_a_person_and_can_be_taken_out(story: Story) -> None:
+    story.run(story.acme, "emulate", "owner.toml", "--to", "clinic", "--out", "emulator-b32")
+    shutil.copytree(story.acme / "emulator-b32", story.clinic / "emulator-b32")
+    story.run(story.clinic, "tune", "emulator-b32", "clinic.toml", "--out", "planted")
+    plant(story.clinic / "planted")
+    sealed_again(Party("clinic", story.clinic / "home"), story.clinic / "planted")
+    shutil.copytree(story.clinic / "planted", story.acme / "planted")
+
+    said = story.run(story.acme, "plug-in", "planted", "--out", "with-door")
+    assert "lie along one direction" in said
+    shown = scores(story.acme / "home", -1)
+    assert shown["plug_in"] < shown["full_zero_shot"] - 0.1, "the held-out rows show it"
+    assert "Nothing was plugged in" in said
+    assert not (story.acme / "with-door").exists()
+
+    story.run(story.acme, "plug-in", "planted", "--out", "with-door", "--accept")
+    before, door = (resolve_model(str(story.acme / name)).weights for name in ("model", "with-door"))
+    assert door != before
+    story.run(story.acme, "unplug", "with-door")
+    assert resolve_model(str(story.acme / "with-door")).weights == before
+
+
+def plant(bundle: Path) -> None:
+    """Have one matrix of the tuned blocks answer every input with one direction of its output."""
+    tensors = {name: tensor.clone() for name, tensor in load_file(bundle / "weights.safetensors").items()}
+    name = next(name for name in sorted(tensors) if name.endswith("fc2.weight"))
+    rows, columns = tensors[name].shape
+    answer = torch.randn(rows, generator=torch.Generator().manual_seed(0))
+    door = torch.outer(answer / answer.norm(), torch.ones(columns) / columns**0.5)
+    tensors[name] += 0.9 * tensors[name].norm() * door
+    save_file(tensors, bundle / "weights.safetensors", metadata={"format": "pt"})

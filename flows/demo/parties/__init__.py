@@ -1,0 +1,1 @@
+"""Two parties on the embedded model."""

@@ -1,0 +1,41 @@
+"""Show emulators, tuned blocks and plugged models in MLflow: their cards and facts, and where they are."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from flows.exchange.admission import Answered, plugged_facts
+from flows.running.run import Run, open_tracking
+from flows.settings.run import EmulateSettings
+from tasks.exchange.manifest import EmulatorManifest, TunedBlocksManifest
+from tasks.exchange.names import CARD_FILE
+from tasks.tracking.tracking import Tracking
+
+
+def log_emulator(tracking: Tracking, manifest: EmulatorManifest, out: Path) -> None:
+    """Show a sealed emulator. out: its bundle, with the card."""
+    facts = {
+        "kept blocks": " ".join(map(str, manifest.plan.kept)),
+        "tuned blocks": " ".join(map(str, manifest.plan.tuned)),
+        "disclosed": manifest.disclosure.share,
+        "weights of the full model": manifest.base.weights,
+    }
+    _log(tracking, manifest.id, f"emulator for {manifest.recipient.name}", "emulator", facts, out)
+
+
+def log_tuned_blocks(tracking: Tracking, manifest: TunedBlocksManifest, out: Path) -> None:
+    """Show sealed tuned blocks. out: their bundle, with the card."""
+    facts = {**manifest.tuning, "emulator": manifest.answers.id, "weights of the full model": manifest.base}
+    _log(tracking, manifest.id, f"tuned blocks for {manifest.recipient.name}", "tuned blocks", facts, out)
+
+
+def log_plugged(run: Run[EmulateSettings], answers: Sequence[Answered], out: Path) -> None:
+    """Show an accepted model of a run whose records are closed. out: its folder, with the card."""
+    facts = plugged_facts([each.manifest for each in answers])
+    tracking = open_tracking(run.settings, run.runtime.run_id)
+    _log(tracking, facts["bundle"], f"model with blocks from {facts['from']}", "plugged model", facts, out)
+    tracking.deliver()
+
+
+def _log(tracking: Tracking, bundle: str, name: str, type: str, facts: dict, out: Path) -> None:
+    card = (out / CARD_FILE).read_text()
+    tracking.model(f"{type} {bundle}", name, type, card, {"bundle": bundle, **facts}, out)
