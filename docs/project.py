@@ -6,8 +6,8 @@ that a module that moves is renamed here and nowhere else in the documentation.
 
 from flows.cli.main import main, parser
 from flows.settings.grid import make_cells
+from flows.settings.kinds import AllSettings
 from flows.settings.reading import read_sweep
-from flows.settings.run import AllSettings
 from tasks.artifacts.files import TensorFile
 from tasks.artifacts.states import read_states
 from tasks.core.errors import InputError

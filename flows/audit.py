@@ -16,7 +16,7 @@ from flows.running.pass_limits import emulate_limits
 from flows.running.run import Run, run_name, started
 from flows.running.show import show_audit
 from flows.searches.candidates import sizes_of
-from flows.settings.run import AuditSettings
+from flows.settings.kinds import AuditSettings
 from tasks.artifacts.plan import read_plan
 from tasks.data.sources import TaskSource
 from tasks.store.artifacts import Ref

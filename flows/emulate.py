@@ -15,7 +15,7 @@ from flows.exchange.stages import emulator_stages, plan_of
 from flows.running.pass_limits import emulate_limits
 from flows.running.run import run_name, started
 from flows.running.show import show_party
-from flows.settings.run import EmulateSettings
+from flows.settings.kinds import EmulateSettings
 from tasks.artifacts.party_report import PARTY_FILE
 from tasks.artifacts.plan import read_plan
 from tasks.parties.party_report import party_report

@@ -15,7 +15,7 @@ from flows.running.show import show_search
 from flows.searches.candidates import combinations
 from flows.searches.stages import submit_stages
 from flows.searches.trials import picked, take_plans
-from flows.settings.run import SearchSettings
+from flows.settings.kinds import SearchSettings
 from tasks.store.artifacts import Ref
 
 

@@ -9,7 +9,7 @@ from prefect import flow
 from flows.crash import RUNNER
 from flows.running.show import show_study
 from flows.settings.grid import Grid
-from flows.settings.run import StudySettings
+from flows.settings.kinds import StudySettings
 from flows.studies.cells import make_cells_of, opened, study_name
 from flows.studies.stages import submit_stages
 from tasks.store.artifacts import Ref

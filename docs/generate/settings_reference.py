@@ -14,7 +14,8 @@ from pydantic_core import PydanticUndefined
 
 from docs.generate.markers import replace_between
 from flows.settings.exchange import TuneSettings
-from flows.settings.run import AllSettings, AuditSettings, EmulateSettings, SearchSettings, Settings, StudySettings
+from flows.settings.kinds import AllSettings, AuditSettings, EmulateSettings, SearchSettings, StudySettings
+from flows.settings.run import Settings
 from tasks.core.plan.registry import STRATEGIES
 
 BEGIN, END = "<!-- settings: begin (make readme) -->", "<!-- settings: end -->"

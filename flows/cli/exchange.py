@@ -50,8 +50,8 @@ def audit(options: argparse.Namespace) -> int:
     from flows.cli.launch import finish, prepare, start
     from flows.running.inputs import prepare_inputs
     from flows.running.pass_limits import emulate_limits
+    from flows.settings.kinds import AuditSettings
     from flows.settings.reading import read_settings
-    from flows.settings.run import AuditSettings
 
     settings = read_settings(options.settings, options.changes, AuditSettings)
     prepare(settings.place)
@@ -71,8 +71,8 @@ def emulate(options: argparse.Namespace) -> int:
     from flows.exchange.surroundings import require_own_tracking
     from flows.running.inputs import prepare_inputs
     from flows.running.pass_limits import emulate_limits
+    from flows.settings.kinds import EmulateSettings
     from flows.settings.reading import read_settings
-    from flows.settings.run import EmulateSettings
 
     settings = read_settings(options.settings, options.changes, EmulateSettings)
     require_own_tracking(settings.place)

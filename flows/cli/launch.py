@@ -10,7 +10,8 @@ from flows.running import stopping
 from flows.running.environment import check_prefect, local_database, prepare_environment
 from flows.running.guard import start_temporary_server
 from flows.running.logs import quiet_prefect
-from flows.settings.run import SearchSettings, Settings, StudySettings
+from flows.settings.kinds import SearchSettings, StudySettings
+from flows.settings.run import Settings
 from flows.settings.tables import Place
 from tasks.artifacts.party_report import PARTY_PAGE
 from tasks.artifacts.report import REPORT_PAGE

@@ -55,8 +55,9 @@ def _request(error: BaseException) -> int | None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from flows.settings.kinds import SearchSettings
     from flows.settings.reading import read_settings
-    from flows.settings.run import SearchSettings, Settings
+    from flows.settings.run import Settings
 
     kind = SearchSettings if options.deployment == "search/run" else Settings
     settings = read_settings(options.settings, options.changes, kind)

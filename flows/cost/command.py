@@ -10,8 +10,9 @@ from flows.cost.estimates import estimate_cells, estimate_search, estimate_study
 from flows.cost.priced import Cost
 from flows.cost.recording import ROWS, Estimate
 from flows.settings.grid import make_cells
+from flows.settings.kinds import AllSettings
 from flows.settings.reading import read_settings, read_sweep
-from flows.settings.run import AllSettings, Settings
+from flows.settings.run import Settings
 from flows.studies.cells import make_cells_of
 from tasks.core.costs import totals as costs
 from tasks.core.costs.workloads import Workload

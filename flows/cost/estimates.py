@@ -13,7 +13,8 @@ from flows.running.pass_limits import Limits, run_limits, search_limits
 from flows.searches import stages as search_stages
 from flows.searches.trials import Trial
 from flows.settings.grid import describe_values, named_cell
-from flows.settings.run import Kind, SearchSettings, Settings, StudySettings
+from flows.settings.kinds import SearchSettings, StudySettings
+from flows.settings.run import Kind, Settings
 from flows.settings.tables import Search
 from flows.studies import stages as study_stages
 from flows.studies.cells import StudyCell

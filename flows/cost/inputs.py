@@ -6,7 +6,8 @@ from typing import Any
 
 from flows.running.inputs import check_budget, check_variant
 from flows.running.pass_limits import check_room
-from flows.settings.run import SearchSettings, Settings, StudySettings
+from flows.settings.kinds import SearchSettings, StudySettings
+from flows.settings.run import Settings
 from tasks.core.costs.paper_rows import PUBLISHED_ROWS
 from tasks.core.costs.shapes import Shape
 from tasks.core.costs.workloads import Lengths, Workload

@@ -14,7 +14,8 @@ from flows.cost.priced import Cost, Sizes
 from flows.cost.recording import Estimate
 from flows.cost.stage_costs import FULL_TUNE
 from flows.running.pass_limits import DISTILL, EVALUATE, HARMONIZERS, SUPPORT, TUNE
-from flows.settings.run import AuditSettings, EmulateSettings, SearchSettings, Settings, StudySettings
+from flows.settings.kinds import AuditSettings, EmulateSettings, SearchSettings, StudySettings
+from flows.settings.run import Settings
 from tasks.core.costs.shapes import Shape
 from tasks.core.costs.totals import NUM_CHECKPOINTS
 from tasks.core.costs.workloads import Workload

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.exchange.owner import remembered
-from flows.settings.run import EmulateSettings
+from flows.settings.kinds import EmulateSettings
 from tasks.artifacts.party_report import PartyReport
 from tasks.core.errors import InputError, RefusedError
 from tasks.core.tuning.method import TuningMethod

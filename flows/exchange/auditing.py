@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flows.running.base_run import BaseRun
-from flows.settings.run import AuditSettings
+from flows.settings.kinds import AuditSettings
 from tasks.cluster import cluster
 from tasks.core.plan.hidden import known_around, plan_with_maps
 from tasks.core.tuning.settings import Distillation

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from flows.exchange.admission import Answered, plugged_facts
 from flows.running.run import Run, open_tracking
-from flows.settings.run import EmulateSettings
+from flows.settings.kinds import EmulateSettings
 from tasks.exchange.manifest import EmulatorManifest, TunedBlocksManifest
 from tasks.exchange.names import CARD_FILE
 from tasks.tracking.tracking import Tracking

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flows.exchange.surroundings import require_no_password
 from flows.running.run import Run
 from flows.service.submit import portable
-from flows.settings.run import EmulateSettings
+from flows.settings.kinds import EmulateSettings
 from tasks.artifacts.party_report import PartyReport
 from tasks.artifacts.plan import read_plan
 from tasks.core.errors import EnvironmentFault, RefusedError

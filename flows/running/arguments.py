@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from flows.settings.run import SearchSettings, Settings, Strategy
+from flows.settings.kinds import SearchSettings
+from flows.settings.run import Settings, Strategy
 from tasks.core.clustering import FREE_LINKAGES
 from tasks.core.errors import in_table
 from tasks.core.plan.layout import LINEAR

@@ -23,7 +23,7 @@ from tasks.tracking.tracking import Tracking
 
 if TYPE_CHECKING:
     from flows.running.run import Run
-    from flows.settings.run import StudySettings
+    from flows.settings.kinds import StudySettings
 
 logger = logging.getLogger(__name__)
 LINK_SECONDS = 3.0

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from flows.running.arguments import Arguments
 from flows.running.inputs import check_budget
-from flows.settings.run import SearchSettings
+from flows.settings.kinds import SearchSettings
 from tasks.core.errors import InputError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from flows.method import changes_frozen_weights, emulator_of, planned, plugged_o
 from flows.running.base_run import BaseRun
 from flows.searches.candidates import make_candidates, sizes_of
 from flows.searches.trials import Trial, require_one
-from flows.settings.run import SearchSettings
+from flows.settings.kinds import SearchSettings
 from flows.settings.tables import Search
 from tasks.capture import capture
 from tasks.proxies import proxies

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.running.base_run import BaseRun
 from flows.searches.candidates import Candidate, snippet, too_much
-from flows.settings.run import SearchSettings
+from flows.settings.kinds import SearchSettings
 from flows.settings.tables import Search
 from tasks.artifacts.plan import read_plan
 from tasks.artifacts.proxies import proxies_summary

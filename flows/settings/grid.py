@@ -10,7 +10,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from flows.settings import variants
-from flows.settings.run import AllSettings, Kind, validated
+from flows.settings.kinds import AllSettings, validated
+from flows.settings.run import Kind
 from tasks.core.errors import CrashError, InputError
 
 MAX_CELLS = 10_000

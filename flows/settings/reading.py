@@ -11,7 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from flows.settings.grid import split_axes
 from flows.settings.group import FOLDERS
-from flows.settings.run import AllSettings, Kind, Settings, validated
+from flows.settings.kinds import AllSettings, validated
+from flows.settings.run import Kind, Settings
 from flows.settings.variants import TABLE
 from tasks.core.errors import InputError
 from tasks.data.sources import NAME_PLACE

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from flows.settings.run import AllSettings
+from flows.settings.kinds import AllSettings
 from tasks.core.errors import InputError
 
 # The axis in a grid, and the table of a sweep's file (`[[variants]]`).

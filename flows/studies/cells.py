@@ -14,8 +14,8 @@ from flows.running.shown_parameters import digests_of, shown_parameters
 from flows.running.stopping import put_off_prefect
 from flows.settings import variants
 from flows.settings.grid import Grid, describe_values, make_cells, named_cell
+from flows.settings.kinds import StudySettings
 from flows.settings.reading import read_sweep
-from flows.settings.run import StudySettings
 from flows.studies.checks import check_study, require_something, study_bytes, study_limits
 from flows.studies.operations import study_operations
 from flows.studies.others import Others, find_others

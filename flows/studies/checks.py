@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.running.disk_needs import MIN_FREE_BYTES, distilling_bytes, emulator_bytes, needed_bytes
 from flows.running.pass_limits import EVALUATE, Limits, captured, tuned
-from flows.settings.run import StudySettings
+from flows.settings.kinds import StudySettings
 from tasks.core.errors import InputError
 from tasks.data.pass_limits import PassLimit
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from flows.running.operations import Wanted, norm_operations, plan_operations
-from flows.settings.run import StudySettings
+from flows.settings.kinds import StudySettings
 from flows.studies.checks import needed_tunings
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.settings.run import StudySettings
+from flows.settings.kinds import StudySettings
 from tasks.core.errors import InputError
 from tasks.store.artifacts import Artifact, Ref, Store
 

@@ -9,6 +9,7 @@ import shutil
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from tasks.artifacts.emulator import COMPRESSION_FILE
 from tasks.artifacts.plan import PLAN_FILE, read_plan
@@ -171,6 +172,7 @@ def _require_usable(folder: Path, num_kept: int) -> None:
     expected = sum(parameter.numel() for parameter in network.parameters())
     if sum(prod(tensor.shape) for tensor in stored.values()) > MOST_ADDED * expected:
         raise RefusedError("the weights have more numbers than the network that the manifest describes")
-    largest, size = probe_tokenizer(folder / TOKENIZER_FILE), network.get_input_embeddings().num_embeddings
+    embeddings: Any = network.get_input_embeddings()
+    largest, size = probe_tokenizer(folder / TOKENIZER_FILE), embeddings.num_embeddings
     if largest >= size:
         raise RefusedError(f"{TOKENIZER_FILE}: token id {largest}, but the model's vocabulary ends at {size - 1}")

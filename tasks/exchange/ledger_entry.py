@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from tasks.exchange.manifest import EmulatorManifest, Manifest, TunedBlocksManifest
 
@@ -76,7 +77,7 @@ def with_digest(columns: Sequence[object]) -> list[object]:
     return [*columns, hashlib.sha256(json.dumps(columns).encode()).hexdigest()]
 
 
-def read_row(row: Sequence[object]) -> Entry:
+def read_row(row: Sequence[Any]) -> Entry:
     """Return the entry of a row.
 
     Raises:

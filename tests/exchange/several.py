@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flows.exchange.owner import SETTINGS_FILE
-from flows.settings.run import EmulateSettings
+from flows.settings.kinds import EmulateSettings
 from tasks.artifacts.tuning import TUNED_FILE
 from tasks.core.tuning.method import WHOLE_BLOCKS, TuningMethod
 from tasks.exchange.manifest import EmulatorManifest, to_bytes

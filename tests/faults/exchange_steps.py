@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flows.exchange.admission import Answered, accept
 from flows.exchange.owner import SETTINGS_FILE
-from flows.settings.run import EmulateSettings
+from flows.settings.kinds import EmulateSettings
 from tasks.artifacts.party_report import PartyReport
 from tasks.core.tuning.method import WHOLE_BLOCKS
 from tasks.exchange.ledger import opened

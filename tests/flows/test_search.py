@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.settings.kinds import SearchSettings
 from flows.settings.reading import read_settings
-from flows.settings.run import SearchSettings
 from tests.flows.commands import DEMO, artifacts, crash, small_settings, stages
 
 pytestmark = [pytest.mark.usefixtures("one_prefect")]

@@ -13,8 +13,9 @@ from flows.cost.command import PEAKS, UTILISATION, choose_device
 from flows.cost.estimates import estimate_cells
 from flows.cost.inputs import Known, given_rows, workload_of
 from flows.settings.grid import make_cells, split_axes
+from flows.settings.kinds import SearchSettings
 from flows.settings.reading import read_settings
-from flows.settings.run import SearchSettings, Settings
+from flows.settings.run import Settings
 from tasks.core.costs.paper_rows import PUBLISHED_ROWS
 from tasks.core.costs.workloads import NUM_QUANTILES, Lengths, Workload, sorted_passes, training_passes
 from tasks.core.errors import EnvironmentFault, InputError

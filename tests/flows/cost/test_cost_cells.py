@@ -13,7 +13,7 @@ from flows.cost.inputs import VALIDATING_TOKENS
 from flows.cost.priced import SMALL_BYTES, Cost
 from flows.running.arguments import Arguments
 from flows.settings.grid import make_cells
-from flows.settings.run import AllSettings
+from flows.settings.kinds import AllSettings
 from tasks.core.errors import InputError
 from tasks.store.artifacts import Ref
 from tasks.tune import tune

@@ -11,8 +11,8 @@ from flows.cli.main import parser
 from flows.cost.estimates import estimate_search, estimate_study
 from flows.cost.priced import Cost
 from flows.settings.grid import make_cells
+from flows.settings.kinds import SearchSettings
 from flows.settings.reading import read_settings, read_sweep
-from flows.settings.run import SearchSettings
 from tasks.core.errors import InputError
 from tests.flows.cost.test_cost_cells import cells_of, models
 

@@ -11,8 +11,8 @@ import pytest
 
 from flows.cost.needs import CONTEXT_BYTES, FLOWS, PROCESS_BYTES, SMALLEST_PASS, find_needs, gpu_memory
 from flows.running.expected_memory import ExpectedMemory
+from flows.settings.kinds import EmulateSettings, StudySettings
 from flows.settings.reading import read_settings
-from flows.settings.run import EmulateSettings, StudySettings
 from tasks.core.errors import EnvironmentFault
 from tasks.data.lengths import measure
 from tasks.data.resolving import resolve_task

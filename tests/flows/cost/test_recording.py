@@ -95,6 +95,7 @@ def real_run(settings: Settings, folder: Path) -> Run:
         precision="float32",
         num_parameters=0,
         checked=SimpleNamespace(summary={}),
+        held_out={},
     )
     own: Any = None
     return Run(settings, inputs, Runtime(store=str(folder)), own)

@@ -11,8 +11,8 @@ import pytest
 
 from flows.audit import scored_tasks
 from flows.running.inputs import Inputs
+from flows.settings.kinds import AuditSettings
 from flows.settings.reading import read_settings
-from flows.settings.run import AuditSettings
 from tasks.core.errors import InputError
 from tests.flows.commands import DEMO, artifacts, crash, small_settings, stages
 

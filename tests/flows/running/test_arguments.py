@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from flows.running.arguments import Arguments
-from flows.settings.run import SearchSettings, Settings
+from flows.settings.kinds import SearchSettings
+from flows.settings.run import Settings
 from tasks.core.errors import InputError
 from tasks.core.tuning.settings import TrainSettings
 

@@ -3,8 +3,8 @@
 import pytest
 
 from flows.running import inputs
+from flows.settings.kinds import StudySettings
 from flows.settings.reading import read_settings
-from flows.settings.run import StudySettings
 from flows.studies.cells import make_cells_of, open_inputs
 from tests.flows.commands import DEMO, small_settings
 

@@ -9,8 +9,8 @@ import yaml
 
 from flows.running.inputs import Inputs
 from flows.running.operations import run_operations
+from flows.settings.kinds import StudySettings
 from flows.settings.reading import read_settings
-from flows.settings.run import StudySettings
 from flows.studies.cells import make_cells_of, open_inputs
 from flows.studies.operations import study_operations
 from tasks.core.errors import InputError

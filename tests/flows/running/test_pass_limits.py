@@ -8,8 +8,8 @@ import pytest
 from flows.running.inputs import Inputs
 from flows.running.logs import encoding_lines
 from flows.running.pass_limits import check_room, run_limits, search_limits
+from flows.settings.kinds import StudySettings
 from flows.settings.reading import read_settings
-from flows.settings.run import StudySettings
 from flows.studies.checks import study_limits
 from tasks.core.errors import InputError
 from tests.flows.commands import small_settings

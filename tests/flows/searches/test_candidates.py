@@ -6,7 +6,7 @@ import pytest
 
 from flows.searches.candidates import make_candidates, snippet
 from flows.settings.emulator import Compress
-from flows.settings.run import SearchSettings
+from flows.settings.kinds import SearchSettings
 from tasks.core.costs.sizes import Sizes
 from tasks.core.errors import InputError
 

@@ -9,7 +9,7 @@ import pytest
 
 from flows.searches.candidates import Candidate
 from flows.searches.trials import Trial, picked, require_one, take_plans
-from flows.settings.run import SearchSettings
+from flows.settings.kinds import SearchSettings
 from tasks.core.costs.sizes import Sizes
 from tasks.core.errors import DivergedError, EnvironmentFault, InputError
 from tasks.core.plan.layout import Plan, fixed_plan

@@ -4,7 +4,7 @@ from typing import Any, get_args
 
 import pytest
 
-from flows.settings.run import AllSettings
+from flows.settings.kinds import AllSettings
 from tasks.core.cka import ESTIMATORS
 from tasks.core.clustering import LINKAGES
 from tasks.core.pooling import POOLINGS

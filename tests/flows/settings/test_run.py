@@ -10,8 +10,9 @@ import pytest
 from docs.generate.settings_reference import updated
 from flows.running.arguments import Arguments
 from flows.settings.grid import make_cells
+from flows.settings.kinds import AllSettings, SearchSettings, StudySettings
 from flows.settings.reading import read_settings, read_sweep
-from flows.settings.run import AllSettings, SearchSettings, Settings, StudySettings
+from flows.settings.run import Settings
 from tasks.core.errors import InputError
 from tests.places import DEMO, ROOT
 

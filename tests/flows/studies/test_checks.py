@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flows.service.submit import portable_grid
-from flows.settings.run import StudySettings
+from flows.settings.kinds import StudySettings
 from flows.studies.cells import make_cells_of, open_inputs, read_study
 from flows.studies.checks import moved_tuning, needed_tunings, study_bytes
 from flows.studies.parts import between
