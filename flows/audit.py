@@ -11,14 +11,12 @@ from flows.crash import RUNNER
 from flows.exchange.auditing import Hidden, audit_stages, hidden_at
 from flows.exchange.stages import plan_of
 from flows.method import emulator_of, replacements_of
-from flows.running.inputs import Inputs
 from flows.running.pass_limits import emulate_limits
 from flows.running.run import Run, run_name, started
 from flows.running.show import show_audit
 from flows.searches.candidates import sizes_of
 from flows.settings.kinds import AuditSettings
 from tasks.artifacts.plan import read_plan
-from tasks.data.sources import TaskSource
 from tasks.store.artifacts import Ref
 
 
@@ -37,7 +35,7 @@ def audit(settings: AuditSettings) -> Ref:
     """
     with started(settings, "audit", show_audit, audit_name(settings), emulate_limits) as run:
         settings.require_hidden(run.model.num_blocks)
-        tasks = scored_tasks(run)
+        tasks = {run.task.name: run.task, **run.held_out}
         emulators = [_emulator(run, strategy) for strategy in settings.strategy]
         num_hidden = run.model.num_blocks - min(len(each.known) for each in emulators)
         runs = hidden_at(run, num_hidden)
@@ -47,15 +45,6 @@ def audit(settings: AuditSettings) -> Ref:
 def audit_name(settings: AuditSettings) -> str:
     """Return the audit's name in both UIs."""
     return f"audit · {run_name(settings)}"
-
-
-def scored_tasks(run: Run[AuditSettings]) -> dict[str, TaskSource]:
-    """Return the task of the settings and the others of the audit, checked, by name."""
-    found = {run.settings.task.name: run.task}
-    for name in run.settings.audit.tasks:
-        task = run.settings.task.model_copy(update={"name": name})
-        found.setdefault(name, Inputs(run.settings.model_copy(update={"task": task}), limits=emulate_limits).task)
-    return found
 
 
 def _emulator(run: Run[AuditSettings], strategy: str) -> Hidden:

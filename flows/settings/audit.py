@@ -19,8 +19,6 @@ class Audit(Group, frozen=True):
     """Copies of the nearest kept block; linear maps; copies trained on text alone; copies trained with the model."""
     positions: tuple[Position, ...] = POSITIONS
     """Also hide as many blocks in one run, at these places; none: audit the emulators of the settings alone."""
-    tasks: tuple[str, ...] = ()
-    """Tasks beside task.name on which the emulator is scored; task.data must have a place for the name (`{name}`)."""
     num_documents: PositiveInt = 64
     """Validation documents of distill.data on which losses are measured, the first ones."""
     num_steps: PositiveInt = 100
@@ -30,14 +28,14 @@ class Audit(Group, frozen=True):
     learning_rate: Positive = 3e-4
     """Peak learning rate of AdamW; cosine, after a warm-up of a tenth of the steps."""
 
-    @field_validator("fills", "positions", "tasks", mode="before")
+    @field_validator("fills", "positions", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _each_once(self) -> "Audit":
-        for name in ("fills", "positions", "tasks"):
+        for name in ("fills", "positions"):
             given = getattr(self, name)
             if len(set(given)) < len(given):
                 raise ValueError(f"{name} = {list(given)} names one twice")

@@ -54,8 +54,8 @@ class EmulateSettings(Settings, frozen=True):
         return self.strategy[0]
 
 
-class AuditSettings(Settings, frozen=True):
-    """Settings of a recovery audit (`crash audit`): those of a run with `distill.data`, and the table `[audit]`."""
+class AuditSettings(EmulateSettings, frozen=True):
+    """Settings of a recovery audit (`crash audit`): those of an emulator, `distill.data`, and the table `[audit]`."""
 
     audit: Audit = Audit()
 

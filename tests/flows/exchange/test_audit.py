@@ -4,16 +4,10 @@ import json
 import math
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from flows.audit import scored_tasks
-from flows.running.inputs import Inputs
-from flows.settings.kinds import AuditSettings
-from flows.settings.reading import read_settings
-from tasks.core.errors import InputError
 from tests.flows.commands import DEMO, artifacts, crash, small_settings, stages
 
 pytestmark = [pytest.mark.usefixtures("one_prefect"), pytest.mark.timeout(600)]
@@ -26,6 +20,10 @@ positions = ["bottom"]
 num_documents = 8
 num_steps = 2
 batch_size = 2
+[[exchange.held_out]]
+name = "others"
+data = "{others}"
+num_test = 16
 """
 
 
@@ -33,7 +31,11 @@ batch_size = 2
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = small_settings(tmp_path_factory.mktemp("audit"))
     text = path.read_text().replace('strategy = ["uniform", "crash"]', 'strategy = "uniform"')
-    path.write_text(text + AUDIT.format(text=DEMO / "text"))
+    others = path.parent / "others"
+    shutil.copytree(DEMO / "task", others)
+    definition = others / "people.yaml"
+    definition.write_text(definition.read_text().replace("task: people", "task: others"))
+    path.write_text(text + AUDIT.format(text=DEMO / "text", others=others))
     return path
 
 
@@ -50,8 +52,8 @@ def test_every_fill_is_measured_and_found_again(settings: Path) -> None:
     assert "audit.png" in first.stdout
     kept = artifacts(store)
     made = stages(set(kept))
-    # Of the full model, of the emulator, and of the bottom, where no linear map is possible.
-    assert (made["validate"], made["evaluate"], made["audit_report"]) == (1 + 5 + 4, 1 + 5, 1)
+    # Of the full model, of the emulator, and of the bottom, where no linear map is possible; scores on two tasks.
+    assert (made["validate"], made["evaluate"], made["audit_report"]) == (1 + 5 + 4, 2 * (1 + 5), 1)
     assert (made["fill"], made["distill"], made["stand_ins"]) == (2, 4, 1)
     assert "tune" not in made
     found = content(settings)
@@ -68,10 +70,11 @@ def test_every_fill_is_measured_and_found_again(settings: Path) -> None:
     for row in found["losses"]:
         span = found["guessing"] - found["full_loss"]
         assert row["recovery"] == pytest.approx((found["guessing"] - row["loss"]) / span)
-    full, *others = found["scores"]
-    assert (full["task"], full["capability"]) == ("people", 1.0)
-    assert [row["fill"] for row in others] == names
-    assert others[0]["capability"] == pytest.approx(others[0]["value"] / full["value"])
+    for task in ("people", "others"):
+        full, *others = [row for row in found["scores"] if row["task"] == task]
+        assert full["capability"] == 1.0
+        assert [row["fill"] for row in others] == names
+        assert others[0]["capability"] == pytest.approx(others[0]["value"] / full["value"])
 
     again = crash("audit", str(settings))
     assert again.returncode == 0, again.stdout + again.stderr
@@ -86,6 +89,8 @@ def test_every_fill_is_measured_and_found_again(settings: Path) -> None:
         ('audit.positions=["left"]', "audit.positions"),
         ('audit.fills=["nearest", "nearest"]', "names one twice"),
         ("distill.data=", "an audit needs distill.data"),
+        ('exchange.held_out=[{name="nowhere"}]', "nowhere"),
+        ('exchange.held_out=[{name="people"}]', "people is there twice"),
         ("plan.share=harmonizers", "has harmonizers in the places of hidden blocks"),
     ],
 )
@@ -97,21 +102,3 @@ def test_bad_settings_are_refused_before_anything_is_computed(settings: Path, ch
     assert "Traceback" not in done.stderr
     assert set(stages(set(artifacts(settings.parent / "other/store")))) <= {"check"}
     assert artifacts(settings.parent / "home/store") == before
-
-
-def test_an_emulator_is_scored_on_tasks_that_it_was_not_meant_for(settings: Path, tmp_path: Path) -> None:
-    for name in ("people", "others"):
-        shutil.copytree(DEMO / "task", tmp_path / "tasks" / name)
-        definition = tmp_path / "tasks" / name / "people.yaml"
-        definition.write_text(definition.read_text().replace("task: people", f"task: {name}"))
-    changes = [f"task.data={tmp_path / 'tasks'}/{{name}}", 'audit.tasks=["people", "others"]', f"place.home={tmp_path}"]
-    chosen = read_settings(settings, changes, AuditSettings)
-    run: Any = SimpleNamespace(settings=chosen, task=Inputs(chosen).task)
-    found = scored_tasks(run)
-    assert list(found) == ["people", "others"]
-    assert found["people"] is run.task
-    assert found["others"].name == "others"
-    changed = chosen.model_copy(update={"audit": chosen.audit.model_copy(update={"tasks": ("nowhere",)})})
-    run.settings = changed
-    with pytest.raises(InputError, match="nowhere"):
-        scored_tasks(run)
