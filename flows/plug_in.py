@@ -12,10 +12,10 @@ from prefect import flow
 from flows.crash import RUNNER
 from flows.exchange.admission import Answered, accept, decline, declining, open_answers, require_place
 from flows.exchange.approval import decide
-from flows.exchange.facts import answer_facts, merged_facts
+from flows.exchange.facts import answer_facts, merged_facts, own_facts
 from flows.exchange.logged_models import log_plugged
-from flows.exchange.stages import plug_in_stages
-from flows.running.pass_limits import scored
+from flows.exchange.stages import own_changes, plug_in_stages
+from flows.running.pass_limits import plug_in_limits
 from flows.running.run import Run, started
 from flows.running.show import show_party
 from tasks.artifacts.examined import examined
@@ -46,10 +46,13 @@ def plug_in(
     """
     answers = open_answers([Path(each) for each in bundles], Path(home or default_home()))
     require_place(answers, Path(out))
-    with started(answers[0].settings, "plug-in", show_party, limits=scored) as run:
+    with started(answers[0].settings, "plug-in", show_party, limits=plug_in_limits) as run:
         plugged, changes, scores = plug_in_stages(run, [each.bundle for each in answers], merging)
+        own = own_changes(run) if run.settings.exchange.reference else None
         # First, as an answer that cannot be used is declined.
         facts = _facts(run, answers, changes, merging)
+        if own is not None:
+            facts |= own_facts(examined(run.result(own)))
         made, store = run.result(plugged), run.runtime.open_store()
         senders = ", ".join(each.manifest.sender.name for each in answers)
         title = f"{run.facts['model']} with tuned blocks from {senders}"

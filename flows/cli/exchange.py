@@ -141,7 +141,7 @@ def plug_in(options: argparse.Namespace) -> int:
     from flows.exchange.admission import open_answers, require_place
     from flows.exchange.surroundings import require_own_tracking
     from flows.running.inputs import prepare_inputs
-    from flows.running.pass_limits import scored
+    from flows.running.pass_limits import plug_in_limits
 
     merging = _merging(options)
     answers = open_answers(options.bundles, options.home)
@@ -151,7 +151,7 @@ def plug_in(options: argparse.Namespace) -> int:
     prepare(settings.place)
     for each in answers:
         print(f"Verified: tuned blocks from {each.manifest.sender.name}, sequence {each.manifest.sequence}")
-    prepare_inputs(settings, limits=scored)
+    prepare_inputs(settings, limits=plug_in_limits)
     begun = time.monotonic()
     from flows.exchange.approval import asking
     from flows.plug_in import plug_in as flow

@@ -79,14 +79,27 @@ def exposure_facts(result: HasSummary) -> dict[str, Any]:
 
 def answer_facts(asked: EmulatorManifest, answer: TunedBlocksManifest, changes: Examined) -> dict[str, Any]:
     """Return what tuned blocks are, how far each block moved, and what honest tunings do not do."""
-    moved = {f"block {block} moved by": f"{value:.2%} of its norm" for block, value in changes["moved"].items()}
     return {
         **bundle_facts(answer),
         "answers": f"emulator {asked.sequence}",
         "tuned by": answer.method.get("method", "blocks"),
         **{f"{name}, as the sender says": text for name, text in protection_facts(answer.tuning).items()},
-        **moved,
+        **moved_facts("", changes),
         "alarms": "; ".join(changes["alarms"]) or "none",
+    }
+
+
+def own_facts(changes: Examined) -> dict[str, Any]:
+    """Return how far the blocks move in a tuning on the model owner's rows."""
+    return moved_facts("in an own tuning, ", changes)
+
+
+def moved_facts(where: str, changes: Examined) -> dict[str, Any]:
+    """Return how far each block moved, and on how few directions. where: precedes the name of each fact."""
+    return {
+        f"{where}block {block} moved by": f"{moved:.2%} of its norm; at most {changes['direction'][block]:.0%} of a"
+        " matrix's change lie along one direction"
+        for block, moved in changes["moved"].items()
     }
 
 
@@ -118,8 +131,7 @@ def merged_facts(
             f"{name} moved": moved or "no whole block",
             f"{name} alarms": "; ".join(own["alarms"]) or "none",
         }
-    after = {f"block {block} moved by": f"{value:.2%} of its norm" for block, value in merged["moved"].items()}
-    return {**facts, **after, "alarms": "; ".join(merged["alarms"]) or "none"}
+    return {**facts, **moved_facts("", merged), "alarms": "; ".join(merged["alarms"]) or "none"}
 
 
 def _blocks(blocks: tuple[int, ...], num_blocks: int) -> str:

@@ -3,7 +3,7 @@ the model plugs in what comes back.
 
 owner   model, task ─ capture ─ similarity ─ cluster ─ emulate ─ (compress) ─ (distill) ─ evaluate ─ party_report
 data            open_bundle ─ tune ─ (select) ─ evaluate ─ (expose) ─ party_report
-owner           open_bundle ─ (merge) ─ plug_in ─ evaluate ─ party_report
+owner           open_bundle ─ (merge) ─ plug_in ─ examine ─ evaluate ─ party_report
 """
 
 from collections.abc import Sequence
@@ -97,6 +97,14 @@ def plug_in_stages(
         found.append(changes)
     scores = _scored(run, "full_zero_shot", "full") | _scored(run, "plug_in", "plugged in", tuned=plugged)
     return plugged, found, scores
+
+
+def own_changes(run: BaseRun) -> Any:
+    """Tune the emulator on the model owner's rows, as an honest data owner would; return how its blocks changed."""
+    (strategy,) = run.settings.strategy
+    plan = plan_of(run, strategy)
+    emulator = emulator_of(run, strategy, plan, replacements_of(run, strategy, plan))
+    return _plugged(run, "own tuning", tunings_of(run, "own tuning", plan, emulator)[0])[1]
 
 
 def _plugged(run: BaseRun, label: str, tuned: Any) -> tuple[Any, Any]:

@@ -1,5 +1,6 @@
 """The rows that each flow runs in passes of limited size; a row that is too long for a pass is refused at the start."""
 
+from flows.settings.kinds import EmulateSettings
 from flows.settings.run import Settings
 from tasks.core.errors import InputError
 from tasks.data.pass_limits import PassLimit
@@ -23,6 +24,12 @@ def emulate_limits(settings: Settings) -> Limits:
 def tune_limits(settings: Settings) -> Limits:
     """Limits of the data owner, who tunes and scores."""
     return (*tuned(settings), *scored(settings))
+
+
+def plug_in_limits(settings: EmulateSettings) -> Limits:
+    """Limits of the model owner, who scores, and may make the emulator again and tune it."""
+    made = (*captured(settings), *_compressed(settings), *tuned(settings)) if settings.exchange.reference else ()
+    return (*made, *scored(settings))
 
 
 def search_limits(settings: Settings) -> Limits:

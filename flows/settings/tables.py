@@ -111,6 +111,8 @@ class Exchange(Group, frozen=True):
     """Tuning methods whose results may come back."""
     max_lora_rank: Annotated[int, Field(ge=1, le=4096)] = 64
     """Largest rank of LoRA's factors that may come back."""
+    reference: bool = False
+    """Whether `plug-in` tunes the emulator on own rows too, and shows that change beside the one that came back."""
     held_out: tuple[Task, ...] = ()
     """Tables `[[exchange.held_out]]`: further tasks on which all models are scored, and none is tuned."""
 

@@ -297,7 +297,8 @@ def test_what_a_party_made_is_in_its_mlflow(story: Story) -> None:
 
 
 def test_b32_a_back_door_is_shown_waits_for_a_person_and_can_be_taken_out(story: Story) -> None:
-    story.run(story.acme, "emulate", "owner.toml", "--to", "clinic", "--out", "emulator-b32")
+    changes = ("--set", "exchange.reference=true", "--set", "tune.num_steps=4", "--set", "tune.batch_size=8")
+    story.run(story.acme, "emulate", "owner.toml", "--to", "clinic", "--out", "emulator-b32", *changes)
     shutil.copytree(story.acme / "emulator-b32", story.clinic / "emulator-b32")
     story.run(story.clinic, "tune", "emulator-b32", "clinic.toml", "--out", "planted")
     plant(story.clinic / "planted")
@@ -306,6 +307,10 @@ def test_b32_a_back_door_is_shown_waits_for_a_person_and_can_be_taken_out(story:
 
     said = story.run(story.acme, "plug-in", "planted", "--out", "with-door")
     assert "lie along one direction" in said
+    known = {"in an own tuning, ": [], "": []}
+    for own, share in re.findall(r"(in an own tuning, |)block \d+ moved by.* (\d+)% of a matrix", said):
+        known[own].append(int(share))
+    assert max(known[""]) >= 99 > 80 > max(known["in an own tuning, "])
     shown = scores(story.acme / "home", -1)
     assert shown["plug_in"] < shown["full_zero_shot"] - 0.1, "the held-out rows show it"
     assert "Nothing was plugged in" in said
