@@ -10,7 +10,15 @@ from typing import Any
 from prefect import flow
 
 from flows.crash import RUNNER
-from flows.exchange.admission import Answered, accept, decline, declining, open_answers, require_place
+from flows.exchange.admission import (
+    Answered,
+    accept,
+    decline,
+    declining,
+    open_answers,
+    plugged_facts,
+    require_place,
+)
 from flows.exchange.approval import decide
 from flows.exchange.facts import answer_facts, merged_facts, own_facts
 from flows.exchange.logged_models import log_plugged
@@ -61,7 +69,7 @@ def plug_in(
     decision = decide(answers, read_table(store.open(report)))
     if decision:
         accept(answers, store, made, Path(out), PARTY_FILE.read(store.open(report)))
-        log_plugged(run, answers, Path(out))
+        log_plugged(run, plugged_facts([each.manifest for each in answers]), Path(out))
     elif decision is not None:
         decline(answers)
     return report, decision

@@ -1,14 +1,16 @@
 """Show emulators, tuned blocks and plugged models in MLflow: their cards and facts, and where they are."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 
-from flows.exchange.admission import Answered, plugged_facts
 from flows.running.run import Run, open_tracking
 from flows.settings.kinds import EmulateSettings
 from tasks.exchange.manifest import EmulatorManifest, TunedBlocksManifest
 from tasks.exchange.names import CARD_FILE
 from tasks.tracking.tracking import Tracking
+
+logger = logging.getLogger(__name__)
 
 
 def log_emulator(tracking: Tracking, manifest: EmulatorManifest, out: Path) -> None:
@@ -28,14 +30,20 @@ def log_tuned_blocks(tracking: Tracking, manifest: TunedBlocksManifest, out: Pat
     _log(tracking, manifest.id, f"tuned blocks for {manifest.recipient.name}", "tuned blocks", facts, out)
 
 
-def log_plugged(run: Run[EmulateSettings], answers: Sequence[Answered], out: Path) -> None:
-    """Show an accepted model of a run whose records are closed. out: its folder, with the card."""
-    facts = plugged_facts([each.manifest for each in answers])
+def log_plugged(run: Run[EmulateSettings], facts: Mapping[str, str], out: Path) -> None:
+    """Show an accepted model of a run whose records are closed.
+
+    facts: `admission.plugged_facts`; out: its folder, with the card.
+    """
     tracking = open_tracking(run.settings, run.runtime.run_id)
     _log(tracking, facts["bundle"], f"model with blocks from {facts['from']}", "plugged model", facts, out)
     tracking.deliver()
 
 
-def _log(tracking: Tracking, bundle: str, name: str, type: str, facts: dict, out: Path) -> None:
-    card = (out / CARD_FILE).read_text()
-    tracking.model(f"{type} {bundle}", name, type, card, {"bundle": bundle, **facts}, out)
+def _log(tracking: Tracking, bundle: str, name: str, kind: str, facts: Mapping[str, object], out: Path) -> None:
+    try:
+        card = (out / CARD_FILE).read_text()
+        tracking.model(f"{kind} {bundle}", name, kind, card, {"bundle": bundle, **facts}, out)
+    except OSError as error:
+        # What was sealed or accepted stays so.
+        logger.warning("%s is not shown in MLflow (%s)", out, error.strerror)

@@ -120,7 +120,8 @@ def seal_emulator(run: Run[EmulateSettings], gift: Gift, emulator: Ref, report: 
     template = emulator_bundle.template_of(Path(run.model.path), plan)
     with private_folder(gift.out.absolute().parent) as files:
         parts = emulator_bundle.write_files(folder, run.model, files)
-        card = emulator_card(run.facts["model"], gift.parties.recipient.name, report["facts"], card_scores(report))
+        shown = card_scores(report, held_out=False)
+        card = emulator_card(run.facts["model"], gift.parties.recipient.name, report["facts"], shown)
         write_text(files / CARD_FILE, card.text())
 
         def describe(ledger: Ledger, header: dict[str, Any]) -> Manifest:

@@ -10,7 +10,6 @@ from flows.running.disk_needs import MIN_FREE_BYTES, needed_bytes
 from flows.running.pass_limits import Limits, check_room, run_limits, scored
 from flows.settings.grid import describe_values, named_cell
 from flows.settings.run import Kind, Settings, Strategy
-from flows.settings.tables import Task
 from tasks.artifacts.check_facts import check_summary
 from tasks.core.errors import InputError, in_table
 from tasks.core.plan.layout import fixed_plan
@@ -80,18 +79,25 @@ class Inputs:
         require_exact(self.model.name, self.model.family, check_summary(self.checked).get("not_exact", {}), wanted)
         check_support(settings, self.checked.summary)
         self.task = checked_task(self.task, self.checked.summary)
-        self.held_out = {task.name: self._held_out(settings, task, runtime) for task in settings.held_out}
+        self.held_out = self._held_out(settings, runtime)
 
-    def _held_out(self, settings: Settings, task: Task, runtime: Runtime) -> Any:
-        """Resolve and check a task that is only scored."""
+    def _held_out(self, settings: Settings, runtime: Runtime) -> dict[str, Any]:
+        """Resolve and check the tasks that are only scored."""
         from tasks.check_inputs import check
         from tasks.data.resolving import resolve_task, with_chat
         from tasks.models.loading import load_tokenizer
 
-        found = resolve_task(task.model_dump(), runtime.open_store())
-        found = with_chat(found, partial(load_tokenizer, self.model), self.model.name)
-        checked = check.run(runtime, f"inputs {task.name}", model=self.model, task=found, limits=scored(settings))
-        return checked_task(found, checked.summary)
+        made: dict[str, Any] = {}
+        for task in settings.held_out:
+            found = resolve_task(task.model_dump(), runtime.open_store())
+            found = with_chat(found, partial(load_tokenizer, self.model), self.model.name)
+            if found.name in (self.task.name, *made):
+                raise InputError(
+                    f"exchange.held_out: the task {found.name} appears twice, or is task.name; name it once"
+                )
+            checked = check.run(runtime, f"inputs {found.name}", model=self.model, task=found, limits=scored(settings))
+            made[found.name] = checked_task(found, checked.summary)
+        return made
 
     @cached_property
     def num_parameters(self) -> int:

@@ -13,7 +13,7 @@ from flows.running.environment import check_prefect, prefect_page
 from flows.service.paging import pages
 from flows.service.reaper import GIVEN_UP
 from flows.settings.group import FOLDERS
-from flows.settings.reading import each_folder
+from flows.settings.reading import change_folders, each_folder
 from flows.settings.run import Settings
 from flows.settings.variants import AXIS, NAME, overrides
 from tasks.core import errors
@@ -64,9 +64,7 @@ def portable(settings: Settings) -> dict[str, Any]:
     folders.
     """
     values = settings.model_dump(mode="json", exclude_unset=True)
-    for group, key in FOLDERS:
-        if given := values.get(group, {}).get(key):
-            values[group][key] = each_folder(given, _absolute)
+    change_folders(values, _absolute)
     return values
 
 

@@ -16,8 +16,15 @@ if TYPE_CHECKING:
 else:
     Core = TypeVar("Core")
 
-# Settings that name a folder, which may lie beside the file.
-FOLDERS = (("model", "name"), ("task", "data"), ("distill", "teacher"), ("distill", "data"), ("study", "other"))
+# Settings that name a folder, which may lie beside the file; a table on the way may be a list of tables.
+FOLDERS = (
+    ("model", "name"),
+    ("task", "data"),
+    ("distill", "teacher"),
+    ("distill", "data"),
+    ("study", "other"),
+    ("exchange", "held_out", "data"),
+)
 
 
 class Group(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):

@@ -1,4 +1,4 @@
-"""Settings of the other flows, which are those of a run and one table more, and of files for all of them."""
+"""Settings of the other flows, which have more tables than a run, and of files for all flows."""
 
 from typing import Any, cast
 
@@ -28,15 +28,6 @@ class EmulateSettings(Settings, frozen=True):
     """Settings of an emulator that is given away (`crash emulate`): those of a run, and the table `[exchange]`."""
 
     exchange: Exchange = Exchange()
-
-    @model_validator(mode="after")
-    def _tasks_have_names(self) -> "EmulateSettings":
-        names = [task.name for task in (self.task, *self.exchange.held_out)]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(
-                f"exchange.held_out: the task {min(twice)} is there twice, or is task.name; name each once"
-            )
-        return self
 
     @property
     def held_out(self) -> tuple[Task, ...]:

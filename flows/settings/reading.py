@@ -3,7 +3,7 @@
 import difflib
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -129,10 +129,24 @@ def _apply(values: dict[str, Any], change: str) -> None:
 
 
 def _resolve_beside(values: dict[str, Any], folder: Path) -> None:
-    for table, key in FOLDERS:
-        group: Any = values.get(table)
-        if isinstance(group, dict) and key in group:
-            group[key] = each_folder(group[key], lambda text: _beside(text, folder))
+    change_folders(values, lambda text: _beside(text, folder))
+
+
+def change_folders(values: dict[str, Any], change: Callable[[Any], Any]) -> None:
+    """Apply `change` to all settings that name folders, in place. values: of a file, not validated yet."""
+    for *names, key in FOLDERS:
+        for table in _tables(values, names):
+            if table.get(key):
+                table[key] = each_folder(table[key], change)
+
+
+def _tables(values: dict[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the tables at a place, of which there are several where one on the way is a list."""
+    found: list[Any] = [values]
+    for name in names:
+        inner = [table.get(name) for table in found if isinstance(table, dict)]
+        found = [each for part in inner for each in (part if isinstance(part, list) else [part])]
+    return [table for table in found if isinstance(table, dict)]
 
 
 def each_folder(given: Any, change: Callable[[Any], Any]) -> Any:

@@ -114,7 +114,7 @@ class Exchange(Group, frozen=True):
     reference: bool = False
     """Whether `plug-in` tunes the emulator on own rows too, and shows that change beside the one that came back."""
     held_out: tuple[Task, ...] = ()
-    """Tables `[[exchange.held_out]]`: further tasks on which all models are scored, and none is tuned."""
+    """Tables `[[exchange.held_out]]`: further tasks that are scored by emulate, audit and plug-in; none is tuned on."""
 
 
 class Export(Group, frozen=True):

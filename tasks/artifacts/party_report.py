@@ -8,7 +8,8 @@ PARTY_PAGE = "party.html"
 
 
 class PartyReport(TypedDict):
-    """title: what was done; scores: rows of setting, metric, value, standard error and rows; facts: by name.
+    """title: what was done; scores: rows of setting, metric, value, standard error and rows; facts: by name; own: facts
+    about held-out tasks, which no other party is told.
 
     The setting of a held-out task is followed by / and the task.
     """
@@ -16,6 +17,7 @@ class PartyReport(TypedDict):
     title: str
     scores: list[dict[str, Any]]
     facts: dict[str, Any]
+    own: dict[str, Any]
 
 
 PARTY_FILE = JsonFile("party.json", "report of a party", PartyReport, indent=1)

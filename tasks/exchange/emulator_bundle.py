@@ -48,19 +48,10 @@ def require_describable(model: ModelSource) -> None:
     """Check that config and tokenizer of a full model can be described to another party.
 
     Raises:
-        InputError: when they cannot, or the tokenizer has ids beyond the vocabulary.
+        InputError: when they cannot.
     """
-    from tasks.core.blocks.locate_blocks import text_config
-
-    config, tokenizer = load_config(Path(model.path)), load_tokenizer(model)
-    describe(config)
-    tokenizer_facts(tokenizer, model.context)
-    largest, size = max(tokenizer.get_vocab().values()), text_config(config).vocab_size
-    if largest >= size:
-        raise InputError(
-            f"{model.name}: the tokenizer has the token id {largest}, and the model's vocabulary ends at {size - 1}:"
-            " remove tokens that were added to the tokenizer alone, or resize the model's embeddings"
-        )
+    describe(load_config(Path(model.path)))
+    tokenizer_facts(load_tokenizer(model), model.context)
 
 
 def write_files(emulator: Path, model: ModelSource, out: Path) -> EmulatorParts:

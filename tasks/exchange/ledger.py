@@ -189,7 +189,8 @@ def opened(file: Path) -> Iterator[Ledger]:
 def _require_sound(connection: sqlite3.Connection, file: Path) -> None:
     """Make the tables of a new file, and check those of another."""
     application, version, found = (
-        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version", "quick_check")
+        connection.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("application_id", "user_version", "integrity_check")
     )
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if not tables:
@@ -203,9 +204,11 @@ def _require_sound(connection: sqlite3.Connection, file: Path) -> None:
         raise EnvironmentFault(f"{file} is not a ledger of this program: move it away")
     if version > VERSION:
         raise EnvironmentFault(f"the ledger {file} was written by a newer version of this program: update it")
-    if version == 1:
+    if found != "ok":
+        raise _damaged(file)
+    if version == 1 and "digest" not in dict(_columns(connection)):
         _add_digests(connection)
-    if found != "ok" or _columns(connection) != _expected_columns():
+    if _columns(connection) != _expected_columns():
         raise _damaged(file)
     # Each is checked when it is read.
     Ledger(connection).entries()

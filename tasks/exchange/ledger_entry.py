@@ -83,10 +83,10 @@ def read_row(row: Sequence[Any]) -> Entry:
     Raises:
         DatabaseError: when it was changed, or cannot be read.
     """
-    if with_digest(row[:-1])[-1] != row[-1]:
-        raise sqlite3.DatabaseError("an entry was changed")
     values = dict(zip(Entry.__dataclass_fields__, row[:-1], strict=True))
     try:
+        if with_digest(row[:-1])[-1] != row[-1]:
+            raise sqlite3.DatabaseError("an entry was changed")
         values["blocks"] = tuple(json.loads(values["blocks"]))
         values |= {name: datetime.fromisoformat(values[name]) for name in ("expires", "at")}
     except (ValueError, TypeError):

@@ -30,9 +30,12 @@ resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[2]),) * 2)
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[3]),) * 2)
 from tokenizers import Tokenizer
 tokenizer = Tokenizer.from_file(sys.argv[1])
+largest = max(tokenizer.get_vocab(with_added_tokens=False).values(), default=-1)
 for text in ("", "word", "a" * 5000, " " * 5000, "1" * 5000, "a1 " * 2000, "!" * 5000, "\\n" * 5000, "\u00e9" * 5000):
-    tokenizer.decode(tokenizer.encode(text).ids)
-print(max(tokenizer.get_vocab().values(), default=-1))
+    ids = tokenizer.encode(text).ids
+    tokenizer.decode(ids)
+    largest = max(largest, *ids, -1)
+print(largest)
 """
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 CLASS = "PreTrainedTokenizerFast"
@@ -75,7 +78,7 @@ def tokenizer_facts(tokenizer: "PreTrainedTokenizerBase", context: int) -> Token
 def probe_tokenizer(file: Path) -> int:
     """Load the tokenizer of a stranger and encode a few texts with it, in a process with limits.
 
-    Returns the largest id of its tokens.
+    Returns the largest id of its vocabulary and of these texts. Of added tokens, some models have more than embeddings.
 
     Raises:
         RefusedError: when it cannot be loaded, or takes too long or too much memory.

@@ -19,33 +19,20 @@ def party_report(work: Work, *, title: str, scores: dict[str, Ref], facts: dict[
     of the data.
     """
     from tasks.reports.party import long_csv, markdown, page
+    from tasks.reports.party_facts import capability_facts, worse_facts
 
     found = [{"setting": name, **scores_summary(ref)} for name, ref in scores.items()]
     kept = ("setting", "metric", "value", "stderr", "num_rows", "higher_is_better", "chance")
+    rows = [{name: each[name] for name in kept} for each in found]
+    shares, own = capability_facts(rows)
     content: PartyReport = {
         "title": title,
-        "scores": [{name: each[name] for name in kept} for each in found],
-        "facts": {**_kept(found), **facts},
+        "scores": rows,
+        "facts": {**shares, **facts, **worse_facts(rows)},
+        "own": own,
     }
     PARTY_FILE.write(work.out, content)
     (work.out / LONG_TABLE).write_text(long_csv(content))
     (work.out / MARKDOWN_TABLE).write_text(markdown(content))
     (work.out / PARTY_PAGE).write_text(page(content))
     return {each["setting"]: each["value"] for each in content["scores"]}  # type: ignore[return-value]
-
-
-def _kept(scores: list[dict[str, Any]]) -> dict[str, str]:
-    """Return, for each task, the emulator's score as a share of the full model's, where both are there."""
-    from tasks.core.evaluation.recovery import capability
-
-    by_setting = {each["setting"]: each for each in scores}
-    found = {}
-    for setting, full in by_setting.items():
-        name, _, task = setting.partition("/")
-        own = by_setting.get(setting.replace("full", "emulator", 1))
-        if name != "full_zero_shot" or own is None:
-            continue
-        share = capability(own["value"], full["value"], full["higher_is_better"])
-        if share is not None:
-            found[f"emulator's share of the full model's score{' on ' if task else ''}{task} (CPL)"] = f"{share:.1%}"
-    return found

@@ -21,13 +21,14 @@ def long_csv(report: PartyReport) -> str:
 
 def markdown(report: PartyReport) -> str:
     """Return title, scores and facts as Markdown."""
-    facts = Table(["", "value"], report["facts"].items(), num_names=2).markdown()
+    facts = Table(["", "value"], (report["facts"] | report["own"]).items(), num_names=2).markdown()
     return "\n\n".join([report["title"], scores_table(report).markdown(), facts]) + "\n"
 
 
 def page(report: PartyReport) -> str:
     """Return the report as a page without scripts or external files."""
-    return render("party.html.j2", title=report["title"], scores=scores_table(report), facts=report["facts"])
+    facts = report["facts"] | report["own"]
+    return render("party.html.j2", title=report["title"], scores=scores_table(report), facts=facts)
 
 
 def scores_table(report: PartyReport) -> Table:
@@ -36,7 +37,7 @@ def scores_table(report: PartyReport) -> Table:
         ["", "metric", "score", "rows"],
         [
             [
-                described(each["setting"]),
+                setting_words(each["setting"]),
                 each["metric"],
                 format_score(Mean(each["value"], each["stderr"], 1, "rows")),
                 each["num_rows"],
@@ -47,12 +48,16 @@ def scores_table(report: PartyReport) -> Table:
     )
 
 
-def described(setting: str) -> str:
+def setting_words(setting: str) -> str:
     """Return a setting, or setting/task, in words."""
     name, _, task = setting.partition("/")
     return f"{SETTINGS[name]}, {task}" if task else SETTINGS[name]
 
 
-def card_scores(report: PartyReport) -> list[tuple[str, str, str]]:
-    """Return the scores for a model card: setting, metric and value as text."""
-    return [(setting, metric, score) for setting, metric, score, _ in scores_table(report).rows]
+def card_scores(report: PartyReport, held_out: bool = True) -> list[tuple[str, str, str]]:
+    """Return the scores for a model card: setting, metric and value as text.
+
+    held_out: also those of held-out tasks, which no other party is told.
+    """
+    rows = [row for row in report["scores"] if held_out or "/" not in row["setting"]]
+    return [(setting, metric, score) for setting, metric, score, _ in scores_table({**report, "scores": rows}).rows]

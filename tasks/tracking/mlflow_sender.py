@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from tasks.store.loopback import require_proxy
 from tasks.store.patience import watched
 from tasks.tracking.servers import reason, redact_url, refusal, unreachable
 
+logger = logging.getLogger(__name__)
 MAX_BATCH = 900
 # Stages of one run in one listing; the largest page of the server.
 MAX_STAGES = 50_000
@@ -33,6 +35,10 @@ QUIET = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+# Of names of logged models.
+FORBIDDEN_IN_NAMES = r"[/:.%\"']"
+# What a server without logged models, or with narrower bounds, answers.
+NOT_SUPPORTED = ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "INVALID_PARAMETER_VALUE")
 # Advice for the other causes of status 403.
 FORBIDDEN = ", or have that user given the rights, or add this address to the server's --allowed-hosts"
 
@@ -179,11 +185,23 @@ class Sender:
             self._client.log_artifact(self._id(run_id, event["run"]), event["path"], event["folder"] or None)
 
     def _on_model(self, run_id: str, event: dict[str, Any]) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._log_model(self._id(run_id, ""), event)
+        except MlflowException as error:
+            if error.error_code not in NOT_SUPPORTED:
+                raise
+            # The rest of the journal must not wait for it for ever.
+            logger.warning("MLflow does not show the model %s (%s)", event["name"], reason(error))
+
+    def _log_model(self, mlflow_run_id: str, event: dict[str, Any]) -> None:
         tags, place = event["tags"] | {"crash.model": event["key"]}, [self._experiment_id]
         found = self._client.search_logged_models(place, f"tags.`crash.model` = '{event['key']}'")
-        # A process that was killed right behind this call has left one that is still pending.
+        name = re.sub(FORBIDDEN_IN_NAMES, "-", event["name"])
+        # A process that was killed right after this call has left one that is still pending.
         model = next(iter(found), None) or self._client.create_logged_model(
-            self._experiment_id, event["name"], self._id(run_id, ""), tags, event["parameters"], event["type"]
+            self._experiment_id, name, mlflow_run_id, tags, event["parameters"], event["type"]
         )
         self._client.finalize_logged_model(model.model_id, "READY")
 

@@ -117,22 +117,20 @@ class Tracking:
         for path in paths:
             self.journal.write("file", run="", path=str(path), folder=folder)
 
-    def model(self, key: str, name: str, type: str, card: str, facts: Mapping[str, object], folder: Path) -> None:
+    def model(self, key: str, name: str, kind: str, card: str, facts: Mapping[str, object], folder: Path) -> None:
         """Show a folder as a model that this run has made: its card and facts, and where it is, but not its files.
 
-        key: tells it from all other models; type: what kind of model it is; card: Markdown.
+        key: tells it from all other models; kind: what it is, such as an emulator; card: Markdown.
         """
         parameters = {metric_name(fact): str(value) for fact, value in facts.items()}
         tags = {"mlflow.note.content": card, "crash.folder": str(folder.absolute())}
-        self.journal.write("model", run="", key=key, name=name, type=type, parameters=parameters, tags=tags)
+        self.journal.write("model", run="", key=key, name=name, type=kind, parameters=parameters, tags=tags)
 
-    def deliver(self, seconds: float = 60.0) -> None:
-        """Deliver what was added behind the end of the run, or leave it to the next run."""
-        if self.later:
-            self.journal.release()
-            return
-        self._delivery.start()
-        self._delivery.finish(seconds, lambda: False)
+    def deliver(self, seconds: float = 60.0) -> bool:
+        """Deliver what was added after the end of the run; return False if the next run has to."""
+        if not self.later:
+            self._delivery.start()
+        return self._finish(seconds)
 
     def describe(self, text: str, tags: dict[str, str] | None = None) -> None:
         """Set the Markdown text on the run's overview page."""
@@ -146,6 +144,9 @@ class Tracking:
         for key in self._opened - self._ended:
             self.journal.write("end", run=key, time=now(), status=status, tags={})
         self.journal.write("end", run="", time=now(), status=status, tags={})
+        return self._finish(seconds, is_stopping)
+
+    def _finish(self, seconds: float, is_stopping: Callable[[], bool] = lambda: False) -> bool:
         if self.later:
             self.journal.release()
             return False

@@ -11,18 +11,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tasks.artifacts.tuning import TUNED_FILE
 from tasks.exchange import opening, receiving, tokenizer
 from tasks.exchange.manifest import to_bytes
 from tasks.exchange.opening import OpenedBundle
-from tasks.exchange.sealing import file_facts
 from tests.exchange.parties import (
     copied,
     make_emulator,
     make_parties,
+    make_tuning,
     receive_emulator,
     receive_tuned,
     resign,
     seal_emulator,
+    seal_tuned,
 )
 from tests.exchange.refusals import Exchanged, refuse_returned, refused, sealed_again, with_tensors
 
@@ -77,9 +79,20 @@ def test_b12_illegal_names(exchanged: Exchanged, tmp_path: Path, name: str) -> N
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/x", "0.x\0y", "x" * 300])
 def test_b12_a_tensor_with_the_name_of_a_path(exchanged: Exchanged, tmp_path: Path, name: str) -> None:
-    bundle = with_tensors(exchanged, tmp_path, lambda tensors: tensors.update({name: torch.ones(1)}))
+    inside = tmp_path / "a/b"
+    inside.mkdir(parents=True)
+    bundle = with_tensors(exchanged, inside, lambda tensors: tensors.update({name: torch.ones(1)}))
     refuse_returned(exchanged, bundle, "1 unexpected tensors")
-    assert {path.name for path in tmp_path.iterdir()} == {"bad"}
+    assert not Path("/etc/x").exists()
+    assert {path.name for path in (*tmp_path.iterdir(), *(tmp_path / "a").iterdir())} == {"a", "b"}
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a\0b", "x" * 300, "weights.s\u0430fetensors"])
+def test_b12_a_name_in_the_manifest_that_no_bundle_has(exchanged: Exchanged, tmp_path: Path, name: str) -> None:
+    bundle = copied(exchanged.returned, tmp_path / "bad")
+    files = json.loads((bundle / "manifest.json").read_text())["files"]
+    sealed_again(exchanged.clinic, bundle, files=files | {name: next(iter(files.values()))})
+    refuse_returned(exchanged, bundle, r"manifest\.json: files")
 
 
 @pytest.mark.parametrize("name", [".gitattributes", "modeling_x.py", "config.json", "generation_config.json"])
@@ -123,6 +136,27 @@ def test_b15_edited_and_swapped_files(exchanged: Exchanged, tmp_path: Path) -> N
     assert (other / "weights.safetensors").stat().st_size == (bundle / "weights.safetensors").stat().st_size
     shutil.copy(other / "weights.safetensors", bundle / "weights.safetensors")
     refuse_returned(exchanged, bundle, "weights.safetensors: digest: expected")
+
+
+def test_b15_files_swapped_between_two_valid_bundles(tmp_path: Path) -> None:
+    acme, clinic = make_parties(tmp_path / "homes", "acme", "clinic")
+    asked = seal_emulator(acme, clinic, make_emulator(tmp_path / "made"), tmp_path / "emulator")
+    opened = receive_emulator(clinic, tmp_path / "emulator")
+    first, second = tmp_path / "first", tmp_path / "second"
+    tuning = make_tuning(tmp_path / "tuning")
+    seal_tuned(clinic, acme, opened, tuning, first)
+    state = load_file(tuning / TUNED_FILE)
+    save_file({name: tensor + 0.1 for name, tensor in state.items()}, tuning / TUNED_FILE)
+    seal_tuned(clinic, acme, opened, tuning, second)
+    mixed = copied(first, tmp_path / "mixed")
+    shutil.copy(second / "weights.safetensors", mixed / "weights.safetensors")
+    with refused(acme, "weights.safetensors: digest: expected"):
+        receive_tuned(acme, mixed, asked)
+    for name in ("manifest.json", "manifest.sig"):
+        mixed = copied(first, tmp_path / f"mixed-{name}")
+        shutil.copy(second / name, mixed / name)
+        with refused(acme, "digest: expected|no trusted key has signed"):
+            receive_tuned(acme, mixed, asked)
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 10, b"x" * 64], ids=["empty", "short", "wrong"])
@@ -209,6 +243,13 @@ def test_b21_manifests_that_are_not_of_the_schema(
     refuse_returned(exchanged, bundle, reason)
 
 
+def test_b04_a_name_twice_in_the_manifest(exchanged: Exchanged, tmp_path: Path) -> None:
+    bundle = copied(exchanged.returned, tmp_path / "bad")
+    text = (bundle / "manifest.json").read_text().replace("{", '{"sequence": 9,', 1)
+    resign(bundle, exchanged.clinic, text.encode())
+    refuse_returned(exchanged, bundle, r"manifest\.json: duplicate key")
+
+
 def test_b21_deep_large_and_odd_json(exchanged: Exchanged, tmp_path: Path) -> None:
     bundle = copied(exchanged.returned, tmp_path / "bad")
     for content, reason in (
@@ -266,23 +307,43 @@ def test_b16_a_party_cannot_take_the_name_of_another(exchanged: Exchanged, tmp_p
     refuse_returned(exchanged, bundle, "signed by clinic, but it names another sender")
 
 
-def test_b22_a_tokenizer_with_ids_beyond_the_vocabulary(exchanged: Exchanged, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["vocabulary", "post-processor"])
+def test_b22_a_tokenizer_with_ids_beyond_the_vocabulary(exchanged: Exchanged, tmp_path: Path, place: str) -> None:
     bundle = copied(exchanged.emulator, tmp_path / "bad")
     content = json.loads((bundle / "tokenizer.json").read_text())
     size = json.loads((bundle / "manifest.json").read_text())["architecture"]["config"]["vocab_size"]
-    content["model"]["vocab"]["beyond"] = size
+    if place == "vocabulary":
+        content["model"]["vocab"]["beyond"] = size
+    else:
+        tokens = [{"SpecialToken": {"id": "<x>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+        special = {"<x>": {"id": "<x>", "ids": [size], "tokens": ["<x>"]}}
+        content["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": tokens,
+            "pair": tokens,
+            "special_tokens": special,
+        }
     with refused(exchanged.clinic, f"token id {size}, but the model's vocabulary ends at {size - 1}"):
         receive_emulator(exchanged.clinic, with_tokenizer(exchanged, bundle, json.dumps(content)))
+
+
+def test_b22_an_added_token_beyond_the_vocabulary_is_taken(tmp_path: Path) -> None:
+    """As models have it whose tokenizer is one of a larger family, such as Gemma 3: no row has this token."""
+    acme, clinic = make_parties(tmp_path / "homes", "acme", "clinic")
+    asked = seal_emulator(acme, clinic, make_emulator(tmp_path / "made"), tmp_path / "emulator")
+    size = asked.architecture.config["vocab_size"]
+    content = json.loads((tmp_path / "emulator/tokenizer.json").read_text())
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    content["added_tokens"].append({"id": size, "content": "<image>", "special": True, **flags})
+    (tmp_path / "emulator/tokenizer.json").write_text(json.dumps(content))
+    sealed_again(acme, tmp_path / "emulator")
+    assert receive_emulator(clinic, tmp_path / "emulator").manifest.id == asked.id
 
 
 def with_tokenizer(exchanged: Exchanged, bundle: Path, content: str) -> Path:
     """Replace the tokenizer of an emulator's bundle, and sign another manifest with its digest as the owner would."""
     (bundle / "tokenizer.json").write_text(content)
-    values = json.loads((bundle / "manifest.json").read_text())
-    files = {name: facts for name, facts in file_facts(bundle).items() if not name.startswith("manifest.")}
-    described = {name: facts.model_dump() for name, facts in files.items()}
-    resign(bundle, exchanged.acme, json.dumps({**values, "files": described, "id": "d" * 32, "sequence": 8}).encode())
-    return bundle
+    return sealed_again(exchanged.acme, bundle, id="d" * 32, sequence=8)
 
 
 def test_b23_tokenizers_that_cannot_be_loaded_or_take_too_long(

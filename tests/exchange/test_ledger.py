@@ -125,7 +125,8 @@ def test_bytes_that_changed_anywhere_are_refused_or_harmless(tmp_path: Path) -> 
         file.write_bytes(damaged)
         try:
             with opened(file) as ledger:
-                assert ledger.entries() == known
+                assert ledger.entries() == [ledger.find(entry.id) for entry in known] == known
+                assert ledger.next_sequence(ENTRY.kind, ENTRY.party) == 20
         except EnvironmentFault as error:
             refused.append(str(error))
         assert file.read_bytes() == damaged
@@ -181,7 +182,7 @@ def test_an_entry_that_cannot_be_read_is_damage_whatever_its_digest(column: str,
         read_row(with_digest(columns))
 
 
-def test_entries_of_before_their_digests_get_one(tmp_path: Path) -> None:
+def test_a_ledger_of_version_1_gets_digests(tmp_path: Path) -> None:
     file = tmp_path / "l.sqlite"
     with opened(file) as ledger:
         ledger.add(replace(ENTRY, direction="in", state="open"))
@@ -193,6 +194,8 @@ def test_entries_of_before_their_digests_get_one(tmp_path: Path) -> None:
         ledger.close(ENTRY.id, "accepted")
     with opened(file) as ledger:
         assert ledger.entries() == [replace(ENTRY, direction="in", state="accepted")]
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
 
 
 def test_a_folder_in_the_place_of_the_ledger_or_a_file_around_it_is_named(tmp_path: Path) -> None:

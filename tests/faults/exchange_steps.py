@@ -29,7 +29,7 @@ from tests.exchange.parties import (
     seal_tuned,
 )
 
-REPORT: PartyReport = {"title": "plugged", "scores": [], "facts": {}}
+REPORT: PartyReport = {"title": "plugged", "scores": [], "facts": {}, "own": {}}
 SETTINGS = {"strategy": "crash", "model": {"name": str(DEMO)}, "task": {"name": "people"}, "plan": {"num_kept": 4}}
 STEPS = (
     "seal an emulator",

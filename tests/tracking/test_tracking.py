@@ -156,13 +156,13 @@ def test_a_model_is_shown_once_with_its_card_and_without_files(uri, client, tmp_
     assert tracking.close("FINISHED")
     # Accepted by a person behind the end of the run.
     behind = Tracking(uri, "model", tmp_path / "journal", "run")
-    behind.model("emulator 1", "emulator for clinic", "emulator", "# Card", {"kept (blocks)": "0 3"}, tmp_path)
+    behind.model("emulator 1", "emulator for st.mary", "emulator", "# Card", {"kept (blocks)": "0 3"}, tmp_path)
     behind.deliver()
     (tmp_path / "journal/run.sent").write_text("0")
     again = Tracking(uri, "model", tmp_path / "journal", "run")
     again.deliver()
     (model,) = client.search_logged_models([experiment(client, "model")])
-    assert (model.name, model.model_type, model.status.value) == ("emulator for clinic", "emulator", "READY")
+    assert (model.name, model.model_type, model.status.value) == ("emulator for st-mary", "emulator", "READY")
     assert model.params == {"kept blocks": "0 3"}
     assert model.tags["mlflow.note.content"] == "# Card"
     assert model.tags["crash.folder"] == str(tmp_path)
@@ -170,6 +170,25 @@ def test_a_model_is_shown_once_with_its_card_and_without_files(uri, client, tmp_
     assert model.source_run_id == run.info.run_id
     assert run.info.status == "FINISHED"
     assert client.list_logged_model_artifacts(model.model_id) == []
+
+
+def test_a_server_without_logged_models_gets_the_rest(uri, client, tmp_path, monkeypatch, caplog):
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
+
+    def unknown(*_, **__):
+        raise MlflowException("no such endpoint", ENDPOINT_NOT_FOUND)
+
+    monkeypatch.setattr(MlflowClient, "search_logged_models", unknown)
+    tracking = Tracking(uri, "old", tmp_path / "journal", "run")
+    tracking.start("name", {}, {}, {})
+    tracking.model("emulator 1", "emulator", "emulator", "# Card", {}, tmp_path)
+    tracking.values({"after": 1.0})
+    assert tracking.close("FINISHED")
+    (run,) = client.search_runs([experiment(client, "old")])
+    assert (run.info.status, run.data.metrics) == ("FINISHED", {"after": 1.0})
+    assert "does not show the model emulator" in caplog.text
 
 
 def test_a_server_that_is_away_is_said_before_anything_is_computed():

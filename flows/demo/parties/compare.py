@@ -20,10 +20,11 @@ SETTINGS = {
 }
 
 
-def party_scores(home: Path) -> dict[str, float]:
-    """Return the scores of all reports of a party by setting."""
+def party_scores(home: Path) -> list[tuple[str, float]]:
+    """Return setting and score of all reports of a party; a setting is there once for each report that has it."""
     folders = (home / "store/artifacts/party_report").iterdir()
-    return {row["setting"]: row["value"] for folder in folders for row in PARTY_FILE.read(folder)["scores"]}
+    rows = [row for folder in sorted(folders) for row in PARTY_FILE.read(folder)["scores"]]
+    return sorted((row["setting"], row["value"]) for row in rows)
 
 
 def run_scores(home: Path) -> dict[str, float]:
@@ -34,13 +35,16 @@ def run_scores(home: Path) -> dict[str, float]:
 
 
 def main(acme: Path, clinic: Path, together: Path) -> int:
-    """Print each score of both, and return 1 where one differs."""
-    parties, one = party_scores(acme) | party_scores(clinic), run_scores(together)
-    print(f"\n{'':20}{'two parties':>20}{'one process':>20}")
-    for ours, theirs in SETTINGS.items():
-        print(f"{ours:20}{parties[ours]:20.15f}{one[theirs]:20.15f}")
-    if different := [ours for ours, theirs in SETTINGS.items() if parties[ours] != one[theirs]]:
-        print(f"These scores differ: {', '.join(different)}", file=sys.stderr)
+    """Print each score of both, and return 1 where one differs, or one is missing."""
+    one = run_scores(together)
+    parties = [(home.parent.name, *score) for home in (acme, clinic) for score in party_scores(home)]
+    print(f"\n{'':8}{'':20}{'two parties':>20}{'one process':>20}")
+    for party, setting, score in parties:
+        print(f"{party:8}{setting:20}{score:20.15f}{one[SETTINGS[setting]]:20.15f}")
+    different = [f"{setting} of {party}" for party, setting, score in parties if score != one[SETTINGS[setting]]]
+    different += sorted(SETTINGS.keys() - {setting for _, setting, _ in parties})
+    if different:
+        print(f"These scores differ or are missing: {', '.join(different)}", file=sys.stderr)
         return 1
     print("The scores are the same to the last digit.")
     return 0

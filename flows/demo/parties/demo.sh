@@ -70,11 +70,11 @@ as acme plug-in returned --out plugged --accept
 as acme unplug plugged
 as acme ledger
 
-# What no party of the two could do: the same settings in one process that has the model and the data.
+# What neither party could do: the same settings in one process that has the model and the data.
 together=$folder/together
 mkdir "$together"
 cp -r "$demo/model" "$demo/task" "$together"
 { cat "$demo/parties/owner.toml"; sed -n '/^\[tune\]/,$p' "$demo/parties/clinic.toml"; } >"$together/both.toml"
-printf '\nboth$ crash run both.toml\n'
+printf '\nboth$ crash run both.toml --set full_tune.enabled=false\n'
 (cd "$together" && CRASH_HOME="$together/.crash" "$crash" run both.toml --set full_tune.enabled=false)
 "$(dirname "$crash")/python" -m flows.demo.parties.compare "$folder/acme/.crash" "$folder/clinic/.crash" "$together/.crash"

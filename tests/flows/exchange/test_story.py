@@ -67,8 +67,9 @@ class Story:
         shutil.copytree(DEMO / "model", self.acme / "model")
         shutil.copytree(DEMO / "text", self.acme / "texts")
         shutil.copy(DEMO / "text/validation.jsonl", self.acme / "texts/test.jsonl")
+        # Looked up beside the settings file, from wherever a command is run.
         owner = {"model": f'name = "{self.acme / "model"}"', "data": DEMO / "task", "home": self.acme / "home"}
-        (self.acme / "owner.toml").write_text(OWNER.format(texts=self.acme / "texts") + COMMON.format(**owner))
+        (self.acme / "owner.toml").write_text(OWNER.format(texts="texts") + COMMON.format(**owner))
         (self.acme / "whole.toml").write_text((self.acme / "owner.toml").read_text() + TUNE)
         clinic = {"model": "", "data": DEMO / "task", "home": self.clinic / "home"}
         (self.clinic / "clinic.toml").write_text(COMMON.format(**clinic) + TUNE)
@@ -125,11 +126,17 @@ def test_models_are_scored_on_held_out_tasks_too(story: Story) -> None:
     issued, admitted = scores(story.acme / "home"), scores(story.acme / "home", 1)
     assert issued["emulator_zero_shot/texts"] > issued["full_zero_shot/texts"] > 1, "perplexities"
     assert admitted["full_zero_shot/texts"] == issued["full_zero_shot/texts"] != admitted["plug_in/texts"]
-    card = (story.acme / "emulator/README.md").read_text()
-    assert "| emulator, before tuning, texts | perplexity |" in card
     share = issued["full_zero_shot/texts"] / issued["emulator_zero_shot/texts"]
-    assert f"| emulator's share of the full model's score on texts (CPL) | {share:.1%} |" in card
+    (shown,) = [text for text in tables(story.acme / "home") if "emulator, before tuning, texts" in text]
+    assert f"| emulator's share of the full model's score on texts (CPL) | {share:.1%} |" in shown
     assert "full model with the tuned blocks, texts" in (story.acme / "plugged/README.md").read_text()
+    # The data owner is not told on what else models are scored.
+    assert not [path for path in (story.acme / "emulator").iterdir() if b"texts" in path.read_bytes()]
+
+
+def tables(home: Path) -> list[str]:
+    """Return the tables of a party's reports."""
+    return [path.read_text() for path in (home / "store/artifacts/party_report").glob("*/table.md")]
 
 
 def test_time_and_memory_are_foreseen_from_the_manifest_alone(story: Story, tmp_path: Path) -> None:
@@ -203,6 +210,13 @@ def test_b27_a_second_set_of_blocks_above_the_budget_is_not_sealed(story: Story)
     assert not (story.acme / "second").exists()
 
 
+def test_b27_a_first_emulator_above_the_budget_is_not_sealed(story: Story) -> None:
+    changes = ("--set", "exchange.budget=0.1")
+    said = story.run(story.acme, "emulate", "owner.toml", "--to", "clinic", "--out", "large", *changes, code=3)
+    assert "more than exchange.budget = 0.1" in said
+    assert not (story.acme / "large").exists()
+
+
 def test_b26_neither_words_nor_tokens_of_a_row_are_written_anywhere(story: Story, tmp_path: Path) -> None:
     # The first is unknown to the tokenizer; the others make a row of tokens that no other text has.
     marker = "Zyxwqvut7731 Estoria Quarry Estoria Verity Quarry Estoria Verity Verity"
@@ -217,7 +231,7 @@ def test_b26_neither_words_nor_tokens_of_a_row_are_written_anywhere(story: Story
     changes = ("--set", f"task.data={data}", "--set", "place.mlflow=")
     command = ("tune", "emulator", "clinic.toml", "--out", "marked", *changes)
     with prefect_server(prefect, free_port()) as server:
-        home, places = str(story.clinic / "home"), {VARIABLE: server, "TMPDIR": str(temporary)}
+        home, places = str(story.clinic / "home"), {VARIABLE: server, "TMPDIR": str(temporary), "HOME": str(temporary)}
         done = crash(*command, cwd=story.clinic, CRASH_HOME=home, **places)
         assert done.returncode == 0, done.stderr
         written = [path for folder in (story.clinic, prefect, temporary) for path in folder.rglob("*")]
@@ -235,9 +249,11 @@ def traces_of(marker: str) -> list[bytes]:
     word, _, others = marker.partition(" ")
     ids = Tokenizer.from_file(str(DEMO / "model/tokenizer.json")).encode(others, add_special_tokens=False).ids
     assert len(set(ids)) == 3, "the words are tokens of the demo's model"
-    arrays = [np.array(ids, kind).tobytes() for kind in ("int64", "int32", "int16", "uint16")]
+    arrays = [np.array(ids, kind).tobytes() for kind in ("int64", "int32", "int16")]
     texts = [separator.join(map(str, ids)).encode() for separator in (",", ", ", " ", "\n")]
-    return [word.encode(), base64.b64encode(word.encode())[:-2], others.encode(), *arrays, *texts]
+    # By where the word begins in groups of three bytes; letters that depend on its neighbours are left out.
+    coded = [base64.b64encode(b"x" * skipped + word.encode())[4 if skipped else 0 : 12] for skipped in range(3)]
+    return [word.encode(), *coded, others.encode(), *arrays, *texts]
 
 
 def test_a_private_tuning_says_its_epsilon_and_how_many_canaries_are_recognised(story: Story) -> None:
@@ -313,6 +329,8 @@ def test_b32_a_back_door_is_shown_waits_for_a_person_and_can_be_taken_out(story:
     assert max(known[""]) >= 99 > 80 > max(known["in an own tuning, "])
     shown = scores(story.acme / "home", -1)
     assert shown["plug_in"] < shown["full_zero_shot"] - 0.1, "the held-out rows show it"
+    (worse,) = re.findall("scores that the tuned blocks make worse *\\| (.*) \\|", said)
+    assert re.search(r"acc.* -> .*texts: .* -> ", worse), worse
     assert "Nothing was plugged in" in said
     assert not (story.acme / "with-door").exists()
 

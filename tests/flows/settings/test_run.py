@@ -9,8 +9,9 @@ import pytest
 
 from docs.generate.settings_reference import updated
 from flows.running.arguments import Arguments
+from flows.service.submit import portable
 from flows.settings.grid import make_cells
-from flows.settings.kinds import AllSettings, SearchSettings, StudySettings
+from flows.settings.kinds import AllSettings, EmulateSettings, SearchSettings, StudySettings
 from flows.settings.reading import read_settings, read_sweep
 from flows.settings.run import Settings
 from tasks.core.errors import InputError
@@ -286,3 +287,18 @@ def test_reading_imports_nothing_that_looks_at_the_environment_of_home():
         [sys.executable, "-c", READERS.format(demo=DEMO)], capture_output=True, text=True, cwd=ROOT, timeout=120
     )
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_folders_of_held_out_tasks_are_found_beside_the_file_and_travel_as_absolute(tmp_path, monkeypatch):
+    (tmp_path / "beside/texts").mkdir(parents=True)
+    file = tmp_path / "beside/owner.toml"
+    file.write_text(
+        'model = {name = "m"}\ntask = {name = "t"}\nplan = {num_kept = 4}\n'
+        '[[exchange.held_out]]\nname = "a"\ndata = "texts"\n[[exchange.held_out]]\nname = "piqa"\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    settings = read_settings(file, [], EmulateSettings)
+    assert [task.data for task in settings.held_out] == [str(tmp_path / "beside/texts"), None]
+    monkeypatch.chdir(tmp_path / "beside")
+    given = portable(read_settings(file, [], EmulateSettings))
+    assert given["exchange"]["held_out"] == [{"name": "a", "data": str(tmp_path / "beside/texts")}, {"name": "piqa"}]
