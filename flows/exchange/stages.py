@@ -1,7 +1,7 @@
 """The stages of each party: the model owner makes an emulator, the data owner tunes it, and the owner of
 the model plugs in what comes back.
 
-owner   model, task ─ capture ─ similarity ─ cluster ─ emulate ─ (compress) ─ (distill) ─ evaluate ─ party_report
+owner   model ─ capture ─ similarity ─ cluster ─ emulate ─ (compress) ─ (distill) ─ (tune) ─ evaluate ─ party_report
 data            open_bundle ─ tune ─ (select) ─ evaluate ─ (expose) ─ party_report
 owner           open_bundle ─ (merge) ─ plug_in ─ examine ─ evaluate ─ party_report
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 from flows.method import emulator_of, planned, replacements_of, tunings_of
 from flows.running.base_run import BaseRun
+from flows.settings.kinds import EmulateSettings
 from flows.settings.run import Strategy
 from tasks.capture import capture
 from tasks.core.merging.method import Merging
@@ -38,11 +39,19 @@ def plan_of(run: BaseRun, strategy: Strategy) -> Any:
     return planned(run, strategy, similar)
 
 
-def emulator_stages(run: BaseRun, strategy: Strategy, plan: Any) -> tuple[Any, dict[str, Any]]:
-    """Make the emulator of a plan; return it, and the scores of the full model and of the emulator."""
+def emulator_stages(run: BaseRun[EmulateSettings], strategy: Strategy, plan: Any) -> tuple[Any, dict[str, Any]]:
+    """Make the emulator of a plan; return it, and the scores of the full model and of the emulator.
+
+    Where the settings say so, the emulator is tuned on own rows, and scored so and with its blocks in the full model.
+    """
     emulator = emulator_of(run, strategy, plan, replacements_of(run, strategy, plan))
-    zero_shot = _scored(run, "emulator_zero_shot", f"{strategy} emulator", emulator=emulator)
-    return emulator, _scored(run, "full_zero_shot", "full") | zero_shot
+    scores = _scored(run, "full_zero_shot", "full")
+    scores |= _scored(run, "emulator_zero_shot", f"{strategy} emulator", emulator=emulator)
+    if run.settings.exchange.reference:
+        tuned, plugged, _ = _own_tuning(run, plan, emulator)
+        scores |= _scored(run, "emulator_tuned", "own tuning", emulator=emulator, tuned=tuned)
+        scores |= _scored(run, "plug_in", "own tuning, plugged in", tuned=plugged)
+    return emulator, scores
 
 
 def _scored(run: BaseRun, setting: str, label: str, **made: Any) -> dict[str, Any]:
@@ -99,12 +108,17 @@ def plug_in_stages(
     return plugged, found, scores
 
 
-def own_changes(run: BaseRun) -> Any:
+def own_changes(run: BaseRun[EmulateSettings]) -> Any:
     """Tune the emulator on the model owner's rows, as an honest data owner would; return how its blocks changed."""
-    (strategy,) = run.settings.strategy
+    strategy = run.settings.require_one_strategy()
     plan = plan_of(run, strategy)
-    emulator = emulator_of(run, strategy, plan, replacements_of(run, strategy, plan))
-    return _plugged(run, "own tuning", tunings_of(run, "own tuning", plan, emulator)[0])[1]
+    return _own_tuning(run, plan, emulator_of(run, strategy, plan, replacements_of(run, strategy, plan)))[2]
+
+
+def _own_tuning(run: BaseRun, plan: Any, emulator: Any) -> tuple[Any, Any, Any]:
+    """Tune an emulator on own rows; return the tuning, its blocks for the full model, and how these changed."""
+    tuned = tunings_of(run, "own tuning", plan, emulator)[0]
+    return tuned, *_plugged(run, "own tuning", tuned)
 
 
 def _plugged(run: BaseRun, label: str, tuned: Any) -> tuple[Any, Any]:

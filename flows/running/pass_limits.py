@@ -16,9 +16,10 @@ def run_limits(settings: Settings) -> Limits:
     return (*captured(settings), *_compressed(settings), *tuned(settings), *scored(settings))
 
 
-def emulate_limits(settings: Settings) -> Limits:
-    """Limits of the model owner, who captures and scores."""
-    return (*captured(settings), *_compressed(settings), *scored(settings))
+def emulate_limits(settings: EmulateSettings) -> Limits:
+    """Limits of the model owner, who captures and scores, and may tune on own rows."""
+    own = tuned(settings) if settings.exchange.reference else ()
+    return (*captured(settings), *_compressed(settings), *own, *scored(settings))
 
 
 def tune_limits(settings: Settings) -> Limits:
@@ -28,8 +29,7 @@ def tune_limits(settings: Settings) -> Limits:
 
 def plug_in_limits(settings: EmulateSettings) -> Limits:
     """Limits of the model owner, who scores, and may make the emulator again and tune it."""
-    made = (*captured(settings), *_compressed(settings), *tuned(settings)) if settings.exchange.reference else ()
-    return (*made, *scored(settings))
+    return emulate_limits(settings) if settings.exchange.reference else scored(settings)
 
 
 def search_limits(settings: Settings) -> Limits:

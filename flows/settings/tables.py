@@ -112,7 +112,7 @@ class Exchange(Group, frozen=True):
     max_lora_rank: Annotated[int, Field(ge=1, le=4096)] = 64
     """Largest rank of LoRA's factors that may come back."""
     reference: bool = False
-    """Whether `plug-in` tunes the emulator on own rows too, and shows that change beside the one that came back."""
+    """Also tune on own rows: `emulate` then says what the tuned emulator can do, `plug-in` how far its blocks move."""
     held_out: tuple[Task, ...] = ()
     """Tables `[[exchange.held_out]]`: further tasks that are scored by emulate, audit and plug-in; none is tuned on."""
 

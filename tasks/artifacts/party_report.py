@@ -9,7 +9,7 @@ PARTY_PAGE = "party.html"
 
 class PartyReport(TypedDict):
     """title: what was done; scores: rows of setting, metric, value, standard error and rows; facts: by name; own: facts
-    about held-out tasks, which no other party is told.
+    about held-out tasks and plugged models, which no other party is told.
 
     The setting of a held-out task is followed by / and the task.
     """

@@ -19,7 +19,7 @@ def party_report(work: Work, *, title: str, scores: dict[str, Ref], facts: dict[
     of the data.
     """
     from tasks.reports.party import long_csv, markdown, page
-    from tasks.reports.party_facts import capability_facts, worse_facts
+    from tasks.reports.party_facts import capability_facts, gap_facts, worse_facts
 
     found = [{"setting": name, **scores_summary(ref)} for name, ref in scores.items()]
     kept = ("setting", "metric", "value", "stderr", "num_rows", "higher_is_better", "chance")
@@ -28,8 +28,8 @@ def party_report(work: Work, *, title: str, scores: dict[str, Ref], facts: dict[
     content: PartyReport = {
         "title": title,
         "scores": rows,
-        "facts": {**shares, **facts, **worse_facts(rows)},
-        "own": own,
+        "facts": {**shares, **facts},
+        "own": {**own, **gap_facts(rows), **worse_facts(rows)},
     }
     PARTY_FILE.write(work.out, content)
     (work.out / LONG_TABLE).write_text(long_csv(content))

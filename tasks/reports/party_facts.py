@@ -39,6 +39,16 @@ def worse_facts(rows: Sequence[Row]) -> dict[str, str]:
     return {"scores that the tuned blocks make worse": "; ".join(worse) or "none"} if pairs else {}
 
 
+def gap_facts(rows: Sequence[Row]) -> dict[str, str]:
+    """Return the privacy gap of each task: by how much the plugged model is better than the tuned emulator."""
+    found = {}
+    for task, emulator, plugged in _pairs(rows, "emulator_tuned", "plug_in"):
+        gap = plugged["value"] - emulator["value"]
+        better = gap if plugged["higher_is_better"] else -gap
+        found[f"privacy gap{f' on {task}' if task else ''} ({plugged['metric']})"] = f"{better:+.3f}"
+    return found
+
+
 def _pairs(rows: Sequence[Row], first: str, second: str) -> Iterator[tuple[str, Row, Row]]:
     """Yield each task that was scored in both settings, "" for the run's own, and its two scores."""
     by_setting = {row["setting"]: row for row in rows}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.reports.party_facts import capability_facts, worse_facts
+from tasks.reports.party_facts import capability_facts, gap_facts, worse_facts
 
 
 def row(setting: str, value: float, stderr: float | None = 0.01, higher: bool = True) -> dict:
@@ -25,6 +25,12 @@ def test_shares_of_held_out_tasks_are_apart() -> None:
     name = "emulator's share of the full model's score"
     assert capability_facts(rows) == ({f"{name} (CPL)": "80.0%"}, {f"{name} on texts (CPL)": "75.0%"})
     assert worse_facts(rows) == {}
+
+
+def test_the_privacy_gap_is_what_plugging_in_adds() -> None:
+    rows = [row("emulator_tuned", 0.5), row("plug_in", 0.75)]
+    rows += [row("emulator_tuned/texts", 8.0, higher=False), row("plug_in/texts", 6.5, higher=False)]
+    assert gap_facts(rows) == {"privacy gap (acc)": "+0.250", "privacy gap on texts (perplexity)": "+1.500"}
 
 
 @pytest.mark.parametrize(

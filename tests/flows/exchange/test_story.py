@@ -314,7 +314,12 @@ def test_what_a_party_made_is_in_its_mlflow(story: Story) -> None:
 
 def test_b32_a_back_door_is_shown_waits_for_a_person_and_can_be_taken_out(story: Story) -> None:
     changes = ("--set", "exchange.reference=true", "--set", "tune.num_steps=4", "--set", "tune.batch_size=8")
-    story.run(story.acme, "emulate", "owner.toml", "--to", "clinic", "--out", "emulator-b32", *changes)
+    said = story.run(story.acme, "emulate", "owner.toml", "--to", "clinic", "--out", "emulator-b32", *changes)
+    issued = scores(story.acme / "home", -1)
+    for task in ("", "/texts"):
+        assert f"emulator, tuned{', texts' if task else ''}" in said
+        gap = issued[f"plug_in{task}"] - issued[f"emulator_tuned{task}"]
+        assert f"{-gap if task else gap:+.3f}" in said
     shutil.copytree(story.acme / "emulator-b32", story.clinic / "emulator-b32")
     story.run(story.clinic, "tune", "emulator-b32", "clinic.toml", "--out", "planted")
     plant(story.clinic / "planted")
