@@ -227,4 +227,5 @@ def _first(error: ValidationError) -> str:
     """Return the first problem, without the values that were found."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     place = ".".join(str(part)[:64] for part in first["loc"])
-    return f"{ascii(place)[1:-1]}: {first['msg']}" if place else str(first["msg"])
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return f"{ascii(place)[1:-1]}: {message}" if place else message

@@ -1,9 +1,22 @@
-"""Valid bundles that tests damage."""
+"""Valid bundles that tests damage, and no network."""
+
+import socket
 
 import pytest
 
 from tests.exchange.parties import make_emulator, make_parties, make_tuning, receive_emulator, seal_emulator, seal_tuned
 from tests.exchange.refusals import Exchanged
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither sealing nor opening a bundle connects to anything."""
+
+    def refuse(_: socket.socket, address: object) -> None:
+        raise AssertionError(f"a connection to {address}")
+
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, refuse)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Damaged bundles for tests, and what a refusal must be like."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,12 +39,14 @@ class Exchanged:
 def refused(party: Party, reason: str) -> Iterator[None]:
     """Expect a refusal in one line with a reason, after which the home of the party is as before."""
     party.place.received.mkdir(parents=True, exist_ok=True)
-    before = tree_digest(party.home)
+    before, began = tree_digest(party.home), time.monotonic()
     with pytest.raises(RefusedError, match=reason) as found:
         yield
     assert found.value.exit_code == 3
     assert str(found.value).startswith("refused ")
     assert "\n" not in str(found.value)
+    # Most take a hundredth of it, beside other programs too.
+    assert time.monotonic() - began < 30
     assert tree_digest(party.home) == before
 
 
