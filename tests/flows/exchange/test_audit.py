@@ -90,7 +90,7 @@ def test_every_fill_is_measured_and_found_again(settings: Path) -> None:
         ('audit.fills=["nearest", "nearest"]', "names one twice"),
         ("distill.data=", "an audit needs distill.data"),
         ('exchange.held_out=[{name="nowhere"}]', "nowhere"),
-        ('exchange.held_out=[{name="people"}]', "people appears twice"),
+        (f'exchange.held_out=[{{name="people", data="{DEMO / "task"}"}}]', "people appears twice"),
         ("plan.share=harmonizers", "has harmonizers in the places of hidden blocks"),
     ],
 )
