@@ -11,7 +11,7 @@ from flows.crash import RUNNER
 from flows.exchange.auditing import Hidden, audit_stages, hidden_at
 from flows.exchange.stages import plan_of
 from flows.method import emulator_of, replacements_of
-from flows.running.pass_limits import emulate_limits
+from flows.running.pass_limits import audit_limits
 from flows.running.run import Run, run_name, started
 from flows.running.show import show_audit
 from flows.searches.candidates import sizes_of
@@ -33,7 +33,7 @@ def audit(settings: AuditSettings) -> Ref:
 
     The same is done for runs of as many blocks at the bottom, in the middle and at the top.
     """
-    with started(settings, "audit", show_audit, audit_name(settings), emulate_limits) as run:
+    with started(settings, "audit", show_audit, audit_name(settings), audit_limits) as run:
         settings.require_hidden(run.model.num_blocks)
         tasks = {run.task.name: run.task, **run.held_out}
         emulators = [_emulator(run, strategy) for strategy in settings.strategy]

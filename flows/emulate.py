@@ -40,10 +40,11 @@ def emulate(settings: EmulateSettings, recipient: str, out: str, key: str | None
     gift = make_gift(settings, recipient, Path(out), key)
     with started(settings, "emulate", show_party, limits=emulate_limits) as run:
         plan = run.result(plan_of(run, strategy))
-        disclosure = check_disclosure(run, gift, read_plan(run.runtime.open_store().open(plan)))
+        chosen = read_plan(run.runtime.open_store().open(plan))
+        disclosure = check_disclosure(run, gift, chosen)
         emulator, scores = emulator_stages(run, strategy, plan)
         title = f"{run.facts['model']}: an emulator for {recipient}"
-        facts = emulator_facts(strategy, disclosure, run.model.num_blocks)
+        facts = emulator_facts(strategy, disclosure, run.model, chosen.tuned)
         report = run.finish(run(party_report, title=title, scores=scores, facts=facts))
         shown = PARTY_FILE.read(run.runtime.open_store().open(report))
         manifest = seal_emulator(run, gift, run.result(emulator), shown)

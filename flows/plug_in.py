@@ -29,6 +29,7 @@ from flows.running.show import show_party
 from tasks.artifacts.examined import examined
 from tasks.artifacts.party_report import PARTY_FILE
 from tasks.artifacts.tables import read_table
+from tasks.core.errors import CrashError
 from tasks.core.merging.method import Merging
 from tasks.parties.party_report import party_report
 from tasks.store.artifacts import Ref
@@ -56,11 +57,11 @@ def plug_in(
     require_place(answers, Path(out))
     with started(answers[0].settings, "plug-in", show_party, limits=plug_in_limits) as run:
         plugged, changes, scores = plug_in_stages(run, [each.bundle for each in answers], merging)
-        own = own_changes(run) if run.settings.exchange.reference else None
+        own = own_changes(run.changed(run.settings)) if run.settings.exchange.reference else None
         # First, as an answer that cannot be used is declined.
         facts = _facts(run, answers, changes, merging)
         if own is not None:
-            facts |= own_facts(examined(run.result(own)))
+            facts |= _own_facts(run, own)
         made, store = run.result(plugged), run.runtime.open_store()
         senders = ", ".join(each.manifest.sender.name for each in answers)
         title = f"{run.facts['model']} with tuned blocks from {senders}"
@@ -73,6 +74,14 @@ def plug_in(
     elif decision is not None:
         decline(answers)
     return report, decision
+
+
+def _own_facts(run: Run, own: Any) -> dict[str, Any]:
+    """Return how far blocks move in an own tuning, or why it failed: the admission does not depend on it."""
+    try:
+        return own_facts(examined(run.result(own)))
+    except CrashError as error:
+        return {"own tuning": f"failed: {' '.join(str(error).split())}"}
 
 
 def _facts(run: Run, answers: Sequence[Answered], changes: Sequence[Any], merging: Merging | None) -> dict[str, Any]:

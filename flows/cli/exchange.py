@@ -49,13 +49,13 @@ def audit(options: argparse.Namespace) -> int:
     """Fill in the blocks that an emulator hides, and report how much of the model comes back."""
     from flows.cli.launch import finish, prepare, start
     from flows.running.inputs import prepare_inputs
-    from flows.running.pass_limits import emulate_limits
+    from flows.running.pass_limits import audit_limits
     from flows.settings.kinds import AuditSettings
     from flows.settings.reading import read_settings
 
     settings = read_settings(options.settings, options.changes, AuditSettings)
     prepare(settings.place)
-    settings.require_hidden(prepare_inputs(settings, limits=emulate_limits).model.num_blocks)
+    settings.require_hidden(prepare_inputs(settings, limits=audit_limits).model.num_blocks)
     begun = time.monotonic()
     from flows.audit import audit as flow
 

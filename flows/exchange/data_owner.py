@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flows.exchange.facts import WEIGHTS
 from flows.exchange.surroundings import require_no_password
 from flows.settings.exchange import TuneSettings
 from flows.settings.run import Settings
@@ -84,7 +85,8 @@ def seal_tuned(errand: Errand, store: Store, tuning: Ref, method: TuningMethod) 
     with private_folder(errand.out.absolute().parent) as files:
         tuned_bundle.write_files(store.open(tuning), files)
         reported = tuned_bundle.reported(tuning.summary)
-        facts = {"tuned blocks": ", ".join(map(str, asked.plan.tuned)), "method": method.method, **reported}
+        tuned = {WEIGHTS: asked.base.weights, "tuned blocks": ", ".join(map(str, asked.plan.tuned))}
+        facts = {**tuned, "method": method.method, **reported}
         write_text(files / CARD_FILE, tuned_card(asked.base.name, asked.sender.name, facts).text())
 
         def describe(_: Ledger, header: dict[str, Any]) -> Manifest:

@@ -9,12 +9,19 @@ from tasks.artifacts.files import HasSummary
 from tasks.core.merging.method import Merging
 from tasks.exchange.keys import grouped
 from tasks.exchange.manifest import Disclosure, EmulatorManifest, TunedBlocksManifest
+from tasks.models.source import ModelSource
+
+# Of the manifest's digest of all weights, as `crash unplug` prints it.
+WEIGHTS = "weights of the full model"
 
 
-def emulator_facts(strategy: str, disclosure: Disclosure, num_blocks: int) -> dict[str, Any]:
-    """Return what an emulator that is about to be given away discloses."""
+def emulator_facts(strategy: str, disclosure: Disclosure, model: ModelSource, tuned: Sequence[int]) -> dict[str, Any]:
+    """Return what an emulator that is about to be given away discloses. tuned: blocks that are to be tuned."""
+    num_blocks = model.num_blocks
     return {
+        WEIGHTS: model.weights,
         "strategy": strategy,
+        "blocks to be tuned": ", ".join(map(str, tuned)),
         "blocks given away": _blocks(disclosure.blocks, num_blocks),
         "share of the full model's parameters": f"{disclosure.share:.1%}",
         "blocks given to the recipient so far": _blocks(disclosure.blocks_so_far, num_blocks),
@@ -80,6 +87,7 @@ def exposure_facts(result: HasSummary) -> dict[str, Any]:
 def answer_facts(asked: EmulatorManifest, answer: TunedBlocksManifest, changes: Examined) -> dict[str, Any]:
     """Return what tuned blocks are, how far each block moved, and what honest tunings do not do."""
     return {
+        WEIGHTS: answer.base,
         **bundle_facts(answer),
         "answers": f"emulator {asked.sequence}",
         "tuned by": answer.method.get("method", "blocks"),
@@ -120,7 +128,7 @@ def merged_facts(
 
     sent: the emulator and the answer of each; changes: of each; merged: changes by the merge.
     """
-    facts = {"merged by": merging.describe(len(sent))}
+    facts = {WEIGHTS: sent[0][1].base, "merged by": merging.describe(len(sent))}
     for (asked, answer), own in zip(sent, changes, strict=True):
         name = answer.sender.name
         moved = ", ".join(f"block {block} {value:.2%}" for block, value in own["moved"].items())

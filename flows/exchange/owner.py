@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from tasks.core.plan.layout import Plan
 
 SETTINGS_FILE = "settings.json"
+# What the other party is told of the scores: neither held-out tasks nor what an own tuning came to.
+GIVEN_SCORES = ("full_zero_shot", "emulator_zero_shot")
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def seal_emulator(run: Run[EmulateSettings], gift: Gift, emulator: Ref, report: 
     template = emulator_bundle.template_of(Path(run.model.path), plan)
     with private_folder(gift.out.absolute().parent) as files:
         parts = emulator_bundle.write_files(folder, run.model, files)
-        shown = card_scores(report, held_out=False)
+        shown = card_scores(report, GIVEN_SCORES)
         card = emulator_card(run.facts["model"], gift.parties.recipient.name, report["facts"], shown)
         write_text(files / CARD_FILE, card.text())
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from flows.method import emulator_of, planned, replacements_of, tunings_of
+from flows.method import at_best_rate, emulator_of, planned, replacements_of, tunings_of
 from flows.running.base_run import BaseRun
 from flows.settings.kinds import EmulateSettings
 from flows.settings.run import Strategy
@@ -48,7 +48,8 @@ def emulator_stages(run: BaseRun[EmulateSettings], strategy: Strategy, plan: Any
     scores = _scored(run, "full_zero_shot", "full")
     scores |= _scored(run, "emulator_zero_shot", f"{strategy} emulator", emulator=emulator)
     if run.settings.exchange.reference:
-        tuned, plugged, _ = _own_tuning(run, plan, emulator)
+        tuned = _own_tuning(run, plan, emulator)
+        plugged = run(plug_in, "own tuning", model=run.model, plan=tuned, tuned=tuned)
         scores |= _scored(run, "emulator_tuned", "own tuning", emulator=emulator, tuned=tuned)
         scores |= _scored(run, "plug_in", "own tuning, plugged in", tuned=plugged)
     return emulator, scores
@@ -109,16 +110,20 @@ def plug_in_stages(
 
 
 def own_changes(run: BaseRun[EmulateSettings]) -> Any:
-    """Tune the emulator on the model owner's rows, as an honest data owner would; return how its blocks changed."""
+    """Tune the emulator on the model owner's rows, as an honest data owner would; return how its blocks changed.
+
+    run: a part of the run, whose end does not wait for it.
+    """
     strategy = run.settings.require_one_strategy()
     plan = plan_of(run, strategy)
-    return _own_tuning(run, plan, emulator_of(run, strategy, plan, replacements_of(run, strategy, plan)))[2]
+    tuned = _own_tuning(run, plan, emulator_of(run, strategy, plan, replacements_of(run, strategy, plan)))
+    return _plugged(run, "own tuning", tuned)[1]
 
 
-def _own_tuning(run: BaseRun, plan: Any, emulator: Any) -> tuple[Any, Any, Any]:
-    """Tune an emulator on own rows; return the tuning, its blocks for the full model, and how these changed."""
-    tuned = tunings_of(run, "own tuning", plan, emulator)[0]
-    return tuned, *_plugged(run, "own tuning", tuned)
+def _own_tuning(run: BaseRun, plan: Any, emulator: Any) -> Any:
+    """Tune an emulator on own rows, with the first seed."""
+    inputs, arguments = {"task": run.task, "plan": plan, "emulator": emulator}, run.arguments
+    return at_best_rate(run, "own tuning", run.settings.tune.seeds[0], arguments.rates, arguments.tune, **inputs)
 
 
 def _plugged(run: BaseRun, label: str, tuned: Any) -> tuple[Any, Any]:

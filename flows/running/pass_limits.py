@@ -16,10 +16,15 @@ def run_limits(settings: Settings) -> Limits:
     return (*captured(settings), *_compressed(settings), *tuned(settings), *scored(settings))
 
 
+def audit_limits(settings: Settings) -> Limits:
+    """Limits of an audit, which captures and scores."""
+    return (*captured(settings), *_compressed(settings), *scored(settings))
+
+
 def emulate_limits(settings: EmulateSettings) -> Limits:
     """Limits of the model owner, who captures and scores, and may tune on own rows."""
     own = tuned(settings) if settings.exchange.reference else ()
-    return (*captured(settings), *_compressed(settings), *own, *scored(settings))
+    return (*audit_limits(settings), *own)
 
 
 def tune_limits(settings: Settings) -> Limits:

@@ -19,7 +19,13 @@ from tasks.core.tuning.method import WHOLE_BLOCKS
 from tasks.exchange.architecture import config_values, describe
 from tasks.exchange.manifest import Architecture, EmulatorManifest, PlanFacts, TensorFacts, TokenizerFacts
 from tasks.exchange.names import TOKENIZER_FILE, is_weights, shard_name
-from tasks.exchange.tokenizer import probe_tokenizer, tokenizer_facts, write_tokenizer, write_tokenizer_config
+from tasks.exchange.tokenizer import (
+    probe_tokenizer,
+    require_ids,
+    tokenizer_facts,
+    write_tokenizer,
+    write_tokenizer_config,
+)
 from tasks.exchange.weights import ITEM_BYTES
 from tasks.models.block_names import BlockNames
 from tasks.models.emulators.compressed_emulator import read_compression
@@ -50,8 +56,12 @@ def require_describable(model: ModelSource) -> None:
     Raises:
         InputError: when they cannot.
     """
-    describe(load_config(Path(model.path)))
-    tokenizer_facts(load_tokenizer(model), model.context)
+    from tasks.core.blocks.locate_blocks import text_config
+
+    config, tokenizer = load_config(Path(model.path)), load_tokenizer(model)
+    describe(config)
+    tokenizer_facts(tokenizer, model.context)
+    require_ids(tokenizer, text_config(config).vocab_size)
 
 
 def write_files(emulator: Path, model: ModelSource, out: Path) -> EmulatorParts:
@@ -121,7 +131,7 @@ def restore_folder(copy: Path, manifest: EmulatorManifest, out: Path) -> None:
         weight_map = {tensor: name for name in names for tensor in read_header(out / name)}
         write_text(out / INDEX_FILE, json.dumps({"metadata": {}, "weight_map": weight_map}))
     restore_description(copy, manifest, out)
-    _require_usable(out, len(manifest.plan.kept))
+    _require_usable(out, manifest)
 
 
 def restore_description(copy: Path, manifest: EmulatorManifest, out: Path) -> None:
@@ -139,7 +149,7 @@ def restore_description(copy: Path, manifest: EmulatorManifest, out: Path) -> No
         write_text(out / COMPRESSION_FILE, json.dumps(manifest.compression, sort_keys=True))
 
 
-def _require_usable(folder: Path, num_kept: int) -> None:
+def _require_usable(folder: Path, manifest: EmulatorManifest) -> None:
     """Check that config, weights and tokenizer of an emulator's folder belong together, before anything uses them.
 
     Raises:
@@ -148,6 +158,7 @@ def _require_usable(folder: Path, num_kept: int) -> None:
     """
     from tasks.core.blocks.locate_blocks import get_blocks, skeleton
 
+    num_kept = len(manifest.plan.kept)
     read_usable_config(folder)
     stored = stored_tensors(folder)
     BlockNames(stored, num_kept, folder)
@@ -164,6 +175,7 @@ def _require_usable(folder: Path, num_kept: int) -> None:
     if sum(prod(tensor.shape) for tensor in stored.values()) > MOST_ADDED * expected:
         raise RefusedError("the weights have more numbers than the network that the manifest describes")
     embeddings: Any = network.get_input_embeddings()
-    largest, size = probe_tokenizer(folder / TOKENIZER_FILE), embeddings.num_embeddings
+    largest = probe_tokenizer(folder / TOKENIZER_FILE, manifest.tokenizer.special_tokens.values())
+    size = embeddings.num_embeddings
     if largest >= size:
         raise RefusedError(f"{TOKENIZER_FILE}: token id {largest}, but the model's vocabulary ends at {size - 1}")

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 # Seconds of computing and bytes of memory that a tokenizer may take to be loaded and to encode a few texts.
 PROBE_SECONDS, PROBE_BYTES = 30, 8 << 30
 PROBE = """
-import resource, sys
+import json, resource, sys
 resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[2]),) * 2)
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[3]),) * 2)
 from tokenizers import Tokenizer
@@ -35,7 +36,8 @@ for text in ("", "word", "a" * 5000, " " * 5000, "1" * 5000, "a1 " * 2000, "!" *
     ids = tokenizer.encode(text).ids
     tokenizer.decode(ids)
     largest = max(largest, *ids, -1)
-print(largest)
+special = [tokenizer.token_to_id(token) for token in json.load(sys.stdin)]
+print(-2 if None in special else max(largest, *special, -1))
 """
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 CLASS = "PreTrainedTokenizerFast"
@@ -75,25 +77,50 @@ def tokenizer_facts(tokenizer: "PreTrainedTokenizerBase", context: int) -> Token
         ) from None
 
 
-def probe_tokenizer(file: Path) -> int:
+def probe_tokenizer(file: Path, special: Collection[str] = ()) -> int:
     """Load the tokenizer of a stranger and encode a few texts with it, in a process with limits.
 
-    Returns the largest id of its vocabulary and of these texts. Of added tokens, some models have more than embeddings.
+    special: tokens of the manifest. Returns the largest id of its vocabulary, of these texts and of the special tokens.
+    Other added tokens are not counted: some models have more of them than embeddings, and rows with one are refused.
 
     Raises:
-        RefusedError: when it cannot be loaded, or takes too long or too much memory.
+        RefusedError: when it cannot be loaded, takes too long or too much memory, or lacks a special token.
     """
     command = [sys.executable, "-I", "-c", PROBE, str(file), str(PROBE_SECONDS), str(PROBE_BYTES)]
     threads = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     try:
-        done = subprocess.run(command, capture_output=True, timeout=4 * PROBE_SECONDS, env={**os.environ, **threads})
+        done = subprocess.run(
+            command,
+            input=json.dumps(list(special)).encode(),
+            capture_output=True,
+            timeout=4 * PROBE_SECONDS,
+            env={**os.environ, **threads},
+        )
     except subprocess.TimeoutExpired:
         raise RefusedError(f"{TOKENIZER_FILE}: it takes too long to encode short texts") from None
     if done.returncode < 0:
         raise RefusedError(f"{TOKENIZER_FILE}: it takes too long, or too much memory, to encode short texts")
     if done.returncode:
         raise RefusedError(f"{TOKENIZER_FILE}: it is not a tokenizer that can be loaded")
-    return int(done.stdout)
+    if (largest := int(done.stdout)) < -1:
+        raise RefusedError(f"{TOKENIZER_FILE}: it lacks a special token that the manifest names")
+    return largest
+
+
+def require_ids(tokenizer: "PreTrainedTokenizerBase", size: int) -> None:
+    """Check that a tokenizer has no ids that the other party would refuse. size: tokens of the model's vocabulary.
+
+    Raises:
+        InputError: when its vocabulary, or a special token, goes beyond it.
+    """
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    known = backend.get_vocab(with_added_tokens=False).values() if backend else ()
+    roles = [tokenizer.convert_tokens_to_ids(str(token)) for role in ROLES if (token := getattr(tokenizer, role))]
+    if (largest := max([*known, *roles], default=-1)) >= size:
+        raise InputError(
+            f"{tokenizer.name_or_path}: the tokenizer has the token id {largest}, and the model's vocabulary ends at"
+            f" {size - 1}: take the tokenizer of this model, or resize its embeddings"
+        )
 
 
 def write_tokenizer_config(facts: TokenizerFacts, out: Path) -> None:

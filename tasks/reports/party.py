@@ -1,5 +1,7 @@
 """The report of one party of an exchange as text: CSV, Markdown, and one self-contained HTML page."""
 
+from collections.abc import Collection
+
 from tasks.artifacts.party_report import PartyReport
 from tasks.core.evaluation.comparison import Mean
 from tasks.reports.run.tables import format_score
@@ -54,10 +56,7 @@ def setting_words(setting: str) -> str:
     return f"{SETTINGS[name]}, {task}" if task else SETTINGS[name]
 
 
-def card_scores(report: PartyReport, held_out: bool = True) -> list[tuple[str, str, str]]:
-    """Return the scores for a model card: setting, metric and value as text.
-
-    held_out: also those of held-out tasks, which no other party is told.
-    """
-    rows = [row for row in report["scores"] if held_out or "/" not in row["setting"]]
+def card_scores(report: PartyReport, only: Collection[str] | None = None) -> list[tuple[str, str, str]]:
+    """Return the scores for a model card: setting, metric and value as text. only: settings that it may have."""
+    rows = [row for row in report["scores"] if only is None or row["setting"] in only]
     return [(setting, metric, score) for setting, metric, score, _ in scores_table({**report, "scores": rows}).rows]

@@ -327,6 +327,28 @@ def test_b22_a_tokenizer_with_ids_beyond_the_vocabulary(exchanged: Exchanged, tm
         receive_emulator(exchanged.clinic, with_tokenizer(exchanged, bundle, json.dumps(content)))
 
 
+def test_b22_special_tokens_that_the_tokenizer_lacks_or_that_are_beyond_the_vocabulary(
+    exchanged: Exchanged, tmp_path: Path
+) -> None:
+    values = json.loads((exchanged.emulator / "manifest.json").read_text())
+    size = values["architecture"]["config"]["vocab_size"]
+    content = json.loads((exchanged.emulator / "tokenizer.json").read_text())
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    content["added_tokens"].append({"id": size, "content": "<pad>\0", "special": True, **flags})
+    special = values["tokenizer"]["special_tokens"]
+    for number, (token, reason) in enumerate(
+        (("<none>", "lacks a special token"), ("<pad>\0", f"token id {size}, but the model's vocabulary ends"))
+    ):
+        bundle = with_tokenizer(exchanged, copied(exchanged.emulator, tmp_path / str(number)), json.dumps(content))
+        changed = {
+            "id": "c" * 32,
+            "sequence": 9,
+            "tokenizer": values["tokenizer"] | {"special_tokens": special | {"pad_token": token}},
+        }
+        with refused(exchanged.clinic, reason):
+            receive_emulator(exchanged.clinic, sealed_again(exchanged.acme, bundle, **changed))
+
+
 def test_b22_an_added_token_beyond_the_vocabulary_is_taken(tmp_path: Path) -> None:
     """As models have it whose tokenizer is one of a larger family, such as Gemma 3: no row has this token."""
     acme, clinic = make_parties(tmp_path / "homes", "acme", "clinic")

@@ -40,7 +40,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Excha
     """The exchange as it is before each step."""
     with pytest.MonkeyPatch.context() as patch:
         # Another process, which takes a second; it writes nothing.
-        patch.setattr(emulator_bundle, "probe_tokenizer", lambda _: 0)
+        patch.setattr(emulator_bundle, "probe_tokenizer", lambda *_: 0)
         yield {step: prepare(tmp_path_factory.mktemp("before"), step) for step in STEPS}
 
 

@@ -295,6 +295,14 @@ def test_what_can_be_known_is_said_before_anything_is_computed(story: Story) -> 
     assert "unknown setting plan" in said
 
 
+def test_every_card_names_the_full_model_by_its_digest_and_the_blocks(story: Story) -> None:
+    weights = resolve_model(str(story.acme / "model")).weights
+    for folder in (story.acme / "emulator", story.clinic / "returned", story.acme / "plugged"):
+        card = (folder / "README.md").read_text()
+        assert f"| weights of the full model | {weights} |" in card
+        assert re.search("blocks to be tuned|tuned blocks|block [0-9]+ moved by", card)
+
+
 # MLflow 3.17 still uses a loading option that SQLAlchemy 2.1 will drop one day.
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 def test_what_a_party_made_is_in_its_mlflow(story: Story) -> None:
@@ -316,6 +324,10 @@ def test_b32_a_back_door_is_shown_waits_for_a_person_and_can_be_taken_out(story:
     changes = ("--set", "exchange.reference=true", "--set", "tune.num_steps=4", "--set", "tune.batch_size=8")
     said = story.run(story.acme, "emulate", "owner.toml", "--to", "clinic", "--out", "emulator-b32", *changes)
     issued = scores(story.acme / "home", -1)
+    given = (story.acme / "emulator-b32/README.md").read_text()
+    assert "emulator, before tuning" in given
+    # What an own tuning came to stays with the owner.
+    assert not re.search("emulator, tuned|tuned blocks \\||privacy gap|own tuning", given)
     for task in ("", "/texts"):
         assert f"emulator, tuned{', texts' if task else ''}" in said
         gap = issued[f"plug_in{task}"] - issued[f"emulator_tuned{task}"]
