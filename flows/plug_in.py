@@ -20,7 +20,7 @@ from flows.exchange.admission import (
     require_place,
 )
 from flows.exchange.approval import decide
-from flows.exchange.facts import answer_facts, merged_facts, own_facts
+from flows.exchange.facts import answer_facts, merged_facts, moved_facts
 from flows.exchange.logged_models import log_plugged
 from flows.exchange.stages import own_changes, plug_in_stages
 from flows.running.pass_limits import plug_in_limits
@@ -79,7 +79,7 @@ def plug_in(
 def _own_facts(run: Run, own: Any) -> dict[str, Any]:
     """Return how far blocks move in an own tuning, or why it failed: the admission does not depend on it."""
     try:
-        return own_facts(examined(run.result(own)))
+        return moved_facts("in an own tuning, ", examined(run.result(own)))
     except CrashError as error:
         return {"own tuning": f"failed: {' '.join(str(error).split())}"}
 

@@ -97,11 +97,6 @@ def answer_facts(asked: EmulatorManifest, answer: TunedBlocksManifest, changes: 
     }
 
 
-def own_facts(changes: Examined) -> dict[str, Any]:
-    """Return how far the blocks move in a tuning on the model owner's rows."""
-    return moved_facts("in an own tuning, ", changes)
-
-
 def moved_facts(where: str, changes: Examined) -> dict[str, Any]:
     """Return how far each block moved, and on how few directions. where: precedes the name of each fact."""
     return {

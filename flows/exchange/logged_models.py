@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+from flows.exchange.facts import WEIGHTS
 from flows.running.run import Run, open_tracking
 from flows.settings.kinds import EmulateSettings
 from tasks.exchange.manifest import EmulatorManifest, TunedBlocksManifest
@@ -19,14 +20,14 @@ def log_emulator(tracking: Tracking, manifest: EmulatorManifest, out: Path) -> N
         "kept blocks": " ".join(map(str, manifest.plan.kept)),
         "tuned blocks": " ".join(map(str, manifest.plan.tuned)),
         "disclosed": manifest.disclosure.share,
-        "weights of the full model": manifest.base.weights,
+        WEIGHTS: manifest.base.weights,
     }
     _log(tracking, manifest.id, f"emulator for {manifest.recipient.name}", "emulator", facts, out)
 
 
 def log_tuned_blocks(tracking: Tracking, manifest: TunedBlocksManifest, out: Path) -> None:
     """Show sealed tuned blocks. out: their bundle, with the card."""
-    facts = {**manifest.tuning, "emulator": manifest.answers.id, "weights of the full model": manifest.base}
+    facts = {**manifest.tuning, "emulator": manifest.answers.id, WEIGHTS: manifest.base}
     _log(tracking, manifest.id, f"tuned blocks for {manifest.recipient.name}", "tuned blocks", facts, out)
 
 

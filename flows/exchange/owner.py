@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from tasks.core.plan.layout import Plan
 
 SETTINGS_FILE = "settings.json"
-# What the other party is told of the scores: neither held-out tasks nor what an own tuning came to.
+# The scores on the card that the other party gets: neither those of held-out tasks nor those of an own tuning.
 GIVEN_SCORES = ("full_zero_shot", "emulator_zero_shot")
 
 

@@ -10,6 +10,7 @@ from flows.running.disk_needs import MIN_FREE_BYTES, needed_bytes
 from flows.running.pass_limits import Limits, check_room, run_limits, scored
 from flows.settings.grid import describe_values, named_cell
 from flows.settings.run import Kind, Settings, Strategy
+from flows.settings.tables import Task
 from tasks.artifacts.check_facts import check_summary
 from tasks.core.errors import InputError, in_table
 from tasks.core.plan.layout import fixed_plan
@@ -48,15 +49,12 @@ class Inputs:
         """
         from flows.running.operations import run_operations
         from tasks.check_inputs import check
-        from tasks.data.resolving import resolve_task, with_chat
-        from tasks.models.loading import load_tokenizer
         from tasks.models.resolving import resolve_model
 
         runtime = Runtime(store=str(settings.store_root), store_url=settings.store_url, run_id="check")
         store = runtime.open_store()
         self.model = resolve_model(settings.model.name, settings.model.revision, store)
-        found = resolve_task(settings.task.model_dump(), store)
-        self.task = with_chat(found, partial(load_tokenizer, self.model), self.model.name)
+        self.task = self._resolved(settings.task, store)
         wanted = (operations or run_operations)(settings, self.task)
         # For a family that the tests measure, this is known without building a model.
         require_exact(self.model.name, self.model.family, failed_operations(self.model.family) or {}, wanted)
@@ -79,18 +77,22 @@ class Inputs:
         require_exact(self.model.name, self.model.family, check_summary(self.checked).get("not_exact", {}), wanted)
         check_support(settings, self.checked.summary)
         self.task = checked_task(self.task, self.checked.summary)
-        self.held_out = self._held_out(settings, runtime)
+        self.held_out = self._held_out(settings, runtime, store)
 
-    def _held_out(self, settings: Settings, runtime: Runtime) -> dict[str, Any]:
-        """Resolve and check the tasks that are only scored."""
-        from tasks.check_inputs import check
+    def _resolved(self, task: Task, store: Any) -> Any:
+        """Resolve a task, with the model's chat template where it asks for one."""
         from tasks.data.resolving import resolve_task, with_chat
         from tasks.models.loading import load_tokenizer
 
+        return with_chat(resolve_task(task.model_dump(), store), partial(load_tokenizer, self.model), self.model.name)
+
+    def _held_out(self, settings: Settings, runtime: Runtime, store: Any) -> dict[str, Any]:
+        """Resolve and check the tasks that are only scored."""
+        from tasks.check_inputs import check
+
         made: dict[str, Any] = {}
         for task in settings.held_out:
-            found = resolve_task(task.model_dump(), runtime.open_store())
-            found = with_chat(found, partial(load_tokenizer, self.model), self.model.name)
+            found = self._resolved(task, store)
             if found.name in (self.task.name, *made):
                 raise InputError(
                     f"exchange.held_out: the task {found.name} appears twice, or is task.name; name it once"

@@ -93,10 +93,10 @@ def _read(path: Path, changes: list[str] | None) -> tuple[dict[str, Any], str]:
         raise InputError(f"{path}: not valid TOML: {error}") from error
     for change in changes or []:
         _apply(values, change)
-    variants = values.get(TABLE)
+    folder, variants = path.resolve().parent, values.get(TABLE)
     for table in [values, *(variants if isinstance(variants, list) else [])]:
         if isinstance(table, dict):
-            _resolve_beside(table, path.resolve().parent)
+            change_folders(table, lambda text: _beside(text, folder))
     return values, text
 
 
@@ -126,10 +126,6 @@ def _apply(values: dict[str, Any], change: str) -> None:
         group[name] = value
     else:
         group.pop(name, None)
-
-
-def _resolve_beside(values: dict[str, Any], folder: Path) -> None:
-    change_folders(values, lambda text: _beside(text, folder))
 
 
 def change_folders(values: dict[str, Any], change: Callable[[Any], Any]) -> None:

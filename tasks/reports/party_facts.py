@@ -1,6 +1,4 @@
-"""What two scores of a party say together: what an emulator can do of what the full model can, and what tuned blocks
-have made worse.
-"""
+"""Compare pairs of a party's scores: the emulator with the full model, and models before and after a plug-in."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence

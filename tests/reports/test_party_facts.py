@@ -1,4 +1,4 @@
-"""What an emulator keeps of a model's scores, and what tuned blocks make worse, against cases by hand."""
+"""Comparisons of a party's scores, against cases by hand."""
 
 import pytest
 

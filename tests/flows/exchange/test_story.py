@@ -1,7 +1,6 @@
 """Two parties by the command line alone: the story of the README, and the same scores as one process has."""
 
 import base64
-import csv
 import json
 import re
 import shutil
@@ -13,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
+from flows.demo.parties.compare import run_scores
 from tasks.models.resolving import resolve_model
 from tasks.store.loopback import free_port
 from tests.exchange.parties import Party
@@ -111,9 +111,7 @@ def scores(home: Path, number: int = 0) -> dict[str, float]:
 
 def test_both_parties_together_have_the_scores_of_one_process(story: Story) -> None:
     story.run(story.acme, "run", "whole.toml", "--set", "full_tune.enabled=false")
-    (table,) = (story.acme / "home/store/artifacts/report").glob("*/table.csv")
-    with table.open() as file:
-        whole = {row["setting"]: float(row["value"]) for row in csv.DictReader(file)}
+    whole = run_scores(story.acme / "home")
     issued, admitted = scores(story.acme / "home"), scores(story.acme / "home", 1)
     tuned = scores(story.clinic / "home")
     assert issued["full_zero_shot"] == whole["full_zero_shot"]
